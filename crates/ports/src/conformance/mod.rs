@@ -1,0 +1,1 @@
+//! The suites that every driver of a port must pass, the fake included.

@@ -1,0 +1,24 @@
+//! The ports of microvm-sandbox: what core needs from the outside, as small object-safe traits with typed errors.
+//!
+//! ```text
+//!   core ──▶ Hypervisor · GuestConnector · Storage/ImageStore · StateStore · Clock ◀── drivers
+//! ```
+//!
+//! A port promises order and cancellation, not only signatures: unless a method says otherwise, dropping its future
+//! leaves the outside as if it had not been called or as if it had finished, never in between, and calling it again is
+//! safe. What it does *not* do: hold state, know a driver, or decide policy.
+
+pub mod clock;
+pub mod conformance;
+pub mod guest;
+pub mod hypervisor;
+pub mod progress;
+pub mod state;
+pub mod storage;
+
+pub use clock::Clock;
+pub use guest::{Guest, GuestConnector, GuestError};
+pub use hypervisor::{Hypervisor, LaunchError, Machine, MachineError};
+pub use progress::Progress;
+pub use state::{StateError, StateStore};
+pub use storage::{ImageStore, KernelStore, StorageError, VmStorage};

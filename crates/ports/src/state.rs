@@ -1,0 +1,67 @@
+//! What must survive a crash of the server.
+
+use async_trait::async_trait;
+use microvm_types::vm::VmRecord;
+use microvm_types::{ErrorKind, Name, VmId};
+
+/// Why the store refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another VM of this tenant has the name.
+    #[error("the name `{0}` is taken: choose another one or delete the VM that has it")]
+    NameTaken(Name),
+    /// No row of that id.
+    #[error("no VM has the id {0}")]
+    Unknown(VmId),
+    /// A stored row cannot be read: made by a newer version, or damaged.
+    #[error("the stored record of VM {id} cannot be read: {reason}")]
+    Unreadable {
+        /// Which row.
+        id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The database itself failed.
+    #[error("the state database failed while {action}")]
+    Database {
+        /// What was being done.
+        action: &'static str,
+        /// The driver's error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl StateError {
+    /// The class of this failure.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NameTaken(_) => ErrorKind::Conflict,
+            Self::Unknown(_) => ErrorKind::NotFound,
+            Self::Unreadable { .. } | Self::Database { .. } => ErrorKind::Internal,
+        }
+    }
+}
+
+/// Rows that outlive the server. Every method is atomic and durable when it returns.
+#[async_trait]
+pub trait StateStore: Send + Sync {
+    /// Adds a VM.
+    ///
+    /// # Errors
+    /// [`StateError::NameTaken`] if a VM of the same tenant has its name; nothing is written then.
+    async fn insert_vm(&self, record: &VmRecord) -> Result<(), StateError>;
+
+    /// Replaces the row of `record.id` whole.
+    ///
+    /// # Errors
+    /// [`StateError::Unknown`] if there is none.
+    async fn update_vm(&self, record: &VmRecord) -> Result<(), StateError>;
+
+    /// Removes a row; removing what is not there is fine.
+    async fn delete_vm(&self, id: &VmId) -> Result<(), StateError>;
+
+    /// All VMs in order of creation.
+    async fn vms(&self) -> Result<Vec<VmRecord>, StateError>;
+}

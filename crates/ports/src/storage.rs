@@ -1,0 +1,360 @@
+//! Images, kernels and the files of VMs.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_types::{ErrorKind, VmId};
+use serde::{Deserialize, Serialize};
+
+use crate::guest::ByteStream;
+use crate::hypervisor::{DeviceDiscovery, MachineDisk};
+use crate::progress::Progress;
+
+/// Format of a disk file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskFormat {
+    /// Bytes as they are.
+    Raw,
+    /// QEMU copy-on-write, version 3.
+    Qcow2,
+}
+
+/// File system of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileSystem {
+    /// EROFS, uncompressed.
+    Erofs,
+    /// ext4.
+    Ext4,
+}
+
+/// What an image says about running programs in it (the OCI image configuration, where there was one).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// Variables of every command.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Default user; empty: root.
+    #[serde(default)]
+    pub user: String,
+    /// Default working directory; empty: the user's home.
+    #[serde(default)]
+    pub working_directory: String,
+    /// Entry point of an OCI image.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// Default arguments of an OCI image.
+    #[serde(default)]
+    pub command: Vec<String>,
+}
+
+/// One image in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageInfo {
+    /// SHA-256 of the file system, as `sha256:` and 64 hexadecimal characters.
+    pub digest: String,
+    /// Names that point to it.
+    pub names: Vec<String>,
+    /// File system it is written in.
+    pub file_system: FileSystem,
+    /// Size of the file in bytes.
+    pub size: u64,
+    /// When it was made, milliseconds since 1970-01-01T00:00:00Z.
+    pub created_ms: i64,
+    /// Where it came from, in a few words.
+    pub source: String,
+    /// How programs run in it.
+    pub config: ImageConfig,
+}
+
+/// An image ready for use: its file was verified against its digest.
+#[derive(Debug, Clone)]
+pub struct ResolvedImage {
+    /// What it is.
+    pub info: ImageInfo,
+    /// Its file.
+    pub path: Utf8PathBuf,
+}
+
+/// Where a new image comes from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum ImageSource {
+    /// Debian packages, put together by `mmdebstrap` from the host's own package sources.
+    Debian {
+        /// Release name, for example `bookworm`.
+        suite: String,
+        /// Packages on top of the minimal system.
+        packages: Vec<String>,
+    },
+    /// A folder, an OCI layout folder, a `docker save` archive or a plain tar (compressed or not) on this host: found
+    /// out by looking.
+    Path {
+        /// Absolute path on the host.
+        path: Utf8PathBuf,
+    },
+    /// An image of a registry, by reference.
+    Registry {
+        /// `host[:port]/name[:tag][@digest]`.
+        reference: String,
+        /// Speak plain HTTP; only for registries on loopback.
+        plain_http: bool,
+    },
+}
+
+/// A file that an image recipe puts in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeFile {
+    /// Absolute path in the image.
+    pub path: String,
+    /// Its text.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// Instead of `content`: a file on the host, absolute, or relative to the recipe.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Permission bits in octal, for example "0755".
+    #[serde(default)]
+    pub mode: Option<String>,
+}
+
+/// One kernel in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelInfo {
+    /// Its name: `distribution`, `built`, or the user's.
+    pub name: String,
+    /// Release, as `uname -r` shows it.
+    pub release: String,
+    /// How it finds its devices.
+    pub discovery: DeviceDiscovery,
+    /// SHA-256 of the kernel file in hexadecimal.
+    pub sha256: String,
+    /// Size of the kernel file in bytes.
+    pub size: u64,
+    /// When it was put there, milliseconds since 1970-01-01T00:00:00Z.
+    pub created_ms: i64,
+    /// Where it came from, in a few words.
+    pub source: String,
+    /// Whether it is what `default` means now.
+    pub is_default: bool,
+}
+
+/// A kernel ready for use, verified, with the initial file system that holds our agent.
+#[derive(Debug, Clone)]
+pub struct ResolvedKernel {
+    /// What it is.
+    pub info: KernelInfo,
+    /// The kernel image.
+    pub path: Utf8PathBuf,
+    /// Its initial file system: the agent as `/init`, and the modules this kernel needs.
+    pub initramfs: Utf8PathBuf,
+}
+
+/// Where a kernel comes from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum KernelSource {
+    /// The distribution's cloud kernel package.
+    Distribution,
+    /// Built from the distribution's source package with our configuration.
+    Build,
+    /// A file of the user's: bzImage or vmlinux with virtio-mmio, virtio-blk, virtio-console, EROFS, ext4 and
+    /// overlayfs built in.
+    File {
+        /// Absolute path on the host.
+        path: Utf8PathBuf,
+        /// How it finds its devices.
+        discovery: DeviceDiscovery,
+    },
+}
+
+/// The files of one VM.
+#[derive(Debug, Clone)]
+pub struct VmFiles {
+    /// Directory of this VM.
+    pub directory: Utf8PathBuf,
+    /// The disk that holds all it writes.
+    pub scratch: MachineDisk,
+}
+
+/// Why storage refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// No image of that name or digest.
+    #[error("no image is called `{name}`: {advice}")]
+    UnknownImage {
+        /// What was asked for.
+        name: String,
+        /// What to do.
+        advice: String,
+    },
+    /// No kernel of that name.
+    #[error("no kernel is called `{name}`: {advice}")]
+    UnknownKernel {
+        /// What was asked for.
+        name: String,
+        /// What to do.
+        advice: String,
+    },
+    /// A stored file is not what was stored.
+    #[error("{what} is damaged ({detail}): remove it and build or import it again")]
+    Damaged {
+        /// Which thing.
+        what: String,
+        /// What was expected and what was found.
+        detail: String,
+    },
+    /// The input is not what it should be: an archive with an entry that leaves its root, a recipe with a mistake …
+    #[error("{what} cannot be used: {detail}")]
+    BadInput {
+        /// Which input.
+        what: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Still used by VMs.
+    #[error("`{name}` is in use by {users}: delete those VMs first, or use --force where it is offered")]
+    InUse {
+        /// Which thing.
+        name: String,
+        /// By whom.
+        users: String,
+    },
+    /// A name that is taken.
+    #[error("the name `{0}` is taken")]
+    NameTaken(String),
+    /// The disk is full, or will be.
+    #[error("no space left on {path} while {action}: {needed} more are needed; free some space and try again")]
+    DiskFull {
+        /// File system by a path on it.
+        path: Utf8PathBuf,
+        /// What was being done.
+        action: String,
+        /// How much, for people.
+        needed: String,
+    },
+    /// A tool that is needed is not installed.
+    #[error("`{tool}` was not found: install the package `{package}`")]
+    ToolMissing {
+        /// Program looked for.
+        tool: String,
+        /// Debian package that has it.
+        package: String,
+    },
+    /// A tool ran and failed.
+    #[error("`{tool}` failed ({status}): {detail}")]
+    ToolFailed {
+        /// Program that was run.
+        tool: String,
+        /// Its exit status.
+        status: String,
+        /// The end of what it printed.
+        detail: String,
+    },
+    /// A registry refused or failed.
+    #[error("the registry answered: {0}")]
+    Registry(String),
+    /// Reading or writing failed.
+    #[error("{action} {path} failed: {source}")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// With which file.
+        path: Utf8PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl StorageError {
+    /// The class of this failure.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownImage { .. } | Self::UnknownKernel { .. } => ErrorKind::NotFound,
+            Self::Damaged { .. } | Self::Io { .. } | Self::ToolFailed { .. } => ErrorKind::Internal,
+            Self::BadInput { .. } => ErrorKind::Invalid,
+            Self::InUse { .. } | Self::NameTaken(_) => ErrorKind::Conflict,
+            Self::DiskFull { .. } => ErrorKind::Exhausted,
+            Self::ToolMissing { .. } => ErrorKind::Unsupported,
+            Self::Registry(_) => ErrorKind::Unavailable,
+        }
+    }
+}
+
+/// Immutable root file systems, content-addressed. An image is there whole or not at all.
+#[async_trait]
+pub trait ImageStore: Send + Sync {
+    /// All images, newest first.
+    async fn images(&self) -> Result<Vec<ImageInfo>, StorageError>;
+
+    /// Finds an image by name or digest (whole, or `sha256:` and at least 12 characters) and verifies its file.
+    async fn image(&self, reference: &str) -> Result<ResolvedImage, StorageError>;
+
+    /// Makes an image of `source` and points `name` to it (away from what it pointed to before). `files` are put in on
+    /// top; `config` is merged over what the source says. If the future is dropped nothing is left behind.
+    async fn add_image(&self, name: &str, source: &ImageSource, files: &[RecipeFile], config: &ImageConfig, progress: Progress) -> Result<ImageInfo, StorageError>;
+
+    /// Makes an image of a tar stream (for example the root of a guest) and points `name` to it.
+    async fn add_image_from_stream(&self, name: &str, description: &str, config: &ImageConfig, data: ByteStream, progress: Progress) -> Result<ImageInfo, StorageError>;
+
+    /// Removes a name, and the image with its last name. `in_use`: digests that VMs depend on; those are refused.
+    async fn remove_image(&self, reference: &str, in_use: &[String]) -> Result<(), StorageError>;
+
+    /// Removes images without a name that are not in `in_use`, and leftovers of interrupted work; returns the bytes freed.
+    async fn collect_garbage(&self, in_use: &[String]) -> Result<u64, StorageError>;
+
+    /// Verifies every image and kernel in full; returns what is wrong, empty if nothing.
+    async fn verify_all(&self, progress: Progress) -> Result<Vec<String>, StorageError>;
+}
+
+/// Kernels.
+#[async_trait]
+pub trait KernelStore: Send + Sync {
+    /// All kernels by name.
+    async fn kernels(&self) -> Result<Vec<KernelInfo>, StorageError>;
+
+    /// Finds a kernel by name (`default`: `built` if there is one, else `distribution`), verifies it, and makes its
+    /// initial file system if the agent has changed since.
+    async fn kernel(&self, name: &str) -> Result<ResolvedKernel, StorageError>;
+
+    /// Puts a kernel there, replacing one of the same name. If the future is dropped nothing is left behind.
+    async fn add_kernel(&self, name: &str, source: &KernelSource, progress: Progress) -> Result<KernelInfo, StorageError>;
+
+    /// Removes a kernel. Running VMs are not harmed: their memory holds it.
+    async fn remove_kernel(&self, name: &str) -> Result<(), StorageError>;
+}
+
+/// Files of VMs.
+#[async_trait]
+pub trait VmStorage: Send + Sync {
+    /// Makes the directory and the scratch disk of a VM, or nothing at all.
+    async fn create_vm_files(&self, id: &VmId, disk_mib: u32) -> Result<VmFiles, StorageError>;
+
+    /// The files of a VM made earlier.
+    async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError>;
+
+    /// Removes all files of a VM; nothing there is fine. The directory vanishes first from sight (renamed), so that a
+    /// crash in the middle leaves only garbage that the next start removes.
+    async fn remove_vm_files(&self, id: &VmId) -> Result<(), StorageError>;
+
+    /// Ids of all VM directories, known to the store or not; leftovers of interrupted work are removed on the way.
+    async fn vm_directories(&self) -> Result<Vec<VmId>, StorageError>;
+
+    /// Where the directory of a VM is or would be.
+    fn vm_directory(&self, id: &VmId) -> Utf8PathBuf;
+
+    /// The immutable all-zero memory file of so many MiB, made if missing. Takes no space on disk.
+    async fn zero_memory(&self, memory_mib: u32) -> Result<Utf8PathBuf, StorageError>;
+
+    /// Examines a disk file of the user's: its format, and that it exists and can be opened.
+    async fn inspect_disk(&self, path: &Utf8Path) -> Result<DiskFormat, StorageError>;
+
+    /// Bytes that the files of a VM take on disk.
+    async fn vm_disk_usage(&self, id: &VmId) -> Result<u64, StorageError>;
+}

@@ -1,0 +1,97 @@
+//! Files in a guest, as the file operations report them.
+
+use serde::{Deserialize, Serialize};
+
+/// Kind of a directory entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link (reported as itself, never followed).
+    Symlink,
+    /// A device node, FIFO or socket.
+    Other,
+}
+
+/// What `stat` tells about a path in a guest.
+///
+/// Guest paths are bytes. In JSON a path that is not UTF-8 is shown with replacement characters in `path`, and
+/// `path_bytes` holds the exact bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FileStat {
+    /// Absolute path, lossy if it is not UTF-8.
+    pub path: String,
+    /// The exact bytes of the path, only where it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_bytes: Option<Vec<u8>>,
+    /// What it is.
+    pub kind: FileKind,
+    /// Size in bytes.
+    pub size: u64,
+    /// Permission bits (0 to 0o7777).
+    pub mode: u32,
+    /// Numeric owner.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+    /// Last change of content, in milliseconds since 1970-01-01T00:00:00Z by the guest's clock.
+    pub modified_ms: i64,
+    /// Where a symbolic link points, lossy if it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// How a file is written in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WriteOptions {
+    /// Permission bits of a new file; default 0o644, or those of the file that is replaced.
+    pub mode: Option<u32>,
+    /// Numeric owner and group; default: root, or those of the file that is replaced.
+    pub owner: Option<(u32, u32)>,
+    /// Make missing parent directories.
+    pub create_parents: bool,
+}
+
+/// What a completed transfer moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TransferSummary {
+    /// Bytes moved.
+    pub bytes: u64,
+    /// SHA-256 of those bytes in lower-case hexadecimal, computed on the host over what crossed the channel.
+    pub sha256: String,
+}
+
+/// A change seen by a watch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct WatchEvent {
+    /// Path of what changed, absolute, lossy if it is not UTF-8.
+    pub path: String,
+    /// What happened.
+    pub change: FileChange,
+}
+
+/// Kinds of change a watch reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum FileChange {
+    /// Appeared: made or moved here.
+    Created,
+    /// Its content changed.
+    Modified,
+    /// Its permissions, owner or times changed.
+    Attributes,
+    /// Was removed.
+    Removed,
+    /// Was moved away.
+    Renamed,
+    /// So much happened that the guest lost count; look at the directory again.
+    Overflow,
+}

@@ -1,0 +1,90 @@
+//! What the guest agent tells about its guest.
+
+use serde::{Deserialize, Serialize};
+
+/// What the agent says of itself in the handshake. Untrusted: lengths are limited, contents are shown, never acted on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AgentInfo {
+    /// Version of the agent.
+    pub agent_version: String,
+    /// Release of the guest's kernel.
+    pub kernel_release: String,
+    /// Milliseconds from the kernel's start to the agent being ready to serve, by the guest's clock.
+    pub boot_ms: u64,
+}
+
+/// The guest as a system.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SystemInfo {
+    /// Name of the operating system, from `/etc/os-release`.
+    pub operating_system: String,
+    /// Kernel release.
+    pub kernel_release: String,
+    /// Host name.
+    pub host_name: String,
+    /// Machine architecture, for example `x86_64`.
+    pub architecture: String,
+    /// Processors that are on line.
+    pub vcpus: u32,
+    /// Memory in bytes.
+    pub memory_total: u64,
+    /// Memory in bytes that programs could still get.
+    pub memory_available: u64,
+    /// Size of the root file system in bytes.
+    pub disk_total: u64,
+    /// Free bytes on the root file system.
+    pub disk_available: u64,
+    /// Seconds since the kernel started.
+    pub uptime_seconds: u64,
+    /// Load averages over 1, 5 and 15 minutes.
+    pub load_average: [f64; 3],
+    /// Wall clock of the guest in milliseconds since 1970-01-01T00:00:00Z.
+    pub wall_clock_ms: i64,
+}
+
+/// One process of the guest, whoever started it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GuestProcess {
+    /// Process number.
+    pub pid: u32,
+    /// Process number of its parent.
+    pub parent: u32,
+    /// User id.
+    pub uid: u32,
+    /// State letter as in `/proc/<pid>/stat`.
+    pub state: char,
+    /// Resident memory in bytes.
+    pub resident_bytes: u64,
+    /// Processor time used, in milliseconds.
+    pub cpu_ms: u64,
+    /// Command line, or the kernel's name for it in brackets.
+    pub command: String,
+}
+
+/// How the guest is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GuestHealth {
+    /// Processor use since the last such question (or since boot), 0 to 100.
+    pub cpu_percent: f64,
+    /// Memory in use, 0 to 100.
+    pub memory_percent: f64,
+    /// Root file system in use, 0 to 100.
+    pub disk_percent: f64,
+    /// Whether the template's start commands have all been started successfully.
+    pub start_commands_done: bool,
+}
+
+/// How a guest is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum ShutdownMode {
+    /// End all processes, sync and power off.
+    PowerOff,
+    /// End all processes, sync and boot again.
+    Reboot,
+}

@@ -1,0 +1,34 @@
+//! The nouns of microvm-sandbox: ids, names, sizes, templates, lifecycle.
+//!
+//! Pure data and pure functions: no I/O, no clock, no runtime. Everything here can be used by any other crate,
+//! the guest agent excepted (it speaks `microvm-protocol` only). What it does *not* do: parse configuration files,
+//! know a hypervisor, or hold state.
+//!
+//! The lifecycle of a VM (see [`lifecycle`]):
+//!
+//! ```text
+//!            ┌────────────┐  Started   ┌─────────┐ Pause ┌────────┐
+//!  Creating ─┤  Starting  ├───────────▶│ Running ├──────▶│ Paused │
+//!     │      └─▲───────┬──┘            └─┬─┬───▲─┘       └─┬──┬───┘
+//!     │  Start │       │ failed     Stop │ │   └──Resume───┘  │
+//!     ▼        │       ▼                 ▼ └──── lost ──────┐ │
+//!  Stopped ────┘    Failed ◀──────── Stopping ──▶ Stopped   ▼ ▼
+//!     └────────────────┴──────── Delete ──▶ Deleting ──▶ (gone)
+//! ```
+
+pub mod error_kind;
+pub mod exec;
+pub mod files;
+pub mod guest;
+pub mod id;
+pub mod lifecycle;
+pub mod name;
+pub mod size;
+pub mod template;
+pub mod vm;
+
+pub use error_kind::ErrorKind;
+pub use id::{ProcessId, VmId};
+pub use lifecycle::{Denied, LifecycleEvent, Phase};
+pub use name::{Name, NameError, VmRef};
+pub use size::{ByteSize, SizeError};

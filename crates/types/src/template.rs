@@ -1,0 +1,299 @@
+//! Templates: named recipes for VMs, with per-request overrides.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::Name;
+
+/// How a VM is connected. Only `isolated` can be served until the network driver exists; the others are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum NetworkMode {
+    /// No network at all.
+    #[default]
+    Isolated,
+    /// Filtered access outwards.
+    Filtered,
+    /// Unfiltered access outwards.
+    Open,
+    /// On the host's bridge.
+    Bridge,
+}
+
+/// Who is PID 1 in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum InitMode {
+    /// Our agent: reaps, runs the start commands, serves the channel.
+    #[default]
+    Agent,
+    /// The image's own init program (for example `/sbin/init`); the agent runs beside it.
+    Image(String),
+}
+
+/// A further disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ExtraDisk {
+    /// Name of the disk: its serial number in the guest (`/dev/disk/by-id` or `/sys/block/*/serial`), at most 20
+    /// characters.
+    pub name: Name,
+    /// Path of a raw or qcow2 file on the host.
+    pub path: String,
+    /// Whether the guest may not write to it.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// What to run on the host around a lifecycle event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Hook {
+    /// When it runs.
+    pub at: HookPoint,
+    /// What is done: exactly one of `program` and `webhook`.
+    #[serde(flatten)]
+    pub action: HookAction,
+    /// Milliseconds it may take, 1 to 600,000.
+    #[serde(default = "default_hook_timeout_ms")]
+    pub timeout_ms: u64,
+    /// What happens to the operation when a `before_*` hook fails.
+    #[serde(default)]
+    pub on_failure: HookFailure,
+}
+
+const fn default_hook_timeout_ms() -> u64 {
+    10_000
+}
+
+/// When a hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum HookPoint {
+    /// Before a VM is created.
+    BeforeCreate,
+    /// After it was created.
+    AfterCreate,
+    /// Before its machine starts.
+    BeforeStart,
+    /// After its agent answered.
+    AfterStart,
+    /// Before it is shut down.
+    BeforeStop,
+    /// After its machine ended.
+    AfterStop,
+    /// Before it is removed.
+    BeforeDelete,
+    /// After it was removed.
+    AfterDelete,
+}
+
+/// What a hook does. The event is handed over as JSON: on standard input, or as the body of a POST.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum HookAction {
+    /// Program and arguments, run on the host as the server's user.
+    Program(Vec<String>),
+    /// An `http://` address that gets a POST.
+    Webhook(String),
+}
+
+/// Whether a failed `before_*` hook stops the operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum HookFailure {
+    /// The operation is refused.
+    #[default]
+    Abort,
+    /// It is logged and the operation goes on.
+    Ignore,
+}
+
+/// A named recipe. Files are YAML or JSON; every field but `image` has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Template {
+    /// Name of the template; in a file the default is the file's name.
+    pub name: Name,
+    /// One line that tells what it is for.
+    #[serde(default)]
+    pub description: String,
+    /// Name or digest of the image.
+    pub image: String,
+    /// Name of the kernel; `default` is the built kernel if there is one, else the distribution's.
+    #[serde(default = "default_kernel")]
+    pub kernel: String,
+    /// Arguments added to the kernel's command line.
+    #[serde(default)]
+    pub kernel_arguments: Vec<String>,
+    /// Number of virtual processors.
+    #[serde(default = "default_vcpus")]
+    pub vcpus: u32,
+    /// Memory; whole MiB.
+    #[serde(default = "default_memory_mib")]
+    pub memory_mib: u32,
+    /// Size of the scratch disk, which holds all that the guest writes; whole MiB. Space is taken as it is used.
+    #[serde(default = "default_disk_mib")]
+    pub disk_mib: u32,
+    /// How it is connected.
+    #[serde(default)]
+    pub network: NetworkMode,
+    /// Variables of every command.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Commands run in the guest, in order, once it is up; each is given to `sh -c`.
+    #[serde(default)]
+    pub start_commands: Vec<String>,
+    /// Who is PID 1.
+    #[serde(default)]
+    pub init: InitMode,
+    /// Milliseconds within which the agent must answer after a cold boot.
+    #[serde(default = "default_boot_timeout_ms")]
+    pub boot_timeout_ms: u64,
+    /// Labels every VM of this template gets.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Further disks.
+    #[serde(default)]
+    pub extra_disks: Vec<ExtraDisk>,
+    /// Hooks around lifecycle events.
+    #[serde(default)]
+    pub hooks: Vec<Hook>,
+}
+
+fn default_kernel() -> String {
+    "default".to_owned()
+}
+const fn default_vcpus() -> u32 {
+    1
+}
+const fn default_memory_mib() -> u32 {
+    512
+}
+const fn default_disk_mib() -> u32 {
+    10_240 // 10 GiB
+}
+const fn default_boot_timeout_ms() -> u64 {
+    60_000
+}
+
+/// What a request may change of a template; absent fields keep the template's value. Maps are merged, lists replace.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Overrides {
+    /// See [`Template::image`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// See [`Template::kernel`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// See [`Template::kernel_arguments`]; added to the template's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernel_arguments: Vec<String>,
+    /// See [`Template::vcpus`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u32>,
+    /// See [`Template::memory_mib`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
+    /// See [`Template::disk_mib`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<u32>,
+    /// See [`Template::network`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkMode>,
+    /// See [`Template::environment`]; merged over the template's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// See [`Template::start_commands`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_commands: Option<Vec<String>>,
+    /// See [`Template::init`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitMode>,
+    /// See [`Template::boot_timeout_ms`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_timeout_ms: Option<u64>,
+    /// See [`Template::extra_disks`]; added to the template's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_disks: Vec<ExtraDisk>,
+    /// See [`Template::hooks`]; added to the template's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Hook>,
+}
+
+impl Template {
+    /// The template with a request's changes applied.
+    #[must_use]
+    pub fn with(mut self, overrides: Overrides) -> Self {
+        fn set<T>(field: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *field = value;
+            }
+        }
+        set(&mut self.image, overrides.image);
+        set(&mut self.kernel, overrides.kernel);
+        set(&mut self.vcpus, overrides.vcpus);
+        set(&mut self.memory_mib, overrides.memory_mib);
+        set(&mut self.disk_mib, overrides.disk_mib);
+        set(&mut self.network, overrides.network);
+        set(&mut self.start_commands, overrides.start_commands);
+        set(&mut self.init, overrides.init);
+        set(&mut self.boot_timeout_ms, overrides.boot_timeout_ms);
+        self.kernel_arguments.extend(overrides.kernel_arguments);
+        self.environment.extend(overrides.environment);
+        self.extra_disks.extend(overrides.extra_disks);
+        self.hooks.extend(overrides.hooks);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minimal() -> Template {
+        serde_json::from_str(r#"{"name": "t", "image": "debian-python"}"#).unwrap()
+    }
+
+    #[test]
+    fn defaults_are_filled_in_and_typing_errors_found() {
+        let template = minimal();
+        assert_eq!((template.vcpus, template.memory_mib, template.disk_mib), (1, 512, 10_240));
+        assert_eq!(template.kernel, "default");
+        assert!(serde_json::from_str::<Template>(r#"{"name":"t","image":"i","vcpu":2}"#).is_err());
+        assert!(serde_json::from_str::<Template>(r#"{"name":"t","image":"i","vcpus":-2}"#).is_err());
+    }
+
+    #[test]
+    fn overrides_merge_maps_and_replace_values() {
+        let mut template = minimal();
+        template.environment.insert("A".into(), "1".into());
+        template.environment.insert("B".into(), "1".into());
+        let merged = template.with(Overrides {
+            vcpus: Some(4),
+            environment: BTreeMap::from([("B".into(), "2".into())]),
+            ..Overrides::default()
+        });
+        assert_eq!(merged.vcpus, 4);
+        assert_eq!(merged.environment["A"], "1");
+        assert_eq!(merged.environment["B"], "2");
+    }
+
+    #[test]
+    fn a_hook_reads_naturally() {
+        let hook: Hook = serde_json::from_str(r#"{"at":"before_start","program":["/bin/true"],"timeout_ms":50}"#).unwrap();
+        assert_eq!(hook.action, HookAction::Program(vec!["/bin/true".into()]));
+        assert_eq!(hook.on_failure, HookFailure::Abort);
+    }
+}

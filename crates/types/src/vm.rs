@@ -1,0 +1,64 @@
+//! The durable description of one VM.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::VmId;
+use crate::lifecycle::Phase;
+use crate::name::Name;
+use crate::template::Template;
+
+/// Owner of everything made by the local user, until users and roles exist.
+pub const LOCAL_TENANT: &str = "local";
+
+/// What becomes of a VM over time, besides what people ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Limits {
+    /// Delete it (if `ephemeral`) or stop it after so many seconds without a request that touches its guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<u64>,
+    /// Delete it (if `ephemeral`) or stop it so many seconds after it was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime_seconds: Option<u64>,
+    /// It is deleted, not stopped, when a limit passes, when its guest powers off or when it fails.
+    #[serde(default)]
+    pub ephemeral: bool,
+}
+
+/// Everything that must survive a crash of the server about one VM. Written whole on every change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// Its id.
+    pub id: VmId,
+    /// Its name, unique per tenant.
+    pub name: Name,
+    /// Who owns it.
+    pub tenant: String,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Why it failed, while it is `failed`.
+    pub failure: Option<String>,
+    /// The template with all overrides applied: what it was made from.
+    pub template: Template,
+    /// Digest of the image it was made from; its disk depends on exactly this one.
+    pub image_digest: String,
+    /// Labels, for filters.
+    pub labels: BTreeMap<String, String>,
+    /// Free text of the owner's, never interpreted.
+    pub metadata: BTreeMap<String, String>,
+    /// What becomes of it over time.
+    pub limits: Limits,
+    /// What the driver needs to find its machine again after a restart of the server; `None` without a machine.
+    pub machine: Option<serde_json::Value>,
+    /// How many times its channel was opened; the next handshake uses this number plus one.
+    pub epoch: u64,
+    /// Creation, milliseconds since 1970-01-01T00:00:00Z.
+    pub created_ms: i64,
+    /// Last change of this record, same unit.
+    pub updated_ms: i64,
+    /// Last time it started to run, same unit.
+    pub started_ms: Option<i64>,
+}
