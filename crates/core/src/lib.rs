@@ -1,1 +1,40 @@
-//! Not yet filled.
+//! The VM service: lifecycle actors, admission, templates, adoption after a restart.
+//!
+//! Core sees traits only ([`microvm_ports`]); it does not know a hypervisor, a file format or HTTP.
+//!
+//! ```text
+//!  VmService ── create/list/get ──▶ registry: id, name ▶ VmHandle
+//!      │                                              │ commands (mpsc, reply by oneshot)
+//!      │                                              ▼
+//!      │                                        VmActor (one task per VM, owns record and machine)
+//!      │                                              │ publishes Snapshot by watch
+//!      └── guest(): admission by phase ◀──────────────┘
+//! ```
+//!
+//! Commands to one VM are done one after the other by its actor; work inside a guest (exec, files) goes past the
+//! actor, straight to the channel, so that it never waits for anything but the guest.
+
+mod activity;
+mod actor;
+mod admission;
+mod error;
+mod events;
+mod hooks;
+mod lease;
+mod ports;
+mod reconcile;
+mod registry;
+mod service;
+mod settings;
+mod start;
+mod templates;
+mod view;
+
+pub use error::ServiceError;
+pub use events::VmEvent;
+pub use lease::GuestLease;
+pub use ports::Ports;
+pub use service::{CreateRequest, VmService};
+pub use settings::{HostLimits, Settings};
+pub use templates::TemplateError;
+pub use view::{VmFilter, VmView};

@@ -137,7 +137,9 @@ impl std::fmt::Display for CloseReason {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::EndOfStream => formatter.write_str("the machine closed it"),
-            Self::HeartbeatLost(after) => write!(formatter, "the agent did not answer a heartbeat for {after:?}"),
+            Self::HeartbeatLost(after) => {
+                write!(formatter, "the agent did not answer a heartbeat for {after:?}")
+            }
             Self::Protocol(what) => write!(formatter, "the guest broke the protocol: {what}"),
             Self::Local => formatter.write_str("it was closed on request"),
         }
@@ -189,7 +191,11 @@ pub struct ProcessHandle {
 
 impl std::fmt::Debug for ProcessHandle {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("ProcessHandle").field("id", &self.id).field("pid", &self.pid).finish_non_exhaustive()
+        formatter
+            .debug_struct("ProcessHandle")
+            .field("id", &self.id)
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -216,7 +222,13 @@ pub trait GuestConnector: Send + Sync {
     ///
     /// # Errors
     /// [`GuestError::Timeout`] when `deadline` passes; [`GuestError::Refused`] when a part was not confirmed.
-    async fn connect(&self, endpoint: &GuestEndpoint, epoch: u64, identity: &Identity, deadline: Duration) -> Result<Arc<dyn Guest>, GuestError>;
+    async fn connect(
+        &self,
+        endpoint: &GuestEndpoint,
+        epoch: u64,
+        identity: &Identity,
+        deadline: Duration,
+    ) -> Result<Arc<dyn Guest>, GuestError>;
 }
 
 /// One guest over one channel in one epoch. All methods may be called at the same time and do not wait for each other.
@@ -251,10 +263,20 @@ pub trait Guest: Send + Sync {
     async fn signal(&self, process: &ProcessId, signal: u8) -> Result<(), GuestError>;
 
     /// Reads a file from `offset`, at most `length` bytes (`None`: to its end).
-    async fn read_file(&self, path: &GuestPath, offset: u64, length: Option<u64>) -> Result<(FileStat, ByteStream), GuestError>;
+    async fn read_file(
+        &self,
+        path: &GuestPath,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<(FileStat, ByteStream), GuestError>;
 
     /// Writes a whole file: to a temporary name beside it, then renamed into place when `data` has ended without error.
-    async fn write_file(&self, path: &GuestPath, options: &WriteOptions, data: ByteStream) -> Result<TransferSummary, GuestError>;
+    async fn write_file(
+        &self,
+        path: &GuestPath,
+        options: &WriteOptions,
+        data: ByteStream,
+    ) -> Result<TransferSummary, GuestError>;
 
     /// What is at a path; symbolic links are not followed.
     async fn stat(&self, path: &GuestPath) -> Result<FileStat, GuestError>;
@@ -272,7 +294,11 @@ pub trait Guest: Send + Sync {
     async fn remove(&self, path: &GuestPath, recursive: bool) -> Result<(), GuestError>;
 
     /// Reports changes below a path until dropped.
-    async fn watch(&self, path: &GuestPath, recursive: bool) -> Result<Pin<Box<dyn Stream<Item = Result<WatchEvent, GuestError>> + Send>>, GuestError>;
+    async fn watch(
+        &self,
+        path: &GuestPath,
+        recursive: bool,
+    ) -> Result<Pin<Box<dyn Stream<Item = Result<WatchEvent, GuestError>> + Send>>, GuestError>;
 
     /// Unpacks a tar stream below a directory (made if missing). Entries that would leave it are refused.
     async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<TransferSummary, GuestError>;
@@ -302,7 +328,11 @@ pub trait Guest: Send + Sync {
 
     /// Measures the channel itself: sends `to_guest` bytes that the agent throws away, then receives `from_guest`
     /// bytes that it makes up; returns the two times. For `microvm bench`.
-    async fn measure_channel(&self, to_guest: u64, from_guest: u64) -> Result<(Duration, Duration), GuestError>;
+    async fn measure_channel(
+        &self,
+        to_guest: u64,
+        from_guest: u64,
+    ) -> Result<(Duration, Duration), GuestError>;
 
     /// Measures, inside the guest and by the agent's clock, `rounds` times fork + exec + wait of `/bin/true` (or the
     /// given program). For `microvm bench`.

@@ -180,7 +180,9 @@ pub enum LaunchError {
     #[error("this machine cannot be built: {0}")]
     Spec(String),
     /// The host cannot back the memory right now.
-    #[error("the host has {available_mib} MiB of memory available, {needed_mib} MiB are needed: stop other VMs or ask for less")]
+    #[error(
+        "the host has {available_mib} MiB of memory available, {needed_mib} MiB are needed: stop other VMs or ask for less"
+    )]
     NoMemory {
         /// MiB asked for, overhead included.
         needed_mib: u64,
@@ -289,7 +291,12 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// [`LaunchError::Gone`] if its process ended or is not the one recorded.
-    async fn adopt(&self, id: &VmId, directory: &camino::Utf8Path, record: &MachineRecord) -> Result<Arc<dyn Machine>, LaunchError>;
+    async fn adopt(
+        &self,
+        id: &VmId,
+        directory: &camino::Utf8Path,
+        record: &MachineRecord,
+    ) -> Result<Arc<dyn Machine>, LaunchError>;
 
     /// Ends whatever processes of this driver belong to the VM directory `directory`, recorded or not, and waits until
     /// they are gone. Nothing there is fine.
@@ -297,6 +304,13 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// [`LaunchError::Timeout`] if a process cannot be ended.
     async fn sweep(&self, id: &VmId, directory: &camino::Utf8Path) -> Result<(), LaunchError>;
+
+    /// The newest `limit` bytes of the console kept in a VM directory, of a machine that lives or has ended; empty if
+    /// none ever ran there. What is kept is capped by the driver.
+    ///
+    /// # Errors
+    /// If the file is there and cannot be read.
+    async fn console(&self, directory: &camino::Utf8Path, limit: usize) -> std::io::Result<Vec<u8>>;
 }
 
 /// One living machine. Methods may be called from any task, at the same time; the driver orders them.
@@ -326,9 +340,6 @@ pub trait Machine: Send + Sync {
 
     /// Counters since the machine's start.
     async fn counters(&self) -> Result<MachineCounters, MachineError>;
-
-    /// The newest `limit` bytes of the console.
-    async fn console(&self, limit: usize) -> std::io::Result<Vec<u8>>;
 
     /// Memory ballooning; `None` when the machine has no balloon.
     fn balloon(&self) -> Option<&dyn Balloon> {

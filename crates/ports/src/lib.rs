@@ -11,6 +11,7 @@
 pub mod clock;
 pub mod conformance;
 pub mod guest;
+pub mod hooks;
 pub mod hypervisor;
 pub mod progress;
 pub mod state;
@@ -18,6 +19,7 @@ pub mod storage;
 
 pub use clock::Clock;
 pub use guest::{Guest, GuestConnector, GuestError};
+pub use hooks::{HookError, HookRunner};
 pub use hypervisor::{Hypervisor, LaunchError, Machine, MachineError};
 pub use progress::Progress;
 pub use state::{StateError, StateStore};

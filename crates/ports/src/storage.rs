@@ -228,7 +228,9 @@ pub enum StorageError {
     #[error("the name `{0}` is taken")]
     NameTaken(String),
     /// The disk is full, or will be.
-    #[error("no space left on {path} while {action}: {needed} more are needed; free some space and try again")]
+    #[error(
+        "no space left on {path} while {action}: {needed} more are needed; free some space and try again"
+    )]
     DiskFull {
         /// File system by a path on it.
         path: Utf8PathBuf,
@@ -298,10 +300,24 @@ pub trait ImageStore: Send + Sync {
 
     /// Makes an image of `source` and points `name` to it (away from what it pointed to before). `files` are put in on
     /// top; `config` is merged over what the source says. If the future is dropped nothing is left behind.
-    async fn add_image(&self, name: &str, source: &ImageSource, files: &[RecipeFile], config: &ImageConfig, progress: Progress) -> Result<ImageInfo, StorageError>;
+    async fn add_image(
+        &self,
+        name: &str,
+        source: &ImageSource,
+        files: &[RecipeFile],
+        config: &ImageConfig,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError>;
 
     /// Makes an image of a tar stream (for example the root of a guest) and points `name` to it.
-    async fn add_image_from_stream(&self, name: &str, description: &str, config: &ImageConfig, data: ByteStream, progress: Progress) -> Result<ImageInfo, StorageError>;
+    async fn add_image_from_stream(
+        &self,
+        name: &str,
+        description: &str,
+        config: &ImageConfig,
+        data: ByteStream,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError>;
 
     /// Removes a name, and the image with its last name. `in_use`: digests that VMs depend on; those are refused.
     async fn remove_image(&self, reference: &str, in_use: &[String]) -> Result<(), StorageError>;
@@ -324,7 +340,12 @@ pub trait KernelStore: Send + Sync {
     async fn kernel(&self, name: &str) -> Result<ResolvedKernel, StorageError>;
 
     /// Puts a kernel there, replacing one of the same name. If the future is dropped nothing is left behind.
-    async fn add_kernel(&self, name: &str, source: &KernelSource, progress: Progress) -> Result<KernelInfo, StorageError>;
+    async fn add_kernel(
+        &self,
+        name: &str,
+        source: &KernelSource,
+        progress: Progress,
+    ) -> Result<KernelInfo, StorageError>;
 
     /// Removes a kernel. Running VMs are not harmed: their memory holds it.
     async fn remove_kernel(&self, name: &str) -> Result<(), StorageError>;

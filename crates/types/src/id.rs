@@ -54,6 +54,15 @@ macro_rules! id_type {
                 &self.0
             }
 
+            /// The id as a number below 36^20 (103.4 bits); different ids give different numbers.
+            #[must_use]
+            pub fn as_u128(&self) -> u128 {
+                self.0.bytes().fold(0, |value, byte| {
+                    let digit = if byte.is_ascii_digit() { byte - b'0' } else { byte - b'a' + 10 };
+                    value * 36 + u128::from(digit)
+                })
+            }
+
             /// Whether `text` has the form of an id.
             #[must_use]
             pub fn is_valid(text: &str) -> bool {

@@ -141,7 +141,9 @@ impl Denied {
         match (self.phase, self.event) {
             (Phase::Deleting, _) => "it will be gone in a moment",
             (phase, _) if phase.is_transient() => "wait until it has finished and try again",
-            (Phase::Stopped | Phase::Failed, LifecycleEvent::Pause | LifecycleEvent::Resume) => "start it first",
+            (Phase::Stopped | Phase::Failed, LifecycleEvent::Pause | LifecycleEvent::Resume) => {
+                "start it first"
+            }
             (Phase::Paused, LifecycleEvent::Start) => "it is paused, resume it instead",
             _ => "it is in the wrong phase for that",
         }
@@ -170,10 +172,10 @@ pub const fn next(phase: Phase, event: LifecycleEvent) -> Result<Phase, Denied> 
         (P::Starting, E::Started) => P::Running,
         (P::Running, E::Pause) => P::Paused,
         (P::Paused, E::Resume) => P::Running,
-        (P::Running | P::Paused, E::Stop) => P::Stopping,
+        (P::Starting | P::Running | P::Paused, E::Stop) => P::Stopping,
         (P::Running | P::Paused | P::Stopping, E::Stopped) => P::Stopped,
         (P::Creating | P::Starting | P::Running | P::Paused | P::Stopping, E::Lost) => P::Failed,
-        (P::Stopped | P::Running | P::Paused | P::Failed, E::Delete) => P::Deleting,
+        (P::Stopped | P::Starting | P::Running | P::Paused | P::Failed, E::Delete) => P::Deleting,
         _ => return Err(Denied { phase, event }),
     })
 }

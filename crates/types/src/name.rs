@@ -20,7 +20,9 @@ pub enum NameError {
     #[error("the name has {0} characters: at most {NAME_MAX} are allowed")]
     TooLong(usize),
     /// A character outside `[a-zA-Z0-9_-]`.
-    #[error("the name `{name}` has the character {character:?}: only letters, digits, `-` and `_` are allowed")]
+    #[error(
+        "the name `{name}` has the character {character:?}: only letters, digits, `-` and `_` are allowed"
+    )]
     Character {
         /// The refused name.
         name: String,
@@ -79,7 +81,8 @@ impl TryFrom<String> for Name {
         if text.is_empty() {
             return Err(NameError::Empty);
         }
-        if let Some(character) = text.chars().find(|c| !(c.is_ascii_alphanumeric() || *c == '-' || *c == '_')) {
+        if let Some(character) = text.chars().find(|c| !(c.is_ascii_alphanumeric() || *c == '-' || *c == '_'))
+        {
             return Err(NameError::Character { name: text, character });
         }
         if text.len() > NAME_MAX {

@@ -96,7 +96,14 @@ mod tests {
 
     #[test]
     fn reads_what_people_write() {
-        for (text, bytes) in [("0", 0), ("4096", 4096), ("512MiB", 512 << 20), ("512M", 512 << 20), ("1 gb", 1 << 30), ("3k", 3072)] {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("512MiB", 512 << 20),
+            ("512M", 512 << 20),
+            ("1 gb", 1 << 30),
+            ("3k", 3072),
+        ] {
             assert_eq!(text.parse::<ByteSize>().unwrap().0, bytes, "{text}");
         }
         for text in ["", "-1", "1.5G", "12x", "MiB", "1e9"] {

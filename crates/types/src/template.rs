@@ -292,7 +292,8 @@ mod tests {
 
     #[test]
     fn a_hook_reads_naturally() {
-        let hook: Hook = serde_json::from_str(r#"{"at":"before_start","program":["/bin/true"],"timeout_ms":50}"#).unwrap();
+        let hook: Hook =
+            serde_json::from_str(r#"{"at":"before_start","program":["/bin/true"],"timeout_ms":50}"#).unwrap();
         assert_eq!(hook.action, HookAction::Program(vec!["/bin/true".into()]));
         assert_eq!(hook.on_failure, HookFailure::Abort);
     }

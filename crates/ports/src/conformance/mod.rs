@@ -1,1 +1,11 @@
 //! The suites that every driver of a port must pass, the fake included.
+//!
+//! A driver's tests implement the harness trait of a suite (how to get an empty store, a machine description that
+//! boots, a guest …) and call its `run`. A suite goes through all of its checks even when one fails and reports all
+//! failures together, so that one run shows the whole state of a new driver. What a suite does *not* do: know a
+//! driver, or skip a check. What a driver cannot offer is told by its harness.
+
+pub mod state_store;
+mod suite;
+
+pub use suite::{Must, Suite};

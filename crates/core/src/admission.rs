@@ -1,0 +1,148 @@
+//! Whether a request can be carried out at all, before anything is touched.
+
+use microvm_types::template::{HookAction, NetworkMode, Template};
+
+use crate::error::ServiceError;
+use crate::settings::HostLimits;
+
+/// Smallest memory a guest boots with, in MiB. (Measured: the distribution's kernel with our agent needs 96 MiB.)
+const MIN_MEMORY_MIB: u32 = 128;
+/// Smallest scratch disk in MiB: below that ext4 has no room for its journal.
+const MIN_DISK_MIB: u32 = 64;
+/// Longest disk serial number that virtio-blk carries, in bytes (virtio 1.1, 5.2.6: VIRTIO_BLK_T_GET_ID).
+const DISK_SERIAL_MAX: usize = 20;
+/// virtio-mmio of QEMU's `microvm` machine has room for 8 devices on its first bus range beyond our own.
+const MAX_EXTRA_DISKS: usize = 8;
+
+/// Checks a template with all overrides applied against what can be and what is allowed.
+pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), ServiceError> {
+    number("vcpus", template.vcpus, 1, limits.max_vcpus)?;
+    number("memory_mib", template.memory_mib, MIN_MEMORY_MIB, limits.max_memory_mib)?;
+    number("disk_mib", template.disk_mib, MIN_DISK_MIB, limits.max_disk_mib)?;
+    if template.network != NetworkMode::Isolated {
+        return Err(ServiceError::Network(template.network));
+    }
+    for (name, value) in &template.environment {
+        variable(name, value)?;
+    }
+    for argument in &template.kernel_arguments {
+        if argument.is_empty()
+            || argument.len() > 256
+            || argument.contains(|c: char| c.is_whitespace() || c.is_control())
+        {
+            return Err(invalid(
+                "kernel_arguments",
+                format!("`{argument}` is not one word of at most 256 characters"),
+            ));
+        }
+    }
+    if template.extra_disks.len() > MAX_EXTRA_DISKS {
+        return Err(ServiceError::OverLimit {
+            field: "extra_disks",
+            asked: template.extra_disks.len() as u64,
+            limit: MAX_EXTRA_DISKS as u64,
+        });
+    }
+    let mut names = vec!["image", "scratch"];
+    for disk in &template.extra_disks {
+        let name = disk.name.as_str();
+        if name.len() > DISK_SERIAL_MAX || names.contains(&name) {
+            return Err(invalid(
+                "extra_disks",
+                format!("`{name}` is longer than {DISK_SERIAL_MAX} characters or used twice"),
+            ));
+        }
+        if !disk.path.starts_with('/') {
+            return Err(invalid("extra_disks", format!("`{}` is not an absolute path", disk.path)));
+        }
+        names.push(name);
+    }
+    for hook in &template.hooks {
+        if !(1..=600_000).contains(&hook.timeout_ms) {
+            return Err(invalid("hooks", "timeout_ms must be 1 to 600000".to_owned()));
+        }
+        match &hook.action {
+            HookAction::Program(command)
+                if command.first().is_none_or(|program| !program.starts_with('/')) =>
+            {
+                return Err(invalid("hooks", "a program needs an absolute path".to_owned()));
+            }
+            HookAction::Webhook(address) if !address.starts_with("http://") => {
+                return Err(invalid("hooks", format!("`{address}` is not an http:// address")));
+            }
+            HookAction::Program(_) | HookAction::Webhook(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Checks one variable of an environment.
+fn variable(name: &str, value: &str) -> Result<(), ServiceError> {
+    if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+        return Err(invalid(
+            "environment",
+            format!("`{name}` cannot be a variable: no empty name, no `=`, no NUL"),
+        ));
+    }
+    Ok(())
+}
+
+fn number(field: &'static str, asked: u32, least: u32, most: u32) -> Result<(), ServiceError> {
+    if asked < least {
+        return Err(invalid(field, format!("{asked} is too little, at least {least} is needed")));
+    }
+    if asked > most {
+        return Err(ServiceError::OverLimit { field, asked: asked.into(), limit: most.into() });
+    }
+    Ok(())
+}
+
+const fn invalid(field: &'static str, reason: String) -> ServiceError {
+    ServiceError::Invalid { field, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use microvm_types::template::ExtraDisk;
+
+    use super::*;
+
+    fn template() -> Template {
+        serde_json::from_str(r#"{"name":"t","image":"i"}"#).unwrap()
+    }
+
+    fn refused(change: impl FnOnce(&mut Template)) -> String {
+        let mut template = template();
+        change(&mut template);
+        check(&template, &HostLimits::default()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_plain_template_is_fine() {
+        check(&template(), &HostLimits::default()).unwrap();
+    }
+
+    #[test]
+    fn every_impossible_wish_is_named() {
+        assert!(refused(|t| t.vcpus = 0).starts_with("vcpus: 0 is too little"));
+        assert!(refused(|t| t.vcpus = 9).contains("limit of 8"));
+        assert!(refused(|t| t.memory_mib = 0).starts_with("memory_mib"));
+        assert!(refused(|t| t.memory_mib = u32::MAX).contains("limit of 8192"));
+        assert!(refused(|t| t.disk_mib = 1).starts_with("disk_mib"));
+        assert!(refused(|t| t.network = NetworkMode::Open).contains("not available"));
+        assert!(
+            refused(|t| {
+                t.environment.insert("A=B".into(), String::new());
+            })
+            .starts_with("environment")
+        );
+        assert!(refused(|t| t.kernel_arguments.push("a b".into())).starts_with("kernel_arguments"));
+        let disk = |name: &str, path: &str| ExtraDisk {
+            name: name.parse().unwrap(),
+            path: path.into(),
+            read_only: false,
+        };
+        assert!(refused(|t| t.extra_disks.push(disk("scratch", "/x"))).starts_with("extra_disks"));
+        assert!(refused(|t| t.extra_disks.push(disk("data", "x"))).contains("absolute"));
+    }
+}

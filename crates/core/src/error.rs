@@ -1,0 +1,198 @@
+//! The one error type of the service.
+
+use microvm_ports::guest::GuestError;
+use microvm_ports::{HookError, LaunchError, MachineError, StateError, StorageError};
+use microvm_types::lifecycle::Denied;
+use microvm_types::template::NetworkMode;
+use microvm_types::{ErrorKind, Phase};
+
+/// Why the service refused or failed. Messages say what happened, why, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// No VM of that id or name.
+    #[error("no VM is called `{0}`: `microvm ls` lists those that exist")]
+    UnknownVm(String),
+    /// No template of that name.
+    #[error("no template is called `{name}`: there are {known}")]
+    UnknownTemplate {
+        /// What was asked for.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// A field of the request cannot be.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it and what would be right.
+        reason: String,
+    },
+    /// More than this host or its operator allows.
+    #[error("{field}: {asked} is more than the limit of {limit}: ask for less, or have the limit raised")]
+    OverLimit {
+        /// Which field.
+        field: &'static str,
+        /// What was asked for.
+        asked: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// As many VMs as are allowed exist.
+    #[error("{limit} VMs exist and no more are allowed: delete some with `microvm rm`")]
+    TooManyVms {
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// A network mode that this version cannot serve.
+    #[error(
+        "network mode {0:?} is not available yet: only `isolated` (no network) is, use --network isolated"
+    )]
+    Network(NetworkMode),
+    /// The lifecycle does not allow it.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The VM must run for that.
+    #[error("the VM is {phase}, it must be running for that: {advice}")]
+    NotRunning {
+        /// Where it is.
+        phase: Phase,
+        /// What to do.
+        advice: String,
+    },
+    /// A VM did not come up.
+    #[error("the VM did not come up: {reason}{}", console_suffix(.console))]
+    Boot {
+        /// Class of the failure.
+        kind: ErrorKind,
+        /// What went wrong.
+        reason: String,
+        /// The end of its console, cleaned; may be empty.
+        console: String,
+    },
+    /// The operation was overtaken by a stop or a delete.
+    #[error("the VM was {0} meanwhile")]
+    Overtaken(&'static str),
+    /// A hook stopped the operation.
+    #[error("the hook {point} refused: {source}")]
+    Hook {
+        /// Which hook.
+        point: String,
+        /// Why.
+        #[source]
+        source: HookError,
+    },
+    /// This machine has no balloon.
+    #[error("the memory of this VM cannot be changed while it runs: its hypervisor offers no balloon")]
+    NoBalloon,
+    /// The server is ending.
+    #[error("the server is shutting down: try again in a moment")]
+    ShuttingDown,
+    /// Images, kernels, files.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Records.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Starting machines.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// Living machines.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The guest.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+}
+
+fn console_suffix(console: &str) -> String {
+    if console.is_empty() { String::new() } else { format!("\nthe end of its console:\n{console}") }
+}
+
+impl ServiceError {
+    /// The class of this failure.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownVm(_) | Self::UnknownTemplate { .. } => ErrorKind::NotFound,
+            Self::Invalid { .. } | Self::OverLimit { .. } => ErrorKind::Invalid,
+            Self::TooManyVms { .. } => ErrorKind::Exhausted,
+            Self::Network(_) | Self::NoBalloon => ErrorKind::Unsupported,
+            Self::Denied(_) | Self::NotRunning { .. } | Self::Overtaken(_) | Self::Hook { .. } => {
+                ErrorKind::Conflict
+            }
+            Self::Boot { kind, .. } => *kind,
+            Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::Storage(error) => error.kind(),
+            Self::State(error) => error.kind(),
+            Self::Launch(error) => error.kind(),
+            Self::Machine(error) => error.kind(),
+            Self::Guest(error) => error.kind(),
+        }
+    }
+
+    /// A stable word for programs; never changes once published.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownVm(_) => "vm_not_found",
+            Self::UnknownTemplate { .. } => "template_not_found",
+            Self::Invalid { .. } => "invalid_field",
+            Self::OverLimit { .. } => "over_limit",
+            Self::TooManyVms { .. } => "too_many_vms",
+            Self::Network(_) => "network_mode_unavailable",
+            Self::Denied(_) => "wrong_phase",
+            Self::NotRunning { .. } => "vm_not_running",
+            Self::Boot { .. } => "boot_failed",
+            Self::Overtaken(_) => "overtaken",
+            Self::Hook { .. } => "hook_refused",
+            Self::NoBalloon => "no_balloon",
+            Self::ShuttingDown => "shutting_down",
+            Self::Storage(error) => storage_code(error),
+            Self::State(StateError::NameTaken(_)) => "vm_name_taken",
+            Self::State(_) => "state_failed",
+            Self::Launch(error) => launch_code(error),
+            Self::Machine(_) => "machine_failed",
+            Self::Guest(error) => guest_code(error),
+        }
+    }
+}
+
+const fn storage_code(error: &StorageError) -> &'static str {
+    match error {
+        StorageError::UnknownImage { .. } => "image_not_found",
+        StorageError::UnknownKernel { .. } => "kernel_not_found",
+        StorageError::Damaged { .. } => "damaged",
+        StorageError::BadInput { .. } => "bad_input",
+        StorageError::InUse { .. } => "in_use",
+        StorageError::NameTaken(_) => "name_taken",
+        StorageError::DiskFull { .. } => "disk_full",
+        StorageError::ToolMissing { .. } => "tool_missing",
+        StorageError::ToolFailed { .. } => "tool_failed",
+        StorageError::Registry(_) => "registry_failed",
+        StorageError::Io { .. } => "storage_failed",
+    }
+}
+
+const fn launch_code(error: &LaunchError) -> &'static str {
+    match error {
+        LaunchError::ProgramMissing { .. } => "hypervisor_missing",
+        LaunchError::ProgramTooOld { .. } => "hypervisor_too_old",
+        LaunchError::Spec(_) => "machine_impossible",
+        LaunchError::NoMemory { .. } => "host_memory_short",
+        LaunchError::Process { .. } | LaunchError::Died { .. } => "launch_failed",
+        LaunchError::Timeout { .. } => "launch_timeout",
+        LaunchError::Gone(_) => "machine_gone",
+    }
+}
+
+const fn guest_code(error: &GuestError) -> &'static str {
+    match error {
+        GuestError::Refused { .. } => "guest_refused",
+        GuestError::Closed(_) => "guest_closed",
+        GuestError::Timeout { .. } => "guest_timeout",
+        GuestError::Protocol(_) => "guest_protocol",
+        GuestError::Source(_) => "source_failed",
+        GuestError::Unreachable(_) => "guest_unreachable",
+    }
+}

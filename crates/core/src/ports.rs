@@ -1,0 +1,49 @@
+//! Everything the service needs from the outside.
+
+use std::sync::Arc;
+
+use microvm_ports::{
+    Clock, GuestConnector, HookRunner, Hypervisor, ImageStore, KernelStore, StateStore, VmStorage,
+};
+use microvm_types::VmId;
+
+/// The drivers a service works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Ports {
+    /// Starts machines.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Opens guest channels.
+    pub connector: Arc<dyn GuestConnector>,
+    /// Keeps records.
+    pub store: Arc<dyn StateStore>,
+    /// Keeps images.
+    pub images: Arc<dyn ImageStore>,
+    /// Keeps kernels.
+    pub kernels: Arc<dyn KernelStore>,
+    /// Keeps the files of VMs.
+    pub vm_storage: Arc<dyn VmStorage>,
+    /// Runs hooks.
+    pub hooks: Arc<dyn HookRunner>,
+    /// Time and chance.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Ports {
+    /// A new id, never used before.
+    #[must_use]
+    pub fn new_vm_id(&self) -> VmId {
+        VmId::from_parts(self.clock.now_ms().unsigned_abs(), self.random_u64())
+    }
+
+    fn random_u64(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.clock.fill_random(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+}
+
+impl std::fmt::Debug for Ports {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Ports").field("hypervisor", &self.hypervisor.name()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,392 @@
+//! The service: what edges call.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use microvm_ports::hypervisor::{HypervisorReport, MachineCounters};
+use microvm_ports::{ImageStore, KernelStore};
+use microvm_types::template::{Overrides, Template};
+use microvm_types::vm::{LOCAL_TENANT, Limits, VmRecord};
+use microvm_types::{Name, Phase, VmRef};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::activity::Activity;
+use crate::actor::{Beginning, Command, Reply, VmActor};
+use crate::admission;
+use crate::error::ServiceError;
+use crate::events::VmEvent;
+use crate::lease::GuestLease;
+use crate::ports::Ports;
+use crate::reconcile;
+use crate::registry::{Registry, VmHandle};
+use crate::settings::Settings;
+use crate::view::{Snapshot, VmFilter, VmView};
+
+/// Commands that may wait for one VM's actor before senders wait too.
+const COMMAND_QUEUE: usize = 16;
+/// Events kept for slow watchers.
+const EVENT_QUEUE: usize = 1_024;
+
+/// A request for a new VM.
+#[derive(Debug, Clone, Default)]
+pub struct CreateRequest {
+    /// Its name; `None`: one is made.
+    pub name: Option<Name>,
+    /// Template by name; `None`: the default one.
+    pub template: Option<String>,
+    /// Changes to the template.
+    pub overrides: Overrides,
+    /// Labels on top of the template's.
+    pub labels: BTreeMap<String, String>,
+    /// Free text of the owner's.
+    pub metadata: BTreeMap<String, String>,
+    /// What becomes of it over time.
+    pub limits: Limits,
+    /// Whether it is to run when the call returns.
+    pub start: bool,
+}
+
+/// What actors and the service share.
+pub(crate) struct Shared {
+    pub(crate) ports: Ports,
+    pub(crate) settings: Settings,
+    pub(crate) registry: Registry,
+    pub(crate) events: broadcast::Sender<VmEvent>,
+    pub(crate) ending: CancellationToken,
+    pub(crate) actors: TaskTracker,
+}
+
+/// The service. Use it as `Arc<VmService>`; all methods may be called at the same time.
+pub struct VmService {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for VmService {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("VmService").field("ports", &self.shared.ports).finish_non_exhaustive()
+    }
+}
+
+/// Starts the task of one VM and registers it.
+pub(crate) fn spawn_actor(
+    shared: &Arc<Shared>,
+    record: VmRecord,
+    beginning: Beginning,
+) -> Result<VmHandle, ServiceError> {
+    let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
+    let (publish, snapshot) =
+        watch::channel(Snapshot { record: record.clone(), machine: None, guest: None, gone: false });
+    let activity = Arc::new(Activity::new(shared.ports.clock.now_ms()));
+    let handle = VmHandle { commands, snapshot, activity: Arc::clone(&activity) };
+    shared.registry.insert(&record.id, &record.name, handle.clone(), shared.settings.limits.max_vms)?;
+    let actor = VmActor::new(Arc::clone(shared), record, activity, inbox, publish);
+    shared.actors.spawn(actor.run(beginning));
+    Ok(handle)
+}
+
+impl VmService {
+    /// Opens the service: cleans up after a crash and takes up the VMs that are still there.
+    ///
+    /// # Errors
+    /// If the store cannot be read, or leftovers cannot be removed.
+    pub async fn open(ports: Ports, settings: Settings) -> Result<Arc<Self>, ServiceError> {
+        let shared = Arc::new(Shared {
+            ports,
+            settings,
+            registry: Registry::default(),
+            events: broadcast::channel(EVENT_QUEUE).0,
+            ending: CancellationToken::new(),
+            actors: TaskTracker::new(),
+        });
+        reconcile::reconcile(&shared).await?;
+        Ok(Arc::new(Self { shared }))
+    }
+
+    /// Ends the service; machines go on running and are taken up by the next one.
+    pub async fn close(&self) {
+        self.shared.ending.cancel();
+        self.shared.actors.close();
+        self.shared.actors.wait().await;
+    }
+
+    /// Creates a VM, and starts it if asked. If it fails nothing is left of it; if the future is dropped it goes on.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]; in particular a name that is taken, sizes that cannot be, and a boot that failed.
+    pub async fn create(&self, request: CreateRequest) -> Result<VmView, ServiceError> {
+        let shared = &self.shared;
+        let template = self
+            .template(request.template.as_deref().unwrap_or(&shared.settings.default_template))?
+            .with(request.overrides);
+        admission::check(&template, &shared.settings.limits)?;
+        // Unknown images and kernels are refused before anything is made.
+        let (image, _kernel) = tokio::try_join!(
+            shared.ports.images.image(&template.image),
+            shared.ports.kernels.kernel(&template.kernel)
+        )?;
+        let now = shared.ports.clock.now_ms();
+        let id = shared.ports.new_vm_id();
+        let name = match request.name {
+            Some(name) => name,
+            None => made_up_name(id.as_str())?,
+        };
+        let mut labels = template.labels.clone();
+        labels.extend(request.labels);
+        let record = VmRecord {
+            id,
+            name,
+            tenant: LOCAL_TENANT.to_owned(),
+            phase: Phase::Creating,
+            failure: None,
+            image_digest: image.info.digest,
+            template,
+            labels,
+            metadata: request.metadata,
+            limits: request.limits,
+            machine: None,
+            epoch: 0,
+            created_ms: now,
+            updated_ms: now,
+            started_ms: None,
+        };
+        let (reply, outcome) = oneshot::channel();
+        let handle = spawn_actor(shared, record, Beginning::Create { start: request.start, reply })?;
+        outcome.await.map_err(|_| ServiceError::ShuttingDown)??;
+        Ok(view(&handle))
+    }
+
+    /// VMs that match, in order of creation.
+    #[must_use]
+    pub fn list(&self, filter: &VmFilter) -> Vec<VmView> {
+        self.shared.registry.all().iter().map(view).filter(|vm| filter.matches(&vm.record)).collect()
+    }
+
+    /// One VM.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownVm`].
+    pub fn get(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.shared.registry.find(vm).map(|handle| view(&handle))
+    }
+
+    /// Starts a VM that is stopped or failed. Running already is fine.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn start_vm(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.command(vm, Command::Start).await
+    }
+
+    /// Stops a VM: by its agent within `grace`, then hard; at once if `force`. Stopped already is fine.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn stop_vm(
+        &self,
+        vm: &VmRef,
+        force: bool,
+        grace: Option<Duration>,
+    ) -> Result<VmView, ServiceError> {
+        let grace = grace.unwrap_or(self.shared.settings.stop_grace);
+        self.command(vm, |reply| Command::Stop { force, grace, reply }).await
+    }
+
+    /// Makes the processors of a VM stand still.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn pause_vm(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.command(vm, Command::Pause).await
+    }
+
+    /// Lets a paused VM go on.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn resume_vm(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.command(vm, Command::Resume).await
+    }
+
+    /// Asks a running guest to make do with so much memory; the rest goes back to the host.
+    ///
+    /// # Errors
+    /// [`ServiceError::OverLimit`] above what the VM was created with; [`ServiceError::NoBalloon`].
+    pub async fn resize_memory(&self, vm: &VmRef, memory_mib: u32) -> Result<VmView, ServiceError> {
+        self.command(vm, |reply| Command::ResizeMemory { memory_mib, reply }).await
+    }
+
+    /// Removes a VM whatever it is doing: machine, files, row. Two callers at once both succeed.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn delete_vm(&self, vm: &VmRef) -> Result<(), ServiceError> {
+        let handle = self.shared.registry.find(vm)?;
+        let (reply, outcome) = oneshot::channel();
+        if handle.commands.send(Command::Delete(reply)).await.is_err() {
+            return gone_or_ending(&handle);
+        }
+        outcome.await.unwrap_or_else(|_| gone_or_ending(&handle))
+    }
+
+    async fn command(&self, vm: &VmRef, make: impl FnOnce(Reply) -> Command) -> Result<VmView, ServiceError> {
+        let handle = self.shared.registry.find(vm)?;
+        let (reply, outcome) = oneshot::channel();
+        let lost = || {
+            if handle.snapshot.borrow().gone {
+                ServiceError::UnknownVm(vm.to_string())
+            } else {
+                ServiceError::ShuttingDown
+            }
+        };
+        handle.commands.send(make(reply)).await.map_err(|_| lost())?;
+        outcome.await.map_err(|_| lost())??;
+        Ok(view(&handle))
+    }
+
+    /// The guest of a running VM. A VM whose channel is being opened again after a restart of the server is waited for.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotRunning`] with what to do.
+    pub async fn guest(&self, vm: &VmRef) -> Result<GuestLease, ServiceError> {
+        let handle = self.shared.registry.find(vm)?;
+        let mut snapshot = handle.snapshot.clone();
+        let settled = snapshot.wait_for(|now| {
+            now.gone || now.guest.is_some() || !matches!(now.record.phase, Phase::Running | Phase::Starting)
+        });
+        let now = tokio::time::timeout(self.shared.settings.adopt_deadline, settled)
+            .await
+            .map_err(|_| not_running(Phase::Starting))?
+            .map_err(|_| ServiceError::ShuttingDown)?
+            .clone();
+        match now.guest {
+            _ if now.gone => Err(ServiceError::UnknownVm(vm.to_string())),
+            Some(guest) if now.record.phase == Phase::Running => {
+                Ok(GuestLease::new(guest, handle.activity, Arc::clone(&self.shared.ports.clock)))
+            }
+            _ => Err(not_running(now.record.phase)),
+        }
+    }
+
+    /// Counters of a VM that has a machine.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotRunning`].
+    pub async fn counters(&self, vm: &VmRef) -> Result<MachineCounters, ServiceError> {
+        let handle = self.shared.registry.find(vm)?;
+        let (machine, phase) = {
+            let now = handle.snapshot.borrow();
+            (now.machine.clone(), now.record.phase)
+        };
+        Ok(machine.ok_or_else(|| not_running(phase))?.counters().await?)
+    }
+
+    /// The newest `limit` bytes of a VM's console; kept until the VM is deleted.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownVm`]; storage errors.
+    pub async fn console(&self, vm: &VmRef, limit: usize) -> Result<Vec<u8>, ServiceError> {
+        let id = self.get(vm)?.record.id;
+        let directory = self.shared.ports.vm_storage.vm_directory(&id);
+        let console = self.shared.ports.hypervisor.console(&directory, limit).await;
+        console.map_err(|source| {
+            microvm_ports::StorageError::Io { action: "reading the console in", path: directory, source }
+                .into()
+        })
+    }
+
+    /// Changes of VMs from now on. A receiver that falls behind is told how many it missed.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<VmEvent> {
+        self.shared.events.subscribe()
+    }
+
+    /// All templates by name.
+    #[must_use]
+    pub fn templates(&self) -> Vec<Template> {
+        self.shared.settings.templates.values().cloned().collect()
+    }
+
+    /// One template.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownTemplate`].
+    pub fn template(&self, name: &str) -> Result<Template, ServiceError> {
+        self.shared.settings.template(name).cloned().ok_or_else(|| ServiceError::UnknownTemplate {
+            name: name.to_owned(),
+            known: self.shared.settings.templates.keys().cloned().collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// The image store.
+    #[must_use]
+    pub fn images(&self) -> &dyn ImageStore {
+        &*self.shared.ports.images
+    }
+
+    /// The kernel store.
+    #[must_use]
+    pub fn kernels(&self) -> &dyn KernelStore {
+        &*self.shared.ports.kernels
+    }
+
+    /// Removes an image unless VMs depend on it.
+    ///
+    /// # Errors
+    /// Storage errors, `InUse` among them.
+    pub async fn remove_image(&self, reference: &str) -> Result<(), ServiceError> {
+        Ok(self.images().remove_image(reference, &self.images_in_use()).await?)
+    }
+
+    /// Removes images without a name that no VM depends on, and leftovers; returns the bytes freed.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn collect_garbage(&self) -> Result<u64, ServiceError> {
+        Ok(self.images().collect_garbage(&self.images_in_use()).await?)
+    }
+
+    fn images_in_use(&self) -> Vec<String> {
+        self.list(&VmFilter::default()).into_iter().map(|vm| vm.record.image_digest).collect()
+    }
+
+    /// What the hypervisor offers on this host.
+    ///
+    /// # Errors
+    /// If its program is missing or too old.
+    pub async fn host_report(&self) -> Result<HypervisorReport, ServiceError> {
+        Ok(self.shared.ports.hypervisor.probe().await?)
+    }
+
+    /// The wall clock, in milliseconds since 1970-01-01T00:00:00Z.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.shared.ports.clock.now_ms()
+    }
+}
+
+fn view(handle: &VmHandle) -> VmView {
+    handle.snapshot.borrow().view()
+}
+
+fn gone_or_ending(handle: &VmHandle) -> Result<(), ServiceError> {
+    if handle.snapshot.borrow().gone { Ok(()) } else { Err(ServiceError::ShuttingDown) }
+}
+
+fn not_running(phase: Phase) -> ServiceError {
+    let advice = match phase {
+        Phase::Paused => "`microvm resume` lets it go on",
+        Phase::Stopped | Phase::Failed => "`microvm start` starts it",
+        _ => "wait a moment and try again",
+    };
+    ServiceError::NotRunning { phase, advice: advice.to_owned() }
+}
+
+/// A name of the form `vm-` and the last ten characters of the id: random, and a good host name.
+fn made_up_name(id: &str) -> Result<Name, ServiceError> {
+    format!("vm-{}", &id[id.len() - 10..]).parse().map_err(|error: microvm_types::NameError| {
+        ServiceError::Invalid { field: "name", reason: error.to_string() }
+    })
+}

@@ -1,0 +1,58 @@
+//! What an operator may set.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use microvm_types::template::Template;
+use serde::{Deserialize, Serialize};
+
+/// Upper bounds of one VM and of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLimits {
+    /// Processors of one VM.
+    pub max_vcpus: u32,
+    /// Memory of one VM in MiB.
+    pub max_memory_mib: u32,
+    /// Scratch disk of one VM in MiB.
+    pub max_disk_mib: u32,
+    /// VMs at once.
+    pub max_vms: usize,
+}
+
+impl Default for HostLimits {
+    /// 8 processors, 8 GiB of memory and 100 GiB of disk per VM; 1,000 VMs. (FEATURES row A38; the number of VMs is
+    /// limited by memory long before.)
+    fn default() -> Self {
+        Self { max_vcpus: 8, max_memory_mib: 8_192, max_disk_mib: 102_400, max_vms: 1_000 }
+    }
+}
+
+/// Settings of the service.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Upper bounds; wiring lowers them to what the host has.
+    pub limits: HostLimits,
+    /// Templates known by name.
+    pub templates: BTreeMap<String, Template>,
+    /// Name of the template that requests get which name none.
+    pub default_template: String,
+    /// How long a guest may take to power off by itself before it is killed.
+    pub stop_grace: Duration,
+    /// How long a VMM may take to end.
+    pub kill_deadline: Duration,
+    /// How long an adopted guest may take to answer after a restart of the server.
+    pub adopt_deadline: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: HostLimits::default(),
+            templates: BTreeMap::new(),
+            default_template: "linux-default".to_owned(),
+            stop_grace: Duration::from_secs(10),
+            kill_deadline: Duration::from_secs(10),
+            adopt_deadline: Duration::from_secs(30),
+        }
+    }
+}

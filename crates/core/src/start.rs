@@ -1,0 +1,198 @@
+//! Bringing a machine up: every step is undone if a later one fails or the whole is dropped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_ports::guest::Identity;
+use microvm_ports::hypervisor::{KernelBoot, MachineDisk, MachineExit, MachineSpec, MachineState};
+use microvm_ports::storage::ImageConfig;
+use microvm_ports::{Guest, GuestError, Machine};
+use microvm_types::ErrorKind;
+use microvm_types::template::InitMode;
+use microvm_types::vm::VmRecord;
+use tokio::sync::watch;
+
+use crate::error::ServiceError;
+use crate::ports::Ports;
+
+/// Bytes of console shown with a failed boot.
+const CONSOLE_TAIL: usize = 2_000;
+
+/// A machine that runs and whose agent has confirmed its identity.
+pub(crate) struct BroughtUp {
+    pub(crate) machine: Arc<dyn Machine>,
+    pub(crate) guest: Arc<dyn Guest>,
+    pub(crate) image_digest: String,
+}
+
+/// Ends the machine when dropped before [`LaunchGuard::keep`]: a failed or overtaken start leaves no process.
+struct LaunchGuard {
+    machine: Option<Arc<dyn Machine>>,
+    deadline: Duration,
+}
+
+impl LaunchGuard {
+    fn keep(mut self) -> Option<Arc<dyn Machine>> {
+        self.machine.take()
+    }
+}
+
+impl Drop for LaunchGuard {
+    fn drop(&mut self) {
+        if let Some(machine) = self.machine.take() {
+            let deadline = self.deadline;
+            tokio::spawn(async move { machine.kill(deadline).await });
+        }
+    }
+}
+
+/// Brings the machine of `record` up from a cold boot and pushes its identity.
+///
+/// # Errors
+/// Whatever step failed; the machine is being ended then. Call [`microvm_ports::Hypervisor::sweep`] to wait for it.
+pub(crate) async fn bring_up(
+    ports: &Ports,
+    record: &VmRecord,
+    kill_deadline: Duration,
+) -> Result<BroughtUp, ServiceError> {
+    let template = &record.template;
+    let reference = if record.image_digest.is_empty() { &template.image } else { &record.image_digest };
+    let (image, kernel, memory_base, files) = tokio::try_join!(
+        ports.images.image(reference),
+        ports.kernels.kernel(&template.kernel),
+        ports.vm_storage.zero_memory(template.memory_mib),
+        ports.vm_storage.vm_files(&record.id),
+    )?;
+    let mut disks = vec![
+        MachineDisk {
+            path: image.path.clone(),
+            format: microvm_ports::storage::DiskFormat::Raw,
+            backing: Vec::new(),
+            read_only: true,
+            serial: "image".to_owned(),
+        },
+        files.scratch.clone(),
+    ];
+    for disk in &template.extra_disks {
+        let path = Utf8PathBuf::from(&disk.path);
+        let format = ports.vm_storage.inspect_disk(&path).await?;
+        disks.push(MachineDisk {
+            path,
+            format,
+            backing: Vec::new(),
+            read_only: disk.read_only,
+            serial: disk.name.to_string(),
+        });
+    }
+    let mut arguments = template.kernel_arguments.clone();
+    if let InitMode::Image(program) = &template.init {
+        arguments.push(format!("microvm.init={program}"));
+    }
+    let spec = MachineSpec {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        vcpus: template.vcpus,
+        memory_mib: template.memory_mib,
+        memory_base,
+        kernel: KernelBoot {
+            kernel: kernel.path,
+            initramfs: kernel.initramfs,
+            discovery: kernel.info.discovery,
+            arguments,
+        },
+        disks,
+        directory: files.directory,
+    };
+    let machine = ports.hypervisor.launch(&spec).await?;
+    let guard = LaunchGuard { machine: Some(Arc::clone(&machine)), deadline: kill_deadline };
+    let identity = identity(ports, record, &image.info.config, template.start_commands.clone());
+    let deadline = Duration::from_millis(template.boot_timeout_ms);
+    let epoch = record.epoch + 1;
+    let endpoint = machine.endpoint();
+    let connect = ports.connector.connect(&endpoint, epoch, &identity, deadline);
+    let up = async {
+        let (resumed, guest) = tokio::join!(machine.resume(), connect);
+        resumed?;
+        Ok::<_, ServiceError>(guest?)
+    };
+    let failure = tokio::select! {
+        biased;
+        exit = exited(machine.state()) => boot_error(ports, &spec.directory, ErrorKind::Internal, exit.to_string()).await,
+        guest = up => match guest {
+            Ok(guest) => {
+                if let Some(machine) = guard.keep() {
+                    return Ok(BroughtUp { machine, guest, image_digest: image.info.digest });
+                }
+                ServiceError::ShuttingDown
+            }
+            // A guest that dies closes its channel a moment before its machine is seen to have ended.
+            Err(ServiceError::Guest(GuestError::Closed(reason))) => {
+                let exit = tokio::time::timeout(Duration::from_secs(2), exited(machine.state())).await;
+                let why = exit.map_or_else(|_| format!("the channel closed: {reason}"), |exit| exit.to_string());
+                boot_error(ports, &spec.directory, ErrorKind::Internal, why).await
+            }
+            Err(ServiceError::Guest(error)) => boot_error(ports, &spec.directory, error.kind(), error.to_string()).await,
+            Err(error) => error,
+        },
+    };
+    Err(failure)
+}
+
+/// What the guest is told about itself. `start_commands` only after a boot.
+pub(crate) fn identity(
+    ports: &Ports,
+    record: &VmRecord,
+    config: &ImageConfig,
+    start_commands: Vec<String>,
+) -> Identity {
+    let mut entropy = [0; 32];
+    ports.clock.fill_random(&mut entropy);
+    let mut environment = config.environment.clone();
+    environment.extend(record.template.environment.clone());
+    Identity {
+        host_name: record.name.to_host_name(),
+        machine_id: format!("{:032x}", record.id.as_u128()),
+        entropy,
+        environment: environment.into_iter().collect(),
+        start_commands,
+        user: config.user.clone(),
+        working_directory: config.working_directory.clone(),
+    }
+}
+
+/// Waits until a machine has ended.
+pub(crate) async fn exited(mut state: watch::Receiver<MachineState>) -> MachineExit {
+    loop {
+        if let MachineState::Exited(exit) = &*state.borrow_and_update() {
+            return exit.clone();
+        }
+        if state.changed().await.is_err() {
+            return MachineExit::Vmm("its driver stopped watching it".to_owned());
+        }
+    }
+}
+
+async fn boot_error(ports: &Ports, directory: &Utf8Path, kind: ErrorKind, reason: String) -> ServiceError {
+    let console = ports.hypervisor.console(directory, CONSOLE_TAIL).await.unwrap_or_default();
+    ServiceError::Boot { kind, reason, console: clean(&console) }
+}
+
+/// Console bytes as text a terminal can show safely.
+fn clean(console: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(console)
+        .chars()
+        .filter(|c| *c == '\n' || *c == '\t' || !c.is_control())
+        .collect();
+    text.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_cannot_play_with_the_terminal() {
+        assert_eq!(clean(b"\x1b[2Jhello\r\n\x07world\n"), "[2Jhello\nworld");
+    }
+}
