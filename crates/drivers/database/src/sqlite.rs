@@ -1,0 +1,139 @@
+//! The store on one SQLite file.
+
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use camino::Utf8Path;
+use microvm_ports::{StateError, StateStore};
+use microvm_types::VmId;
+use microvm_types::vm::VmRecord;
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use crate::error::OpenError;
+use crate::row::{Columns, Row};
+use crate::{migrations, queries};
+
+/// How long a writer waits for another one. Writes take milliseconds; only a stuck disk takes this long.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections: one writes (SQLite has one writer at a time), the others read meanwhile.
+const CONNECTIONS: u32 = 4;
+
+/// Rows in one SQLite file; cheap to clone, all clones share the connections.
+#[derive(Debug, Clone)]
+pub struct SqliteStore {
+    pool: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the database at `path`, made if missing (readable by its owner only), and brings it to the newest schema.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; a database of a newer schema is refused and not touched.
+    pub async fn open(path: &Utf8Path) -> Result<Self, OpenError> {
+        make_private(path).map_err(|source| OpenError::Create { path: path.to_owned(), source })?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            // Full: the log is synced at every commit, so a commit that was reported outlives a power cut.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT);
+        let pool = SqlitePoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(BUSY_TIMEOUT)
+            .connect_with(options)
+            .await
+            .map_err(|source| OpenError::Open { path: path.to_owned(), source })?;
+        if let Err(error) = migrations::migrate(&pool, path).await {
+            pool.close().await;
+            return Err(error);
+        }
+        Ok(Self { pool })
+    }
+
+    /// Waits for running work and closes the file. Not needed for safety: nothing is held back in memory.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    async fn write(
+        &self,
+        sql: &'static str,
+        action: &'static str,
+        record: &VmRecord,
+    ) -> Result<u64, StateError> {
+        let row =
+            Row::pack(record).map_err(|error| StateError::Database { action, source: Box::new(error) })?;
+        let outcome = sqlx::query(sql)
+            .bind(row.id)
+            .bind(row.tenant)
+            .bind(row.name)
+            .bind(row.created_ms)
+            .bind(row.record_version)
+            .bind(row.record)
+            .bind(row.checksum)
+            .execute(&self.pool)
+            .await;
+        match outcome {
+            Ok(done) => Ok(done.rows_affected()),
+            // A clash of ids reports a primary key, not a unique violation, so this can only be the name.
+            Err(sqlx::Error::Database(error)) if is_name_clash(error.as_ref()) => {
+                Err(StateError::NameTaken(record.name.clone()))
+            }
+            Err(error) => Err(failed(action)(error)),
+        }
+    }
+}
+
+/// SQLite's extended result code for a violated UNIQUE constraint (`SQLITE_CONSTRAINT_UNIQUE`). A clash of primary
+/// keys has its own code, 1555.
+const CONSTRAINT_UNIQUE: &str = "2067";
+
+fn is_name_clash(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.code().as_deref() == Some(CONSTRAINT_UNIQUE)
+}
+
+fn failed(action: &'static str) -> impl FnOnce(sqlx::Error) -> StateError {
+    move |error| StateError::Database { action, source: Box::new(error) }
+}
+
+/// Makes the file before SQLite does, so that it is never readable by others, not even for a moment. SQLite gives its
+/// log files the permissions of the database.
+fn make_private(path: &Utf8Path) -> std::io::Result<()> {
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))
+}
+
+#[async_trait]
+impl StateStore for SqliteStore {
+    async fn insert_vm(&self, record: &VmRecord) -> Result<(), StateError> {
+        self.write(queries::INSERT, "adding a VM", record).await.map(drop)
+    }
+
+    async fn update_vm(&self, record: &VmRecord) -> Result<(), StateError> {
+        match self.write(queries::UPDATE, "updating a VM", record).await? {
+            0 => Err(StateError::Unknown(record.id.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    async fn delete_vm(&self, id: &VmId) -> Result<(), StateError> {
+        let outcome = sqlx::query(queries::DELETE).bind(id.as_str()).execute(&self.pool).await;
+        outcome.map(drop).map_err(failed("removing a VM"))
+    }
+
+    async fn vms(&self) -> Result<Vec<VmRecord>, StateError> {
+        let rows: Vec<Columns> =
+            sqlx::query_as(queries::ALL).fetch_all(&self.pool).await.map_err(failed("reading all VMs"))?;
+        rows.into_iter().map(|columns| Row::from(columns).unpack()).collect()
+    }
+}
