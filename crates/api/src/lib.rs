@@ -1,1 +1,39 @@
-//! Not yet filled.
+//! Request and response bodies of the REST interface, version 1, with their OpenAPI schemas.
+//!
+//! Data only: server and client share these types, so neither can drift from the other. What this crate does *not*
+//! do: speak HTTP, decide anything, or know the ports. Its only functions are the two encodings that both sides must
+//! agree on: byte strings in a query ([`query`]) and instants as text ([`time`]).
+//!
+//! Everything below [`PREFIX`] is versioned; a change that breaks a client makes a new version beside this one.
+
+pub mod exec;
+pub mod files;
+pub mod guest;
+pub mod image;
+pub mod kernel;
+pub mod problem;
+pub mod progress;
+pub mod query;
+mod schemas;
+pub mod system;
+pub mod time;
+pub mod vm;
+
+pub use problem::Problem;
+pub use schemas::schemas;
+pub use vm::{CreateVm, Vm, VmList};
+
+/// Prefix of every path of this version.
+pub const PREFIX: &str = "/api/v1";
+
+/// Largest JSON request body in bytes (10 MB).
+pub const JSON_BODY_MAX: usize = 10_000_000;
+
+/// Header and trailer that carry the SHA-256 of a body in lower-case hexadecimal.
+pub const SHA256_HEADER: &str = "x-content-sha256";
+
+/// Header that carries the id of a request, in both directions.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// Header of a file download that carries what the file is, as [`microvm_types::files::FileStat`] in JSON.
+pub const FILE_STAT_HEADER: &str = "x-file-stat";

@@ -1,1 +1,30 @@
-//! Not yet filled.
+//! Typed client of the REST interface over the server's unix socket; used by the command line and by tests.
+//!
+//! Every operation of the server is one method of [`Client`]; a command is an [`ExecSession`]. What this crate does
+//! *not* do: start a server, print, retry, or know where the socket is.
+//!
+//! Dropping a future closes its connection, which ends the request on the server too.
+
+mod client;
+mod connection;
+mod error;
+mod exec;
+mod files;
+mod images;
+mod kernels;
+mod lines;
+mod socket;
+mod system;
+mod transfer;
+mod vms;
+mod websocket;
+
+pub use client::Client;
+pub use error::ClientError;
+pub use exec::{ExecEvent, ExecSession, ExecStream, ExecWriter, Started};
+pub use files::WriteFile;
+pub use lines::Lines;
+pub use socket::{ShortPath, bind_path};
+pub use transfer::{Body, Download};
+pub use vms::VmQuery;
+pub use websocket::EventStream;

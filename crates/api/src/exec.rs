@@ -1,0 +1,169 @@
+//! Running commands: messages of the exec WebSocket, and the one-shot form.
+//!
+//! Text frames are JSON ([`ClientMessage`], [`ServerMessage`]); binary frames are one [`StreamByte`] and data.
+
+use std::collections::BTreeMap;
+
+use microvm_types::ProcessId;
+use microvm_types::exec::{ExecRequest, ExitStatus, ProcessInfo, TerminalSize};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::problem::Problem;
+
+/// Largest binary frame either side sends, in bytes, the stream byte included.
+pub const FRAME_MAX: usize = 1 << 20;
+
+/// First byte of a binary frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum StreamByte {
+    /// Client to server: standard input.
+    Stdin = 0,
+    /// Server to client: standard output, or the terminal.
+    Stdout = 1,
+    /// Server to client: standard error.
+    Stderr = 2,
+}
+
+/// What the client says on the exec WebSocket. The first frame is `start` or `attach`, and only the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ClientMessage {
+    /// Run a command.
+    Start(ExecRequest),
+    /// Take up the output of a process again.
+    Attach {
+        /// Which process.
+        process: ProcessId,
+        /// From which byte of standard output; absent: the oldest still kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stdout_offset: Option<u64>,
+        /// From which byte of standard error; absent: the oldest still kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stderr_offset: Option<u64>,
+    },
+    /// No more standard input.
+    StdinClosed,
+    /// The terminal has a new size.
+    Resize(TerminalSize),
+    /// Send a signal to the process group.
+    Signal {
+        /// Its number, 1 to 64.
+        signal: u8,
+    },
+}
+
+/// What the server says on the exec WebSocket. `exited` and `error` are the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerMessage {
+    /// The process runs (or was found again).
+    Started {
+        /// Our id for it.
+        process: ProcessId,
+        /// Its number in the guest.
+        pid: u32,
+        /// Offset of the first byte of standard output that will come.
+        stdout_offset: u64,
+        /// Offset of the first byte of standard error that will come.
+        stderr_offset: u64,
+    },
+    /// It ended; all of its output came before.
+    Exited(ExitStatus),
+    /// It could not be started, or its guest was lost.
+    Error {
+        /// What went wrong.
+        problem: Problem,
+    },
+}
+
+/// A command as one text (given to `sh -c`) or as program and arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum CommandLine {
+    /// For `sh -c`.
+    Shell(String),
+    /// Program and arguments, no shell.
+    Arguments(Vec<String>),
+}
+
+/// A command to run to its end, its output collected (at most 10 MB of each stream).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Execute {
+    /// What to run.
+    pub command: CommandLine,
+    /// Seconds until it is killed, 1 to 3600.
+    #[serde(default = "default_timeout")]
+    pub timeout: u64,
+    /// Working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// Variables set on top of the VM's environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// User name or id, optionally `user:group`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+const fn default_timeout() -> u64 {
+    30
+}
+
+/// How a one-shot command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Executed {
+    /// Whether it ended by itself with exit code 0.
+    pub success: bool,
+    /// Its exit code; 128 + signal, or 124 after a time-out.
+    pub exit_code: i32,
+    /// Its standard output, lossy if it is not UTF-8.
+    pub stdout: String,
+    /// Its standard error, lossy if it is not UTF-8.
+    pub stderr: String,
+    /// Whether some output was left out because there was too much of it.
+    pub truncated: bool,
+    /// How long it ran, in milliseconds.
+    pub execution_time_ms: u64,
+    /// Why it did not end well, in words.
+    pub error: Option<String>,
+    /// When it ended (RFC 3339 with offset).
+    pub timestamp: String,
+}
+
+/// Processes started through the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProcessList {
+    /// The processes.
+    pub processes: Vec<ProcessInfo>,
+}
+
+/// A signal for a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SendSignal {
+    /// Its number, 1 to 64.
+    pub signal: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_read_as_documented() {
+        let start: ClientMessage =
+            serde_json::from_str(r#"{"type":"start","command":["true"],"stdin":true}"#).unwrap();
+        assert!(matches!(start, ClientMessage::Start(ref request) if request.stdin));
+        assert!(serde_json::from_str::<ClientMessage>(r#"{"type":"start","comand":["true"]}"#).is_err());
+        let resize: ClientMessage =
+            serde_json::from_str(r#"{"type":"resize","columns":1,"rows":2}"#).unwrap();
+        assert_eq!(resize, ClientMessage::Resize(TerminalSize { columns: 1, rows: 2 }));
+        let exited = ServerMessage::Exited(ExitStatus { code: Some(3), signal: None, timed_out: false });
+        let json = serde_json::to_value(&exited).unwrap();
+        assert_eq!((json["type"].as_str(), json["code"].as_u64()), (Some("exited"), Some(3)));
+        let shell: Execute = serde_json::from_str(r#"{"command":"ls | wc"}"#).unwrap();
+        assert_eq!((shell.command, shell.timeout), (CommandLine::Shell("ls | wc".into()), 30));
+    }
+}

@@ -1,0 +1,72 @@
+//! Kernels.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// One kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Kernel {
+    /// Its name.
+    pub name: String,
+    /// Release, as `uname -r` shows it.
+    pub release: String,
+    /// How it finds its devices: `acpi` or `command_line`.
+    pub discovery: String,
+    /// SHA-256 of its file.
+    pub sha256: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// When it was put there (RFC 3339 with offset).
+    pub created_at: String,
+    /// Where it came from, in a few words.
+    pub source: String,
+    /// Whether it is what `default` means now.
+    pub is_default: bool,
+}
+
+/// All kernels by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KernelList {
+    /// The kernels.
+    pub kernels: Vec<Kernel>,
+}
+
+/// How a kernel finds its devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Discovery {
+    /// From ACPI tables.
+    #[default]
+    Acpi,
+    /// From its command line.
+    CommandLine,
+}
+
+/// Where a kernel comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum KernelSource {
+    /// The distribution's package.
+    Distribution,
+    /// Built from the distribution's source package.
+    Build,
+    /// A file on the server's host.
+    File {
+        /// Absolute path.
+        path: String,
+        /// How it finds its devices.
+        #[serde(default)]
+        discovery: Discovery,
+    },
+}
+
+/// A kernel to be added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddKernel {
+    /// Its name; default: `distribution` or `built`, after the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where it comes from.
+    pub source: KernelSource,
+}

@@ -1,0 +1,43 @@
+//! Long work as a stream of lines: newline-delimited JSON, one [`ProgressLine`] each.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::image::Image;
+use crate::kernel::Kernel;
+use crate::problem::Problem;
+
+/// One line. `image`, `kernel`, `damage` and `failed` are the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ProgressLine {
+    /// Where the work is.
+    Progress {
+        /// What is being done, in a few words.
+        step: String,
+        /// Units done so far.
+        done: u64,
+        /// Units in all, if known.
+        total: Option<u64>,
+    },
+    /// An image is ready.
+    Image {
+        /// The image.
+        image: Image,
+    },
+    /// A kernel is ready.
+    Kernel {
+        /// The kernel.
+        kernel: Kernel,
+    },
+    /// Everything was verified.
+    Damage {
+        /// What is wrong; empty if nothing is.
+        findings: Vec<String>,
+    },
+    /// It failed; nothing was left behind.
+    Failed {
+        /// What went wrong.
+        problem: Problem,
+    },
+}

@@ -1,0 +1,112 @@
+//! The host and the server.
+
+use std::collections::BTreeMap;
+
+use microvm_types::template::Template;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A resource in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Resource {
+    /// All there is.
+    pub total: u64,
+    /// What can still be had.
+    pub available: u64,
+    /// The same as `available`, for clients that read this name.
+    pub free: u64,
+    /// In use, 0 to 100.
+    pub percent: f64,
+}
+
+/// The host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostInfo {
+    /// Operating system and kernel release.
+    pub platform: String,
+    /// Version of this program.
+    pub version: String,
+    /// Process number of the server.
+    pub server_pid: u32,
+    /// Seconds since the server started.
+    pub uptime_seconds: u64,
+    /// Processors.
+    pub cpu_count: u32,
+    /// Memory.
+    pub memory: Resource,
+    /// The file system that holds the root directory.
+    pub disk: Resource,
+}
+
+/// What the hypervisor driver found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HypervisorInfo {
+    /// Name of the driver.
+    pub driver: String,
+    /// Version of the VMM program.
+    pub version: String,
+    /// Path of the VMM program.
+    pub program: String,
+    /// Accelerator in use.
+    pub accelerator: String,
+    /// Why this one, and what it costs.
+    pub accelerator_reason: String,
+    /// Confinement layers by name, with `on` or the reason why not.
+    pub confinement: BTreeMap<String, String>,
+}
+
+/// Outcome of one check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckStatus {
+    /// As it should be.
+    Ok,
+    /// It works, but something is worth knowing.
+    Warning,
+    /// VMs cannot run until this is repaired.
+    Failed,
+}
+
+/// One check of `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Check {
+    /// What was looked at.
+    pub name: String,
+    /// The outcome.
+    pub status: CheckStatus,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+/// What `doctor` found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Doctor {
+    /// The checks, in the order in which they matter.
+    pub checks: Vec<Check>,
+    /// What the driver found, if its probe succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hypervisor: Option<HypervisorInfo>,
+}
+
+/// Whether the server lives, or is ready for requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Liveness {
+    /// `alive`, `ready` or `healthy`.
+    pub status: String,
+    /// Name of the service.
+    pub service: String,
+    /// Version of this program.
+    pub version: String,
+    /// When (RFC 3339 with offset).
+    pub timestamp: String,
+}
+
+/// All templates by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TemplateList {
+    /// The templates.
+    pub templates: Vec<Template>,
+}

@@ -1,0 +1,204 @@
+//! VMs.
+
+use std::collections::BTreeMap;
+
+use microvm_types::template::{NetworkMode, Overrides};
+use microvm_types::vm::Limits;
+use microvm_types::{Name, Phase, VmId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Template used when a request names none.
+pub const DEFAULT_TEMPLATE: &str = "linux-default";
+
+/// One VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Vm {
+    /// Its id.
+    pub id: VmId,
+    /// Its name.
+    pub name: Name,
+    /// Where it is in its life.
+    pub state: Phase,
+    /// The same as `state`, for clients that read this name.
+    pub status: Phase,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory in MiB, for clients that read this name.
+    pub memory_mb: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Size of its scratch disk in MiB.
+    pub disk_mib: u32,
+    /// Name of its template.
+    pub template: String,
+    /// Image it was made from, as it was asked for.
+    pub image: String,
+    /// Digest of that image.
+    pub image_digest: String,
+    /// Kernel it boots, as it was asked for.
+    pub kernel: String,
+    /// How it is connected.
+    pub network: NetworkMode,
+    /// Labels, for filters.
+    pub labels: BTreeMap<String, String>,
+    /// Free text of its owner's.
+    pub metadata: BTreeMap<String, String>,
+    /// What becomes of it over time.
+    pub limits: Limits,
+    /// When it was created (RFC 3339 with offset).
+    pub created_at: String,
+    /// When it last changed (RFC 3339 with offset).
+    pub updated_at: String,
+    /// When it last started to run (RFC 3339 with offset).
+    pub started_at: Option<String>,
+    /// Why it failed, while it is `failed`.
+    pub failure: Option<String>,
+}
+
+/// Some VMs, in order of creation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmList {
+    /// The VMs.
+    pub vms: Vec<Vm>,
+}
+
+/// A VM to be made. What is absent comes from the template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVm {
+    /// Its name; one is made up if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Name of the template.
+    #[serde(default = "default_template")]
+    pub template: String,
+    /// Virtual processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u32>,
+    /// Memory in MiB; `memory_mb` is understood too.
+    #[serde(default, alias = "memory_mb", skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
+    /// Whatever else it changes of the template. `vcpus` and `memory_mib` above win over the same fields here.
+    #[serde(default)]
+    pub overrides: Overrides,
+    /// Labels, for filters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Free text, never interpreted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// What becomes of it over time.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Whether it is started at once; then the answer comes when its agent answers.
+    #[serde(default = "yes")]
+    pub start: bool,
+}
+
+impl Default for CreateVm {
+    fn default() -> Self {
+        Self {
+            name: None,
+            template: default_template(),
+            vcpus: None,
+            memory_mib: None,
+            overrides: Overrides::default(),
+            labels: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            limits: Limits::default(),
+            start: true,
+        }
+    }
+}
+
+fn default_template() -> String {
+    DEFAULT_TEMPLATE.to_owned()
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// How a VM is stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopVm {
+    /// End the machine at once instead of asking the guest.
+    #[serde(default)]
+    pub force: bool,
+    /// Seconds the guest gets to end its processes.
+    #[serde(default = "default_grace")]
+    pub grace_seconds: u64,
+}
+
+const fn default_grace() -> u64 {
+    10
+}
+
+impl Default for StopVm {
+    fn default() -> Self {
+        Self { force: false, grace_seconds: default_grace() }
+    }
+}
+
+/// A new size for a running VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeVm {
+    /// Memory in MiB; `memory_mb` is understood too.
+    #[serde(alias = "memory_mb")]
+    pub memory_mib: u32,
+}
+
+/// Counters of a running VM, from its machine's start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counters {
+    /// Processor time of the VMM process in milliseconds, guest included.
+    pub cpu_ms: u64,
+    /// Proportional set size of the VMM process in bytes.
+    pub memory_pss: u64,
+    /// Resident set size of the VMM process in bytes.
+    pub memory_rss: u64,
+    /// Bytes read from disks.
+    pub disk_read_bytes: u64,
+    /// Bytes written to disks.
+    pub disk_written_bytes: u64,
+    /// Read requests.
+    pub disk_reads: u64,
+    /// Write requests.
+    pub disk_writes: u64,
+}
+
+/// Something that happened to a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// When (RFC 3339 with offset).
+    pub at: String,
+    /// Which VM.
+    pub vm: VmId,
+    /// Its name.
+    pub name: Name,
+    /// Its phase after the event; `deleting` is the last.
+    pub state: Phase,
+    /// Why, where there is more to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_request_is_complete_and_mistakes_are_found() {
+        let request: CreateVm = serde_json::from_str("{}").unwrap();
+        assert_eq!(request, CreateVm::default());
+        assert!(request.start);
+        let request: CreateVm = serde_json::from_str(r#"{"memory_mb": 256, "vcpus": 2}"#).unwrap();
+        assert_eq!((request.memory_mib, request.vcpus), (Some(256), Some(2)));
+        for wrong in [r#"{"vcpu": 2}"#, r#"{"vcpus": -2}"#, r#"{"name": "a b"}"#, r#"{"name": ""}"#] {
+            assert!(serde_json::from_str::<CreateVm>(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The client and how a request is made.
+
+use std::sync::Arc;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
+use microvm_api::{PREFIX, Problem};
+use microvm_types::ErrorKind;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::connection::Connections;
+use crate::error::ClientError;
+use crate::transfer::{self, Body};
+
+/// Largest JSON answer that is read, in bytes: the longest is a listing of 100,000 files.
+const ANSWER_MAX: usize = 256 << 20;
+
+/// A client of one server; cheap to clone, may be used by many tasks at once.
+#[derive(Debug, Clone)]
+pub struct Client {
+    connections: Arc<Connections>,
+}
+
+impl Client {
+    /// A client for the server behind a unix socket. Nothing is opened yet.
+    #[must_use]
+    pub fn new(socket: impl Into<Utf8PathBuf>) -> Self {
+        Self { connections: Arc::new(Connections::new(socket.into())) }
+    }
+
+    /// Path of the server's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Utf8Path {
+        self.connections.path()
+    }
+
+    /// Sends a request and checks that it succeeded.
+    pub(crate) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&'static str>,
+        body: Body,
+        action: &'static str,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{PREFIX}{path}"))
+            .header(hyper::header::HOST, "localhost")
+            .header(hyper::header::TE, "trailers");
+        if let Some(content_type) = content_type {
+            request = request.header(hyper::header::CONTENT_TYPE, content_type);
+        }
+        if transfer::has_trailer(&body) {
+            request = request.header(hyper::header::TRAILER, microvm_api::SHA256_HEADER);
+        }
+        let request = request.body(body).map_err(|error| ClientError::Answer(error.to_string()))?;
+        let response = self.connections.send(request, action).await?;
+        if response.status().is_success() { Ok(response) } else { Err(problem(response, action).await) }
+    }
+
+    /// Sends a request and reads its JSON answer.
+    pub(crate) async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync + ?Sized)>,
+        action: &'static str,
+    ) -> Result<T, ClientError> {
+        let response = self.send_json(method, path, body, action).await?;
+        read_json(response, action).await
+    }
+
+    /// Sends a request whose answer has no body.
+    pub(crate) async fn empty(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync + ?Sized)>,
+        action: &'static str,
+    ) -> Result<(), ClientError> {
+        let response = self.send_json(method, path, body, action).await?;
+        // Read to the end, so that the connection can be used again.
+        response.into_body().collect().await.map_err(ClientError::lost(action)).map(drop)
+    }
+
+    pub(crate) async fn send_json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync + ?Sized)>,
+        action: &'static str,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let (content_type, body) = match body {
+            None => (None, transfer::empty()),
+            Some(value) => {
+                let bytes =
+                    serde_json::to_vec(value).map_err(|error| ClientError::Source(error.to_string()))?;
+                (Some("application/json"), transfer::full(bytes))
+            }
+        };
+        self.request(method, path, content_type, body, action).await
+    }
+
+    /// Asks for something without a body.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        action: &'static str,
+    ) -> Result<T, ClientError> {
+        self.json(Method::GET, path, None::<&()>, action).await
+    }
+}
+
+pub(crate) async fn read_json<T: DeserializeOwned>(
+    response: Response<Incoming>,
+    action: &'static str,
+) -> Result<T, ClientError> {
+    let bytes = read_all(response, action).await?;
+    serde_json::from_slice(&bytes).map_err(|error| ClientError::Answer(error.to_string()))
+}
+
+pub(crate) async fn read_all(
+    response: Response<Incoming>,
+    action: &'static str,
+) -> Result<bytes::Bytes, ClientError> {
+    let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
+    Ok(body.map_err(|error| ClientError::Lost { action, detail: error.to_string() })?.to_bytes())
+}
+
+/// Makes an error of an answer that is not a success.
+async fn problem(response: Response<Incoming>, action: &'static str) -> ClientError {
+    let status = response.status();
+    match read_all(response, action).await {
+        Ok(bytes) => problem_from(status, &bytes),
+        Err(error) => error,
+    }
+}
+
+/// Reads a problem body; an answer without one is described by its status.
+pub(crate) fn problem_from(status: StatusCode, body: &[u8]) -> ClientError {
+    let problem = serde_json::from_slice(body).unwrap_or_else(|_| {
+        let kind = ErrorKind::ALL.into_iter().find(|kind| kind.http_status() == status.as_u16());
+        let kind = kind.unwrap_or(ErrorKind::Internal);
+        Problem::new(kind, "unexplained", format!("the server answered {status} without saying why"))
+    });
+    ClientError::Problem(Box::new(problem))
+}

@@ -1,0 +1,83 @@
+//! HTTP/1.1 connections over the unix socket, kept for the next request.
+
+use std::sync::{Mutex, PoisonError};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use hyper::Response;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::task::JoinSet;
+
+use crate::error::ClientError;
+use crate::socket;
+use crate::transfer::Body;
+
+/// Idle connections kept at most.
+const IDLE_MAX: usize = 4;
+
+/// Connections to one server.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    path: Utf8PathBuf,
+    idle: Mutex<Vec<SendRequest<Body>>>,
+    /// Drives the connections; ends them all when dropped.
+    drivers: Mutex<JoinSet<()>>,
+}
+
+impl Connections {
+    pub(crate) fn new(path: Utf8PathBuf) -> Self {
+        Self { path, idle: Mutex::default(), drivers: Mutex::default() }
+    }
+
+    pub(crate) fn path(&self) -> &Utf8Path {
+        &self.path
+    }
+
+    /// A connection that was kept, if one is still good.
+    fn take_idle(&self) -> Option<SendRequest<Body>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(sender) = idle.pop() {
+            if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    async fn open(&self) -> Result<SendRequest<Body>, ClientError> {
+        let stream = socket::connect(&self.path).await?;
+        let action = "opening the connection";
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::lost(action))?;
+        {
+            let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
+            while drivers.try_join_next().is_some() {}
+            drivers.spawn(async move {
+                // A broken connection shows in the request that uses it.
+                let _ = connection.await;
+            });
+        }
+        sender.ready().await.map_err(ClientError::lost(action))?;
+        Ok(sender)
+    }
+
+    /// Sends a request and waits for the head of its answer. The connection is kept for the next request once the
+    /// answer has been read.
+    pub(crate) async fn send(
+        &self,
+        request: hyper::Request<Body>,
+        action: &'static str,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut sender = match self.take_idle() {
+            Some(sender) => sender,
+            None => self.open().await?,
+        };
+        let response = sender.send_request(request).await.map_err(ClientError::lost(action))?;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MAX {
+            idle.push(sender);
+        }
+        Ok(response)
+    }
+}

@@ -1,0 +1,149 @@
+//! Files of a guest.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use hyper::Method;
+use microvm_api::FILE_STAT_HEADER;
+use microvm_api::files::{FileHash, FileList};
+use microvm_api::query::encode;
+use microvm_types::VmRef;
+use microvm_types::files::{FileStat, TransferSummary};
+
+use crate::client::{Client, read_json};
+use crate::error::ClientError;
+use crate::transfer::{self, Download};
+
+/// How a file is written.
+#[derive(Debug, Clone, Default)]
+pub struct WriteFile {
+    /// Permission bits; default as the server says.
+    pub mode: Option<u32>,
+    /// Numeric owner and group.
+    pub owner: Option<(u32, u32)>,
+    /// Make missing parent directories.
+    pub parents: bool,
+}
+
+/// Paths are bytes; all fail with [`ClientError`].
+#[expect(clippy::missing_errors_doc, reason = "said once for all above")]
+impl Client {
+    /// What is at a path.
+    pub async fn stat(&self, vm: &VmRef, path: &[u8]) -> Result<FileStat, ClientError> {
+        self.get(&format!("/vms/{vm}/files/stat?path={}", encode(path)), "looking at a file").await
+    }
+
+    /// Entries of a directory down to `depth` levels.
+    pub async fn list_files(
+        &self,
+        vm: &VmRef,
+        path: &[u8],
+        depth: u32,
+    ) -> Result<Vec<FileStat>, ClientError> {
+        let path = format!("/vms/{vm}/files/list?depth={depth}&path={}", encode(path));
+        let list: FileList = self.get(&path, "listing files").await?;
+        Ok(list.entries)
+    }
+
+    /// SHA-256 of a file, computed in the guest.
+    pub async fn hash_file(&self, vm: &VmRef, path: &[u8]) -> Result<String, ClientError> {
+        let hash: FileHash =
+            self.get(&format!("/vms/{vm}/files/hash?path={}", encode(path)), "hashing a file").await?;
+        Ok(hash.sha256)
+    }
+
+    /// Makes a directory and its parents.
+    pub async fn make_directory(&self, vm: &VmRef, path: &[u8]) -> Result<(), ClientError> {
+        let path = format!("/vms/{vm}/files/mkdir?parents=true&path={}", encode(path));
+        self.empty(Method::POST, &path, None::<&()>, "making a directory").await
+    }
+
+    /// Renames within the guest.
+    pub async fn rename(&self, vm: &VmRef, from: &[u8], to: &[u8]) -> Result<(), ClientError> {
+        let path = format!("/vms/{vm}/files/rename?from={}&to={}", encode(from), encode(to));
+        self.empty(Method::POST, &path, None::<&()>, "renaming a file").await
+    }
+
+    /// Removes a file or directory.
+    pub async fn remove(&self, vm: &VmRef, path: &[u8], recursive: bool) -> Result<(), ClientError> {
+        let path = format!("/vms/{vm}/files?recursive={recursive}&path={}", encode(path));
+        self.empty(Method::DELETE, &path, None::<&()>, "removing a file").await
+    }
+
+    /// Reads a file.
+    pub async fn read_file(&self, vm: &VmRef, path: &[u8]) -> Result<(FileStat, Download), ClientError> {
+        let path = format!("/vms/{vm}/files?path={}", encode(path));
+        let response = self.send_json(Method::GET, &path, None::<&()>, "reading a file").await?;
+        let stat = response.headers().get(FILE_STAT_HEADER).map(|value| value.as_bytes());
+        let stat =
+            stat.ok_or_else(|| ClientError::Answer("a file came without its description".to_owned()))?;
+        let stat = serde_json::from_slice(stat).map_err(|error| ClientError::Answer(error.to_string()))?;
+        Ok((stat, Download::new(response)))
+    }
+
+    /// Writes a whole file; compares what was sent with what arrived.
+    pub async fn write_file<S>(
+        &self,
+        vm: &VmRef,
+        path: &[u8],
+        options: &WriteFile,
+        data: S,
+    ) -> Result<TransferSummary, ClientError>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        let mut target = format!("/vms/{vm}/files?parents={}&path={}", options.parents, encode(path));
+        // Writing to a string cannot fail.
+        if let Some(mode) = options.mode {
+            let _ = write!(target, "&mode={mode:o}");
+        }
+        if let Some((uid, gid)) = options.owner {
+            let _ = write!(target, "&owner={uid}%3A{gid}");
+        }
+        self.push(&target, "application/octet-stream", data, "writing a file").await
+    }
+
+    /// Unpacks a tar stream below a directory of the guest.
+    pub async fn push_archive<S>(
+        &self,
+        vm: &VmRef,
+        path: &[u8],
+        data: S,
+    ) -> Result<TransferSummary, ClientError>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        let target = format!("/vms/{vm}/archive?path={}", encode(path));
+        self.push(&target, "application/x-tar", data, "sending an archive").await
+    }
+
+    /// Packs a file or directory of the guest as a tar stream, names relative to its parent.
+    pub async fn pull_archive(&self, vm: &VmRef, path: &[u8]) -> Result<Download, ClientError> {
+        let path = format!("/vms/{vm}/archive?path={}", encode(path));
+        let response = self.send_json(Method::GET, &path, None::<&()>, "receiving an archive").await?;
+        Ok(Download::new(response))
+    }
+
+    async fn push<S>(
+        &self,
+        target: &str,
+        content_type: &'static str,
+        data: S,
+        action: &'static str,
+    ) -> Result<TransferSummary, ClientError>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        let (body, sum) = transfer::hashed(data);
+        let response = self.request(Method::PUT, target, Some(content_type), body, action).await?;
+        let summary: TransferSummary = read_json(response, action).await?;
+        match sum.await {
+            Ok(sent) if sent == summary.sha256 => Ok(summary),
+            Ok(sent) => Err(ClientError::Damaged { sent, received: summary.sha256 }),
+            Err(_) => {
+                Err(ClientError::Lost { action, detail: "the answer came before all was sent".to_owned() })
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Answers that come line by line.
+
+use bytes::{Buf, BytesMut};
+use http_body_util::BodyExt;
+use hyper::Response;
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+
+use crate::error::ClientError;
+
+/// Longest line that is read, in bytes.
+const LINE_MAX: usize = 16 << 20;
+
+/// Values that arrive as newline-delimited JSON. Dropping it ends the work on the server.
+#[derive(Debug)]
+pub struct Lines<T> {
+    body: Incoming,
+    buffer: BytesMut,
+    kind: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Lines<T> {
+    pub(crate) fn new(response: Response<Incoming>) -> Self {
+        Self { body: response.into_body(), buffer: BytesMut::new(), kind: std::marker::PhantomData }
+    }
+
+    /// The next value; `None` at the end.
+    ///
+    /// # Errors
+    /// [`ClientError::Lost`] if the connection breaks, [`ClientError::Answer`] if a line cannot be read.
+    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
+        let mut searched = 0;
+        loop {
+            if let Some(end) = self.buffer[searched..].iter().position(|&byte| byte == b'\n') {
+                let line = self.buffer.split_to(searched + end);
+                self.buffer.advance(1);
+                searched = 0;
+                if line.is_empty() {
+                    continue;
+                }
+                return serde_json::from_slice(&line)
+                    .map(Some)
+                    .map_err(|error| ClientError::Answer(error.to_string()));
+            }
+            searched = self.buffer.len();
+            if searched > LINE_MAX {
+                return Err(ClientError::Answer(format!("a line of more than {LINE_MAX} bytes")));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(frame) => {
+                    let frame = frame.map_err(ClientError::lost("receiving progress"))?;
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+            }
+        }
+    }
+}

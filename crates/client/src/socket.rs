@@ -1,0 +1,85 @@
+//! Unix sockets of any path length.
+//!
+//! The kernel takes at most 107 bytes of path in a socket address (`sun_path`, unix(7)). A longer path is reached
+//! through an open descriptor of its folder: `/proc/self/fd/N/name`.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use camino::Utf8Path;
+use rustix::fs::{Mode, OFlags};
+use tokio::net::UnixStream;
+
+use crate::error::ClientError;
+
+/// Bytes of path that fit a socket address, the closing NUL left out.
+const PATH_MAX: usize = 107;
+
+/// A path short enough for a socket address; valid as long as this value lives.
+#[derive(Debug)]
+pub struct ShortPath {
+    path: PathBuf,
+    _folder: Option<OwnedFd>,
+}
+
+impl ShortPath {
+    /// The short path.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}
+
+/// Finds a path for a socket address that leads to `path`, whose folder must exist.
+///
+/// # Errors
+/// What the system says if the folder cannot be opened.
+pub fn bind_path(path: &Utf8Path) -> std::io::Result<ShortPath> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(std::io::Error::from(std::io::ErrorKind::InvalidInput));
+    };
+    if path.as_str().len() <= PATH_MAX {
+        return Ok(ShortPath { path: path.into(), _folder: None });
+    }
+    let folder = rustix::fs::open(
+        folder.as_std_path(),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()));
+    Ok(ShortPath { path, _folder: Some(folder) })
+}
+
+/// Connects to a server.
+pub(crate) async fn connect(path: &Utf8Path) -> Result<UnixStream, ClientError> {
+    use std::io::ErrorKind as E;
+    let failed = |source: std::io::Error| match source.kind() {
+        E::NotFound | E::ConnectionRefused => ClientError::NoServer { path: path.into(), source },
+        _ => ClientError::Socket { path: path.into(), source },
+    };
+    let short = bind_path(path).map_err(failed)?;
+    UnixStream::connect(short.path()).await.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use camino::Utf8PathBuf;
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn paths_of_any_length_connect() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep =
+            Utf8PathBuf::from_path_buf(folder.path().join("d".repeat(120)).join("e".repeat(120))).unwrap();
+        std::fs::create_dir_all(&deep).unwrap();
+        for path in [deep.join("socket"), Utf8PathBuf::from_path_buf(folder.path().join("s")).unwrap()] {
+            assert!(matches!(connect(&path).await, Err(ClientError::NoServer { .. })));
+            let short = bind_path(&path).unwrap();
+            let listener = tokio::net::UnixListener::bind(short.path()).unwrap();
+            let (client, server) = tokio::join!(connect(&path), listener.accept());
+            client.unwrap();
+            server.unwrap();
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! WebSockets over the unix socket.
+
+use futures_util::StreamExt;
+use microvm_api::vm::Event;
+use microvm_api::{PREFIX, exec::FRAME_MAX};
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use crate::client::{Client, problem_from};
+use crate::error::ClientError;
+use crate::socket;
+
+pub(crate) type Socket = WebSocketStream<UnixStream>;
+
+pub(crate) fn lost(error: &tungstenite::Error) -> ClientError {
+    ClientError::Lost { action: "streaming", detail: error.to_string() }
+}
+
+impl Client {
+    pub(crate) async fn websocket(&self, path: &str) -> Result<Socket, ClientError> {
+        let stream = socket::connect(self.socket()).await?;
+        // What may wait in memory to be sent is bounded; a full buffer holds the sender up.
+        let limits = WebSocketConfig::default()
+            .max_message_size(Some(FRAME_MAX + 1024))
+            .max_frame_size(Some(FRAME_MAX + 1024))
+            .max_write_buffer_size(4 * FRAME_MAX);
+        let url = format!("ws://localhost{PREFIX}{path}");
+        match tokio_tungstenite::client_async_with_config(url, stream, Some(limits)).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(tungstenite::Error::Http(response)) => {
+                Err(problem_from(response.status(), response.body().as_deref().unwrap_or_default()))
+            }
+            Err(error) => Err(lost(&error)),
+        }
+    }
+
+    /// What happens to all VMs from now on.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn events(&self) -> Result<EventStream<Event>, ClientError> {
+        Ok(EventStream { socket: self.websocket("/events").await?, kind: std::marker::PhantomData })
+    }
+}
+
+/// Values that arrive one per text frame.
+#[derive(Debug)]
+pub struct EventStream<T> {
+    socket: Socket,
+    kind: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> EventStream<T> {
+    /// The next value; `None` when the server ends.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
+        loop {
+            match self.socket.next().await {
+                None | Some(Ok(Message::Close(_))) => return Ok(None),
+                Some(Ok(Message::Text(text))) => {
+                    return serde_json::from_str(&text)
+                        .map(Some)
+                        .map_err(|error| ClientError::Answer(error.to_string()));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(lost(&error)),
+            }
+        }
+    }
+}
