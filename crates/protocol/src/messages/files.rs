@@ -1,0 +1,203 @@
+//! Files, directories, archives.
+
+/// Part of a file.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ReadFile {
+    /// Its path.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// First byte.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// At most so many bytes; absent: to the end.
+    #[prost(uint64, optional, tag = "3")]
+    pub length: Option<u64>,
+}
+
+/// A file to write.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct WriteFile {
+    /// Its path.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// Permission bits; absent: those of the file it replaces, else 0644.
+    #[prost(uint32, optional, tag = "2")]
+    pub mode: Option<u32>,
+    /// Owner; absent: that of the file it replaces, else root.
+    #[prost(uint32, optional, tag = "3")]
+    pub uid: Option<u32>,
+    /// Group; goes with the owner.
+    #[prost(uint32, optional, tag = "4")]
+    pub gid: Option<u32>,
+    /// Make missing parents.
+    #[prost(bool, tag = "5")]
+    pub create_parents: bool,
+}
+
+/// Kinds of directory entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum EntryKind {
+    /// Device, FIFO, socket.
+    Other = 0,
+    /// Regular file.
+    File = 1,
+    /// Directory.
+    Directory = 2,
+    /// Symbolic link.
+    Symlink = 3,
+}
+
+/// What is at a path.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Stat {
+    /// Absolute path.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// What it is.
+    #[prost(enumeration = "EntryKind", tag = "2")]
+    pub kind: i32,
+    /// Size in bytes.
+    #[prost(uint64, tag = "3")]
+    pub size: u64,
+    /// Permission bits.
+    #[prost(uint32, tag = "4")]
+    pub mode: u32,
+    /// Owner.
+    #[prost(uint32, tag = "5")]
+    pub uid: u32,
+    /// Group.
+    #[prost(uint32, tag = "6")]
+    pub gid: u32,
+    /// Last change of content, milliseconds since 1970-01-01T00:00:00Z.
+    #[prost(sint64, tag = "7")]
+    pub modified_ms: i64,
+    /// Where a symbolic link points.
+    #[prost(bytes = "vec", optional, tag = "8")]
+    pub target: Option<Vec<u8>>,
+}
+
+/// Some of many files.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Stats {
+    /// The files.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: Vec<Stat>,
+}
+
+/// Entries of a directory.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct List {
+    /// Path of the directory.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// Levels to go down; 1: its own entries.
+    #[prost(uint32, tag = "2")]
+    pub depth: u32,
+}
+
+/// Most entries a `List` answers with.
+pub const MAX_LIST_ENTRIES: usize = 100_000;
+
+/// A new directory.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct MakeDirectory {
+    /// Its path.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// Permission bits.
+    #[prost(uint32, tag = "2")]
+    pub mode: u32,
+    /// Make missing parents; an existing directory is fine then.
+    #[prost(bool, tag = "3")]
+    pub parents: bool,
+}
+
+/// A new name.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Rename {
+    /// Old path.
+    #[prost(bytes = "vec", tag = "1")]
+    pub from: Vec<u8>,
+    /// New path.
+    #[prost(bytes = "vec", tag = "2")]
+    pub to: Vec<u8>,
+}
+
+/// Removal.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Remove {
+    /// What.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// With all below it.
+    #[prost(bool, tag = "2")]
+    pub recursive: bool,
+}
+
+/// Changes below a path.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Watch {
+    /// The path.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// With all directories below it.
+    #[prost(bool, tag = "2")]
+    pub recursive: bool,
+}
+
+/// Kinds of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum Change {
+    /// Events were lost.
+    Overflow = 0,
+    /// Appeared.
+    Created = 1,
+    /// New content.
+    Modified = 2,
+    /// New permissions, owner or times.
+    Attributes = 3,
+    /// Was removed.
+    Removed = 4,
+    /// Was moved away.
+    Renamed = 5,
+}
+
+/// A change.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Changed {
+    /// Path of what changed.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// What happened.
+    #[prost(enumeration = "Change", tag = "2")]
+    pub change: i32,
+}
+
+/// What to pack.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct PullArchive {
+    /// File or directory.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// Absolute paths left out with all below them.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub exclude: Vec<Vec<u8>>,
+}
+
+/// A transfer to the guest is complete.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Written {
+    /// Bytes that came, zero runs counted in full.
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+}
+
+/// A hash.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Hash {
+    /// 32 bytes of SHA-256.
+    #[prost(bytes = "vec", tag = "1")]
+    pub sha256: Vec<u8>,
+}
