@@ -1,1 +1,37 @@
-//! Not yet filled.
+//! Every port in memory: for tests, and for demonstrations without a hypervisor.
+//!
+//! ```text
+//!   FakeHypervisor ──launch──▶ FakeMachine ──holds──▶ GuestSystem (files, processes)
+//!         │ connector()                                    ▲
+//!         └──────────▶ FakeConnector ──connect──▶ FakeGuest┘        FakeStorage · MemoryStore · FrozenClock
+//! ```
+//!
+//! The fakes pass the same conformance suites as the real drivers. Clones of a [`FakeHypervisor`] share their machines,
+//! so a "restarted server" is a new server over a clone. Every operation can be told to fail or to hang ([`Script`]),
+//! and machines end on demand ([`FakeHypervisor::end`]).
+//!
+//! What they do *not* do: run real programs, keep anything after the process ends, or use any resource worth naming.
+
+mod archive;
+mod clock;
+mod connector;
+mod guest;
+mod hypervisor;
+mod machine;
+mod process;
+mod programs;
+mod script;
+mod shell;
+mod state;
+mod storage;
+mod system;
+mod tree;
+
+pub use clock::FrozenClock;
+pub use connector::FakeConnector;
+pub use guest::FakeGuest;
+pub use hypervisor::FakeHypervisor;
+pub use machine::FakeMachine;
+pub use script::{Fault, Operation, Script};
+pub use state::MemoryStore;
+pub use storage::FakeStorage;

@@ -1,0 +1,131 @@
+//! Tar streams in and out of a fake guest's files.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
+
+use microvm_ports::GuestError;
+use microvm_types::ErrorKind;
+use tar::{Archive, Builder, EntryType, Header};
+
+use crate::tree::{Body, Node, Parts, Tree, join, node, refused, show};
+
+fn bad(detail: impl std::fmt::Display) -> GuestError {
+    refused(ErrorKind::Invalid, format!("the archive cannot be used: {detail}"))
+}
+
+/// Unpacks below `path`. Nothing is changed if any entry is refused.
+pub(crate) fn unpack(tree: &mut Tree, path: &[u8], data: &[u8]) -> Result<Parts, GuestError> {
+    let root = tree.resolve(path, true)?;
+    let mut planned: Vec<(Parts, Node)> = Vec::new();
+    for entry in Archive::new(data).entries().map_err(bad)? {
+        let mut entry = entry.map_err(bad)?;
+        let name = entry.path_bytes().into_owned();
+        let mut parts = root.clone();
+        for component in Path::new(OsStr::from_bytes(&name)).components() {
+            match component {
+                Component::Normal(part) => parts.push(part.as_bytes().to_vec()),
+                Component::CurDir => {}
+                _ => return Err(bad(format!("{} leaves the directory", show(&name)))),
+            }
+        }
+        let header = entry.header();
+        let mode = header.mode().map_err(bad)? & 0o7777;
+        let owner = |id: u64| u32::try_from(id).unwrap_or(u32::MAX);
+        let owner = (owner(header.uid().map_err(bad)?), owner(header.gid().map_err(bad)?));
+        let modified_ms = i64::try_from(header.mtime().map_err(bad)?).unwrap_or(0).saturating_mul(1000);
+        let body = match header.entry_type() {
+            EntryType::Directory => Body::Directory(BTreeMap::new()),
+            EntryType::Symlink => {
+                let target =
+                    entry.link_name_bytes().ok_or_else(|| bad("a link without a target"))?.into_owned();
+                if leaves(&parts, root.len(), &target) {
+                    return Err(bad(format!("the link {} leaves the directory", show(&name))));
+                }
+                Body::Symlink(target)
+            }
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).map_err(bad)?;
+                Body::File(content)
+            }
+            other => return Err(bad(format!("{} is of a kind that is not taken ({other:?})", show(&name)))),
+        };
+        planned.push((parts, Node { owner, modified_ms, ..node(body, mode) }));
+    }
+    tree.make_all(&root, 0o755)?;
+    for (parts, node) in planned {
+        // A link that came earlier in the archive must not lead a later entry elsewhere.
+        let parent = &parts[..parts.len().saturating_sub(1)];
+        if parts.len() <= root.len() {
+            continue;
+        }
+        tree.make_all(parent, 0o755)?;
+        let keep = matches!(node.body, Body::Directory(_)) && tree.get(&parts).is_ok();
+        if !keep {
+            tree.put(&parts, node)?;
+        }
+    }
+    Ok(root)
+}
+
+/// Whether a link at `parts` points out of the first `root` parts.
+fn leaves(parts: &[Vec<u8>], root: usize, target: &[u8]) -> bool {
+    let mut depth = parts.len().saturating_sub(1);
+    if target.first() == Some(&b'/') {
+        return true;
+    }
+    for part in target.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." if depth <= root => return true,
+            b".." => depth -= 1,
+            _ => depth += 1,
+        }
+    }
+    false
+}
+
+/// Packs a file or directory, names relative to the parent of `path`.
+pub(crate) fn pack(tree: &Tree, path: &[u8], exclude: &[Vec<u8>]) -> Result<Vec<u8>, GuestError> {
+    let failed = |error: std::io::Error| refused(ErrorKind::Internal, format!("packing failed: {error}"));
+    let top = tree.resolve(path, true)?;
+    let mut builder = Builder::new(Vec::new());
+    let below = tree.walk(&top, u32::MAX)?;
+    let prefix = top.len().saturating_sub(1);
+    for (parts, node) in std::iter::once((top.clone(), tree.get(&top)?)).chain(below) {
+        let absolute = join(&parts);
+        let under =
+            |out: &Vec<u8>| absolute.starts_with(out) && matches!(absolute.get(out.len()), None | Some(b'/'));
+        if parts.is_empty() || exclude.iter().any(under) {
+            continue;
+        }
+        let relative = join(&parts[prefix..]);
+        let name = Path::new(OsStr::from_bytes(&relative[1..]));
+        let mut header = Header::new_gnu();
+        header.set_mode(node.mode);
+        header.set_uid(u64::from(node.owner.0));
+        header.set_gid(u64::from(node.owner.1));
+        header.set_mtime(u64::try_from(node.modified_ms / 1000).unwrap_or(0));
+        match &node.body {
+            Body::File(data) => {
+                header.set_entry_type(EntryType::Regular);
+                header.set_size(data.len() as u64);
+                builder.append_data(&mut header, name, data.as_slice()).map_err(failed)?;
+            }
+            Body::Directory(_) => {
+                header.set_entry_type(EntryType::Directory);
+                header.set_size(0);
+                builder.append_data(&mut header, name, std::io::empty()).map_err(failed)?;
+            }
+            Body::Symlink(target) => {
+                header.set_entry_type(EntryType::Symlink);
+                header.set_size(0);
+                builder.append_link(&mut header, name, OsStr::from_bytes(target)).map_err(failed)?;
+            }
+        }
+    }
+    builder.into_inner().map_err(failed)
+}

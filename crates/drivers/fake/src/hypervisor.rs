@@ -1,0 +1,193 @@
+//! Starts fake machines.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_ports::guest::CloseReason;
+use microvm_ports::hypervisor::{
+    Hypervisor, HypervisorReport, LaunchError, Machine, MachineExit, MachineRecord, MachineSpec,
+};
+use microvm_types::VmId;
+use tokio::task::JoinSet;
+
+use crate::connector::FakeConnector;
+use crate::machine::{Console, FakeMachine};
+use crate::script::{Operation, Script, Verdict};
+use crate::system::{Disk, GuestSystem};
+
+/// A host full of fake machines; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct FakeHypervisor {
+    world: Arc<World>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    machines: Mutex<HashMap<Utf8PathBuf, Arc<FakeMachine>>>,
+    disks: Mutex<HashMap<Utf8PathBuf, Disk>>,
+    consoles: Mutex<HashMap<Utf8PathBuf, Console>>,
+    /// One task per machine that ends it when its guest wants to.
+    watchers: Mutex<JoinSet<()>>,
+    launched: AtomicU64,
+    pub(crate) script: Script,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl World {
+    pub(crate) fn machine(&self, directory: &Utf8Path) -> Option<Arc<FakeMachine>> {
+        lock(&self.machines).get(directory).filter(|machine| machine.alive()).cloned()
+    }
+}
+
+impl FakeHypervisor {
+    /// A connector to the guests of this host.
+    #[must_use]
+    pub fn connector(&self) -> FakeConnector {
+        FakeConnector::new(Arc::clone(&self.world))
+    }
+
+    /// What is to go wrong, with machines and with guests.
+    #[must_use]
+    pub fn script(&self) -> &Script {
+        &self.world.script
+    }
+
+    /// The living machines by VM.
+    #[must_use]
+    pub fn machines(&self) -> BTreeMap<VmId, Arc<FakeMachine>> {
+        let machines = lock(&self.world.machines);
+        machines.values().filter(|machine| machine.alive()).map(|m| (m.id.clone(), Arc::clone(m))).collect()
+    }
+
+    /// Ends the machine of a VM for a reason of the caller's choice; returns whether there was one.
+    pub fn end(&self, id: &VmId, exit: MachineExit) -> bool {
+        let found = self.machines().remove(id);
+        found.as_ref().inspect(|machine| drop(machine.end(exit))).is_some()
+    }
+
+    /// Ends the guest channel of a VM as if its agent had stopped, broken the rules …; the machine lives on. Returns
+    /// whether there was a machine.
+    pub fn close_channel(&self, id: &VmId, reason: CloseReason) -> bool {
+        let found = self.machines().remove(id);
+        found.as_ref().inspect(|machine| machine.system.close_channel(reason)).is_some()
+    }
+
+    fn build(&self, spec: &MachineSpec) -> Result<Arc<FakeMachine>, LaunchError> {
+        if spec.vcpus == 0 || spec.memory_mib == 0 {
+            return Err(LaunchError::Spec("it needs at least one processor and 1 MiB of memory".to_owned()));
+        }
+        let files = [&spec.kernel.kernel, &spec.kernel.initramfs, &spec.memory_base];
+        if let Some(path) =
+            files.into_iter().chain(spec.disks.iter().map(|disk| &disk.path)).find(|p| !p.exists())
+        {
+            return Err(LaunchError::Spec(format!("{path} does not exist")));
+        }
+        let mut machines = lock(&self.world.machines);
+        if machines.get(&spec.directory).is_some_and(|machine| machine.alive()) {
+            let detail = format!("a machine is running in {}", spec.directory);
+            return Err(LaunchError::Process { step: "taking the directory", detail });
+        }
+        let disk = Arc::clone(lock(&self.world.disks).entry(spec.directory.clone()).or_default());
+        let console = Arc::clone(lock(&self.world.consoles).entry(spec.directory.clone()).or_default());
+        let system = Arc::new(GuestSystem::new(disk, spec.vcpus, spec.memory_mib));
+        let mut wants_end = system.wants_end.subscribe();
+        let serial = self.world.launched.fetch_add(1, Ordering::Relaxed) + 1;
+        let script = self.world.script.clone();
+        let machine = Arc::new(FakeMachine::new(
+            spec.id.clone(),
+            spec.directory.clone(),
+            serial,
+            system,
+            console,
+            script,
+        ));
+        machine.print("fake kernel: started\n");
+        machines.insert(spec.directory.clone(), Arc::clone(&machine));
+        let watched = Arc::downgrade(&machine);
+        let mut watchers = lock(&self.world.watchers);
+        while watchers.try_join_next().is_some() {}
+        watchers.spawn(async move {
+            let wanted = wants_end.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
+            if let (Some(exit), Some(machine)) = (wanted, watched.upgrade()) {
+                machine.print(&format!("fake kernel: {exit}\n"));
+                machine.end(exit);
+            }
+        });
+        Ok(machine)
+    }
+}
+
+#[async_trait]
+impl Hypervisor for FakeHypervisor {
+    fn name(&self) -> &'static str {
+        FakeMachine::DRIVER
+    }
+
+    async fn probe(&self) -> Result<HypervisorReport, LaunchError> {
+        Ok(HypervisorReport {
+            driver: FakeMachine::DRIVER.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            program: Utf8PathBuf::from("(none)"),
+            accelerator: "none".to_owned(),
+            accelerator_reason: "nothing is really run".to_owned(),
+            confinement: BTreeMap::new(),
+        })
+    }
+
+    async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError> {
+        let verdict = self.world.script.ask(Operation::Launch).await;
+        if verdict == Verdict::Fail {
+            return Err(LaunchError::Died { detail: "a fault was planned here".to_owned() });
+        }
+        let machine = self.build(spec)?;
+        verdict.finish().await;
+        Ok(machine)
+    }
+
+    async fn adopt(
+        &self,
+        id: &VmId,
+        directory: &Utf8Path,
+        record: &MachineRecord,
+    ) -> Result<Arc<dyn Machine>, LaunchError> {
+        let verdict = self.world.script.ask(Operation::Adopt).await;
+        if verdict == Verdict::Fail {
+            return Err(LaunchError::Gone("a fault was planned here".to_owned()));
+        }
+        let found =
+            self.world.machine(directory).filter(|machine| machine.id == *id && machine.record() == *record);
+        verdict.finish().await;
+        match found {
+            Some(machine) => Ok(machine),
+            None => Err(LaunchError::Gone(format!("no fake machine of VM {id} fits its record"))),
+        }
+    }
+
+    async fn sweep(&self, _id: &VmId, directory: &Utf8Path) -> Result<(), LaunchError> {
+        let verdict = self.world.script.ask(Operation::Sweep).await;
+        if verdict == Verdict::Fail {
+            let after = std::time::Duration::ZERO;
+            return Err(LaunchError::Timeout { step: "ending leftover processes", after });
+        }
+        let found = lock(&self.world.machines).remove(directory);
+        if let Some(machine) = found {
+            machine.end(MachineExit::Killed);
+        }
+        verdict.finish().await;
+        Ok(())
+    }
+
+    async fn console(&self, directory: &Utf8Path, limit: usize) -> std::io::Result<Vec<u8>> {
+        let found = lock(&self.world.consoles).get(directory).cloned();
+        Ok(found.map_or_else(Vec::new, |console| {
+            let console = lock(&console);
+            console[console.len().saturating_sub(limit)..].to_vec()
+        }))
+    }
+}

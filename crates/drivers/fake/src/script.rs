@@ -1,0 +1,144 @@
+//! What is to go wrong, and when.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// An operation of a port that can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// `Hypervisor::launch`
+    Launch,
+    /// `Hypervisor::adopt`
+    Adopt,
+    /// `Hypervisor::sweep`
+    Sweep,
+    /// `Machine::resume`
+    Resume,
+    /// `Machine::pause`
+    Pause,
+    /// `Machine::kill`
+    Kill,
+    /// `GuestConnector::connect`
+    Connect,
+    /// `Guest::ping`
+    Ping,
+    /// `Guest::exec`
+    Exec,
+    /// `Guest::shutdown`
+    Shutdown,
+    /// `VmStorage::create_vm_files`
+    CreateFiles,
+    /// `VmStorage::remove_vm_files`
+    RemoveFiles,
+    /// `ImageStore::image`
+    Image,
+    /// `KernelStore::kernel`
+    Kernel,
+    /// `StateStore::insert_vm`
+    Insert,
+    /// `StateStore::update_vm`
+    Update,
+    /// `StateStore::delete_vm`
+    Delete,
+    /// `StateStore::vms`
+    List,
+}
+
+/// What happens instead of the operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails and changes nothing.
+    Fail,
+    /// It never returns: for time-outs, and for callers that go away.
+    Hang,
+    /// It does its work and then never returns: for crashes between a deed and its answer.
+    HangAfterwards,
+}
+
+/// The faults still to come, per operation; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Script(Arc<Mutex<Planned>>);
+
+#[derive(Debug, Default)]
+struct Planned {
+    faults: HashMap<Operation, VecDeque<Option<Fault>>>,
+    calls: HashMap<Operation, u64>,
+}
+
+/// What an operation has to do after asking the script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Go,
+    Fail,
+    GoThenHang,
+}
+
+impl Script {
+    /// The next call of `operation` that has no fault yet gets this one.
+    pub fn next(&self, operation: Operation, fault: Fault) {
+        self.after(operation, 0, fault);
+    }
+
+    /// `good` more calls of `operation` go well, then one gets this fault.
+    pub fn after(&self, operation: Operation, good: usize, fault: Fault) {
+        let mut planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = planned.faults.entry(operation).or_default();
+        queue.extend(std::iter::repeat_n(None, good));
+        queue.push_back(Some(fault));
+    }
+
+    /// Forgets all faults that have not happened yet.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).faults.clear();
+    }
+
+    /// How many times `operation` was called, faults included.
+    #[must_use]
+    pub fn calls(&self, operation: Operation) -> u64 {
+        let planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        planned.calls.get(&operation).copied().unwrap_or(0)
+    }
+
+    fn take(&self, operation: Operation) -> Option<Fault> {
+        let mut planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *planned.calls.entry(operation).or_default() += 1;
+        planned.faults.get_mut(&operation).and_then(VecDeque::pop_front).flatten()
+    }
+
+    /// Counts a call and says what becomes of it; does not return if it is to hang.
+    pub(crate) async fn ask(&self, operation: Operation) -> Verdict {
+        match self.take(operation) {
+            None => Verdict::Go,
+            Some(Fault::Fail) => Verdict::Fail,
+            Some(Fault::HangAfterwards) => Verdict::GoThenHang,
+            Some(Fault::Hang) => std::future::pending().await,
+        }
+    }
+}
+
+impl Verdict {
+    /// To be awaited when the work is done.
+    pub(crate) async fn finish(self) {
+        if self == Self::GoThenHang {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn faults_come_in_the_order_they_were_planned() {
+        let script = Script::default();
+        script.after(Operation::Launch, 1, Fault::Fail);
+        script.next(Operation::Launch, Fault::HangAfterwards);
+        let mut verdicts = Vec::new();
+        for _ in 0..4 {
+            verdicts.push(script.ask(Operation::Launch).await);
+        }
+        assert_eq!(verdicts, [Verdict::Go, Verdict::Fail, Verdict::GoThenHang, Verdict::Go]);
+        assert_eq!((script.calls(Operation::Launch), script.calls(Operation::Pause)), (4, 0));
+    }
+}

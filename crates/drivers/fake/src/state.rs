@@ -1,0 +1,85 @@
+//! Rows in memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use microvm_ports::{StateError, StateStore};
+use microvm_types::VmId;
+use microvm_types::vm::VmRecord;
+
+use crate::script::{Operation, Script, Verdict};
+
+/// A state store in memory; clones share their rows, so a "restarted server" opens a clone.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    rows: Arc<Mutex<BTreeMap<VmId, VmRecord>>>,
+    script: Script,
+}
+
+impl MemoryStore {
+    /// What is to go wrong.
+    #[must_use]
+    pub const fn script(&self) -> &Script {
+        &self.script
+    }
+
+    fn rows(&self) -> MutexGuard<'_, BTreeMap<VmId, VmRecord>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask(&self, operation: Operation, action: &'static str) -> Result<Verdict, StateError> {
+        match self.script.ask(operation).await {
+            Verdict::Fail => Err(StateError::Database { action, source: "a fault was planned here".into() }),
+            go => Ok(go),
+        }
+    }
+}
+
+fn name_is_free(rows: &BTreeMap<VmId, VmRecord>, record: &VmRecord) -> Result<(), StateError> {
+    let clash =
+        |row: &VmRecord| row.id != record.id && row.tenant == record.tenant && row.name == record.name;
+    if rows.values().any(clash) { Err(StateError::NameTaken(record.name.clone())) } else { Ok(()) }
+}
+
+#[async_trait]
+impl StateStore for MemoryStore {
+    async fn insert_vm(&self, record: &VmRecord) -> Result<(), StateError> {
+        let verdict = self.ask(Operation::Insert, "adding a VM").await?;
+        {
+            let mut rows = self.rows();
+            name_is_free(&rows, record)?;
+            rows.insert(record.id.clone(), record.clone());
+        }
+        verdict.finish().await;
+        Ok(())
+    }
+
+    async fn update_vm(&self, record: &VmRecord) -> Result<(), StateError> {
+        let verdict = self.ask(Operation::Update, "updating a VM").await?;
+        {
+            let mut rows = self.rows();
+            if !rows.contains_key(&record.id) {
+                return Err(StateError::Unknown(record.id.clone()));
+            }
+            name_is_free(&rows, record)?;
+            rows.insert(record.id.clone(), record.clone());
+        }
+        verdict.finish().await;
+        Ok(())
+    }
+
+    async fn delete_vm(&self, id: &VmId) -> Result<(), StateError> {
+        let verdict = self.ask(Operation::Delete, "removing a VM").await?;
+        self.rows().remove(id);
+        verdict.finish().await;
+        Ok(())
+    }
+
+    async fn vms(&self) -> Result<Vec<VmRecord>, StateError> {
+        self.ask(Operation::List, "reading all VMs").await?.finish().await;
+        let mut all: Vec<VmRecord> = self.rows().values().cloned().collect();
+        all.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
+        Ok(all)
+    }
+}

@@ -1,0 +1,393 @@
+//! Images, kernels and VM files in a temporary directory: real paths with next to nothing in them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use futures::StreamExt;
+use microvm_ports::guest::ByteStream;
+use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk};
+use microvm_ports::progress::Progress;
+use microvm_ports::storage::{
+    DiskFormat, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, KernelInfo, KernelSource,
+    KernelStore, RecipeFile, ResolvedImage, ResolvedKernel, StorageError, VmFiles, VmStorage,
+};
+use microvm_types::VmId;
+use sha2::{Digest, Sha256};
+
+use crate::script::{Operation, Script, Verdict};
+
+/// Storage below a temporary directory that goes with the last clone.
+#[derive(Debug, Clone)]
+pub struct FakeStorage {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Removes the directory when dropped.
+    _guard: tempfile::TempDir,
+    root: Utf8PathBuf,
+    images: Mutex<BTreeMap<String, ImageInfo>>,
+    kernels: Mutex<BTreeMap<String, KernelInfo>>,
+    script: Script,
+}
+
+fn io(action: &'static str, path: &Utf8Path) -> impl FnOnce(std::io::Error) -> StorageError {
+    move |source| StorageError::Io { action, path: path.to_owned(), source }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn digest(data: &[u8]) -> String {
+    Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl FakeStorage {
+    /// Empty storage.
+    ///
+    /// # Errors
+    /// If no temporary directory can be made.
+    pub fn empty() -> Result<Self, StorageError> {
+        let temporary = Utf8PathBuf::from_path_buf(std::env::temp_dir()).unwrap_or_else(|_| "/tmp".into());
+        let guard = tempfile::tempdir_in(&temporary).map_err(io("making a directory in", &temporary))?;
+        let root =
+            Utf8PathBuf::from_path_buf(guard.path().to_owned()).map_err(|path| StorageError::BadInput {
+                what: path.display().to_string(),
+                detail: "the path is not UTF-8".to_owned(),
+            })?;
+        for directory in ["images", "kernels", "vms", "memory"] {
+            let path = root.join(directory);
+            fs::create_dir(&path).map_err(io("making", &path))?;
+        }
+        let shared = Shared {
+            _guard: guard,
+            root,
+            images: Mutex::default(),
+            kernels: Mutex::default(),
+            script: Script::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Storage with an image `debian-python` and a kernel `distribution`, as a quickstart leaves it.
+    ///
+    /// # Errors
+    /// If no temporary directory can be made.
+    pub fn furnished() -> Result<Self, StorageError> {
+        let storage = Self::empty()?;
+        storage.add("debian-python", "made up", &ImageConfig::default(), b"a made-up image")?;
+        storage.put_kernel("distribution", "made up", DeviceDiscovery::Acpi, b"a made-up kernel")?;
+        Ok(storage)
+    }
+
+    /// What is to go wrong.
+    #[must_use]
+    pub fn script(&self) -> &Script {
+        &self.shared.script
+    }
+
+    async fn ask(&self, operation: Operation, path: &Utf8Path) -> Result<Verdict, StorageError> {
+        match self.shared.script.ask(operation).await {
+            Verdict::Fail => Err(io("using", path)(std::io::Error::other("a fault was planned here"))),
+            go => Ok(go),
+        }
+    }
+
+    fn image_path(&self, digest: &str) -> Utf8PathBuf {
+        self.shared.root.join("images").join(digest.trim_start_matches("sha256:"))
+    }
+
+    fn add(
+        &self,
+        name: &str,
+        source: &str,
+        config: &ImageConfig,
+        data: &[u8],
+    ) -> Result<ImageInfo, StorageError> {
+        let digest = format!("sha256:{}", digest(data));
+        let path = self.image_path(&digest);
+        fs::write(&path, data).map_err(io("writing", &path))?;
+        let mut images = lock(&self.shared.images);
+        for image in images.values_mut() {
+            image.names.retain(|other| other != name);
+        }
+        let created_ms = i64::try_from(images.len()).unwrap_or(i64::MAX);
+        let info = images.entry(digest.clone()).or_insert_with(|| ImageInfo {
+            digest,
+            names: Vec::new(),
+            file_system: FileSystem::Erofs,
+            size: data.len() as u64,
+            created_ms,
+            source: source.to_owned(),
+            config: config.clone(),
+        });
+        info.names.push(name.to_owned());
+        Ok(info.clone())
+    }
+
+    fn put_kernel(
+        &self,
+        name: &str,
+        source: &str,
+        discovery: DeviceDiscovery,
+        data: &[u8],
+    ) -> Result<KernelInfo, StorageError> {
+        for (suffix, content) in [("kernel", data), ("initramfs", b"a made-up initramfs".as_slice())] {
+            let path = self.shared.root.join("kernels").join(format!("{name}.{suffix}"));
+            fs::write(&path, content).map_err(io("writing", &path))?;
+        }
+        let info = KernelInfo {
+            name: name.to_owned(),
+            release: "6.0.0-fake".to_owned(),
+            discovery,
+            sha256: digest(data),
+            size: data.len() as u64,
+            created_ms: 0,
+            source: source.to_owned(),
+            is_default: false,
+        };
+        lock(&self.shared.kernels).insert(name.to_owned(), info.clone());
+        Ok(info)
+    }
+
+    fn find(&self, reference: &str) -> Result<ImageInfo, StorageError> {
+        let images = lock(&self.shared.images);
+        let by_digest = |image: &&ImageInfo| reference.len() >= 19 && image.digest.starts_with(reference);
+        let by_name = |image: &&ImageInfo| image.names.iter().any(|name| name == reference);
+        let found = images.values().find(by_name).or_else(|| images.values().find(by_digest)).cloned();
+        found.ok_or_else(|| StorageError::UnknownImage {
+            name: reference.to_owned(),
+            advice: "see what there is with `microvm image ls`".to_owned(),
+        })
+    }
+
+    fn unknown_kernel(name: &str) -> StorageError {
+        StorageError::UnknownKernel {
+            name: name.to_owned(),
+            advice: "see what there is with `microvm kernel ls`".to_owned(),
+        }
+    }
+}
+
+#[async_trait]
+impl ImageStore for FakeStorage {
+    async fn images(&self) -> Result<Vec<ImageInfo>, StorageError> {
+        let mut all: Vec<ImageInfo> = lock(&self.shared.images).values().cloned().collect();
+        all.sort_by_key(|image| std::cmp::Reverse(image.created_ms));
+        Ok(all)
+    }
+
+    async fn image(&self, reference: &str) -> Result<ResolvedImage, StorageError> {
+        let verdict = self.ask(Operation::Image, &self.shared.root).await?;
+        let info = self.find(reference)?;
+        let path = self.image_path(&info.digest);
+        let data = fs::read(&path).map_err(io("reading", &path))?;
+        let found = format!("sha256:{}", digest(&data));
+        if found != info.digest {
+            let detail = format!("expected {}, found {found}", info.digest);
+            return Err(StorageError::Damaged { what: format!("image {reference}"), detail });
+        }
+        verdict.finish().await;
+        Ok(ResolvedImage { info, path })
+    }
+
+    async fn add_image(
+        &self,
+        name: &str,
+        source: &ImageSource,
+        files: &[RecipeFile],
+        config: &ImageConfig,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError> {
+        progress.step("making up an image");
+        let what = format!("{source:?}");
+        if let ImageSource::Path { path } = source
+            && !path.exists()
+        {
+            return Err(StorageError::BadInput {
+                what: path.to_string(),
+                detail: "it does not exist".to_owned(),
+            });
+        }
+        self.add(name, &what, config, format!("{what} {files:?}").as_bytes())
+    }
+
+    async fn add_image_from_stream(
+        &self,
+        name: &str,
+        description: &str,
+        config: &ImageConfig,
+        mut data: ByteStream,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError> {
+        progress.step("making up an image");
+        let mut content = Vec::new();
+        while let Some(piece) = data.next().await {
+            let piece = piece.map_err(|error| StorageError::BadInput {
+                what: "the stream".to_owned(),
+                detail: error.to_string(),
+            })?;
+            content.extend_from_slice(&piece);
+        }
+        self.add(name, description, config, &content)
+    }
+
+    async fn remove_image(&self, reference: &str, in_use: &[String]) -> Result<(), StorageError> {
+        let info = self.find(reference)?;
+        let last = info.names.len() <= 1 || info.digest.starts_with(reference);
+        if last && in_use.contains(&info.digest) {
+            return Err(StorageError::InUse { name: reference.to_owned(), users: "VMs".to_owned() });
+        }
+        let mut images = lock(&self.shared.images);
+        if last {
+            let path = self.image_path(&info.digest);
+            fs::remove_file(&path).map_err(io("removing", &path))?;
+            images.remove(&info.digest);
+        } else if let Some(image) = images.get_mut(&info.digest) {
+            image.names.retain(|name| name != reference);
+        }
+        Ok(())
+    }
+
+    async fn collect_garbage(&self, in_use: &[String]) -> Result<u64, StorageError> {
+        let mut freed = 0;
+        lock(&self.shared.images).retain(|digest, image| {
+            let keep = !image.names.is_empty() || in_use.contains(digest);
+            if !keep && fs::remove_file(self.image_path(digest)).is_ok() {
+                freed += image.size;
+            }
+            keep
+        });
+        Ok(freed)
+    }
+
+    async fn verify_all(&self, _progress: Progress) -> Result<Vec<String>, StorageError> {
+        let mut wrong = Vec::new();
+        for image in self.images().await? {
+            if let Err(error) = self.image(&image.digest).await {
+                wrong.push(error.to_string());
+            }
+        }
+        Ok(wrong)
+    }
+}
+
+#[async_trait]
+impl KernelStore for FakeStorage {
+    async fn kernels(&self) -> Result<Vec<KernelInfo>, StorageError> {
+        let mut all: Vec<KernelInfo> = lock(&self.shared.kernels).values().cloned().collect();
+        let default = if all.iter().any(|kernel| kernel.name == "built") { "built" } else { "distribution" };
+        for kernel in &mut all {
+            kernel.is_default = kernel.name == default;
+        }
+        Ok(all)
+    }
+
+    async fn kernel(&self, name: &str) -> Result<ResolvedKernel, StorageError> {
+        let verdict = self.ask(Operation::Kernel, &self.shared.root).await?;
+        let wanted = |kernel: &KernelInfo| kernel.name == name || (name == "default" && kernel.is_default);
+        let info =
+            self.kernels().await?.into_iter().find(wanted).ok_or_else(|| Self::unknown_kernel(name))?;
+        verdict.finish().await;
+        let file = |suffix| self.shared.root.join("kernels").join(format!("{}.{suffix}", info.name));
+        Ok(ResolvedKernel { path: file("kernel"), initramfs: file("initramfs"), info })
+    }
+
+    async fn add_kernel(
+        &self,
+        name: &str,
+        source: &KernelSource,
+        progress: Progress,
+    ) -> Result<KernelInfo, StorageError> {
+        progress.step("making up a kernel");
+        match source {
+            KernelSource::File { path, discovery } => {
+                let data = fs::read(path).map_err(io("reading", path))?;
+                self.put_kernel(name, path.as_str(), *discovery, &data)
+            }
+            other => self.put_kernel(name, "made up", DeviceDiscovery::Acpi, format!("{other:?}").as_bytes()),
+        }
+    }
+
+    async fn remove_kernel(&self, name: &str) -> Result<(), StorageError> {
+        lock(&self.shared.kernels).remove(name).map(drop).ok_or_else(|| Self::unknown_kernel(name))
+    }
+}
+
+#[async_trait]
+impl VmStorage for FakeStorage {
+    async fn create_vm_files(&self, id: &VmId, _disk_mib: u32) -> Result<VmFiles, StorageError> {
+        let directory = self.vm_directory(id);
+        let verdict = self.ask(Operation::CreateFiles, &directory).await?;
+        fs::create_dir(&directory).map_err(io("making", &directory))?;
+        let path = directory.join("scratch.qcow2");
+        fs::write(&path, b"a made-up disk").map_err(io("writing", &path))?;
+        verdict.finish().await;
+        self.vm_files(id).await
+    }
+
+    async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError> {
+        let directory = self.vm_directory(id);
+        let path = directory.join("scratch.qcow2");
+        fs::metadata(&path).map_err(io("looking for", &path))?;
+        let scratch = MachineDisk {
+            path,
+            format: DiskFormat::Qcow2,
+            backing: Vec::new(),
+            read_only: false,
+            serial: "scratch".to_owned(),
+        };
+        Ok(VmFiles { directory, scratch })
+    }
+
+    async fn remove_vm_files(&self, id: &VmId) -> Result<(), StorageError> {
+        let directory = self.vm_directory(id);
+        let verdict = self.ask(Operation::RemoveFiles, &directory).await?;
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io("removing", &directory)(error));
+            }
+            _ => {}
+        }
+        verdict.finish().await;
+        Ok(())
+    }
+
+    async fn vm_directories(&self) -> Result<Vec<VmId>, StorageError> {
+        let root = self.shared.root.join("vms");
+        let entries = fs::read_dir(&root).map_err(io("reading", &root))?;
+        let names =
+            entries.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut ids: Vec<VmId> = names.filter_map(|name| name.parse().ok()).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    fn vm_directory(&self, id: &VmId) -> Utf8PathBuf {
+        self.shared.root.join("vms").join(id.as_str())
+    }
+
+    async fn zero_memory(&self, memory_mib: u32) -> Result<Utf8PathBuf, StorageError> {
+        let path = self.shared.root.join("memory").join(format!("{memory_mib}.zero"));
+        let file = fs::File::create(&path).map_err(io("making", &path))?;
+        file.set_len(u64::from(memory_mib) << 20).map_err(io("sizing", &path))?;
+        Ok(path)
+    }
+
+    async fn inspect_disk(&self, path: &Utf8Path) -> Result<DiskFormat, StorageError> {
+        let data = fs::read(path)
+            .map_err(|error| StorageError::BadInput { what: path.to_string(), detail: error.to_string() })?;
+        // The first bytes of every qcow2 file.
+        Ok(if data.starts_with(b"QFI\xfb") { DiskFormat::Qcow2 } else { DiskFormat::Raw })
+    }
+
+    async fn vm_disk_usage(&self, id: &VmId) -> Result<u64, StorageError> {
+        let path = self.vm_files(id).await?.scratch.path;
+        Ok(fs::metadata(&path).map_err(io("looking at", &path))?.len())
+    }
+}

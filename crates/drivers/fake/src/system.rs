@@ -1,0 +1,232 @@
+//! The inside of a fake machine: files, processes, identity. It lives as long as its machine.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use microvm_ports::GuestError;
+use microvm_ports::guest::{CloseReason, Identity};
+use microvm_ports::hypervisor::MachineExit;
+use microvm_types::exec::{ExecRequest, ExitStatus};
+use microvm_types::files::{FileChange, WatchEvent};
+use microvm_types::{ErrorKind, ProcessId};
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinSet;
+
+use crate::process::Process;
+use crate::programs::{self, Context, Ending};
+use crate::tree::{Tree, refused, show};
+
+/// Changes a watcher may be late by before it is told that it missed some.
+const WATCH_BACKLOG: usize = 1024;
+
+/// Files of a VM; they stay when its machine ends, as a disk does.
+pub(crate) type Disk = Arc<Mutex<Tree>>;
+
+/// A running guest.
+#[derive(Debug)]
+pub(crate) struct GuestSystem {
+    disk: Disk,
+    pub(crate) booted: Instant,
+    pub(crate) vcpus: u32,
+    pub(crate) memory_mib: u32,
+    inner: Mutex<Inner>,
+    tasks: Mutex<JoinSet<()>>,
+    next_pid: AtomicU32,
+    next_id: AtomicU64,
+    pub(crate) changes: broadcast::Sender<WatchEvent>,
+    /// Set when the guest wants its machine to end.
+    pub(crate) wants_end: watch::Sender<Option<MachineExit>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    identity: Identity,
+    processes: BTreeMap<ProcessId, Arc<Process>>,
+    start_commands_done: bool,
+    epoch: u64,
+    channel: Option<watch::Sender<Option<CloseReason>>>,
+}
+
+impl GuestSystem {
+    pub(crate) fn new(disk: Disk, vcpus: u32, memory_mib: u32) -> Self {
+        Self {
+            disk,
+            booted: Instant::now(),
+            vcpus,
+            memory_mib,
+            inner: Mutex::default(),
+            tasks: Mutex::default(),
+            // 1 is the agent.
+            next_pid: AtomicU32::new(2),
+            next_id: AtomicU64::new(1),
+            changes: broadcast::Sender::new(WATCH_BACKLOG),
+            wants_end: watch::Sender::new(None),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn files(&self) -> MutexGuard<'_, Tree> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn host_name(&self) -> String {
+        self.inner().identity.host_name.clone()
+    }
+
+    pub(crate) fn start_commands_done(&self) -> bool {
+        self.inner().start_commands_done
+    }
+
+    /// Tells watchers.
+    pub(crate) fn changed(&self, path: &[u8], change: FileChange) {
+        // Nobody listening is fine.
+        let _ = self.changes.send(WatchEvent { path: show(path), change });
+    }
+
+    /// Opens an epoch: an older channel ends, the identity is taken over, start commands are run.
+    pub(crate) async fn open_epoch(
+        self: &Arc<Self>,
+        epoch: u64,
+        identity: &Identity,
+    ) -> Result<watch::Sender<Option<CloseReason>>, GuestError> {
+        let channel = watch::Sender::new(None);
+        {
+            let mut inner = self.inner();
+            if epoch <= inner.epoch {
+                let message = format!("epoch {epoch} is not newer than {}", inner.epoch);
+                return Err(refused(ErrorKind::Conflict, message));
+            }
+            inner.epoch = epoch;
+            inner.identity = Identity { start_commands: Vec::new(), ..identity.clone() };
+            if let Some(older) = inner.channel.replace(channel.clone()) {
+                close(&older, CloseReason::EndOfStream);
+            }
+        }
+        let mut done = true;
+        for command in &identity.start_commands {
+            let request = ExecRequest {
+                command: vec!["sh".to_owned(), "-c".to_owned(), command.clone()],
+                detach: true,
+                ..ExecRequest::default()
+            };
+            let process = self.start(&request)?;
+            done &= process.ended().await.code == Some(0);
+        }
+        // An adoption brings no commands and changes nothing about those of the boot.
+        let mut inner = self.inner();
+        inner.start_commands_done =
+            if identity.start_commands.is_empty() && epoch > 1 { inner.start_commands_done } else { done };
+        Ok(channel)
+    }
+
+    /// Ends the channel of the present epoch, if one is open.
+    pub(crate) fn close_channel(&self, reason: CloseReason) {
+        if let Some(channel) = self.inner().channel.take() {
+            close(&channel, reason);
+        }
+    }
+
+    /// Starts a process.
+    pub(crate) fn start(self: &Arc<Self>, request: &ExecRequest) -> Result<Arc<Process>, GuestError> {
+        let context = self.context(request)?;
+        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = ProcessId::from_parts(number, number);
+        let pid = self.next_pid.fetch_add(1, Ordering::Relaxed);
+        let process = Arc::new(Process::new(id.clone(), pid, request.clone()));
+        self.inner().processes.insert(id, Arc::clone(&process));
+        let timeout = request.timeout_ms.map(Duration::from_millis);
+        let running = Arc::clone(&process);
+        // The system is held weakly: it owns this task, and must end with its machine.
+        let system = Arc::downgrade(self);
+        let task = async move {
+            let Some(system) = system.upgrade() else { return };
+            let code = |code| ExitStatus { code: Some(code), signal: None, timed_out: false };
+            let killed = |signal, timed_out| ExitStatus { code: None, signal: Some(signal), timed_out };
+            let program = programs::run(&system, &running, context, running.request.command.clone());
+            let exit = tokio::select! {
+                ending = program => match ending {
+                    Ending::Code(value) => code(value),
+                    Ending::Signal(signal) => killed(signal, false),
+                },
+                signal = running.signalled() => killed(signal, false),
+                () = sleep_or_never(timeout) => killed(9, true),
+            };
+            running.end(exit);
+        };
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+        Ok(process)
+    }
+
+    fn context(&self, request: &ExecRequest) -> Result<Context, GuestError> {
+        let Some(program) = request.command.first() else {
+            return Err(refused(ErrorKind::Invalid, "the command is empty"));
+        };
+        if !programs::exists(program) {
+            return Err(refused(ErrorKind::NotFound, format!("{program}: no such program")));
+        }
+        let identity = self.inner().identity.clone();
+        let user = request.user.clone().unwrap_or(identity.user);
+        let (uid, home) = match user.split(':').next().unwrap_or_default() {
+            "" | "root" | "0" => (0, "/root"),
+            "nobody" => (65534, "/"),
+            other => match other.parse() {
+                Ok(uid) => (uid, "/"),
+                Err(_) => return Err(refused(ErrorKind::NotFound, format!("{other}: no such user"))),
+            },
+        };
+        let directory = request.working_directory.clone().unwrap_or(identity.working_directory);
+        let directory = match directory.as_str() {
+            "" => home.to_owned(),
+            path if path.starts_with('/') => path.to_owned(),
+            path => format!("{home}/{path}"),
+        };
+        self.files().list(directory.as_bytes(), 0)?;
+        let mut environment = BTreeMap::from([
+            ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
+            ("HOME".to_owned(), home.to_owned()),
+        ]);
+        environment.extend(identity.environment);
+        environment.extend(request.environment.clone());
+        Ok(Context { environment, directory, uid })
+    }
+
+    pub(crate) fn process(&self, id: &ProcessId) -> Result<Arc<Process>, GuestError> {
+        let unknown = || refused(ErrorKind::NotFound, format!("no process has the id {id}"));
+        self.inner().processes.get(id).cloned().ok_or_else(unknown)
+    }
+
+    pub(crate) fn processes(&self) -> Vec<Arc<Process>> {
+        self.inner().processes.values().cloned().collect()
+    }
+
+    /// Everything stops, as when the machine is switched off.
+    pub(crate) fn halt(&self, reason: CloseReason) {
+        self.close_channel(reason);
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+}
+
+/// Ends a channel; the first reason stays.
+pub(crate) fn close(channel: &watch::Sender<Option<CloseReason>>, reason: CloseReason) {
+    channel.send_if_modified(|closed| {
+        let first = closed.is_none();
+        if first {
+            *closed = Some(reason);
+        }
+        first
+    });
+}
+
+async fn sleep_or_never(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
