@@ -1,4 +1,5 @@
 //! The state store suite on SQLite.
+#![allow(clippy::unwrap_used)] // The lint's exception for tests does not reach helpers of integration tests.
 
 use std::sync::{Arc, Mutex};
 

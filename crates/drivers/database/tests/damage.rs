@@ -1,4 +1,5 @@
 //! Bad days of the database: killed writers, damaged rows, newer schemas, loose permissions.
+#![allow(clippy::unwrap_used)] // The lint's exception for tests does not reach helpers of integration tests.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;

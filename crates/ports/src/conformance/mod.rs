@@ -5,7 +5,12 @@
 //! failures together, so that one run shows the whole state of a new driver. What a suite does *not* do: know a
 //! driver, or skip a check. What a driver cannot offer is told by its harness.
 
+pub mod guest;
+mod guest_files;
+mod guest_processes;
+pub mod hypervisor;
 pub mod state_store;
+pub mod storage;
 mod suite;
 
 pub use suite::{Must, Suite};

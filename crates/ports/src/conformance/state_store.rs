@@ -214,7 +214,7 @@ async fn durable(harness: &dyn StateStoreHarness) {
     store.delete_vm(&dropped.id).await.must("deleting");
     // The first handle stays open on purpose: nothing may depend on an orderly end.
     if let Some(again) = harness.reopened().await {
-        assert_eq!(all(&again).await, [kept.clone()]);
+        assert_eq!(all(&again).await, std::slice::from_ref(&kept));
         let error = again.insert_vm(&sample_record(3, "kept")).await.must_fail("inserting a taken name");
         assert!(matches!(error, StateError::NameTaken(_)), "wrong error: {error}");
     }

@@ -1,0 +1,170 @@
+//! All suites on the fakes.
+#![allow(clippy::unwrap_used)] // The lint's exception for tests does not reach helpers of integration tests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use camino::Utf8PathBuf;
+use microvm_driver_fake::{FakeHypervisor, FakeStorage, MemoryStore};
+use microvm_ports::conformance::guest::{self, GuestHarness};
+use microvm_ports::conformance::hypervisor::{self, HypervisorHarness};
+use microvm_ports::conformance::state_store::{self, StateStoreHarness};
+use microvm_ports::conformance::storage::{self, StorageHarness};
+use microvm_ports::guest::{Guest, GuestConnector, Identity};
+use microvm_ports::hypervisor::{Hypervisor, KernelBoot, MachineExit, MachineSpec};
+use microvm_ports::{ImageStore, KernelStore, StateStore, VmStorage};
+use microvm_types::VmId;
+
+struct Stores;
+
+#[async_trait]
+impl StateStoreHarness for Stores {
+    async fn empty(&self) -> Arc<dyn StateStore> {
+        Arc::new(MemoryStore::default())
+    }
+
+    async fn reopened(&self) -> Option<Arc<dyn StateStore>> {
+        None
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_state_store_in_memory() {
+    state_store::run(&Stores).await;
+}
+
+struct Machines {
+    hypervisor: FakeHypervisor,
+    storage: FakeStorage,
+}
+
+impl Machines {
+    fn new() -> Self {
+        Self { hypervisor: FakeHypervisor::default(), storage: FakeStorage::furnished().unwrap() }
+    }
+}
+
+#[async_trait]
+impl HypervisorHarness for Machines {
+    fn hypervisor(&self) -> Arc<dyn Hypervisor> {
+        Arc::new(self.hypervisor.clone())
+    }
+
+    fn restarted(&self) -> Arc<dyn Hypervisor> {
+        Arc::new(self.hypervisor.clone())
+    }
+
+    fn connector(&self) -> Arc<dyn GuestConnector> {
+        Arc::new(self.hypervisor.connector())
+    }
+
+    async fn spec(&self, id: &VmId) -> MachineSpec {
+        let files = self.storage.create_vm_files(id, 64).await.unwrap();
+        let kernel = self.storage.kernel("default").await.unwrap();
+        MachineSpec {
+            id: id.clone(),
+            name: id.into(),
+            vcpus: 1,
+            memory_mib: 64,
+            memory_base: self.storage.zero_memory(64).await.unwrap(),
+            kernel: KernelBoot {
+                kernel: kernel.path,
+                initramfs: kernel.initramfs,
+                discovery: kernel.info.discovery,
+                arguments: Vec::new(),
+            },
+            disks: vec![files.scratch],
+            directory: files.directory,
+        }
+    }
+
+    async fn processes(&self, spec: &MachineSpec) -> usize {
+        usize::from(self.hypervisor.machines().contains_key(&spec.id))
+    }
+
+    async fn kill_vmm(&self, spec: &MachineSpec) {
+        assert!(self.hypervisor.end(&spec.id, MachineExit::Vmm("signal 9".to_owned())));
+    }
+
+    fn boot_limit(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_hypervisor_fake() {
+    hypervisor::run(&Machines::new()).await;
+}
+
+struct Guests {
+    machines: Machines,
+    launched: AtomicU64,
+}
+
+impl Guests {
+    async fn boot(&self) -> Arc<dyn Guest> {
+        let number = self.launched.fetch_add(1, Ordering::Relaxed);
+        let spec = self.machines.spec(&VmId::from_parts(number, number)).await;
+        let machine = self.machines.hypervisor.launch(&spec).await.unwrap();
+        machine.resume().await.unwrap();
+        let identity = Identity {
+            host_name: "conformance".to_owned(),
+            environment: vec![("FROM_IDENTITY".to_owned(), "yes".to_owned())],
+            ..Identity::default()
+        };
+        let connector = self.machines.hypervisor.connector();
+        connector.connect(&machine.endpoint(), 1, &identity, Duration::from_secs(5)).await.unwrap()
+    }
+}
+
+#[async_trait]
+impl GuestHarness for Guests {
+    async fn guest(&self) -> Arc<dyn Guest> {
+        self.boot().await
+    }
+
+    async fn guest_to_close(&self) -> Arc<dyn Guest> {
+        self.boot().await
+    }
+
+    fn limit(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_guest_fake() {
+    guest::run(&Guests { machines: Machines::new(), launched: AtomicU64::new(1) }).await;
+}
+
+struct Folders {
+    directory: tempfile::TempDir,
+    made: AtomicU32,
+}
+
+#[async_trait]
+impl StorageHarness for Folders {
+    async fn vms(&self) -> Arc<dyn VmStorage> {
+        Arc::new(FakeStorage::empty().unwrap())
+    }
+
+    async fn images(&self) -> Arc<dyn ImageStore> {
+        Arc::new(FakeStorage::empty().unwrap())
+    }
+
+    async fn folder(&self, variant: u32) -> Utf8PathBuf {
+        self.made.fetch_add(1, Ordering::Relaxed);
+        let path = Utf8PathBuf::from_path_buf(self.directory.path().join(variant.to_string())).unwrap();
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("file"), variant.to_string()).unwrap();
+        path
+    }
+}
+
+#[tokio::test]
+async fn conformance_storage_fake() {
+    let folders = Folders { directory: tempfile::tempdir().unwrap(), made: AtomicU32::new(0) };
+    storage::run(&folders).await;
+}

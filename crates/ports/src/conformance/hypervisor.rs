@@ -1,0 +1,317 @@
+//! What every [`Hypervisor`] must do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use camino::Utf8PathBuf;
+use microvm_types::VmId;
+use microvm_types::exec::ExecRequest;
+use microvm_types::guest::ShutdownMode;
+use tokio::sync::watch;
+
+use super::{Must, Suite};
+use crate::guest::{Guest, GuestConnector, Identity};
+use crate::hypervisor::{
+    Hypervisor, LaunchError, Machine, MachineError, MachineExit, MachineSpec, MachineState,
+};
+
+/// Gives the suite its machines.
+#[async_trait]
+pub trait HypervisorHarness: Send + Sync {
+    /// The driver.
+    fn hypervisor(&self) -> Arc<dyn Hypervisor>;
+
+    /// A second driver object over the same host, as a restarted server has it.
+    fn restarted(&self) -> Arc<dyn Hypervisor>;
+
+    /// Connects to guests.
+    fn connector(&self) -> Arc<dyn GuestConnector>;
+
+    /// A machine that boots to an agent, with its directory and disks made, for a VM of this id.
+    async fn spec(&self, id: &VmId) -> MachineSpec;
+
+    /// VMM processes that belong to a VM directory, counted by the host and not by the driver.
+    async fn processes(&self, spec: &MachineSpec) -> usize;
+
+    /// Ends the VMM as a stranger would (`kill -9`).
+    async fn kill_vmm(&self, spec: &MachineSpec);
+
+    /// A command that makes the guest's kernel panic; `None` if the kernel used cannot.
+    fn panic_command(&self) -> Option<Vec<String>> {
+        Some(vec!["sh".to_owned(), "-c".to_owned(), "echo c > /proc/sysrq-trigger".to_owned()])
+    }
+
+    /// Longest time from a machine's resume to its agent's answer.
+    fn boot_limit(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+}
+
+/// How long a machine may take to end.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Scene<'a> {
+    harness: &'a dyn HypervisorHarness,
+    next: AtomicU64,
+}
+
+struct Launched {
+    spec: MachineSpec,
+    machine: Arc<dyn Machine>,
+}
+
+impl Scene<'_> {
+    async fn spec(&self) -> MachineSpec {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.harness.spec(&VmId::from_parts(1_700_000_000_000, number)).await
+    }
+
+    async fn launch(&self) -> Launched {
+        let spec = self.spec().await;
+        let machine = self.harness.hypervisor().launch(&spec).await.must("launching");
+        Launched { spec, machine }
+    }
+
+    async fn boot(&self) -> (Launched, Arc<dyn Guest>) {
+        let launched = self.launch().await;
+        launched.machine.resume().await.must("resuming");
+        let guest = self.connect(&launched, 1).await;
+        (launched, guest)
+    }
+
+    async fn connect(&self, launched: &Launched, epoch: u64) -> Arc<dyn Guest> {
+        let identity = Identity {
+            host_name: "conformance".to_owned(),
+            machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
+            entropy: [7; 32],
+            ..Identity::default()
+        };
+        let limit = self.harness.boot_limit();
+        let endpoint = launched.machine.endpoint();
+        self.harness
+            .connector()
+            .connect(&endpoint, epoch, &identity, limit)
+            .await
+            .must("connecting to the guest")
+    }
+
+    async fn end(&self, launched: &Launched) {
+        launched.machine.kill(DEADLINE).await.must("ending the machine");
+        let left = self.harness.processes(&launched.spec).await;
+        assert_eq!(left, 0, "{left} processes are left after kill");
+    }
+}
+
+async fn reach(state: &mut watch::Receiver<MachineState>, wanted: MachineState) {
+    let reached = tokio::time::timeout(DEADLINE, state.wait_for(|now| *now == wanted)).await;
+    assert!(matches!(reached, Ok(Ok(_))), "it did not get to {wanted:?}");
+}
+
+async fn exit_of(state: &mut watch::Receiver<MachineState>) -> MachineExit {
+    let ended = state.wait_for(|now| matches!(now, MachineState::Exited(_)));
+    match tokio::time::timeout(DEADLINE * 2, ended).await {
+        Ok(Ok(now)) => match &*now {
+            MachineState::Exited(exit) => exit.clone(),
+            other => panic!("it is {other:?}"),
+        },
+        _ => panic!("it did not end"),
+    }
+}
+
+/// Runs every check over machines of `harness`.
+///
+/// # Panics
+/// If a check fails.
+pub async fn run(harness: &dyn HypervisorHarness) {
+    let mut suite = Suite::new("hypervisor", harness.boot_limit() + DEADLINE * 3);
+    let scene = Scene { harness, next: AtomicU64::new(1) };
+    suite.check("it says what it is", probe(&scene)).await;
+    suite.check("a launched machine is paused and runs when told", launch_paused(&scene)).await;
+    suite.check("pause and resume may be repeated", idempotent(&scene)).await;
+    suite.check("a killed machine is gone and says so", kill(&scene)).await;
+    suite.check("a machine is found again after its handle was dropped", adopt(&scene)).await;
+    suite.check("a record without a machine is Gone", adopt_gone(&scene)).await;
+    suite.check("sweep leaves no process", sweep(&scene)).await;
+    suite.check("impossible machines are refused and leave nothing", impossible(&scene)).await;
+    suite.check("two machines live beside each other", two(&scene)).await;
+    suite.check("counters and console are there", counters(&scene)).await;
+    suite.check("a guest that powers off is told from others", exits_shutdown(&scene)).await;
+    suite.check("a guest that resets is told from others", exits_reset(&scene)).await;
+    suite.check("a guest that panics is told from others", exits_panic(&scene)).await;
+    suite.check("a VMM killed by a stranger is told from others", exits_vmm(&scene)).await;
+    suite.finish();
+}
+
+async fn probe(scene: &Scene<'_>) {
+    let hypervisor = scene.harness.hypervisor();
+    let report = hypervisor.probe().await.must("probing");
+    assert_eq!(report.driver, hypervisor.name());
+    assert!(!report.version.is_empty() && !report.accelerator_reason.is_empty(), "{report:?}");
+}
+
+async fn launch_paused(scene: &Scene<'_>) {
+    let launched = scene.launch().await;
+    assert_eq!(*launched.machine.state().borrow(), MachineState::Paused);
+    assert!(scene.harness.processes(&launched.spec).await > 0, "no process was seen");
+    launched.machine.resume().await.must("resuming");
+    reach(&mut launched.machine.state(), MachineState::Running).await;
+    let guest = scene.connect(&launched, 1).await;
+    guest.ping().await.must("pinging");
+    scene.end(&launched).await;
+}
+
+async fn idempotent(scene: &Scene<'_>) {
+    let (launched, guest) = scene.boot().await;
+    guest.expect_heartbeats(false);
+    for _ in 0..2 {
+        launched.machine.pause().await.must("pausing");
+        launched.machine.pause().await.must("pausing again");
+        reach(&mut launched.machine.state(), MachineState::Paused).await;
+        launched.machine.resume().await.must("resuming");
+        launched.machine.resume().await.must("resuming again");
+        reach(&mut launched.machine.state(), MachineState::Running).await;
+    }
+    guest.ping().await.must("pinging after all this");
+    scene.end(&launched).await;
+}
+
+async fn kill(scene: &Scene<'_>) {
+    let launched = scene.launch().await;
+    let mut state = launched.machine.state();
+    assert_eq!(launched.machine.kill(DEADLINE).await.must("killing"), MachineExit::Killed);
+    assert_eq!(exit_of(&mut state).await, MachineExit::Killed);
+    assert_eq!(scene.harness.processes(&launched.spec).await, 0, "a process is left");
+    assert_eq!(launched.machine.kill(DEADLINE).await.must("killing again"), MachineExit::Killed);
+    let error = launched.machine.resume().await.must_fail("resuming a dead machine");
+    assert!(matches!(error, MachineError::Exited(MachineExit::Killed)), "wrong error: {error}");
+    let error = launched.machine.pause().await.must_fail("pausing a dead machine");
+    assert!(matches!(error, MachineError::Exited(_)), "wrong error: {error}");
+}
+
+async fn adopt(scene: &Scene<'_>) {
+    let (launched, guest) = scene.boot().await;
+    let Launched { spec, machine } = launched;
+    let record = machine.record();
+    assert_eq!(record.driver, scene.harness.hypervisor().name());
+    guest.close();
+    drop((guest, machine));
+    assert!(scene.harness.processes(&spec).await > 0, "the machine went with its handle");
+    let hypervisor = scene.harness.restarted();
+    let machine = hypervisor.adopt(&spec.id, &spec.directory, &record).await.must("adopting");
+    reach(&mut machine.state(), MachineState::Running).await;
+    let launched = Launched { spec, machine };
+    let guest = scene.connect(&launched, 2).await;
+    guest.ping().await.must("pinging after the adoption");
+    assert_eq!(launched.machine.record(), record);
+    launched.machine.pause().await.must("pausing an adopted machine");
+    launched.machine.resume().await.must("resuming an adopted machine");
+    let mut state = launched.machine.state();
+    scene.end(&launched).await;
+    assert_eq!(exit_of(&mut state).await, MachineExit::Killed);
+}
+
+async fn adopt_gone(scene: &Scene<'_>) {
+    let launched = scene.launch().await;
+    let record = launched.machine.record();
+    scene.end(&launched).await;
+    let spec = &launched.spec;
+    let outcome = scene.harness.restarted().adopt(&spec.id, &spec.directory, &record).await;
+    match outcome {
+        Err(LaunchError::Gone(_)) => {}
+        Err(error) => panic!("wrong error: {error}"),
+        Ok(_) => panic!("a dead machine was adopted"),
+    }
+}
+
+async fn sweep(scene: &Scene<'_>) {
+    let launched = scene.launch().await;
+    let Launched { spec, machine } = launched;
+    drop(machine);
+    let hypervisor = scene.harness.restarted();
+    hypervisor.sweep(&spec.id, &spec.directory).await.must("sweeping");
+    let left = scene.harness.processes(&spec).await;
+    assert_eq!(left, 0, "{left} processes are left after the sweep");
+    hypervisor.sweep(&spec.id, &spec.directory).await.must("sweeping where nothing is");
+}
+
+async fn impossible(scene: &Scene<'_>) {
+    let good = scene.spec().await;
+    let no_processors = MachineSpec { vcpus: 0, ..good.clone() };
+    let no_memory = MachineSpec { memory_mib: 0, ..good.clone() };
+    for (what, spec) in [("no processors", no_processors), ("no memory", no_memory)] {
+        match scene.harness.hypervisor().launch(&spec).await {
+            Err(LaunchError::Spec(_)) => {}
+            Err(error) => panic!("{what}: wrong error: {error}"),
+            Ok(_) => panic!("{what}: it was launched"),
+        }
+    }
+    let mut no_kernel = good.clone();
+    no_kernel.kernel.kernel = Utf8PathBuf::from("/nonexistent/vmlinux");
+    assert!(scene.harness.hypervisor().launch(&no_kernel).await.is_err(), "it was launched without a kernel");
+    assert_eq!(scene.harness.processes(&good).await, 0, "a process is left");
+    let machine = scene.harness.hypervisor().launch(&good).await.must("launching where others failed");
+    scene.end(&Launched { spec: good, machine }).await;
+}
+
+async fn two(scene: &Scene<'_>) {
+    let (first, second) = (scene.launch().await, scene.launch().await);
+    first.machine.kill(DEADLINE).await.must("ending one");
+    second.machine.resume().await.must("resuming the other");
+    scene.connect(&second, 1).await.ping().await.must("pinging the other");
+    scene.end(&second).await;
+}
+
+async fn counters(scene: &Scene<'_>) {
+    let (launched, _guest) = scene.boot().await;
+    let counters = launched.machine.counters().await.must("reading counters");
+    assert!(counters.memory_pss > 0 && counters.memory_rss > 0, "{counters:?}");
+    let hypervisor = scene.harness.hypervisor();
+    let directory = &launched.spec.directory;
+    let console = hypervisor.console(directory, 1 << 20).await.must("reading the console");
+    assert!(!console.is_empty(), "the console of a booted machine is empty");
+    let end = hypervisor.console(directory, 5).await.must("reading the end of the console");
+    assert!(end.len() <= 5, "{} bytes were given of 5", end.len());
+    scene.end(&launched).await;
+    let kept = hypervisor.console(directory, 1 << 20).await.must("reading the console after the end");
+    assert!(kept.len() >= console.len().min(4096), "the console went with the machine");
+}
+
+async fn exits_shutdown(scene: &Scene<'_>) {
+    let (launched, guest) = scene.boot().await;
+    let mut state = launched.machine.state();
+    guest.shutdown(ShutdownMode::PowerOff, Duration::from_secs(1)).await.must("asking for power-off");
+    assert_eq!(exit_of(&mut state).await, MachineExit::GuestShutdown);
+    scene.end(&launched).await;
+}
+
+async fn exits_reset(scene: &Scene<'_>) {
+    let (launched, guest) = scene.boot().await;
+    let mut state = launched.machine.state();
+    guest.shutdown(ShutdownMode::Reboot, Duration::from_secs(1)).await.must("asking for a reboot");
+    assert_eq!(exit_of(&mut state).await, MachineExit::GuestReset);
+    scene.end(&launched).await;
+}
+
+async fn exits_panic(scene: &Scene<'_>) {
+    let Some(command) = scene.harness.panic_command() else { return };
+    let (launched, guest) = scene.boot().await;
+    let mut state = launched.machine.state();
+    // The answer may or may not come before the end.
+    let _ = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await;
+    assert_eq!(exit_of(&mut state).await, MachineExit::GuestPanic);
+    let mut closed = guest.closed();
+    let told = tokio::time::timeout(DEADLINE, closed.wait_for(Option::is_some)).await;
+    assert!(matches!(told, Ok(Ok(_))), "the channel did not notice that the machine ended");
+    scene.end(&launched).await;
+}
+
+async fn exits_vmm(scene: &Scene<'_>) {
+    let (launched, _guest) = scene.boot().await;
+    let mut state = launched.machine.state();
+    scene.harness.kill_vmm(&launched.spec).await;
+    let exit = exit_of(&mut state).await;
+    assert!(matches!(exit, MachineExit::Vmm(_)), "it was told as {exit:?}");
+    scene.end(&launched).await;
+}

@@ -1,0 +1,207 @@
+//! What every [`VmStorage`] and [`ImageStore`] must do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use camino::Utf8PathBuf;
+use microvm_types::VmId;
+
+use super::{Must, Suite};
+use crate::progress::Progress;
+use crate::storage::{DiskFormat, ImageConfig, ImageSource, ImageStore, StorageError, VmStorage};
+
+/// Gives the suite its storage.
+#[async_trait]
+pub trait StorageHarness: Send + Sync {
+    /// Files of VMs, none yet.
+    async fn vms(&self) -> Arc<dyn VmStorage>;
+
+    /// Images, none yet.
+    async fn images(&self) -> Arc<dyn ImageStore>;
+
+    /// A folder on the host that an image can be made of. `variant`: 0 gives always the same content, others differ.
+    async fn folder(&self, variant: u32) -> Utf8PathBuf;
+
+    /// Longest time one check may take.
+    fn limit(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+}
+
+/// Runs every check over storage of `harness`.
+///
+/// # Panics
+/// If a check fails.
+pub async fn run(harness: &dyn StorageHarness) {
+    let mut suite = Suite::new("storage", harness.limit());
+    suite.check("files of a VM are made, found, counted and removed", vm_files(harness)).await;
+    suite.check("files of a VM are not made twice", vm_twice(harness)).await;
+    suite.check("files of two VMs are apart", vm_apart(harness)).await;
+    suite.check("zero memory has its size, is zero and is made once", zero_memory(harness)).await;
+    suite.check("a disk is examined before it is used", disks(harness)).await;
+    suite.check("an image is added, found and removed", image_life(harness)).await;
+    suite.check("the same content is stored once", image_same(harness)).await;
+    suite.check("a name moves to the newer image, garbage is collected", image_name_moves(harness)).await;
+    suite.check("an image in use is not removed", image_in_use(harness)).await;
+    suite.check("a damaged image is refused and named", image_damaged(harness)).await;
+    suite.check("a source that is not there is refused", image_bad_source(harness)).await;
+    suite.finish();
+}
+
+fn id(number: u64) -> VmId {
+    VmId::from_parts(1_700_000_000_000, number)
+}
+
+async fn vm_files(harness: &dyn StorageHarness) {
+    let storage = harness.vms().await;
+    let id = id(1);
+    storage.remove_vm_files(&id).await.must("removing what is not there");
+    storage.vm_files(&id).await.must_fail("finding what is not there");
+    let made = storage.create_vm_files(&id, 64).await.must("making files");
+    assert_eq!(made.directory, storage.vm_directory(&id));
+    assert!(made.directory.is_dir(), "{} is not a directory", made.directory);
+    assert!(made.scratch.path.is_file(), "{} is not a file", made.scratch.path);
+    assert!(!made.scratch.read_only, "the scratch disk is read-only");
+    assert!(made.scratch.serial.len() <= 20, "the serial is too long");
+    let found = storage.vm_files(&id).await.must("finding the files");
+    assert_eq!((&found.directory, &found.scratch.path), (&made.directory, &made.scratch.path));
+    assert_eq!(storage.vm_directories().await.must("listing"), std::slice::from_ref(&id));
+    let usage = storage.vm_disk_usage(&id).await.must("asking for the usage");
+    assert!(usage < 16 << 20, "an unused 64 MiB disk takes {usage} bytes");
+    storage.remove_vm_files(&id).await.must("removing");
+    assert!(!made.directory.exists(), "{} is still there", made.directory);
+    assert_eq!(storage.vm_directories().await.must("listing"), []);
+    storage.remove_vm_files(&id).await.must("removing again");
+}
+
+async fn vm_twice(harness: &dyn StorageHarness) {
+    let storage = harness.vms().await;
+    let id = id(2);
+    let made = storage.create_vm_files(&id, 64).await.must("making files");
+    storage.create_vm_files(&id, 64).await.must_fail("making them again");
+    assert!(made.scratch.path.is_file(), "the refused second call removed the disk");
+    storage.remove_vm_files(&id).await.must("removing");
+}
+
+async fn vm_apart(harness: &dyn StorageHarness) {
+    let storage = harness.vms().await;
+    let (first, second) = (id(3), id(4));
+    storage.create_vm_files(&first, 64).await.must("making files");
+    storage.create_vm_files(&second, 64).await.must("making files of another");
+    storage.remove_vm_files(&first).await.must("removing one");
+    storage.vm_files(&second).await.must("finding the other");
+    assert_eq!(storage.vm_directories().await.must("listing"), std::slice::from_ref(&second));
+    storage.remove_vm_files(&second).await.must("removing");
+}
+
+async fn zero_memory(harness: &dyn StorageHarness) {
+    let storage = harness.vms().await;
+    let path = storage.zero_memory(3).await.must("making zero memory");
+    let data = std::fs::read(&path).must("reading it");
+    assert_eq!(data.len(), 3 << 20);
+    assert!(data.iter().all(|byte| *byte == 0), "it is not all zero");
+    assert_eq!(storage.zero_memory(3).await.must("asking again"), path);
+    assert_ne!(storage.zero_memory(4).await.must("asking for another size"), path);
+}
+
+async fn disks(harness: &dyn StorageHarness) {
+    let storage = harness.vms().await;
+    let folder = harness.folder(7).await;
+    let raw = folder.join("disk.raw");
+    std::fs::write(&raw, vec![0; 4096]).must("writing a disk");
+    assert_eq!(storage.inspect_disk(&raw).await.must("examining a raw disk"), DiskFormat::Raw);
+    storage.inspect_disk(&folder.join("absent")).await.must_fail("examining a disk that is not there");
+}
+
+async fn add(images: &Arc<dyn ImageStore>, name: &str, folder: &Utf8PathBuf) -> crate::storage::ImageInfo {
+    let source = ImageSource::Path { path: folder.clone() };
+    let config = ImageConfig {
+        environment: BTreeMap::from([("KEY".to_owned(), "value".to_owned())]),
+        ..ImageConfig::default()
+    };
+    images.add_image(name, &source, &[], &config, Progress::ignored()).await.must("adding an image")
+}
+
+async fn image_life(harness: &dyn StorageHarness) {
+    let images = harness.images().await;
+    assert_eq!(images.images().await.must("listing"), []);
+    let error = images.image("sample").await.must_fail("finding what is not there");
+    assert!(matches!(error, StorageError::UnknownImage { .. }), "wrong error: {error}");
+    let info = add(&images, "sample", &harness.folder(0).await).await;
+    assert_eq!(info.names, ["sample"]);
+    assert_eq!(info.config.environment["KEY"], "value");
+    let hash = info.digest.strip_prefix("sha256:").unwrap_or_default();
+    assert!(hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()), "odd digest {}", info.digest);
+    for reference in ["sample", &info.digest, &info.digest[..19]] {
+        let found = images.image(reference).await.must("finding it");
+        assert_eq!(found.info, info, "found by {reference}");
+        assert_eq!(std::fs::metadata(&found.path).must("its file").len(), info.size);
+    }
+    images.remove_image("sample", &[]).await.must("removing it");
+    let error = images.image("sample").await.must_fail("finding it after removal");
+    assert!(matches!(error, StorageError::UnknownImage { .. }), "wrong error: {error}");
+    assert_eq!(images.images().await.must("listing"), []);
+}
+
+async fn image_same(harness: &dyn StorageHarness) {
+    let images = harness.images().await;
+    let folder = harness.folder(0).await;
+    let first = add(&images, "one", &folder).await;
+    let second = add(&images, "two", &folder).await;
+    assert_eq!(first.digest, second.digest, "the same folder gave two digests");
+    assert_eq!(images.images().await.must("listing").len(), 1);
+    images.remove_image("one", &[]).await.must("removing one name");
+    images.image("two").await.must("finding it by the other name");
+}
+
+async fn image_name_moves(harness: &dyn StorageHarness) {
+    let images = harness.images().await;
+    let old = add(&images, "moving", &harness.folder(0).await).await;
+    let new = add(&images, "moving", &harness.folder(1).await).await;
+    assert_ne!(old.digest, new.digest, "different folders gave one digest");
+    assert_eq!(images.image("moving").await.must("finding by name").info.digest, new.digest);
+    let kept = images.collect_garbage(std::slice::from_ref(&old.digest)).await.must("collecting");
+    images.image(&old.digest).await.must("finding the old one, which is in use");
+    let freed = images.collect_garbage(&[]).await.must("collecting again");
+    assert!(freed > 0, "nothing was freed ({kept} before)");
+    images.image(&old.digest).await.must_fail("finding the old one after it was collected");
+    images.image("moving").await.must("finding the new one");
+}
+
+async fn image_in_use(harness: &dyn StorageHarness) {
+    let images = harness.images().await;
+    let info = add(&images, "used", &harness.folder(0).await).await;
+    let error = images
+        .remove_image("used", std::slice::from_ref(&info.digest))
+        .await
+        .must_fail("removing an image in use");
+    assert!(matches!(error, StorageError::InUse { .. }), "wrong error: {error}");
+    images.image("used").await.must("finding it after the refusal");
+}
+
+async fn image_damaged(harness: &dyn StorageHarness) {
+    let images = harness.images().await;
+    add(&images, "hurt", &harness.folder(0).await).await;
+    let path = images.image("hurt").await.must("finding it").path;
+    let mut permissions = std::fs::metadata(&path).must("its permissions").permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+    std::fs::set_permissions(&path, permissions).must("making it writable");
+    let mut data = std::fs::read(&path).must("reading it");
+    let middle = data.len() / 2;
+    data[middle] ^= 1;
+    std::fs::write(&path, data).must("flipping one bit");
+    let error = images.image("hurt").await.must_fail("using a damaged image");
+    assert!(matches!(error, StorageError::Damaged { .. }), "wrong error: {error}");
+    let wrong = images.verify_all(Progress::ignored()).await.must("verifying");
+    assert_eq!(wrong.len(), 1, "{wrong:?}");
+}
+
+async fn image_bad_source(harness: &dyn StorageHarness) {
+    let images = harness.images().await;
+    let source = ImageSource::Path { path: harness.folder(7).await.join("absent") };
+    let config = ImageConfig::default();
+    images.add_image("bad", &source, &[], &config, Progress::ignored()).await.must_fail("adding nothing");
+    assert_eq!(images.images().await.must("listing"), []);
+}
