@@ -69,24 +69,55 @@ pub enum ImageSource {
         #[serde(default)]
         plain_http: bool,
     },
-    /// A recipe, as its YAML or JSON text.
-    Recipe {
-        /// The text.
-        text: String,
-        /// Folder that relative file names in it refer to; absolute path on the server's host.
-        directory: String,
+    /// Debian packages, put together from the package sources of the server's host.
+    Debian {
+        /// Release name, for example `bookworm`.
+        suite: String,
+        /// Packages on top of the minimal system.
+        #[serde(default)]
+        packages: Vec<String>,
     },
+    /// An image of the store.
+    Image {
+        /// Its name or digest.
+        reference: String,
+    },
+}
+
+/// A file that is put into an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageFile {
+    /// Absolute path in the image.
+    pub path: String,
+    /// Its text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// Instead of `content`: a file on the server's host; absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Permission bits in octal, for example "0755".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
 }
 
 /// An image to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddImage {
-    /// Its name; with a recipe the recipe's own is used if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    /// Its name.
+    pub name: String,
     /// Where it comes from.
     pub source: ImageSource,
+    /// Files put in on top.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<ImageFile>,
+    /// Commands run in a VM of it before it is finished, in order; each is given to `sh -c`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+    /// How programs run in it; merged over what the source says.
+    #[serde(default)]
+    pub config: ImageConfig,
 }
 
 /// What a clean-up freed.

@@ -179,8 +179,10 @@ pub struct Event {
     pub vm: VmId,
     /// Its name.
     pub name: Name,
-    /// Its phase after the event; `deleting` is the last.
+    /// Its phase after the event.
     pub state: Phase,
+    /// Whether it is gone for good; nothing comes after.
+    pub gone: bool,
     /// Why, where there is more to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,

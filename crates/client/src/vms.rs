@@ -107,9 +107,9 @@ impl Client {
         self.json(Method::POST, &format!("/vms/{vm}/{verb}"), body, "changing a VM").await
     }
 
-    /// Removes a VM; a running one only if `force`.
-    pub async fn delete_vm(&self, vm: &VmRef, force: bool) -> Result<(), ClientError> {
-        self.empty(Method::DELETE, &format!("/vms/{vm}?force={force}"), None::<&()>, "deleting a VM").await
+    /// Removes a VM, whatever it is doing.
+    pub async fn delete_vm(&self, vm: &VmRef) -> Result<(), ClientError> {
+        self.empty(Method::DELETE, &format!("/vms/{vm}"), None::<&()>, "deleting a VM").await
     }
 
     /// Counters of a running VM.

@@ -1,1 +1,28 @@
-//! Not yet filled.
+//! The HTTP edge: REST v1 over a unix socket, for callers of this host.
+//!
+//! ```text
+//!  socket ─▶ Listener (peer credentials) ─▶ request id, log ─▶ route table ─▶ permission ─▶ handler ─▶ core
+//! ```
+//!
+//! Every route is one row of [`routes::table`] with the permission it needs; a row without one cannot be written. The
+//! same table makes the OpenAPI document. What this crate does *not* do: decide what a VM may do (core does), open
+//! drivers (the binary does), or listen on a network (the seam for that is [`caller::Authenticator`]).
+
+mod app;
+mod body;
+pub mod caller;
+mod convert;
+mod extract;
+mod failure;
+mod handlers;
+mod host;
+mod lines;
+mod listener;
+mod observe;
+mod openapi;
+pub mod routes;
+mod serve;
+
+pub use app::{App, AppSettings};
+pub use listener::{BindError, BoundServer, lock_path, socket_path};
+pub use serve::{router, serve};

@@ -1,0 +1,60 @@
+//! What every handler may use.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use camino::Utf8PathBuf;
+use microvm_api::time::Zone;
+use microvm_core::VmService;
+use tokio_util::sync::CancellationToken;
+
+use crate::caller::{Authenticator, PeerAuthenticator};
+
+/// What an operator may set of the edge.
+#[derive(Debug, Clone)]
+pub struct AppSettings {
+    /// Root directory of this server.
+    pub root: Utf8PathBuf,
+    /// Zone of all timestamps.
+    pub zone: Zone,
+}
+
+/// The application: the service and what the edge adds.
+pub struct App {
+    pub(crate) service: Arc<VmService>,
+    pub(crate) settings: AppSettings,
+    pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) started: Instant,
+    /// Cancelled when the server ends, so that endless streams end too.
+    pub(crate) ending: CancellationToken,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("App").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// An application that knows its callers by the credentials of their processes.
+    #[must_use]
+    pub fn new(service: Arc<VmService>, settings: AppSettings, ending: CancellationToken) -> Self {
+        let authenticator = Arc::new(PeerAuthenticator::new());
+        Self { service, settings, authenticator, started: Instant::now(), ending }
+    }
+
+    /// The same application with another way to know its callers.
+    #[must_use]
+    pub fn with_authenticator(mut self, authenticator: Arc<dyn Authenticator>) -> Self {
+        self.authenticator = authenticator;
+        self
+    }
+
+    pub(crate) fn time(&self, milliseconds: i64) -> String {
+        self.settings.zone.format(milliseconds)
+    }
+
+    pub(crate) fn now(&self) -> String {
+        self.time(self.service.now_ms())
+    }
+}

@@ -1,0 +1,191 @@
+//! Who calls, and what they may do.
+//!
+//! A caller over the unix socket is known by the credentials the kernel reports (`SO_PEERCRED`). Callers over TCP will
+//! be known by tokens: another [`Authenticator`], the same [`Permission`]s.
+
+use std::sync::Arc;
+
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::serve::IncomingStream;
+use microvm_api::Problem;
+use microvm_types::ErrorKind;
+use tokio::net::UnixListener;
+
+use crate::failure::Failure;
+
+/// What a route needs. Every route names exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Permission {
+    /// See VMs and their events.
+    VmRead,
+    /// Create VMs.
+    VmCreate,
+    /// Start, stop, pause, resume and resize VMs.
+    VmOperate,
+    /// Delete VMs.
+    VmDelete,
+    /// Look into guests.
+    GuestRead,
+    /// Run commands in guests and reach their ports.
+    GuestExecute,
+    /// Move files into and out of guests.
+    GuestFiles,
+    /// See images, kernels and templates.
+    ImageRead,
+    /// Make and remove images and kernels.
+    ImageWrite,
+    /// See the host and the state of the server.
+    SystemRead,
+}
+
+impl Permission {
+    /// The word used in the OpenAPI document and in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::VmRead => "vm:read",
+            Self::VmCreate => "vm:create",
+            Self::VmOperate => "vm:operate",
+            Self::VmDelete => "vm:delete",
+            Self::GuestRead => "guest:read",
+            Self::GuestExecute => "guest:execute",
+            Self::GuestFiles => "guest:file_transfer",
+            Self::ImageRead => "image:read",
+            Self::ImageWrite => "image:write",
+            Self::SystemRead => "system:read",
+        }
+    }
+}
+
+/// Process credentials of a connection, as the kernel reports them; `None` if it does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub Option<PeerProcess>);
+
+/// The process at the other end of a unix socket when it connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerProcess {
+    /// Its user.
+    pub uid: u32,
+    /// Its process number.
+    pub pid: Option<i32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let credentials = stream.io().peer_cred().ok();
+        Self(credentials.map(|known| PeerProcess { uid: known.uid(), pid: known.pid() }))
+    }
+}
+
+/// Somebody who was let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Name for logs and audit.
+    pub name: String,
+    /// What they may do; `None`: everything.
+    pub permissions: Option<Vec<Permission>>,
+}
+
+impl Caller {
+    /// Whether the caller may do what needs `permission`.
+    #[must_use]
+    pub fn may(&self, permission: Permission) -> bool {
+        self.permissions.as_ref().is_none_or(|all| all.contains(&permission))
+    }
+}
+
+/// Finds out who calls. Anything it does not know is refused.
+pub trait Authenticator: Send + Sync {
+    /// The caller of a request, from its connection and its head.
+    ///
+    /// # Errors
+    /// A problem of kind `Unauthenticated` or `Forbidden`.
+    fn caller(&self, peer: Peer, head: &axum::http::request::Parts) -> Result<Caller, Problem>;
+}
+
+/// Lets in processes of the server's own user and of root, and nobody else.
+#[derive(Debug)]
+pub struct PeerAuthenticator {
+    uid: u32,
+}
+
+impl PeerAuthenticator {
+    /// For the user of this process.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { uid: rustix::process::geteuid().as_raw() }
+    }
+}
+
+impl Default for PeerAuthenticator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Authenticator for PeerAuthenticator {
+    fn caller(&self, peer: Peer, _head: &axum::http::request::Parts) -> Result<Caller, Problem> {
+        match peer.0 {
+            Some(process) if process.uid == 0 || process.uid == self.uid => {
+                Ok(Caller { name: format!("uid:{}", process.uid), permissions: None })
+            }
+            Some(process) => Err(Problem::new(
+                ErrorKind::Forbidden,
+                "caller_forbidden",
+                format!(
+                    "this server belongs to uid {}, and uid {} called: use a server of your own",
+                    self.uid, process.uid
+                ),
+            )),
+            None => Err(Problem::new(
+                ErrorKind::Unauthenticated,
+                "caller_unknown",
+                "the kernel does not tell who called: connect through the server's unix socket",
+            )),
+        }
+    }
+}
+
+/// Runs a handler only for callers with the permission of its route.
+pub(crate) async fn authorise(
+    authenticator: Arc<dyn Authenticator>,
+    permission: Permission,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (head, body) = request.into_parts();
+    let peer = head.extensions.get::<ConnectInfo<Peer>>().map_or(Peer(None), |info| info.0);
+    match authenticator.caller(peer, &head) {
+        Err(problem) => Failure(problem).into_response(),
+        Ok(caller) if !caller.may(permission) => Failure::new(
+            ErrorKind::Forbidden,
+            "permission_missing",
+            format!("{} may not do this: the permission {} is needed", caller.name, permission.as_str()),
+        )
+        .into_response(),
+        Ok(caller) => {
+            let mut request = Request::from_parts(head, body);
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_own_user_and_root_are_let_in() {
+        let authenticator = PeerAuthenticator { uid: 1000 };
+        let (head, ()) = axum::http::Request::new(()).into_parts();
+        let call = |uid| authenticator.caller(Peer(Some(PeerProcess { uid, pid: None })), &head);
+        assert!(call(0).is_ok());
+        assert!(call(1000).is_ok());
+        assert_eq!(call(1001).unwrap_err().kind, ErrorKind::Forbidden);
+        assert_eq!(authenticator.caller(Peer(None), &head).unwrap_err().kind, ErrorKind::Unauthenticated);
+    }
+}

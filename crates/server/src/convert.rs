@@ -1,0 +1,129 @@
+//! From what core and the ports say to what the interface says.
+
+use microvm_api::image::{Image, ImageConfig};
+use microvm_api::kernel::{Discovery, Kernel};
+use microvm_api::system::HypervisorInfo;
+use microvm_api::vm::{Counters, Event, Vm};
+use microvm_core::{VmEvent, VmView};
+use microvm_ports::hypervisor::{DeviceDiscovery, HypervisorReport, MachineCounters};
+use microvm_ports::storage::{FileSystem, ImageInfo, KernelInfo};
+use microvm_types::Phase;
+
+use crate::app::App;
+
+impl App {
+    pub(crate) fn vm(&self, view: VmView) -> Vm {
+        let record = view.record;
+        let template = record.template;
+        Vm {
+            id: record.id,
+            name: record.name,
+            state: record.phase,
+            status: record.phase,
+            vcpus: template.vcpus,
+            memory_mb: template.memory_mib,
+            memory_mib: template.memory_mib,
+            disk_mib: template.disk_mib,
+            template: template.name.to_string(),
+            image: template.image,
+            image_digest: record.image_digest,
+            kernel: template.kernel,
+            network: template.network,
+            labels: record.labels,
+            metadata: record.metadata,
+            limits: record.limits,
+            created_at: self.time(record.created_ms),
+            updated_at: self.time(record.updated_ms),
+            started_at: record.started_ms.map(|started| self.time(started)),
+            failure: record.failure,
+        }
+    }
+
+    pub(crate) fn event(&self, event: VmEvent) -> Event {
+        Event {
+            at: self.time(event.at_ms),
+            vm: event.id,
+            name: event.name,
+            gone: event.phase.is_none(),
+            state: event.phase.unwrap_or(Phase::Deleting),
+            detail: event.reason,
+        }
+    }
+
+    pub(crate) fn image(&self, info: ImageInfo) -> Image {
+        Image {
+            digest: info.digest,
+            names: info.names,
+            file_system: match info.file_system {
+                FileSystem::Erofs => "erofs".to_owned(),
+                FileSystem::Ext4 => "ext4".to_owned(),
+            },
+            size: info.size,
+            created_at: self.time(info.created_ms),
+            source: info.source,
+            config: ImageConfig {
+                environment: info.config.environment,
+                user: info.config.user,
+                working_directory: info.config.working_directory,
+                entrypoint: info.config.entrypoint,
+                command: info.config.command,
+            },
+        }
+    }
+
+    pub(crate) fn kernel(&self, info: KernelInfo) -> Kernel {
+        Kernel {
+            name: info.name,
+            release: info.release,
+            discovery: match info.discovery {
+                DeviceDiscovery::Acpi => "acpi".to_owned(),
+                DeviceDiscovery::CommandLine => "command_line".to_owned(),
+            },
+            sha256: info.sha256,
+            size: info.size,
+            created_at: self.time(info.created_ms),
+            source: info.source,
+            is_default: info.is_default,
+        }
+    }
+}
+
+pub(crate) const fn discovery(discovery: Discovery) -> DeviceDiscovery {
+    match discovery {
+        Discovery::Acpi => DeviceDiscovery::Acpi,
+        Discovery::CommandLine => DeviceDiscovery::CommandLine,
+    }
+}
+
+pub(crate) fn image_config(config: ImageConfig) -> microvm_ports::storage::ImageConfig {
+    microvm_ports::storage::ImageConfig {
+        environment: config.environment,
+        user: config.user,
+        working_directory: config.working_directory,
+        entrypoint: config.entrypoint,
+        command: config.command,
+    }
+}
+
+pub(crate) const fn counters(counters: &MachineCounters) -> Counters {
+    Counters {
+        cpu_ms: counters.cpu_ms,
+        memory_pss: counters.memory_pss,
+        memory_rss: counters.memory_rss,
+        disk_read_bytes: counters.disk_read_bytes,
+        disk_written_bytes: counters.disk_written_bytes,
+        disk_reads: counters.disk_reads,
+        disk_writes: counters.disk_writes,
+    }
+}
+
+pub(crate) fn hypervisor(report: HypervisorReport) -> HypervisorInfo {
+    HypervisorInfo {
+        driver: report.driver,
+        version: report.version,
+        program: report.program.into_string(),
+        accelerator: report.accelerator,
+        accelerator_reason: report.accelerator_reason,
+        confinement: report.confinement,
+    }
+}

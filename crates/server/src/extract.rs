@@ -1,0 +1,106 @@
+//! Reading requests, with our problems instead of the framework's.
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, FromRequestParts, Json, Path, RawQuery, Request};
+use axum::http::request::Parts;
+use microvm_api::query::Query;
+use microvm_types::{ErrorKind, ProcessId, VmRef};
+use serde::de::DeserializeOwned;
+
+use crate::failure::Failure;
+
+/// A JSON body. With no body at all the type's default is tried by reading `{}`.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        use axum::body::HttpBody as _;
+        if request.body().is_end_stream() {
+            return serde_json::from_str("{}").map(Self).map_err(|error| {
+                Failure::invalid("body_invalid", format!("the request has no body: {error}"))
+            });
+        }
+        match Json::from_request(request, state).await {
+            Ok(Json(value)) => Ok(Self(value)),
+            Err(JsonRejection::BytesRejection(error)) if error.status() == 413 => Err(Failure::new(
+                ErrorKind::Invalid,
+                "body_too_large",
+                format!(
+                    "the request is larger than {} bytes: send large data as files",
+                    microvm_api::JSON_BODY_MAX
+                ),
+            )),
+            Err(JsonRejection::MissingJsonContentType(_)) => Err(Failure::invalid(
+                "content_type_invalid",
+                "the request is not marked as JSON: send it with `Content-Type: application/json`",
+            )),
+            Err(error) => Err(Failure::invalid("body_invalid", error.body_text())),
+        }
+    }
+}
+
+/// The query, its values as bytes.
+pub(crate) struct Parameters(pub(crate) Query);
+
+impl<S: Send + Sync> FromRequestParts<S> for Parameters {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let raw = RawQuery::from_request_parts(parts, state).await;
+        let raw = raw.ok().and_then(|RawQuery(raw)| raw).unwrap_or_default();
+        Ok(Self(Query::parse(&raw)?))
+    }
+}
+
+impl Parameters {
+    /// A guest path: absolute, not empty, without NUL.
+    pub(crate) fn path(&self, name: &'static str) -> Result<Vec<u8>, Failure> {
+        let path = self.0.required(name)?;
+        if path.first() != Some(&b'/') || path.contains(&0) || path.len() > 4096 {
+            return Err(Failure::invalid(
+                "path_invalid",
+                format!(
+                    "`{}` is not a path in a guest: it must begin with `/`, hold no NUL and at most 4096 bytes",
+                    String::from_utf8_lossy(&path[..path.len().min(200)])
+                ),
+            ));
+        }
+        Ok(path.to_vec())
+    }
+}
+
+/// The VM named in the path.
+pub(crate) struct Vm(pub(crate) VmRef);
+
+impl<S: Send + Sync> FromRequestParts<S> for Vm {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        Ok(Self(segment(parts, state, "vm").await?.parse()?))
+    }
+}
+
+/// The process named in the path.
+pub(crate) struct Process(pub(crate) ProcessId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Process {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let text = segment(parts, state, "process").await?;
+        text.parse().map(Self).map_err(|error: microvm_types::id::IdError| {
+            Failure::invalid("process_id_invalid", error.to_string())
+        })
+    }
+}
+
+async fn segment<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<String, Failure> {
+    let segments = Path::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+    let Path(segments) = segments.map_err(|error| Failure::invalid("path_invalid", error.body_text()))?;
+    let found = segments.into_iter().find(|(key, _)| key == name);
+    found.map(|(_, value)| value).ok_or_else(|| {
+        Failure::new(ErrorKind::Internal, "route_incomplete", format!("this route has no segment `{name}`"))
+    })
+}

@@ -1,0 +1,87 @@
+//! Errors as answers.
+
+use axum::extract::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use microvm_api::Problem;
+use microvm_api::query::QueryError;
+use microvm_core::ServiceError;
+use microvm_ports::{GuestError, StorageError};
+use microvm_types::{ErrorKind, NameError};
+
+/// A request that did not succeed. The problem travels with the answer, so that the outermost layer can add the id of
+/// the request to it.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) Problem);
+
+impl Failure {
+    pub(crate) fn new(kind: ErrorKind, code: &str, detail: impl Into<String>) -> Self {
+        Self(Problem::new(kind, code, detail))
+    }
+
+    pub(crate) fn invalid(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, code, detail)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = render(&self.0);
+        response.extensions_mut().insert(self.0);
+        response
+    }
+}
+
+/// A problem as an answer.
+pub(crate) fn render(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(problem)).into_response();
+    let kind = HeaderValue::from_static("application/problem+json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+impl From<ServiceError> for Failure {
+    fn from(error: ServiceError) -> Self {
+        Self::new(error.kind(), error.code(), explained(&error))
+    }
+}
+
+impl From<GuestError> for Failure {
+    fn from(error: GuestError) -> Self {
+        ServiceError::from(error).into()
+    }
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        ServiceError::from(error).into()
+    }
+}
+
+impl From<NameError> for Failure {
+    fn from(error: NameError) -> Self {
+        Self::invalid("vm_name_invalid", error.to_string())
+    }
+}
+
+impl From<QueryError> for Failure {
+    fn from(error: QueryError) -> Self {
+        Self::invalid("query_invalid", error.to_string())
+    }
+}
+
+/// The message and its causes, each said once.
+fn explained(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,40 @@
+//! Whole trees as tar streams.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use microvm_types::files::TransferSummary;
+
+use crate::app::App;
+use crate::body;
+use crate::extract::{Parameters, Vm};
+use crate::failure::Failure;
+
+pub(crate) async fn pull(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    query: Parameters,
+) -> Result<Response, Failure> {
+    let path = query.path("path")?;
+    let exclude: Vec<Vec<u8>> = query.0.all("exclude").map(<[u8]>::to_vec).collect();
+    let guest = app.service.guest(&vm).await?;
+    let data = guest.pull_archive(&path, &exclude).await?;
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    Ok(body::outgoing(data, guest, headers))
+}
+
+pub(crate) async fn push(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    query: Parameters,
+    headers: HeaderMap,
+    data: axum::body::Body,
+) -> Result<Json<TransferSummary>, Failure> {
+    let path = query.path("path")?;
+    let guest = app.service.guest(&vm).await?;
+    Ok(Json(guest.push_archive(&path, body::incoming(&headers, data)).await?))
+}

@@ -1,0 +1,201 @@
+//! Commands over a WebSocket. The messages are described in `docs/rest.md`.
+//!
+//! Nothing is buffered beyond one frame in each direction: a slow reader holds the guest up, a process that does not
+//! read holds the sender up. A caller who goes away detaches; the process lives on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use microvm_api::exec::{ClientMessage, FRAME_MAX, ServerMessage, StreamByte};
+use microvm_core::GuestLease;
+use microvm_ports::guest::{ProcessEvent, ProcessEvents, ProcessHandle, ProcessInput, ProcessWriter};
+use microvm_types::exec::OutputOffsets;
+use microvm_types::{ErrorKind, VmRef};
+
+use crate::app::App;
+use crate::extract::Vm;
+use crate::failure::Failure;
+use crate::handlers::execute::check;
+use crate::handlers::processes::check_signal;
+
+/// How long a caller may take to say what it wants.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// How often a silent connection is checked for a caller who went away.
+const PING: Duration = Duration::from_secs(15);
+
+type Sink = SplitSink<WebSocket, Message>;
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
+/// The upgrade with our limits, or our problem.
+pub(crate) fn upgrade(upgrade: Upgrade) -> Result<WebSocketUpgrade, Failure> {
+    let upgrade = upgrade.map_err(|error| {
+        let detail = format!("this route speaks WebSocket: {}", error.body_text());
+        Failure::invalid("websocket_needed", detail)
+    })?;
+    Ok(upgrade
+        .max_message_size(FRAME_MAX + 1024)
+        .max_frame_size(FRAME_MAX + 1024)
+        .max_write_buffer_size(4 * FRAME_MAX))
+}
+
+pub(crate) async fn exec(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    request: Upgrade,
+) -> Result<Response, Failure> {
+    let request = upgrade(request)?;
+    let guest = app.service.guest(&vm).await?;
+    Ok(request.on_upgrade(move |socket| async move {
+        let (mut sink, stream) = socket.split();
+        let ending = app.ending.clone();
+        let outcome = tokio::select! {
+            outcome = session(&vm, &guest, &mut sink, stream) => outcome,
+            () = ending.cancelled() => Err(Failure::new(
+                ErrorKind::Unavailable,
+                "shutting_down",
+                "the server is shutting down; the process lives on, attach to it again",
+            )),
+        };
+        if let Err(failure) = outcome {
+            // A caller who went away does not hear it.
+            let _ = send(&mut sink, &ServerMessage::Error { problem: failure.0 }).await;
+        }
+        let _ = sink.close().await;
+    }))
+}
+
+async fn session(
+    vm: &VmRef,
+    guest: &GuestLease,
+    sink: &mut Sink,
+    mut stream: SplitStream<WebSocket>,
+) -> Result<(), Failure> {
+    let first = tokio::time::timeout(FIRST_MESSAGE, stream.next()).await;
+    let Ok(Some(Ok(Message::Text(text)))) = first else {
+        return Err(unexpected("the first frame must be a text frame with `start` or `attach`"));
+    };
+    let process = open(guest, &text).await?;
+    tracing::debug!(%vm, process = %process.id, pid = process.pid, "a process is attached");
+    let started = ServerMessage::Started {
+        process: process.id,
+        pid: process.pid,
+        stdout_offset: process.stdout_offset,
+        stderr_offset: process.stderr_offset,
+    };
+    if send(sink, &started).await.is_err() {
+        return Ok(());
+    }
+    // Whichever ends first ends both: an exit needs no more input, and a caller who went away no more output.
+    tokio::select! {
+        outcome = output(sink, process.events) => outcome,
+        outcome = input(stream, &*process.input) => outcome,
+    }
+}
+
+async fn open(guest: &GuestLease, text: &str) -> Result<ProcessHandle, Failure> {
+    match serde_json::from_str(text) {
+        Ok(ClientMessage::Start(request)) => {
+            check(&request)?;
+            Ok(guest.exec(&request).await?)
+        }
+        Ok(ClientMessage::Attach { process, stdout_offset, stderr_offset }) => {
+            let from = OutputOffsets { stdout: stdout_offset, stderr: stderr_offset };
+            Ok(guest.attach(&process, from).await?)
+        }
+        Ok(_) => Err(unexpected("the first frame must be `start` or `attach`")),
+        Err(error) => Err(unexpected(&error.to_string())),
+    }
+}
+
+/// Carries output until the process ends. An error of the socket means that the caller went away.
+async fn output(sink: &mut Sink, mut events: ProcessEvents) -> Result<(), Failure> {
+    let mut ping = tokio::time::interval(PING);
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            _ = ping.tick() => {
+                if sink.send(Message::Ping(Bytes::new())).await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
+        let sent = match event {
+            Some(ProcessEvent::Stdout(bytes)) => data(sink, StreamByte::Stdout, &bytes).await,
+            Some(ProcessEvent::Stderr(bytes)) => data(sink, StreamByte::Stderr, &bytes).await,
+            Some(ProcessEvent::Exited(status)) => {
+                // A caller who went away does not hear it.
+                let _ = send(sink, &ServerMessage::Exited(status)).await;
+                return Ok(());
+            }
+            Some(ProcessEvent::Lost(error)) => return Err(error.into()),
+            None => return Err(ended_without_status()),
+        };
+        if sent.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Carries input until the caller goes away. A broken rule ends the session, not the process.
+async fn input(mut stream: SplitStream<WebSocket>, process: &dyn ProcessWriter) -> Result<(), Failure> {
+    while let Some(Ok(message)) = stream.next().await {
+        let input = match message {
+            Message::Binary(mut bytes) => {
+                if bytes.first() != Some(&(StreamByte::Stdin as u8)) {
+                    return Err(unexpected("a binary frame from a client must begin with byte 0"));
+                }
+                ProcessInput::Stdin(bytes.split_off(1))
+            }
+            Message::Text(text) => match serde_json::from_str(&text) {
+                Ok(ClientMessage::StdinClosed) => ProcessInput::CloseStdin,
+                Ok(ClientMessage::Resize(size)) => ProcessInput::Resize(size),
+                Ok(ClientMessage::Signal { signal }) => {
+                    check_signal(signal)?;
+                    ProcessInput::Signal(signal)
+                }
+                Ok(ClientMessage::Start(_) | ClientMessage::Attach { .. }) => {
+                    return Err(unexpected("this connection has its process already: open another one"));
+                }
+                Err(error) => return Err(unexpected(&error.to_string())),
+            },
+            Message::Ping(_) | Message::Pong(_) => continue,
+            Message::Close(_) => break,
+        };
+        process.send(input).await?;
+    }
+    Ok(())
+}
+
+async fn data(sink: &mut Sink, stream: StreamByte, bytes: &[u8]) -> Result<(), axum::Error> {
+    for part in bytes.chunks(FRAME_MAX - 1) {
+        let mut frame = BytesMut::with_capacity(part.len() + 1);
+        frame.extend_from_slice(&[stream as u8]);
+        frame.extend_from_slice(part);
+        sink.send(Message::Binary(frame.freeze())).await?;
+    }
+    Ok(())
+}
+
+async fn send(sink: &mut Sink, message: &ServerMessage) -> Result<(), axum::Error> {
+    let text = serde_json::to_string(message).map_err(axum::Error::new)?;
+    sink.send(Message::Text(Utf8Bytes::from(text))).await
+}
+
+fn unexpected(what: &str) -> Failure {
+    Failure::invalid("message_unexpected", format!("the message cannot be understood: {what}"))
+}
+
+/// The stream of a process ended without saying how the process did.
+pub(crate) fn ended_without_status() -> Failure {
+    let detail = "the guest stopped reporting on the process without saying how it ended: attach to it again";
+    Failure::new(ErrorKind::Unavailable, "process_lost", detail)
+}

@@ -1,0 +1,125 @@
+//! Files of a guest. Paths come as percent-encoded bytes in the query.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use microvm_api::FILE_STAT_HEADER;
+use microvm_api::files::{FileHash, FileList};
+use microvm_types::files::{FileStat, TransferSummary, WriteOptions};
+
+use crate::app::App;
+use crate::body;
+use crate::extract::{Parameters, Vm};
+use crate::failure::Failure;
+
+/// Deepest listing.
+const DEPTH_MAX: u32 = 256;
+
+pub(crate) async fn read(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    query: Parameters,
+) -> Result<Response, Failure> {
+    let path = query.path("path")?;
+    let offset = query.0.value("offset", "a number of bytes")?.unwrap_or(0);
+    let length = query.0.value("length", "a number of bytes")?;
+    let guest = app.service.guest(&vm).await?;
+    let (stat, data) = guest.read_file(&path, offset, length).await?;
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    let stat = serde_json::to_vec(&stat).ok().and_then(|json| HeaderValue::from_bytes(&json).ok());
+    if let Some(stat) = stat {
+        headers.insert(HeaderName::from_static(FILE_STAT_HEADER), stat);
+    }
+    Ok(body::outgoing(data, guest, headers))
+}
+
+pub(crate) async fn write(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    query: Parameters,
+    headers: HeaderMap,
+    data: axum::body::Body,
+) -> Result<Json<TransferSummary>, Failure> {
+    let path = query.path("path")?;
+    let options = WriteOptions {
+        mode: query.0.mode("mode")?,
+        owner: owner(&query)?,
+        create_parents: query.0.flag("parents")?,
+    };
+    let guest = app.service.guest(&vm).await?;
+    Ok(Json(guest.write_file(&path, &options, body::incoming(&headers, data)).await?))
+}
+
+fn owner(query: &Parameters) -> Result<Option<(u32, u32)>, Failure> {
+    let Some(bytes) = query.0.bytes("owner")? else { return Ok(None) };
+    let text = String::from_utf8_lossy(bytes);
+    let parsed = text.split_once(':').and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)));
+    parsed.map(Some).ok_or_else(|| {
+        Failure::invalid("query_invalid", format!("owner: `{text}` is not a pair of numbers, write UID:GID"))
+    })
+}
+
+pub(crate) async fn remove(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    query: Parameters,
+) -> Result<StatusCode, Failure> {
+    let (path, recursive) = (query.path("path")?, query.0.flag("recursive")?);
+    app.service.guest(&vm).await?.remove(&path, recursive).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn stat(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    query: Parameters,
+) -> Result<Json<FileStat>, Failure> {
+    let path = query.path("path")?;
+    Ok(Json(app.service.guest(&vm).await?.stat(&path).await?))
+}
+
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    query: Parameters,
+) -> Result<Json<FileList>, Failure> {
+    let path = query.path("path")?;
+    let depth = query.0.value("depth", "a number of levels")?.unwrap_or(1).clamp(1, DEPTH_MAX);
+    let entries = app.service.guest(&vm).await?.list(&path, depth).await?;
+    Ok(Json(FileList { entries }))
+}
+
+pub(crate) async fn hash(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    query: Parameters,
+) -> Result<Json<FileHash>, Failure> {
+    let path = query.path("path")?;
+    let sha256 = app.service.guest(&vm).await?.hash_file(&path).await?;
+    Ok(Json(FileHash { sha256 }))
+}
+
+pub(crate) async fn make_directory(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    query: Parameters,
+) -> Result<StatusCode, Failure> {
+    let path = query.path("path")?;
+    let (mode, parents) = (query.0.mode("mode")?.unwrap_or(0o755), query.0.flag("parents")?);
+    app.service.guest(&vm).await?.make_directory(&path, mode, parents).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn rename(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    query: Parameters,
+) -> Result<StatusCode, Failure> {
+    let (from, to) = (query.path("from")?, query.path("to")?);
+    app.service.guest(&vm).await?.rename(&from, &to).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,44 @@
+//! What a guest tells of itself.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use microvm_api::guest::{GuestProcesses, HealthReply, Ping, SystemInfoReply};
+
+use crate::app::App;
+use crate::extract::Vm;
+use crate::failure::Failure;
+
+pub(crate) async fn ping(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<Ping>, Failure> {
+    let guest = app.service.guest(&vm).await?;
+    let round_trip = guest.ping().await?;
+    let agent = guest.agent().clone();
+    Ok(Json(Ping {
+        success: true,
+        round_trip_us: u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX),
+        agent_version: agent.agent_version.clone(),
+        agent,
+    }))
+}
+
+pub(crate) async fn system_info(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+) -> Result<Json<SystemInfoReply>, Failure> {
+    let system_info = app.service.guest(&vm).await?.system_info().await?;
+    Ok(Json(SystemInfoReply { success: true, system_info, timestamp: app.now() }))
+}
+
+pub(crate) async fn processes(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+) -> Result<Json<GuestProcesses>, Failure> {
+    let processes = app.service.guest(&vm).await?.guest_processes().await?;
+    Ok(Json(GuestProcesses { success: true, processes, timestamp: app.now() }))
+}
+
+pub(crate) async fn health(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<HealthReply>, Failure> {
+    let health = app.service.guest(&vm).await?.health().await?;
+    Ok(Json(HealthReply { success: true, health, timestamp: app.now() }))
+}

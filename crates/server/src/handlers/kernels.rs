@@ -1,0 +1,73 @@
+//! Kernels.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use microvm_api::kernel::{AddKernel, Kernel, KernelList, KernelSource};
+use microvm_api::progress::ProgressLine;
+use microvm_ports::storage::KernelSource as StoreSource;
+use microvm_types::ErrorKind;
+
+use crate::app::App;
+use crate::convert;
+use crate::extract::Body;
+use crate::failure::Failure;
+use crate::handlers::images::absolute;
+use crate::lines::progress;
+
+pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Json<KernelList>, Failure> {
+    let kernels = app.service.kernels().kernels().await?;
+    Ok(Json(KernelList { kernels: kernels.into_iter().map(|info| app.kernel(info)).collect() }))
+}
+
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<Kernel>, Failure> {
+    let kernels = app.service.kernels().kernels().await?;
+    let wanted = |info: &microvm_ports::storage::KernelInfo| {
+        info.name == name || (name == "default" && info.is_default)
+    };
+    let info = kernels.into_iter().find(wanted).ok_or_else(|| {
+        let advice = "`microvm kernel ls` lists those that exist";
+        Failure::new(
+            ErrorKind::NotFound,
+            "kernel_not_found",
+            format!("no kernel is called `{name}`: {advice}"),
+        )
+    })?;
+    Ok(Json(app.kernel(info)))
+}
+
+pub(crate) async fn remove(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Failure> {
+    app.service.kernels().remove_kernel(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn add(
+    State(app): State<Arc<App>>,
+    Body(request): Body<AddKernel>,
+) -> Result<Response, Failure> {
+    let (default_name, source) = match request.source {
+        KernelSource::Distribution => (Some("distribution"), StoreSource::Distribution),
+        KernelSource::Build => (Some("built"), StoreSource::Build),
+        KernelSource::File { path, discovery } => {
+            let discovery = convert::discovery(discovery);
+            (None, StoreSource::File { path: absolute(&path)?, discovery })
+        }
+    };
+    let name = request
+        .name
+        .or_else(|| default_name.map(str::to_owned))
+        .ok_or_else(|| Failure::invalid("invalid_field", "name: a kernel of your own needs a name"))?;
+    Ok(progress(move |progress| async move {
+        let info = app.service.kernels().add_kernel(&name, &source, progress).await?;
+        Ok(ProgressLine::Kernel { kernel: app.kernel(info) })
+    }))
+}

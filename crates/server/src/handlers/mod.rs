@@ -1,0 +1,16 @@
+//! One file per group of routes.
+
+pub(crate) mod archive;
+pub(crate) mod events;
+pub(crate) mod exec;
+pub(crate) mod execute;
+pub(crate) mod files;
+pub(crate) mod guest;
+pub(crate) mod images;
+pub(crate) mod kernels;
+pub(crate) mod ports;
+pub(crate) mod processes;
+pub(crate) mod system;
+pub(crate) mod templates;
+pub(crate) mod vms;
+pub(crate) mod watch;

@@ -1,0 +1,132 @@
+//! VMs and their life.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use microvm_api::query::Query;
+use microvm_api::vm::{Counters, CreateVm, ResizeVm, StopVm, Vm as VmBody, VmList};
+use microvm_core::{CreateRequest, VmFilter};
+use microvm_types::Phase;
+
+use crate::app::App;
+use crate::convert;
+use crate::extract::{Body, Parameters, Vm};
+use crate::failure::Failure;
+
+/// Most of a console that one answer carries, in bytes.
+const CONSOLE_MAX: usize = 16 << 20;
+
+/// Longest time a guest may be given to end its processes.
+const GRACE_MAX: Duration = Duration::from_secs(3600);
+
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    Body(request): Body<CreateVm>,
+) -> Result<Response, Failure> {
+    let mut overrides = request.overrides;
+    overrides.vcpus = request.vcpus.or(overrides.vcpus);
+    overrides.memory_mib = request.memory_mib.or(overrides.memory_mib);
+    let request = CreateRequest {
+        name: request.name,
+        template: Some(request.template),
+        overrides,
+        labels: request.labels,
+        metadata: request.metadata,
+        limits: request.limits,
+        start: request.start,
+    };
+    let vm = app.vm(app.service.create(request).await?);
+    let location = format!("{}/vms/{}", microvm_api::PREFIX, vm.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(vm)).into_response())
+}
+
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    Parameters(query): Parameters,
+) -> Result<Json<VmList>, Failure> {
+    let filter = filter(&query)?;
+    Ok(Json(VmList { vms: app.service.list(&filter).into_iter().map(|view| app.vm(view)).collect() }))
+}
+
+fn filter(query: &Query) -> Result<VmFilter, Failure> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let pairs = |name: &'static str| {
+        query.all(name).map(text).map(move |pair| match pair.split_once('=') {
+            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+            None => Err(Failure::invalid(
+                "filter_invalid",
+                format!("the filter `{name}={pair}` has no `=`: write {name}=KEY=VALUE"),
+            )),
+        })
+    };
+    let phase = |word: &[u8]| {
+        let found = Phase::ALL.into_iter().find(|phase| phase.as_str().as_bytes() == word);
+        found.ok_or_else(|| {
+            let known: Vec<&str> = Phase::ALL.into_iter().map(Phase::as_str).collect();
+            let detail = format!("`{}` is not a state: there are {}", text(word), known.join(", "));
+            Failure::invalid("filter_invalid", detail)
+        })
+    };
+    Ok(VmFilter {
+        labels: pairs("label").collect::<Result<_, _>>()?,
+        metadata: pairs("metadata").collect::<Result<_, _>>()?,
+        phases: query.all("state").chain(query.all("status")).map(phase).collect::<Result<_, _>>()?,
+        name_contains: query.bytes("name")?.map(text),
+    })
+}
+
+pub(crate) async fn get(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+    Ok(Json(app.vm(app.service.get(&vm)?)))
+}
+
+pub(crate) async fn delete(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<StatusCode, Failure> {
+    app.service.delete_vm(&vm).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn start(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+    Ok(Json(app.vm(app.service.start_vm(&vm).await?)))
+}
+
+pub(crate) async fn pause(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+    Ok(Json(app.vm(app.service.pause_vm(&vm).await?)))
+}
+
+pub(crate) async fn resume(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+    Ok(Json(app.vm(app.service.resume_vm(&vm).await?)))
+}
+
+pub(crate) async fn stop(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    Body(how): Body<StopVm>,
+) -> Result<Json<VmBody>, Failure> {
+    let grace = Duration::from_secs(how.grace_seconds).min(GRACE_MAX);
+    Ok(Json(app.vm(app.service.stop_vm(&vm, how.force, Some(grace)).await?)))
+}
+
+pub(crate) async fn resize(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    Body(size): Body<ResizeVm>,
+) -> Result<Json<VmBody>, Failure> {
+    Ok(Json(app.vm(app.service.resize_memory(&vm, size.memory_mib).await?)))
+}
+
+pub(crate) async fn metrics(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<Counters>, Failure> {
+    Ok(Json(convert::counters(&app.service.counters(&vm).await?)))
+}
+
+pub(crate) async fn console(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    Parameters(query): Parameters,
+) -> Result<Response, Failure> {
+    let limit = query.value("limit", "a number of bytes")?.unwrap_or(1 << 20).min(CONSOLE_MAX);
+    let console = app.service.console(&vm, limit).await?;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], console).into_response())
+}

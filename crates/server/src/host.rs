@@ -1,0 +1,154 @@
+//! What is known about the host, and whether it is fit for VMs.
+
+use std::time::Duration;
+
+use camino::Utf8Path;
+use microvm_api::system::{Check, CheckStatus, Doctor, HostInfo, Resource};
+use microvm_core::ServiceError;
+use microvm_types::{ByteSize, ErrorKind};
+
+use crate::app::App;
+use crate::convert;
+use crate::failure::Failure;
+
+/// Free space below which `doctor` warns: an image and a busy scratch disk.
+const SPACE_WANTED: u64 = 2 << 30;
+
+pub(crate) fn info(root: &Utf8Path, uptime: Duration) -> Result<HostInfo, Failure> {
+    let names = rustix::system::uname();
+    let failed = |error: std::io::Error| {
+        Failure::new(ErrorKind::Internal, "host_unreadable", format!("the host cannot be examined: {error}"))
+    };
+    Ok(HostInfo {
+        platform: format!("{} {}", names.sysname().to_string_lossy(), names.release().to_string_lossy()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        server_pid: std::process::id(),
+        uptime_seconds: uptime.as_secs(),
+        cpu_count: std::thread::available_parallelism()
+            .map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
+        memory: memory().map_err(failed)?,
+        disk: disk(root).map_err(failed)?,
+    })
+}
+
+fn resource(total: u64, available: u64) -> Resource {
+    #[expect(clippy::cast_precision_loss, reason = "a percentage needs few digits")]
+    let percent = if total == 0 { 0.0 } else { 100.0 * (1.0 - available as f64 / total as f64) };
+    Resource { total, available, free: available, percent: (percent * 10.0).round() / 10.0 }
+}
+
+fn memory() -> std::io::Result<Resource> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    };
+    Ok(resource(field("MemTotal:"), field("MemAvailable:")))
+}
+
+fn disk(path: &Utf8Path) -> std::io::Result<Resource> {
+    let state = rustix::fs::statvfs(path.as_std_path())?;
+    Ok(resource(state.f_blocks * state.f_frsize, state.f_bavail * state.f_frsize))
+}
+
+fn check(name: &str, status: CheckStatus, detail: impl Into<String>, advice: Option<&str>) -> Check {
+    Check { name: name.to_owned(), status, detail: detail.into(), advice: advice.map(str::to_owned) }
+}
+
+fn broken(name: &str, error: &ServiceError) -> Check {
+    check(name, CheckStatus::Failed, error.to_string(), None)
+}
+
+/// Examines everything a VM needs on this host.
+pub(crate) async fn doctor(app: &App) -> Doctor {
+    let mut checks = Vec::new();
+    let hypervisor = match app.service.host_report().await {
+        Ok(report) => {
+            let detail = format!("{} {} at {}", report.driver, report.version, report.program);
+            checks.push(check("hypervisor", CheckStatus::Ok, detail, None));
+            let slow = report.accelerator == "tcg";
+            let status = if slow { CheckStatus::Warning } else { CheckStatus::Ok };
+            let detail = format!("{}: {}", report.accelerator, report.accelerator_reason);
+            let advice = slow.then_some(
+                "emulation is slower and is not a hardware boundary; use a host with KVM for hostile code",
+            );
+            checks.push(check("accelerator", status, detail, advice));
+            for (layer, state) in &report.confinement {
+                let on = state == "on";
+                let status = if on { CheckStatus::Ok } else { CheckStatus::Warning };
+                let advice = (!on).then_some("VMs run without this layer");
+                checks.push(check(&format!("confinement: {layer}"), status, state.clone(), advice));
+            }
+            Some(convert::hypervisor(report))
+        }
+        Err(error) => {
+            checks.push(broken("hypervisor", &error));
+            None
+        }
+    };
+    checks.push(kernels(app).await);
+    checks.push(images(app).await);
+    checks.push(space(&app.settings.root));
+    Doctor { checks, hypervisor }
+}
+
+async fn kernels(app: &App) -> Check {
+    match app.service.kernels().kernels().await {
+        Err(error) => broken("kernels", &error.into()),
+        Ok(kernels) => match kernels.iter().find(|kernel| kernel.is_default) {
+            None => check(
+                "kernels",
+                CheckStatus::Failed,
+                "there is no kernel",
+                Some(
+                    "`microvm kernel add --distribution` takes the distribution's, `microvm kernel build` makes the fast one",
+                ),
+            ),
+            Some(kernel) if kernel.name == "built" => {
+                check("kernels", CheckStatus::Ok, format!("{} ({})", kernel.name, kernel.release), None)
+            }
+            Some(kernel) => check(
+                "kernels",
+                CheckStatus::Ok,
+                format!("{} ({})", kernel.name, kernel.release),
+                Some("`microvm kernel build` makes one that boots in less than half the time"),
+            ),
+        },
+    }
+}
+
+async fn images(app: &App) -> Check {
+    match app.service.images().images().await {
+        Err(error) => broken("images", &error.into()),
+        Ok(images) if images.is_empty() => check(
+            "images",
+            CheckStatus::Failed,
+            "there is no image",
+            Some(
+                "`microvm image build` makes the default one, `microvm image pull` fetches one from a registry",
+            ),
+        ),
+        Ok(images) => {
+            let names: Vec<&str> = images.iter().flat_map(|image| &image.names).map(String::as_str).collect();
+            check("images", CheckStatus::Ok, names.join(", "), None)
+        }
+    }
+}
+
+fn space(root: &Utf8Path) -> Check {
+    match disk(root) {
+        Err(error) => check("space", CheckStatus::Failed, format!("{root}: {error}"), None),
+        Ok(space) => {
+            let little = space.available < SPACE_WANTED;
+            let status = if little { CheckStatus::Warning } else { CheckStatus::Ok };
+            let detail = format!("{} free below {root}", ByteSize(space.available));
+            check(
+                "space",
+                status,
+                detail,
+                little.then_some("free some space, or choose another root with --root"),
+            )
+        }
+    }
+}

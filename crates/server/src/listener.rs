@@ -1,0 +1,170 @@
+//! The server's socket, its folder and its lock.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_types::ErrorKind;
+use rustix::fs::{Mode, OFlags};
+use tokio::net::UnixListener;
+
+/// Bytes of path that fit a socket address (`sun_path`, unix(7)), the closing NUL left out.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Where the server of a root directory listens.
+#[must_use]
+pub fn socket_path(root: &Utf8Path) -> Utf8PathBuf {
+    root.join("run/api.sock")
+}
+
+/// The file whose lock says that a server runs on a root directory.
+#[must_use]
+pub fn lock_path(root: &Utf8Path) -> Utf8PathBuf {
+    root.join("run/server.lock")
+}
+
+/// Why a server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another server has this root directory.
+    #[error(
+        "another server{} already runs on {root}: use it, end it, or choose another root with --root",
+        .pid.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    Busy {
+        /// The root directory.
+        root: Utf8PathBuf,
+        /// Its process number, if it wrote it down.
+        pid: Option<String>,
+    },
+    /// The folder, lock or socket cannot be made.
+    #[error("{action} {path} failed ({source}): check that you own it and that its disk is writable")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// With which file.
+        path: Utf8PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl BindError {
+    /// The class of this failure.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Busy { .. } => ErrorKind::Conflict,
+            Self::Io { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// A stable code for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Busy { .. } => "server_running",
+            Self::Io { .. } => "socket_failed",
+        }
+    }
+}
+
+/// A root directory that is ours alone, and its socket. Dropping it removes the socket and gives the lock back.
+#[derive(Debug)]
+pub struct BoundServer {
+    pub(crate) listener: UnixListener,
+    path: Utf8PathBuf,
+    _lock: File,
+}
+
+impl BoundServer {
+    /// Takes the lock of `root`, then listens on its socket. A socket left by a dead server is replaced: with the lock
+    /// in hand nobody can be listening on it. Must be called in a runtime.
+    ///
+    /// # Errors
+    /// [`BindError::Busy`] if another server has the root directory.
+    pub fn bind(root: &Utf8Path) -> Result<Self, BindError> {
+        let path = socket_path(root);
+        let folder = root.join("run");
+        let failed = |action, path: &Utf8Path| {
+            let path = path.to_owned();
+            move |source| BindError::Io { action, path, source }
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(failed("making the folder", &folder))?;
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o700))
+            .map_err(failed("closing to others the folder", &folder))?;
+        let lock = take_lock(root)?;
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed("removing the old socket", &path)(error));
+            }
+            _ => {}
+        }
+        let listener = listen(&folder, &path).map_err(failed("listening on", &path))?;
+        // The folder already keeps others out; this is the second lock on the door.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600))
+            .map_err(failed("closing to others the socket", &path))?;
+        Ok(Self { listener, path, _lock: lock })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn path(&self) -> &Utf8Path {
+        &self.path
+    }
+
+    pub(crate) fn into_parts(self) -> (UnixListener, Unlink) {
+        let Self { listener, path, _lock } = self;
+        (listener, Unlink { path, _lock })
+    }
+}
+
+/// Removes the socket while the lock is still held.
+pub(crate) struct Unlink {
+    path: Utf8PathBuf,
+    _lock: File,
+}
+
+impl Drop for Unlink {
+    fn drop(&mut self) {
+        // A socket that stays behind is replaced by the next server.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn listen(folder: &Utf8Path, path: &Utf8Path) -> std::io::Result<UnixListener> {
+    if path.as_str().len() <= SOCKET_PATH_MAX {
+        return UnixListener::bind(path);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder.as_std_path(), flags, Mode::empty())?;
+    let name = path.file_name().unwrap_or("api.sock");
+    UnixListener::bind(format!("/proc/self/fd/{}/{name}", std::os::fd::AsRawFd::as_raw_fd(&folder)))
+}
+
+fn take_lock(root: &Utf8Path) -> Result<File, BindError> {
+    let path = lock_path(root);
+    let failed = |source| BindError::Io { action: "taking the lock", path: path.clone(), source };
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true).mode(0o600);
+    let mut file = options.open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // Without the number the message is still true.
+            let _ = file.take(20).read_to_string(&mut pid);
+            let pid = Some(pid.trim().to_owned()).filter(|pid| !pid.is_empty());
+            return Err(BindError::Busy { root: root.to_owned(), pid });
+        }
+        Err(TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+    writeln!(file, "{}", std::process::id()).map_err(failed)?;
+    Ok(file)
+}

@@ -1,0 +1,74 @@
+//! Ids and logs of requests.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+use microvm_api::{Problem, REQUEST_ID_HEADER};
+use tracing::Instrument as _;
+
+use crate::failure::render;
+
+/// Longest id that is taken over from a caller.
+const ID_MAX: usize = 64;
+
+/// Makes ids that differ within one server and, by its start time, between servers.
+#[derive(Debug)]
+pub(crate) struct RequestIds {
+    start: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    pub(crate) fn starting_at(now_ms: i64) -> Self {
+        Self { start: now_ms.unsigned_abs(), next: AtomicU64::new(1) }
+    }
+
+    fn next(&self) -> String {
+        format!("{:x}-{:x}", self.start, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Gives the request an id (the caller's, if it is plain and short), logs it, and puts the id into the answer.
+pub(crate) async fn observe(ids: std::sync::Arc<RequestIds>, request: Request, next: Next) -> Response {
+    let given = request.headers().get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok());
+    let plain = |id: &&str| {
+        (1..=ID_MAX).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    let id = given.filter(plain).map_or_else(|| ids.next(), str::to_owned);
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
+    // The query is left out: it holds names of users' files.
+    let path = request.uri().path().to_owned();
+    let span = tracing::info_span!("request", id, %method, path, route);
+    async move {
+        let begun = Instant::now();
+        let mut response = next.run(request).await;
+        let problem = response.extensions_mut().remove::<Problem>();
+        let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let status = response.status().as_u16();
+        match problem {
+            Some(mut problem) => {
+                let level = problem.code.as_str();
+                if status >= 500 {
+                    tracing::warn!(status, took_us, code = level, detail = problem.detail, "failed");
+                } else {
+                    tracing::info!(status, took_us, code = level, detail = problem.detail, "refused");
+                }
+                problem.request_id = Some(id.clone());
+                response = render(&problem);
+            }
+            None => tracing::debug!(status, took_us, "answered"),
+        }
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(HeaderName::from_static(REQUEST_ID_HEADER), value);
+        }
+        response
+    }
+    .instrument(span)
+    .await
+}
