@@ -1,1 +1,25 @@
-//! Not yet filled.
+//! The QEMU driver: machines as confined `qemu-system-x86_64` processes, controlled by QMP events.
+//!
+//! ```text
+//!  launch ─▶ CommandLine ─▶ confinement::spawn ─▶ QMP greeting ─▶ Paused
+//!                                                        resume ─▶ Running ⇄ Paused ─▶ Exited
+//! ```
+//!
+//! State is fed by QMP events and by the process descriptor, never by polling. What this driver does *not* do: make
+//! disks, speak to the guest, or decide anything.
+
+mod accelerator;
+mod command_line;
+mod config;
+mod console;
+mod hypervisor;
+mod machine;
+mod probe;
+mod process;
+mod qmp;
+mod socket;
+mod timestamp_counter;
+mod users;
+
+pub use config::QemuConfig;
+pub use hypervisor::Qemu;

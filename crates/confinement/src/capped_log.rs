@@ -1,0 +1,83 @@
+//! Log files that cannot fill a disk: two files, the older one given up when the newer one is full.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+/// Appends to `path`; at `cap` bytes it becomes `path.old`, which replaces the one before.
+pub(crate) struct CappedLog {
+    path: Utf8PathBuf,
+    file: File,
+    written: u64,
+    cap: u64,
+}
+
+impl CappedLog {
+    pub(crate) fn open(path: Utf8PathBuf, cap: u64) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let written = file.metadata()?.len();
+        Ok(Self { path, file, written, cap })
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.written >= self.cap {
+            std::fs::rename(&self.path, old(&self.path))?;
+            self.file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+            self.written = 0;
+        }
+        self.file.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+fn old(path: &Utf8Path) -> Utf8PathBuf {
+    Utf8PathBuf::from(format!("{path}.old"))
+}
+
+/// The newest `limit` bytes of a capped log; empty if there is none.
+///
+/// # Errors
+/// If a file is there and cannot be read.
+pub fn tail(path: &Utf8Path, limit: usize) -> io::Result<Vec<u8>> {
+    let newer = tail_of_file(path, limit)?;
+    let mut bytes = if newer.len() < limit { tail_of_file(&old(path), limit - newer.len())? } else { Vec::new() };
+    bytes.extend_from_slice(&newer);
+    Ok(bytes)
+}
+
+fn tail_of_file(path: &Utf8Path, limit: usize) -> io::Result<Vec<u8>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let limit = limit as u64;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(limit)))?;
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_newest_and_no_more_than_twice_the_cap() {
+        let directory = std::env::temp_dir().join(format!("capped-log-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = Utf8PathBuf::from_path_buf(directory.join("log")).unwrap();
+        let mut log = CappedLog::open(path.clone(), 100).unwrap();
+        for number in 0..1_000 {
+            log.write(format!("{number:09}\n").as_bytes()).unwrap();
+        }
+        let all = tail(&path, 10_000).unwrap();
+        assert!(all.len() <= 220, "{}", all.len());
+        assert!(all.ends_with(b"000000999\n"));
+        assert_eq!(tail(&path, 10).unwrap(), b"000000999\n");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}

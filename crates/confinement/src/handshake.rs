@@ -1,0 +1,25 @@
+//! What server and supervisor say to each other: one JSON document per line over a socket pair.
+
+use serde::{Deserialize, Serialize};
+
+use crate::process::ProcessRecord;
+
+/// The server's last word before the VMM starts.
+pub(crate) const GO: &[u8] = b"go\n";
+
+/// The supervisor's messages.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Report {
+    /// Everything is prepared, `process.json` is written; waiting for "go".
+    Ready(ProcessRecord),
+    /// The VMM runs.
+    Started,
+    /// A step failed; nothing is left running.
+    Failed {
+        /// Which step.
+        step: String,
+        /// What the system said.
+        detail: String,
+    },
+}

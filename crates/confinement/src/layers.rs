@@ -1,0 +1,57 @@
+//! What of the cage this host can offer.
+
+use std::collections::BTreeMap;
+
+use crate::cgroup;
+use crate::clone::{Side, clone};
+
+/// Namespaces of a cage.
+pub(crate) const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS;
+
+/// Every layer by name, with `on` or the reason why it is off. Starts a process to try; call it once.
+#[must_use]
+pub fn layers() -> BTreeMap<String, String> {
+    let on = || "on".to_owned();
+    let mut layers = BTreeMap::new();
+    let own_user = if nix::unistd::geteuid().is_root() { on() } else { "off: the server does not run as root".to_owned() };
+    layers.insert("own user id".to_owned(), own_user);
+    let namespaces = match try_namespaces() {
+        Ok(()) => on(),
+        Err(error) => format!("off: {error} (is kernel.unprivileged_userns_clone or an AppArmor profile in the way?)"),
+    };
+    layers.insert("own root file system".to_owned(), namespaces.clone());
+    layers.insert("namespaces (user, mount, pid, network, ipc, uts)".to_owned(), namespaces);
+    layers.insert("no capabilities, no new privileges".to_owned(), on());
+    layers.insert("Landlock".to_owned(), landlock());
+    layers.insert("cgroup limits".to_owned(), cgroup::available().map_or_else(|why| format!("off: {why}"), |what| format!("on: {what}")));
+    layers
+}
+
+fn landlock() -> String {
+    #[allow(unsafe_code)]
+    // SAFETY: with a null attribute and the version flag the call only returns a number (landlock_create_ruleset(2)).
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, 1) };
+    if abi >= 1 { format!("on: ABI {abi}") } else { "off: the kernel has no Landlock".to_owned() }
+}
+
+fn try_namespaces() -> std::io::Result<()> {
+    // The child ends at once without touching anything, so that other threads of this process do not matter.
+    match clone(NAMESPACES)? {
+        Side::Child => {
+            #[allow(unsafe_code)]
+            // SAFETY: _exit ends the child without running anything of the copied process.
+            unsafe {
+                libc::_exit(0)
+            }
+        }
+        Side::Parent(pid) => {
+            nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).map_err(std::io::Error::from)?;
+            Ok(())
+        }
+    }
+}

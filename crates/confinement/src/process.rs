@@ -1,0 +1,266 @@
+//! Telling processes apart for good, and watching and ending them without races.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use camino::Utf8Path;
+use serde::{Deserialize, Serialize};
+
+/// A process, identified by number and start time: a number alone may be used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// Process number on the host.
+    pub pid: i32,
+    /// Start time in clock ticks since the host's boot (field 22 of `/proc/<pid>/stat`, proc(5)).
+    pub start_ticks: u64,
+}
+
+impl ProcessIdentity {
+    /// The identity of a living process.
+    ///
+    /// # Errors
+    /// If there is no such process.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The second field is in brackets and may hold anything; fields are counted after its end.
+        let start_ticks = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19))
+            .and_then(|field| field.parse().ok())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("cannot read /proc/{pid}/stat")))?;
+        Ok(Self { pid, start_ticks })
+    }
+
+    /// Opens the process for watching and signalling; `None` if it has ended (a zombie counts as ended).
+    ///
+    /// # Errors
+    /// If the kernel refuses for another reason than that.
+    pub fn open(&self) -> io::Result<Option<ProcessDescriptor>> {
+        let Some(descriptor) = pidfd_open(self.pid)? else {
+            return Ok(None);
+        };
+        // Looked up after opening: the number now surely means the process that the descriptor holds.
+        match Self::of(self.pid) {
+            Ok(found) if found == *self => Ok(Some(ProcessDescriptor(descriptor))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Kills the process if it lives and waits until it has ended.
+    ///
+    /// # Errors
+    /// `TimedOut` if it still exists after `deadline`.
+    pub async fn end(&self, deadline: Duration) -> io::Result<()> {
+        let Some(process) = self.open()? else {
+            return Ok(());
+        };
+        process.signal(libc::SIGKILL)?;
+        tokio::time::timeout(deadline, process.ended()?)
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("process {} does not end", self.pid)))?
+    }
+}
+
+/// A process held open: its number cannot be taken by another one meanwhile.
+#[derive(Debug)]
+pub struct ProcessDescriptor(OwnedFd);
+
+impl ProcessDescriptor {
+    /// Sends a signal; a process that has ended is fine.
+    ///
+    /// # Errors
+    /// If it is not ours to signal.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        match pidfd_send_signal(&self.0, signal) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// A future that resolves when the process has ended. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// If the descriptor cannot be watched.
+    pub fn ended(&self) -> io::Result<impl Future<Output = io::Result<()>> + Send + use<>> {
+        let watched = watch(self.0.as_fd().try_clone_to_owned()?)?;
+        // A pidfd becomes readable when the process ends (pidfd_open(2)).
+        Ok(async move { watched.readable().await.map(|_| ()) })
+    }
+}
+
+#[allow(unsafe_code)]
+fn watch(descriptor: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the result, so that it stays open as long as it is registered.
+    let watched = unsafe { tokio::io::unix::AsyncFd::register_with_interest(descriptor, tokio::io::Interest::READABLE) };
+    watched.map_err(io::Error::from)
+}
+
+#[allow(unsafe_code)]
+fn pidfd_open(pid: i32) -> io::Result<Option<OwnedFd>> {
+    // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1; nothing is shared.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if result < 0 {
+        let error = io::Error::last_os_error();
+        return if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) { Ok(None) } else { Err(error) };
+    }
+    let descriptor = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+}
+
+#[allow(unsafe_code)]
+fn pidfd_send_signal(descriptor: &OwnedFd, signal: i32) -> io::Result<()> {
+    // SAFETY: the descriptor is valid for the call; a null siginfo is allowed (pidfd_send_signal(2)).
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            descriptor.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What runs for a VM; `process.json` in its directory, written before the VMM starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRecord {
+    /// Version of this file: 1.
+    pub version: u32,
+    /// The VMM, or the child that becomes it.
+    pub vmm: ProcessIdentity,
+    /// Its supervisor.
+    pub supervisor: ProcessIdentity,
+    /// Cgroup directories made for it.
+    pub cgroups: Vec<String>,
+    /// Layers of confinement that are on around it.
+    pub layers: Vec<String>,
+}
+
+/// How a VMM ended; `exit.json` in its directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// Exit code, if it ended by itself.
+    pub code: Option<i32>,
+    /// Signal that ended it, if one did.
+    pub signal: Option<i32>,
+}
+
+/// File name of [`ProcessRecord`].
+const PROCESS_FILE: &str = "process.json";
+/// File name of [`ExitRecord`].
+const EXIT_FILE: &str = "exit.json";
+
+impl ProcessRecord {
+    /// Reads the record of a VM directory; `None` if nothing was ever started there.
+    ///
+    /// # Errors
+    /// If the file is there and cannot be read or understood.
+    pub fn read(directory: &Utf8Path) -> io::Result<Option<Self>> {
+        read_json(&directory.join(PROCESS_FILE))
+    }
+
+    /// Writes the record, whole or not at all.
+    pub(crate) fn write(&self, directory: &Utf8Path) -> io::Result<()> {
+        write_json(&directory.join(PROCESS_FILE), self)
+    }
+
+    /// Ends all that runs for a VM directory, recorded by whichever server, and removes its cgroups. Nothing there is
+    /// fine.
+    ///
+    /// # Errors
+    /// `TimedOut` if a process still exists after `deadline`; I/O errors of the record.
+    pub async fn end_all(directory: &Utf8Path, deadline: Duration) -> io::Result<()> {
+        let Some(record) = Self::read(directory)? else {
+            return Ok(());
+        };
+        record.vmm.end(deadline).await?;
+        // It ends by itself when the VMM has; it is ended here only if it hangs.
+        if let Some(supervisor) = record.supervisor.open()?
+            && tokio::time::timeout(Duration::from_secs(1), supervisor.ended()?).await.is_err()
+        {
+            record.supervisor.end(deadline).await?;
+        }
+        crate::cgroup::remove(&record.cgroups);
+        Self::forget(directory)
+    }
+
+    /// Forgets a record whose processes have ended.
+    fn forget(directory: &Utf8Path) -> io::Result<()> {
+        match std::fs::remove_file(directory.join(PROCESS_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ExitRecord {
+    /// Reads how the last VMM of a VM directory ended; `None` if it has not, or if nobody saw it.
+    ///
+    /// # Errors
+    /// If the file is there and cannot be read or understood.
+    pub fn read(directory: &Utf8Path) -> io::Result<Option<Self>> {
+        read_json(&directory.join(EXIT_FILE))
+    }
+
+    pub(crate) fn write(&self, directory: &Utf8Path) -> io::Result<()> {
+        write_json(&directory.join(EXIT_FILE), self)
+    }
+
+    pub(crate) fn forget(directory: &Utf8Path) -> io::Result<()> {
+        match std::fs::remove_file(directory.join(EXIT_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for ExitRecord {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.code, self.signal) {
+            (_, Some(signal)) => write!(formatter, "killed by signal {signal}"),
+            (Some(code), None) => write!(formatter, "exit code {code}"),
+            (None, None) => formatter.write_str("unknown exit"),
+        }
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Utf8Path) -> io::Result<Option<T>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// These files matter only while the host runs (a machine does not outlive it): renamed into place, not synced.
+fn write_json<T: Serialize>(path: &Utf8Path, value: &T) -> io::Result<()> {
+    let temporary = path.with_extension("json.tmp");
+    std::fs::write(&temporary, serde_json::to_vec(value)?)?;
+    std::fs::rename(temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_used_again_is_another_process() {
+        let me = ProcessIdentity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(me.open().unwrap().is_some());
+        let other = ProcessIdentity { start_ticks: me.start_ticks + 1, ..me };
+        assert!(other.open().unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn ends_a_process_and_sees_it_end() {
+        let mut child = tokio::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let identity = ProcessIdentity::of(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+        identity.end(Duration::from_secs(10)).await.unwrap();
+        child.wait().await.unwrap();
+        assert!(identity.open().unwrap().is_none());
+        identity.end(Duration::from_secs(1)).await.unwrap();
+    }
+}

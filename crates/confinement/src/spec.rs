@@ -1,0 +1,86 @@
+//! What a caged process gets.
+
+use std::collections::BTreeMap;
+
+use camino::Utf8PathBuf;
+use serde::{Deserialize, Serialize};
+
+/// A program and the cage around it. Host paths are absolute.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CageSpec {
+    /// The VM it belongs to; names its cgroups.
+    pub id: String,
+    /// Program on the host; it appears at the same path in the cage.
+    pub program: Utf8PathBuf,
+    /// Its arguments, without its own name.
+    pub arguments: Vec<String>,
+    /// Its environment, whole.
+    pub environment: BTreeMap<String, String>,
+    /// The VM's directory: sockets, logs and the supervisor's notes. It is not shown in the cage, so that a VMM under a
+    /// guest's control cannot forge what the server trusts.
+    pub directory: Utf8PathBuf,
+    /// All files and folders it can see.
+    pub mounts: Vec<Mount>,
+    /// Paths in the cage that are opened read-only even where the program asks for writing. QEMU before 8.2 opens the
+    /// file behind a private memory mapping for writing although it never writes to it; the file is shared by all VMs.
+    pub read_only_opens: Vec<Utf8PathBuf>,
+    /// Files opened for it by the supervisor, with the supervisor's rights.
+    pub files: Vec<OpenFile>,
+    /// Unix sockets that listen before it starts, so that the server can connect at once.
+    pub listeners: Vec<Listener>,
+    /// Number of the descriptor its console goes to; the supervisor keeps it in `console.log`, capped.
+    pub console_descriptor: i32,
+    /// Cap of `console.log` in bytes; twice that is kept at most.
+    pub console_cap: u64,
+    /// User and group id outside the cage; `None`: those of the server (which is then not root).
+    pub user: Option<u32>,
+    /// Most memory of the process in bytes, page cache of its files included.
+    pub memory_limit: u64,
+    /// Most tasks (threads and processes).
+    pub task_limit: u32,
+}
+
+/// What may be done with a mounted path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountAccess {
+    /// Reading and, where the file allows it, executing.
+    Read,
+    /// Reading and writing.
+    Write,
+    /// Opening as a device.
+    Device,
+}
+
+/// A host path shown in the cage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where it is on the host.
+    pub source: Utf8PathBuf,
+    /// Where it appears.
+    pub target: Utf8PathBuf,
+    /// Leave it out if it is not there, instead of failing.
+    pub optional: bool,
+    /// What may be done with it.
+    pub access: MountAccess,
+}
+
+/// A file handed over as a descriptor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OpenFile {
+    /// Where it is on the host.
+    pub path: Utf8PathBuf,
+    /// Whether it may be written.
+    pub writable: bool,
+    /// Number of the descriptor.
+    pub descriptor: i32,
+}
+
+/// A listening unix socket handed over as a descriptor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Listener {
+    /// File name in the VM's directory.
+    pub name: String,
+    /// Number of the descriptor.
+    pub descriptor: i32,
+}

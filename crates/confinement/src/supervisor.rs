@@ -1,0 +1,291 @@
+//! The supervisor: a process of one thread that starts a VMM in its cage and stays with it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::ExitCode;
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, pipe2};
+
+use crate::cage::{self, CageError, INSIDE_ID};
+use crate::capped_log::CappedLog;
+use crate::cgroup;
+use crate::clone::{Side, clone};
+use crate::handshake::{GO, Report};
+use crate::layers::NAMESPACES;
+use crate::open_filter::{self, OpenFilter};
+use crate::process::{ExitRecord, ProcessIdentity, ProcessRecord};
+use crate::spec::CageSpec;
+
+/// Cap of `vmm.log`, the VMM's own messages, in bytes.
+const VMM_LOG_CAP: u64 = 256 * 1024;
+/// Lowest number our own descriptors are moved to, above all numbers a [`CageSpec`] names.
+const OWN_DESCRIPTORS: RawFd = 100;
+
+/// Body of the hidden command: standard input is the socket to the server. Returns when the VMM has ended.
+#[must_use]
+pub fn supervise() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Everything worth telling went through the socket; if that is gone there is nobody to tell.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run() -> io::Result<()> {
+    let mut server = UnixStream::from(duplicate(io::stdin().as_fd())?);
+    let mut reader = BufReader::new(server.try_clone()?);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let spec: CageSpec = serde_json::from_str(&line)?;
+    // Own session: no terminal signal reaches us or the VMM.
+    let _ = nix::unistd::setsid();
+    nix::unistd::chdir(spec.directory.as_std_path())?;
+    ExitRecord::forget(&spec.directory)?;
+    match start(&spec, &mut server, &mut reader) {
+        Ok(running) => {
+            report(&mut server, &Report::Started)?;
+            drop((server, reader));
+            detach_standard_streams()?;
+            running.attend(&spec)
+        }
+        Err(CageError { step, error }) => {
+            report(&mut server, &Report::Failed { step: step.to_owned(), detail: error.to_string() })
+        }
+    }
+}
+
+fn report(server: &mut UnixStream, report: &Report) -> io::Result<()> {
+    let mut line = serde_json::to_vec(report)?;
+    line.push(b'\n');
+    server.write_all(&line)
+}
+
+/// A descriptor of ours, close-on-exec and out of the way of those the VMM gets.
+fn duplicate(descriptor: impl AsFd) -> io::Result<OwnedFd> {
+    #[allow(unsafe_code)]
+    // SAFETY: fcntl on a valid descriptor; the result is a new one that nobody else owns.
+    unsafe {
+        let new = libc::fcntl(descriptor.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, OWN_DESCRIPTORS);
+        if new < 0 { Err(io::Error::last_os_error()) } else { Ok(std::os::fd::FromRawFd::from_raw_fd(new)) }
+    }
+}
+
+fn own_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    Ok((duplicate(read)?, duplicate(write)?))
+}
+
+struct Running {
+    pid: Pid,
+    console: File,
+    messages: File,
+    opens: Option<OpenFilter>,
+    cgroups: Vec<String>,
+}
+
+/// Kills the child when a step fails before the VMM runs.
+struct ChildGuard(Option<(Pid, Vec<String>)>);
+
+impl Drop for ChildGuard {
+    fn drop(&mut self) {
+        if let Some((pid, cgroups)) = self.0.take() {
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waitpid(pid, None);
+            cgroup::remove(&cgroups);
+        }
+    }
+}
+
+fn at<T, E: Into<io::Error>>(step: &'static str, result: Result<T, E>) -> Result<T, CageError> {
+    result.map_err(|error| CageError { step, error: error.into() })
+}
+
+fn start(spec: &CageSpec, server: &mut UnixStream, reader: &mut BufReader<UnixStream>) -> Result<Running, CageError> {
+    let mut inherited: Vec<(OwnedFd, RawFd)> = Vec::new();
+    for listener in &spec.listeners {
+        // The working directory is the VM's: a short name has no trouble with the 108 bytes a socket address holds.
+        let _ = std::fs::remove_file(&listener.name);
+        let socket = at("making its sockets", UnixListener::bind(&listener.name))?;
+        inherited.push((at("making its sockets", duplicate(socket))?, listener.descriptor));
+    }
+    for file in &spec.files {
+        let opened = at("opening a disk", OpenOptions::new().read(true).write(file.writable).open(&file.path))?;
+        inherited.push((at("opening a disk", duplicate(opened))?, file.descriptor));
+    }
+    let (console, console_end) = at("making the console pipe", own_pipe())?;
+    let (messages, messages_end) = at("making the message pipe", own_pipe())?;
+    let (mut go, mut go_end) = at("making a pipe", own_pipe().map(|(r, w)| (File::from(r), File::from(w))))?;
+    let (mut failure, mut failure_end) = at("making a pipe", own_pipe().map(|(r, w)| (File::from(r), File::from(w))))?;
+    inherited.push((console_end, spec.console_descriptor));
+    let null = at("opening /dev/null", OpenOptions::new().read(true).open("/dev/null").and_then(duplicate))?;
+    inherited.push((null, 0));
+
+    let (filter_end, filter) = at("making a socket", UnixStream::pair())?;
+    let filter = (at("making a socket", duplicate(filter))?, at("making a socket", duplicate(filter_end))?);
+
+    let pid = match at("making its namespaces", clone(NAMESPACES))? {
+        Side::Child => {
+            drop((go_end, failure, console, messages, filter.0));
+            let CageError { step, error } = child(spec, &mut go, &inherited, &messages_end, &filter.1);
+            let _ = failure_end.write_all(format!("{step}\n{error}").as_bytes());
+            std::process::exit(127);
+        }
+        Side::Parent(pid) => Pid::from_raw(pid),
+    };
+    let mut guard = ChildGuard(Some((pid, Vec::new())));
+    drop((go, failure_end, inherited, messages_end, filter.1));
+    at("mapping its user", map_ids(pid, spec.user))?;
+    let cgroups = if cgroup::available().is_ok() {
+        at("setting its cgroup limits", cgroup::confine(&spec.id, pid.as_raw(), spec.memory_limit, spec.task_limit))?
+    } else {
+        Vec::new()
+    };
+    guard.0 = Some((pid, cgroups.clone()));
+    let record = ProcessRecord {
+        version: 1,
+        vmm: at("identifying it", ProcessIdentity::of(pid.as_raw()))?,
+        supervisor: at("identifying its supervisor", ProcessIdentity::of(Pid::this().as_raw()))?,
+        layers: if cgroups.is_empty() { vec!["cage".to_owned()] } else { vec!["cage".to_owned(), "cgroup".to_owned()] },
+        cgroups: cgroups.clone(),
+    };
+    at("writing process.json", record.write(&spec.directory))?;
+    at("reporting to the server", report(server, &Report::Ready(record)))?;
+    let mut word = [0; GO.len()];
+    if reader.read_exact(&mut word).is_err() || word != GO {
+        return Err(CageError { step: "waiting for the server", error: io::Error::other("it went away") });
+    }
+    at("letting it go", go_end.write_all(b"!"))?;
+    drop(go_end);
+    let opens = if spec.read_only_opens.is_empty() {
+        None
+    } else {
+        // Nothing comes if the child failed before; the failure pipe tells why.
+        open_filter::receive(&filter.0, spec).ok()
+    };
+    // The pipe closes by itself when the program has started; otherwise it tells what failed.
+    let mut text = String::new();
+    at("watching it start", failure.read_to_string(&mut text))?;
+    if let Some((step, detail)) = text.split_once('\n') {
+        return Err(CageError { step: "starting it", error: io::Error::other(format!("{step}: {detail}")) });
+    }
+    guard.0 = None;
+    Ok(Running { pid, console: File::from(console), messages: File::from(messages), opens, cgroups })
+}
+
+/// Everything the child does up to its exec; returns only what failed.
+fn child(
+    spec: &CageSpec,
+    go: &mut File,
+    inherited: &[(OwnedFd, RawFd)],
+    messages: &OwnedFd,
+    filter: &OwnedFd,
+) -> CageError {
+    let mut build = || -> Result<(), CageError> {
+        // Waits for its user mapping and for the server's word; end of file means that the supervisor is gone.
+        let mut word = [0];
+        at("waiting for the supervisor", go.read_exact(&mut word))?;
+        cage::enter_file_system(spec)?;
+        at("placing descriptors", cage::place_descriptor(messages.as_raw_fd(), 1))?;
+        at("placing descriptors", cage::place_descriptor(messages.as_raw_fd(), 2))?;
+        for (descriptor, number) in inherited {
+            at("placing descriptors", cage::place_descriptor(descriptor.as_raw_fd(), *number))?;
+        }
+        cage::drop_rights(spec)?;
+        if !spec.read_only_opens.is_empty() {
+            at("filtering what it opens", open_filter::install(filter))?;
+        }
+        Ok(())
+    };
+    match build() {
+        Ok(()) => CageError { step: "executing the program", error: cage::execute(spec) },
+        Err(error) => error,
+    }
+}
+
+/// Maps the cage's own user id to `user` outside (or to ours).
+fn map_ids(pid: Pid, user: Option<u32>) -> io::Result<()> {
+    let outside_user = user.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
+    let outside_group = user.unwrap_or_else(|| nix::unistd::getegid().as_raw());
+    if !nix::unistd::geteuid().is_root() {
+        // Without this an unprivileged process may not write a group map (user_namespaces(7)).
+        std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+    }
+    std::fs::write(format!("/proc/{pid}/uid_map"), format!("{INSIDE_ID} {outside_user} 1"))?;
+    std::fs::write(format!("/proc/{pid}/gid_map"), format!("{INSIDE_ID} {outside_group} 1"))
+}
+
+fn detach_standard_streams() -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for number in 0..=2 {
+        cage::place_descriptor(null.as_raw_fd(), number)?;
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Keeps console and messages until both are closed, then notes how the VMM ended.
+    fn attend(mut self, spec: &CageSpec) -> io::Result<()> {
+        // A terminal's or an operator's signal to the group is not for us: we end when the VMM does.
+        for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGPIPE] {
+            #[allow(unsafe_code)]
+            // SAFETY: ignoring a signal installs no handler code.
+            unsafe {
+                signal(ignored, SigHandler::SigIgn)
+            }?;
+        }
+        let mut console_log = CappedLog::open(spec.directory.join("console.log"), spec.console_cap)?;
+        let mut message_log = CappedLog::open(spec.directory.join("vmm.log"), VMM_LOG_CAP)?;
+        let (mut console_open, mut messages_open) = (true, true);
+        let mut buffer = [0; 4096];
+        while console_open || messages_open {
+            let wanted = [
+                console_open.then(|| self.console.as_fd()),
+                messages_open.then(|| self.messages.as_fd()),
+                self.opens.as_ref().map(OpenFilter::as_fd),
+            ];
+            let mut polled: Vec<PollFd> =
+                wanted.iter().flatten().map(|descriptor| PollFd::new(*descriptor, PollFlags::POLLIN)).collect();
+            poll(&mut polled, PollTimeout::NONE)?;
+            let mut found = polled.iter().map(|entry| entry.revents().unwrap_or(PollFlags::empty()));
+            let [console, messages, opens] = wanted.map(|one| one.and_then(|_| found.next()).unwrap_or(PollFlags::empty()));
+            if !console.is_empty() {
+                console_open = pump(&mut self.console, &mut console_log, &mut buffer);
+            }
+            if !messages.is_empty() {
+                messages_open = pump(&mut self.messages, &mut message_log, &mut buffer);
+            }
+            if opens.contains(PollFlags::POLLIN) {
+                if let Some(filter) = &self.opens {
+                    filter.answer();
+                }
+            } else if !opens.is_empty() {
+                self.opens = None;
+            }
+        }
+        let exit = match waitpid(self.pid, None)? {
+            WaitStatus::Exited(_, code) => ExitRecord { code: Some(code), signal: None },
+            WaitStatus::Signaled(_, signal, _) => ExitRecord { code: None, signal: Some(signal as i32) },
+            _ => ExitRecord { code: None, signal: None },
+        };
+        cgroup::remove(&self.cgroups);
+        exit.write(&spec.directory)
+    }
+}
+
+/// Moves what is there into the log; false at the end. A log that cannot be written (disk full) loses what comes, so
+/// that the VMM is never held up by it.
+fn pump(source: &mut File, log: &mut CappedLog, buffer: &mut [u8]) -> bool {
+    match source.read(buffer) {
+        Ok(0) | Err(_) => false,
+        Ok(count) => {
+            let _ = log.write(&buffer[..count]);
+            true
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What an operator may set about QEMU.
+
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+
+/// Which accelerator to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AcceleratorChoice {
+    /// KVM if it can run stock kernels, else TCG.
+    #[default]
+    Auto,
+    /// KVM, come what may.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// Settings of the driver.
+#[derive(Debug, Clone)]
+pub struct QemuConfig {
+    /// The QEMU program; looked up in `PATH` if it is a bare name.
+    pub program: Utf8PathBuf,
+    /// This very program, which is run again as the supervisor of each machine.
+    pub launcher: Utf8PathBuf,
+    /// Which accelerator to use.
+    pub accelerator: AcceleratorChoice,
+    /// How long QEMU may take from its start to its QMP greeting.
+    pub start_deadline: Duration,
+    /// How long QEMU may take to answer one QMP command.
+    pub command_deadline: Duration,
+    /// Cap of the console log of one VM in bytes; twice that is kept at most.
+    pub console_cap: u64,
+}
+
+impl QemuConfig {
+    /// Defaults, with `launcher` as the supervisor program.
+    #[must_use]
+    pub fn new(launcher: Utf8PathBuf) -> Self {
+        Self {
+            program: "qemu-system-x86_64".into(),
+            launcher,
+            accelerator: AcceleratorChoice::Auto,
+            // QEMU greets after some 30 ms; the rest is for a host under heavy load.
+            start_deadline: Duration::from_secs(20),
+            command_deadline: Duration::from_secs(10),
+            console_cap: 1 << 20,
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Names of the logs the supervisor keeps in a VM directory.
+
+use std::io;
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+/// The guest's console.
+fn console_log(directory: &Utf8Path) -> Utf8PathBuf {
+    directory.join("console.log")
+}
+
+/// The newest `limit` bytes of the guest's console.
+pub(crate) async fn read(directory: &Utf8Path, limit: usize) -> io::Result<Vec<u8>> {
+    let path = console_log(directory);
+    tokio::task::spawn_blocking(move || microvm_confinement::tail(&path, limit)).await.map_err(io::Error::other)?
+}
+
+/// The last words of QEMU itself, for error messages.
+pub(crate) fn last_words(directory: &Utf8Path) -> String {
+    let bytes = microvm_confinement::tail(&directory.join("vmm.log"), 2_000).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim().to_owned()
+}
+
+/// Whether the console tells that the guest's kernel panicked just before its end.
+pub(crate) fn tells_of_a_panic(directory: &Utf8Path) -> bool {
+    // "Kernel panic - not syncing" is what panic() prints first (kernel/panic.c); a trace of some KiB may follow.
+    let bytes = microvm_confinement::tail(&console_log(directory), 16 * 1024).unwrap_or_default();
+    let needle = b"Kernel panic - not syncing";
+    bytes.windows(needle.len()).any(|window| window == needle)
+}

@@ -1,0 +1,125 @@
+//! The driver as core sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use camino::Utf8Path;
+use microvm_confinement::ProcessRecord;
+use microvm_ports::hypervisor::{HypervisorReport, Machine, MachineRecord, MachineSpec};
+use microvm_ports::{Hypervisor, LaunchError};
+use microvm_types::VmId;
+use tokio::sync::OnceCell;
+
+use crate::config::QemuConfig;
+use crate::console;
+use crate::machine::QemuMachine;
+use crate::probe::{self, Host};
+use crate::process;
+use crate::users::{UserLease, Users};
+
+/// How long a process may take to end after SIGKILL; a host in trouble takes seconds.
+const SWEEP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// QEMU machines on this host.
+pub struct Qemu {
+    config: QemuConfig,
+    host: OnceCell<Host>,
+    users: Arc<Users>,
+}
+
+impl Qemu {
+    /// A driver with these settings. Nothing is looked at before the first use.
+    #[must_use]
+    pub fn new(config: QemuConfig) -> Self {
+        Self { config, host: OnceCell::new(), users: Arc::default() }
+    }
+
+    async fn host(&self) -> Result<&Host, LaunchError> {
+        self.host.get_or_try_init(|| probe::probe(&self.config)).await
+    }
+}
+
+impl std::fmt::Debug for Qemu {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Qemu").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    async fn probe(&self) -> Result<HypervisorReport, LaunchError> {
+        Ok(self.host().await?.report.clone())
+    }
+
+    async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError> {
+        let host = self.host().await?;
+        check_memory(spec)?;
+        let user = self.users.take().map_err(|error| LaunchError::Process {
+            step: "choosing its user id",
+            detail: error.to_string(),
+        })?;
+        let user = UserLease { users: Arc::clone(&self.users), user };
+        let record = process::start(&self.config, host, spec, user.user).await?;
+        match QemuMachine::attach(&self.config, &spec.directory, record, host.version.clone(), user).await {
+            Ok(machine) => Ok(Arc::new(machine)),
+            Err(error) => {
+                self.sweep(&spec.id, &spec.directory).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn adopt(&self, _id: &VmId, directory: &Utf8Path, record: &MachineRecord) -> Result<Arc<dyn Machine>, LaunchError> {
+        if record.driver != self.name() {
+            return Err(LaunchError::Gone(format!("it belongs to the driver `{}`", record.driver)));
+        }
+        let unreadable = |error: serde_json::Error| LaunchError::Gone(format!("its record cannot be read: {error}"));
+        let process: ProcessRecord = serde_json::from_value(record.data["process"].clone()).map_err(unreadable)?;
+        let version = record.data["version"].as_str().unwrap_or_default().to_owned();
+        let lives = process.vmm.open().map_err(|error| LaunchError::Gone(error.to_string()))?.is_some();
+        if !lives {
+            let LaunchError::Died { detail } = process::died(directory) else {
+                return Err(LaunchError::Gone("its process is gone".to_owned()));
+            };
+            return Err(LaunchError::Gone(detail));
+        }
+        let user = record.data["user"].as_u64().and_then(|user| u32::try_from(user).ok());
+        if let Some(user) = user {
+            self.users.keep(user);
+        }
+        let user = UserLease { users: Arc::clone(&self.users), user };
+        Ok(Arc::new(QemuMachine::attach(&self.config, directory, process, version, user).await?))
+    }
+
+    async fn sweep(&self, _id: &VmId, directory: &Utf8Path) -> Result<(), LaunchError> {
+        ProcessRecord::end_all(directory, SWEEP_DEADLINE).await.map_err(|error| {
+            if error.kind() == std::io::ErrorKind::TimedOut {
+                LaunchError::Timeout { step: "ending its process", after: SWEEP_DEADLINE }
+            } else {
+                LaunchError::Process { step: "ending its process", detail: error.to_string() }
+            }
+        })
+    }
+
+    async fn console(&self, directory: &Utf8Path, limit: usize) -> std::io::Result<Vec<u8>> {
+        console::read(directory, limit).await
+    }
+}
+
+/// Refuses what the host cannot back right now, before anything is started. Memory is taken as it is used, so this is
+/// a guess in the VM's favour: a quarter of it, as guests rarely touch more at once, and QEMU's own 64 MiB.
+fn check_memory(spec: &MachineSpec) -> Result<(), LaunchError> {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available_mib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok())
+        .map_or(u64::MAX, |kib| kib >> 10);
+    let needed_mib = u64::from(spec.memory_mib) / 4 + 64;
+    if needed_mib > available_mib { Err(LaunchError::NoMemory { needed_mib, available_mib }) } else { Ok(()) }
+}

@@ -1,0 +1,311 @@
+//! One living QEMU machine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_confinement::{ExitRecord, ProcessRecord};
+use microvm_ports::guest::GuestEndpoint;
+use microvm_ports::hypervisor::{Balloon, Machine, MachineCounters, MachineExit, MachineRecord, MachineState};
+use microvm_ports::{LaunchError, MachineError};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::command_line::{AGENT_SOCKET, QMP_SOCKET};
+use crate::config::QemuConfig;
+use crate::console;
+use crate::process;
+use crate::qmp::{Event, Qmp};
+use crate::socket;
+use crate::users::UserLease;
+
+/// How long the supervisor may take to note an exit after it happened.
+const EXIT_NOTE_DEADLINE: Duration = Duration::from_secs(2);
+
+pub(crate) struct QemuMachine {
+    directory: Utf8PathBuf,
+    process: ProcessRecord,
+    version: String,
+    user: UserLease,
+    qmp: Arc<Qmp>,
+    state: watch::Receiver<MachineState>,
+    /// Set before we end it ourselves, so that its end is told as that.
+    killed: Arc<AtomicBool>,
+    watcher: JoinHandle<()>,
+}
+
+impl Drop for QemuMachine {
+    fn drop(&mut self) {
+        // The machine lives on; only our watching ends.
+        self.watcher.abort();
+    }
+}
+
+impl QemuMachine {
+    /// Connects to a QEMU process that runs (or is starting).
+    pub(crate) async fn attach(
+        config: &QemuConfig,
+        directory: &Utf8Path,
+        process: ProcessRecord,
+        version: String,
+        user: UserLease,
+    ) -> Result<Self, LaunchError> {
+        let failed = |error: std::io::Error| LaunchError::Process { step: "watching its process", detail: error.to_string() };
+        let descriptor = process
+            .vmm
+            .open()
+            .map_err(failed)?
+            .ok_or_else(|| process::died(directory))?;
+        let ended = descriptor.ended().map_err(failed)?;
+        tokio::pin!(ended);
+        let connect = async {
+            let stream = socket::connect(directory, QMP_SOCKET).await?;
+            Qmp::open(stream, config.command_deadline).await
+        };
+        let (qmp, events) = tokio::select! {
+            biased;
+            connected = tokio::time::timeout(config.start_deadline, connect) => match connected {
+                Ok(Ok(connected)) => connected,
+                // A closed socket means a dead QEMU; wait for its last words to be noted.
+                Ok(Err(error)) => {
+                    return Err(match tokio::time::timeout(EXIT_NOTE_DEADLINE, &mut ended).await {
+                        Ok(_) => {
+                            wait_for_note(&process).await;
+                            process::died(directory)
+                        }
+                        Err(_) => LaunchError::Process { step: "connecting to its control socket", detail: error.to_string() },
+                    });
+                }
+                Err(_) => return Err(LaunchError::Timeout { step: "greeting", after: config.start_deadline }),
+            },
+            _ = &mut ended => {
+                wait_for_note(&process).await;
+                return Err(process::died(directory));
+            }
+        };
+        let qmp = Arc::new(qmp);
+        let status = qmp.call("tell its status", "query-status", json!({})).await.map_err(|error| LaunchError::Process {
+            step: "asking for its status",
+            detail: error.to_string(),
+        })?;
+        let first = if status["running"].as_bool() == Some(true) { MachineState::Running } else { MachineState::Paused };
+        let (publish, state) = watch::channel(first);
+        let killed = Arc::new(AtomicBool::new(false));
+        let watcher = tokio::spawn(watch_over(Watched {
+            directory: directory.to_owned(),
+            process: process.clone(),
+            events,
+            publish,
+            killed: Arc::clone(&killed),
+            descriptor_ended: descriptor.ended().map_err(failed)?,
+        }));
+        Ok(Self { directory: directory.to_owned(), process, version, user, qmp, state, killed, watcher })
+    }
+
+    fn exit(&self) -> Option<MachineExit> {
+        match &*self.state.borrow() {
+            MachineState::Exited(exit) => Some(exit.clone()),
+            _ => None,
+        }
+    }
+
+    async fn call(&self, action: &'static str, command: &str, arguments: Value) -> Result<Value, MachineError> {
+        match self.exit() {
+            Some(exit) => Err(MachineError::Exited(exit)),
+            None => self.qmp.call(action, command, arguments).await,
+        }
+    }
+
+    /// Waits until the state is `wanted`; QEMU's event comes right after its answer.
+    async fn reached(&self, action: &'static str, wanted: &MachineState) -> Result<(), MachineError> {
+        let mut state = self.state.clone();
+        let after = Duration::from_secs(5);
+        let reached = state.wait_for(|now| now == wanted || matches!(now, MachineState::Exited(_)));
+        match tokio::time::timeout(after, reached).await {
+            Ok(Ok(now)) => match &*now {
+                MachineState::Exited(exit) => Err(MachineError::Exited(exit.clone())),
+                _ => Ok(()),
+            },
+            Ok(Err(_)) => Err(MachineError::Refused { action, detail: "nobody watches it any more".to_owned() }),
+            Err(_) => Err(MachineError::Timeout { action, after }),
+        }
+    }
+}
+
+struct Watched<F> {
+    directory: Utf8PathBuf,
+    process: ProcessRecord,
+    events: mpsc::Receiver<Event>,
+    publish: watch::Sender<MachineState>,
+    killed: Arc<AtomicBool>,
+    descriptor_ended: F,
+}
+
+/// Follows events until the process ends, then tells why it did.
+async fn watch_over<F: Future<Output = std::io::Result<()>> + Send>(watched: Watched<F>) {
+    let Watched { directory, process, mut events, publish, killed, descriptor_ended } = watched;
+    tokio::pin!(descriptor_ended);
+    let mut reason = None;
+    let mut listening = true;
+    loop {
+        tokio::select! {
+            biased;
+            event = events.recv(), if listening => match event {
+                Some(event) => match event.name.as_str() {
+                    "STOP" => { publish.send_replace(MachineState::Paused); }
+                    "RESUME" => { publish.send_replace(MachineState::Running); }
+                    "SHUTDOWN" => reason = event.data["reason"].as_str().map(str::to_owned),
+                    _ => {}
+                },
+                None => listening = false,
+            },
+            _ = &mut descriptor_ended => break,
+        }
+    }
+    // The last event may still be in the queue.
+    while let Ok(event) = events.try_recv() {
+        if event.name == "SHUTDOWN" {
+            reason = event.data["reason"].as_str().map(str::to_owned);
+        }
+    }
+    wait_for_note(&process).await;
+    let exit = if killed.load(Ordering::Acquire) {
+        MachineExit::Killed
+    } else {
+        match reason.as_deref() {
+            Some("guest-shutdown") => MachineExit::GuestShutdown,
+            Some("guest-reset") if console::tells_of_a_panic(&directory) => MachineExit::GuestPanic,
+            Some("guest-reset") => MachineExit::GuestReset,
+            Some("guest-panic") => MachineExit::GuestPanic,
+            _ => {
+                let how = ExitRecord::read(&directory).ok().flatten();
+                let how = how.map_or_else(|| "nobody saw how".to_owned(), |exit| exit.to_string());
+                let words = console::last_words(&directory);
+                MachineExit::Vmm(if words.is_empty() { how } else { format!("{how}: {words}") })
+            }
+        }
+    };
+    publish.send_replace(MachineState::Exited(exit));
+}
+
+/// The supervisor ends after it has emptied the logs and noted the exit.
+async fn wait_for_note(process: &ProcessRecord) {
+    if let Ok(Some(supervisor)) = process.supervisor.open()
+        && let Ok(ended) = supervisor.ended()
+    {
+        let _ = tokio::time::timeout(EXIT_NOTE_DEADLINE, ended).await;
+    }
+}
+
+#[async_trait]
+impl Machine for QemuMachine {
+    fn record(&self) -> MachineRecord {
+        let data = json!({ "process": self.process, "version": self.version, "user": self.user.user });
+        MachineRecord { driver: "qemu".to_owned(), data }
+    }
+
+    fn endpoint(&self) -> GuestEndpoint {
+        GuestEndpoint::UnixSocket(self.directory.join(AGENT_SOCKET))
+    }
+
+    fn state(&self) -> watch::Receiver<MachineState> {
+        self.state.clone()
+    }
+
+    async fn resume(&self) -> Result<(), MachineError> {
+        self.call("resume", "cont", json!({})).await?;
+        self.reached("resume", &MachineState::Running).await
+    }
+
+    async fn pause(&self) -> Result<(), MachineError> {
+        self.call("pause", "stop", json!({})).await?;
+        self.reached("pause", &MachineState::Paused).await
+    }
+
+    async fn kill(&self, deadline: Duration) -> Result<MachineExit, MachineError> {
+        let mut state = self.state.clone();
+        if let Some(exit) = self.exit() {
+            return Ok(exit);
+        }
+        self.killed.store(true, Ordering::Release);
+        let exited = async {
+            let now = state.wait_for(|now| matches!(now, MachineState::Exited(_))).await;
+            match now.as_deref() {
+                Ok(MachineState::Exited(exit)) => exit.clone(),
+                _ => MachineExit::Killed,
+            }
+        };
+        tokio::pin!(exited);
+        let polite = async {
+            let _ = self.qmp.call("quit", "quit", json!({})).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            exit = &mut exited => return Ok(exit),
+            () = polite => {}
+            () = tokio::time::sleep(deadline / 2) => {}
+        }
+        let after = deadline;
+        self.process.vmm.end(deadline / 2).await.map_err(|_| MachineError::Timeout { action: "end", after })?;
+        tokio::time::timeout(EXIT_NOTE_DEADLINE * 2, exited)
+            .await
+            .map_err(|_| MachineError::Timeout { action: "end", after })
+    }
+
+    async fn counters(&self) -> Result<MachineCounters, MachineError> {
+        let stats = self.call("tell its block statistics", "query-blockstats", json!({})).await?;
+        let mut counters = MachineCounters::default();
+        for disk in stats.as_array().into_iter().flatten() {
+            let count = |name: &str| disk["stats"][name].as_u64().unwrap_or(0);
+            counters.disk_read_bytes += count("rd_bytes");
+            counters.disk_written_bytes += count("wr_bytes");
+            counters.disk_reads += count("rd_operations");
+            counters.disk_writes += count("wr_operations");
+        }
+        let pid = self.process.vmm.pid;
+        let usage = tokio::task::spawn_blocking(move || process_usage(pid)).await;
+        if let Ok(Ok((cpu_ms, pss, rss))) = usage {
+            counters.cpu_ms = cpu_ms;
+            counters.memory_pss = pss;
+            counters.memory_rss = rss;
+        }
+        Ok(counters)
+    }
+
+    fn balloon(&self) -> Option<&dyn Balloon> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Balloon for QemuMachine {
+    async fn resize(&self, memory_mib: u32) -> Result<(), MachineError> {
+        self.call("resize its balloon", "balloon", json!({ "value": u64::from(memory_mib) << 20 })).await.map(|_| ())
+    }
+
+    async fn actual_mib(&self) -> Result<u32, MachineError> {
+        let answer = self.call("tell the size of its balloon", "query-balloon", json!({})).await?;
+        let bytes = answer["actual"].as_u64().unwrap_or(0);
+        Ok(u32::try_from(bytes >> 20).unwrap_or(u32::MAX))
+    }
+}
+
+/// Processor time in ms, proportional and resident set size in bytes of a process.
+fn process_usage(pid: i32) -> std::io::Result<(u64, u64, u64)> {
+    /// Kernel ticks per second that `/proc/<pid>/stat` counts in on every Linux architecture we run on (USER_HZ).
+    const TICKS_PER_SECOND: u64 = 100;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    // utime and stime are fields 14 and 15 (proc(5)); two are before the bracket.
+    let cpu_ms = (ticks(11) + ticks(12)) * 1_000 / TICKS_PER_SECOND;
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let kib = |name: &str| {
+        let line = smaps.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
+    };
+    Ok((cpu_ms, kib("Pss:"), kib("Rss:")))
+}
