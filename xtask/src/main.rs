@@ -1,1 +1,56 @@
-fn main() {}
+//! `cargo xtask …`: the chores of this repository.
+//!
+//! One file per verb; what several verbs need has a file of its own. What it does *not* do: anything the product itself
+//! can do. It calls `microvm` for that, as a user would.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // A program for terminals: this is how it speaks.
+
+mod agent;
+mod architecture;
+mod arrows;
+mod bench;
+mod check;
+mod host;
+mod levels;
+mod microvm;
+mod packages;
+mod quickstart;
+mod run;
+mod sizes;
+mod steps;
+mod test;
+mod words;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Usage: cargo xtask <verb>
+
+  quickstart       install what is missing, build, make the default image, run code in a microVM
+  test [LEVEL…]    the six test levels (1 unit, 2 conformance, 3 service, 4 command line, 5 host, 6 machine)
+  check            format, clippy, crate arrows, file sizes, forbidden words
+  bench [ARG…]     `microvm bench` of the release build";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.split_first().map(|(verb, rest)| (verb.as_str(), rest)) {
+        Some(("quickstart", [])) => quickstart::quickstart(),
+        Some(("test", levels)) => test::test(levels),
+        Some(("check", [])) => check::check(),
+        Some(("bench", rest)) => bench::bench(rest),
+        Some(("help" | "--help" | "-h", _)) => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Measures the release build.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::{microvm, quickstart, run};
+
+/// Runs `microvm bench` with the given arguments.
+pub(crate) fn bench(arguments: &[String]) -> Result<()> {
+    quickstart::prepare()?;
+    let mut command = microvm::call(Duration::from_secs(60 * 60), &["bench"]);
+    run::run(command.args(arguments))
+}

@@ -1,0 +1,92 @@
+//! Calls of the `microvm` program, as a user would make them. The only place that knows its words.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::{host, run};
+
+/// The image every example uses.
+pub(crate) const IMAGE: &str = "debian-python";
+
+/// The kernel that needs no building.
+pub(crate) const KERNEL: &str = "distribution";
+
+/// Tells the build where the agent is that goes into the program.
+pub(crate) const AGENT_VARIABLE: &str = "MICROVM_AGENT_BINARY";
+
+/// Builds the program in release with the agent inside; returns its path.
+pub(crate) fn build(agent: &Path) -> Result<PathBuf> {
+    let mut cargo = run::cargo(Duration::from_secs(40 * 60));
+    run::run(
+        cargo.args(["build", "--locked", "--release", "--package", "microvm-cli"]).env(AGENT_VARIABLE, agent),
+    )?;
+    Ok(path())
+}
+
+/// Where [`build`] puts the program.
+pub(crate) fn path() -> PathBuf {
+    host::target().join("release/microvm")
+}
+
+/// A call with arguments.
+pub(crate) fn call(limit: Duration, arguments: &[&str]) -> Command {
+    let mut command = run::program(&path().to_string_lossy(), limit);
+    command.args(arguments);
+    command
+}
+
+/// Whether a list (`image ls`, `kernel ls`) has a thing of this name.
+fn has(list: &[&str], name: &str) -> Result<bool> {
+    let mut arguments = list.to_vec();
+    arguments.extend(["--output", "json"]);
+    let text = run::output(&mut call(Duration::from_secs(60), &arguments))?;
+    let value: serde_json::Value = serde_json::from_str(&text)?;
+    Ok(mentions(&value, name))
+}
+
+/// Whether a name stands in a field `name` or a list `names` anywhere in an answer.
+fn mentions(value: &serde_json::Value, wanted: &str) -> bool {
+    match value {
+        serde_json::Value::Array(items) => items.iter().any(|item| mentions(item, wanted)),
+        serde_json::Value::Object(fields) => fields.iter().any(|(key, field)| match (key.as_str(), field) {
+            ("name", serde_json::Value::String(name)) => name == wanted,
+            ("names", serde_json::Value::Array(names)) => names.iter().any(|name| name == wanted),
+            _ => mentions(field, wanted),
+        }),
+        _ => false,
+    }
+}
+
+/// Puts the distribution's kernel there if it is missing.
+pub(crate) fn provide_kernel() -> Result<()> {
+    if has(&["kernel", "ls"], KERNEL)? {
+        eprintln!("  it is there");
+        return Ok(());
+    }
+    run::run(&mut call(Duration::from_secs(10 * 60), &["kernel", "build", "--distribution"]))
+}
+
+/// Builds the default image if it is missing.
+pub(crate) fn provide_image() -> Result<()> {
+    if has(&["image", "ls"], IMAGE)? {
+        eprintln!("  it is there");
+        return Ok(());
+    }
+    run::run(&mut call(Duration::from_secs(20 * 60), &["image", "build", IMAGE]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_wherever_the_list_has_them() {
+        let list = serde_json::json!({"images": [{"names": ["a", "b"], "source": {"name": "c"}}]});
+        assert!(mentions(&list, "b") && mentions(&list, "c"));
+        assert!(!mentions(&list, "images") && !mentions(&serde_json::json!([]), "a"));
+        assert!(!mentions(&serde_json::json!([{"digest": "a"}]), "a"));
+    }
+}

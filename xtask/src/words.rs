@@ -1,0 +1,51 @@
+//! Words that must not be committed: names of registries, and paths of one machine.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::{host, run};
+
+/// Put together from halves, so that this file does not hold them.
+const FORBIDDEN: &[&str] = &[
+    concat!("/wo", "rk/"),
+    concat!("/ho", "me/"),
+    concat!("docker", ".io"),
+    concat!("ghcr", ".io"),
+    concat!("quay", ".io"),
+    concat!("gcr", ".io"),
+    concat!("crates", ".io"),
+    concat!("pypi", ".org"),
+    concat!("npmjs", ".org"),
+    concat!("deb.debian", ".org"),
+    concat!("security.debian", ".org"),
+];
+
+/// Written by cargo, which names its registry in it.
+const EXEMPT: &[&str] = &["Cargo.lock", "fuzz/Cargo.lock"];
+
+/// Files that are committed or about to be, relative to the repository.
+pub(crate) fn committed() -> Result<Vec<String>> {
+    let mut git = run::program("git", Duration::from_secs(60));
+    git.current_dir(host::repository());
+    let list = run::output(git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]))?;
+    Ok(list.split('\0').filter(|path| !path.is_empty()).map(str::to_owned).collect())
+}
+
+/// Checks every text file.
+pub(crate) fn check() -> Result<()> {
+    let mut wrong = Vec::new();
+    for path in committed()? {
+        if EXEMPT.contains(&path.as_str()) {
+            continue;
+        }
+        // Not UTF-8 is not text; not there any more is fine.
+        let Ok(text) = std::fs::read_to_string(host::repository().join(&path)) else { continue };
+        for (number, line) in text.lines().enumerate() {
+            for word in FORBIDDEN.iter().filter(|word| line.contains(**word)) {
+                wrong.push(format!("{path}:{}: {word}", number + 1));
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { bail!("forbidden words:\n  {}", wrong.join("\n  ")) }
+}
