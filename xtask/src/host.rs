@@ -23,8 +23,11 @@ pub(crate) fn is_root() -> bool {
     run::output(run::program("id", Duration::from_secs(10)).arg("-u")).is_ok_and(|id| id.trim() == "0")
 }
 
-/// Where `microvm` keeps its files by default.
+/// Where `microvm` keeps its files; decided as `microvm` itself does.
 pub(crate) fn data_root() -> Result<PathBuf> {
+    if let Some(root) = std::env::var_os("MICROVM_ROOT") {
+        return Ok(PathBuf::from(root));
+    }
     if is_root() {
         return Ok(PathBuf::from("/var/lib/microvm"));
     }

@@ -56,6 +56,8 @@ fn run_level(level: &Level, agent: &Path) -> Result<Counts> {
         5 if !host::is_root() => Err(anyhow::anyhow!("it needs root")),
         6 => provide_machine_tests(agent).map(|root| {
             cargo.env("MICROVM_TEST_ROOT", root).env("MICROVM_TEST_AGENT", agent);
+            // VMMs are started through a hidden command of the program.
+            cargo.env("MICROVM_TEST_PROGRAM", microvm::path());
             cargo.env("MICROVM_TEST_KERNEL", microvm::KERNEL).env("MICROVM_TEST_IMAGE", microvm::IMAGE);
         }),
         _ => Ok(()),
