@@ -1,0 +1,134 @@
+//! Durable files: written to a temporary name, synced, renamed, directory synced.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_ports::StorageError;
+use sha2::{Digest, Sha256};
+
+use super::error::{errno, io_error};
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// SHA-256 of bytes in hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Whether `text` is a SHA-256 in lower-case hexadecimal.
+pub(crate) fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// SHA-256 and length of a file.
+pub(crate) fn sha256_file(path: &Utf8Path) -> Result<(String, u64), StorageError> {
+    let mut file = File::open(path).map_err(io_error("opening", path))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    let mut length = 0;
+    loop {
+        let count = file.read(&mut buffer).map_err(io_error("reading", path))?;
+        if count == 0 {
+            return Ok((hex(&hasher.finalize()), length));
+        }
+        hasher.update(&buffer[..count]);
+        length += count as u64;
+    }
+}
+
+/// Makes renames and new entries in a directory durable.
+pub(crate) fn sync_directory(path: &Utf8Path) -> Result<(), StorageError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error("syncing", path))
+}
+
+/// Makes a directory with a mode, fine if it exists.
+pub(crate) fn make_directory(path: &Utf8Path, mode: u32) -> Result<(), StorageError> {
+    fs::create_dir_all(path).map_err(io_error("creating", path))?;
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(io_error("setting the mode of", path))
+}
+
+/// Writes a new file whole and syncs it. The directory is not synced.
+pub(crate) fn write_new(path: &Utf8Path, mode: u32, data: &[u8]) -> Result<(), StorageError> {
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).open(path).map_err(io_error("creating", path))?;
+    file.write_all(data).map_err(io_error("writing", path))?;
+    file.set_permissions(Permissions::from_mode(mode)).map_err(io_error("setting the mode of", path))?;
+    file.sync_all().map_err(io_error("syncing", path))
+}
+
+/// Renames within one file system and syncs the directory of the new name.
+pub(crate) fn rename_durably(from: &Utf8Path, to: &Utf8Path) -> Result<(), StorageError> {
+    fs::rename(from, to).map_err(io_error("renaming to", to))?;
+    to.parent().map_or(Ok(()), sync_directory)
+}
+
+/// Whether something is at `path` (a dangling link counts).
+pub(crate) fn exists(path: &Utf8Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Refuses early when a file system cannot hold `needed` more bytes. Only an early answer: writing may still fail.
+pub(crate) fn require_space(path: &Utf8Path, needed: u64, action: &str) -> Result<(), StorageError> {
+    let status =
+        rustix::fs::statvfs(path.as_std_path()).map_err(errno("asking for the free space of", path))?;
+    let free = status.f_bavail.saturating_mul(status.f_frsize);
+    if free < needed {
+        return Err(StorageError::DiskFull {
+            path: path.to_owned(),
+            action: action.to_owned(),
+            needed: format!("{} MiB", (needed - free).div_ceil(1 << 20)),
+        });
+    }
+    Ok(())
+}
+
+/// Entries of a directory as UTF-8 names, sorted; names that are not UTF-8 are never ours and left out.
+pub(crate) fn names_in(path: &Utf8Path) -> Result<Vec<String>, StorageError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(io_error("listing", path))? {
+        if let Ok(name) = entry.map_err(io_error("listing", path))?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Bytes a tree takes on disk (blocks, not lengths).
+pub(crate) fn disk_usage(path: &Utf8Path) -> Result<u64, StorageError> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = path.symlink_metadata().map_err(io_error("examining", path))?;
+    let mut bytes = metadata.blocks() * 512;
+    if metadata.is_dir() {
+        for name in names_in(path)? {
+            // An entry that vanishes meanwhile takes nothing.
+            bytes += disk_usage(&path.join(name)).unwrap_or(0);
+        }
+    }
+    Ok(bytes)
+}
+
+/// Removes a file or a tree; nothing there is fine.
+pub(crate) fn remove_all(path: &Utf8Path) -> Result<(), StorageError> {
+    let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
+    let result = if metadata.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(io_error("removing", path)),
+    }
+}
+
+/// An absolute path without links, as UTF-8.
+pub(crate) fn canonical(path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
+    path.canonicalize_utf8().map_err(io_error("finding", path))
+}

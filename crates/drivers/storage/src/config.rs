@@ -1,0 +1,47 @@
+//! What the store needs to know from its user.
+
+use camino::Utf8PathBuf;
+
+/// Where our guest agent's program comes from.
+#[derive(Debug, Clone)]
+pub enum AgentSource {
+    /// A static program on this host. It may be replaced while we run; the next start of a VM uses the new one.
+    Path(Utf8PathBuf),
+    /// The program itself.
+    Bytes(std::sync::Arc<[u8]>),
+}
+
+/// How large an image and the archives it comes from may be. Archives are hostile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArchiveLimits {
+    /// Entries in one image; each costs about 300 bytes of memory while the image is made.
+    pub entries: usize,
+    /// Bytes of all files as they show themselves, holes included.
+    pub bytes: u64,
+}
+
+impl Default for ArchiveLimits {
+    /// Two million entries, 256 GiB.
+    fn default() -> Self {
+        Self { entries: 2_000_000, bytes: 256 << 30 }
+    }
+}
+
+/// Settings of a store.
+#[derive(Debug, Clone)]
+pub struct StorageConfig {
+    /// Directory of all files; made if missing.
+    pub root: Utf8PathBuf,
+    /// The guest agent put into every initial file system.
+    pub agent: AgentSource,
+    /// Limits for archives.
+    pub limits: ArchiveLimits,
+}
+
+impl StorageConfig {
+    /// Settings with the usual limits.
+    #[must_use]
+    pub fn new(root: impl Into<Utf8PathBuf>, agent: AgentSource) -> Self {
+        Self { root: root.into(), agent, limits: ArchiveLimits::default() }
+    }
+}

@@ -1,0 +1,29 @@
+//! Writes uncompressed EROFS images from a tree in memory.
+//!
+//! Why our own: it needs no root and no mount, a hostile archive never touches a file system of the host, equal input
+//! gives equal bytes, and it works beside any version of the distribution's tools.
+//!
+//! ```text
+//!  archive ──▶ Tree (names, modes …) ─┐
+//!        └──▶ Spool (file contents) ──┴─▶ Layout (who goes where) ──▶ write (one pass, hashed on the way)
+//! ```
+//!
+//! What is used of the format (kernel `fs/erofs/erofs_fs.h`): 4 KiB blocks, extended inodes, the layouts `FLAT_PLAIN`,
+//! `FLAT_INLINE` (the end of a file beside its inode) and, for files with holes, `CHUNK_BASED`; inline attributes; the
+//! checksum of the super block.
+
+mod directory;
+mod format;
+mod layout;
+mod spool;
+mod tree;
+mod write;
+mod xattr;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use spool::{FileData, Spool};
+pub(crate) use tree::{Attributes, Kind, PathError, Tree};
+pub(crate) use write::{Written, write};
+pub(crate) use xattr::{Xattr, is_supported as is_supported_xattr};

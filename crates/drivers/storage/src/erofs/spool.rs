@@ -1,0 +1,194 @@
+//! File contents on their way into an image: one temporary file, without the holes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_ports::StorageError;
+
+use super::format::CHUNK;
+use crate::base::error::io_error;
+
+#[allow(clippy::cast_possible_truncation, reason = "64 KiB fit everywhere")]
+const CHUNK_LENGTH: usize = CHUNK as usize;
+
+/// Where the content of one file is in the spool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileData {
+    /// Length as the file shows it.
+    pub(crate) size: u64,
+    /// First byte in the spool.
+    pub(super) offset: u64,
+    /// For files with holes: runs of chunks, whether they hold data and how many they are. The spool has the chunks with
+    /// data only. `None`: all of it is there.
+    pub(super) runs: Option<Vec<(bool, u32)>>,
+}
+
+impl FileData {
+    /// A file without content.
+    #[cfg(test)]
+    pub(crate) const fn empty() -> Self {
+        Self { size: 0, offset: 0, runs: None }
+    }
+
+    /// Bytes that are really stored.
+    pub(super) fn stored(&self) -> u64 {
+        match &self.runs {
+            None => self.size,
+            Some(runs) => runs.iter().filter(|run| run.0).map(|run| u64::from(run.1) * CHUNK).sum(),
+        }
+    }
+}
+
+/// The temporary file. Contents are appended, read back at the end.
+pub(crate) struct Spool {
+    path: Utf8PathBuf,
+    file: BufWriter<File>,
+    length: u64,
+}
+
+impl Spool {
+    /// Makes it at `path`.
+    pub(crate) fn create(path: Utf8PathBuf) -> Result<Self, StorageError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(io_error("creating", &path))?;
+        Ok(Self { path, file: BufWriter::with_capacity(1 << 18, file), length: 0 })
+    }
+
+    /// Begins a file. Nothing else can be written before it is finished.
+    pub(crate) fn begin(&mut self) -> SpoolFile<'_> {
+        SpoolFile {
+            offset: self.length,
+            spool: self,
+            pending: Vec::new(),
+            size: 0,
+            runs: Vec::new(),
+            holes: false,
+        }
+    }
+
+    /// A file with the given content.
+    pub(crate) fn store(&mut self, content: &[u8]) -> Result<FileData, StorageError> {
+        let mut file = self.begin();
+        file.write(content)?;
+        file.finish()
+    }
+
+    /// Ends writing and gives the file for reading.
+    pub(super) fn into_reader(self) -> Result<SpoolReader, StorageError> {
+        let Self { path, file, .. } = self;
+        let file = file.into_inner().map_err(|error| io_error("writing", &path)(error.into_error()))?;
+        Ok(SpoolReader { path, file })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        self.file.write_all(bytes).map_err(io_error("writing", &self.path))?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// One file that is being written.
+pub(crate) struct SpoolFile<'a> {
+    spool: &'a mut Spool,
+    offset: u64,
+    pending: Vec<u8>,
+    size: u64,
+    runs: Vec<(bool, u32)>,
+    holes: bool,
+}
+
+impl SpoolFile<'_> {
+    /// Appends bytes.
+    pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<(), StorageError> {
+        self.size += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let count = bytes.len().min(CHUNK_LENGTH - self.pending.len());
+            self.pending.extend_from_slice(&bytes[..count]);
+            bytes = &bytes[count..];
+            if self.pending.len() == CHUNK_LENGTH {
+                self.flush_chunk()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends zeros, without writing them where they fill whole chunks.
+    pub(crate) fn zeros(&mut self, mut count: u64) -> Result<(), StorageError> {
+        while count > 0 {
+            if self.pending.is_empty() && count >= CHUNK {
+                let chunks = u32::try_from(count / CHUNK).unwrap_or(u32::MAX);
+                self.run(false, chunks);
+                let bytes = u64::from(chunks) * CHUNK;
+                self.size += bytes;
+                count -= bytes;
+            } else {
+                let part = count.min(CHUNK - self.pending.len() as u64);
+                #[allow(clippy::cast_possible_truncation, reason = "at most one chunk")]
+                self.write(&vec![0; part as usize])?;
+                count -= part;
+            }
+        }
+        Ok(())
+    }
+
+    /// Length so far.
+    pub(crate) const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Ends the file.
+    pub(crate) fn finish(mut self) -> Result<FileData, StorageError> {
+        let rest = std::mem::take(&mut self.pending);
+        if self.holes && !rest.is_empty() {
+            // The last chunk is padded so that chunks stay chunks in the spool; the size says where the file ends.
+            self.pending = rest;
+            self.pending.resize(CHUNK_LENGTH, 0);
+            self.flush_chunk()?;
+        } else {
+            self.spool.append(&rest)?;
+        }
+        Ok(FileData { size: self.size, offset: self.offset, runs: self.holes.then_some(self.runs) })
+    }
+
+    fn flush_chunk(&mut self) -> Result<(), StorageError> {
+        let data = self.pending.iter().any(|byte| *byte != 0);
+        if data {
+            self.spool.append(&self.pending)?;
+        }
+        self.pending.clear();
+        self.run(data, 1);
+        Ok(())
+    }
+
+    fn run(&mut self, data: bool, count: u32) {
+        self.holes |= !data;
+        match self.runs.last_mut() {
+            Some((last, length)) if *last == data && length.checked_add(count).is_some() => *length += count,
+            _ => self.runs.push((data, count)),
+        }
+    }
+}
+
+/// A finished spool.
+pub(super) struct SpoolReader {
+    path: Utf8PathBuf,
+    file: File,
+}
+
+impl SpoolReader {
+    /// Fills `buffer` from a place in the spool.
+    pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StorageError> {
+        self.file.read_exact_at(buffer, offset).map_err(io_error("reading", &self.path))
+    }
+
+    /// Where it is, for messages.
+    pub(super) fn path(&self) -> &Utf8Path {
+        &self.path
+    }
+}

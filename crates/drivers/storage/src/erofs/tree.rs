@@ -1,0 +1,423 @@
+//! A file system tree in memory: names and attributes; contents are in the spool.
+
+use std::collections::BTreeMap;
+
+use super::spool::FileData;
+use super::xattr::Xattr;
+
+/// Index of a node in its tree.
+pub(crate) type NodeId = u32;
+
+/// Links followed while a path is resolved; the kernel's own limit.
+const LINKS_MAX: u32 = 40;
+/// Longest name of one entry (`NAME_MAX`).
+const NAME_MAX: usize = 255;
+/// Longest path (`PATH_MAX`).
+const PATH_MAX: usize = 4096;
+
+/// Owner, permissions, times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub(crate) mode: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Seconds since 1970.
+    pub(crate) modified: i64,
+    pub(crate) modified_ns: u32,
+    pub(crate) xattrs: Vec<Xattr>,
+}
+
+impl Attributes {
+    /// Of root, without times.
+    pub(crate) const fn root(mode: u16) -> Self {
+        Self { mode, uid: 0, gid: 0, modified: 0, modified_ns: 0, xattrs: Vec::new() }
+    }
+}
+
+/// What a node is.
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    Directory(BTreeMap<Box<[u8]>, NodeId>),
+    File(FileData),
+    Symlink(Box<[u8]>),
+    CharacterDevice(u32, u32),
+    BlockDevice(u32, u32),
+    Fifo,
+}
+
+/// One inode.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) attributes: Attributes,
+    pub(crate) kind: Kind,
+    /// The layer that put it there.
+    layer: u32,
+}
+
+impl Node {
+    const fn is_directory(&self) -> bool {
+        matches!(self.kind, Kind::Directory(_))
+    }
+}
+
+/// Why a path cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PathError(pub(crate) String);
+
+/// The tree. Node 0 is the root.
+pub(crate) struct Tree {
+    nodes: Vec<Node>,
+    layer: u32,
+    nodes_max: usize,
+}
+
+/// Splits a path of an archive: leading `/` and `.` are dropped, `..` is refused.
+pub(crate) fn components(path: &[u8]) -> Result<Vec<&[u8]>, PathError> {
+    let shown = || String::from_utf8_lossy(&path[..path.len().min(200)]).escape_debug().to_string();
+    if path.len() > PATH_MAX {
+        return Err(PathError(format!(
+            "the path `{}…` has {} bytes; at most {PATH_MAX} are possible",
+            shown(),
+            path.len()
+        )));
+    }
+    if path.contains(&0) {
+        return Err(PathError(format!("the path `{}` holds a zero byte", shown())));
+    }
+    let parts: Vec<&[u8]> =
+        path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".").collect();
+    if parts.contains(&b"..".as_slice()) {
+        return Err(PathError(format!("the path `{}` leaves the image through `..`", shown())));
+    }
+    if let Some(long) = parts.iter().find(|part| part.len() > NAME_MAX) {
+        return Err(PathError(format!(
+            "a name in the path `{}` has {} bytes; at most {NAME_MAX} are possible",
+            shown(),
+            long.len()
+        )));
+    }
+    Ok(parts)
+}
+
+impl Tree {
+    /// An empty tree that takes at most so many nodes.
+    pub(crate) fn new(nodes_max: usize) -> Self {
+        let root =
+            Node { attributes: Attributes::root(0o755), kind: Kind::Directory(BTreeMap::new()), layer: 0 };
+        Self { nodes: vec![root], layer: 0, nodes_max }
+    }
+
+    /// A node.
+    pub(crate) fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id as usize]
+    }
+
+    /// Entries of a directory; empty for anything else.
+    pub(crate) fn children(&self, id: NodeId) -> impl Iterator<Item = (&[u8], NodeId)> {
+        let entries = match &self.node(id).kind {
+            Kind::Directory(entries) => Some(entries),
+            _ => None,
+        };
+        entries.into_iter().flatten().map(|(name, id)| (&**name, *id))
+    }
+
+    /// Nodes made so far, live or not.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// What follows belongs to the next layer.
+    pub(crate) fn next_layer(&mut self) {
+        self.layer += 1;
+    }
+
+    /// Puts a node at a path; parents are made, what was there is replaced. A directory over a directory keeps its entries.
+    pub(crate) fn insert(
+        &mut self,
+        path: &[u8],
+        attributes: Attributes,
+        kind: Kind,
+    ) -> Result<(), PathError> {
+        let parts = components(path)?;
+        let layer = self.layer;
+        let Some((name, parents)) = parts.split_last() else {
+            if !matches!(kind, Kind::Directory(_)) {
+                return Err(PathError("the root of the image is not a directory".into()));
+            }
+            self.nodes[0].attributes = attributes;
+            self.nodes[0].layer = layer;
+            return Ok(());
+        };
+        let parent = self.make_parents(parents)?;
+        if let (Some(existing), Kind::Directory(_)) = (self.child(parent, name), &kind)
+            && self.node(existing).is_directory()
+        {
+            let node = &mut self.nodes[existing as usize];
+            node.attributes = attributes;
+            node.layer = layer;
+            return Ok(());
+        }
+        let id = self.add(Node { attributes, kind, layer })?;
+        self.link(parent, name, id);
+        Ok(())
+    }
+
+    /// Gives the node at `target` a second name.
+    pub(crate) fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), PathError> {
+        let shown = || String::from_utf8_lossy(target).escape_debug().to_string();
+        let id = self.find(target)?.ok_or_else(|| {
+            PathError(format!("a hard link points to `{}`, which is not in the archive before it", shown()))
+        })?;
+        if self.node(id).is_directory() {
+            return Err(PathError(format!("a hard link points to the directory `{}`", shown())));
+        }
+        let parts = components(path)?;
+        let (name, parents) =
+            parts.split_last().ok_or_else(|| PathError("a hard link has no name".into()))?;
+        let parent = self.make_parents(parents)?;
+        self.link(parent, name, id);
+        Ok(())
+    }
+
+    /// Applies a whiteout: removes an entry that an earlier layer put there.
+    pub(crate) fn white_out(&mut self, directory: &[u8], name: &[u8]) -> Result<(), PathError> {
+        let Some(parent) = self.find(directory)? else { return Ok(()) };
+        if let Some(id) = self.child(parent, name) {
+            if self.node(id).is_directory() {
+                self.prune(id);
+            }
+            let keep = self.node(id).layer == self.layer || self.children(id).next().is_some();
+            if !keep {
+                self.unlink(parent, name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies an opaque whiteout: empties a directory of what earlier layers put there.
+    pub(crate) fn make_opaque(&mut self, directory: &[u8]) -> Result<(), PathError> {
+        if let Some(id) = self.find(directory)? {
+            self.prune(id);
+        }
+        Ok(())
+    }
+
+    /// The node at a path, the last part not followed if it is a link.
+    pub(crate) fn find(&self, path: &[u8]) -> Result<Option<NodeId>, PathError> {
+        let parts = components(path)?;
+        let Some((name, parents)) = parts.split_last() else { return Ok(Some(0)) };
+        Ok(self.resolve(parents)?.ok().and_then(|parent| self.child(parent, name)))
+    }
+
+    fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+        match &self.node(parent).kind {
+            Kind::Directory(entries) => entries.get(name).copied(),
+            _ => None,
+        }
+    }
+
+    fn link(&mut self, parent: NodeId, name: &[u8], id: NodeId) {
+        if let Kind::Directory(entries) = &mut self.nodes[parent as usize].kind {
+            entries.insert(name.into(), id);
+        }
+    }
+
+    fn unlink(&mut self, parent: NodeId, name: &[u8]) {
+        if let Kind::Directory(entries) = &mut self.nodes[parent as usize].kind {
+            entries.remove(name);
+        }
+    }
+
+    fn add(&mut self, node: Node) -> Result<NodeId, PathError> {
+        let limit = self.nodes_max;
+        if self.nodes.len() >= limit {
+            return Err(PathError(format!("it has more than {limit} entries")));
+        }
+        let id =
+            NodeId::try_from(self.nodes.len()).map_err(|_| PathError("it has too many entries".into()))?;
+        self.nodes.push(node);
+        Ok(id)
+    }
+
+    /// Walks to a directory, following links inside the tree. `Err` inside: the directory reached, and the parts that are
+    /// missing below it.
+    #[allow(clippy::type_complexity, reason = "used twice, right below")]
+    fn resolve(&self, parts: &[&[u8]]) -> Result<Result<NodeId, (NodeId, Vec<Vec<u8>>)>, PathError> {
+        let mut trail: Vec<NodeId> = vec![0];
+        let mut pending: Vec<Vec<u8>> = parts.iter().rev().map(|part| part.to_vec()).collect();
+        let mut links = 0;
+        while let Some(part) = pending.pop() {
+            if part == b".." {
+                // The parent of the root is the root, as everywhere.
+                if trail.len() > 1 {
+                    trail.pop();
+                }
+                continue;
+            }
+            let here = trail.last().copied().unwrap_or(0);
+            let Some(id) = self.child(here, &part) else {
+                pending.push(part);
+                pending.reverse();
+                return Ok(Err((here, pending)));
+            };
+            match &self.node(id).kind {
+                Kind::Directory(_) => trail.push(id),
+                Kind::Symlink(target) => {
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(PathError(format!(
+                            "more than {LINKS_MAX} links lead to `{}`",
+                            String::from_utf8_lossy(&part).escape_debug()
+                        )));
+                    }
+                    if target.starts_with(b"/") {
+                        trail.truncate(1);
+                    }
+                    let steps =
+                        target.split(|byte| *byte == b'/').filter(|step| !step.is_empty() && *step != b".");
+                    pending.extend(steps.rev().map(<[u8]>::to_vec));
+                }
+                _ => {
+                    pending.push(part);
+                    pending.reverse();
+                    return Ok(Err((here, pending)));
+                }
+            }
+        }
+        Ok(Ok(trail.last().copied().unwrap_or(0)))
+    }
+
+    /// Like [`Self::resolve`], but makes what is missing. A file in the way is replaced, as `docker` does.
+    fn make_parents(&mut self, parts: &[&[u8]]) -> Result<NodeId, PathError> {
+        let (mut here, missing) = match self.resolve(parts)? {
+            Ok(id) => return Ok(id),
+            Err(found) => found,
+        };
+        for part in missing {
+            if part == b".." || part.len() > NAME_MAX {
+                return Err(PathError(
+                    "a link in the image leads through a directory that is not there".into(),
+                ));
+            }
+            let layer = self.layer;
+            let id = self.add(Node {
+                attributes: Attributes::root(0o755),
+                kind: Kind::Directory(BTreeMap::new()),
+                layer,
+            })?;
+            self.link(here, &part, id);
+            here = id;
+        }
+        Ok(here)
+    }
+
+    /// Removes below a directory what is not of this layer.
+    fn prune(&mut self, directory: NodeId) {
+        let mut order = vec![directory];
+        let mut next = 0;
+        while let Some(id) = order.get(next).copied() {
+            next += 1;
+            order.extend(
+                self.children(id).map(|(_, child)| child).filter(|child| self.node(*child).is_directory()),
+            );
+        }
+        // Children come after their parents in `order`, so backwards every directory is emptied before its parent looks.
+        for id in order.into_iter().rev() {
+            let gone: Vec<Vec<u8>> = self
+                .children(id)
+                .filter(|(_, child)| {
+                    self.node(*child).layer != self.layer && self.children(*child).next().is_none()
+                })
+                .map(|(name, _)| name.to_vec())
+                .collect();
+            for name in gone {
+                self.unlink(id, &name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn file() -> Kind {
+        Kind::File(FileData::empty())
+    }
+
+    fn directory() -> Kind {
+        Kind::Directory(BTreeMap::new())
+    }
+
+    fn put(tree: &mut Tree, path: &str, kind: Kind) {
+        tree.insert(path.as_bytes(), Attributes::root(0o755), kind).unwrap();
+    }
+
+    fn has(tree: &Tree, path: &str) -> bool {
+        tree.find(path.as_bytes()).unwrap().is_some()
+    }
+
+    proptest! {
+        #[test]
+        fn components_never_leave(path in prop::collection::vec(prop::sample::select(b"a./b\0\xff".to_vec()), 0..24)) {
+            if let Ok(parts) = components(&path) {
+                for part in parts {
+                    prop_assert!(!part.is_empty() && part != b"." && part != b".." && !part.contains(&b'/') && !part.contains(&0));
+                }
+            } else {
+                prop_assert!(path.contains(&0) || path.split(|b| *b == b'/').any(|part| part == b".."));
+            }
+        }
+    }
+
+    #[test]
+    fn paths_are_limited() {
+        assert!(components(&[b'a'; 256]).is_err());
+        assert!(components(&b"a/".repeat(3000)).is_err());
+    }
+
+    #[test]
+    fn links_are_followed_inside_only() {
+        let mut tree = Tree::new(100);
+        put(&mut tree, "usr/lib", directory());
+        put(&mut tree, "lib", Kind::Symlink((*b"usr/lib").into()));
+        put(&mut tree, "escape", Kind::Symlink((*b"/../../../etc").into()));
+        put(&mut tree, "lib/x", file());
+        put(&mut tree, "escape/passwd", file());
+        put(&mut tree, "loop", Kind::Symlink((*b"loop").into()));
+        assert!(has(&tree, "usr/lib/x") && has(&tree, "etc/passwd"));
+        assert!(tree.insert(b"loop/x", Attributes::root(0), file()).is_err());
+    }
+
+    #[test]
+    fn whiteouts_touch_earlier_layers_only() {
+        let mut tree = Tree::new(100);
+        put(&mut tree, "a/old", file());
+        put(&mut tree, "a/deep/old", file());
+        put(&mut tree, "b", file());
+        tree.next_layer();
+        put(&mut tree, "a/new", file());
+        put(&mut tree, "a/deep/new", file());
+        tree.make_opaque(b"a").unwrap();
+        tree.white_out(b"", b"b").unwrap();
+        assert!(!has(&tree, "a/old") && !has(&tree, "a/deep/old") && !has(&tree, "b"));
+        assert!(has(&tree, "a/new") && has(&tree, "a/deep/new"));
+        put(&mut tree, "c", file());
+        tree.white_out(b"", b"c").unwrap();
+        assert!(has(&tree, "c"));
+    }
+
+    #[test]
+    fn hard_links_need_their_target_and_entries_are_limited() {
+        let mut tree = Tree::new(3);
+        assert!(tree.hard_link(b"x", b"missing").is_err());
+        put(&mut tree, "a", file());
+        tree.hard_link(b"x", b"a").unwrap();
+        assert_eq!(tree.find(b"x").unwrap(), tree.find(b"a").unwrap());
+        assert!(tree.hard_link(b"y", b"/").is_err());
+        put(&mut tree, "b", file());
+        assert!(tree.insert(b"c", Attributes::root(0), file()).is_err());
+    }
+}

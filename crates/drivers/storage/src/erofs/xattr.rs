@@ -1,0 +1,69 @@
+//! Extended attributes, kept behind the inode.
+
+/// One attribute with its full name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Xattr {
+    /// For example `security.capability`.
+    pub(crate) name: Vec<u8>,
+    /// Its value.
+    pub(crate) value: Vec<u8>,
+}
+
+/// Prefixes the format knows, with their numbers.
+const PREFIXES: [(&[u8], u8); 3] = [(b"user.", 1), (b"trusted.", 4), (b"security.", 6)];
+const HEADER: usize = 12;
+/// A value larger than one block is of no use to anything in a guest.
+const VALUE_MAX: usize = 4096;
+/// All attributes of one inode; the count in the inode is 16 bits of 4 bytes each, this is far below.
+const TOTAL_MAX: usize = 32 << 10;
+
+fn split(name: &[u8]) -> Option<(u8, &[u8])> {
+    PREFIXES.iter().find_map(|(prefix, index)| Some((*index, name.strip_prefix(*prefix)?)))
+}
+
+/// Whether an attribute can be kept: `user.*`, `security.*`, `trusted.overlay.*`. SELinux labels of the building host mean
+/// nothing in a guest and are left out, as is everything else.
+pub(crate) fn is_supported(name: &[u8], value: &[u8]) -> bool {
+    split(name).is_some_and(|(index, rest)| {
+        !rest.is_empty()
+            && rest.len() <= 255
+            && value.len() <= VALUE_MAX
+            && (index != 4 || rest.starts_with(b"overlay."))
+            && name != b"security.selinux"
+            && name != b"security.ima"
+            && name != b"security.evm"
+    })
+}
+
+/// The bytes behind an inode: empty, or a header and entries in order of name. Padded to 4 bytes.
+pub(super) fn encode(xattrs: &[Xattr]) -> Vec<u8> {
+    let mut sorted: Vec<&Xattr> =
+        xattrs.iter().filter(|xattr| is_supported(&xattr.name, &xattr.value)).collect();
+    if sorted.is_empty() {
+        return Vec::new();
+    }
+    sorted.sort();
+    let mut bytes = vec![0; HEADER];
+    for xattr in sorted {
+        let Some((index, rest)) = split(&xattr.name) else { continue };
+        let (Ok(name_length), Ok(value_length)) =
+            (u8::try_from(rest.len()), u16::try_from(xattr.value.len()))
+        else {
+            continue;
+        };
+        if bytes.len() + rest.len() + xattr.value.len() > TOTAL_MAX {
+            break;
+        }
+        bytes.extend([name_length, index]);
+        bytes.extend(value_length.to_le_bytes());
+        bytes.extend(rest);
+        bytes.extend(&xattr.value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    bytes
+}
+
+/// `i_xattr_icount` for so many bytes of [`encode`].
+pub(super) fn count(length: usize) -> u16 {
+    if length == 0 { 0 } else { u16::try_from((length - HEADER) / 4 + 1).unwrap_or(u16::MAX) }
+}

@@ -1,0 +1,105 @@
+//! Names of images: one small file each.
+
+use std::collections::BTreeMap;
+
+use camino::Utf8PathBuf;
+use microvm_ports::StorageError;
+use serde::{Deserialize, Serialize};
+
+use crate::base::error::{bad_input, damaged};
+use crate::base::files::{is_sha256, names_in, remove_all, rename_durably, sync_directory};
+use crate::base::manifest;
+use crate::base::workspace::Workspace;
+use crate::store::Inner;
+
+/// Longest name.
+const NAME_MAX: usize = 128;
+
+#[derive(Serialize, Deserialize)]
+struct NameManifest {
+    sha256: String,
+}
+
+/// Refuses names that could not be a file name of ours or could be taken for a digest.
+pub(super) fn check_name(name: &str) -> Result<(), StorageError> {
+    let fine = !name.is_empty()
+        && name.len() <= NAME_MAX
+        && name.as_bytes()[0].is_ascii_alphanumeric()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte))
+        && !name.starts_with("sha256:");
+    if fine {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(NAME_MAX).collect();
+    Err(bad_input(
+        format!("the image name `{}`", shown.escape_debug()),
+        format!(
+            "a name has 1 to {NAME_MAX} letters, digits, `.`, `_`, `:` and `-`, and begins with a letter or digit"
+        ),
+    ))
+}
+
+impl Inner {
+    pub(super) fn name_path(&self, name: &str) -> Utf8PathBuf {
+        self.directories.image_names.join(name)
+    }
+
+    /// The digest (hexadecimal) a name points to.
+    pub(super) fn read_name(&self, name: &str) -> Result<Option<String>, StorageError> {
+        let path = self.name_path(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let what = format!("the image name `{name}`");
+        let found: NameManifest = manifest::read(&path, &what)?;
+        if !is_sha256(&found.sha256) {
+            return Err(damaged(what, "it points to something that is not a digest"));
+        }
+        Ok(Some(found.sha256))
+    }
+
+    /// Points a name to a digest.
+    pub(super) fn write_name(
+        &self,
+        workspace: &Workspace,
+        name: &str,
+        sha256: &str,
+    ) -> Result<(), StorageError> {
+        let new = workspace.join("name.json");
+        manifest::write(&new, &NameManifest { sha256: sha256.to_owned() })?;
+        rename_durably(&new, &self.name_path(name))
+    }
+
+    pub(super) fn delete_name(&self, name: &str) -> Result<(), StorageError> {
+        remove_all(&self.name_path(name))?;
+        sync_directory(&self.directories.image_names)
+    }
+
+    /// All names by digest; damaged ones are left out (`verify` tells of them).
+    pub(super) fn all_names(&self) -> Result<BTreeMap<String, Vec<String>>, StorageError> {
+        let mut by_digest: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for name in names_in(&self.directories.image_names)? {
+            match self.read_name(&name) {
+                Ok(Some(sha256)) => by_digest.entry(sha256).or_default().push(name),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "an image name is left out"),
+            }
+        }
+        Ok(by_digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_be_paths_or_digests() {
+        for name in ["debian-python", "python:3.12", "a"] {
+            check_name(name).unwrap();
+        }
+        for name in ["", "..", ".a", "a/b", "a b", "sha256:00", "ä", "a\n", &"x".repeat(129)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}

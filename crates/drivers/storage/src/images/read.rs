@@ -1,0 +1,119 @@
+//! Finding images and verifying them.
+
+use camino::Utf8PathBuf;
+use microvm_ports::StorageError;
+use microvm_ports::storage::{FileSystem, ImageInfo, ResolvedImage};
+
+use super::{ImageManifest, MANIFEST, ROOT_FILE, STAMP};
+use crate::base::error::{bad_input, damaged};
+use crate::base::files::{is_sha256, names_in};
+use crate::base::manifest;
+use crate::store::Inner;
+
+/// Fewest characters of a shortened digest.
+const SHORT_DIGEST: usize = 12;
+
+impl Inner {
+    pub(super) fn image_path(&self, sha256: &str) -> Utf8PathBuf {
+        self.directories.images.join(sha256)
+    }
+
+    /// Digests of all images that are there.
+    pub(super) fn digests(&self) -> Result<Vec<String>, StorageError> {
+        Ok(names_in(&self.directories.images)?.into_iter().filter(|name| is_sha256(name)).collect())
+    }
+
+    pub(super) fn image_info(&self, sha256: &str, names: Vec<String>) -> Result<ImageInfo, StorageError> {
+        let what = describe(sha256, &names);
+        let manifest: ImageManifest = manifest::read(&self.image_path(sha256).join(MANIFEST), &what)?;
+        if manifest.sha256 != sha256 {
+            return Err(damaged(what, format!("its manifest belongs to sha256:{}", manifest.sha256)));
+        }
+        Ok(ImageInfo {
+            digest: format!("sha256:{sha256}"),
+            names,
+            file_system: FileSystem::Erofs,
+            size: manifest.size,
+            created_ms: manifest.created_ms,
+            source: manifest.source,
+            config: manifest.config,
+        })
+    }
+
+    /// All images, newest first; damaged ones are left out (`verify` tells of them).
+    pub(super) fn list_images(&self) -> Result<Vec<ImageInfo>, StorageError> {
+        let mut names = self.all_names()?;
+        let mut images = Vec::new();
+        for sha256 in self.digests()? {
+            match self.image_info(&sha256, names.remove(&sha256).unwrap_or_default()) {
+                Ok(info) => images.push(info),
+                Err(error) => tracing::warn!(%error, "an image is left out"),
+            }
+        }
+        images.sort_by(|a, b| (b.created_ms, &b.digest).cmp(&(a.created_ms, &a.digest)));
+        Ok(images)
+    }
+
+    /// The digest a name, a digest or the beginning of one stands for.
+    pub(super) fn find_image(&self, reference: &str) -> Result<String, StorageError> {
+        let unknown = |advice: String| StorageError::UnknownImage {
+            name: reference.chars().take(200).collect(),
+            advice,
+        };
+        if let Some(digest) = reference.strip_prefix("sha256:") {
+            if digest.len() < SHORT_DIGEST
+                || digest.len() > 64
+                || !digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            {
+                return Err(bad_input(
+                    format!("the digest `{}`", reference.escape_debug()),
+                    format!("a digest is `sha256:` and {SHORT_DIGEST} to 64 of 0-9 and a-f"),
+                ));
+            }
+            let mut found = self.digests()?.into_iter().filter(|known| known.starts_with(digest));
+            return match (found.next(), found.next()) {
+                (Some(only), None) => Ok(only),
+                (None, _) => Err(unknown("`microvm image ls` shows all images".into())),
+                (Some(_), Some(_)) => Err(bad_input(
+                    format!("the digest `{reference}`"),
+                    "several images begin with it; give more characters",
+                )),
+            };
+        }
+        if super::names::check_name(reference).is_err() {
+            return Err(unknown("`microvm image ls` shows all images".into()));
+        }
+        self.read_name(reference)?.ok_or_else(|| {
+            unknown(
+                "`microvm image ls` shows all images; `image build`, `import` and `pull` make new ones"
+                    .into(),
+            )
+        })
+    }
+
+    /// An image ready for use.
+    pub(super) fn resolve_image(&self, reference: &str) -> Result<ResolvedImage, StorageError> {
+        let sha256 = self.find_image(reference)?;
+        let names = self.all_names()?.remove(&sha256).unwrap_or_default();
+        let what = describe(&sha256, &names);
+        let directory = self.image_path(&sha256);
+        if !directory.exists() {
+            return Err(damaged(what, "its files are missing"));
+        }
+        let info = self.image_info(&sha256, names)?;
+        let path = directory.join(ROOT_FILE);
+        if !path.exists() {
+            return Err(damaged(what, "its file system is missing"));
+        }
+        self.verified.verify(&path, &what, &sha256, info.size, &directory.join(STAMP))?;
+        Ok(ResolvedImage { info, path })
+    }
+}
+
+/// An image in messages.
+pub(super) fn describe(sha256: &str, names: &[String]) -> String {
+    match names.first() {
+        Some(name) => format!("the image `{name}` (sha256:{})", &sha256[..SHORT_DIGEST]),
+        None => format!("the image sha256:{sha256}"),
+    }
+}

@@ -1,0 +1,175 @@
+//! The fast kernel: the distribution's source with our own small configuration, everything built in.
+
+use std::process::Command;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_ports::hypervisor::DeviceDiscovery;
+use microvm_ports::{Progress, StorageError};
+
+use super::add::NewKernel;
+use super::{KERNEL_FRAGMENT, elf, packages};
+use crate::base::cancel::Cancel;
+use crate::base::error::{bad_input, io_error};
+use crate::base::files::{make_directory, names_in, require_space, write_new};
+use crate::base::tool::{BC, BISON, FLEX, GCC, LD, MAKE, PERL, STRIP, TAR};
+use crate::base::workspace::Workspace;
+
+const META_PACKAGE: &str = "linux-source";
+/// The unpacked source and the objects of our configuration.
+const SPACE: u64 = 3 << 30;
+/// Files compiled for our configuration of 6.1, counted once; only for the progress bar.
+const OBJECTS: u64 = 1300;
+/// Header of the only library that is needed: `objtool` reads the kernel's own objects with it.
+const LIBELF: (&str, &str) = ("/usr/include/libelf.h", "libelf-dev");
+
+/// Downloads the source and builds it. Takes minutes.
+pub(crate) fn build(
+    workspace: &Workspace,
+    cancel: &Cancel,
+    progress: &Progress,
+) -> Result<NewKernel, StorageError> {
+    check_tools()?;
+    require_space(workspace.path(), SPACE, "building the kernel")?;
+    let package = packages::dependency(META_PACKAGE, "linux-source-", cancel)?;
+    let unpacked = packages::unpack(&package, workspace, cancel, progress)?;
+    let source = unpack_source(&unpacked.join("usr/src"), workspace, cancel, progress)?;
+    configure(&source, workspace, cancel, progress)?;
+    compile(&source, cancel, progress)?;
+    let file = source.join("vmlinux");
+    let mut command = STRIP.command()?;
+    command.arg(&file);
+    STRIP.run(command, cancel, |_| {})?;
+    let kernel = std::fs::read(&file).map_err(io_error("reading", &file))?;
+    if !elf::has_pvh_entry(&kernel) {
+        return Err(bad_input("the kernel that was built", "it has no PVH entry point"));
+    }
+    let release_file = source.join("include/config/kernel.release");
+    let release =
+        std::fs::read_to_string(&release_file).map_err(io_error("reading", &release_file))?.trim().to_owned();
+    Ok(NewKernel {
+        kernel,
+        release: Some(release),
+        discovery: DeviceDiscovery::CommandLine,
+        source: format!("built from package {package}"),
+        modules: Vec::new(),
+    })
+}
+
+fn check_tools() -> Result<(), StorageError> {
+    for tool in [MAKE, GCC, LD, STRIP, FLEX, BISON, BC, PERL, TAR] {
+        tool.command()?;
+    }
+    if !Utf8Path::new(LIBELF.0).exists() {
+        return Err(StorageError::ToolMissing { tool: LIBELF.0.into(), package: LIBELF.1.into() });
+    }
+    Ok(())
+}
+
+/// The package holds one archive, signed as part of the package.
+fn unpack_source(
+    directory: &Utf8Path,
+    workspace: &Workspace,
+    cancel: &Cancel,
+    progress: &Progress,
+) -> Result<Utf8PathBuf, StorageError> {
+    let archive = names_in(directory)?
+        .into_iter()
+        .find(|name| name.starts_with("linux-source-") && name.contains(".tar"));
+    let archive =
+        archive.ok_or_else(|| bad_input("the kernel's source package", "there is no source in it"))?;
+    progress.step("unpacking the kernel's source");
+    let target = workspace.join("source");
+    make_directory(&target, 0o700)?;
+    let mut command = TAR.command()?;
+    command
+        .arg("-xf")
+        .arg(directory.join(archive))
+        .arg("-C")
+        .arg(&target)
+        .args(["--strip-components=1", "--no-same-owner"]);
+    TAR.run(command, cancel, |_| {})?;
+    Ok(target)
+}
+
+fn make(source: &Utf8Path) -> Result<Command, StorageError> {
+    let mut command = MAKE.command()?;
+    // Nothing of the environment may change what is built, and equal sources give equal kernels.
+    for variable in ["MAKEFLAGS", "MFLAGS", "CROSS_COMPILE", "ARCH", "KBUILD_OUTPUT"] {
+        command.env_remove(variable);
+    }
+    command.current_dir(source).envs([
+        ("KBUILD_BUILD_USER", "microvm"),
+        ("KBUILD_BUILD_HOST", "sandbox"),
+        ("KBUILD_BUILD_TIMESTAMP", "1970-01-01T00:00:00Z"),
+    ]);
+    Ok(command)
+}
+
+fn configure(
+    source: &Utf8Path,
+    workspace: &Workspace,
+    cancel: &Cancel,
+    progress: &Progress,
+) -> Result<(), StorageError> {
+    progress.step("configuring the kernel");
+    let fragment = workspace.join("fragment.config");
+    write_new(&fragment, 0o600, KERNEL_FRAGMENT.as_bytes())?;
+    let mut command = make(source)?;
+    command.env("KCONFIG_ALLCONFIG", fragment.as_str()).arg("allnoconfig");
+    MAKE.run(command, cancel, |_| {})?;
+    let path = source.join(".config");
+    let configured = std::fs::read_to_string(&path).map_err(io_error("reading", &path))?;
+    let lost = lost_options(KERNEL_FRAGMENT, &configured);
+    if !lost.is_empty() {
+        tracing::warn!(
+            options = lost.join(" "),
+            "this kernel's source does not take some options of the configuration"
+        );
+    }
+    Ok(())
+}
+
+/// Options that were asked for and are not set.
+fn lost_options(fragment: &str, configured: &str) -> Vec<String> {
+    let set: std::collections::BTreeSet<&str> = configured.lines().collect();
+    fragment
+        .lines()
+        .filter(|line| line.starts_with("CONFIG_") && !set.contains(line))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn compile(source: &Utf8Path, cancel: &Cancel, progress: &Progress) -> Result<(), StorageError> {
+    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut command = make(source)?;
+    command.args([format!("-j{jobs}"), "vmlinux".into()]);
+    let mut built = 0;
+    MAKE.run(command, cancel, |line| {
+        if line.trim_start().starts_with("CC ") || line.trim_start().starts_with("AS ") {
+            built += 1;
+            progress.advance("building the kernel", built, Some(OBJECTS.max(built)));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_options_are_named() {
+        assert_eq!(
+            lost_options("# a comment\nCONFIG_A=y\nCONFIG_B=y\n", "CONFIG_A=y\n# CONFIG_B is not set\n"),
+            ["CONFIG_B=y"]
+        );
+    }
+
+    #[test]
+    fn the_fragment_has_no_option_twice() {
+        let mut seen = std::collections::BTreeSet::new();
+        for line in KERNEL_FRAGMENT.lines().filter(|line| line.starts_with("CONFIG_")) {
+            assert!(seen.insert(line.split('=').next()), "{line}");
+        }
+        assert!(seen.contains(&Some("CONFIG_PVH")));
+    }
+}

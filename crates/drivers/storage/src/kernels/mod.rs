@@ -1,0 +1,53 @@
+//! Kernels, and the initial file system each boots with.
+
+mod add;
+mod build;
+mod bzimage;
+mod cpio;
+mod distribution;
+mod elf;
+mod initramfs;
+mod modules;
+mod packages;
+mod port;
+mod read;
+
+use microvm_ports::hypervisor::DeviceDiscovery;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use initramfs::InitramfsCache;
+
+/// Configuration of the kernel that [`KernelSource::Build`](microvm_ports::storage::KernelSource::Build) makes, on top of `allnoconfig`.
+pub const KERNEL_FRAGMENT: &str = include_str!("../../kernel/fragment.config");
+
+const MANIFEST: &str = "manifest.json";
+const STAMP: &str = "verified.json";
+const MODULES: &str = "modules";
+
+/// Name of the distribution's kernel.
+const DISTRIBUTION: &str = "distribution";
+/// Name of the kernel built from source.
+const BUILT: &str = "built";
+/// What `default` stands for, best first.
+const DEFAULTS: [&str; 2] = [BUILT, DISTRIBUTION];
+
+/// One stored file of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredFile {
+    /// Its name without a directory.
+    name: String,
+    sha256: String,
+    size: u64,
+}
+
+/// What is stored beside a kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct KernelManifest {
+    release: String,
+    discovery: DeviceDiscovery,
+    created_ms: i64,
+    source: String,
+    kernel: StoredFile,
+    /// In the order in which they are loaded.
+    modules: Vec<StoredFile>,
+}

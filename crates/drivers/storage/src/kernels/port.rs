@@ -1,0 +1,54 @@
+//! The port for kernels.
+
+use async_trait::async_trait;
+use microvm_ports::storage::{KernelInfo, KernelSource, ResolvedKernel};
+use microvm_ports::{KernelStore, Progress, StorageError};
+
+use crate::base::error::io_error;
+use crate::base::files::sync_directory;
+use crate::store::Storage;
+
+#[async_trait]
+impl KernelStore for Storage {
+    async fn kernels(&self) -> Result<Vec<KernelInfo>, StorageError> {
+        self.blocking(|inner, _| {
+            let mut found = Vec::new();
+            for name in inner.kernel_names()? {
+                match inner.kernel_info(&name) {
+                    Ok(info) => found.push(info),
+                    Err(error) => tracing::warn!(%error, "a kernel is left out"),
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn kernel(&self, name: &str) -> Result<ResolvedKernel, StorageError> {
+        let name = name.to_owned();
+        self.blocking(move |inner, _| inner.resolve_kernel(&name)).await
+    }
+
+    async fn add_kernel(
+        &self,
+        name: &str,
+        source: &KernelSource,
+        progress: Progress,
+    ) -> Result<KernelInfo, StorageError> {
+        let (name, source) = (name.to_owned(), source.clone());
+        self.blocking(move |inner, cancel| inner.put_kernel(&name, &source, &cancel, &progress)).await
+    }
+
+    async fn remove_kernel(&self, name: &str) -> Result<(), StorageError> {
+        let name = name.to_owned();
+        self.blocking(move |inner, _| {
+            let name = inner.find_kernel(&name)?;
+            let directory = inner.kernel_directory(&name);
+            let workspace = inner.workspace()?;
+            std::fs::rename(&directory, workspace.join("kernel"))
+                .map_err(io_error("removing", &directory))?;
+            sync_directory(&inner.directories.kernels)
+        })
+        .await
+    }
+}

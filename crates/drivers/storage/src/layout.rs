@@ -1,0 +1,49 @@
+//! Where things are below the root of the store.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_ports::StorageError;
+
+use crate::base::files::make_directory;
+
+/// The directories. All on one file system, so that a rename is enough to publish.
+#[derive(Debug, Clone)]
+pub(crate) struct Directories {
+    pub(crate) images: Utf8PathBuf,
+    pub(crate) image_names: Utf8PathBuf,
+    pub(crate) kernels: Utf8PathBuf,
+    pub(crate) vms: Utf8PathBuf,
+    pub(crate) memory: Utf8PathBuf,
+    pub(crate) scratch_base: Utf8PathBuf,
+    pub(crate) work: Utf8PathBuf,
+}
+
+impl Directories {
+    /// Makes what is missing. Directories can be passed but not listed by others: a VMM that runs under its own user must
+    /// reach the files it is given, and no more.
+    pub(crate) fn create(root: &Utf8Path) -> Result<Self, StorageError> {
+        make_directory(root, 0o711)?;
+        let root = crate::base::files::canonical(root)?;
+        let images = root.join("images");
+        let directories = Self {
+            image_names: images.join("names"),
+            images,
+            kernels: root.join("kernels"),
+            vms: root.join("vms"),
+            memory: root.join("memory"),
+            scratch_base: root.join("scratch-base"),
+            work: root.join("tmp"),
+        };
+        for (path, mode) in [
+            (&directories.images, 0o711),
+            (&directories.image_names, 0o700),
+            (&directories.kernels, 0o711),
+            (&directories.vms, 0o711),
+            (&directories.memory, 0o711),
+            (&directories.scratch_base, 0o711),
+            (&directories.work, 0o700),
+        ] {
+            make_directory(path, mode)?;
+        }
+        Ok(directories)
+    }
+}

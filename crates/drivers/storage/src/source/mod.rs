@@ -1,0 +1,15 @@
+//! Where the content of images comes from. Everything ends in a [`Builder`](builder::Builder); nothing is ever unpacked onto a file system of
+//! the host.
+
+pub(crate) mod apt_sources;
+pub(crate) mod builder;
+pub(crate) mod compression;
+pub(crate) mod debian;
+pub(crate) mod docker;
+pub(crate) mod folder;
+pub(crate) mod oci;
+pub(crate) mod path;
+pub(crate) mod recipe;
+pub(crate) mod registry;
+pub(crate) mod tar_image;
+pub(crate) mod tar_reader;

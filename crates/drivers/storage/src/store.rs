@@ -1,0 +1,83 @@
+//! The store itself: opens the directory and runs blocking work for the ports.
+
+use std::sync::{Arc, Mutex};
+
+use microvm_ports::{Clock, StorageError};
+
+use crate::base::cancel::{Cancel, CancelOnDrop};
+use crate::base::stamp::VerifiedFiles;
+use crate::base::workspace::{Workspace, remove_leftovers};
+use crate::config::StorageConfig;
+use crate::kernels::InitramfsCache;
+use crate::layout::Directories;
+
+/// Images, kernels and VM files below one directory. Cheap to clone; several processes may use one directory.
+#[derive(Clone)]
+pub struct Storage(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) config: StorageConfig,
+    pub(crate) directories: Directories,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) verified: VerifiedFiles,
+    pub(crate) initramfs: Mutex<InitramfsCache>,
+    /// Empty scratch disks verified so far.
+    pub(crate) scratch_bases:
+        Mutex<std::collections::HashMap<camino::Utf8PathBuf, crate::base::stamp::Stamp>>,
+    /// Held for the moment in which names and images are changed, never while work is done.
+    pub(crate) publishing: Mutex<()>,
+}
+
+impl Storage {
+    /// Opens a store, makes what is missing, and removes what dead processes left. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`] or [`StorageError::DiskFull`] if the directory cannot be used.
+    pub fn open(config: StorageConfig, clock: Arc<dyn Clock>) -> Result<Self, StorageError> {
+        let directories = Directories::create(&config.root)?;
+        remove_leftovers(&directories.work)?;
+        Ok(Self(Arc::new(Inner {
+            config,
+            directories,
+            clock,
+            verified: VerifiedFiles::default(),
+            initramfs: Mutex::default(),
+            scratch_bases: Mutex::default(),
+            publishing: Mutex::default(),
+        })))
+    }
+
+    /// Runs blocking work on the store. If the future is dropped the work is told to stop and cleans up after itself.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner, Cancel) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let cancel = Cancel::default();
+        let _guard = CancelOnDrop(cancel.clone());
+        let inner = Arc::clone(&self.0);
+        match tokio::task::spawn_blocking(move || work(&inner, cancel)).await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(StorageError::Io {
+                    action: "working in",
+                    path: self.0.config.root.clone(),
+                    source: std::io::Error::other("the program is shutting down"),
+                }),
+            },
+        }
+    }
+}
+
+impl Inner {
+    /// A directory for work in progress.
+    pub(crate) fn workspace(&self) -> Result<Workspace, StorageError> {
+        Workspace::create(&self.directories.work)
+    }
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Storage").field("root", &self.0.config.root).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,184 @@
+//! The port for files of VMs.
+
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_ports::hypervisor::MachineDisk;
+use microvm_ports::storage::{DiskFormat, VmFiles};
+use microvm_ports::{StorageError, VmStorage};
+use microvm_types::VmId;
+
+use super::disks;
+use super::qcow2_overlay;
+use crate::base::error::{bad_input, damaged, failed, io_error};
+use crate::base::files::{
+    disk_usage, exists, make_directory, names_in, rename_durably, require_space, sync_directory, write_new,
+};
+use crate::base::workspace::remove_leftovers;
+use crate::store::{Inner, Storage};
+
+const SCRATCH: &str = "scratch.qcow2";
+/// Serial number by which the agent finds the disk.
+const SCRATCH_SERIAL: &str = "scratch";
+/// Holds the name of the empty disk below the overlay.
+const MANIFEST: &str = "disk.json";
+/// Largest memory file: 1 TiB.
+const MEMORY_MAX_MIB: u32 = 1 << 20;
+/// Less free space than this and a VM is not begun.
+const SPACE_MIN: u64 = 16 << 20;
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct ScratchManifest {
+    disk_mib: u32,
+    base: String,
+}
+
+impl Inner {
+    fn vm_path(&self, id: &VmId) -> Utf8PathBuf {
+        self.directories.vms.join(id.as_str())
+    }
+
+    fn files_of(&self, directory: Utf8PathBuf, manifest: &ScratchManifest) -> VmFiles {
+        let scratch = MachineDisk {
+            path: directory.join(SCRATCH),
+            format: DiskFormat::Qcow2,
+            backing: vec![self.directories.scratch_base.join(&manifest.base)],
+            read_only: false,
+            serial: SCRATCH_SERIAL.into(),
+        };
+        VmFiles { directory, scratch }
+    }
+
+    fn zero_memory_file(&self, memory_mib: u32) -> Result<Utf8PathBuf, StorageError> {
+        if memory_mib == 0 || memory_mib > MEMORY_MAX_MIB {
+            return Err(bad_input(
+                "the memory size",
+                format!("{memory_mib} MiB were asked for; 1 to {MEMORY_MAX_MIB} are possible"),
+            ));
+        }
+        let path = self.directories.memory.join(format!("zero-{memory_mib}.mem"));
+        let length = u64::from(memory_mib) << 20;
+        if let Ok(metadata) = path.symlink_metadata() {
+            // Without blocks there is nothing but zeros in it: a full verification for the price of a stat.
+            if metadata.is_file() && metadata.len() == length && metadata.blocks() == 0 {
+                return Ok(path);
+            }
+            tracing::warn!(%path, "the all-zero memory file was changed; a new one takes its place");
+        }
+        let workspace = self.workspace()?;
+        let new = workspace.join("memory");
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&new)
+            .map_err(io_error("creating", &new))?;
+        file.set_len(length).map_err(io_error("resizing", &new))?;
+        file.sync_all().map_err(io_error("syncing", &new))?;
+        rename_durably(&new, &path)?;
+        Ok(path)
+    }
+}
+
+#[async_trait]
+impl VmStorage for Storage {
+    async fn create_vm_files(&self, id: &VmId, disk_mib: u32) -> Result<VmFiles, StorageError> {
+        let id = id.clone();
+        self.blocking(move |inner, cancel| {
+            let directory = inner.vm_path(&id);
+            if exists(&directory) {
+                return Err(StorageError::NameTaken(id.to_string()));
+            }
+            require_space(&inner.directories.vms, SPACE_MIN, "creating the VM")?;
+            let base = inner.scratch_base(disk_mib, &cancel)?;
+            let base_name = base.file_name().unwrap_or_default().to_owned();
+            let workspace = inner.workspace()?;
+            let new = workspace.join("vm");
+            make_directory(&new, 0o711)?;
+            let scratch = new.join(SCRATCH);
+            write_sparse(&scratch, &qcow2_overlay::encode(u64::from(disk_mib) << 20, base.as_str()))?;
+            let manifest = ScratchManifest { disk_mib, base: base_name };
+            crate::base::manifest::write(&new.join(MANIFEST), &manifest)?;
+            sync_directory(&new)?;
+            cancel.check()?;
+            rename_durably(&new, &directory)?;
+            Ok(inner.files_of(directory, &manifest))
+        })
+        .await
+    }
+
+    async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError> {
+        let id = id.clone();
+        self.blocking(move |inner, _| {
+            let directory = inner.vm_path(&id);
+            let what = format!("the disk of VM {id}");
+            let manifest: ScratchManifest = crate::base::manifest::read(&directory.join(MANIFEST), &what)?;
+            let files = inner.files_of(directory, &manifest);
+            for path in std::iter::once(&files.scratch.path).chain(&files.scratch.backing) {
+                if !exists(path) {
+                    return Err(damaged(what, format!("{path} is missing")));
+                }
+            }
+            Ok(files)
+        })
+        .await
+    }
+
+    async fn remove_vm_files(&self, id: &VmId) -> Result<(), StorageError> {
+        let id = id.clone();
+        self.blocking(move |inner, _| {
+            let directory = inner.vm_path(&id);
+            if !exists(&directory) {
+                return Ok(());
+            }
+            // Removed with the workspace, also after a crash.
+            let workspace = inner.workspace()?;
+            match std::fs::rename(&directory, workspace.join("vm")) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(failed("removing", &directory, error)),
+                Ok(()) => sync_directory(&inner.directories.vms),
+            }
+        })
+        .await
+    }
+
+    async fn vm_directories(&self) -> Result<Vec<VmId>, StorageError> {
+        self.blocking(|inner, _| {
+            remove_leftovers(&inner.directories.work)?;
+            Ok(names_in(&inner.directories.vms)?.iter().filter_map(|name| name.parse().ok()).collect())
+        })
+        .await
+    }
+
+    fn vm_directory(&self, id: &VmId) -> Utf8PathBuf {
+        self.0.vm_path(id)
+    }
+
+    async fn zero_memory(&self, memory_mib: u32) -> Result<Utf8PathBuf, StorageError> {
+        self.blocking(move |inner, _| inner.zero_memory_file(memory_mib)).await
+    }
+
+    async fn inspect_disk(&self, path: &Utf8Path) -> Result<DiskFormat, StorageError> {
+        let path = path.to_owned();
+        self.blocking(move |_, _| disks::inspect(&path)).await
+    }
+
+    async fn vm_disk_usage(&self, id: &VmId) -> Result<u64, StorageError> {
+        let directory = self.0.vm_path(id);
+        self.blocking(move |_, _| disk_usage(&directory)).await
+    }
+}
+
+/// Writes a new file without its zero parts.
+fn write_sparse(path: &Utf8Path, bytes: &[u8]) -> Result<(), StorageError> {
+    write_new(path, 0o600, &[])?;
+    let file = std::fs::OpenOptions::new().write(true).open(path).map_err(io_error("opening", path))?;
+    file.set_len(bytes.len() as u64).map_err(io_error("resizing", path))?;
+    for (index, piece) in bytes.chunks(4096).enumerate() {
+        if piece.iter().any(|byte| *byte != 0) {
+            file.write_all_at(piece, index as u64 * 4096).map_err(io_error("writing", path))?;
+        }
+    }
+    file.sync_all().map_err(io_error("syncing", path))
+}
