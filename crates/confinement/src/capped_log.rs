@@ -20,6 +20,13 @@ impl CappedLog {
         Ok(Self { path, file, written, cap })
     }
 
+    /// Opens an empty log; what was there becomes `path.previous`.
+    pub(crate) fn begin(path: Utf8PathBuf, cap: u64) -> io::Result<Self> {
+        let _ = std::fs::remove_file(old(&path));
+        let _ = std::fs::rename(&path, Utf8PathBuf::from(format!("{path}.previous")));
+        Self::open(path, cap)
+    }
+
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.written >= self.cap {
             std::fs::rename(&self.path, old(&self.path))?;

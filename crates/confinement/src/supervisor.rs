@@ -191,7 +191,6 @@ fn child(
         let mut word = [0];
         at("waiting for the supervisor", go.read_exact(&mut word))?;
         cage::enter_file_system(spec)?;
-        at("placing descriptors", cage::place_descriptor(messages.as_raw_fd(), 1))?;
         at("placing descriptors", cage::place_descriptor(messages.as_raw_fd(), 2))?;
         for (descriptor, number) in inherited {
             at("placing descriptors", cage::place_descriptor(descriptor.as_raw_fd(), *number))?;
@@ -239,8 +238,8 @@ impl Running {
                 signal(ignored, SigHandler::SigIgn)
             }?;
         }
-        let mut console_log = CappedLog::open(spec.directory.join("console.log"), spec.console_cap)?;
-        let mut message_log = CappedLog::open(spec.directory.join("vmm.log"), VMM_LOG_CAP)?;
+        let mut console_log = CappedLog::begin(spec.directory.join("console.log"), spec.console_cap)?;
+        let mut message_log = CappedLog::begin(spec.directory.join("vmm.log"), VMM_LOG_CAP)?;
         let (mut console_open, mut messages_open) = (true, true);
         let mut buffer = [0; 4096];
         while console_open || messages_open {

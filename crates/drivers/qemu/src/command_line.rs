@@ -12,7 +12,8 @@ use crate::accelerator::Kind;
 /// Descriptor numbers in the VMM.
 const QMP_DESCRIPTOR: i32 = 10;
 const AGENT_DESCRIPTOR: i32 = 11;
-pub(crate) const CONSOLE_DESCRIPTOR: i32 = 12;
+/// The console goes to standard output; QEMU's own messages go to standard error.
+pub(crate) const CONSOLE_DESCRIPTOR: i32 = 1;
 const FIRST_DISK_DESCRIPTOR: i32 = 20;
 
 /// Socket names in the VM directory.
@@ -126,6 +127,10 @@ impl CommandLine {
             "no_timer_check".to_owned(),
             "random.trust_cpu=on".to_owned(),
         ];
+        if spec.kernel.discovery == DeviceDiscovery::CommandLine {
+            // There is neither; looking for them only costs time and prints complaints.
+            words.extend(["acpi=off".to_owned(), "pci=off".to_owned()]);
+        }
         words.extend(spec.kernel.arguments.iter().cloned());
         self.push("-append", words.join(" "));
     }
@@ -133,8 +138,8 @@ impl CommandLine {
     fn channels(&mut self) {
         self.push("-chardev", format!("socket,id=qmp,fd={QMP_DESCRIPTOR},server=on,wait=off"));
         self.push("-mon", "chardev=qmp,mode=control");
-        self.push("-add-fd", format!("fd={CONSOLE_DESCRIPTOR},set=1,opaque=console"));
-        self.push("-chardev", "file,id=console,path=/dev/fdset/1");
+        // Standard output is the console's pipe, standard input is empty.
+        self.push("-chardev", "stdio,id=console,signal=off");
         self.push("-serial", "chardev:console");
         self.push("-device", "virtio-serial-device,id=serial0,max_ports=2");
         self.push("-chardev", format!("socket,id=agent,fd={AGENT_DESCRIPTOR},server=on,wait=off"));
