@@ -1,0 +1,51 @@
+//! Disks by serial number, file systems by superblock.
+
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::time::Instant;
+
+use super::{BootError, DeviceEvents, failed};
+
+/// A disk with what is on it.
+pub(super) struct Disk {
+    /// Path of its device.
+    pub(super) device: String,
+    /// Its file system, as `mount` calls it.
+    pub(super) file_system: &'static str,
+}
+
+/// Waits for the disk with this serial number.
+pub(super) fn find(serial: &str, events: &mut DeviceEvents, deadline: Instant) -> Result<Disk, BootError> {
+    let device = events.wait_for(&format!("disk with the serial `{serial}`"), deadline, || {
+        for entry in fs::read_dir("/sys/block").ok()?.flatten() {
+            let found = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
+            let device = format!("/dev/{}", entry.file_name().to_string_lossy());
+            if found.trim() == serial && fs::metadata(&device).is_ok() {
+                return Some(device);
+            }
+        }
+        None
+    })?;
+    let file_system =
+        file_system(&device)?.ok_or_else(|| BootError::FileSystem { disk: format!("{device} (`{serial}`)") })?;
+    Ok(Disk { device, file_system })
+}
+
+/// EROFS and ext4 both keep their superblock at 1 KiB: magic at 0 and at 56 of it.
+fn file_system(device: &str) -> Result<Option<&'static str>, BootError> {
+    let read = || {
+        let mut file = fs::File::open(device)?;
+        let mut block = [0u8; 64];
+        file.seek(SeekFrom::Start(1024))?;
+        file.read_exact(&mut block)?;
+        Ok::<_, std::io::Error>(block)
+    };
+    let block = read().map_err(failed(format!("read {device}")))?;
+    Ok(if block[..4] == 0xe0f5_e1e2_u32.to_le_bytes() {
+        Some("erofs")
+    } else if block[56..58] == 0xef53_u16.to_le_bytes() {
+        Some("ext4")
+    } else {
+        None
+    })
+}

@@ -1,0 +1,62 @@
+//! The file systems every Linux program expects.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, symlink};
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+
+use super::{BootError, failed};
+
+/// Before anything else: devices, processes, system; and the console as our standard streams.
+pub(super) fn early() -> Result<(), BootError> {
+    let secure = MountFlags::NOSUID | MountFlags::NOEXEC;
+    attach("devtmpfs", "/dev", MountFlags::NOSUID, "mode=0755")?;
+    open_console()?;
+    attach("proc", "/proc", secure | MountFlags::NODEV, "")?;
+    attach("sysfs", "/sys", secure | MountFlags::NODEV, "")
+}
+
+/// After the root was switched.
+pub(super) fn late() -> Result<(), BootError> {
+    let secure = MountFlags::NOSUID | MountFlags::NODEV;
+    attach("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC, "mode=620,gid=5,ptmxmode=666")?;
+    attach("tmpfs", "/dev/shm", secure, "mode=1777")?;
+    attach("tmpfs", "/run", secure, "mode=0755")?;
+    // Both are conveniences that an image may have replaced.
+    for (link, target) in
+        [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    {
+        let _ = symlink(target, format!("/dev/{link}"));
+    }
+    let _ = fs::DirBuilder::new().mode(0o1777).create("/run/lock");
+    // A kernel without control groups is fine: process groups are used then.
+    if attach("cgroup2", "/sys/fs/cgroup", secure | MountFlags::NOEXEC, "").is_err() {
+        crate::console::say("no control groups: commands are ended by session");
+    }
+    Ok(())
+}
+
+fn attach(kind: &str, target: &str, flags: MountFlags, options: &str) -> Result<(), BootError> {
+    if fs::symlink_metadata(target).is_err() {
+        fs::create_dir_all(target).map_err(failed(format!("make {target}")))?;
+    }
+    let options = std::ffi::CString::new(options).expect("options are constants without NUL");
+    match mount(kind, target, kind, flags, options.as_c_str()) {
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Err(error) => Err(failed(format!("mount {kind} on {target}"))(error)),
+    }
+}
+
+/// The kernel could not open a console for us: the initial file system has no device nodes.
+fn open_console() -> Result<(), BootError> {
+    let console = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/console")
+        .or_else(|_| fs::File::options().read(true).write(true).open("/dev/null"))
+        .map_err(failed("open the console"))?;
+    rustix::stdio::dup2_stdin(&console).map_err(failed("use the console"))?;
+    rustix::stdio::dup2_stdout(&console).map_err(failed("use the console"))?;
+    rustix::stdio::dup2_stderr(&console).map_err(failed("use the console"))
+}

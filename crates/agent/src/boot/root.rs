@@ -1,0 +1,49 @@
+//! The root: image below, scratch above, joined by overlayfs.
+
+use std::ffi::CString;
+use std::fs;
+
+use rustix::mount::{MountFlags, mount, mount_move};
+
+use super::disks::Disk;
+use super::{BootError, failed};
+
+const ROOT: &str = "/root-of-guest";
+const IMAGE: &str = "/image";
+const SCRATCH: &str = "/scratch";
+
+/// Mounts the disks and joins them.
+pub(super) fn assemble(image: &Disk, scratch: &Disk) -> Result<(), BootError> {
+    for directory in [ROOT, IMAGE, SCRATCH] {
+        fs::create_dir_all(directory).map_err(failed(format!("make {directory}")))?;
+    }
+    let none = c"";
+    mount(&*image.device, IMAGE, image.file_system, MountFlags::RDONLY | MountFlags::NOATIME, none)
+        .map_err(failed(format!("mount the image {}", image.device)))?;
+    mount(&*scratch.device, SCRATCH, scratch.file_system, MountFlags::NOATIME, none)
+        .map_err(failed(format!("mount the scratch disk {}", scratch.device)))?;
+    let (upper, work) = (format!("{SCRATCH}/upper"), format!("{SCRATCH}/work"));
+    for directory in [&upper, &work] {
+        fs::create_dir_all(directory).map_err(failed(format!("make {directory}")))?;
+    }
+    let options = CString::new(format!("lowerdir={IMAGE},upperdir={upper},workdir={work}"))
+        .expect("paths are constants without NUL");
+    mount("overlay", ROOT, "overlay", MountFlags::NOATIME, options.as_c_str())
+        .map_err(failed("join image and scratch disk by overlayfs"))
+}
+
+/// Makes the joined root ours and forgets the initial file system, whose memory is freed.
+pub(super) fn switch() -> Result<(), BootError> {
+    for directory in ["dev", "proc", "sys"] {
+        let target = format!("{ROOT}/{directory}");
+        fs::create_dir_all(&target).map_err(failed(format!("make {target}")))?;
+        mount_move(format!("/{directory}"), &*target).map_err(failed(format!("move /{directory}")))?;
+    }
+    // What is left over takes memory but does no harm.
+    let _ = fs::remove_dir_all("/modules");
+    let _ = fs::remove_file("/init");
+    rustix::process::chdir(ROOT).map_err(failed("enter the root"))?;
+    mount_move(".", "/").map_err(failed("move the root"))?;
+    rustix::process::chroot(".").map_err(failed("switch the root"))?;
+    rustix::process::chdir("/").map_err(failed("enter the root"))
+}

@@ -1,0 +1,232 @@
+//! Moves frames between the port and the session, and finds the beginning of every new session.
+
+use std::sync::Arc;
+
+use microvm_protocol::messages::{Hello, HelloReply};
+use microvm_protocol::mux::{Mux, Role};
+use microvm_protocol::{Decoder, Frame, FrameKind, HEADER_LENGTH, PREAMBLE, PROTOCOL_VERSION};
+use prost::Message as _;
+use tokio::task::JoinSet;
+
+use super::port::{Port, ReadOutcome};
+use crate::agent::Agent;
+use crate::console::say;
+
+/// Reads in a row before others get a turn: 64 pages.
+const READS_PER_TURN: usize = 64;
+/// Bytes handed to the device in a row.
+const WRITE_BATCH: usize = 128 * 1024;
+
+/// One port with at most one session on it.
+pub(crate) struct Link {
+    agent: Arc<Agent>,
+    port: Port,
+    decoder: Decoder,
+    session: Option<Mux>,
+    tasks: JoinSet<()>,
+    frames: Vec<Frame>,
+    output: Vec<u8>,
+    written: usize,
+    /// A preamble was seen; its `Hello` has not come yet.
+    greeting: bool,
+}
+
+impl Link {
+    /// A link without a session.
+    pub(crate) fn new(agent: Arc<Agent>, port: Port) -> Self {
+        Self {
+            agent,
+            port,
+            decoder: Decoder::new(),
+            session: None,
+            tasks: JoinSet::new(),
+            frames: Vec::new(),
+            output: Vec::new(),
+            written: 0,
+            greeting: false,
+        }
+    }
+
+    /// Serves sessions until the device fails. With `once`, until the first one has ended.
+    pub(crate) async fn serve(mut self, once: bool) -> std::io::Result<()> {
+        loop {
+            let mut busy = false;
+            let mut hung_up = false;
+            for _ in 0..READS_PER_TURN {
+                match self.read()? {
+                    ReadOutcome::Bytes => busy = true,
+                    ReadOutcome::Nothing => break,
+                    ReadOutcome::HungUp => {
+                        hung_up = true;
+                        self.end_session("the host hung up");
+                        self.decoder.clear();
+                        break;
+                    }
+                }
+            }
+            if hung_up && once {
+                return Ok(());
+            }
+            busy |= !hung_up && self.write()?;
+            while self.tasks.try_join_next().is_some() {}
+            if busy {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let session = self.session.clone();
+            let output = async {
+                match &session {
+                    Some(session) => session.wait_output().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.port.changed() => changed?,
+                () = output => {}
+            }
+        }
+    }
+
+    fn read(&mut self) -> std::io::Result<ReadOutcome> {
+        let buffer = self.decoder.buffer();
+        let before = buffer.len();
+        let outcome = self.port.read(buffer)?;
+        if let ReadOutcome::Bytes = outcome {
+            // A new host begins in a read of its own. In the middle of a session its mark cannot be payload: senders
+            // keep it out of what they send.
+            let begins = self.decoder.peek()[before..].starts_with(&PREAMBLE);
+            if begins {
+                self.end_session("a new host has connected");
+                self.decoder.skip(before + PREAMBLE.len());
+                self.greeting = true;
+            }
+            self.take_frames();
+        }
+        Ok(outcome)
+    }
+
+    fn take_frames(&mut self) {
+        if self.session.is_none() && !self.greeting {
+            self.search();
+            if !self.greeting {
+                return;
+            }
+        }
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => {
+                    if let Err(reason) = self.take_frame(frame) {
+                        self.give_up(&reason);
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    self.give_up(&error.to_string());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Outside a session only a preamble counts; everything before it is dropped, up to what may be its beginning.
+    fn search(&mut self) {
+        let bytes = self.decoder.peek();
+        if let Some(end) = microvm_protocol::preamble::find_end(bytes) {
+            self.decoder.skip(end);
+            self.greeting = true;
+        } else {
+            let keep = bytes.len().min(PREAMBLE.len() - 1);
+            self.decoder.skip(bytes.len() - keep);
+        }
+    }
+
+    fn take_frame(&mut self, frame: Frame) -> Result<(), String> {
+        if self.greeting {
+            self.greeting = false;
+            return self.begin_session(frame);
+        }
+        match &self.session {
+            Some(session) => session.receive(frame).map_err(|violation| violation.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    fn begin_session(&mut self, frame: Frame) -> Result<(), String> {
+        if frame.kind != FrameKind::Hello {
+            return Err(format!("a session begins with {:?}", frame.kind));
+        }
+        let hello = Hello::decode(frame.payload).map_err(|error| error.to_string())?;
+        let common = (hello.min_version..=hello.max_version).contains(&PROTOCOL_VERSION);
+        let reply = HelloReply {
+            version: if common { PROTOCOL_VERSION } else { 0 },
+            features: 0,
+            nonce: hello.nonce,
+            epoch: hello.epoch,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel_release: self.agent.kernel_release.clone(),
+            boot_ms: self.agent.boot_ms,
+        };
+        self.output.clear();
+        self.written = 0;
+        self.output.extend_from_slice(&PREAMBLE);
+        Frame::new(FrameKind::HelloReply, 0, reply.encode_to_vec().into()).encode_into(&mut self.output);
+        if !common {
+            return Ok(());
+        }
+        let session = Mux::new(Role::Agent);
+        let (agent, accepting) = (Arc::clone(&self.agent), session.clone());
+        self.tasks.spawn(async move {
+            let mut operations = JoinSet::new();
+            while let Some((stream, request)) = accepting.accept().await {
+                operations.spawn(crate::operations::run(Arc::clone(&agent), stream, request));
+                while operations.try_join_next().is_some() {}
+            }
+        });
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// The bytes make no sense: wait for a host that begins anew.
+    fn give_up(&mut self, reason: &str) {
+        say(&format!("the host's frames cannot be understood: {reason}"));
+        self.end_session(reason);
+        self.decoder.clear();
+    }
+
+    fn end_session(&mut self, reason: &str) {
+        self.greeting = false;
+        if let Some(session) = self.session.take() {
+            session.close(reason);
+        }
+        self.output.clear();
+        self.written = 0;
+    }
+
+    fn write(&mut self) -> std::io::Result<bool> {
+        let mut busy = false;
+        loop {
+            if self.written == self.output.len() {
+                self.output.clear();
+                self.written = 0;
+                let Some(session) = &self.session else { return Ok(busy) };
+                if session.take_output(&mut self.frames, WRITE_BATCH - HEADER_LENGTH) == 0 {
+                    return Ok(busy);
+                }
+                for frame in self.frames.drain(..) {
+                    frame.encode_into(&mut self.output);
+                }
+            }
+            match self.port.write(&self.output[self.written..])? {
+                Some(count) => {
+                    self.written += count;
+                    busy = true;
+                }
+                None => return Ok(busy),
+            }
+            if busy && self.written == self.output.len() {
+                return Ok(true);
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! From a request to everything the kernel must be told.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+
+use microvm_protocol::messages::{Exec, Variable};
+
+use super::users::{self, User};
+use crate::failure::{AgentError, AgentResult};
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What runs, where, as whom, with which variables.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Paths to try, in order.
+    pub(crate) candidates: Vec<CString>,
+    pub(crate) arguments: Vec<CString>,
+    pub(crate) environment: Vec<CString>,
+    pub(crate) directory: CString,
+    pub(crate) user: User,
+}
+
+/// Defaults that come with the identity.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Defaults {
+    pub(crate) environment: Vec<Variable>,
+    pub(crate) user: String,
+    pub(crate) working_directory: String,
+}
+
+/// Works a request out.
+pub(crate) fn plan(request: &Exec, defaults: &Defaults) -> AgentResult<Plan> {
+    let program = request.command.first().filter(|program| !program.is_empty());
+    let program = program.ok_or_else(|| AgentError::invalid("there is no command to run"))?;
+    let user = users::resolve(if request.user.is_empty() { &defaults.user } else { &request.user })?;
+    let mut variables = BTreeMap::new();
+    variables.insert("PATH", DEFAULT_PATH);
+    variables.insert("HOME", &*user.home);
+    variables.insert("USER", &*user.name);
+    variables.insert("LOGNAME", &*user.name);
+    if !user.shell.is_empty() {
+        variables.insert("SHELL", &*user.shell);
+    }
+    if request.terminal.is_some() {
+        variables.insert("TERM", "xterm-256color");
+    }
+    for variable in defaults.environment.iter().chain(&request.environment) {
+        check_name(&variable.name)?;
+        variables.insert(&*variable.name, &*variable.value);
+    }
+    let path = variables.get("PATH").copied().unwrap_or(DEFAULT_PATH);
+    let candidates = if program.contains('/') {
+        vec![text(program, "the program")?]
+    } else {
+        path.split(':')
+            .map(|directory| if directory.is_empty() { "." } else { directory })
+            .map(|directory| text(&format!("{directory}/{program}"), "the program"))
+            .collect::<AgentResult<_>>()?
+    };
+    let wanted = [&request.working_directory, &defaults.working_directory, &user.home]
+        .into_iter()
+        .find(|directory| !directory.is_empty())
+        .map_or("/", String::as_str);
+    let directory =
+        if wanted.starts_with('/') { wanted.to_owned() } else { format!("{}/{wanted}", user.home) };
+    Ok(Plan {
+        candidates,
+        arguments: request.command.iter().map(|word| text(word, "an argument")).collect::<AgentResult<_>>()?,
+        environment: variables
+            .iter()
+            .map(|(name, value)| text(&format!("{name}={value}"), "a variable"))
+            .collect::<AgentResult<_>>()?,
+        directory: text(&directory, "the working directory")?,
+        user,
+    })
+}
+
+fn check_name(name: &str) -> AgentResult<()> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err(AgentError::invalid(format!("`{name}` cannot be the name of a variable")));
+    }
+    Ok(())
+}
+
+fn text(text: &str, what: &str) -> AgentResult<CString> {
+    CString::new(text).map_err(|_| AgentError::invalid(format!("{what} contains a NUL byte")))
+}

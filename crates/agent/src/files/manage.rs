@@ -1,0 +1,54 @@
+//! Making, renaming, removing.
+
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+
+use microvm_protocol::messages::{MakeDirectory, Remove, Rename, Reply};
+
+use super::path::{absolute, failed};
+use crate::failure::{AgentError, AgentResult};
+use crate::operations::done;
+
+/// Makes a directory.
+pub(crate) fn make_directory(request: &MakeDirectory) -> AgentResult<Reply> {
+    let path = absolute(&request.path)?;
+    if request.parents
+        && let Some(parent) = path.parent()
+    {
+        fs::create_dir_all(parent).map_err(failed("make the parents of", path))?;
+    }
+    let mode = request.mode & 0o7777;
+    match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => {
+            // The agent's umask has no say in what was asked for.
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", path))?;
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && request.parents && path.is_dir() => {}
+        Err(error) => return Err(failed("make the directory", path)(error)),
+    }
+    Ok(done())
+}
+
+/// Renames within the guest.
+pub(crate) fn rename(request: &Rename) -> AgentResult<Reply> {
+    let (from, to) = (absolute(&request.from)?, absolute(&request.to)?);
+    fs::rename(from, to).map_err(failed("rename", from))?;
+    Ok(done())
+}
+
+/// Removes a file, or a directory with all that is in it.
+pub(crate) fn remove(request: &Remove) -> AgentResult<Reply> {
+    let path = absolute(&request.path)?;
+    if path.parent().is_none() {
+        return Err(AgentError::invalid("the root directory cannot be removed"));
+    }
+    let metadata = fs::symlink_metadata(path).map_err(failed("look at", path))?;
+    match (metadata.is_dir(), request.recursive) {
+        (true, true) => fs::remove_dir_all(path),
+        (true, false) => fs::remove_dir(path),
+        (false, _) => fs::remove_file(path),
+    }
+    .map_err(failed("remove", path))?;
+    Ok(done())
+}

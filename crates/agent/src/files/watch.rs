@@ -1,0 +1,150 @@
+//! Changes below a path.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use microvm_protocol::messages::{Change, Changed, Reply, Watch};
+use microvm_protocol::mux::StreamHandle;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::path::{absolute, failed};
+use crate::failure::{AgentError, AgentResult};
+
+/// Most directories one watch covers.
+const MOST_DIRECTORIES: usize = 8192;
+
+struct Watched {
+    source: AsyncFd<OwnedFd>,
+    directories: HashMap<i32, PathBuf>,
+    recursive: bool,
+}
+
+/// Reports changes until the host does not want them any more.
+pub(crate) async fn watch(stream: &StreamHandle, request: Watch) -> AgentResult<()> {
+    let path = absolute(&request.path)?;
+    let source = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(failed("watch", path))?;
+    let source = crate::descriptor::register(source, Interest::READABLE).map_err(failed("watch", path))?;
+    let mut watched = Watched { source, directories: HashMap::new(), recursive: request.recursive };
+    watched.add(path, true)?;
+    // From here on nothing is missed.
+    stream.send_message(crate::operations::done()).await?;
+    loop {
+        let changes = tokio::select! {
+            changes = watched.next() => changes?,
+            // The host says nothing more on this stream; this ends with the stream.
+            gone = async { loop { match stream.receive().await {
+                Err(error) => break error,
+                Ok(Some(_)) => {}
+                Ok(None) => std::future::pending().await,
+            } } } => return Err(gone.into()),
+        };
+        for (path, change) in changes {
+            let path = path.as_os_str().as_bytes().to_vec();
+            stream.send_message(Reply::Changed(Changed { path, change: change.into() })).await?;
+        }
+    }
+}
+
+impl Watched {
+    fn add(&mut self, path: &Path, first: bool) -> AgentResult<()> {
+        if self.directories.len() >= MOST_DIRECTORIES {
+            return Err(AgentError::new(
+                microvm_protocol::messages::FailureKind::Exhausted,
+                format!("there are more than {MOST_DIRECTORIES} directories to watch"),
+            ));
+        }
+        let flags = WatchFlags::CREATE
+            | WatchFlags::MODIFY
+            | WatchFlags::ATTRIB
+            | WatchFlags::DELETE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            | WatchFlags::DONT_FOLLOW;
+        match inotify::add_watch(self.source.get_ref(), path, flags) {
+            Ok(number) => drop(self.directories.insert(number, path.to_path_buf())),
+            // It may be gone already, unless it is what was asked for.
+            Err(Errno::NOENT | Errno::NOTDIR) if !first => return Ok(()),
+            Err(error) => return Err(failed("watch", path)(error)),
+        }
+        if self.recursive {
+            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    self.add(&entry.path(), false)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> AgentResult<Vec<(PathBuf, Change)>> {
+        loop {
+            let mut guard = self.source.readable().await.map_err(|error| AgentError::system("watch", error))?;
+            let mut changes = Vec::new();
+            let mut made = Vec::new();
+            let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
+            let mut reader = inotify::Reader::new(self.source.get_ref(), &mut buffer);
+            loop {
+                match reader.next() {
+                    Ok(event) => {
+                        let flags = event.events();
+                        if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                            changes.push((PathBuf::from("/"), Change::Overflow));
+                            continue;
+                        }
+                        let Some(directory) = self.directories.get(&event.wd()) else { continue };
+                        let path = event
+                            .file_name()
+                            .map_or_else(|| directory.clone(), |name| directory.join(OsStr::from_bytes(name.to_bytes())));
+                        if flags.contains(ReadFlags::IGNORED) {
+                            self.directories.remove(&event.wd());
+                            continue;
+                        }
+                        let Some(change) = meaning(flags) else { continue };
+                        if change == Change::Created && flags.contains(ReadFlags::ISDIR) && self.recursive {
+                            made.push(path.clone());
+                        }
+                        changes.push((path, change));
+                        if reader.is_buffer_empty() {
+                            break;
+                        }
+                    }
+                    Err(Errno::AGAIN) => {
+                        guard.clear_ready();
+                        break;
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Err(AgentError::system("watch", error)),
+                }
+            }
+            for directory in made {
+                self.add(&directory, false)?;
+            }
+            if !changes.is_empty() {
+                return Ok(changes);
+            }
+        }
+    }
+}
+
+fn meaning(flags: ReadFlags) -> Option<Change> {
+    [
+        (ReadFlags::CREATE, Change::Created),
+        (ReadFlags::MOVED_TO, Change::Created),
+        (ReadFlags::MODIFY, Change::Modified),
+        (ReadFlags::DELETE, Change::Removed),
+        (ReadFlags::DELETE_SELF, Change::Removed),
+        (ReadFlags::MOVED_FROM, Change::Renamed),
+        (ReadFlags::ATTRIB, Change::Attributes),
+    ]
+    .into_iter()
+    .find_map(|(flag, change)| flags.contains(flag).then_some(change))
+}

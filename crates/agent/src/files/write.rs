@@ -1,0 +1,105 @@
+//! Content of a file, from the host: to a temporary name beside it, then renamed into place.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use microvm_protocol::messages::{WriteFile, Written};
+use microvm_protocol::mux::StreamHandle;
+
+use super::path::{absolute, failed};
+use super::receiver::{Piece, Receiver};
+use crate::failure::{AgentError, AgentResult, show};
+
+/// Writes a whole file, or changes nothing. It is not synced: a guest's disk dies with its machine, and a snapshot
+/// holds the page cache together with the disk.
+pub(crate) async fn write(stream: &Arc<StreamHandle>, request: WriteFile) -> AgentResult<Written> {
+    let receiver = Receiver::new(stream);
+    super::blocking(move || write_now(receiver, &request)).await
+}
+
+/// The temporary file; removed unless it was renamed.
+struct Temporary {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.keep {
+            // Nothing else can be done for a file that cannot be removed.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn write_now(mut receiver: Receiver, request: &WriteFile) -> AgentResult<Written> {
+    let asked = absolute(&request.path)?;
+    // A link is written through, as every program does; what it points to is replaced.
+    let target = if fs::symlink_metadata(asked).is_ok_and(|found| found.is_symlink()) {
+        fs::canonicalize(asked).map_err(failed("follow the link", asked))?
+    } else {
+        asked.to_path_buf()
+    };
+    let parent = target.parent().ok_or_else(|| AgentError::invalid("the root directory is not a file"))?;
+    if request.create_parents {
+        fs::create_dir_all(parent).map_err(failed("make the parents of", &target))?;
+    }
+    let existing = fs::symlink_metadata(&target).ok();
+    if existing.as_ref().is_some_and(|found| found.is_dir()) || request.path.ends_with(b"/") {
+        return Err(AgentError::invalid(format!("{} is a directory", show(target.as_os_str().as_bytes()))));
+    }
+    let (file, mut temporary) = make_temporary(parent)?;
+    let size = copy(&mut receiver, &file, &target)?;
+    let mode = request.mode.or(existing.as_ref().map(|found| found.mode())).unwrap_or(0o644) & 0o7777;
+    let owner = request.uid.zip(request.gid).or(existing.as_ref().map(|found| (found.uid(), found.gid())));
+    if let Some((uid, gid)) = owner {
+        // Changing the owner clears set-user-id bits, so the mode comes after it.
+        std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).map_err(failed("change the owner of", &target))?;
+    }
+    file.set_permissions(Permissions::from_mode(mode)).map_err(failed("set the mode of", &target))?;
+    fs::rename(&temporary.path, &target).map_err(failed("rename into place", &target))?;
+    temporary.keep = true;
+    Ok(Written { bytes: size })
+}
+
+fn make_temporary(parent: &Path) -> AgentResult<(File, Temporary)> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = parent.join(format!(".microvm-write-{}-{number}", std::process::id()));
+        match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(file) => return Ok((file, Temporary { path, keep: false })),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("make a file in", parent)(error)),
+        }
+    }
+}
+
+fn copy(receiver: &mut Receiver, file: &File, target: &Path) -> AgentResult<u64> {
+    let mut position = 0u64;
+    let mut hole = false;
+    while let Some(piece) = receiver.next()? {
+        match piece {
+            Piece::Data(data) => {
+                file.write_all_at(&data, position).map_err(failed("write", target))?;
+                position += data.len() as u64;
+                hole = false;
+            }
+            Piece::Zeros(count) => {
+                position = position
+                    .checked_add(count)
+                    .filter(|end| i64::try_from(*end).is_ok())
+                    .ok_or_else(|| AgentError::invalid("the file would be larger than any file can be"))?;
+                hole = true;
+            }
+        }
+    }
+    if hole {
+        file.set_len(position).map_err(failed("extend", target))?;
+    }
+    Ok(position)
+}

@@ -1,0 +1,148 @@
+//! Who this guest is in this epoch. Every part is done and confirmed by itself.
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use microvm_protocol::messages::{Configure, Configured, Exec, PARTS, Part};
+use rustix::time::{ClockId, Timespec, clock_settime};
+
+use crate::agent::{Agent, Place, StartCommands};
+use crate::console::say;
+use crate::exec::Defaults;
+
+/// Takes the identity over.
+pub(crate) async fn configure(agent: &Arc<Agent>, identity: Configure) -> Configured {
+    let in_guest = agent.place == Place::Guest;
+    let mut problems: [Result<(), String>; PARTS.len()] = std::array::from_fn(|_| Ok(()));
+    if in_guest {
+        problems[0] = add_entropy(&identity.entropy);
+        problems[1] = set_clock(identity.wall_clock_ns);
+        problems[2] = set_host_name(&identity.host_name);
+        problems[3] = set_machine_id(&identity.machine_id);
+    }
+    agent.set_defaults(Defaults {
+        environment: identity.environment,
+        user: identity.user,
+        working_directory: identity.working_directory,
+    });
+    run_start_commands(agent, identity.start_commands);
+    let parts = PARTS.iter().zip(problems).map(|(name, problem)| Part {
+        name: (*name).to_owned(),
+        problem: problem.err().unwrap_or_default(),
+    });
+    Configured { parts: parts.collect() }
+}
+
+fn add_entropy(entropy: &[u8]) -> Result<(), String> {
+    if entropy.is_empty() {
+        return Ok(());
+    }
+    let entropy: &[u8; 32] = entropy.try_into().map_err(|_| "entropy is 32 bytes".to_owned())?;
+    /// `struct rand_pool_info` of `linux/random.h` with room for 32 bytes.
+    #[repr(C)]
+    struct Pool {
+        bits: libc::c_int,
+        bytes: libc::c_int,
+        data: [u8; 32],
+    }
+    /// `_IOW('R', 0x03, int[2])` and `_IO('R', 0x07)` of `linux/random.h`.
+    const ADD_ENTROPY: libc::Ioctl = 0x4008_5203;
+    const RESEED: libc::Ioctl = 0x5207;
+    let device = fs::File::options().write(true).open("/dev/urandom").map_err(|error| error.to_string())?;
+    let pool = Pool { bits: 256, bytes: 32, data: *entropy };
+    // SAFETY: the descriptor is open and the structure is what the kernel expects, whole for the time of the call.
+    if unsafe { libc::ioctl(device.as_raw_fd(), ADD_ENTROPY, &raw const pool) } != 0 {
+        return Err(format!("add entropy: {}", std::io::Error::last_os_error()));
+    }
+    // SAFETY: the request takes no argument.
+    if unsafe { libc::ioctl(device.as_raw_fd(), RESEED, 0) } != 0 {
+        return Err(format!("reseed the random number generator: {}", std::io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
+fn set_clock(nanoseconds: i64) -> Result<(), String> {
+    if nanoseconds == 0 {
+        return Ok(());
+    }
+    let time = Timespec {
+        tv_sec: nanoseconds.div_euclid(1_000_000_000),
+        tv_nsec: nanoseconds.rem_euclid(1_000_000_000),
+    };
+    clock_settime(ClockId::Realtime, time).map_err(|error| format!("set the clock: {error}"))
+}
+
+fn set_host_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    rustix::system::sethostname(name.as_bytes()).map_err(|error| format!("set the host name: {error}"))?;
+    fs::write("/etc/hostname", format!("{name}\n")).map_err(|error| format!("write /etc/hostname: {error}"))
+}
+
+fn set_machine_id(id: &str) -> Result<(), String> {
+    if id.is_empty() {
+        return Ok(());
+    }
+    let line = format!("{id}\n");
+    fs::write("/etc/machine-id", &line).map_err(|error| format!("write /etc/machine-id: {error}"))?;
+    let bus = Path::new("/var/lib/dbus/machine-id");
+    // Usually a link to the other one.
+    if bus.is_file() && !bus.is_symlink() {
+        fs::write(bus, &line).map_err(|error| format!("write {}: {error}", bus.display()))?;
+    }
+    Ok(())
+}
+
+/// Starts the start commands, once per boot, one after the other in the background: the last one may well be a server
+/// that never ends. Whether all have started well is part of the guest's health; their output is kept like that of any
+/// other process.
+fn run_start_commands(agent: &Arc<Agent>, commands: Vec<String>) {
+    if commands.is_empty() || !agent.change_start_commands(StartCommands::NotGiven, StartCommands::Running) {
+        return;
+    }
+    let task_agent = Arc::clone(agent);
+    agent.spawn(&tokio::runtime::Handle::current(), async move {
+        let agent = task_agent;
+        let count = commands.len();
+        for (number, command) in commands.into_iter().enumerate() {
+            let request = Exec {
+                // Known in advance, so that the host can attach to it: ids are 20 letters and digits.
+                id: format!("startcommand{number:08}"),
+                command: vec!["/bin/sh".to_owned(), "-c".to_owned(), command],
+                detach: true,
+                ..Exec::default()
+            };
+            let process = match crate::exec::start(&agent, request).await {
+                Ok(process) => process,
+                Err(error) => return failed(&agent, number, &error.message),
+            };
+            process.lock().has_reader = false;
+            process.notify();
+            if number + 1 == count {
+                agent.change_start_commands(StartCommands::Running, StartCommands::Done);
+            }
+            let mut changed = process.changed.subscribe();
+            let exit = loop {
+                if let Some(exit) = process.lock().exit {
+                    break exit;
+                }
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            };
+            if exit.code != Some(0) {
+                return failed(&agent, number, &format!("it ended with {exit:?}"));
+            }
+        }
+    });
+}
+
+fn failed(agent: &Agent, number: usize, reason: &str) {
+    say(&format!("start command {} failed: {reason}", number + 1));
+    agent.change_start_commands(StartCommands::Running, StartCommands::Failed);
+    agent.change_start_commands(StartCommands::Done, StartCommands::Failed);
+}

@@ -1,0 +1,9 @@
+//! The guest as a system: identity, figures, ports, the end.
+
+pub(crate) mod health;
+pub(crate) mod identity;
+pub(crate) mod info;
+pub(crate) mod measure;
+pub(crate) mod port;
+pub(crate) mod processes;
+pub(crate) mod shutdown;

@@ -1,0 +1,76 @@
+//! The end of the guest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use microvm_protocol::messages::{FailureKind, Shutdown};
+use rustix::mount::{MountFlags, mount_remount};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::system::{RebootCommand, reboot};
+
+use crate::agent::{Agent, Place};
+use crate::console::say;
+use crate::failure::{AgentError, AgentResult};
+
+/// Longest grace.
+const MOST_GRACE: Duration = Duration::from_secs(600);
+
+/// Begins to end the guest; returns at once.
+pub(crate) fn begin(agent: &Arc<Agent>, request: Shutdown) -> AgentResult<()> {
+    if agent.place == Place::Host {
+        return Err(AgentError::new(FailureKind::Unsupported, "this agent does not run in a guest of its own"));
+    }
+    let grace = Duration::from_millis(request.grace_ms).min(MOST_GRACE);
+    agent.spawn(&tokio::runtime::Handle::current(), async move {
+        signal_all(Signal::TERM);
+        let started = tokio::time::Instant::now();
+        // Every end of a process is announced by a signal: no need to look at intervals.
+        if let Ok(mut children) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child()) {
+            while anyone_left() {
+                let left = grace.saturating_sub(started.elapsed());
+                if left.is_zero() || tokio::time::timeout(left, children.recv()).await.is_err() {
+                    break;
+                }
+            }
+        }
+        signal_all(Signal::KILL);
+        // Does not return: syncing may take a while, and answers may still leave meanwhile.
+        drop(tokio::task::spawn_blocking(move || end_machine(request.reboot)));
+    });
+    Ok(())
+}
+
+fn others() -> impl Iterator<Item = Pid> {
+    let own = rustix::process::getpid();
+    // Kernel threads are children of number 2 and have no memory; signals to them do nothing.
+    crate::system::processes::all()
+        .into_iter()
+        .filter(|process| process.message.parent != 2 && process.message.pid != 2)
+        .filter(|process| process.message.state != u32::from('Z'))
+        .filter_map(|process| Pid::from_raw(process.message.pid.cast_signed()))
+        .filter(move |pid| *pid != own && !pid.is_init())
+}
+
+fn anyone_left() -> bool {
+    others().next().is_some()
+}
+
+fn signal_all(signal: Signal) {
+    for pid in others() {
+        // It may have ended already.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Writes everything to the disks and ends the machine. Powering off needs ACPI; without it a reset does, which a host
+/// that runs QEMU with `-no-reboot` sees as the end.
+pub(crate) fn end_machine(again: bool) -> ! {
+    rustix::fs::sync();
+    let _ = mount_remount("/", MountFlags::RDONLY, c"");
+    if !again && std::path::Path::new("/sys/firmware/acpi").exists() {
+        let _ = reboot(RebootCommand::PowerOff);
+    }
+    let error = reboot(RebootCommand::Restart);
+    say(&format!("the machine cannot be ended: {error:?}"));
+    std::process::abort()
+}
