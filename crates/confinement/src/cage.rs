@@ -8,7 +8,8 @@ use std::path::Path;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, setrlimit};
@@ -59,8 +60,14 @@ pub(crate) fn enter_file_system(spec: &CageSpec) -> Result<(), CageError> {
     }
     become_own_user()?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).step("separating its mounts")?;
-    mount(Some("tmpfs"), root.as_std_path(), Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755,size=1m"))
-        .step("making its root file system")?;
+    mount(
+        Some("tmpfs"),
+        root.as_std_path(),
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=0755,size=1m"),
+    )
+    .step("making its root file system")?;
     for (mount_of, descriptor) in &opened {
         let target = inside(root, &mount_of.target);
         let source = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(descriptor));
@@ -78,7 +85,9 @@ pub(crate) fn enter_file_system(spec: &CageSpec) -> Result<(), CageError> {
     }
     for (link, target) in [("lib", "usr/lib"), ("lib64", "usr/lib64"), ("bin", "usr/bin")] {
         let path = root.join(link);
-        if fs::symlink_metadata(Path::new("/").join(link)).is_ok_and(|found| found.is_symlink()) && !path.exists() {
+        if fs::symlink_metadata(Path::new("/").join(link)).is_ok_and(|found| found.is_symlink())
+            && !path.exists()
+        {
             std::os::unix::fs::symlink(target, &path).step("linking the libraries")?;
         }
     }
@@ -88,8 +97,14 @@ pub(crate) fn enter_file_system(spec: &CageSpec) -> Result<(), CageError> {
     nix::unistd::pivot_root(".", ".").step("changing its root")?;
     umount2(".", MntFlags::MNT_DETACH).step("leaving the old root")?;
     nix::unistd::chdir("/").step("entering its root file system")?;
-    mount(NONE, "/", NONE, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV, NONE)
-        .step("making its root read-only")?;
+    mount(
+        NONE,
+        "/",
+        NONE,
+        MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        NONE,
+    )
+    .step("making its root read-only")?;
     Ok(())
 }
 
@@ -196,7 +211,10 @@ fn restrict_paths(spec: &CageSpec) -> Result<(), CageError> {
         ruleset.restrict_self()?;
         Ok(())
     };
-    apply().map_err(|error| CageError { step: "restricting paths with Landlock", error: Error::other(error.to_string()) })
+    apply().map_err(|error| CageError {
+        step: "restricting paths with Landlock",
+        error: Error::other(error.to_string()),
+    })
 }
 
 /// Moves a descriptor to the number the program expects and lets it survive the exec.
@@ -204,9 +222,7 @@ fn restrict_paths(spec: &CageSpec) -> Result<(), CageError> {
 pub(crate) fn place_descriptor(from: RawFd, to: RawFd) -> io::Result<()> {
     // SAFETY: dup2 and fcntl on integers; `from` is a descriptor of ours. The numbers chosen for the program are above
     // all descriptors that this single-threaded process has opened by itself.
-    let result = unsafe {
-        if from == to { libc::fcntl(to, libc::F_SETFD, 0) } else { libc::dup2(from, to) }
-    };
+    let result = unsafe { if from == to { libc::fcntl(to, libc::F_SETFD, 0) } else { libc::dup2(from, to) } };
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -219,15 +235,20 @@ pub(crate) fn execute(spec: &CageSpec) -> Error {
         for argument in &spec.arguments {
             arguments.push(c_string(argument)?);
         }
-        let environment =
-            spec.environment.iter().map(|(key, value)| c_string(&format!("{key}={value}"))).collect::<io::Result<_>>()?;
+        let environment = spec
+            .environment
+            .iter()
+            .map(|(key, value)| c_string(&format!("{key}={value}")))
+            .collect::<io::Result<_>>()?;
         Ok((program, arguments, environment))
     };
     match prepared() {
-        Ok((program, arguments, environment)) => match nix::unistd::execve(&program, &arguments, &environment) {
-            Ok(never) => match never {},
-            Err(error) => error.into(),
-        },
+        Ok((program, arguments, environment)) => {
+            match nix::unistd::execve(&program, &arguments, &environment) {
+                Ok(never) => match never {},
+                Err(error) => error.into(),
+            }
+        }
         Err(error) => error,
     }
 }

@@ -49,7 +49,8 @@ fn old(path: &Utf8Path) -> Utf8PathBuf {
 /// If a file is there and cannot be read.
 pub fn tail(path: &Utf8Path, limit: usize) -> io::Result<Vec<u8>> {
     let newer = tail_of_file(path, limit)?;
-    let mut bytes = if newer.len() < limit { tail_of_file(&old(path), limit - newer.len())? } else { Vec::new() };
+    let mut bytes =
+        if newer.len() < limit { tail_of_file(&old(path), limit - newer.len())? } else { Vec::new() };
     bytes.extend_from_slice(&newer);
     Ok(bytes)
 }

@@ -14,7 +14,11 @@ fn hierarchies() -> Vec<(&'static str, PathBuf)> {
     if controllers.split_ascii_whitespace().any(|controller| controller == "memory") {
         return vec![("v2", root.to_owned())];
     }
-    ["memory", "pids"].into_iter().map(|name| (name, root.join(name))).filter(|(_, path)| path.join("tasks").exists()).collect()
+    ["memory", "pids"]
+        .into_iter()
+        .map(|name| (name, root.join(name)))
+        .filter(|(_, path)| path.join("tasks").exists())
+        .collect()
 }
 
 /// Whether limits can be set on this host by this user, or why not.

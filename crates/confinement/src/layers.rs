@@ -18,17 +18,26 @@ pub(crate) const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
 pub fn layers() -> BTreeMap<String, String> {
     let on = || "on".to_owned();
     let mut layers = BTreeMap::new();
-    let own_user = if nix::unistd::geteuid().is_root() { on() } else { "off: the server does not run as root".to_owned() };
+    let own_user = if nix::unistd::geteuid().is_root() {
+        on()
+    } else {
+        "off: the server does not run as root".to_owned()
+    };
     layers.insert("own user id".to_owned(), own_user);
     let namespaces = match try_namespaces() {
         Ok(()) => on(),
-        Err(error) => format!("off: {error} (is kernel.unprivileged_userns_clone or an AppArmor profile in the way?)"),
+        Err(error) => {
+            format!("off: {error} (is kernel.unprivileged_userns_clone or an AppArmor profile in the way?)")
+        }
     };
     layers.insert("own root file system".to_owned(), namespaces.clone());
     layers.insert("namespaces (user, mount, pid, network, ipc, uts)".to_owned(), namespaces);
     layers.insert("no capabilities, no new privileges".to_owned(), on());
     layers.insert("Landlock".to_owned(), landlock());
-    layers.insert("cgroup limits".to_owned(), cgroup::available().map_or_else(|why| format!("off: {why}"), |what| format!("on: {what}")));
+    layers.insert(
+        "cgroup limits".to_owned(),
+        cgroup::available().map_or_else(|why| format!("off: {why}"), |what| format!("on: {what}")),
+    );
     layers
 }
 

@@ -83,7 +83,8 @@ pub(crate) fn receive(from: &OwnedFd, spec: &CageSpec) -> io::Result<OpenFilter>
     let mut byte = [0; 1];
     let mut space = nix::cmsg_space!(i32);
     let mut buffers = [IoSliceMut::new(&mut byte)];
-    let message = recvmsg::<()>(from.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message =
+        recvmsg::<()>(from.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let descriptor = message.cmsgs()?.find_map(|one| match one {
         ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
         _ => None,
@@ -154,4 +155,5 @@ const fn read_write(number: u64, size: usize) -> u64 {
 const RECEIVE: u64 = read_write(0, size_of::<libc::seccomp_notif>());
 const SEND: u64 = read_write(1, size_of::<libc::seccomp_notif_resp>());
 /// `_IOW('!', 3, struct seccomp_notif_addfd)`.
-const ADD_DESCRIPTOR: u64 = (1 << 30) | ((size_of::<libc::seccomp_notif_addfd>() as u64) << 16) | ((b'!' as u64) << 8) | 3;
+const ADD_DESCRIPTOR: u64 =
+    (1 << 30) | ((size_of::<libc::seccomp_notif_addfd>() as u64) << 16) | ((b'!' as u64) << 8) | 3;

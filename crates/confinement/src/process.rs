@@ -28,7 +28,9 @@ impl ProcessIdentity {
             .rsplit_once(')')
             .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19))
             .and_then(|field| field.parse().ok())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("cannot read /proc/{pid}/stat")))?;
+            .ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("cannot read /proc/{pid}/stat"))
+            })?;
         Ok(Self { pid, start_ticks })
     }
 
@@ -56,9 +58,9 @@ impl ProcessIdentity {
             return Ok(());
         };
         process.signal(libc::SIGKILL)?;
-        tokio::time::timeout(deadline, process.ended()?)
-            .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("process {} does not end", self.pid)))?
+        tokio::time::timeout(deadline, process.ended()?).await.map_err(|_| {
+            io::Error::new(io::ErrorKind::TimedOut, format!("process {} does not end", self.pid))
+        })?
     }
 }
 
@@ -92,7 +94,9 @@ impl ProcessDescriptor {
 #[allow(unsafe_code)]
 fn watch(descriptor: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned by the result, so that it stays open as long as it is registered.
-    let watched = unsafe { tokio::io::unix::AsyncFd::register_with_interest(descriptor, tokio::io::Interest::READABLE) };
+    let watched = unsafe {
+        tokio::io::unix::AsyncFd::register_with_interest(descriptor, tokio::io::Interest::READABLE)
+    };
     watched.map_err(io::Error::from)
 }
 
@@ -102,7 +106,11 @@ fn pidfd_open(pid: i32) -> io::Result<Option<OwnedFd>> {
     let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     if result < 0 {
         let error = io::Error::last_os_error();
-        return if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) { Ok(None) } else { Err(error) };
+        return if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) {
+            Ok(None)
+        } else {
+            Err(error)
+        };
     }
     let descriptor = i32::try_from(result).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.

@@ -53,7 +53,9 @@ pub struct Spawned {
 /// # Errors
 /// See [`SpawnError`]; nothing runs then.
 pub async fn spawn(launcher: &Utf8Path, spec: &CageSpec, deadline: Duration) -> Result<Spawned, SpawnError> {
-    tokio::time::timeout(deadline, handshake(launcher, spec)).await.map_err(|_| SpawnError::Timeout(deadline))?
+    tokio::time::timeout(deadline, handshake(launcher, spec))
+        .await
+        .map_err(|_| SpawnError::Timeout(deadline))?
 }
 
 async fn handshake(launcher: &Utf8Path, spec: &CageSpec) -> Result<Spawned, SpawnError> {

@@ -106,7 +106,11 @@ fn at<T, E: Into<io::Error>>(step: &'static str, result: Result<T, E>) -> Result
     result.map_err(|error| CageError { step, error: error.into() })
 }
 
-fn start(spec: &CageSpec, server: &mut UnixStream, reader: &mut BufReader<UnixStream>) -> Result<Running, CageError> {
+fn start(
+    spec: &CageSpec,
+    server: &mut UnixStream,
+    reader: &mut BufReader<UnixStream>,
+) -> Result<Running, CageError> {
     let mut inherited: Vec<(OwnedFd, RawFd)> = Vec::new();
     for listener in &spec.listeners {
         // The working directory is the VM's: a short name has no trouble with the 108 bytes a socket address holds.
@@ -115,13 +119,15 @@ fn start(spec: &CageSpec, server: &mut UnixStream, reader: &mut BufReader<UnixSt
         inherited.push((at("making its sockets", duplicate(socket))?, listener.descriptor));
     }
     for file in &spec.files {
-        let opened = at("opening a disk", OpenOptions::new().read(true).write(file.writable).open(&file.path))?;
+        let opened =
+            at("opening a disk", OpenOptions::new().read(true).write(file.writable).open(&file.path))?;
         inherited.push((at("opening a disk", duplicate(opened))?, file.descriptor));
     }
     let (console, console_end) = at("making the console pipe", own_pipe())?;
     let (messages, messages_end) = at("making the message pipe", own_pipe())?;
     let (mut go, mut go_end) = at("making a pipe", own_pipe().map(|(r, w)| (File::from(r), File::from(w))))?;
-    let (mut failure, mut failure_end) = at("making a pipe", own_pipe().map(|(r, w)| (File::from(r), File::from(w))))?;
+    let (mut failure, mut failure_end) =
+        at("making a pipe", own_pipe().map(|(r, w)| (File::from(r), File::from(w))))?;
     inherited.push((console_end, spec.console_descriptor));
     let null = at("opening /dev/null", OpenOptions::new().read(true).open("/dev/null").and_then(duplicate))?;
     inherited.push((null, 0));
@@ -142,7 +148,10 @@ fn start(spec: &CageSpec, server: &mut UnixStream, reader: &mut BufReader<UnixSt
     drop((go, failure_end, inherited, messages_end, filter.1));
     at("mapping its user", map_ids(pid, spec.user))?;
     let cgroups = if cgroup::available().is_ok() {
-        at("setting its cgroup limits", cgroup::confine(&spec.id, pid.as_raw(), spec.memory_limit, spec.task_limit))?
+        at(
+            "setting its cgroup limits",
+            cgroup::confine(&spec.id, pid.as_raw(), spec.memory_limit, spec.task_limit),
+        )?
     } else {
         Vec::new()
     };
@@ -151,7 +160,11 @@ fn start(spec: &CageSpec, server: &mut UnixStream, reader: &mut BufReader<UnixSt
         version: 1,
         vmm: at("identifying it", ProcessIdentity::of(pid.as_raw()))?,
         supervisor: at("identifying its supervisor", ProcessIdentity::of(Pid::this().as_raw()))?,
-        layers: if cgroups.is_empty() { vec!["cage".to_owned()] } else { vec!["cage".to_owned(), "cgroup".to_owned()] },
+        layers: if cgroups.is_empty() {
+            vec!["cage".to_owned()]
+        } else {
+            vec!["cage".to_owned(), "cgroup".to_owned()]
+        },
         cgroups: cgroups.clone(),
     };
     at("writing process.json", record.write(&spec.directory))?;
@@ -234,9 +247,7 @@ impl Running {
         for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGPIPE] {
             #[allow(unsafe_code)]
             // SAFETY: ignoring a signal installs no handler code.
-            unsafe {
-                signal(ignored, SigHandler::SigIgn)
-            }?;
+            unsafe { signal(ignored, SigHandler::SigIgn) }?;
         }
         let mut console_log = CappedLog::begin(spec.directory.join("console.log"), spec.console_cap)?;
         let mut message_log = CappedLog::begin(spec.directory.join("vmm.log"), VMM_LOG_CAP)?;
@@ -248,11 +259,15 @@ impl Running {
                 messages_open.then(|| self.messages.as_fd()),
                 self.opens.as_ref().map(OpenFilter::as_fd),
             ];
-            let mut polled: Vec<PollFd> =
-                wanted.iter().flatten().map(|descriptor| PollFd::new(*descriptor, PollFlags::POLLIN)).collect();
+            let mut polled: Vec<PollFd> = wanted
+                .iter()
+                .flatten()
+                .map(|descriptor| PollFd::new(*descriptor, PollFlags::POLLIN))
+                .collect();
             poll(&mut polled, PollTimeout::NONE)?;
             let mut found = polled.iter().map(|entry| entry.revents().unwrap_or(PollFlags::empty()));
-            let [console, messages, opens] = wanted.map(|one| one.and_then(|_| found.next()).unwrap_or(PollFlags::empty()));
+            let [console, messages, opens] =
+                wanted.map(|one| one.and_then(|_| found.next()).unwrap_or(PollFlags::empty()));
             if !console.is_empty() {
                 console_open = pump(&mut self.console, &mut console_log, &mut buffer);
             }

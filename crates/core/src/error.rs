@@ -82,6 +82,18 @@ pub enum ServiceError {
         #[source]
         source: HookError,
     },
+    /// A command of an image recipe failed.
+    #[error(
+        "the recipe's command `{command}` ended with exit code {code}; the end of what it printed:\n{output}"
+    )]
+    BuildCommand {
+        /// The command, shortened.
+        command: String,
+        /// Its exit code as a shell shows it.
+        code: u8,
+        /// The end of its output.
+        output: String,
+    },
     /// This machine has no balloon.
     #[error("the memory of this VM cannot be changed while it runs: its hypervisor offers no balloon")]
     NoBalloon,
@@ -115,7 +127,7 @@ impl ServiceError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::UnknownVm(_) | Self::UnknownTemplate { .. } => ErrorKind::NotFound,
-            Self::Invalid { .. } | Self::OverLimit { .. } => ErrorKind::Invalid,
+            Self::Invalid { .. } | Self::OverLimit { .. } | Self::BuildCommand { .. } => ErrorKind::Invalid,
             Self::TooManyVms { .. } => ErrorKind::Exhausted,
             Self::Network(_) | Self::NoBalloon => ErrorKind::Unsupported,
             Self::Denied(_) | Self::NotRunning { .. } | Self::Overtaken(_) | Self::Hook { .. } => {
@@ -146,6 +158,7 @@ impl ServiceError {
             Self::Boot { .. } => "boot_failed",
             Self::Overtaken(_) => "overtaken",
             Self::Hook { .. } => "hook_refused",
+            Self::BuildCommand { .. } => "build_command_failed",
             Self::NoBalloon => "no_balloon",
             Self::ShuttingDown => "shutting_down",
             Self::Storage(error) => storage_code(error),

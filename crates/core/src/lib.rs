@@ -20,6 +20,7 @@ mod admission;
 mod error;
 mod events;
 mod hooks;
+mod image_build;
 mod lease;
 mod ports;
 mod reconcile;
@@ -32,6 +33,7 @@ mod view;
 
 pub use error::ServiceError;
 pub use events::VmEvent;
+pub use image_build::{ImageBase, ImageRecipe};
 pub use lease::GuestLease;
 pub use ports::Ports;
 pub use service::{CreateRequest, VmService};

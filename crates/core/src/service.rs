@@ -231,6 +231,18 @@ impl VmService {
         outcome.await.unwrap_or_else(|_| gone_or_ending(&handle))
     }
 
+    /// Deletes a VM without waiting for it.
+    pub(crate) fn delete_in_background(&self, id: microvm_types::VmId) {
+        if let Ok(handle) = self.shared.registry.find(&id.into()) {
+            self.shared.actors.spawn(async move {
+                let (reply, outcome) = oneshot::channel();
+                if handle.commands.send(Command::Delete(reply)).await.is_ok() {
+                    let _ = outcome.await;
+                }
+            });
+        }
+    }
+
     async fn command(&self, vm: &VmRef, make: impl FnOnce(Reply) -> Command) -> Result<VmView, ServiceError> {
         let handle = self.shared.registry.find(vm)?;
         let (reply, outcome) = oneshot::channel();

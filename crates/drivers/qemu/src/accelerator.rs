@@ -34,12 +34,19 @@ const COST: &str = "guests are emulated: about 2 s to boot and 10 to 30 times sl
 pub(crate) fn choose(choice: AcceleratorChoice) -> Accelerator {
     match choice {
         AcceleratorChoice::Kvm => Accelerator { kind: Kind::Kvm, reason: "set by the operator".to_owned() },
-        AcceleratorChoice::Tcg => Accelerator { kind: Kind::Tcg, reason: format!("set by the operator; {COST}") },
+        AcceleratorChoice::Tcg => {
+            Accelerator { kind: Kind::Tcg, reason: format!("set by the operator; {COST}") }
+        }
         AcceleratorChoice::Auto => {
             let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
             match kvm_makes_a_vm().and_then(|()| processor_virtualises(&cpuinfo)) {
-                Ok(()) => Accelerator { kind: Kind::Kvm, reason: "/dev/kvm makes VMs and the processor has vmx or svm".to_owned() },
-                Err(why) => Accelerator { kind: Kind::Tcg, reason: format!("{why}, so KVM cannot be used; {COST}") },
+                Ok(()) => Accelerator {
+                    kind: Kind::Kvm,
+                    reason: "/dev/kvm makes VMs and the processor has vmx or svm".to_owned(),
+                },
+                Err(why) => {
+                    Accelerator { kind: Kind::Tcg, reason: format!("{why}, so KVM cannot be used; {COST}") }
+                }
             }
         }
     }
@@ -53,7 +60,11 @@ fn processor_virtualises(cpuinfo: &str) -> Result<(), String> {
         .lines()
         .find(|line| line.starts_with("flags"))
         .is_some_and(|flags| flags.split_ascii_whitespace().any(|flag| flag == "vmx" || flag == "svm"));
-    if has { Ok(()) } else { Err("/dev/kvm is there, but the processor offers neither vmx nor svm".to_owned()) }
+    if has {
+        Ok(())
+    } else {
+        Err("/dev/kvm is there, but the processor offers neither vmx nor svm".to_owned())
+    }
 }
 
 #[allow(unsafe_code)]

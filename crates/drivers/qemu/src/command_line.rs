@@ -151,7 +151,11 @@ impl CommandLine {
         let ours = disk.path.starts_with(&spec.directory) || index == 0;
         let file = if ours {
             let target = format!("/disk-{index}");
-            self.show(&disk.path, &target, if disk.read_only { MountAccess::Read } else { MountAccess::Write });
+            self.show(
+                &disk.path,
+                &target,
+                if disk.read_only { MountAccess::Read } else { MountAccess::Write },
+            );
             target
         } else {
             self.opened(index, disk)?
@@ -213,7 +217,13 @@ mod tests {
                 arguments: vec!["microvm.init=/sbin/init".into()],
             },
             disks: vec![
-                MachineDisk { path: "/s/images/i".into(), format: DiskFormat::Raw, backing: vec![], read_only: true, serial: "image".into() },
+                MachineDisk {
+                    path: "/s/images/i".into(),
+                    format: DiskFormat::Raw,
+                    backing: vec![],
+                    read_only: true,
+                    serial: "image".into(),
+                },
                 MachineDisk {
                     path: "/s/vms/x/scratch.qcow2".into(),
                     format: DiskFormat::Qcow2,
@@ -221,7 +231,13 @@ mod tests {
                     read_only: false,
                     serial: "scratch".into(),
                 },
-                MachineDisk { path: "/home/u/data.qcow2".into(), format: DiskFormat::Qcow2, backing: vec![], read_only: false, serial: "data".into() },
+                MachineDisk {
+                    path: "/home/u/data.qcow2".into(),
+                    format: DiskFormat::Qcow2,
+                    backing: vec![],
+                    read_only: false,
+                    serial: "data".into(),
+                },
             ],
             directory: "/s/vms/x".into(),
         }
@@ -234,7 +250,9 @@ mod tests {
     #[test]
     fn host_paths_never_reach_the_vmm_except_as_mounts() {
         let line = build(&spec(), Kind::Tcg, 2_600_000).unwrap();
-        assert!(line.arguments.iter().all(|argument| !argument.contains("/s/") && !argument.contains("/home/")));
+        assert!(
+            line.arguments.iter().all(|argument| !argument.contains("/s/") && !argument.contains("/home/"))
+        );
         assert!(line.mounts.iter().any(|mount| mount.source == "/s/base.raw"));
         assert_eq!(line.files[0].path, "/home/u/data.qcow2");
         assert!(line.files[0].writable);

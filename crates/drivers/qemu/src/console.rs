@@ -12,7 +12,9 @@ fn console_log(directory: &Utf8Path) -> Utf8PathBuf {
 /// The newest `limit` bytes of the guest's console.
 pub(crate) async fn read(directory: &Utf8Path, limit: usize) -> io::Result<Vec<u8>> {
     let path = console_log(directory);
-    tokio::task::spawn_blocking(move || microvm_confinement::tail(&path, limit)).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(move || microvm_confinement::tail(&path, limit))
+        .await
+        .map_err(io::Error::other)?
 }
 
 /// The last words of QEMU itself, for error messages.

@@ -74,12 +74,19 @@ impl Hypervisor for Qemu {
         }
     }
 
-    async fn adopt(&self, _id: &VmId, directory: &Utf8Path, record: &MachineRecord) -> Result<Arc<dyn Machine>, LaunchError> {
+    async fn adopt(
+        &self,
+        _id: &VmId,
+        directory: &Utf8Path,
+        record: &MachineRecord,
+    ) -> Result<Arc<dyn Machine>, LaunchError> {
         if record.driver != self.name() {
             return Err(LaunchError::Gone(format!("it belongs to the driver `{}`", record.driver)));
         }
-        let unreadable = |error: serde_json::Error| LaunchError::Gone(format!("its record cannot be read: {error}"));
-        let process: ProcessRecord = serde_json::from_value(record.data["process"].clone()).map_err(unreadable)?;
+        let unreadable =
+            |error: serde_json::Error| LaunchError::Gone(format!("its record cannot be read: {error}"));
+        let process: ProcessRecord =
+            serde_json::from_value(record.data["process"].clone()).map_err(unreadable)?;
         let version = record.data["version"].as_str().unwrap_or_default().to_owned();
         let lives = process.vmm.open().map_err(|error| LaunchError::Gone(error.to_string()))?.is_some();
         if !lives {

@@ -21,5 +21,5 @@ mod socket;
 mod timestamp_counter;
 mod users;
 
-pub use config::QemuConfig;
+pub use config::{AcceleratorChoice, QemuConfig};
 pub use hypervisor::Qemu;

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_confinement::{ExitRecord, ProcessRecord};
 use microvm_ports::guest::GuestEndpoint;
-use microvm_ports::hypervisor::{Balloon, Machine, MachineCounters, MachineExit, MachineRecord, MachineState};
+use microvm_ports::hypervisor::{
+    Balloon, Machine, MachineCounters, MachineExit, MachineRecord, MachineState,
+};
 use microvm_ports::{LaunchError, MachineError};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -53,12 +55,11 @@ impl QemuMachine {
         version: String,
         user: UserLease,
     ) -> Result<Self, LaunchError> {
-        let failed = |error: std::io::Error| LaunchError::Process { step: "watching its process", detail: error.to_string() };
-        let descriptor = process
-            .vmm
-            .open()
-            .map_err(failed)?
-            .ok_or_else(|| process::died(directory))?;
+        let failed = |error: std::io::Error| LaunchError::Process {
+            step: "watching its process",
+            detail: error.to_string(),
+        };
+        let descriptor = process.vmm.open().map_err(failed)?.ok_or_else(|| process::died(directory))?;
         let ended = descriptor.ended().map_err(failed)?;
         tokio::pin!(ended);
         let connect = async {
@@ -87,11 +88,14 @@ impl QemuMachine {
             }
         };
         let qmp = Arc::new(qmp);
-        let status = qmp.call("tell its status", "query-status", json!({})).await.map_err(|error| LaunchError::Process {
-            step: "asking for its status",
-            detail: error.to_string(),
+        let status = qmp.call("tell its status", "query-status", json!({})).await.map_err(|error| {
+            LaunchError::Process { step: "asking for its status", detail: error.to_string() }
         })?;
-        let first = if status["running"].as_bool() == Some(true) { MachineState::Running } else { MachineState::Paused };
+        let first = if status["running"].as_bool() == Some(true) {
+            MachineState::Running
+        } else {
+            MachineState::Paused
+        };
         let (publish, state) = watch::channel(first);
         let killed = Arc::new(AtomicBool::new(false));
         let watcher = tokio::spawn(watch_over(Watched {
@@ -112,7 +116,12 @@ impl QemuMachine {
         }
     }
 
-    async fn call(&self, action: &'static str, command: &str, arguments: Value) -> Result<Value, MachineError> {
+    async fn call(
+        &self,
+        action: &'static str,
+        command: &str,
+        arguments: Value,
+    ) -> Result<Value, MachineError> {
         match self.exit() {
             Some(exit) => Err(MachineError::Exited(exit)),
             None => self.qmp.call(action, command, arguments).await,
@@ -129,7 +138,9 @@ impl QemuMachine {
                 MachineState::Exited(exit) => Err(MachineError::Exited(exit.clone())),
                 _ => Ok(()),
             },
-            Ok(Err(_)) => Err(MachineError::Refused { action, detail: "nobody watches it any more".to_owned() }),
+            Ok(Err(_)) => {
+                Err(MachineError::Refused { action, detail: "nobody watches it any more".to_owned() })
+            }
             Err(_) => Err(MachineError::Timeout { action, after }),
         }
     }
@@ -249,7 +260,11 @@ impl Machine for QemuMachine {
             () = tokio::time::sleep(deadline / 2) => {}
         }
         let after = deadline;
-        self.process.vmm.end(deadline / 2).await.map_err(|_| MachineError::Timeout { action: "end", after })?;
+        self.process
+            .vmm
+            .end(deadline / 2)
+            .await
+            .map_err(|_| MachineError::Timeout { action: "end", after })?;
         tokio::time::timeout(EXIT_NOTE_DEADLINE * 2, exited)
             .await
             .map_err(|_| MachineError::Timeout { action: "end", after })
@@ -283,7 +298,9 @@ impl Machine for QemuMachine {
 #[async_trait]
 impl Balloon for QemuMachine {
     async fn resize(&self, memory_mib: u32) -> Result<(), MachineError> {
-        self.call("resize its balloon", "balloon", json!({ "value": u64::from(memory_mib) << 20 })).await.map(|_| ())
+        self.call("resize its balloon", "balloon", json!({ "value": u64::from(memory_mib) << 20 }))
+            .await
+            .map(|_| ())
     }
 
     async fn actual_mib(&self) -> Result<u32, MachineError> {
@@ -298,7 +315,8 @@ fn process_usage(pid: i32) -> std::io::Result<(u64, u64, u64)> {
     /// Kernel ticks per second that `/proc/<pid>/stat` counts in on every Linux architecture we run on (USER_HZ).
     const TICKS_PER_SECOND: u64 = 100;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
     let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
     // utime and stime are fields 14 and 15 (proc(5)); two are before the bracket.
     let cpu_ms = (ticks(11) + ticks(12)) * 1_000 / TICKS_PER_SECOND;

@@ -31,8 +31,8 @@ pub(crate) async fn probe(config: &QemuConfig) -> Result<Host, LaunchError> {
         (accelerator::choose(choice), timestamp_counter::measure_khz(), microvm_confinement::layers())
     });
     let (version, measured) = tokio::join!(version(&program), measured);
-    let (accelerator, tsc_khz, mut layers) =
-        measured.map_err(|error| LaunchError::Process { step: "probing the host", detail: error.to_string() })?;
+    let (accelerator, tsc_khz, mut layers) = measured
+        .map_err(|error| LaunchError::Process { step: "probing the host", detail: error.to_string() })?;
     let version = version?;
     layers.insert("system call filter (QEMU -sandbox)".to_owned(), "on".to_owned());
     let report = HypervisorReport {

@@ -42,7 +42,12 @@ pub(crate) async fn start(
         let access = if path.starts_with("/dev/") { MountAccess::Device } else { MountAccess::Read };
         mounts.push(Mount { source: path.into(), target: path.into(), optional, access });
     }
-    mounts.push(Mount { source: host.program.clone(), target: host.program.clone(), optional: false, access: MountAccess::Read });
+    mounts.push(Mount {
+        source: host.program.clone(),
+        target: host.program.clone(),
+        optional: false,
+        access: MountAccess::Read,
+    });
     give_files(spec, user)?;
     let cage = CageSpec {
         id: spec.id.to_string(),
@@ -60,11 +65,17 @@ pub(crate) async fn start(
         memory_limit: (u64::from(spec.memory_mib) << 20) + MEMORY_OVERHEAD,
         task_limit: TASK_LIMIT,
     };
-    spawn(&config.launcher, &cage, config.start_deadline).await.map(|spawned| spawned.record).map_err(|error| match error {
-        SpawnError::Timeout(after) => LaunchError::Timeout { step: "starting its process", after },
-        SpawnError::Cage { step, detail } => LaunchError::Process { step: "confining it", detail: format!("{step}: {detail}") },
-        other @ SpawnError::Supervisor { .. } => LaunchError::Process { step: "starting its process", detail: with_source(&other) },
-    })
+    spawn(&config.launcher, &cage, config.start_deadline).await.map(|spawned| spawned.record).map_err(
+        |error| match error {
+            SpawnError::Timeout(after) => LaunchError::Timeout { step: "starting its process", after },
+            SpawnError::Cage { step, detail } => {
+                LaunchError::Process { step: "confining it", detail: format!("{step}: {detail}") }
+            }
+            other @ SpawnError::Supervisor { .. } => {
+                LaunchError::Process { step: "starting its process", detail: with_source(&other) }
+            }
+        },
+    )
 }
 
 fn is_link(path: &str) -> bool {
@@ -85,10 +96,14 @@ pub(crate) fn died(directory: &Utf8Path) -> LaunchError {
 
 /// The VM's own writable disks belong to the user id of its VMM; everything else stays the server's.
 fn give_files(spec: &MachineSpec, user: Option<u32>) -> Result<(), LaunchError> {
-    let own = |disk: &&microvm_ports::hypervisor::MachineDisk| !disk.read_only && disk.path.starts_with(&spec.directory);
+    let own = |disk: &&microvm_ports::hypervisor::MachineDisk| {
+        !disk.read_only && disk.path.starts_with(&spec.directory)
+    };
     for disk in spec.disks.iter().filter(own) {
-        std::os::unix::fs::lchown(&disk.path, user, user)
-            .map_err(|error| LaunchError::Process { step: "giving it its disk", detail: error.to_string() })?;
+        std::os::unix::fs::lchown(&disk.path, user, user).map_err(|error| LaunchError::Process {
+            step: "giving it its disk",
+            detail: error.to_string(),
+        })?;
     }
     Ok(())
 }

@@ -58,7 +58,10 @@ impl Drop for Qmp {
 
 impl Qmp {
     /// Waits for the greeting, agrees on no extra abilities, and starts reading.
-    pub(crate) async fn open(stream: UnixStream, deadline: Duration) -> io::Result<(Self, mpsc::Receiver<Event>)> {
+    pub(crate) async fn open(
+        stream: UnixStream,
+        deadline: Duration,
+    ) -> io::Result<(Self, mpsc::Receiver<Event>)> {
         let (read, write) = stream.into_split();
         let mut reader = BufReader::new(read);
         let greeting = read_line(&mut reader).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -69,13 +72,19 @@ impl Qmp {
         let waiting = Waiting::default();
         let (events, inbox) = mpsc::channel(EVENT_QUEUE);
         let reader = tokio::spawn(read_all(reader, Arc::clone(&waiting), events));
-        let qmp = Self { writer: AsyncMutex::new(write), waiting, next_id: AtomicU64::new(1), deadline, reader };
+        let qmp =
+            Self { writer: AsyncMutex::new(write), waiting, next_id: AtomicU64::new(1), deadline, reader };
         qmp.call("greet back", "qmp_capabilities", json!({})).await.map_err(io::Error::other)?;
         Ok((qmp, inbox))
     }
 
     /// Sends one command and waits for its answer. `action` is what the user would call it.
-    pub(crate) async fn call(&self, action: &'static str, command: &str, arguments: Value) -> Result<Value, MachineError> {
+    pub(crate) async fn call(
+        &self,
+        action: &'static str,
+        command: &str,
+        arguments: Value,
+    ) -> Result<Value, MachineError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         self.lock().insert(id, reply);
@@ -83,11 +92,16 @@ impl Qmp {
         line.push('\n');
         let exchange = async {
             let sent = self.writer.lock().await.write_all(line.as_bytes()).await;
-            sent.map_err(|error| MachineError::Refused { action, detail: format!("its control socket: {error}") })?;
+            sent.map_err(|error| MachineError::Refused {
+                action,
+                detail: format!("its control socket: {error}"),
+            })?;
             match answer.await {
                 Ok(Ok(value)) => Ok(value),
                 Ok(Err(detail)) => Err(MachineError::Refused { action, detail }),
-                Err(_) => Err(MachineError::Refused { action, detail: "its control socket closed".to_owned() }),
+                Err(_) => {
+                    Err(MachineError::Refused { action, detail: "its control socket closed".to_owned() })
+                }
             }
         };
         let outcome = tokio::time::timeout(self.deadline, exchange).await;
@@ -125,11 +139,14 @@ async fn read_all(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, events
             continue;
         }
         let Ok(answer) = serde_json::from_value::<Answer>(document) else { break };
-        let waiter = answer.id.and_then(|id| waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
+        let waiter =
+            answer.id.and_then(|id| waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
         if let Some(waiter) = waiter {
             let _ = waiter.send(match answer.error {
                 None => Ok(answer.value.unwrap_or(Value::Null)),
-                Some(error) => Err(error.get("desc").and_then(Value::as_str).unwrap_or("no reason given").to_owned()),
+                Some(error) => {
+                    Err(error.get("desc").and_then(Value::as_str).unwrap_or("no reason given").to_owned())
+                }
             });
         }
     }

@@ -18,7 +18,8 @@ pub(crate) fn measure_khz() -> u64 {
         std::thread::sleep(SPAN);
         let (end, to) = sample();
         let nanoseconds = u64::try_from(end.duration_since(start).as_nanos()).unwrap_or(u64::MAX);
-        *result = u64::try_from(u128::from(to - from) * 1_000_000 / u128::from(nanoseconds.max(1))).unwrap_or(0);
+        *result =
+            u64::try_from(u128::from(to - from) * 1_000_000 / u128::from(nanoseconds.max(1))).unwrap_or(0);
     }
     found.sort_unstable();
     found[1]

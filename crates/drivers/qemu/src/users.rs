@@ -32,7 +32,6 @@ impl Users {
     pub(crate) fn keep(&self, user: u32) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(user);
     }
-
 }
 
 /// A user id in use; free again when this is dropped with its machine's handle.

@@ -1,0 +1,100 @@
+//! The one place where drivers and core meet.
+
+use std::env;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_core::{HostLimits, Ports, Settings as CoreSettings, VmService};
+use microvm_driver_database::SqliteStore;
+use microvm_driver_guest::Connector;
+use microvm_driver_host::{HostHooks, SystemClock};
+use microvm_driver_qemu::{AcceleratorChoice, Qemu, QemuConfig};
+use microvm_driver_storage::{AgentSource, Storage, StorageConfig};
+use microvm_ports::Clock;
+
+use crate::settings::Settings;
+use crate::template_files;
+
+/// The guest agent as it was when this program was built; empty in a build that had none at hand.
+static EMBEDDED_AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/microvm-agent"));
+
+/// Opens the service on real drivers: cleans up after a crash and takes up the VMs that are still there.
+pub(crate) async fn open_service(settings: &Settings) -> anyhow::Result<Arc<VmService>> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let storage_config = StorageConfig::new(settings.root.clone(), agent()?);
+    let storage_clock = Arc::clone(&clock);
+    let storage = tokio::task::spawn_blocking(move || Storage::open(storage_config, storage_clock)).await??;
+    let database = settings.root.join("state.sqlite");
+    let store = SqliteStore::open(&database).await.with_context(|| format!("opening {database}"))?;
+    let storage = Arc::new(storage);
+    let ports = Ports {
+        hypervisor: Arc::new(Qemu::new(qemu_config()?)),
+        connector: Arc::new(Connector::default()),
+        store: Arc::new(store),
+        images: Arc::clone(&storage) as _,
+        kernels: Arc::clone(&storage) as _,
+        vm_storage: storage,
+        hooks: Arc::new(HostHooks),
+        clock,
+    };
+    let settings = CoreSettings {
+        limits: host_limits(),
+        templates: template_files::load(&settings.root)?,
+        ..CoreSettings::default()
+    };
+    Ok(VmService::open(ports, settings).await?)
+}
+
+fn qemu_config() -> anyhow::Result<QemuConfig> {
+    let launcher = Utf8PathBuf::try_from(env::current_exe().context("finding this program")?)?;
+    let mut config = QemuConfig::new(launcher);
+    if let Ok(program) = env::var("MICROVM_QEMU") {
+        config.program = program.into();
+    }
+    config.accelerator = match env::var("MICROVM_ACCELERATOR").as_deref() {
+        Err(_) | Ok("auto" | "") => AcceleratorChoice::Auto,
+        Ok("kvm") => AcceleratorChoice::Kvm,
+        Ok("tcg") => AcceleratorChoice::Tcg,
+        Ok(other) => anyhow::bail!("MICROVM_ACCELERATOR is `{other}`: it must be auto, kvm or tcg"),
+    };
+    Ok(config)
+}
+
+/// The agent: named by `MICROVM_AGENT`, else the embedded one, else a file beside this program.
+fn agent() -> anyhow::Result<AgentSource> {
+    if let Ok(path) = env::var("MICROVM_AGENT") {
+        return Ok(AgentSource::Path(path.into()));
+    }
+    if !EMBEDDED_AGENT.is_empty() {
+        return Ok(AgentSource::Bytes(EMBEDDED_AGENT.into()));
+    }
+    let program = env::current_exe().context("finding this program")?;
+    let beside = program.with_file_name("microvm-agent");
+    anyhow::ensure!(
+        beside.exists(),
+        "the guest agent is missing: this build has none inside and {} does not exist; \
+         `cargo xtask quickstart` builds both, or set MICROVM_AGENT to its path",
+        beside.display()
+    );
+    Ok(AgentSource::Path(Utf8PathBuf::try_from(beside)?))
+}
+
+/// The defaults, lowered to what this host has.
+fn host_limits() -> HostLimits {
+    let mut limits = HostLimits::default();
+    if let Ok(cores) = std::thread::available_parallelism() {
+        limits.max_vcpus = limits.max_vcpus.min(u32::try_from(cores.get()).unwrap_or(u32::MAX));
+    }
+    if let Some(total_mib) = memory_total_mib(Utf8Path::new("/proc/meminfo")) {
+        limits.max_memory_mib = limits.max_memory_mib.min(total_mib);
+    }
+    limits
+}
+
+fn memory_total_mib(meminfo: &Utf8Path) -> Option<u32> {
+    let text = std::fs::read_to_string(meminfo).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
+    u32::try_from(kib >> 10).ok()
+}
