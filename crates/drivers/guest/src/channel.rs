@@ -1,0 +1,196 @@
+//! One session over one socket: reader, writer, heartbeat.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use microvm_ports::GuestError;
+use microvm_ports::guest::CloseReason;
+use microvm_protocol::Decoder;
+use microvm_protocol::messages::{Operation, Request};
+use microvm_protocol::mux::{Mux, Role, StreamHandle};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::config::GuestConfig;
+
+/// Bytes written to the socket in a row before control frames get their turn.
+const WRITE_BATCH: usize = 256 * 1024;
+
+/// A session. Its tasks end with the last handle that owns it.
+pub(crate) struct Channel {
+    mux: Mux,
+    closed: watch::Sender<Option<CloseReason>>,
+    heartbeats_expected: AtomicBool,
+    heartbeats_changed: Notify,
+    /// Counts portions of bytes that came, for the heartbeat.
+    heard: AtomicU64,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Channel {
+    /// Starts the session's tasks after the handshake.
+    pub(crate) fn start(socket: UnixStream, decoder: Decoder, config: &GuestConfig) -> Arc<Self> {
+        let channel = Arc::new(Self {
+            mux: Mux::new(Role::Host),
+            closed: watch::Sender::new(None),
+            heartbeats_expected: AtomicBool::new(true),
+            heartbeats_changed: Notify::new(),
+            heard: AtomicU64::new(0),
+            tasks: Mutex::new(JoinSet::new()),
+        });
+        let (reader, writer) = socket.into_split();
+        // Tasks hold the session weakly where they wait: its end is the drop of its last user.
+        channel.spawn(read(Arc::downgrade(&channel), channel.mux.clone(), reader, decoder));
+        channel.spawn(write(Arc::downgrade(&channel), channel.mux.clone(), writer));
+        channel.spawn(heartbeat(Arc::downgrade(&channel), config.clone()));
+        channel
+    }
+
+    /// Runs a task for as long as the session has users.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    /// Opens a stream.
+    pub(crate) fn open(&self, operation: Operation) -> Result<StreamHandle, GuestError> {
+        self.mux.open(&Request { operation: Some(operation) }).map_err(|error| self.open_failed(&error))
+    }
+
+    /// Ends the session; only the first reason counts.
+    pub(crate) fn close_with(&self, reason: CloseReason) {
+        let text = reason.to_string();
+        self.closed.send_if_modified(|closed| {
+            let first = closed.is_none();
+            if first {
+                *closed = Some(reason);
+            }
+            first
+        });
+        self.mux.close(text);
+    }
+
+    pub(crate) fn closed(&self) -> watch::Receiver<Option<CloseReason>> {
+        self.closed.subscribe()
+    }
+
+    pub(crate) fn close_reason(&self) -> CloseReason {
+        self.closed.borrow().clone().unwrap_or(CloseReason::EndOfStream)
+    }
+
+    pub(crate) fn expect_heartbeats(&self, expected: bool) {
+        self.heartbeats_expected.store(expected, Ordering::Release);
+        self.heartbeats_changed.notify_one();
+    }
+
+    /// One round trip.
+    pub(crate) async fn ping(&self) -> Result<Duration, GuestError> {
+        let started = Instant::now();
+        match self.mux.ping().await {
+            Ok(()) => Ok(started.elapsed()),
+            Err(_) => Err(GuestError::Closed(self.close_reason())),
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.close_with(CloseReason::Local);
+    }
+}
+
+type WeakChannel = std::sync::Weak<Channel>;
+
+fn end(channel: &WeakChannel, mux: &Mux, reason: CloseReason) {
+    match channel.upgrade() {
+        Some(channel) => channel.close_with(reason),
+        None => mux.close(reason.to_string()),
+    }
+}
+
+async fn read(channel: WeakChannel, mux: Mux, mut socket: OwnedReadHalf, mut decoder: Decoder) {
+    let mut closed = mux.closed();
+    let reason = loop {
+        let frame = match decoder.next_frame() {
+            Ok(frame) => frame,
+            Err(error) => break CloseReason::Protocol(error.to_string()),
+        };
+        if let Some(frame) = frame {
+            if let Err(violation) = mux.receive(frame) {
+                break CloseReason::Protocol(violation.to_string());
+            }
+            continue;
+        }
+        let result = tokio::select! {
+            result = socket.read_buf(decoder.buffer()) => result,
+            _ = closed.wait_for(Option::is_some) => return,
+        };
+        match result {
+            Ok(count) if count > 0 => {
+                let Some(channel) = channel.upgrade() else { return };
+                channel.heard.fetch_add(1, Ordering::Release);
+            }
+            // A reset connection is an end as well: the machine is gone.
+            Ok(_) | Err(_) => break CloseReason::EndOfStream,
+        }
+    };
+    end(&channel, &mux, reason);
+}
+
+async fn write(channel: WeakChannel, mux: Mux, mut socket: OwnedWriteHalf) {
+    let mut closed = mux.closed();
+    let (mut frames, mut bytes) = (Vec::new(), Vec::with_capacity(WRITE_BATCH));
+    loop {
+        if mux.take_output(&mut frames, WRITE_BATCH / 2) == 0 {
+            if mux.is_closed() {
+                return;
+            }
+            mux.wait_output().await;
+            continue;
+        }
+        for frame in frames.drain(..) {
+            frame.encode_into(&mut bytes);
+        }
+        let result = tokio::select! {
+            result = socket.write_all(&bytes) => result,
+            _ = closed.wait_for(Option::is_some) => return,
+        };
+        if result.is_err() {
+            return end(&channel, &mux, CloseReason::EndOfStream);
+        }
+        bytes.clear();
+    }
+}
+
+async fn heartbeat(channel: WeakChannel, config: GuestConfig) {
+    let mut heard = 0;
+    let mut heard_at = Instant::now();
+    loop {
+        {
+            let Some(channel) = channel.upgrade() else { return };
+            if channel.mux.is_closed() {
+                return;
+            }
+            let now = channel.heard.load(Ordering::Acquire);
+            let expected = channel.heartbeats_expected.load(Ordering::Acquire);
+            if now != heard || !expected {
+                heard = now;
+                heard_at = Instant::now();
+            } else if heard_at.elapsed() >= config.heartbeat_timeout {
+                channel.close_with(CloseReason::HeartbeatLost(config.heartbeat_timeout));
+                return;
+            } else if heard_at.elapsed() >= config.heartbeat_interval {
+                // The pong is noticed as any other byte; nobody waits for this one.
+                drop(channel.mux.ping());
+            }
+        }
+        // A heartbeat is a matter of time: this is its clock.
+        tokio::time::sleep(config.heartbeat_interval.min(config.heartbeat_timeout)).await;
+    }
+}

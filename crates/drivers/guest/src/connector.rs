@@ -1,0 +1,49 @@
+//! Opens channels.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use microvm_ports::guest::{Guest, GuestEndpoint, Identity};
+use microvm_ports::{GuestConnector, GuestError};
+
+use crate::channel::Channel;
+use crate::config::GuestConfig;
+use crate::guest::SocketGuest;
+use crate::{handshake, identity, socket};
+
+/// Opens channels over unix sockets.
+#[derive(Debug, Clone, Default)]
+pub struct SocketGuestConnector {
+    config: GuestConfig,
+}
+
+impl SocketGuestConnector {
+    /// A connector with these settings.
+    #[must_use]
+    pub const fn new(config: GuestConfig) -> Self {
+        Self { config }
+    }
+}
+
+#[async_trait]
+impl GuestConnector for SocketGuestConnector {
+    async fn connect(
+        &self,
+        endpoint: &GuestEndpoint,
+        epoch: u64,
+        identity: &Identity,
+        deadline: Duration,
+    ) -> Result<Arc<dyn Guest>, GuestError> {
+        let connect = async {
+            let mut socket = socket::connect(endpoint).await?;
+            let (agent, decoder) = handshake::greet(&mut socket, epoch).await?;
+            let channel = Channel::start(socket, decoder, &self.config);
+            identity::push(&channel, identity).await?;
+            Ok(Arc::new(SocketGuest::new(channel, agent, self.config.clone())) as Arc<dyn Guest>)
+        };
+        tokio::time::timeout(deadline, connect)
+            .await
+            .unwrap_or(Err(GuestError::Timeout { action: "answer on its channel", after: deadline }))
+    }
+}

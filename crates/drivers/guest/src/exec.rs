@@ -1,0 +1,183 @@
+//! Processes.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use microvm_ports::GuestError;
+use microvm_ports::guest::{ProcessEvent, ProcessEvents, ProcessHandle, ProcessInput, ProcessWriter};
+use microvm_protocol::messages::{self, Exited, Operation, Reply, Resize, Signal, Terminal, Variable};
+use microvm_protocol::mux::{Incoming, StreamHandle};
+use microvm_types::exec::{ExecRequest, ExitStatus, OutputOffsets, ProcessInfo, TerminalSize};
+use microvm_types::{ErrorKind, ProcessId};
+
+use crate::channel::Channel;
+use crate::sanitize::clean;
+
+/// Most processes a guest is believed to have started for us.
+const MOST_PROCESSES: usize = 10_000;
+
+pub(crate) async fn exec(channel: &Arc<Channel>, request: &ExecRequest) -> Result<ProcessHandle, GuestError> {
+    let id = new_id()?;
+    let operation = Operation::Exec(messages::Exec {
+        id: id.as_str().to_owned(),
+        command: request.command.clone(),
+        environment: request
+            .environment
+            .iter()
+            .map(|(name, value)| Variable { name: name.clone(), value: value.clone() })
+            .collect(),
+        working_directory: request.working_directory.clone().unwrap_or_default(),
+        user: request.user.clone().unwrap_or_default(),
+        terminal: request.terminal.map(terminal),
+        stdin: request.stdin,
+        timeout_ms: request.timeout_ms.unwrap_or(0),
+        detach: request.detach,
+    });
+    let stream = channel.open(operation)?;
+    if !request.stdin && request.terminal.is_none() {
+        stream.end();
+    }
+    started(channel, id, stream).await
+}
+
+pub(crate) async fn attach(
+    channel: &Arc<Channel>,
+    id: &ProcessId,
+    from: OutputOffsets,
+) -> Result<ProcessHandle, GuestError> {
+    let request = messages::Attach { id: id.as_str().to_owned(), stdout: from.stdout, stderr: from.stderr };
+    let stream = channel.open(Operation::Attach(request))?;
+    started(channel, id.clone(), stream).await
+}
+
+pub(crate) async fn processes(channel: &Channel) -> Result<Vec<ProcessInfo>, GuestError> {
+    let stream = channel.open(Operation::Processes(messages::Empty {}))?;
+    stream.end();
+    let mut all = Vec::new();
+    while let Some(reply) = channel.next_message(&stream).await? {
+        let Reply::Processes(some) = reply else {
+            return Err(channel.broken("an answer of the guest is not a list of processes"));
+        };
+        if all.len() + some.processes.len() > MOST_PROCESSES {
+            return Err(channel.broken("the guest lists processes without end"));
+        }
+        // An id that is none cannot be used for anything.
+        all.extend(some.processes.into_iter().filter_map(describe));
+    }
+    Ok(all)
+}
+
+pub(crate) async fn signal(channel: &Channel, id: &ProcessId, signal: u8) -> Result<(), GuestError> {
+    channel.command(Operation::Signal(Signal { id: id.as_str().to_owned(), signal: signal.into() })).await
+}
+
+async fn started(channel: &Arc<Channel>, id: ProcessId, stream: StreamHandle) -> Result<ProcessHandle, GuestError> {
+    let Reply::Started(started) = channel.reply(&stream).await? else {
+        return Err(channel.broken("the guest does not say that the process has started"));
+    };
+    let stream = Arc::new(stream);
+    Ok(ProcessHandle {
+        id: id.clone(),
+        pid: started.pid,
+        stdout_offset: started.stdout_offset,
+        stderr_offset: started.stderr_offset,
+        events: events(Arc::clone(channel), Arc::clone(&stream)),
+        // Dropping the events is what detaches; a writer that is kept longer must not hold the stream.
+        input: Arc::new(Writer {
+            channel: Arc::clone(channel),
+            stream: tokio::sync::Mutex::new(Arc::downgrade(&stream)),
+            id,
+        }),
+    })
+}
+
+fn events(channel: Arc<Channel>, stream: Arc<StreamHandle>) -> ProcessEvents {
+    let state = Some((channel, stream));
+    Box::pin(futures::stream::unfold(state, |state| async move {
+        let (channel, stream) = state?;
+        loop {
+            let lost = match stream.receive().await {
+                Ok(Some(Incoming::Data(bytes))) => return Some((ProcessEvent::Stdout(bytes), Some((channel, stream)))),
+                Ok(Some(Incoming::DataErr(bytes))) => {
+                    return Some((ProcessEvent::Stderr(bytes), Some((channel, stream))));
+                }
+                Ok(Some(Incoming::Message(Some(Reply::Exited(exited))))) => {
+                    return Some((ProcessEvent::Exited(status(exited)), None));
+                }
+                // Of a newer version.
+                Ok(Some(Incoming::Message(None))) => continue,
+                Ok(_) => channel.broken("the guest ends a process without saying how it ended"),
+                Err(error) => channel.stream_failed(error),
+            };
+            return Some((ProcessEvent::Lost(lost), None));
+        }
+    }))
+}
+
+struct Writer {
+    channel: Arc<Channel>,
+    stream: tokio::sync::Mutex<std::sync::Weak<StreamHandle>>,
+    id: ProcessId,
+}
+
+#[async_trait]
+impl ProcessWriter for Writer {
+    async fn send(&self, input: ProcessInput) -> Result<(), GuestError> {
+        let result = match input {
+            ProcessInput::Stdin(bytes) => {
+                // Held while sending, so that two callers' inputs do not mix.
+                let stream = self.stream.lock().await;
+                let Some(stream) = stream.upgrade() else { return Ok(()) };
+                stream.send_data(bytes).await.map_err(|error| self.channel.stream_failed(error))
+            }
+            ProcessInput::CloseStdin => {
+                if let Some(stream) = self.stream.lock().await.upgrade() {
+                    stream.end();
+                }
+                Ok(())
+            }
+            // Beside the stream: a process that does not read must still be reached.
+            ProcessInput::Resize(size) => {
+                let request = Resize { id: self.id.as_str().to_owned(), terminal: Some(terminal(size)) };
+                self.channel.command(Operation::Resize(request)).await
+            }
+            ProcessInput::Signal(number) => signal(&self.channel, &self.id, number).await,
+        };
+        match result {
+            // It has ended: what is sent to it vanishes.
+            Err(GuestError::Refused { kind: ErrorKind::Conflict | ErrorKind::NotFound | ErrorKind::Unavailable, .. }) => {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+fn new_id() -> Result<ProcessId, GuestError> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| GuestError::Unreachable(format!("no random numbers: {error}")))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(ProcessId::from_parts(u64::try_from(now.as_millis()).unwrap_or(0), u64::from_le_bytes(random)))
+}
+
+fn terminal(size: TerminalSize) -> Terminal {
+    Terminal { columns: size.columns.into(), rows: size.rows.into() }
+}
+
+fn status(exited: Exited) -> ExitStatus {
+    let small = |number: Option<u32>| number.map(|number| u8::try_from(number).unwrap_or(u8::MAX));
+    ExitStatus { code: small(exited.code), signal: small(exited.signal), timed_out: exited.timed_out }
+}
+
+fn describe(process: messages::Process) -> Option<ProcessInfo> {
+    Some(ProcessInfo {
+        id: process.id.parse().ok()?,
+        pid: process.pid,
+        command: process.command.iter().map(|word| clean(word)).collect(),
+        age_ms: process.age_ms,
+        exit: process.exit.map(status),
+        stdout_bytes: process.stdout_bytes,
+        stderr_bytes: process.stderr_bytes,
+    })
+}

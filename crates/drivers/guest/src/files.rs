@@ -1,0 +1,162 @@
+//! Files.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use microvm_ports::GuestError;
+use microvm_ports::guest::ByteStream;
+use microvm_protocol::messages::{
+    Change, EntryKind, List, MAX_LIST_ENTRIES, Operation, Path, PullArchive, ReadFile, Reply, Stat, Watch, WriteFile,
+};
+use microvm_protocol::mux::Incoming;
+use microvm_types::files::{FileChange, FileKind, FileStat, TransferSummary, WatchEvent, WriteOptions};
+
+use crate::channel::Channel;
+use crate::{sanitize, transfer};
+
+pub(crate) async fn read(
+    channel: &Arc<Channel>,
+    path: &[u8],
+    offset: u64,
+    length: Option<u64>,
+) -> Result<(FileStat, ByteStream), GuestError> {
+    let request = ReadFile { path: path.to_vec(), offset, length };
+    let stream = channel.open(Operation::ReadFile(request))?;
+    stream.end();
+    let Reply::Stat(stat) = channel.reply(&stream).await? else {
+        return Err(channel.broken("the guest does not say what file it reads"));
+    };
+    Ok((file_stat(stat), transfer::pull(Arc::clone(channel), stream, length)))
+}
+
+pub(crate) async fn write(
+    channel: &Channel,
+    path: &[u8],
+    options: &WriteOptions,
+    data: ByteStream,
+) -> Result<TransferSummary, GuestError> {
+    let request = WriteFile {
+        path: path.to_vec(),
+        mode: options.mode,
+        uid: options.owner.map(|(uid, _)| uid),
+        gid: options.owner.map(|(_, gid)| gid),
+        create_parents: options.create_parents,
+    };
+    let stream = channel.open(Operation::WriteFile(request))?;
+    transfer::push(channel, &stream, data).await
+}
+
+pub(crate) async fn stat(channel: &Channel, path: &[u8]) -> Result<FileStat, GuestError> {
+    match channel.unary(Operation::Stat(Path { path: path.to_vec() })).await? {
+        Reply::Stat(stat) => Ok(file_stat(stat)),
+        _ => Err(channel.broken("the guest does not say what is at a path")),
+    }
+}
+
+pub(crate) async fn list(channel: &Channel, path: &[u8], depth: u32) -> Result<Vec<FileStat>, GuestError> {
+    let stream = channel.open(Operation::List(List { path: path.to_vec(), depth: depth.max(1) }))?;
+    stream.end();
+    let mut all = Vec::new();
+    while let Some(reply) = channel.next_message(&stream).await? {
+        let Reply::Stats(some) = reply else {
+            return Err(channel.broken("an answer of the guest is not a list of files"));
+        };
+        if all.len() + some.entries.len() > MAX_LIST_ENTRIES {
+            return Err(channel.broken("the guest lists files without end"));
+        }
+        all.extend(some.entries.into_iter().map(file_stat));
+    }
+    Ok(all)
+}
+
+/// Reports of changes, or what ended them.
+pub(crate) type Changes = Pin<Box<dyn Stream<Item = Result<WatchEvent, GuestError>> + Send>>;
+
+pub(crate) async fn watch(channel: &Arc<Channel>, path: &[u8], recursive: bool) -> Result<Changes, GuestError> {
+    let stream = channel.open(Operation::Watch(Watch { path: path.to_vec(), recursive }))?;
+    let Reply::Done(_) = channel.reply(&stream).await? else {
+        return Err(channel.broken("the guest does not confirm a watch"));
+    };
+    let state = Some((Arc::clone(channel), stream));
+    Ok(Box::pin(futures::stream::unfold(state, |state| async move {
+        let (channel, stream) = state?;
+        loop {
+            let error = match stream.receive().await {
+                Ok(None) => return None,
+                Ok(Some(Incoming::Message(Some(Reply::Changed(changed))))) => {
+                    let event =
+                        WatchEvent { path: sanitize::path(&changed.path).0, change: change(changed.change()) };
+                    return Some((Ok(event), Some((channel, stream))));
+                }
+                Ok(Some(Incoming::Message(None))) => continue,
+                Ok(Some(_)) => channel.broken("the guest sends something else than a change"),
+                Err(error) => channel.stream_failed(error),
+            };
+            return Some((Err(error), None));
+        }
+    })))
+}
+
+pub(crate) async fn push_archive(
+    channel: &Channel,
+    path: &[u8],
+    data: ByteStream,
+) -> Result<TransferSummary, GuestError> {
+    let stream = channel.open(Operation::PushArchive(Path { path: path.to_vec() }))?;
+    transfer::push(channel, &stream, data).await
+}
+
+/// The first bytes are waited for, so that a path that does not exist is an error of the call.
+pub(crate) async fn pull_archive(
+    channel: &Arc<Channel>,
+    path: &[u8],
+    exclude: &[Vec<u8>],
+) -> Result<ByteStream, GuestError> {
+    use futures::StreamExt as _;
+    let request = PullArchive { path: path.to_vec(), exclude: exclude.to_vec() };
+    let stream = channel.open(Operation::PullArchive(request))?;
+    stream.end();
+    let mut data = transfer::pull(Arc::clone(channel), stream, None);
+    let first = data.next().await.transpose()?;
+    Ok(Box::pin(futures::stream::iter(first.map(Ok)).chain(data)))
+}
+
+pub(crate) async fn hash(channel: &Channel, path: &[u8]) -> Result<String, GuestError> {
+    match channel.unary(Operation::HashFile(Path { path: path.to_vec() })).await? {
+        Reply::Hash(hash) if hash.sha256.len() == 32 => Ok(transfer::hex(&hash.sha256)),
+        _ => Err(channel.broken("the guest does not answer with a hash")),
+    }
+}
+
+fn file_stat(stat: Stat) -> FileStat {
+    let kind = match stat.kind() {
+        EntryKind::File => FileKind::File,
+        EntryKind::Directory => FileKind::Directory,
+        EntryKind::Symlink => FileKind::Symlink,
+        EntryKind::Other => FileKind::Other,
+    };
+    let (path, path_bytes) = sanitize::path(&stat.path);
+    FileStat {
+        path,
+        path_bytes,
+        kind,
+        size: stat.size,
+        mode: stat.mode & 0o7777,
+        uid: stat.uid,
+        gid: stat.gid,
+        modified_ms: stat.modified_ms,
+        target: stat.target.map(|target| sanitize::path(&target).0),
+    }
+}
+
+const fn change(change: Change) -> FileChange {
+    match change {
+        Change::Created => FileChange::Created,
+        Change::Modified => FileChange::Modified,
+        Change::Attributes => FileChange::Attributes,
+        Change::Removed => FileChange::Removed,
+        Change::Renamed => FileChange::Renamed,
+        Change::Overflow => FileChange::Overflow,
+    }
+}

@@ -1,0 +1,169 @@
+//! The port's [`Guest`] over one channel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use microvm_ports::guest::{ByteStream, CloseReason, Guest, GuestPath, PortConnection, ProcessHandle};
+use microvm_ports::GuestError;
+use microvm_protocol::messages::{MakeDirectory, Operation, Remove, Rename, Shutdown};
+use microvm_types::ProcessId;
+use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
+use microvm_types::files::{FileStat, TransferSummary, WriteOptions};
+use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
+use tokio::sync::watch;
+
+use crate::channel::Channel;
+use crate::config::GuestConfig;
+use crate::{exec, files, system};
+
+/// One guest over one channel.
+pub(crate) struct SocketGuest {
+    channel: Arc<Channel>,
+    agent: AgentInfo,
+    config: GuestConfig,
+}
+
+impl SocketGuest {
+    pub(crate) const fn new(channel: Arc<Channel>, agent: AgentInfo, config: GuestConfig) -> Self {
+        Self { channel, agent, config }
+    }
+
+    /// Bounds a short request.
+    async fn short<T>(
+        &self,
+        action: &'static str,
+        request: impl Future<Output = Result<T, GuestError>> + Send,
+    ) -> Result<T, GuestError> {
+        let after = self.config.request_timeout;
+        tokio::time::timeout(after, request).await.unwrap_or(Err(GuestError::Timeout { action, after }))
+    }
+}
+
+#[async_trait]
+impl Guest for SocketGuest {
+    fn agent(&self) -> &AgentInfo {
+        &self.agent
+    }
+
+    fn closed(&self) -> watch::Receiver<Option<CloseReason>> {
+        self.channel.closed()
+    }
+
+    fn expect_heartbeats(&self, expected: bool) {
+        self.channel.expect_heartbeats(expected);
+    }
+
+    fn close(&self) {
+        self.channel.close_with(CloseReason::Local);
+    }
+
+    async fn ping(&self) -> Result<Duration, GuestError> {
+        self.short("answer a ping", self.channel.ping()).await
+    }
+
+    async fn exec(&self, request: &ExecRequest) -> Result<ProcessHandle, GuestError> {
+        self.short("start the command", exec::exec(&self.channel, request)).await
+    }
+
+    async fn attach(&self, process: &ProcessId, from: OutputOffsets) -> Result<ProcessHandle, GuestError> {
+        self.short("attach to the process", exec::attach(&self.channel, process, from)).await
+    }
+
+    async fn processes(&self) -> Result<Vec<ProcessInfo>, GuestError> {
+        self.short("list its processes", exec::processes(&self.channel)).await
+    }
+
+    async fn signal(&self, process: &ProcessId, signal: u8) -> Result<(), GuestError> {
+        self.short("signal the process", exec::signal(&self.channel, process, signal)).await
+    }
+
+    async fn read_file(
+        &self,
+        path: &GuestPath,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<(FileStat, ByteStream), GuestError> {
+        self.short("open the file", files::read(&self.channel, path, offset, length)).await
+    }
+
+    async fn write_file(
+        &self,
+        path: &GuestPath,
+        options: &WriteOptions,
+        data: ByteStream,
+    ) -> Result<TransferSummary, GuestError> {
+        files::write(&self.channel, path, options, data).await
+    }
+
+    async fn stat(&self, path: &GuestPath) -> Result<FileStat, GuestError> {
+        self.short("look at the path", files::stat(&self.channel, path)).await
+    }
+
+    async fn list(&self, path: &GuestPath, depth: u32) -> Result<Vec<FileStat>, GuestError> {
+        files::list(&self.channel, path, depth).await
+    }
+
+    async fn make_directory(&self, path: &GuestPath, mode: u32, parents: bool) -> Result<(), GuestError> {
+        let request = MakeDirectory { path: path.to_vec(), mode, parents };
+        self.short("make the directory", self.channel.command(Operation::MakeDirectory(request))).await
+    }
+
+    async fn rename(&self, from: &GuestPath, to: &GuestPath) -> Result<(), GuestError> {
+        let request = Rename { from: from.to_vec(), to: to.to_vec() };
+        self.short("rename", self.channel.command(Operation::Rename(request))).await
+    }
+
+    async fn remove(&self, path: &GuestPath, recursive: bool) -> Result<(), GuestError> {
+        self.channel.command(Operation::Remove(Remove { path: path.to_vec(), recursive })).await
+    }
+
+    async fn watch(&self, path: &GuestPath, recursive: bool) -> Result<files::Changes, GuestError> {
+        self.short("watch the path", files::watch(&self.channel, path, recursive)).await
+    }
+
+    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<TransferSummary, GuestError> {
+        files::push_archive(&self.channel, path, data).await
+    }
+
+    async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<ByteStream, GuestError> {
+        self.short("pack the path", files::pull_archive(&self.channel, path, exclude)).await
+    }
+
+    async fn connect_port(&self, port: u16) -> Result<PortConnection, GuestError> {
+        self.short("connect to its port", system::connect_port(&self.channel, port)).await
+    }
+
+    async fn hash_file(&self, path: &GuestPath) -> Result<String, GuestError> {
+        // Large files take their time; a guest that is lost ends it.
+        files::hash(&self.channel, path).await
+    }
+
+    async fn system_info(&self) -> Result<SystemInfo, GuestError> {
+        self.short("describe itself", system::system_info(&self.channel)).await
+    }
+
+    async fn guest_processes(&self) -> Result<Vec<GuestProcess>, GuestError> {
+        self.short("list all its processes", system::guest_processes(&self.channel)).await
+    }
+
+    async fn health(&self) -> Result<GuestHealth, GuestError> {
+        self.short("say how it is", system::health(&self.channel)).await
+    }
+
+    async fn shutdown(&self, mode: ShutdownMode, grace: Duration) -> Result<(), GuestError> {
+        let request = Shutdown {
+            reboot: mode == ShutdownMode::Reboot,
+            grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+        };
+        self.short("begin to shut down", self.channel.command(Operation::Shutdown(request))).await
+    }
+
+    async fn measure_channel(&self, to_guest: u64, from_guest: u64) -> Result<(Duration, Duration), GuestError> {
+        system::measure_channel(&self.channel, to_guest, from_guest).await
+    }
+
+    async fn measure_spawn(&self, program: &str, rounds: u32) -> Result<Vec<Duration>, GuestError> {
+        system::measure_spawn(&self.channel, program, rounds).await
+    }
+}

@@ -1,0 +1,46 @@
+//! The push of the identity.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use microvm_ports::GuestError;
+use microvm_ports::guest::Identity;
+use microvm_protocol::messages::{Configure, Operation, PARTS, Reply, Variable};
+use microvm_types::ErrorKind;
+
+use crate::channel::Channel;
+use crate::sanitize::clean;
+
+/// Tells the guest who it is; fails unless it confirms every part.
+pub(crate) async fn push(channel: &Channel, identity: &Identity) -> Result<(), GuestError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let configure = Configure {
+        entropy: identity.entropy.to_vec(),
+        wall_clock_ns: i64::try_from(now.as_nanos()).unwrap_or(0),
+        host_name: identity.host_name.clone(),
+        machine_id: identity.machine_id.clone(),
+        environment: identity
+            .environment
+            .iter()
+            .map(|(name, value)| Variable { name: name.clone(), value: value.clone() })
+            .collect(),
+        user: identity.user.clone(),
+        working_directory: identity.working_directory.clone(),
+        start_commands: identity.start_commands.clone(),
+    };
+    let reply = channel.unary(Operation::Configure(configure)).await?;
+    let Reply::Configured(configured) = reply else {
+        return Err(channel.broken("the answer to the identity is something else"));
+    };
+    for name in PARTS {
+        let problem = match configured.parts.iter().find(|part| part.name == name) {
+            Some(part) if part.problem.is_empty() => continue,
+            Some(part) => clean(&part.problem),
+            None => "not confirmed".to_owned(),
+        };
+        return Err(GuestError::Refused {
+            kind: ErrorKind::Internal,
+            message: format!("the guest did not take over its identity ({name}): {problem}"),
+        });
+    }
+    Ok(())
+}

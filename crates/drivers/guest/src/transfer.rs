@@ -1,0 +1,144 @@
+//! Bulk data: hashing what crosses, eliding zeros, expanding them again.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use microvm_ports::GuestError;
+use microvm_ports::guest::ByteStream;
+use microvm_protocol::messages::Reply;
+use microvm_protocol::mux::{Incoming, StreamError, StreamHandle};
+use microvm_types::files::TransferSummary;
+use sha2::{Digest as _, Sha256};
+
+use crate::channel::Channel;
+
+/// Zeros are looked for in blocks of this size: a page, the unit of holes.
+const BLOCK: usize = 4096;
+/// Zeros of the guest are expanded in portions of this size.
+const ZEROS: &[u8] = &[0; 64 * 1024];
+/// Most bytes one transfer from a guest may bring, zeros counted in full: the largest file of Linux's file systems.
+const MOST_BYTES: u64 = 16 << 40;
+
+/// Sends a stream of bytes, then the end, and takes the guest's confirmation.
+pub(crate) async fn push(
+    channel: &Channel,
+    stream: &StreamHandle,
+    mut data: ByteStream,
+) -> Result<TransferSummary, GuestError> {
+    let mut hasher = Sha256::new();
+    let mut bytes = 0u64;
+    let mut zeros = 0u64;
+    let sent = async {
+        while let Some(part) = data.next().await {
+            // The guest drops what it has when the stream is dropped before its end.
+            let part = part.map_err(|error| GuestError::Source(error.to_string()))?;
+            bytes += part.len() as u64;
+            let hashed = part.clone();
+            // Some 300 µs for the usual portion: short enough to stay on this thread.
+            for piece in hashed.chunks(256 * 1024) {
+                hasher.update(piece);
+                tokio::task::yield_now().await;
+            }
+            send(stream, part, &mut zeros).await.map_err(|error| channel.stream_failed(error))?;
+        }
+        flush(stream, &mut zeros).await.map_err(|error| channel.stream_failed(error))
+    };
+    sent.await?;
+    stream.end();
+    let Reply::Written(written) = channel.reply(stream).await? else {
+        return Err(channel.broken("the guest does not confirm a transfer"));
+    };
+    if written.bytes != bytes {
+        return Err(channel.broken("the guest confirms another number of bytes than were sent"));
+    }
+    Ok(TransferSummary { bytes, sha256: hex(&hasher.finalize()) })
+}
+
+async fn flush(stream: &StreamHandle, zeros: &mut u64) -> Result<(), StreamError> {
+    let count = std::mem::take(zeros);
+    if count == 0 { Ok(()) } else { stream.send_zeros(count).await }
+}
+
+/// Sends one portion; whole blocks of zeros are only counted.
+async fn send(stream: &StreamHandle, mut part: Bytes, zeros: &mut u64) -> Result<(), StreamError> {
+    while !part.is_empty() {
+        let run = part.chunks(BLOCK).take_while(|block| block.len() == BLOCK && is_zero(block)).count() * BLOCK;
+        if run > 0 {
+            *zeros += run as u64;
+            part = part.split_off(run);
+            continue;
+        }
+        let data: usize = part
+            .chunks(BLOCK)
+            .take_while(|block| block.len() < BLOCK || !is_zero(block))
+            .map(<[u8]>::len)
+            .sum();
+        flush(stream, zeros).await?;
+        let rest = part.split_off(data);
+        stream.send_data(part).await?;
+        part = rest;
+    }
+    Ok(())
+}
+
+fn is_zero(block: &[u8]) -> bool {
+    // Nearly all blocks that are not zero show it at once; the rest compares as fast as memory.
+    block.first() == Some(&0) && block == &ZEROS[..block.len()]
+}
+
+/// What comes on a stream as plain bytes; fails if the guest sends more than `limit`.
+pub(crate) fn pull(channel: Arc<Channel>, stream: StreamHandle, limit: Option<u64>) -> ByteStream {
+    let state = Some(Pull { channel, stream, zeros: 0, left: limit.unwrap_or(MOST_BYTES) });
+    Box::pin(futures::stream::unfold(state, |state| async move {
+        let mut pull = state?;
+        match pull.next().await {
+            Ok(Some(bytes)) => Some((Ok(bytes), Some(pull))),
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    }))
+}
+
+struct Pull {
+    channel: Arc<Channel>,
+    stream: StreamHandle,
+    zeros: u64,
+    left: u64,
+}
+
+impl Pull {
+    async fn next(&mut self) -> Result<Option<Bytes>, GuestError> {
+        loop {
+            if self.zeros > 0 {
+                let count = usize::try_from(self.zeros).unwrap_or(usize::MAX).min(ZEROS.len());
+                self.zeros -= count as u64;
+                return Ok(Some(Bytes::from_static(&ZEROS[..count])));
+            }
+            let (count, bytes) = match self.stream.receive().await.map_err(|error| self.channel.stream_failed(error))? {
+                None => return Ok(None),
+                Some(Incoming::Data(bytes)) => (bytes.len() as u64, Some(bytes)),
+                Some(Incoming::Zeros(count)) => (count, None),
+                Some(_) => return Err(self.channel.broken("the guest sends something else than data")),
+            };
+            self.left = self.left.checked_sub(count).ok_or_else(|| {
+                self.channel.broken("the guest sends more data than was asked for or than any file holds")
+            })?;
+            match bytes {
+                Some(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
+                Some(_) => {}
+                None => self.zeros = count,
+            }
+        }
+    }
+}
+
+/// Bytes as lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes
+        .iter()
+        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])
+        .map(char::from)
+        .collect()
+}
