@@ -33,6 +33,9 @@ pub(crate) fn add_tar(
 ) -> Result<(), StorageError> {
     let cancel = builder.cancel.clone();
     let mut tar = TarReader::new(what, cancel.reader(reader));
+    if whiteouts == Whiteouts::Plain {
+        tar = tar.strict();
+    }
     while let Some(entry) = tar.next_entry()? {
         builder.cancel.check()?;
         if whiteouts == Whiteouts::Oci && apply_whiteout(builder, what, &entry.path)? {

@@ -48,6 +48,8 @@ pub(crate) struct TarReader<'a, R> {
     padding: u64,
     global: Records,
     ended: bool,
+    /// Whether the blocks of zeros at the end must be there.
+    strict: bool,
 }
 
 impl<R: Read> Read for TarReader<'_, R> {
@@ -62,7 +64,14 @@ impl<R: Read> Read for TarReader<'_, R> {
 impl<'a, R: Read> TarReader<'a, R> {
     /// `what` names the archive in errors.
     pub(crate) fn new(what: &'a str, reader: R) -> Self {
-        Self { what, reader, left: 0, padding: 0, global: Records::new(), ended: false }
+        Self { what, reader, left: 0, padding: 0, global: Records::new(), ended: false, strict: false }
+    }
+
+    /// Refuses an archive without its end mark: it was cut between two entries. Not for layers, which have a digest, and whose
+    /// makers sometimes leave the mark out.
+    pub(crate) const fn strict(mut self) -> Self {
+        self.strict = true;
+        self
     }
 
     /// The next entry, after skipping what was not read of the last; `None` at the end.
@@ -148,10 +157,10 @@ impl<'a, R: Read> TarReader<'a, R> {
                 self.reader.read(&mut header.as_mut_bytes()[filled..]).map_err(|error| self.bad(error))?;
             if count == 0 {
                 self.ended = true;
-                return if filled == 0 {
-                    Ok(None)
-                } else {
-                    Err(self.bad("it ends in the middle of a header"))
+                return match (filled, self.strict) {
+                    (0, false) => Ok(None),
+                    (0, true) => Err(self.bad("it ends without its end mark: it was cut off")),
+                    _ => Err(self.bad("it ends in the middle of a header")),
                 };
             }
             filled += count;

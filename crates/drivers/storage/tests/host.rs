@@ -1,0 +1,293 @@
+//! What needs tools of the host and its package sources: skipped, with a printed reason, where they are missing.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use common::{Home, extract, vm_id};
+use microvm_driver_storage::{ArchiveLimits, host_tools};
+use microvm_ports::storage::{ImageConfig, ImageSource, KernelSource};
+use microvm_ports::{ImageStore, KernelStore, Progress, StorageError, VmStorage};
+
+/// Whether programs are there; otherwise tells why the test does nothing.
+fn have(programs: &[&str]) -> bool {
+    for program in programs {
+        let found = Command::new("sh")
+            .args(["-c", &format!("PATH=$PATH:/usr/sbin:/sbin command -v {program}")])
+            .stdout(Stdio::null())
+            .status();
+        if !found.is_ok_and(|status| status.success()) {
+            println!("SKIP: `{program}` is not installed");
+            return false;
+        }
+    }
+    true
+}
+
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("SKIP: needs root");
+    }
+    root
+}
+
+#[test]
+fn the_doctor_knows_tools_and_packages() {
+    let tools = host_tools();
+    assert!(tools.iter().any(|tool| tool.program == "mke2fs" && tool.package == "e2fsprogs"));
+    assert!(tools.iter().all(|tool| tool.path.as_ref().is_none_or(|path| path.is_absolute())));
+}
+
+#[tokio::test]
+async fn the_distribution_kernel_comes_with_its_modules() {
+    if !have(&["apt-get", "apt-cache", "dpkg-deb"]) {
+        return;
+    }
+    let home = Home::new();
+    let info =
+        match home.storage.add_kernel("distribution", &KernelSource::Distribution, Progress::ignored()).await
+        {
+            // Package lists that were never fetched are a matter of the host, not of this program.
+            Err(StorageError::BadInput { detail, .. } | StorageError::ToolFailed { detail, .. })
+                if detail.contains("apt-get update") =>
+            {
+                println!("SKIP: {detail}");
+                return;
+            }
+            other => other.unwrap(),
+        };
+    assert!(info.is_default && info.release.contains("cloud"), "{info:?}");
+    let resolved = home.storage.kernel("default").await.unwrap();
+    assert_eq!(resolved.path.file_name(), Some("vmlinux"));
+    let listing =
+        Command::new("sh").args(["-c", &format!("cpio -t < {}", resolved.initramfs)]).output().unwrap();
+    if listing.status.success() {
+        let names = String::from_utf8(listing.stdout).unwrap();
+        for name in [
+            "init",
+            "dev/console",
+            "modules/order",
+            "modules/virtio_blk.ko",
+            "modules/erofs.ko",
+            "modules/overlay.ko",
+        ] {
+            assert!(names.lines().any(|line| line == name), "{name} is missing in {names}");
+        }
+    }
+    let order = std::fs::read_to_string(resolved.path.with_file_name("modules").join("order")).unwrap();
+    let place = |module: &str| {
+        order.lines().position(|line| line == module).unwrap_or_else(|| panic!("{module} in {order}"))
+    };
+    assert!(
+        place("virtio.ko") < place("virtio_ring.ko") && place("virtio_ring.ko") < place("virtio_mmio.ko"),
+        "{order}"
+    );
+    assert!(place("libcrc32c.ko") < place("erofs.ko"), "{order}");
+    assert!(home.storage.verify_all(Progress::ignored()).await.unwrap().is_empty());
+    assert!(home.work().is_empty());
+}
+
+#[tokio::test]
+async fn a_debian_image_is_built_from_the_hosts_own_sources() {
+    if !have(&["mmdebstrap"]) {
+        return;
+    }
+    let home = Home::new();
+    let source = ImageSource::Debian { suite: "bookworm".into(), packages: Vec::new() };
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&steps);
+    let progress = Progress::to(move |report| sink.lock().unwrap().push(report.step));
+    let started = std::time::Instant::now();
+    let info = match home.storage.add_image("debian", &source, &[], &ImageConfig::default(), progress).await {
+        Err(StorageError::BadInput { detail, .. }) if detail.contains("package sources") => {
+            println!("SKIP: {detail}");
+            return;
+        }
+        other => other.unwrap(),
+    };
+    println!("{} MiB in {:?}", info.size >> 20, started.elapsed());
+    assert!(steps.lock().unwrap().iter().any(|step| step.starts_with("mmdebstrap: ")));
+    let resolved = home.storage.image("debian").await.unwrap();
+    let Some(tree) = extract(&resolved.path) else { return };
+    let release = std::fs::read_to_string(tree.path().join("root/usr/lib/os-release")).unwrap();
+    assert!(release.contains("bookworm"));
+    assert!(home.work().is_empty());
+    let wrong =
+        ImageSource::Debian { suite: "bookworm".into(), packages: vec!["no-such-package-anywhere".into()] };
+    let error = home
+        .storage
+        .add_image("x", &wrong, &[], &ImageConfig::default(), Progress::ignored())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, StorageError::ToolFailed { detail, .. } if detail.contains("no-such-package-anywhere")),
+        "{error:?}"
+    );
+    for word in ["a,b", "--hook", "a b"] {
+        let wrong = ImageSource::Debian { suite: "bookworm".into(), packages: vec![word.into()] };
+        let error = home
+            .storage
+            .add_image("x", &wrong, &[], &ImageConfig::default(), Progress::ignored())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, StorageError::BadInput { .. }), "{word}");
+    }
+}
+
+/// A small file system that is gone with the test.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Self {
+        let point = tempfile::tempdir().unwrap();
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(point.path())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        Self(point)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_leaves_nothing() {
+    if !is_root() {
+        return;
+    }
+    let disk = SmallDisk::mount("8m");
+    let root = camino::Utf8Path::from_path(disk.0.path()).unwrap().join("store");
+    let storage = common::open(root.clone(), ArchiveLimits::default()).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let folder = camino::Utf8Path::from_path(elsewhere.path()).unwrap().join("folder");
+    std::fs::create_dir(&folder).unwrap();
+    // 12 MiB do not fit at all; 5 MiB fit once, but not twice.
+    for mib in [12, 5] {
+        std::fs::write(folder.join("large"), vec![1; mib << 20]).unwrap();
+        let source = ImageSource::Path { path: folder.clone() };
+        let result = storage.add_image("x", &source, &[], &ImageConfig::default(), Progress::ignored()).await;
+        assert!(matches!(result, Err(StorageError::DiskFull { .. })), "{result:?}");
+        assert!(storage.images().await.unwrap().is_empty());
+        assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 1, "only the gate");
+    }
+    let result = storage.create_vm_files(&vm_id(1), 64).await;
+    assert!(matches!(result, Err(StorageError::DiskFull { .. })), "{result:?}");
+    assert!(storage.vm_directories().await.unwrap().is_empty());
+}
+
+/// A registry on loopback, ended with the test.
+struct Registry {
+    child: Child,
+    address: String,
+    _files: tempfile::TempDir,
+}
+
+impl Registry {
+    fn start() -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let config = files.path().join("config.yml");
+        // Port 0: the registry picks a free one and says which.
+        std::fs::write(
+            &config,
+            format!("version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: '{}'}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n", files.path().display()),
+        )
+        .unwrap();
+        let mut child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut messages = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            assert!(messages.read_line(&mut line).unwrap() > 0, "the registry ended early");
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                break rest.split(['"', ' ', '\n']).next().unwrap().to_owned();
+            }
+        };
+        // Someone must go on reading, or the registry stops at a full pipe. Ends with it.
+        std::thread::spawn(move || std::io::copy(&mut messages, &mut std::io::sink()));
+        Self { child, address, _files: files }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_pulled_from_a_registry() {
+    if !have(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let home = Home::new();
+    let layout = home.path("layout");
+    common::oci::write_layout(&layout);
+    let registry = Registry::start();
+    let push = Command::new("skopeo")
+        .args([
+            "copy",
+            "--insecure-policy",
+            "--dest-tls-verify=false",
+            &format!("oci:{layout}:latest"),
+            &format!("docker://{}/tiny:1", registry.address),
+        ])
+        .output()
+        .unwrap();
+    assert!(push.status.success(), "{}", String::from_utf8_lossy(&push.stderr));
+    let reference = format!("{}/tiny:1", registry.address);
+    let source = ImageSource::Registry { reference: reference.clone(), plain_http: true };
+    let info = home
+        .storage
+        .add_image("tiny", &source, &[], &ImageConfig::default(), Progress::ignored())
+        .await
+        .unwrap();
+    common::oci::check(&home, &info).await;
+    let missing =
+        ImageSource::Registry { reference: format!("{}/absent:1", registry.address), plain_http: true };
+    let error = home
+        .storage
+        .add_image("x", &missing, &[], &ImageConfig::default(), Progress::ignored())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StorageError::Registry(_)), "{error:?}");
+    let far = ImageSource::Registry { reference: "registry.invalid/x:1".into(), plain_http: true };
+    let error = home
+        .storage
+        .add_image("x", &far, &[], &ImageConfig::default(), Progress::ignored())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StorageError::BadInput { .. }), "{error:?}");
+    assert!(home.work().is_empty());
+    // The same image packed by skopeo, as `docker save` and as a layout, is the same image.
+    for kind in ["docker-archive", "oci-archive"] {
+        let archive = home.path(kind);
+        let packed = Command::new("skopeo")
+            .args([
+                "copy",
+                "--insecure-policy",
+                "--src-tls-verify=false",
+                &format!("docker://{reference}"),
+                &format!("{kind}:{archive}:tiny:1"),
+            ])
+            .output()
+            .unwrap();
+        assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
+        assert_eq!(home.add_path(kind, &archive).await.unwrap().digest, info.digest, "{kind}");
+    }
+}

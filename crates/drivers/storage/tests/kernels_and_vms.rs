@@ -1,0 +1,172 @@
+//! Kernels and files of VMs from outside.
+
+mod common;
+
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use common::{Home, vm_id};
+use microvm_ports::hypervisor::DeviceDiscovery;
+use microvm_ports::storage::{DiskFormat, KernelSource};
+use microvm_ports::{KernelStore, Progress, StorageError, VmStorage};
+
+/// The smallest thing that looks like a kernel with a PVH entry.
+fn kernel() -> Vec<u8> {
+    let mut bytes = vec![0; 0x200];
+    bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    bytes[0x20] = 0x40;
+    bytes[0x36] = 0x38;
+    bytes[0x38] = 1;
+    bytes[0x40] = 4;
+    bytes[0x48..0x4a].copy_from_slice(&0x100u16.to_le_bytes());
+    bytes[0x60] = 0x18;
+    bytes[0x100] = 4;
+    bytes[0x104] = 4;
+    bytes[0x108] = 18;
+    bytes[0x10c..0x110].copy_from_slice(b"Xen\0");
+    bytes[0x180..0x19c].copy_from_slice(b"Linux version 6.1.0-test (x)");
+    bytes
+}
+
+#[tokio::test]
+async fn a_kernel_of_the_users_is_stored_verified_and_gets_an_initial_file_system() {
+    let home = Home::new();
+    let path = home.path("vmlinux");
+    std::fs::write(&path, kernel()).unwrap();
+    let source = KernelSource::File { path: path.clone(), discovery: DeviceDiscovery::CommandLine };
+    assert!(matches!(home.storage.kernel("default").await, Err(StorageError::UnknownKernel { .. })));
+    for name in ["default", "../x", "", ".x"] {
+        assert!(home.storage.add_kernel(name, &source, Progress::ignored()).await.is_err(), "{name}");
+    }
+    let info = home.storage.add_kernel("mine", &source, Progress::ignored()).await.unwrap();
+    assert_eq!((info.release.as_str(), info.is_default), ("6.1.0-test", false));
+    home.storage.add_kernel("built", &source, Progress::ignored()).await.unwrap();
+    let resolved = home.storage.kernel("default").await.unwrap();
+    assert_eq!(resolved.info.name, "built");
+    assert!(resolved.info.is_default);
+    let archive = std::fs::read(&resolved.initramfs).unwrap();
+    assert!(
+        archive.windows(9).any(|part| part == b"the agent")
+            && archive.ends_with(b"TRAILER!!!\0\0\0\0") == archive.ends_with(b"!!!\0\0\0\0")
+    );
+    // Replaced, damaged, removed.
+    home.storage.add_kernel("built", &source, Progress::ignored()).await.unwrap();
+    assert_eq!(home.storage.kernels().await.unwrap().len(), 2);
+    std::fs::remove_file(&resolved.initramfs).ok();
+    let again = home.storage.kernel("built").await.unwrap();
+    assert!(again.initramfs.exists());
+    std::fs::remove_file(&again.path).unwrap();
+    let mut damaged = kernel();
+    damaged[0x1f0] ^= 1;
+    std::fs::write(&again.path, damaged).unwrap();
+    assert!(matches!(home.storage.kernel("built").await, Err(StorageError::Damaged { .. })));
+    home.storage.remove_kernel("built").await.unwrap();
+    assert!(matches!(home.storage.kernel("built").await, Err(StorageError::UnknownKernel { .. })));
+    std::fs::write(&path, b"not a kernel").unwrap();
+    assert!(matches!(
+        home.storage.add_kernel("mine", &source, Progress::ignored()).await,
+        Err(StorageError::BadInput { .. })
+    ));
+    home.storage.kernel("mine").await.unwrap();
+    assert!(home.work().is_empty());
+}
+
+#[tokio::test]
+async fn a_vm_gets_a_small_sound_scratch_disk_and_loses_it_whole() {
+    let home = Home::new();
+    let id = vm_id(1);
+    let files = home.storage.create_vm_files(&id, 10_240).await.unwrap();
+    assert!(matches!(home.storage.create_vm_files(&id, 10_240).await, Err(StorageError::NameTaken(_))));
+    assert_eq!(files.scratch.format, DiskFormat::Qcow2);
+    assert!(home.storage.vm_disk_usage(&id).await.unwrap() < 100 << 10);
+    let base = &files.scratch.backing[0];
+    assert_eq!(base.metadata().unwrap().len(), 10 << 30);
+    assert!(base.metadata().unwrap().blocks() * 512 < 8 << 20);
+    match Command::new("qemu-img").args(["check", files.scratch.path.as_str()]).output() {
+        Err(_) => println!("SKIP: qemu-img is not installed (package qemu-utils)"),
+        Ok(output) => {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let info = Command::new("qemu-img")
+                .args(["info", "--output=json", files.scratch.path.as_str()])
+                .output()
+                .unwrap();
+            let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+            assert_eq!(info["virtual-size"], 10u64 << 30);
+            assert_eq!(info["backing-filename"], base.as_str());
+            assert_eq!(info["backing-filename-format"], "raw");
+        }
+    }
+    let check = Command::new("/sbin/e2fsck").args(["-fn", base.as_str()]).output().unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    let again = home.storage.vm_files(&id).await.unwrap();
+    assert_eq!(again.scratch.path, files.scratch.path);
+    assert_eq!(home.storage.vm_directories().await.unwrap(), [id.clone()]);
+    // An overlay that names another file is not what a user may bring.
+    assert!(matches!(
+        home.storage.inspect_disk(&files.scratch.path).await,
+        Err(StorageError::BadInput { .. })
+    ));
+    home.storage.remove_vm_files(&id).await.unwrap();
+    home.storage.remove_vm_files(&id).await.unwrap();
+    assert!(home.storage.vm_directories().await.unwrap().is_empty());
+    assert!(home.work().is_empty());
+    for size in [0, 1, u32::MAX] {
+        assert!(matches!(home.storage.create_vm_files(&id, size).await, Err(StorageError::BadInput { .. })));
+    }
+}
+
+#[tokio::test]
+async fn a_changed_scratch_base_is_found() {
+    let home = Home::new();
+    let files = home.storage.create_vm_files(&vm_id(1), 64).await.unwrap();
+    let base = &files.scratch.backing[0];
+    std::fs::set_permissions(base, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(base).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"x", 5000).unwrap();
+    assert!(matches!(home.storage.create_vm_files(&vm_id(2), 64).await, Err(StorageError::Damaged { .. })));
+}
+
+#[tokio::test]
+async fn memory_files_are_all_zero_or_made_anew() {
+    let home = Home::new();
+    let path = home.storage.zero_memory(512).await.unwrap();
+    let metadata = path.metadata().unwrap();
+    assert_eq!((metadata.len(), metadata.blocks()), (512 << 20, 0));
+    assert_eq!(home.storage.zero_memory(512).await.unwrap(), path);
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|file| std::os::unix::fs::FileExt::write_all_at(&file, b"x", 99))
+        .unwrap();
+    home.storage.zero_memory(512).await.unwrap();
+    assert_eq!(path.metadata().unwrap().blocks(), 0);
+    assert!(home.storage.zero_memory(0).await.is_err());
+}
+
+#[tokio::test]
+async fn disks_of_the_users_are_examined() {
+    let home = Home::new();
+    let raw = home.path("raw");
+    std::fs::write(&raw, [0; 1024]).unwrap();
+    assert_eq!(home.storage.inspect_disk(&raw).await.unwrap(), DiskFormat::Raw);
+    std::fs::write(&raw, [0; 1000]).unwrap();
+    for path in [raw, home.path("missing"), home.path("."), "relative".into()] {
+        assert!(
+            matches!(home.storage.inspect_disk(&path).await, Err(StorageError::BadInput { .. })),
+            "{path}"
+        );
+    }
+    let disk = home.path("disk.qcow2");
+    match Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", disk.as_str(), "1G"]).status() {
+        Err(_) => println!("SKIP: qemu-img is not installed (package qemu-utils)"),
+        Ok(_) => {
+            assert_eq!(home.storage.inspect_disk(&disk).await.unwrap(), DiskFormat::Qcow2);
+            let over = home.path("over.qcow2");
+            Command::new("qemu-img")
+                .args(["create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", over.as_str(), "1G"])
+                .status()
+                .unwrap();
+            assert!(matches!(home.storage.inspect_disk(&over).await, Err(StorageError::BadInput { .. })));
+        }
+    }
+}
