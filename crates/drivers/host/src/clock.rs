@@ -18,7 +18,8 @@ impl Clock for SystemClock {
     /// If the kernel gives no random bytes, which it does only before its generator was ever seeded: nothing that is
     /// made then could be trusted.
     fn fill_random(&self, bytes: &mut [u8]) {
-        getrandom::fill(bytes).expect("the kernel's random number generator works on every host we can boot on");
+        getrandom::fill(bytes)
+            .expect("the kernel's random number generator works on every host we can boot on");
     }
 }
 

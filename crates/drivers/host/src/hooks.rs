@@ -25,7 +25,12 @@ pub struct HostHooks;
 
 #[async_trait]
 impl HookRunner for HostHooks {
-    async fn run(&self, action: &HookAction, event: &serde_json::Value, timeout: Duration) -> Result<(), HookError> {
+    async fn run(
+        &self,
+        action: &HookAction,
+        event: &serde_json::Value,
+        timeout: Duration,
+    ) -> Result<(), HookError> {
         let body = event.to_string();
         let work = async {
             match action {
@@ -94,11 +99,13 @@ async fn program(command: &[String], event: &[u8]) -> Result<(), HookError> {
 
 async fn webhook(address: &str, body: String) -> Result<(), HookError> {
     let failed = |detail: String| HookError::Webhook { address: address.to_owned(), detail };
-    let uri: hyper::Uri = address.parse().map_err(|error: hyper::http::uri::InvalidUri| failed(error.to_string()))?;
+    let uri: hyper::Uri =
+        address.parse().map_err(|error: hyper::http::uri::InvalidUri| failed(error.to_string()))?;
     let host = uri.host().ok_or_else(|| failed("it names no host".to_owned()))?.to_owned();
     let port = uri.port_u16().unwrap_or(80);
-    let stream =
-        TcpStream::connect((host.trim_matches(['[', ']']), port)).await.map_err(|error| failed(error.to_string()))?;
+    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port))
+        .await
+        .map_err(|error| failed(error.to_string()))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| failed(error.to_string()))?;
@@ -117,7 +124,11 @@ async fn webhook(address: &str, body: String) -> Result<(), HookError> {
         _ = &mut connection => exchange.await,
     };
     let answer = answer.map_err(|error| failed(error.to_string()))?;
-    if answer.status().is_success() { Ok(()) } else { Err(failed(format!("it answered {}", answer.status()))) }
+    if answer.status().is_success() {
+        Ok(())
+    } else {
+        Err(failed(format!("it answered {}", answer.status())))
+    }
 }
 
 #[cfg(test)]
@@ -159,7 +170,10 @@ mod tests {
         let error = HostHooks.run(&shell(&script), &json!({}), Duration::from_millis(500)).await.unwrap_err();
         assert!(matches!(error, HookError::Timeout(_)), "{error}");
         let mut rest = Vec::new();
-        tokio::time::timeout(LIMIT, pipe.read_to_end(&mut rest)).await.expect("the grandchild still runs").unwrap();
+        tokio::time::timeout(LIMIT, pipe.read_to_end(&mut rest))
+            .await
+            .expect("the grandchild still runs")
+            .unwrap();
         std::fs::remove_file(fifo).unwrap();
     }
 

@@ -1,0 +1,258 @@
+//! The service on fakes: what users ask for, and what they get told.
+
+mod support;
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use microvm_core::{CreateRequest, VmFilter};
+use microvm_driver_fake::{Fault, Operation};
+use microvm_ports::guest::{CloseReason, ProcessEvent};
+use microvm_ports::hypervisor::MachineExit;
+use microvm_types::exec::ExecRequest;
+use microvm_types::template::{Hook, NetworkMode, Overrides};
+use microvm_types::vm::Limits;
+use microvm_types::{Phase, VmRef};
+use support::{Host, code, named};
+
+fn vm(name: &str) -> VmRef {
+    name.parse().unwrap()
+}
+
+#[test]
+fn a_vm_is_created_used_stopped_started_paused_and_deleted() {
+    let host = Host::new();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let made = service.create(named("dev")).await.unwrap();
+        assert_eq!(made.record.phase, Phase::Running);
+        assert!(made.agent.is_some());
+        assert_eq!(service.get(&made.record.id.clone().into()).unwrap().record.name.as_str(), "dev");
+
+        let guest = service.guest(&vm("dev")).await.unwrap();
+        let request = ExecRequest { command: vec!["echo".into(), "hi".into()], ..ExecRequest::default() };
+        let mut process = guest.exec(&request).await.unwrap();
+        let mut output = Vec::new();
+        while let Some(event) = process.events.next().await {
+            if let ProcessEvent::Stdout(bytes) = event {
+                output.extend_from_slice(&bytes);
+            }
+        }
+        assert_eq!(output, b"hi\n");
+        drop((process, guest));
+
+        assert_eq!(service.pause_vm(&vm("dev")).await.unwrap().record.phase, Phase::Paused);
+        assert_eq!(service.pause_vm(&vm("dev")).await.unwrap().record.phase, Phase::Paused, "twice is fine");
+        assert_eq!(code(service.guest(&vm("dev")).await.map(drop)), "vm_not_running");
+        assert_eq!(service.resume_vm(&vm("dev")).await.unwrap().record.phase, Phase::Running);
+        assert_eq!(service.stop_vm(&vm("dev"), false, None).await.unwrap().record.phase, Phase::Stopped);
+        assert_eq!(code(service.pause_vm(&vm("dev")).await), "wrong_phase");
+        assert_eq!(service.start_vm(&vm("dev")).await.unwrap().record.phase, Phase::Running);
+        service.delete_vm(&vm("dev")).await.unwrap();
+        assert_eq!(code(service.get(&vm("dev"))), "vm_not_found");
+        assert_eq!(code(service.delete_vm(&vm("dev")).await), "vm_not_found");
+    });
+    host.assert_empty("after a whole life");
+}
+
+#[test]
+fn bad_requests_are_refused_before_anything_is_made() {
+    let host = Host::new();
+    let server = host.serve();
+    let service = &server.service;
+    let with = |overrides| CreateRequest { overrides, start: true, ..CreateRequest::default() };
+    server.run(async {
+        let over = |change: fn(&mut Overrides)| {
+            let mut overrides = Overrides::default();
+            change(&mut overrides);
+            service.create(with(overrides))
+        };
+        assert_eq!(code(over(|o| o.vcpus = Some(0)).await), "invalid_field");
+        assert_eq!(code(over(|o| o.vcpus = Some(100)).await), "over_limit");
+        assert_eq!(code(over(|o| o.memory_mib = Some(0)).await), "invalid_field");
+        assert_eq!(code(over(|o| o.memory_mib = Some(u32::MAX)).await), "over_limit");
+        assert_eq!(code(over(|o| o.image = Some("nope".into())).await), "image_not_found");
+        assert_eq!(code(over(|o| o.kernel = Some("nope".into())).await), "kernel_not_found");
+        assert_eq!(code(over(|o| o.network = Some(NetworkMode::Open)).await), "network_mode_unavailable");
+        let template = CreateRequest { template: Some("nope".into()), ..CreateRequest::default() };
+        assert_eq!(code(service.create(template).await), "template_not_found");
+        host.assert_empty_in(service);
+        service.create(named("dev")).await.unwrap();
+        assert_eq!(code(service.create(named("dev")).await), "vm_name_taken");
+    });
+    assert_eq!(host.hypervisor.machines().len(), 1, "the refused one left no machine");
+}
+
+#[test]
+fn a_boot_that_fails_leaves_nothing_and_tells_why() {
+    for operation in
+        [Operation::CreateFiles, Operation::Launch, Operation::Resume, Operation::Connect, Operation::Insert]
+    {
+        let host = Host::new();
+        let server = host.serve();
+        host.hypervisor.script().next(operation, Fault::Fail);
+        host.storage.script().next(operation, Fault::Fail);
+        host.store.script().next(operation, Fault::Fail);
+        let error = server.run(server.service.create(named("dev"))).unwrap_err();
+        assert!(!error.to_string().is_empty());
+        host.assert_empty(&format!("after {operation:?} failed"));
+        server.run(server.service.create(named("dev"))).unwrap();
+    }
+}
+
+#[test]
+fn a_hanging_start_is_overtaken_by_a_delete() {
+    let host = Host::new();
+    let server = host.serve();
+    host.hypervisor.script().next(Operation::Connect, Fault::Hang);
+    server.run(async {
+        let service = server.service.clone();
+        let create = tokio::spawn(async move { service.create(named("dev")).await });
+        let mut events = server.service.events();
+        while server.service.get(&vm("dev")).is_err() || host.hypervisor.machines().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        server.service.delete_vm(&vm("dev")).await.unwrap();
+        assert_eq!(create.await.unwrap().unwrap_err().code(), "overtaken");
+        while events.recv().await.unwrap().phase.is_some() {}
+    });
+    host.assert_empty("after an overtaken start");
+}
+
+#[test]
+fn a_lost_machine_or_agent_fails_the_vm_with_the_reason() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        for (name, reason) in [("a", "killed by signal 9"), ("b", "heartbeat")] {
+            let id = service.create(named(name)).await.unwrap().record.id;
+            let mut events = service.events();
+            if name == "a" {
+                assert!(host.hypervisor.end(&id, MachineExit::Vmm("killed by signal 9".into())));
+            } else {
+                assert!(
+                    host.hypervisor.close_channel(&id, CloseReason::HeartbeatLost(Duration::from_secs(30)))
+                );
+            }
+            while events.recv().await.unwrap().phase != Some(Phase::Failed) {}
+            let record = service.get(&vm(name)).unwrap().record;
+            assert!(record.failure.as_deref().unwrap_or_default().contains(reason), "{:?}", record.failure);
+            assert_eq!(
+                service.start_vm(&vm(name)).await.unwrap().record.phase,
+                Phase::Running,
+                "it can start again"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_guest_that_powers_off_stops_and_one_that_resets_starts_again() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        let id = service.create(named("dev")).await.unwrap().record.id;
+        let mut events = service.events();
+        host.hypervisor.end(&id, MachineExit::GuestReset);
+        while events.recv().await.unwrap().phase != Some(Phase::Running) {}
+        host.hypervisor.end(&id, MachineExit::GuestShutdown);
+        while events.recv().await.unwrap().phase != Some(Phase::Stopped) {}
+        let mut request = named("once");
+        request.limits.ephemeral = true;
+        let once = service.create(request).await.unwrap().record.id;
+        host.hypervisor.end(&once, MachineExit::GuestShutdown);
+        loop {
+            let event = events.recv().await.unwrap();
+            if event.id == once && event.phase.is_none() {
+                break;
+            }
+        }
+        service.delete_vm(&vm("dev")).await.unwrap();
+    });
+    host.assert_empty("after an ephemeral VM ended");
+}
+
+#[test]
+fn two_deletes_at_once_both_succeed() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        server.service.create(named("dev")).await.unwrap();
+        let target = vm("dev");
+        let (a, b) = tokio::join!(server.service.delete_vm(&target), server.service.delete_vm(&target));
+        a.unwrap();
+        b.unwrap();
+    });
+    host.assert_empty("after two deletes");
+}
+
+#[test]
+fn hooks_run_in_order_and_can_refuse() {
+    let host = Host::new();
+    let server = host.serve();
+    let hook = |at: &str, program: &str| -> Hook {
+        serde_json::from_str(&format!(r#"{{"at":"{at}","program":["{program}"]}}"#)).unwrap()
+    };
+    let with = |hooks: Vec<Hook>| CreateRequest {
+        overrides: Overrides { hooks, ..Overrides::default() },
+        start: true,
+        ..CreateRequest::default()
+    };
+    server.run(async {
+        let refused = with(vec![hook("before_start", "/bin/false")]);
+        assert_eq!(code(server.service.create(refused).await), "hook_refused");
+        host.assert_empty_in(&server.service);
+        let points =
+            ["before_create", "before_start", "after_create", "after_start", "before_delete", "after_delete"];
+        let hooks = points.iter().map(|at| hook(at, "/bin/true")).collect();
+        let id = server.service.create(with(hooks)).await.unwrap().record.id;
+        server.service.delete_vm(&id.into()).await.unwrap();
+        assert_eq!(host.hooks.events()[1..], points.map(str::to_owned));
+    });
+}
+
+#[test]
+fn limits_end_ephemeral_vms() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let mut events = server.service.events();
+        let mut request = named("dev");
+        request.limits = Limits { idle_seconds: Some(1), lifetime_seconds: None, ephemeral: true };
+        server.service.create(request).await.unwrap();
+        let guest = server.service.guest(&vm("dev")).await.unwrap();
+        host.clock.advance(60_000);
+        let early = tokio::time::timeout(Duration::from_millis(1_300), async {
+            while events.recv().await.unwrap().phase.is_some() {}
+        });
+        assert!(early.await.is_err(), "it must not go while somebody uses it");
+        drop(guest);
+        host.clock.advance(60_000);
+        while events.recv().await.unwrap().phase.is_some() {}
+    });
+    host.assert_empty("after the idle limit");
+}
+
+#[test]
+fn listings_filter() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        for (name, team) in [("a-one", "red"), ("a-two", "blue"), ("b-one", "red")] {
+            let mut request = named(name);
+            request.labels.insert("team".into(), team.into());
+            server.service.create(request).await.unwrap();
+        }
+    });
+    let names = |filter: VmFilter| -> Vec<String> {
+        server.service.list(&filter).into_iter().map(|vm| vm.record.name.to_string()).collect()
+    };
+    assert_eq!(names(VmFilter::default()), ["a-one", "a-two", "b-one"]);
+    let red = VmFilter { labels: [("team".into(), "red".into())].into(), ..VmFilter::default() };
+    assert_eq!(names(red), ["a-one", "b-one"]);
+    assert_eq!(names(VmFilter { name_contains: Some("two".into()), ..VmFilter::default() }), ["a-two"]);
+    assert!(names(VmFilter { phases: vec![Phase::Failed], ..VmFilter::default() }).is_empty());
+}

@@ -1,0 +1,121 @@
+//! A host of fakes that outlives any number of servers on it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use microvm_core::{CreateRequest, Ports, ServiceError, Settings, VmService};
+use microvm_driver_fake::{FakeHooks, FakeHypervisor, FakeStorage, FrozenClock, MemoryStore};
+use microvm_ports::{StateStore, VmStorage};
+use microvm_types::template::Template;
+
+/// What stays when a server dies.
+pub(crate) struct Host {
+    pub(crate) hypervisor: FakeHypervisor,
+    pub(crate) storage: FakeStorage,
+    pub(crate) store: MemoryStore,
+    pub(crate) clock: Arc<FrozenClock>,
+    pub(crate) hooks: FakeHooks,
+}
+
+/// A server process; dropping it without [`Server::close`] is `kill -9`.
+pub(crate) struct Server {
+    runtime: Option<tokio::runtime::Runtime>,
+    pub(crate) service: Arc<VmService>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Server {
+    /// Runs a request to its end.
+    pub(crate) fn run<F: Future>(&self, work: F) -> F::Output {
+        self.runtime.as_ref().expect("it lives").block_on(work)
+    }
+
+    #[allow(dead_code, reason = "not every test file has requests that hang")]
+    /// Runs a request, but no longer than a moment: for requests that hang.
+    pub(crate) fn run_a_moment<F: Future>(&self, work: F) -> Option<F::Output> {
+        let limited = async { tokio::time::timeout(Duration::from_millis(300), work).await.ok() };
+        self.run(limited)
+    }
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        Self {
+            hypervisor: FakeHypervisor::default(),
+            storage: FakeStorage::furnished().unwrap(),
+            store: MemoryStore::default(),
+            clock: Arc::default(),
+            hooks: FakeHooks::default(),
+        }
+    }
+
+    pub(crate) fn serve(&self) -> Server {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let storage = Arc::new(self.storage.clone());
+        let ports = Ports {
+            hypervisor: Arc::new(self.hypervisor.clone()),
+            connector: Arc::new(self.hypervisor.connector()),
+            store: Arc::new(self.store.clone()),
+            images: Arc::clone(&storage) as _,
+            kernels: Arc::clone(&storage) as _,
+            vm_storage: storage,
+            hooks: Arc::new(self.hooks.clone()),
+            clock: Arc::clone(&self.clock) as _,
+        };
+        let template: Template = serde_json::from_str(
+            r#"{"name": "linux-default", "image": "debian-python", "boot_timeout_ms": 2000}"#,
+        )
+        .unwrap();
+        let settings = Settings {
+            templates: BTreeMap::from([("linux-default".to_owned(), template)]),
+            stop_grace: Duration::from_millis(500),
+            kill_deadline: Duration::from_millis(500),
+            adopt_deadline: Duration::from_secs(2),
+            ..Settings::default()
+        };
+        let service = runtime.block_on(VmService::open(ports, settings)).unwrap();
+        Server { runtime: Some(runtime), service }
+    }
+
+    /// Nothing of any VM is left.
+    pub(crate) fn assert_empty(&self, when: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            assert_eq!(self.store.vms().await.unwrap(), [], "rows are left {when}");
+            assert_eq!(self.storage.vm_directories().await.unwrap(), [], "directories are left {when}");
+        });
+        assert!(self.hypervisor.machines().is_empty(), "machines are left {when}");
+    }
+
+    /// Like [`Host::assert_empty`], from inside a server's runtime.
+    #[allow(dead_code, reason = "not every test file needs it")]
+    pub(crate) fn assert_empty_in(&self, service: &VmService) {
+        assert!(service.list(&microvm_core::VmFilter::default()).is_empty(), "VMs are left");
+        assert!(self.hypervisor.machines().is_empty(), "machines are left");
+    }
+
+    #[allow(dead_code, reason = "not every test file plans faults")]
+    pub(crate) fn clear_faults(&self) {
+        self.hypervisor.script().clear();
+        self.storage.script().clear();
+        self.store.script().clear();
+    }
+}
+
+pub(crate) fn named(name: &str) -> CreateRequest {
+    CreateRequest { name: Some(name.parse().unwrap()), start: true, ..CreateRequest::default() }
+}
+
+#[allow(dead_code, reason = "not every test file looks at codes")]
+pub(crate) fn code<T: std::fmt::Debug>(outcome: Result<T, ServiceError>) -> &'static str {
+    outcome.unwrap_err().code()
+}
