@@ -1,5 +1,11 @@
 //! What needs tools of the host and its package sources: skipped, with a printed reason, where they are missing.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail by panicking, and say on standard output what they skip"
+)]
+
 mod common;
 
 use std::io::{BufRead, BufReader};
@@ -81,10 +87,7 @@ async fn the_distribution_kernel_comes_with_its_modules() {
     let place = |module: &str| {
         order.lines().position(|line| line == module).unwrap_or_else(|| panic!("{module} in {order}"))
     };
-    assert!(
-        place("virtio.ko") < place("virtio_ring.ko") && place("virtio_ring.ko") < place("virtio_mmio.ko"),
-        "{order}"
-    );
+    assert!(place("virtio.ko").max(place("virtio_ring.ko")) < place("virtio_mmio.ko"), "{order}");
     assert!(place("libcrc32c.ko") < place("erofs.ko"), "{order}");
     assert!(home.storage.verify_all(Progress::ignored()).await.unwrap().is_empty());
     assert!(home.work().is_empty());

@@ -1,5 +1,11 @@
 //! The image store from outside: sources, names, damage, garbage.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail by panicking, and say on standard output what they skip"
+)]
+
 mod common;
 
 use std::os::unix::ffi::OsStrExt;
@@ -49,7 +55,8 @@ async fn a_tar_becomes_an_image_whatever_packs_it() {
 #[tokio::test]
 async fn hostile_archives_are_refused_and_nothing_stays() {
     let home = Home::new();
-    let cases: [(&str, EntryType, &[u8], &[u8], &str); 5] = [
+    type Case = (&'static str, EntryType, &'static [u8], &'static [u8], &'static str);
+    let cases: [Case; 5] = [
         ("parent", EntryType::Regular, b"../escape", b"", ".."),
         ("inner", EntryType::Regular, b"a/../../escape", b"", ".."),
         ("hard link out", EntryType::Link, b"a", b"../../etc/passwd", ".."),
