@@ -1,0 +1,189 @@
+//! Files, archives and ports, against an agent on this host.
+
+mod common;
+
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+
+use common::{HostAgent, bytes_of, collect, noise};
+use futures::StreamExt as _;
+use microvm_ports::GuestError;
+use microvm_types::ErrorKind;
+use microvm_types::files::{FileChange, FileKind, WriteOptions};
+use sha2::{Digest as _, Sha256};
+
+#[tokio::test]
+async fn files_are_written_whole_and_read_back() {
+    let Some(agent) = HostAgent::start().await else { return };
+    let guest = agent.connect().await;
+    let mut content = noise(300_000);
+    // The mark of the channel itself is nothing special in a file.
+    content[4096 - 16..4096 + 16].copy_from_slice(&microvm_protocol::PREAMBLE);
+    for at in [100_000, 100_032] {
+        content[at..at + 32].copy_from_slice(&microvm_protocol::PREAMBLE);
+    }
+    for name in ["plain", "with space\nand newline", "deep/er/file"] {
+        let path = agent.path(name);
+        let options = WriteOptions { create_parents: true, mode: Some(0o640), owner: None };
+        let summary =
+            guest.write_file(&path, &options, bytes_of(vec![content.clone()])).await.unwrap();
+        let expected: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((summary.bytes, &summary.sha256), (300_000, &expected));
+        let (stat, data) = guest.read_file(&path, 0, None).await.unwrap();
+        assert_eq!((stat.size, stat.mode, stat.kind), (300_000, 0o640, FileKind::File));
+        assert!(collect(data).await == content);
+        assert_eq!(guest.hash_file(&path).await.unwrap(), expected);
+    }
+    let (_, part) = guest.read_file(&agent.path("plain"), 1000, Some(77)).await.unwrap();
+    assert_eq!(collect(part).await, content[1000..1077]);
+    let mut odd = agent.path("x");
+    odd.push(0xff);
+    guest.write_file(&odd, &WriteOptions::default(), bytes_of(vec![b"odd".to_vec()])).await.unwrap();
+    assert_eq!(guest.stat(&odd).await.unwrap().path_bytes, Some(odd.clone()));
+    guest.remove(&odd, false).await.unwrap();
+    assert_eq!(guest.stat(&odd).await.unwrap_err().kind(), ErrorKind::NotFound);
+    // Nothing temporary is left.
+    let names = guest.list(agent.directory.path().to_str().unwrap().as_bytes(), 9).await.unwrap();
+    assert!(names.iter().all(|entry| !entry.path.contains(".microvm")), "{names:?}");
+    assert_eq!(names.iter().filter(|entry| entry.kind == FileKind::File).count(), 3);
+}
+
+#[tokio::test]
+async fn a_broken_source_leaves_the_old_file() {
+    let Some(agent) = HostAgent::start().await else { return };
+    let guest = agent.connect().await;
+    let path = agent.path("kept");
+    guest.write_file(&path, &WriteOptions::default(), bytes_of(vec![b"old".to_vec()])).await.unwrap();
+    let broken = futures::stream::iter(vec![Ok(noise(100_000).into()), Err(GuestError::Source("gone".to_owned()))]);
+    let error = guest.write_file(&path, &WriteOptions::default(), Box::pin(broken)).await.unwrap_err();
+    assert!(matches!(error, GuestError::Source(_)));
+    guest.ping().await.unwrap();
+    assert_eq!(collect(guest.read_file(&path, 0, None).await.unwrap().1).await, b"old");
+}
+
+#[tokio::test]
+async fn holes_stay_holes_both_ways() {
+    let Some(agent) = HostAgent::start().await else { return };
+    let guest = agent.connect().await;
+    let path = agent.path("sparse");
+    let mut parts = vec![vec![0; 1 << 20]; 64];
+    parts[40][77] = 1;
+    guest.write_file(&path, &WriteOptions::default(), bytes_of(parts)).await.unwrap();
+    let metadata = std::fs::metadata(agent.directory.path().join("sparse")).unwrap();
+    assert_eq!(metadata.len(), 64 << 20);
+    assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());
+    let data = collect(guest.read_file(&path, 0, None).await.unwrap().1).await;
+    assert_eq!(data.len(), 64 << 20);
+    assert_eq!(data.iter().filter(|byte| **byte != 0).count(), 1);
+}
+
+fn archive(entries: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, kind, content) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(*kind);
+        header.set_mode(0o644);
+        header.set_mtime(1_000_000_000);
+        let data = if kind.is_file() { content.as_bytes() } else { &[] };
+        if !kind.is_file() {
+            header.as_old_mut().linkname[..content.len()].copy_from_slice(content.as_bytes());
+        }
+        header.set_size(data.len() as u64);
+        header.set_cksum();
+        builder.append(&header, data).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn archives_go_in_and_out() {
+    use tar::EntryType;
+    let Some(agent) = HostAgent::start().await else { return };
+    let guest = agent.connect().await;
+    let long = format!("tree/{}/{}", "d".repeat(90), "f".repeat(90));
+    let mut builder = tar::Builder::new(archive(&[("tree/one", EntryType::Regular, "1"), ("tree/link", EntryType::Symlink, "one")]));
+    let mut header = tar::Header::new_gnu();
+    header.set_size(5);
+    header.set_mode(0o755);
+    builder.get_mut().truncate(2560 - 1024);
+    builder.append_data(&mut header, &long, &b"12345"[..]).unwrap();
+    let mut bytes = builder.into_inner().unwrap();
+    bytes.flush().unwrap();
+    guest.push_archive(&agent.path("in"), bytes_of(vec![bytes])).await.unwrap();
+    let root = agent.directory.path().join("in");
+    assert_eq!(std::fs::read(root.join(&long)).unwrap(), b"12345");
+    assert_eq!(std::fs::metadata(root.join("tree/one")).unwrap().mtime(), 1_000_000_000);
+    assert_eq!(std::fs::read_link(root.join("tree/link")).unwrap().to_str(), Some("one"));
+
+    let exclude = agent.path("in/tree/one");
+    let packed = collect(guest.pull_archive(&agent.path("in/tree"), &[exclude]).await.unwrap()).await;
+    let mut seen = Vec::new();
+    for entry in tar::Archive::new(&packed[..]).entries().unwrap() {
+        seen.push(entry.unwrap().path().unwrap().display().to_string());
+    }
+    seen.sort();
+    assert_eq!(seen, ["tree/".to_owned(), format!("tree/{}/", "d".repeat(90)), long, "tree/link".to_owned()]);
+    assert_eq!(guest.pull_archive(b"/no/such", &[]).await.err().unwrap().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn archives_cannot_leave_their_target() {
+    use tar::EntryType::{Block, Char, Link, Regular, Symlink};
+    let Some(agent) = HostAgent::start().await else { return };
+    let guest = agent.connect().await;
+    std::fs::write(agent.directory.path().join("victim"), "safe").unwrap();
+    let cases: &[&[(&str, tar::EntryType, &str)]] = &[
+        &[("../victim", Regular, "x")],
+        &[("/tmp/microvm-victim", Regular, "x")],
+        &[("out", Symlink, ".."), ("out/victim", Regular, "x")],
+        &[("abs", Symlink, "/tmp"), ("abs/microvm-victim", Regular, "x")],
+        &[("hard", Link, "../victim")],
+        &[("hard", Link, "/etc/passwd")],
+        &[("device", Char, "")],
+        &[("device", Block, "")],
+    ];
+    for case in cases {
+        let result = guest.push_archive(&agent.path("jail"), bytes_of(vec![archive(case)])).await;
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Invalid, "{case:?}");
+    }
+    assert_eq!(std::fs::read(agent.directory.path().join("victim")).unwrap(), b"safe");
+    assert!(!std::path::Path::new("/tmp/microvm-victim").exists());
+    let cut = archive(&[("cut", Regular, "content")]);
+    let result = guest.push_archive(&agent.path("jail"), bytes_of(vec![cut[..513].to_vec()])).await;
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Invalid);
+    // What is no archive is told, and ends nothing else.
+    assert!(guest.push_archive(&agent.path("jail"), bytes_of(vec![noise(5000)])).await.is_err());
+    guest.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn changes_are_watched_and_ports_connected() {
+    let Some(agent) = HostAgent::start().await else { return };
+    let guest = agent.connect().await;
+    let mut changes = guest.watch(agent.directory.path().to_str().unwrap().as_bytes(), true).await.unwrap();
+    std::fs::create_dir(agent.directory.path().join("new")).unwrap();
+    let first = changes.next().await.unwrap().unwrap();
+    assert!(first.path.ends_with("/new") && first.change == FileChange::Created, "{first:?}");
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let echo = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let (mut reader, mut writer) = socket.into_split();
+        tokio::io::copy(&mut reader, &mut writer).await.unwrap();
+    });
+    let connection = guest.connect_port(port).await.unwrap();
+    let sent = noise(1_000_000);
+    let outgoing = connection.outgoing.clone();
+    drop(connection.outgoing);
+    let to_send = sent.clone();
+    tokio::spawn(async move {
+        for part in to_send.chunks(50_000) {
+            outgoing.send(part.to_vec().into()).await.unwrap();
+        }
+    });
+    assert!(collect(connection.incoming).await == sent);
+    echo.await.unwrap();
+    assert_eq!(guest.connect_port(port).await.err().unwrap().kind(), ErrorKind::Unavailable);
+}
