@@ -11,7 +11,8 @@ fn main() {
         Some(agent) => {
             let agent = PathBuf::from(agent);
             println!("cargo::rerun-if-changed={}", agent.display());
-            fs::copy(&agent, &out).unwrap_or_else(|error| panic!("copying the agent {}: {error}", agent.display()));
+            fs::copy(&agent, &out)
+                .unwrap_or_else(|error| panic!("copying the agent {}: {error}", agent.display()));
         }
         // A build without one looks for it beside the program when it runs.
         None => fs::write(&out, []).expect("OUT_DIR can be written"),

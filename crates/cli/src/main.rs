@@ -1,1 +1,47 @@
-fn main() {}
+//! `microvm`: the command line, always a client of a server; and `microvm serve`, that server.
+//!
+//! ```text
+//!  arguments ─▶ commands/<verb> ─▶ client ─▶ socket ─▶ server (started in the background if none listens)
+//! ```
+//!
+//! Data goes to standard output, everything else to standard error. The drivers are wired in one place, `wiring`.
+
+mod arguments;
+mod autostart;
+mod commands;
+mod context;
+mod duration;
+mod error;
+mod interrupts;
+mod output;
+mod progress;
+mod recipe;
+mod session;
+mod settings;
+mod template_files;
+mod terminal;
+mod transfer;
+mod wiring;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::Arguments;
+
+fn main() -> ExitCode {
+    // The server starts this same program as the supervisor of each VMM, and this must be told before anything else.
+    if std::env::args_os().nth(1).is_some_and(|first| first == microvm_confinement::SUPERVISOR_COMMAND) {
+        return microvm_confinement::supervise();
+    }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return error::usage(&error),
+    };
+    let format = arguments.output;
+    let outcome = commands::dispatch(arguments);
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => error.report(format),
+    }
+}

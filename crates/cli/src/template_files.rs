@@ -33,7 +33,10 @@ pub(crate) fn load(root: &Utf8Path) -> anyhow::Result<BTreeMap<String, Template>
     };
     for entry in entries {
         let path = entry.with_context(|| format!("reading {directory}"))?.path();
-        if !path.extension().is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known)) {
+        if !path
+            .extension()
+            .is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known))
+        {
             continue;
         }
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -46,7 +49,8 @@ pub(crate) fn load(root: &Utf8Path) -> anyhow::Result<BTreeMap<String, Template>
 
 /// YAML; JSON is YAML too. A missing name is the file's.
 fn parse(file: &str, text: &str) -> anyhow::Result<Template> {
-    let mut value: serde_yaml_ng::Value = serde_yaml_ng::from_str(text).context("the template is not YAML or JSON")?;
+    let mut value: serde_yaml_ng::Value =
+        serde_yaml_ng::from_str(text).context("the template is not YAML or JSON")?;
     let fields = value.as_mapping_mut().context("the template must be a mapping of fields")?;
     if !fields.contains_key("name") {
         fields.insert("name".into(), file.into());

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_core::{HostLimits, Ports, Settings as CoreSettings, VmService};
 use microvm_driver_database::SqliteStore;
-use microvm_driver_guest::Connector;
+use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_driver_host::{HostHooks, SystemClock};
 use microvm_driver_qemu::{AcceleratorChoice, Qemu, QemuConfig};
 use microvm_driver_storage::{AgentSource, Storage, StorageConfig};
@@ -30,7 +30,7 @@ pub(crate) async fn open_service(settings: &Settings) -> anyhow::Result<Arc<VmSe
     let storage = Arc::new(storage);
     let ports = Ports {
         hypervisor: Arc::new(Qemu::new(qemu_config()?)),
-        connector: Arc::new(Connector::default()),
+        connector: Arc::new(SocketGuestConnector::new(GuestConfig::default())),
         store: Arc::new(store),
         images: Arc::clone(&storage) as _,
         kernels: Arc::clone(&storage) as _,

@@ -102,7 +102,7 @@ async fn kernels(app: &App) -> Check {
                 CheckStatus::Failed,
                 "there is no kernel",
                 Some(
-                    "`microvm kernel add --distribution` takes the distribution's, `microvm kernel build` makes the fast one",
+                    "`microvm kernel build --distribution` takes the distribution's, `microvm kernel build` makes the fast one",
                 ),
             ),
             Some(kernel) if kernel.name == "built" => {

@@ -9,6 +9,7 @@ use axum::response::Response;
 use camino::Utf8PathBuf;
 use microvm_api::image::{AddImage, Freed, Image, ImageList, ImageSource};
 use microvm_api::progress::ProgressLine;
+use microvm_core::{ImageBase, ImageRecipe};
 use microvm_ports::storage::{ImageSource as StoreSource, RecipeFile};
 use microvm_types::ErrorKind;
 
@@ -59,16 +60,8 @@ pub(crate) async fn add(
     State(app): State<Arc<App>>,
     Body(request): Body<AddImage>,
 ) -> Result<Response, Failure> {
-    let source = source(&request)?;
-    if !request.commands.is_empty() {
-        return Err(Failure::new(
-            ErrorKind::Unsupported,
-            "build_commands_unavailable",
-            "commands: running commands in a VM while an image is built is not available yet; \
-             use packages and files, or build the image elsewhere and import it",
-        ));
-    }
-    let files: Vec<RecipeFile> = request
+    let base = base(request.source)?;
+    let files = request
         .files
         .into_iter()
         .map(|file| RecipeFile {
@@ -79,30 +72,20 @@ pub(crate) async fn add(
         })
         .collect();
     let config = convert::image_config(request.config);
-    let name = request.name;
+    let recipe = ImageRecipe { name: request.name, base, files, commands: request.commands, config };
     Ok(progress(move |progress| async move {
-        let info = app.service.images().add_image(&name, &source, &files, &config, progress).await?;
+        let info = app.service.build_image(&recipe, progress).await?;
         Ok(ProgressLine::Image { image: app.image(info) })
     }))
 }
 
-fn source(request: &AddImage) -> Result<StoreSource, Failure> {
-    match &request.source {
-        ImageSource::Path { path } => Ok(StoreSource::Path { path: absolute(path)? }),
-        ImageSource::Registry { reference, plain_http } => {
-            Ok(StoreSource::Registry { reference: reference.clone(), plain_http: *plain_http })
-        }
-        ImageSource::Debian { suite, packages } => {
-            Ok(StoreSource::Debian { suite: suite.clone(), packages: packages.clone() })
-        }
-        ImageSource::Image { reference } => Err(Failure::new(
-            ErrorKind::Unsupported,
-            "build_on_image_unavailable",
-            format!(
-                "source: building on the image `{reference}` is not available yet; name packages instead"
-            ),
-        )),
-    }
+fn base(source: ImageSource) -> Result<ImageBase, Failure> {
+    Ok(ImageBase::Source(match source {
+        ImageSource::Image { reference } => return Ok(ImageBase::Image(reference)),
+        ImageSource::Path { path } => StoreSource::Path { path: absolute(&path)? },
+        ImageSource::Registry { reference, plain_http } => StoreSource::Registry { reference, plain_http },
+        ImageSource::Debian { suite, packages } => StoreSource::Debian { suite, packages },
+    }))
 }
 
 /// A path on the server's host; the server's own folder means nothing to the caller.

@@ -1,0 +1,100 @@
+//! The arguments all commands share, and the list of commands.
+
+use camino::Utf8PathBuf;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::commands;
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Disposable virtual machines for running code.
+#[derive(Debug, Parser)]
+#[command(
+    name = "microvm",
+    version,
+    about = "Disposable virtual machines: boot one, run code in it, and it is gone",
+    after_help = "\
+Examples:
+  microvm run -- python3 -c 'print(6*7)'            run a command in a new VM and delete the VM
+  echo 'print(input())' | microvm run -i -- python3 -
+  microvm run -it -- bash                           a terminal in a new VM
+  microvm create --name dev --cpus 2 --memory 512MiB
+  microvm exec dev -- uname -a
+  microvm cp ./src dev:/root/src
+
+Exit codes: that of the command for `run` and `exec` (124: its time was up, 128+n: ended by signal n).
+Our own: 2 wrong usage, 100 internal, 101 invalid request, 102 not found, 103 conflict, 104 unsupported,
+105 exhausted, 106 unavailable, 107 time-out, 108 forbidden, 109 not authenticated.",
+    max_term_width = 110
+)]
+pub(crate) struct Arguments {
+    /// Directory of images, VMs and the server's socket [default: /var/lib/microvm as root, else
+    /// $XDG_DATA_HOME/microvm]
+    #[arg(long, global = true, env = "MICROVM_ROOT", value_name = "DIR", hide_env_values = true)]
+    pub(crate) root: Option<Utf8PathBuf>,
+    /// How data is printed
+    #[arg(long, short = 'o', global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// One variant per verb; each lives in its own file.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command in a new VM, then delete the VM
+    Run(commands::run::Run),
+    /// Create a VM and start it
+    Create(commands::create::Create),
+    /// Run a command in a running VM, or attach to one
+    Exec(commands::exec::Exec),
+    /// Copy files and directories into and out of a VM
+    Cp(commands::cp::Cp),
+    /// List VMs
+    #[command(visible_alias = "list")]
+    Ls(commands::ls::Ls),
+    /// Show everything about a VM
+    Inspect(commands::inspect::Inspect),
+    /// List the processes of a VM
+    Ps(commands::ps::Ps),
+    /// Show the console of a VM, or the kept output of a process
+    Logs(commands::logs::Logs),
+    /// Let the processors of VMs stand still
+    Pause(commands::lifecycle::Targets),
+    /// Let paused VMs go on
+    Resume(commands::lifecycle::Targets),
+    /// Start stopped VMs
+    Start(commands::lifecycle::Targets),
+    /// Shut VMs down; their disks stay
+    Stop(commands::lifecycle::Stop),
+    /// Delete VMs, whatever they are doing
+    Rm(commands::rm::Rm),
+    /// Change the memory of a running VM
+    Resize(commands::resize::Resize),
+    /// Images: the file systems VMs start from
+    #[command(subcommand)]
+    Image(commands::image::Image),
+    /// Kernels
+    #[command(subcommand)]
+    Kernel(commands::kernel::Kernel),
+    /// Templates: named recipes for VMs
+    #[command(subcommand)]
+    Template(commands::template::Template),
+    /// Examine this host and say what to do
+    Doctor(commands::doctor::Doctor),
+    /// Verify every stored image and kernel
+    Verify(commands::verify::Verify),
+    /// Serve requests until ended; other commands start it by themselves
+    Serve(commands::serve::Serve),
+    /// Print completions for a shell
+    Completions(commands::completions::Completions),
+}

@@ -1,0 +1,112 @@
+//! A server in the background, when none listens.
+//!
+//! The new server has our pipe as its standard output and closes it when it is ready (after the word) or has failed
+//! (after a problem in JSON); so readiness is an event, not a guess. Of several commands that start at once one starts
+//! the server, the others wait for it behind a lock.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::process::{Command, Stdio};
+
+use camino::Utf8Path;
+use microvm_api::Problem;
+use microvm_client::{Client, ClientError};
+use microvm_types::ErrorKind;
+
+use crate::error::CliError;
+use crate::settings::Settings;
+
+/// What the server writes when it is ready.
+pub(crate) const READY: &str = "ready\n";
+
+/// A client of a server that answers.
+pub(crate) async fn connected(settings: &Settings) -> Result<Client, CliError> {
+    let client = Client::new(microvm_server::socket_path(&settings.root));
+    match client.ready().await {
+        Ok(_) => Ok(client),
+        Err(ClientError::NoServer { .. }) => {
+            start(settings.clone(), client.clone()).await?;
+            Ok(client)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn start(settings: Settings, client: Client) -> Result<(), CliError> {
+    let root = settings.root.clone();
+    let lock = blocking(move || start_lock(&root)).await?;
+    // Somebody else may have started it while we waited for the lock.
+    if client.ready().await.is_ok() {
+        return Ok(());
+    }
+    say(&format!("starting a server on {} (log: {}/server.log)", settings.root, settings.root));
+    let root = settings.root.clone();
+    blocking(move || spawn(&root)).await?;
+    drop(lock);
+    Ok(client.ready().await.map(drop)?)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CliError> + Send + 'static,
+) -> Result<T, CliError> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.map_err(|error| CliError::new(ErrorKind::Internal, "server_start_failed", error.to_string()))?
+}
+
+fn start_lock(root: &Utf8Path) -> Result<File, CliError> {
+    let folder = root.join("run");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .map_err(|error| CliError::file("making", &folder, &error))?;
+    let path = folder.join("start.lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.map_err(|error| CliError::file("opening", &path, &error))?;
+    file.lock().map_err(|error| CliError::file("locking", &path, &error))?;
+    Ok(file)
+}
+
+/// Starts the server and waits until it is ready or has failed.
+fn spawn(root: &Utf8Path) -> Result<(), CliError> {
+    let failed = |detail: String| CliError::new(ErrorKind::Unavailable, "server_start_failed", detail);
+    let log_path = root.join("server.log");
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
+    let log = log.map_err(|error| CliError::file("opening", &log_path, &error))?;
+    let program = std::env::current_exe().map_err(|error| {
+        failed(format!("this program cannot find itself ({error}): start `microvm serve` by hand"))
+    })?;
+    let (mut reader, writer) =
+        std::io::pipe().map_err(|error| failed(format!("no pipe could be made: {error}")))?;
+    let mut command = Command::new(program);
+    command.arg("--root").arg(root).args(["serve", "--background"]);
+    command.stdin(Stdio::null()).stdout(writer).stderr(log).current_dir("/");
+    let mut child =
+        command.spawn().map_err(|error| failed(format!("the server could not be started: {error}")))?;
+    // Our copy of the writing end goes with the command; then the end of the stream is the server's word.
+    drop(command);
+    let mut word = String::new();
+    let read = reader.read_to_string(&mut word);
+    if read.is_ok() && word == READY {
+        return Ok(());
+    }
+    let status = child.wait().map(|status| status.to_string()).unwrap_or_default();
+    match serde_json::from_str::<Problem>(&word) {
+        Ok(problem) => Err(problem.into()),
+        Err(_) => Err(failed(format!(
+            "the server ended ({status}) before it was ready: look at the end of {log_path}"
+        ))),
+    }
+}
+
+/// Something to know, on standard error.
+pub(crate) fn say(text: &str) {
+    // A closed standard error cannot be told anything.
+    let _ = writeln!(std::io::stderr(), "microvm: {text}");
+}
+
+/// Whether people read standard error.
+pub(crate) fn people_read() -> bool {
+    std::io::stderr().is_terminal()
+}

@@ -1,0 +1,61 @@
+//! `microvm create`: a VM that stays.
+
+use std::time::Duration;
+
+use clap::Args;
+use microvm_types::vm::Limits;
+
+use crate::commands::machine::{MachineOptions, variable};
+use crate::context::Context;
+use crate::duration;
+use crate::error::CliError;
+use crate::interrupts::Interrupts;
+
+/// Create a VM and start it
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Prints the name of the VM.
+
+Examples:
+  microvm create --name dev --cpus 2 --memory 512MiB
+  microvm create --template linux-microvm --label team=red --idle 1h")]
+pub(crate) struct Create {
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// Variable of every command in it
+    #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = variable)]
+    environment: Vec<(String, String)>,
+    /// Stop it after so long without use
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    idle: Option<Duration>,
+    /// Stop it so long after its creation
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    lifetime: Option<Duration>,
+    /// Delete it, not stop it, when a limit passes or its guest ends
+    #[arg(long)]
+    ephemeral: bool,
+    /// Do not start it
+    #[arg(long)]
+    no_start: bool,
+}
+
+impl Create {
+    pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let mut request = self.machine.request(self.environment.into_iter().collect());
+        request.start = !self.no_start;
+        request.limits = Limits {
+            idle_seconds: self.idle.map(seconds),
+            lifetime_seconds: self.lifetime.map(seconds),
+            ephemeral: self.ephemeral,
+        };
+        let mut interrupts = Interrupts::new()?;
+        let vm = interrupts.unless(async { Ok(context.client.create_vm(&request).await?) }).await?;
+        context.output.value(&vm, vm.name.as_str())?;
+        Ok(0)
+    }
+}
+
+/// Whole seconds, at least one.
+fn seconds(time: Duration) -> u64 {
+    time.as_secs().max(1)
+}

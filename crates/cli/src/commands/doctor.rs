@@ -1,0 +1,58 @@
+//! `microvm doctor`: whether this host is fit for VMs, and what to do if not.
+
+use clap::Args;
+use microvm_api::system::{Check, CheckStatus, Doctor as Findings};
+use microvm_types::ErrorKind;
+
+use crate::arguments::Format;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output::Output;
+use crate::settings::Settings;
+
+/// Examine this host and say what to do
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code: 0 if VMs can run here, 100 if something must be repaired first.")]
+pub(crate) struct Doctor {}
+
+impl Doctor {
+    pub(crate) async fn run(self, settings: Settings, format: Format) -> Result<u8, CliError> {
+        let output = Output::new(format);
+        let root = settings.root.to_string();
+        let findings = match Context::open(settings, format).await {
+            Ok(context) => {
+                let mut findings = context.client.doctor().await?;
+                let detail = format!("answers on {}", context.client.socket());
+                findings.checks.insert(0, check("server", CheckStatus::Ok, detail, None));
+                findings
+            }
+            // Without a server there is one finding, and it is the important one.
+            Err(CliError::Problem(problem)) => {
+                let advice = format!("repair that, then try again; the server's log is {root}/server.log");
+                let server = check("server", CheckStatus::Failed, problem.detail.clone(), Some(advice));
+                Findings { checks: vec![server], hypervisor: None }
+            }
+            Err(error) => return Err(error),
+        };
+        if output.is_json() {
+            output.json(&findings)?;
+        } else {
+            let rows = findings.checks.iter().map(|check| {
+                let status = match check.status {
+                    CheckStatus::Ok => "ok",
+                    CheckStatus::Warning => "note",
+                    CheckStatus::Failed => "FAILED",
+                };
+                let advice = check.advice.as_ref().map(|advice| format!("\n→ {advice}")).unwrap_or_default();
+                vec![status.to_owned(), check.name.clone(), format!("{}{advice}", check.detail)]
+            });
+            output.table(&(), &["STATUS", "CHECK", "FINDING"], rows)?;
+        }
+        let failed = findings.checks.iter().any(|check| check.status == CheckStatus::Failed);
+        Ok(if failed { ErrorKind::Internal.exit_code() } else { 0 })
+    }
+}
+
+fn check(name: &str, status: CheckStatus, detail: String, advice: Option<String>) -> Check {
+    Check { name: name.to_owned(), status, detail, advice }
+}

@@ -1,0 +1,129 @@
+//! `microvm exec`: a command in a running VM.
+
+use std::time::Duration;
+
+use clap::Args;
+use microvm_types::exec::{ExecRequest, OutputOffsets};
+use microvm_types::{ProcessId, VmRef};
+use serde_json::json;
+
+use crate::autostart::say;
+use crate::commands::machine::variable;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::interrupts::Interrupts;
+use crate::session::{self, Wiring};
+use crate::{duration, terminal};
+
+/// How a command runs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Command")]
+pub(crate) struct CommandOptions {
+    /// Send it our standard input
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Set a variable; KEY alone takes its value from here
+    #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = variable)]
+    environment: Vec<(String, String)>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// User, or user:group
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Kill it and all it started after so long (exit code 124)
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    timeout: Option<Duration>,
+}
+
+impl CommandOptions {
+    pub(crate) fn request(&self, command: Vec<String>) -> Result<ExecRequest, CliError> {
+        if self.tty && terminal::size().is_none() {
+            let detail = "there is no terminal here: leave out -t";
+            return Err(CliError::invalid("no_terminal", detail));
+        }
+        let mut environment: std::collections::BTreeMap<_, _> = self.environment.iter().cloned().collect();
+        if self.tty {
+            let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
+            environment.entry("TERM".to_owned()).or_insert(term);
+        }
+        Ok(ExecRequest {
+            command,
+            environment,
+            working_directory: self.workdir.clone(),
+            user: self.user.clone(),
+            terminal: if self.tty { terminal::size() } else { None },
+            stdin: self.interactive || self.tty,
+            timeout_ms: self.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            detach: false,
+        })
+    }
+}
+
+/// Run a command in a running VM, or attach to one
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  microvm exec dev -- uname -a
+  microvm exec -it dev -- bash
+  microvm exec -d dev -- ./server          prints the id of the process
+  microvm exec dev --attach PROCESS        takes up its output again
+
+Exit code: that of the command; 124 if its time was up; 128+n if signal n ended it; 100 and up for our own errors.")]
+pub(crate) struct Exec {
+    /// Name or id of the VM
+    vm: VmRef,
+    #[command(flatten)]
+    options: CommandOptions,
+    /// Let it run on without us and print its id
+    #[arg(short, long, conflicts_with_all = ["tty", "interactive"])]
+    detach: bool,
+    /// Attach to a process by its id instead of starting one
+    #[arg(long, value_name = "PROCESS", conflicts_with_all = ["command", "detach"])]
+    attach: Option<ProcessId>,
+    /// Program and arguments
+    #[arg(last = true, required_unless_present = "attach", value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Exec {
+    pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let mut interrupts = Interrupts::new()?;
+        let client = &context.client;
+        let session = match &self.attach {
+            Some(process) => client.attach(&self.vm, process, OutputOffsets::default()).await?,
+            None => {
+                let mut request = self.options.request(self.command)?;
+                request.detach = self.detach;
+                client.exec(&self.vm, &request).await?
+            }
+        };
+        if self.detach {
+            let started = &session.started;
+            let value = json!({ "process": started.process, "pid": started.pid });
+            context.output.value(&value, started.process.as_str())?;
+            return Ok(0);
+        }
+        let wiring = Wiring {
+            stdin: self.options.interactive,
+            terminal: self.options.tty,
+            collect: context.output.is_json(),
+        };
+        let (status, collected) = session::stream(client, &self.vm, session, wiring, &mut interrupts).await?;
+        if context.output.is_json() {
+            context.output.json(&json!({
+                "exit_code": status.shell_code(),
+                "exit": status,
+                "stdout": String::from_utf8_lossy(&collected.stdout),
+                "stderr": String::from_utf8_lossy(&collected.stderr),
+            }))?;
+        }
+        if status.timed_out {
+            say("the command was killed because its time was up");
+        }
+        Ok(status.shell_code())
+    }
+}

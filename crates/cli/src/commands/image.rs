@@ -1,0 +1,187 @@
+//! `microvm image`: the file systems VMs start from.
+
+use camino::Utf8PathBuf;
+use clap::{Args, Subcommand};
+use microvm_api::image::{AddImage, Image as ImageBody, ImageConfig, ImageList, ImageSource};
+use microvm_api::progress::ProgressLine;
+use microvm_types::ByteSize;
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::interrupts::Interrupts;
+use crate::output::age;
+use crate::progress;
+use crate::recipe;
+use crate::settings::absolute;
+
+/// What is done with images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Image {
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Build an image from a recipe, or the default image
+    Build(Build),
+    /// Import a folder, an OCI layout, a `docker save` archive or a tar
+    Import(Import),
+    /// Fetch an image from a registry
+    Pull(Pull),
+    /// Remove images
+    Rm(Remove),
+    /// Show everything about an image
+    Inspect(Named),
+    /// Remove images nobody needs
+    Prune,
+}
+
+/// Build an image from a recipe, or the default image
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A recipe is YAML or JSON:
+  name: my-image
+  suite: bookworm                       # Debian release
+  packages: [python3, git]
+  files:
+    - { path: /etc/motd, content: \"hello\\n\", mode: \"0644\" }
+    - { path: /usr/local/bin/tool, source: ./tool, mode: \"0755\" }
+  commands: [\"pip install x\"]           # run in a VM; `from: IMAGE` instead of suite builds on an image
+  environment: { LANG: C.UTF-8 }
+  user: root
+  working_directory: /root
+
+Examples:
+  microvm image build                   the default image, debian-python
+  microvm image build my-image -f recipe.yaml")]
+pub(crate) struct Build {
+    /// Name of the image, instead of the recipe's
+    name: Option<String>,
+    /// File with the recipe; without one the default image is built
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<Utf8PathBuf>,
+}
+
+/// Import a folder, an OCI layout, a `docker save` archive or a tar
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The folder or file
+    path: Utf8PathBuf,
+    /// Name of the image
+    #[arg(long)]
+    name: String,
+}
+
+/// Fetch an image from a registry
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// host[:port]/name[:tag][@digest]
+    reference: String,
+    /// Name of the image; default: the last part of the reference
+    #[arg(long)]
+    name: Option<String>,
+    /// Speak plain HTTP; only for registries on this host
+    #[arg(long)]
+    plain_http: bool,
+}
+
+/// Remove images
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// Names or digests
+    #[arg(required = true)]
+    images: Vec<String>,
+}
+
+/// Show everything about an image
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Name or digest
+    image: String,
+}
+
+impl Image {
+    pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let client = &context.client;
+        match self {
+            Self::Ls => list(context).await?,
+            Self::Inspect(named) => context.output.json(&client.image(&named.image).await?)?,
+            Self::Prune => {
+                let freed = client.collect_garbage().await?;
+                context.output.value(&freed, &format!("{} freed", ByteSize(freed.bytes)))?;
+            }
+            Self::Rm(remove) => {
+                for image in remove.images {
+                    client.remove_image(&image).await?;
+                    if !context.output.is_json() {
+                        context.output.line(&image)?;
+                    }
+                }
+            }
+            Self::Build(build) => {
+                let request = recipe::request(build.file.as_deref(), build.name)?;
+                add(context, &request).await?;
+            }
+            Self::Import(import) => {
+                let source = ImageSource::Path { path: absolute(&import.path)?.into_string() };
+                add(context, &plain(import.name, source)).await?;
+            }
+            Self::Pull(pull) => {
+                let name = pull.name.unwrap_or_else(|| last_part(&pull.reference));
+                let source = ImageSource::Registry { reference: pull.reference, plain_http: pull.plain_http };
+                add(context, &plain(name, source)).await?;
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn plain(name: String, source: ImageSource) -> AddImage {
+    AddImage { name, source, files: Vec::new(), commands: Vec::new(), config: ImageConfig::default() }
+}
+
+/// `localhost:5000/team/tool:1.2@sha256:…` is called `tool`.
+fn last_part(reference: &str) -> String {
+    let without_digest = reference.split('@').next().unwrap_or(reference);
+    let last = without_digest.rsplit('/').next().unwrap_or(without_digest);
+    last.split(':').next().unwrap_or(last).to_owned()
+}
+
+async fn add(context: &Context, request: &AddImage) -> Result<(), CliError> {
+    let mut interrupts = Interrupts::new()?;
+    let work = async { progress::follow(context.client.add_image(request).await?).await };
+    match interrupts.unless(work).await? {
+        ProgressLine::Image { image } => {
+            context.output.value(&image, &format!("{} {}", request.name, image.digest))
+        }
+        _ => Err(progress::unexpected()),
+    }
+}
+
+async fn list(context: &Context) -> Result<(), CliError> {
+    let images = context.client.images().await?;
+    let row = |image: &ImageBody| {
+        vec![
+            if image.names.is_empty() { "-".to_owned() } else { image.names.join(", ") },
+            image.digest.chars().take("sha256:".len() + 12).collect(),
+            ByteSize(image.size).to_string(),
+            image.file_system.clone(),
+            age(&image.created_at),
+            image.source.clone(),
+        ]
+    };
+    let rows: Vec<_> = images.iter().map(row).collect();
+    context.output.table(&ImageList { images }, &["NAME", "DIGEST", "SIZE", "FORMAT", "AGE", "SOURCE"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_have_short_names() {
+        for (reference, name) in
+            [("localhost:5000/a/tool:1", "tool"), ("tool", "tool"), ("h/x@sha256:00", "x")]
+        {
+            assert_eq!(last_part(reference), name);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `microvm start`, `stop`, `pause` and `resume`.
+
+use std::time::Duration;
+
+use clap::Args;
+use microvm_api::Vm;
+use microvm_api::vm::StopVm;
+use microvm_client::ClientError;
+use microvm_types::VmRef;
+
+use crate::context::Context;
+use crate::duration;
+use crate::error::CliError;
+
+/// VMs by name or id.
+#[derive(Debug, Args)]
+pub(crate) struct Targets {
+    /// Names or ids of the VMs
+    #[arg(required = true, value_name = "VM")]
+    vms: Vec<VmRef>,
+}
+
+/// What is done to each.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Verb {
+    Start,
+    Pause,
+    Resume,
+}
+
+impl Targets {
+    pub(crate) async fn run(self, context: &Context, verb: Verb) -> Result<u8, CliError> {
+        let client = &context.client;
+        each(context, &self.vms, async |vm: &VmRef| match verb {
+            Verb::Start => client.start_vm(vm).await,
+            Verb::Pause => client.pause_vm(vm).await,
+            Verb::Resume => client.resume_vm(vm).await,
+        })
+        .await
+    }
+}
+
+/// Shut VMs down; their disks stay
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The guest is asked to end its processes and to power off; what has not ended after the time is killed.
+
+Examples:
+  microvm stop dev
+  microvm stop --time 1m dev
+  microvm stop --force dev")]
+pub(crate) struct Stop {
+    #[command(flatten)]
+    targets: Targets,
+    /// Kill at once
+    #[arg(short, long)]
+    force: bool,
+    /// How long the guest gets
+    #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
+    time: Duration,
+}
+
+impl Stop {
+    pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let how = StopVm { force: self.force, grace_seconds: self.time.as_secs() };
+        each(context, &self.targets.vms, async |vm: &VmRef| context.client.stop_vm(vm, &how).await).await
+    }
+}
+
+/// Does something to each VM, all of them even if one fails; prints their names. The first failure is the outcome.
+async fn each(
+    context: &Context,
+    vms: &[VmRef],
+    act: impl AsyncFn(&VmRef) -> Result<Vm, ClientError>,
+) -> Result<u8, CliError> {
+    let (mut done, mut failed) = (Vec::new(), None);
+    for vm in vms {
+        match act(vm).await {
+            Ok(vm) => {
+                if !context.output.is_json() {
+                    context.output.line(vm.name.as_str())?;
+                }
+                done.push(vm);
+            }
+            Err(error) => keep_first(&mut failed, error, context),
+        }
+    }
+    if context.output.is_json() {
+        context.output.json(&done)?;
+    }
+    failed.map_or(Ok(0), Err)
+}
+
+/// Keeps the first failure for the end and tells the others now.
+pub(crate) fn keep_first(first: &mut Option<CliError>, error: ClientError, context: &Context) {
+    let error = CliError::from(error);
+    if first.is_none() {
+        *first = Some(error);
+    } else {
+        // The exit code is the first one's.
+        let _ = error.report(context.output.format);
+    }
+}

@@ -1,0 +1,72 @@
+//! `microvm ls`: which VMs there are.
+
+use clap::Args;
+use microvm_api::VmList;
+use microvm_client::VmQuery;
+use microvm_types::{ByteSize, Phase};
+
+use crate::commands::machine::pair;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output::age;
+
+/// List VMs
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  microvm ls --label team=red
+  microvm ls -q --state stopped | xargs microvm rm")]
+pub(crate) struct Ls {
+    /// Only those with this label
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// Only those with this metadata
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    metadata: Vec<(String, String)>,
+    /// Only those in this state
+    #[arg(long = "state", value_parser = state)]
+    states: Vec<Phase>,
+    /// Only those whose name contains this
+    #[arg(long)]
+    name: Option<String>,
+    /// Print ids only
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+fn state(text: &str) -> Result<Phase, String> {
+    let found = Phase::ALL.into_iter().find(|phase| phase.as_str() == text);
+    found.ok_or_else(|| {
+        let known: Vec<&str> = Phase::ALL.into_iter().map(Phase::as_str).collect();
+        format!("there are {}", known.join(", "))
+    })
+}
+
+impl Ls {
+    pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let query =
+            VmQuery { labels: self.labels, metadata: self.metadata, states: self.states, name: self.name };
+        let vms = context.client.list_vms(&query).await?;
+        if self.quiet {
+            for vm in &vms {
+                context.output.line(vm.id.as_str())?;
+            }
+            return Ok(0);
+        }
+        let rows: Vec<Vec<String>> = vms
+            .iter()
+            .map(|vm| {
+                vec![
+                    vm.name.to_string(),
+                    vm.state.to_string(),
+                    vm.vcpus.to_string(),
+                    ByteSize::mib(vm.memory_mib.into()).to_string(),
+                    vm.image.clone(),
+                    age(&vm.created_at),
+                ]
+            })
+            .collect();
+        context.output.table(&VmList { vms }, &["NAME", "STATE", "CPUS", "MEMORY", "IMAGE", "AGE"], rows)?;
+        Ok(0)
+    }
+}

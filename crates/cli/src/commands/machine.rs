@@ -1,0 +1,125 @@
+//! Options that describe a new VM, for `run` and `create`.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, ValueEnum};
+use microvm_api::CreateVm;
+use microvm_types::template::{NetworkMode, Overrides};
+use microvm_types::{ByteSize, Name};
+
+/// How a VM is connected.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Network {
+    /// No network at all
+    Isolated,
+    /// Filtered access outwards (not available yet)
+    Filtered,
+    /// Unfiltered access outwards (not available yet)
+    Open,
+    /// On the host's bridge (not available yet)
+    Bridge,
+}
+
+/// What the new VM is like; the rest comes from its template.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "New VM")]
+pub(crate) struct MachineOptions {
+    /// Name; one is made up if absent
+    #[arg(long)]
+    pub(crate) name: Option<Name>,
+    /// Template it is made from
+    #[arg(long, default_value = microvm_api::vm::DEFAULT_TEMPLATE)]
+    template: String,
+    /// Image instead of the template's
+    #[arg(long)]
+    image: Option<String>,
+    /// Kernel instead of the template's
+    #[arg(long)]
+    kernel: Option<String>,
+    /// Virtual processors
+    #[arg(long, value_name = "COUNT")]
+    cpus: Option<u32>,
+    /// Memory, for example 512MiB
+    #[arg(long, value_name = "SIZE", value_parser = whole_mib)]
+    memory: Option<u32>,
+    /// Space for what it writes, for example 10GiB; taken as it is used
+    #[arg(long, value_name = "SIZE", value_parser = whole_mib)]
+    disk: Option<u32>,
+    /// How it is connected
+    #[arg(long, value_enum, value_name = "MODE")]
+    network: Option<Network>,
+    /// Label, for filters
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// Free text kept with it
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    metadata: Vec<(String, String)>,
+}
+
+impl MachineOptions {
+    /// The request, with variables for every command.
+    pub(crate) fn request(&self, environment: BTreeMap<String, String>) -> CreateVm {
+        let network = self.network.map(|network| match network {
+            Network::Isolated => NetworkMode::Isolated,
+            Network::Filtered => NetworkMode::Filtered,
+            Network::Open => NetworkMode::Open,
+            Network::Bridge => NetworkMode::Bridge,
+        });
+        CreateVm {
+            name: self.name.clone(),
+            template: self.template.clone(),
+            vcpus: self.cpus,
+            memory_mib: self.memory,
+            overrides: Overrides {
+                image: self.image.clone(),
+                kernel: self.kernel.clone(),
+                disk_mib: self.disk,
+                network,
+                environment,
+                ..Overrides::default()
+            },
+            labels: self.labels.iter().cloned().collect(),
+            metadata: self.metadata.iter().cloned().collect(),
+            ..CreateVm::default()
+        }
+    }
+}
+
+/// A size in whole MiB; a bare number means MiB here, because nobody means bytes of memory.
+pub(crate) fn whole_mib(text: &str) -> Result<u32, String> {
+    if let Ok(mib) = text.parse::<u32>() {
+        return Ok(mib);
+    }
+    let size: ByteSize = text.parse().map_err(|error: microvm_types::SizeError| error.to_string())?;
+    size.whole_mib().ok_or_else(|| format!("`{text}` is not a whole number of MiB"))
+}
+
+/// `KEY=VALUE`.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is not KEY=VALUE")),
+    }
+}
+
+/// `KEY=VALUE`, or `KEY` for its value in our own environment.
+pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
+    if text.contains('=') {
+        return pair(text);
+    }
+    let value = std::env::var(text).map_err(|_| format!("`{text}` is not set here: write {text}=VALUE"))?;
+    Ok((text.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_whole_mib() {
+        assert_eq!(whole_mib("512"), Ok(512));
+        assert_eq!(whole_mib("2GiB"), Ok(2048));
+        assert!(whole_mib("1KiB").is_err());
+        assert!(whole_mib("-1").is_err());
+    }
+}

@@ -1,0 +1,88 @@
+//! One file per verb.
+
+pub(crate) mod completions;
+pub(crate) mod cp;
+pub(crate) mod create;
+pub(crate) mod doctor;
+pub(crate) mod exec;
+pub(crate) mod image;
+pub(crate) mod inspect;
+pub(crate) mod kernel;
+pub(crate) mod lifecycle;
+pub(crate) mod logs;
+pub(crate) mod ls;
+pub(crate) mod machine;
+pub(crate) mod ps;
+pub(crate) mod resize;
+pub(crate) mod rm;
+pub(crate) mod run;
+pub(crate) mod serve;
+pub(crate) mod template;
+pub(crate) mod verify;
+
+use microvm_types::ErrorKind;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::arguments::{Arguments, Command};
+use crate::context::Context;
+use crate::error::CliError;
+use crate::settings::Settings;
+
+/// Threads of the server that run tasks: enough to keep two cores busy, few enough to stay small.
+const SERVER_THREADS: usize = 3;
+
+/// Runs a command; gives the exit code.
+pub(crate) fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
+    if let Command::Completions(command) = arguments.command {
+        return command.run();
+    }
+    let settings = Settings::new(arguments.root)?;
+    if let Command::Serve(command) = arguments.command {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(SERVER_THREADS).enable_all();
+        return command.run(&settings, || runtime(&mut builder));
+    }
+    let runtime = runtime(Builder::new_current_thread().enable_all())?;
+    let format = arguments.output;
+    let outcome = runtime.block_on(async {
+        if let Command::Doctor(command) = arguments.command {
+            return command.run(settings, format).await;
+        }
+        let context = Context::open(settings, format).await?;
+        client_command(arguments.command, &context).await
+    });
+    // A read from standard input that is still waiting must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn runtime(builder: &mut Builder) -> Result<Runtime, CliError> {
+    let failed = |error: std::io::Error| {
+        CliError::new(ErrorKind::Internal, "runtime_failed", format!("no event loop could be made: {error}"))
+    };
+    builder.build().map_err(failed)
+}
+
+async fn client_command(command: Command, context: &Context) -> Result<u8, CliError> {
+    match command {
+        Command::Run(command) => command.run(context).await,
+        Command::Create(command) => command.run(context).await,
+        Command::Exec(command) => command.run(context).await,
+        Command::Cp(command) => command.run(context).await,
+        Command::Ls(command) => command.run(context).await,
+        Command::Inspect(command) => command.run(context).await,
+        Command::Ps(command) => command.run(context).await,
+        Command::Logs(command) => command.run(context).await,
+        Command::Pause(targets) => targets.run(context, lifecycle::Verb::Pause).await,
+        Command::Resume(targets) => targets.run(context, lifecycle::Verb::Resume).await,
+        Command::Start(targets) => targets.run(context, lifecycle::Verb::Start).await,
+        Command::Stop(command) => command.run(context).await,
+        Command::Rm(command) => command.run(context).await,
+        Command::Resize(command) => command.run(context).await,
+        Command::Image(command) => command.run(context).await,
+        Command::Kernel(command) => command.run(context).await,
+        Command::Template(command) => command.run(context).await,
+        Command::Verify(command) => command.run(context).await,
+        Command::Serve(_) | Command::Completions(_) | Command::Doctor(_) => Ok(0),
+    }
+}

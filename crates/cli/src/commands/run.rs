@@ -1,0 +1,169 @@
+//! `microvm run`: a new VM for one command.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use microvm_api::Vm;
+use microvm_client::ClientError;
+use microvm_types::exec::{ExecRequest, ExitStatus};
+use microvm_types::vm::Limits;
+use microvm_types::{ErrorKind, Name, VmRef};
+use serde::Serialize;
+
+use crate::autostart::say;
+use crate::commands::exec::CommandOptions;
+use crate::commands::machine::MachineOptions;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::interrupts::Interrupts;
+use crate::session::{self, Collected, Wiring};
+use crate::transfer;
+
+/// Seconds after which a VM that nobody uses deletes itself, should this program be killed before it could.
+const IDLE_NET: u64 = 300;
+
+/// Run a command in a new VM, then delete the VM
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The VM is deleted when the command ends, on Ctrl-C, and when this program is ended. With --in and --out the
+command finds /workspace/input and fills /workspace/output; /workspace/work is for anything else.
+Without -t, Ctrl-C interrupts the command; a second Ctrl-C aborts it.
+
+Examples:
+  microvm run -- python3 -c 'print(6*7)'
+  echo 'print(input())' | microvm run -i -- python3 -
+  microvm run -it -- bash
+  microvm run --timeout 30s --memory 256MiB -- ./slow
+  microvm run --in ./data --out ./results -- sh -c 'wc /workspace/input/* > /workspace/output/counts'
+
+Exit code: that of the command; 124 if its time was up; 128+n if signal n ended it; 100 and up for our own errors.")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    machine: MachineOptions,
+    #[command(flatten)]
+    options: CommandOptions,
+    /// Directory copied to /workspace/input first
+    #[arg(long = "in", value_name = "DIR")]
+    input: Option<PathBuf>,
+    /// Directory that gets what the command leaves in /workspace/output
+    #[arg(long = "out", value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Keep the VM
+    #[arg(long)]
+    keep: bool,
+    /// Program and arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// What `--output json` prints.
+#[derive(Serialize)]
+struct Report {
+    vm: Vm,
+    exit_code: u8,
+    exit: ExitStatus,
+    stdout: String,
+    stderr: String,
+    /// `/workspace/output/results.json`, if the command wrote one.
+    results: Option<serde_json::Value>,
+}
+
+impl Run {
+    pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let request = self.options.request(self.command.clone())?;
+        let mut interrupts = Interrupts::new()?;
+        // The name is ours from the start, so that the VM can be deleted even if its creation never answers.
+        let name = match &self.machine.name {
+            Some(name) => name.clone(),
+            None => made_up_name()?,
+        };
+        let vm = VmRef::from(name.clone());
+        let outcome = self.in_vm(context, name, request, &mut interrupts).await;
+        let ours = !matches!(&outcome, Err(CliError::Problem(problem)) if problem.code == "vm_name_taken");
+        if ours && !(self.keep && outcome.is_ok()) {
+            delete(context, &vm).await;
+        }
+        outcome
+    }
+
+    async fn in_vm(
+        &self,
+        context: &Context,
+        name: Name,
+        request: ExecRequest,
+        interrupts: &mut Interrupts,
+    ) -> Result<u8, CliError> {
+        let mut create = self.machine.request(std::collections::BTreeMap::new());
+        create.name = Some(name);
+        if !self.keep {
+            create.limits = Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), ..Limits::default() };
+        }
+        let client = &context.client;
+        let created = interrupts.unless(async { Ok(client.create_vm(&create).await?) }).await?;
+        let vm = VmRef::from(created.id.clone());
+        interrupts.unless(self.prepare(context, &vm)).await?;
+        let session = interrupts.unless(async { Ok(client.exec(&vm, &request).await?) }).await?;
+        let wiring = Wiring {
+            stdin: self.options.interactive,
+            terminal: self.options.tty,
+            collect: context.output.is_json(),
+        };
+        let (status, collected) = session::stream(client, &vm, session, wiring, interrupts).await?;
+        let results = interrupts.unless(self.collect(context, &vm)).await?;
+        if context.output.is_json() {
+            let Collected { stdout, stderr } = collected;
+            context.output.json(&Report {
+                vm: created,
+                exit_code: status.shell_code(),
+                exit: status,
+                stdout: String::from_utf8_lossy(&stdout).into_owned(),
+                stderr: String::from_utf8_lossy(&stderr).into_owned(),
+                results,
+            })?;
+        }
+        if status.timed_out {
+            say("the command was killed because its time was up");
+        }
+        Ok(status.shell_code())
+    }
+
+    async fn prepare(&self, context: &Context, vm: &VmRef) -> Result<(), CliError> {
+        if self.input.is_none() && self.output.is_none() {
+            return Ok(());
+        }
+        for folder in [b"/workspace/input".as_slice(), b"/workspace/output", b"/workspace/work"] {
+            context.client.make_directory(vm, folder).await?;
+        }
+        if let Some(input) = &self.input {
+            transfer::push_directory(&context.client, vm, input, b"/workspace/input").await?;
+        }
+        Ok(())
+    }
+
+    async fn collect(&self, context: &Context, vm: &VmRef) -> Result<Option<serde_json::Value>, CliError> {
+        let Some(output) = &self.output else { return Ok(None) };
+        transfer::pull_directory(&context.client, vm, b"/workspace/output", output).await?;
+        transfer::results(output)
+    }
+}
+
+/// `run-` and eight random hexadecimal digits.
+fn made_up_name() -> Result<Name, CliError> {
+    let mut bytes = [0; 4];
+    let failed = |detail: String| CliError::new(ErrorKind::Internal, "random_failed", detail);
+    getrandom::fill(&mut bytes)
+        .map_err(|error| failed(format!("the host gives no random numbers: {error}")))?;
+    let name = format!("run-{:08x}", u32::from_be_bytes(bytes));
+    name.parse().map_err(|error: microvm_types::NameError| failed(error.to_string()))
+}
+
+async fn delete(context: &Context, vm: &VmRef) {
+    match context.client.delete_vm(vm).await {
+        Ok(()) => {}
+        // It never came to be, or deleted itself.
+        Err(ClientError::Problem(problem)) if problem.kind == ErrorKind::NotFound => {}
+        Err(error) => {
+            say(&format!("the VM {vm} could not be deleted ({error}): `microvm rm {vm}` deletes it"))
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! `microvm serve`: the server.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use clap::Args;
+use microvm_server::{App, AppSettings, BoundServer};
+use microvm_types::ErrorKind;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::autostart::READY;
+use crate::error::CliError;
+use crate::interrupts::Interrupts;
+use crate::settings::Settings;
+use crate::wiring;
+
+/// Name of the variable that chooses what is logged.
+const LOG_VARIABLE: &str = "MICROVM_LOG";
+
+/// Serve requests until ended; other commands start it by themselves
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Listens on ROOT/run/api.sock for processes of the same user and of root. VMs go on running when the server ends, and
+are taken up again when it starts. MICROVM_LOG chooses what is logged (error, warn, info, debug, or per module),
+MICROVM_TIME_ZONE the zone of all timestamps.
+
+Example:
+  microvm serve")]
+pub(crate) struct Serve {
+    /// Leave the terminal, and report on standard output when ready
+    #[arg(long, hide = true)]
+    background: bool,
+}
+
+impl Serve {
+    pub(crate) fn run(
+        self,
+        settings: &Settings,
+        runtime: impl FnOnce() -> Result<Runtime, CliError>,
+    ) -> Result<u8, CliError> {
+        if self.background {
+            // A session of its own: neither the caller's terminal nor its Ctrl-C reaches the server. It can only fail
+            // for the leader of a process group, which then has its own already.
+            let _ = rustix::process::setsid();
+        }
+        log(settings);
+        let outcome = runtime()?.block_on(self.serve(settings));
+        if let (true, Err(CliError::Problem(problem))) = (self.background, &outcome) {
+            tracing::error!(code = problem.code, detail = problem.detail, "the server could not serve");
+            tell(&serde_json::to_string(problem).unwrap_or_default());
+        }
+        outcome.map(|()| 0)
+    }
+
+    async fn serve(&self, settings: &Settings) -> Result<(), CliError> {
+        let mut interrupts = Interrupts::new()?;
+        let bound = BoundServer::bind(&settings.root)
+            .map_err(|error| CliError::new(error.kind(), error.code(), error.to_string()))?;
+        let service = wiring::open_service(settings).await.map_err(|error| {
+            let kind = error
+                .downcast_ref::<microvm_core::ServiceError>()
+                .map_or(ErrorKind::Internal, |error| error.kind());
+            let detail = format!("the server could not open its state: {error:#}");
+            CliError::new(kind, "server_open_failed", detail)
+        })?;
+        let ending = CancellationToken::new();
+        let app_settings = AppSettings { root: settings.root.clone(), zone: settings.zone.clone() };
+        let app = App::new(std::sync::Arc::clone(&service), app_settings, ending.clone());
+        tracing::info!(socket = %bound.path(), pid = std::process::id(), "serving");
+        if self.background {
+            tell(READY);
+        } else {
+            crate::autostart::say(&format!("serving on {}", bound.path()));
+        }
+        let end = async {
+            let signal = interrupts.next().await;
+            tracing::info!(signal, "ending");
+            ending.cancel();
+            // A second request to end is taken at its word.
+            interrupts.next().await
+        };
+        let served = tokio::select! {
+            served = microvm_server::serve(bound, app) => served,
+            signal = end => return Err(CliError::Interrupted(signal)),
+        };
+        service.close().await;
+        served.map_err(|error| {
+            CliError::new(ErrorKind::Internal, "socket_failed", format!("the socket failed: {error}"))
+        })
+    }
+}
+
+/// Tells whoever started us in the background, then lets go of the pipe.
+fn tell(text: &str) {
+    let mut out = std::io::stdout();
+    // Who started us may be gone; the server goes on.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
+}
+
+/// Logs to standard error: for people on a terminal, JSON otherwise.
+fn log(settings: &Settings) {
+    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_timer(Timer(settings.zone.clone()));
+    // Only a second subscriber could make it fail, and there is none.
+    if std::io::stderr().is_terminal() {
+        let _ = builder.try_init();
+    } else {
+        let _ = builder.json().try_init();
+    }
+}
+
+/// Timestamps of logs are those of the interface: RFC 3339 with offset in the configured zone.
+struct Timer(microvm_api::time::Zone);
+
+impl tracing_subscriber::fmt::time::FormatTime for Timer {
+    fn format_time(&self, writer: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        writer.write_str(&self.0.format(now))
+    }
+}

@@ -1,0 +1,24 @@
+//! What every command that talks to the server needs.
+
+use microvm_client::Client;
+
+use crate::arguments::Format;
+use crate::autostart;
+use crate::error::CliError;
+use crate::output::Output;
+use crate::settings::Settings;
+
+/// The client, and where data goes.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) output: Output,
+    pub(crate) client: Client,
+}
+
+impl Context {
+    /// Connects, starting a server if none listens.
+    pub(crate) async fn open(settings: Settings, format: Format) -> Result<Self, CliError> {
+        let client = autostart::connected(&settings).await?;
+        Ok(Self { output: Output::new(format), client })
+    }
+}

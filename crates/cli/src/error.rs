@@ -1,0 +1,114 @@
+//! What went wrong, and how it is told: what, why, what to do; an exit code from the one table.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use microvm_api::Problem;
+use microvm_client::ClientError;
+use microvm_types::ErrorKind;
+
+use crate::arguments::Format;
+
+/// Exit code of a program whose reader went away: 128 + SIGPIPE.
+const READER_GONE: u8 = 141;
+
+/// Exit code of a wrong command line, as usual.
+const USAGE: u8 = 2;
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub(crate) enum CliError {
+    /// Something to tell.
+    Problem(Box<Problem>),
+    /// Nobody reads our standard output any more; there is nobody to tell.
+    ReaderGone,
+    /// A signal asked us to end.
+    Interrupted(u8),
+}
+
+impl CliError {
+    pub(crate) fn new(kind: ErrorKind, code: &str, detail: impl Into<String>) -> Self {
+        Self::Problem(Box::new(Problem::new(kind, code, detail)))
+    }
+
+    pub(crate) fn invalid(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, code, detail)
+    }
+
+    /// A file of this host could not be used.
+    pub(crate) fn file(action: &str, path: impl std::fmt::Debug, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as E;
+        let (kind, advice) = match error.kind() {
+            E::NotFound => (ErrorKind::NotFound, "check the path"),
+            E::PermissionDenied => (ErrorKind::Forbidden, "check its owner and permissions"),
+            E::AlreadyExists => (ErrorKind::Conflict, "choose another name"),
+            E::StorageFull | E::QuotaExceeded => (ErrorKind::Exhausted, "free some space and try again"),
+            _ => (ErrorKind::Internal, "check the disk and the path"),
+        };
+        Self::new(kind, "local_file", format!("{action} {path:?} failed ({error}): {advice}"))
+    }
+
+    /// The code this process ends with.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Problem(problem) => problem.kind.exit_code(),
+            Self::ReaderGone => READER_GONE,
+            Self::Interrupted(signal) => 128 + signal,
+        }
+    }
+
+    /// Tells it on standard error and gives the exit code.
+    pub(crate) fn report(self, format: Format) -> ExitCode {
+        let code = self.exit_code();
+        if let Self::Problem(problem) = self {
+            let text = match format {
+                Format::Json => serde_json::to_string(&problem).unwrap_or_else(|_| problem.detail.clone()),
+                Format::Table => format!("error: {}", printable(&problem.detail)),
+            };
+            // If standard error is closed the exit code still tells.
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+        ExitCode::from(code)
+    }
+}
+
+/// Text that may come from a guest, without control characters that could take over a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// Tells a wrong command line; help and version are not wrong.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    // A closed output cannot be told anything.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        Self::Problem(Box::new(error.to_problem()))
+    }
+}
+
+impl From<Problem> for CliError {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(Box::new(problem))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_cannot_be_taken_over() {
+        assert_eq!(printable("a\x1b[2Jb\n\tc\x07"), "a\u{fffd}[2Jb\n\tc\u{fffd}");
+    }
+
+    #[test]
+    fn codes_come_from_the_table() {
+        let not_found = CliError::file("opening", "x", &std::io::Error::from(std::io::ErrorKind::NotFound));
+        assert_eq!(not_found.exit_code(), ErrorKind::NotFound.exit_code());
+        assert_eq!(CliError::Interrupted(2).exit_code(), 130);
+    }
+}

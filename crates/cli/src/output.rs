@@ -1,0 +1,93 @@
+//! Printing data.
+
+use std::io::{Write as _, stdout};
+
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use crate::arguments::Format;
+use crate::error::{CliError, printable};
+
+/// Where data goes and in which form.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) format: Format,
+}
+
+impl Output {
+    pub(crate) const fn new(format: Format) -> Self {
+        Self { format }
+    }
+
+    pub(crate) fn is_json(self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Bytes as they are.
+    pub(crate) fn bytes(self, bytes: &[u8]) -> Result<(), CliError> {
+        let mut out = stdout().lock();
+        out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| written(&error))
+    }
+
+    /// A line of text.
+    pub(crate) fn line(self, text: &str) -> Result<(), CliError> {
+        self.bytes(format!("{text}\n").as_bytes())
+    }
+
+    /// A value as indented JSON.
+    pub(crate) fn json(self, value: &impl Serialize) -> Result<(), CliError> {
+        let text = serde_json::to_string_pretty(value).map_err(|error| {
+            CliError::new(microvm_types::ErrorKind::Internal, "output_failed", error.to_string())
+        })?;
+        self.line(&text)
+    }
+
+    /// `value` in JSON, or the table.
+    pub(crate) fn table(
+        self,
+        value: &impl Serialize,
+        header: &[&str],
+        rows: impl IntoIterator<Item = Vec<String>>,
+    ) -> Result<(), CliError> {
+        if self.is_json() {
+            return self.json(value);
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(header.to_vec());
+        for row in rows {
+            table.add_row(row.iter().map(|cell| printable(cell)));
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+        self.line(&lines.join("\n"))
+    }
+
+    /// `value` in JSON, or one line.
+    pub(crate) fn value(self, value: &impl Serialize, text: &str) -> Result<(), CliError> {
+        if self.is_json() { self.json(value) } else { self.line(&printable(text)) }
+    }
+}
+
+/// A failed write to standard output: usually nobody reads any more, which is nothing to complain about.
+pub(crate) fn written(error: &std::io::Error) -> CliError {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        CliError::ReaderGone
+    } else {
+        CliError::file("writing", "standard output", error)
+    }
+}
+
+/// How long ago an RFC 3339 instant was, for people.
+pub(crate) fn age(instant: &str) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let then = microvm_api::time::parse(instant).unwrap_or_default();
+    let seconds = now.as_secs().saturating_sub(then.unsigned_abs() / 1000);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}

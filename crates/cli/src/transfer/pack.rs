@@ -1,0 +1,86 @@
+//! Packing a directory of this host as a tar stream.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use tar::{Builder, EntryType, Header};
+
+use crate::autostart::say;
+
+/// Writes everything below `directory` to `out`, names relative to it. Owners become root: users of this host mean
+/// nothing in a guest. Devices, sockets and FIFOs are left out and named on standard error.
+pub(crate) fn pack(directory: &Path, out: impl Write) -> io::Result<()> {
+    let mut builder = Builder::new(out);
+    let mut waiting = vec![PathBuf::new()];
+    while let Some(relative) = waiting.pop() {
+        let mut entries = fs::read_dir(directory.join(&relative))?.collect::<io::Result<Vec<_>>>()?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let name = relative.join(entry.file_name());
+            let path = entry.path();
+            let metadata = fs::symlink_metadata(&path)?;
+            let kind = metadata.file_type();
+            if kind.is_dir() {
+                let mut header = header(&metadata, EntryType::Directory, 0);
+                builder.append_data(&mut header, &name, io::empty())?;
+                waiting.push(name);
+            } else if kind.is_symlink() {
+                let target = fs::read_link(&path)?;
+                builder.append_link(&mut header(&metadata, EntryType::Symlink, 0), &name, target)?;
+            } else if kind.is_file() {
+                append_file(&mut builder, &path, &name)?;
+            } else {
+                let what = if kind.is_socket() { "a socket" } else { "a device or FIFO" };
+                say(&format!("{} is {what} and was left out", path.display()));
+            }
+        }
+    }
+    builder.into_inner()?.flush()
+}
+
+fn append_file(builder: &mut Builder<impl Write>, path: &Path, name: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    let mut header = header(&metadata, EntryType::Regular, metadata.len());
+    // A file that grows or shrinks meanwhile must not shift what comes after it.
+    let data = Exactly { file, left: metadata.len(), path };
+    builder.append_data(&mut header, name, data)
+}
+
+fn header(metadata: &Metadata, kind: EntryType, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(metadata.mode() & 0o7777);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
+    header.set_size(size);
+    header
+}
+
+/// Exactly as many bytes as were announced.
+struct Exactly<'a> {
+    file: File,
+    left: u64,
+    path: &'a Path,
+}
+
+impl Read for Exactly<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return Ok(0);
+        }
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let length = self.file.read(&mut buffer[..room])?;
+        if length == 0 {
+            return Err(io::Error::other(format!(
+                "{} became shorter while it was read",
+                self.path.display()
+            )));
+        }
+        self.left -= length as u64;
+        Ok(length)
+    }
+}

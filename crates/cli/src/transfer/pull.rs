@@ -1,0 +1,218 @@
+//! Out of a guest.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use bytes::{Buf as _, Bytes};
+use microvm_client::{Client, Download};
+use microvm_types::files::FileKind;
+use microvm_types::{ErrorKind, VmRef};
+use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::mpsc;
+
+use crate::error::CliError;
+use crate::output::written;
+use crate::transfer::place::base_name;
+use crate::transfer::sparse::SparseWriter;
+use crate::transfer::{Moved, temporary, unpack};
+
+/// Copies a file or directory of a guest to a path of this host, or into it if it is a directory.
+pub(crate) async fn pull(client: &Client, vm: &VmRef, from: &[u8], to: &Path) -> Result<Moved, CliError> {
+    let stat = client.stat(vm, from).await?;
+    let name = base_name(from);
+    let exists = to.is_dir();
+    if name.is_empty() {
+        let detail =
+            "the path in the VM has no name of its own (`/`, `.` or `..`): name a file or directory below it";
+        return Err(CliError::invalid("path_invalid", detail));
+    }
+    let target = if exists { to.join(OsStr::from_bytes(name)) } else { to.to_owned() };
+    match stat.kind {
+        FileKind::Directory => pull_tree(client, vm, from, &target).await,
+        FileKind::Other => Err(CliError::new(
+            ErrorKind::Unsupported,
+            "not_copyable",
+            format!("{} is a device, FIFO or socket: only files and directories are copied", stat.path),
+        )),
+        FileKind::File | FileKind::Symlink => pull_file(client, vm, from, &target).await,
+    }
+}
+
+/// Copies what is in a directory of a guest into a directory of this host, which is made if it is missing.
+pub(crate) async fn pull_directory(
+    client: &Client,
+    vm: &VmRef,
+    from: &[u8],
+    to: &Path,
+) -> Result<Moved, CliError> {
+    pull_tree(client, vm, from, to).await
+}
+
+/// Copies a file or directory of a guest to standard output, as a tar stream.
+pub(crate) async fn pull_stream(client: &Client, vm: &VmRef, from: &[u8]) -> Result<Moved, CliError> {
+    let mut data = client.pull_archive(vm, from).await?;
+    let mut count = Count::default();
+    let mut stdout = tokio::io::stdout();
+    while let Some(part) = data.next().await? {
+        count.add(&part);
+        stdout.write_all(&part).await.map_err(|error| written(&error))?;
+    }
+    stdout.flush().await.map_err(|error| written(&error))?;
+    Ok(count.moved())
+}
+
+#[derive(Default)]
+struct Count {
+    bytes: u64,
+    hash: Sha256,
+}
+
+impl Count {
+    fn add(&mut self, part: &[u8]) {
+        self.bytes += part.len() as u64;
+        self.hash.update(part);
+    }
+
+    fn moved(self) -> Moved {
+        use std::fmt::Write as _;
+        let sha256 = self.hash.finalize().iter().fold(String::new(), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        Moved { bytes: self.bytes, sha256 }
+    }
+}
+
+/// A file or directory that is not complete yet; removed when dropped, unless it took its place.
+struct Unfinished(Option<PathBuf>);
+
+impl Unfinished {
+    fn beside(target: &Path) -> Result<Self, CliError> {
+        let folder =
+            target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(Self(Some(folder.join(temporary::name()?))))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.as_deref().unwrap_or(Path::new(""))
+    }
+
+    fn take_place(mut self, target: &Path) -> Result<(), CliError> {
+        let failed = |error: io::Error| CliError::file("making", target, &error);
+        fs::rename(self.path(), target).map_err(failed)?;
+        self.0 = None;
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // What it is decides which of the two removes it; neither follows links.
+            let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
+        }
+    }
+}
+
+async fn pull_file(client: &Client, vm: &VmRef, from: &[u8], target: &Path) -> Result<Moved, CliError> {
+    let (stat, mut data) = client.read_file(vm, from).await?;
+    let unfinished = Unfinished::beside(target)?;
+    let failed = |error: io::Error| CliError::file("writing", target, &error);
+    let file: io::Result<File> =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished.path());
+    let mut writer = SparseWriter::new(file.map_err(failed)?);
+    let mut count = Count::default();
+    while let Some(part) = data.next().await? {
+        count.add(&part);
+        writer.write(&part).map_err(failed)?;
+    }
+    let file = writer.finish().map_err(failed)?;
+    file.set_permissions(fs::Permissions::from_mode(stat.mode & 0o777)).map_err(failed)?;
+    unfinished.take_place(target)?;
+    Ok(count.moved())
+}
+
+async fn pull_tree(client: &Client, vm: &VmRef, from: &[u8], target: &Path) -> Result<Moved, CliError> {
+    let mut data = client.pull_archive(vm, from).await?;
+    let prefix = base_name(from).to_vec();
+    if target.is_dir() {
+        return receive(&mut data, target.to_owned(), prefix).await;
+    }
+    // A new directory takes its place complete and verified, or not at all.
+    let unfinished = Unfinished::beside(target)?;
+    let made = DirBuilder::new().mode(0o755).create(unfinished.path());
+    made.map_err(|error| CliError::file("making", target, &error))?;
+    let moved = receive(&mut data, unfinished.path().to_owned(), prefix).await?;
+    unfinished.take_place(target)?;
+    Ok(moved)
+}
+
+/// Unpacks on a thread of its own while the parts arrive here; the end counts only if its SHA-256 was right.
+async fn receive(data: &mut Download, target: PathBuf, prefix: Vec<u8>) -> Result<Moved, CliError> {
+    let (parts, arriving) = mpsc::channel(4);
+    let unpacking = tokio::task::spawn_blocking(move || {
+        let mut reader = Arriving { parts: arriving, part: Bytes::new() };
+        let outcome = unpack::unpack(&mut reader, &target, &prefix);
+        if outcome.is_ok() {
+            // Padding may follow the end of the archive; it still has to be counted.
+            reader.drain();
+        }
+        outcome
+    });
+    let mut count = Count::default();
+    let received = loop {
+        match data.next().await {
+            Ok(Some(part)) => {
+                count.add(&part);
+                if parts.send(Ok(part)).await.is_err() {
+                    break Ok(());
+                }
+            }
+            Ok(None) => break Ok(()),
+            Err(error) => {
+                // The unpacker must not take a broken connection for the end.
+                let _ = parts.send(Err(io::Error::other(error.to_string()))).await;
+                break Err(error);
+            }
+        }
+    };
+    drop(parts);
+    let unpacked = unpacking.await;
+    received?;
+    let failed = |error: tokio::task::JoinError| {
+        CliError::new(ErrorKind::Internal, "unpack_failed", error.to_string())
+    };
+    unpacked.map_err(failed)??;
+    Ok(count.moved())
+}
+
+struct Arriving {
+    parts: mpsc::Receiver<io::Result<Bytes>>,
+    part: Bytes,
+}
+
+impl Arriving {
+    fn drain(&mut self) {
+        while let Some(Ok(_)) = self.parts.blocking_recv() {}
+    }
+}
+
+impl Read for Arriving {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.part.is_empty() {
+            match self.parts.blocking_recv() {
+                Some(part) => self.part = part?,
+                None => return Ok(0),
+            }
+        }
+        let length = buffer.len().min(self.part.len());
+        self.part.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}

@@ -1,0 +1,114 @@
+//! Into a guest.
+
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use microvm_client::{Client, ClientError, WriteFile};
+use microvm_types::files::{FileKind, TransferSummary};
+use microvm_types::{ErrorKind, VmRef};
+use tokio::sync::mpsc;
+use tokio_util::io::ReaderStream;
+
+use crate::error::CliError;
+use crate::transfer::place::{base_name, join};
+use crate::transfer::{Moved, pack};
+
+/// Bytes that are read and sent at once.
+const PART: usize = 128 * 1024;
+
+impl From<TransferSummary> for Moved {
+    fn from(summary: TransferSummary) -> Self {
+        Self { bytes: summary.bytes, sha256: summary.sha256 }
+    }
+}
+
+/// Copies a file or directory to a path of a guest, or into it if it is a directory.
+pub(crate) async fn push(client: &Client, vm: &VmRef, from: &Path, to: &[u8]) -> Result<Moved, CliError> {
+    let metadata = std::fs::metadata(from).map_err(|error| CliError::file("reading", from, &error))?;
+    let mut target = to.to_vec();
+    if is_directory(client, vm, to).await? {
+        // `cp . vm:/x` means the content, as there is no name to give it.
+        let name = base_name(from.as_os_str().as_bytes());
+        if !name.is_empty() {
+            target = join(to, name);
+        }
+    } else if to.ends_with(b"/") && !metadata.is_dir() {
+        let detail = format!("{} is not a directory in the VM: make it first", String::from_utf8_lossy(to));
+        return Err(CliError::new(ErrorKind::NotFound, "directory_not_found", detail));
+    }
+    if metadata.is_dir() {
+        return push_directory(client, vm, from, &target).await;
+    }
+    let file = tokio::fs::File::open(from).await.map_err(|error| CliError::file("opening", from, &error))?;
+    let options = WriteFile { mode: Some(metadata.mode() & 0o777), owner: None, parents: true };
+    let data = ReaderStream::with_capacity(file, PART);
+    Ok(client.write_file(vm, &target, &options, data).await?.into())
+}
+
+async fn is_directory(client: &Client, vm: &VmRef, path: &[u8]) -> Result<bool, CliError> {
+    // A slash at the end makes the guest look through a symbolic link.
+    match client.stat(vm, path).await {
+        Ok(stat) => Ok(stat.kind == FileKind::Directory),
+        Err(ClientError::Problem(problem))
+            if problem.kind == ErrorKind::NotFound && problem.code != "vm_not_found" =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Copies what is in a directory into a directory of a guest, which is made if it is missing.
+pub(crate) async fn push_directory(
+    client: &Client,
+    vm: &VmRef,
+    from: &Path,
+    to: &[u8],
+) -> Result<Moved, CliError> {
+    if !from.is_dir() {
+        let detail = format!("{} is not a directory: check the path", from.display());
+        return Err(CliError::invalid("not_a_directory", detail));
+    }
+    client.make_directory(vm, to).await?;
+    let from = from.to_owned();
+    Ok(client.push_archive(vm, to, packed(from)).await?.into())
+}
+
+/// Unpacks a tar stream from standard input in a guest.
+pub(crate) async fn push_stream(client: &Client, vm: &VmRef, to: &[u8]) -> Result<Moved, CliError> {
+    let data = ReaderStream::with_capacity(tokio::io::stdin(), PART);
+    Ok(client.push_archive(vm, to, data).await?.into())
+}
+
+/// A directory as a tar stream, packed on a thread that waits when nobody takes it, and ends when nobody will.
+fn packed(directory: PathBuf) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let (parts, taken) = mpsc::channel(4);
+    let work = move || {
+        let out = io::BufWriter::with_capacity(PART, Parts(parts.clone()));
+        if let Err(error) = pack::pack(&directory, out) {
+            // Nobody takes it any more: then nobody needs to know.
+            let _ = parts.blocking_send(Err(error));
+        }
+    };
+    let started = tokio::task::spawn_blocking(work);
+    futures_util::stream::unfold((taken, started), |(mut taken, started)| async move {
+        taken.recv().await.map(|part| (part, (taken, started)))
+    })
+}
+
+struct Parts(mpsc::Sender<io::Result<Bytes>>);
+
+impl Write for Parts {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(data)));
+        sent.map(|()| data.len()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

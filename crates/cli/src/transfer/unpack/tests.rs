@@ -1,0 +1,161 @@
+//! Archives as a hostile guest would make them.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use proptest::prelude::*;
+use tar::{Builder, Header};
+
+use super::*;
+
+/// An archive of (name, kind, link, content), with names exactly as given: the checks of the `tar` crate are on
+/// purpose not asked.
+fn archive(entries: &[(&[u8], EntryType, &[u8], &[u8])]) -> Vec<u8> {
+    let mut builder = Builder::new(Vec::new());
+    for (name, kind, link, content) in entries {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(0o4755);
+        header.set_size(content.len() as u64);
+        let old = header.as_old_mut();
+        old.name[..name.len()].copy_from_slice(name);
+        old.linkname[..link.len()].copy_from_slice(link);
+        header.set_cksum();
+        builder.append(&header, *content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+struct Place {
+    whole: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let whole = tempfile::tempdir().unwrap();
+        fs::create_dir(whole.path().join("target")).unwrap();
+        fs::write(whole.path().join("outside"), "untouched").unwrap();
+        Self { whole }
+    }
+
+    fn target(&self) -> std::path::PathBuf {
+        self.whole.path().join("target")
+    }
+
+    /// Nothing but the target was touched.
+    fn is_safe(&self) -> bool {
+        let mut names: Vec<_> =
+            fs::read_dir(self.whole.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names == ["outside", "target"] && fs::read(self.whole.path().join("outside")).unwrap() == b"untouched"
+    }
+}
+
+#[test]
+fn good_archives_arrive_whole() {
+    let place = Place::new();
+    let data = archive(&[
+        (b"out/", EntryType::Directory, b"", b""),
+        (b"out/a \xff\n", EntryType::Regular, b"", b"hello"),
+        (b"out/deep/er/b", EntryType::Regular, b"", b"x"),
+        (b"out/link", EntryType::Symlink, b"deep/er/b", b""),
+        (b"out/same", EntryType::Link, b"out/deep/er/b", b""),
+    ]);
+    unpack(&data[..], &place.target(), b"out").unwrap();
+    let file = place.target().join(OsStr::from_bytes(b"a \xff\n"));
+    assert_eq!(fs::read(&file).unwrap(), b"hello");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o755, "set-id bits are dropped");
+    assert_eq!(fs::read(place.target().join("link")).unwrap(), b"x");
+    assert_eq!(fs::read(place.target().join("same")).unwrap(), b"x");
+    assert!(place.is_safe());
+}
+
+#[test]
+fn nothing_leaves_the_target() {
+    let place = Place::new();
+    let data = archive(&[
+        (b"out/../../outside", EntryType::Regular, b"", b"bad"),
+        (b"../outside", EntryType::Regular, b"", b"bad"),
+        (b"/tmp/microvm-test-outside", EntryType::Regular, b"", b"bad"),
+        (b"out/up", EntryType::Symlink, b"..", b""),
+        (b"out/up/outside", EntryType::Regular, b"", b"inside"),
+        (b"out/abs", EntryType::Symlink, b"/etc", b""),
+        (b"out/d/x", EntryType::Symlink, b"../../outside", b""),
+        (b"out/hard", EntryType::Link, b"../outside", b""),
+        (b"out/hard2", EntryType::Link, b"/etc/passwd", b""),
+        (b"out/dev", EntryType::Block, b"", b""),
+        (b"out/fifo", EntryType::Fifo, b"", b""),
+    ]);
+    unpack(&data[..], &place.target(), b"out").unwrap();
+    assert!(place.is_safe());
+    assert!(!Path::new("/tmp/microvm-test-outside").exists());
+    for name in ["abs", "hard", "hard2", "dev", "fifo"] {
+        assert!(fs::symlink_metadata(place.target().join(name)).is_err(), "{name} was made");
+    }
+    // The link was left out, so that a true directory of its name could be made.
+    assert_eq!(fs::read(place.target().join("up/outside")).unwrap(), b"inside");
+}
+
+#[test]
+fn links_that_were_there_before_are_not_followed() {
+    let place = Place::new();
+    symlink("..", place.target().join("up")).unwrap();
+    let data = archive(&[(b"out/up/outside", EntryType::Regular, b"", b"bad")]);
+    assert!(unpack(&data[..], &place.target(), b"out").is_err());
+    let data = archive(&[(b"out/up", EntryType::Regular, b"", b"replaced")]);
+    unpack(&data[..], &place.target(), b"out").unwrap();
+    assert_eq!(fs::read(place.target().join("up")).unwrap(), b"replaced");
+    assert!(place.is_safe());
+}
+
+#[test]
+fn a_link_inside_the_archive_is_not_followed_by_what_comes_after() {
+    let place = Place::new();
+    let data = archive(&[
+        (b"out/real/x", EntryType::Regular, b"", b"x"),
+        (b"out/alias", EntryType::Symlink, b"real", b""),
+        (b"out/alias/y", EntryType::Regular, b"", b"y"),
+    ]);
+    assert!(unpack(&data[..], &place.target(), b"out").is_err());
+    assert!(!place.target().join("real/y").exists());
+}
+
+#[test]
+fn a_cut_off_archive_is_an_error() {
+    let place = Place::new();
+    let data = archive(&[(b"out/a", EntryType::Regular, b"", &[7; 4096])]);
+    assert!(unpack(&data[..2000], &place.target(), b"out").is_err());
+    assert_eq!(fs::read_dir(place.target()).unwrap().count(), 0, "half a file was left behind");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_archive_escapes(
+        entries in prop::collection::vec((
+            prop::collection::vec(prop::sample::select(vec!["..", ".", "", "out", "a", "b", "outside"]), 1..5),
+            prop::sample::select(vec![EntryType::Regular, EntryType::Symlink, EntryType::Link, EntryType::Directory]),
+            prop::collection::vec(prop::sample::select(vec!["..", ".", "", "out", "a", "b", "outside"]), 1..5),
+        ), 0..12)
+    ) {
+        let place = Place::new();
+        let entries: Vec<_> = entries.into_iter().map(|(name, kind, link)| (name.join("/"), kind, link.join("/"))).collect();
+        let parts: Vec<_> = entries
+            .iter()
+            .map(|(name, kind, link)| {
+                let content: &[u8] = if *kind == EntryType::Regular { b"bad" } else { b"" };
+                (name.as_bytes(), *kind, link.as_bytes(), content)
+            })
+            .collect();
+        // Whether it succeeds does not matter, only what it touches.
+        let _ = unpack(&archive(&parts)[..], &place.target(), b"out");
+        prop_assert!(place.is_safe());
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+        let place = Place::new();
+        let _ = unpack(&bytes[..], &place.target(), b"out");
+    }
+}
