@@ -23,6 +23,8 @@ pub fn host_tools() -> Vec<ToolStatus> {
     [
         tool::MKE2FS,
         tool::MMDEBSTRAP,
+        tool::SETPRIV,
+        tool::UNSHARE,
         tool::APT_GET,
         tool::APT_CACHE,
         tool::DPKG_DEB,

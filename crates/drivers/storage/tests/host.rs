@@ -294,3 +294,60 @@ async fn an_image_is_pulled_from_a_registry() {
         assert_eq!(home.add_path(kind, &archive).await.unwrap().digest, info.digest, "{kind}");
     }
 }
+
+/// Processes whose root or working directory is below a path.
+fn processes_below(path: &camino::Utf8Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let entry = entry.unwrap().path();
+        let below =
+            |link: &str| std::fs::read_link(entry.join(link)).is_ok_and(|target| target.starts_with(path));
+        if below("root") || below("cwd") {
+            found.push(entry.display().to_string());
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_debian_build_leaves_no_process_mount_or_file() {
+    if !have(&["mmdebstrap"]) || !is_root() {
+        return;
+    }
+    let home = Home::new();
+    let (sender, mut steps) = tokio::sync::mpsc::unbounded_channel();
+    let progress = Progress::to(move |report| {
+        let _ = sender.send(report.step);
+    });
+    let storage = home.storage.clone();
+    let adding = tokio::spawn(async move {
+        let source = ImageSource::Debian { suite: "bookworm".into(), packages: Vec::new() };
+        storage.add_image("x", &source, &[], &ImageConfig::default(), progress).await
+    });
+    // At this step its chroot is full of mounts and running programs.
+    while let Some(step) = steps.recv().await {
+        if step.starts_with("mmdebstrap: installing essential") {
+            break;
+        }
+    }
+    if adding.is_finished() {
+        println!("SKIP: {:?}", adding.await.unwrap().map(|_| ()));
+        return;
+    }
+    adding.abort();
+    assert!(adding.await.unwrap_err().is_cancelled());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !home.work().is_empty() || !processes_below(&home.path("store")).is_empty() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{:?} {:?}",
+            home.work(),
+            processes_below(&home.path("store"))
+        );
+        tokio::task::yield_now().await;
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(home.path("store").as_str()), "{mounts}");
+    assert!(home.storage.images().await.unwrap().is_empty());
+    assert!(std::path::Path::new("/dev/null").exists() && std::path::Path::new("/proc/self").exists());
+}

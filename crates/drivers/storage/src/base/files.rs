@@ -118,9 +118,28 @@ pub(crate) fn disk_usage(path: &Utf8Path) -> Result<u64, StorageError> {
     Ok(bytes)
 }
 
-/// Removes a file or a tree; nothing there is fine.
+/// Whether something is mounted below a path. A path with blanks is compared as `/proc` writes it.
+fn has_mounts_below(path: &Utf8Path) -> bool {
+    let escaped = path
+        .as_str()
+        .replace('\\', "\\134")
+        .replace(' ', "\\040")
+        .replace('\t', "\\011")
+        .replace('\n', "\\012");
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let below = |point: &str| {
+        point.strip_prefix(&escaped).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    mounts.lines().filter_map(|line| line.split(' ').nth(1)).any(below)
+}
+
+/// Removes a file or a tree; nothing there is fine. Never goes into another file system: what is mounted is not ours.
 pub(crate) fn remove_all(path: &Utf8Path) -> Result<(), StorageError> {
     let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
+    if metadata.is_dir() && has_mounts_below(path) {
+        let busy = std::io::Error::from(std::io::ErrorKind::ResourceBusy);
+        return Err(io_error("removing, because something is mounted in it,", path)(busy));
+    }
     let result = if metadata.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match result {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -131,4 +150,16 @@ pub(crate) fn remove_all(path: &Utf8Path) -> Result<(), StorageError> {
 /// An absolute path without links, as UTF-8.
 pub(crate) fn canonical(path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
     path.canonicalize_utf8().map_err(io_error("finding", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_is_never_removed() {
+        assert!(has_mounts_below(Utf8Path::new("/")) || has_mounts_below(Utf8Path::new("/proc")));
+        assert!(has_mounts_below(Utf8Path::new("/proc")) && !has_mounts_below(Utf8Path::new("/pro")));
+        assert!(remove_all(Utf8Path::new("/proc")).is_err());
+    }
 }

@@ -26,6 +26,10 @@ pub(crate) struct Tool {
 
 pub(crate) const MMDEBSTRAP: Tool =
     Tool { program: "mmdebstrap", package: "mmdebstrap", purpose: "building images of Debian packages" };
+pub(crate) const SETPRIV: Tool =
+    Tool { program: "setpriv", package: "util-linux", purpose: "ending tools with us" };
+pub(crate) const UNSHARE: Tool =
+    Tool { program: "unshare", package: "util-linux", purpose: "keeping tools' mounts to themselves" };
 pub(crate) const MKE2FS: Tool =
     Tool { program: "mke2fs", package: "e2fsprogs", purpose: "formatting scratch disks" };
 pub(crate) const APT_GET: Tool = Tool { program: "apt-get", package: "apt", purpose: "fetching kernels" };
@@ -60,15 +64,44 @@ impl Tool {
             })
     }
 
+    fn located(self) -> Result<Utf8PathBuf, StorageError> {
+        let missing =
+            || StorageError::ToolMissing { tool: self.program.into(), package: self.package.into() };
+        self.find().ok_or_else(missing)
+    }
+
     /// A command for it, or the error that names its package. Messages are in English whatever the user's locale, since
     /// some are read by us.
     pub(crate) fn command(self) -> Result<Command, StorageError> {
-        let path = self.find().ok_or_else(|| StorageError::ToolMissing {
-            tool: self.program.into(),
-            package: self.package.into(),
-        })?;
-        let mut command = Command::new(path);
+        let mut command = Command::new(self.located()?);
         command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// A command for it that is killed when we die, however that happens. Not for tools that change their user.
+    pub(crate) fn bound_command(self) -> Result<Command, StorageError> {
+        let path = self.located()?;
+        let mut command = SETPRIV.command()?;
+        command.args(["--pdeathsig", "KILL", "--"]).arg(path);
+        Ok(command)
+    }
+
+    /// The same in mount and process namespaces of its own: whatever it mounts or starts is gone with it. Needs root.
+    pub(crate) fn isolated_command(self) -> Result<Command, StorageError> {
+        let path = self.located()?;
+        let mut command = UNSHARE.bound_command()?;
+        command
+            .args([
+                "--mount",
+                "--propagation",
+                "private",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "--",
+            ])
+            .arg(path);
         Ok(command)
     }
 

@@ -92,7 +92,7 @@ fn unpack_source(
 }
 
 fn make(source: &Utf8Path) -> Result<Command, StorageError> {
-    let mut command = MAKE.command()?;
+    let mut command = MAKE.bound_command()?;
     // Nothing of the environment may change what is built, and equal sources give equal kernels.
     for variable in ["MAKEFLAGS", "MFLAGS", "CROSS_COMPILE", "ARCH", "KBUILD_OUTPUT"] {
         command.env_remove(variable);

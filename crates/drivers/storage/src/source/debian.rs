@@ -34,8 +34,9 @@ pub(crate) fn add_debian(
     packages: &[String],
 ) -> Result<(), StorageError> {
     check_words(suite, packages)?;
-    let mut command = MMDEBSTRAP.command()?;
     let root = rustix::process::geteuid().is_root();
+    // As root it would mount into its chroot in everybody's sight, and leave that mounted when it is killed.
+    let mut command = if root { MMDEBSTRAP.isolated_command()? } else { MMDEBSTRAP.bound_command()? };
     command.args([if root { "--mode=root" } else { "--mode=unshare" }, "--variant=minbase", "--format=tar"]);
     // Its messages are for people, but their beginnings are stable enough to show progress by.
     command.args([
