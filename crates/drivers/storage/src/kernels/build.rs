@@ -19,6 +19,20 @@ const META_PACKAGE: &str = "linux-source";
 const SPACE: u64 = 3 << 30;
 /// Files compiled for our configuration of 6.1, counted once; only for the progress bar.
 const OBJECTS: u64 = 1300;
+/// Without these a guest does not boot.
+const NEEDED: [&str; 11] = [
+    "CONFIG_64BIT=y",
+    "CONFIG_PVH=y",
+    "CONFIG_BLK_DEV_INITRD=y",
+    "CONFIG_DEVTMPFS=y",
+    "CONFIG_EROFS_FS=y",
+    "CONFIG_EXT4_FS=y",
+    "CONFIG_OVERLAY_FS=y",
+    "CONFIG_VIRTIO_MMIO=y",
+    "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES=y",
+    "CONFIG_VIRTIO_BLK=y",
+    "CONFIG_VIRTIO_CONSOLE=y",
+];
 /// Header of the only library that is needed: `objtool` reads the kernel's own objects with it.
 const LIBELF: (&str, &str) = ("/usr/include/libelf.h", "libelf-dev");
 
@@ -120,6 +134,10 @@ fn configure(
     let path = source.join(".config");
     let configured = std::fs::read_to_string(&path).map_err(io_error("reading", &path))?;
     let lost = lost_options(KERNEL_FRAGMENT, &configured);
+    if let Some(option) = lost.iter().find(|option| NEEDED.contains(&option.as_str())) {
+        // Silence here would cost minutes of building and end in a kernel that finds no root.
+        return Err(bad_input("the kernel's configuration", format!("this source does not take `{option}`")));
+    }
     if !lost.is_empty() {
         tracing::warn!(
             options = lost.join(" "),
@@ -170,6 +188,8 @@ mod tests {
         for line in KERNEL_FRAGMENT.lines().filter(|line| line.starts_with("CONFIG_")) {
             assert!(seen.insert(line.split('=').next()), "{line}");
         }
-        assert!(seen.contains(&Some("CONFIG_PVH")));
+        for needed in NEEDED {
+            assert!(KERNEL_FRAGMENT.lines().any(|line| line == needed), "{needed}");
+        }
     }
 }
