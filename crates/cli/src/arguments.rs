@@ -98,3 +98,59 @@ pub(crate) enum Command {
     /// Print completions for a shell
     Completions(commands::completions::Completions),
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_reads_its_arguments() {
+        Arguments::command().debug_assert();
+        for line in [
+            "microvm run -it --in a --out b -e A=1 -w / -u me --timeout 3s --keep -- sh -c x",
+            "microvm create --name dev --cpus 2 --memory 512MiB --label a=b --network isolated",
+            "microvm exec -i dev -- uname -a",
+            "microvm exec -d dev -- sleep 1",
+            "microvm exec dev --attach 00000000000000000000",
+            "microvm cp ./a dev:/b",
+            "microvm ls -q --label a=b --state running",
+            "microvm inspect dev",
+            "microvm ps --all dev",
+            "microvm logs dev --console --follow",
+            "microvm pause dev",
+            "microvm resume dev",
+            "microvm start a b",
+            "microvm stop --time 3s a b",
+            "microvm rm -f dev",
+            "microvm resize dev --memory 256MiB",
+            "microvm image build debian-python",
+            "microvm image import ./x --name y",
+            "microvm image pull localhost:5000/x --plain-http",
+            "microvm image inspect x",
+            "microvm kernel build --distribution",
+            "microvm kernel add ./k --name k --discovery command-line",
+            "microvm template show linux-default",
+            "microvm doctor",
+            "microvm verify",
+            "microvm serve",
+            "microvm completions bash",
+        ] {
+            let parsed = Arguments::try_parse_from(
+                line.split(' ').chain(["--output", "json"].into_iter().filter(|_| !line.contains(" -- "))),
+            );
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
+        for line in [
+            "microvm",
+            "microvm run",
+            "microvm exec dev",
+            "microvm create --cpus -1",
+            "microvm create --memory 1KiB",
+            "microvm rm",
+        ] {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -75,7 +75,7 @@ pub(crate) async fn doctor(app: &App) -> Doctor {
             );
             checks.push(check("accelerator", status, detail, advice));
             for (layer, state) in &report.confinement {
-                let on = state == "on";
+                let on = state == "on" || state.starts_with("on:");
                 let status = if on { CheckStatus::Ok } else { CheckStatus::Warning };
                 let advice = (!on).then_some("VMs run without this layer");
                 checks.push(check(&format!("confinement: {layer}"), status, state.clone(), advice));

@@ -44,10 +44,10 @@ pub(crate) struct Run {
     options: CommandOptions,
     /// Directory copied to /workspace/input first
     #[arg(long = "in", value_name = "DIR")]
-    input: Option<PathBuf>,
+    in_directory: Option<PathBuf>,
     /// Directory that gets what the command leaves in /workspace/output
     #[arg(long = "out", value_name = "DIR")]
-    output: Option<PathBuf>,
+    out_directory: Option<PathBuf>,
     /// Keep the VM
     #[arg(long)]
     keep: bool,
@@ -128,20 +128,20 @@ impl Run {
     }
 
     async fn prepare(&self, context: &Context, vm: &VmRef) -> Result<(), CliError> {
-        if self.input.is_none() && self.output.is_none() {
+        if self.in_directory.is_none() && self.out_directory.is_none() {
             return Ok(());
         }
         for folder in [b"/workspace/input".as_slice(), b"/workspace/output", b"/workspace/work"] {
             context.client.make_directory(vm, folder).await?;
         }
-        if let Some(input) = &self.input {
+        if let Some(input) = &self.in_directory {
             transfer::push_directory(&context.client, vm, input, b"/workspace/input").await?;
         }
         Ok(())
     }
 
     async fn collect(&self, context: &Context, vm: &VmRef) -> Result<Option<serde_json::Value>, CliError> {
-        let Some(output) = &self.output else { return Ok(None) };
+        let Some(output) = &self.out_directory else { return Ok(None) };
         transfer::pull_directory(&context.client, vm, b"/workspace/output", output).await?;
         transfer::results(output)
     }
