@@ -15,6 +15,9 @@ use crate::interrupts::Interrupts;
 use crate::session::{self, Wiring};
 use crate::{duration, terminal};
 
+/// Number of the signal that cannot be ignored.
+const SIGKILL: u8 = 9;
+
 /// How a command runs.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Command")]
@@ -112,7 +115,14 @@ impl Exec {
             terminal: self.options.tty,
             collect: context.output.is_json(),
         };
-        let (status, collected) = session::stream(client, &self.vm, session, wiring, &mut interrupts).await?;
+        let process = session.started.process.clone();
+        let outcome = session::stream(client, &self.vm, session, wiring, &mut interrupts).await;
+        // A command nobody listens to any more must not stand still for ever with a full buffer.
+        if self.attach.is_none() && matches!(outcome, Err(CliError::ReaderGone | CliError::Interrupted(_))) {
+            // If the VM is gone, so is the command.
+            let _ = client.signal(&self.vm, &process, SIGKILL).await;
+        }
+        let (status, collected) = outcome?;
         if context.output.is_json() {
             context.output.json(&json!({
                 "exit_code": status.shell_code(),

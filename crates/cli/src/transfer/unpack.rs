@@ -214,10 +214,16 @@ fn write_file(folder: &OwnedFd, name: &str, entry: &mut Entry<'_, impl Read>) ->
     let file = rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?;
     let mut writer = SparseWriter::new(File::from(file));
     let mut buffer = vec![0; 128 * 1024];
+    let mut missing = entry.size();
     loop {
         match entry.read(&mut buffer) {
+            // A cut-off archive looks like the end of the file.
+            Ok(0) if missing > 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(0) => break,
-            Ok(length) => writer.write(&buffer[..length])?,
+            Ok(length) => {
+                missing = missing.saturating_sub(length as u64);
+                writer.write(&buffer[..length])?;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -1,0 +1,101 @@
+//! The program in a temporary home: what it prints, where, and how it ends. Needs no hypervisor and starts no server.
+
+use std::process::{Command, Output, Stdio};
+
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_microvm"));
+        command.args(arguments).env_clear().env("HOME", self.0.path()).stdin(Stdio::null());
+        command.env("MICROVM_ROOT", self.0.path().join("root")).output().unwrap()
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn help_is_data_and_names_every_command() {
+    let output = Home::new().run(&["--help"]);
+    assert!(output.status.success());
+    assert!(output.stderr.is_empty());
+    let help = text(&output.stdout);
+    for command in [
+        "run",
+        "create",
+        "exec",
+        "cp",
+        "ls",
+        "inspect",
+        "ps",
+        "logs",
+        "pause",
+        "resume",
+        "start",
+        "stop",
+        "rm",
+        "resize",
+        "image",
+        "kernel",
+        "template",
+        "doctor",
+        "verify",
+        "serve",
+        "completions",
+    ] {
+        assert!(help.contains(&format!("\n  {command} ")), "{command} is missing");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_told_on_standard_error() {
+    for wrong in [&["nonsense"][..], &["run"], &["create", "--memory", "-1"], &["create", "--name", "a b"]] {
+        let output = Home::new().run(wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(output.stdout.is_empty(), "{wrong:?}");
+        assert!(text(&output.stderr).starts_with("error: "), "{wrong:?}");
+    }
+}
+
+#[test]
+fn completions_are_printed_without_a_server() {
+    let home = Home::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = home.run(&["completions", shell]);
+        assert!(output.status.success());
+        assert!(text(&output.stdout).contains("microvm"));
+    }
+    assert!(!home.0.path().join("root").exists(), "nothing is made on the way");
+}
+
+#[test]
+fn a_zone_that_does_not_exist_is_refused_in_both_forms() {
+    let home = Home::new();
+    let run = |format: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_microvm"));
+        command.args(["--output", format, "ls"]).env_clear().env("MICROVM_TIME_ZONE", "Mars/Olympus");
+        command.env("MICROVM_ROOT", home.0.path()).stdin(Stdio::null()).output().unwrap()
+    };
+    let output = run("table");
+    assert_eq!(output.status.code(), Some(101));
+    insta::assert_snapshot!(text(&output.stderr), @"error: MICROVM_TIME_ZONE: `Mars/Olympus` is not a time zone: write one of the IANA database, for example America/New_York");
+    let output = run("json");
+    assert_eq!(output.status.code(), Some(101));
+    let problem: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(problem["code"], "time_zone_unknown");
+}
+
+#[test]
+fn a_root_that_cannot_be_made_says_what_to_do() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_microvm"));
+    let output = command.args(["--root", "/dev/null/x", "ls"]).env_clear().output().unwrap();
+    assert!(output.stdout.is_empty());
+    assert!(output.status.code().is_some_and(|code| code >= 100), "{output:?}");
+    assert!(text(&output.stderr).starts_with("error: "), "{}", text(&output.stderr));
+}

@@ -1,0 +1,140 @@
+//! The server through its client.
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::stream;
+use microvm_api::CreateVm;
+use microvm_api::exec::{CommandLine, Execute};
+use microvm_api::vm::StopVm;
+use microvm_client::{Client, ClientError, ExecEvent, VmQuery, WriteFile};
+use microvm_server::{BindError, BoundServer};
+use microvm_types::exec::ExecRequest;
+use microvm_types::{ErrorKind, Phase, VmRef};
+
+async fn dev(client: &Client) -> VmRef {
+    let request = CreateVm { name: Some("dev".parse().unwrap()), ..CreateVm::default() };
+    client.create_vm(&request).await.unwrap();
+    "dev".parse().unwrap()
+}
+
+fn code<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> (String, ErrorKind) {
+    let error = outcome.unwrap_err();
+    (error.code().to_owned(), error.kind())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_lives_and_goes() {
+    let server = support::start().await;
+    let client = &server.client;
+    let vm = dev(client).await;
+    let shown = client.vm(&vm).await.unwrap();
+    assert_eq!((shown.state, shown.status), (Phase::Running, Phase::Running));
+    assert_eq!(shown.created_at, "2025-12-31T19:00:00.000-05:00");
+    assert_eq!(client.list_vms(&VmQuery::default()).await.unwrap(), [shown.clone()]);
+    let other = VmQuery { labels: vec![("a".into(), "b".into())], ..VmQuery::default() };
+    assert_eq!(client.list_vms(&other).await.unwrap(), []);
+    assert_eq!(client.pause_vm(&vm).await.unwrap().state, Phase::Paused);
+    assert_eq!(client.resume_vm(&vm).await.unwrap().state, Phase::Running);
+    assert_eq!(client.stop_vm(&vm, &StopVm::default()).await.unwrap().state, Phase::Stopped);
+    assert_eq!(code(client.ping(&vm).await), ("vm_not_running".into(), ErrorKind::Conflict));
+    assert_eq!(client.start_vm(&vm).await.unwrap().state, Phase::Running);
+    let again = CreateVm { name: Some("dev".parse().unwrap()), ..CreateVm::default() };
+    assert_eq!(code(client.create_vm(&again).await), ("vm_name_taken".into(), ErrorKind::Conflict));
+    client.delete_vm(&vm).await.unwrap();
+    assert_eq!(code(client.vm(&vm).await), ("vm_not_found".into(), ErrorKind::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_stream() {
+    let server = support::start().await;
+    let client = &server.client;
+    let vm = dev(client).await;
+    let request = ExecRequest { command: vec!["cat".into()], stdin: true, ..ExecRequest::default() };
+    let mut session = client.exec(&vm, &request).await.unwrap();
+    let sent: Vec<u8> = (0..=255).cycle().take(3_000_000).collect();
+    let writer = async {
+        session.writer.stdin(&sent).await.unwrap();
+        session.writer.close_stdin().await.unwrap();
+    };
+    let events = &mut session.events;
+    let reader = async {
+        let mut all = Vec::new();
+        loop {
+            match events.next().await.unwrap() {
+                ExecEvent::Stdout(bytes) => all.extend_from_slice(&bytes),
+                ExecEvent::Stderr(bytes) => panic!("standard error: {bytes:?}"),
+                ExecEvent::Exited(status) => return (all, status.shell_code()),
+            }
+        }
+    };
+    let ((), (received, exit)) = tokio::join!(writer, reader);
+    assert!(received == sent, "{} bytes came back of {}", received.len(), sent.len());
+    assert_eq!(exit, 0);
+    let missing = ExecRequest { command: vec!["no-such-program".into()], ..ExecRequest::default() };
+    assert_eq!(code(client.exec(&vm, &missing).await).1, ErrorKind::NotFound);
+    let empty = ExecRequest::default();
+    assert_eq!(code(client.exec(&vm, &empty).await), ("command_invalid".into(), ErrorKind::Invalid));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_shot_commands_collect() {
+    let server = support::start().await;
+    let vm = dev(&server.client).await;
+    let request = Execute {
+        command: CommandLine::Shell("echo out; echo err >&2; exit 3".into()),
+        timeout: 5,
+        working_dir: None,
+        env: std::collections::BTreeMap::new(),
+        user: None,
+    };
+    let done = server.client.execute(&vm, &request).await.unwrap();
+    assert_eq!((done.success, done.exit_code), (false, 3));
+    assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out\n", "err\n"));
+    let wrong = Execute { timeout: 0, ..request };
+    assert_eq!(code(server.client.execute(&vm, &wrong).await).1, ErrorKind::Invalid);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_any_name_go_both_ways() {
+    let server = support::start().await;
+    let client = &server.client;
+    let vm = dev(client).await;
+    let path = b"/tmp/a b\n%\xff".as_slice();
+    let parts = [bytes::Bytes::from_static(b"hello "), bytes::Bytes::from_static(b"world")];
+    let data = stream::iter(parts.map(Ok));
+    let options = WriteFile { mode: Some(0o600), parents: true, ..WriteFile::default() };
+    let summary = client.write_file(&vm, path, &options, data).await.unwrap();
+    assert_eq!(summary.bytes, 11);
+    let (stat, mut data) = client.read_file(&vm, path).await.unwrap();
+    assert_eq!((stat.size, stat.mode & 0o777), (11, 0o600));
+    let mut all = Vec::new();
+    while let Some(part) = data.next().await.unwrap() {
+        all.extend_from_slice(&part);
+    }
+    assert_eq!(all, b"hello world");
+    client.remove(&vm, path, false).await.unwrap();
+    assert_eq!(code(client.stat(&vm, path).await).1, ErrorKind::NotFound);
+    let broken = stream::iter([Ok(bytes::Bytes::from_static(b"half")), Err(std::io::Error::other("gone"))]);
+    client.write_file(&vm, b"/tmp/half", &WriteFile::default(), broken).await.unwrap_err();
+    assert_eq!(code(client.stat(&vm, b"/tmp/half").await).1, ErrorKind::NotFound);
+    assert_eq!(code(client.stat(&vm, b"relative").await), ("path_invalid".into(), ErrorKind::Invalid));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_root_has_one_server_and_a_stale_socket_is_replaced() {
+    let server = support::start().await;
+    assert!(matches!(BoundServer::bind(&server.root), Err(BindError::Busy { pid: Some(_), .. })));
+    let root = server.root.clone();
+    server.ending.cancel();
+    let mut server = server;
+    tokio::time::timeout(Duration::from_secs(10), &mut server.serving).await.unwrap().unwrap().unwrap();
+    // As after a kill -9: a socket nobody listens on.
+    drop(std::os::unix::net::UnixListener::bind(microvm_server::socket_path(&root)).unwrap());
+    let bound = BoundServer::bind(&root).unwrap();
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = |path: &camino::Utf8Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(bound.path()), 0o600);
+    assert_eq!(mode(bound.path().parent().unwrap()), 0o700);
+}

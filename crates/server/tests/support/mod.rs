@@ -1,0 +1,72 @@
+//! The whole server on fakes, in a folder of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use microvm_api::time::Zone;
+use microvm_client::Client;
+use microvm_core::{Ports, Settings, VmService};
+use microvm_driver_fake::{FakeHooks, FakeHypervisor, FakeStorage, FrozenClock, MemoryStore};
+use microvm_server::{App, AppSettings, BoundServer, serve, socket_path};
+use microvm_types::template::Template;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A running server; ended when dropped.
+#[allow(dead_code, reason = "not every test file needs a listening server")]
+pub(crate) struct Server {
+    pub(crate) client: Client,
+    pub(crate) root: Utf8PathBuf,
+    pub(crate) ending: CancellationToken,
+    pub(crate) serving: JoinHandle<std::io::Result<()>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// A service on fakes.
+pub(crate) async fn service() -> Arc<VmService> {
+    let hypervisor = FakeHypervisor::default();
+    let storage = Arc::new(FakeStorage::furnished().unwrap());
+    let ports = Ports {
+        connector: Arc::new(hypervisor.connector()),
+        hypervisor: Arc::new(hypervisor),
+        store: Arc::new(MemoryStore::default()),
+        images: Arc::clone(&storage) as _,
+        kernels: Arc::clone(&storage) as _,
+        vm_storage: storage,
+        hooks: Arc::new(FakeHooks::default()),
+        clock: Arc::new(FrozenClock::at(1_767_225_600_000)),
+    };
+    let template = r#"{"name": "linux-default", "image": "debian-python", "boot_timeout_ms": 2000}"#;
+    let template: Template = serde_json::from_str(template).unwrap();
+    let settings = Settings {
+        templates: BTreeMap::from([("linux-default".to_owned(), template)]),
+        stop_grace: Duration::from_millis(500),
+        ..Settings::default()
+    };
+    VmService::open(ports, settings).await.unwrap()
+}
+
+/// Settings for a root.
+pub(crate) fn settings(root: &camino::Utf8Path) -> AppSettings {
+    AppSettings { root: root.to_owned(), zone: Zone::named("America/New_York").unwrap() }
+}
+
+/// A server that listens.
+#[allow(dead_code, reason = "not every test file needs a listening server")]
+pub(crate) async fn start() -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
+    let bound = BoundServer::bind(&root).unwrap();
+    let ending = CancellationToken::new();
+    let app = App::new(service().await, settings(&root), ending.clone());
+    let serving = tokio::spawn(serve(bound, app));
+    Server { client: Client::new(socket_path(&root)), root, ending, serving, _folder: folder }
+}
