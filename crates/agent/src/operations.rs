@@ -26,7 +26,9 @@ async fn dispatch(agent: &Arc<Agent>, stream: &Arc<StreamHandle>, request: Reque
         )
     })?;
     let reply = match operation {
-        Operation::Configure(identity) => Reply::Configured(system::identity::configure(agent, identity).await),
+        Operation::Configure(identity) => {
+            Reply::Configured(system::identity::configure(agent, identity).await)
+        }
         Operation::Exec(request) => return exec::exec(agent, stream, request).await,
         Operation::Attach(request) => return exec::attach(agent, stream, request).await,
         Operation::Processes(_) => {
@@ -57,7 +59,9 @@ async fn dispatch(agent: &Arc<Agent>, stream: &Arc<StreamHandle>, request: Reque
         Operation::PullArchive(request) => return files::pack(stream, request).await,
         Operation::ConnectPort(request) => return system::port::connect(stream, request.port).await,
         Operation::HashFile(request) => files::blocking(move || files::hash(&request.path)).await?,
-        Operation::SystemInfo(_) => files::blocking(|| Ok(Reply::System(system::info::system_info()))).await?,
+        Operation::SystemInfo(_) => {
+            files::blocking(|| Ok(Reply::System(system::info::system_info()))).await?
+        }
         Operation::GuestProcesses(_) => return system::processes::list(stream).await,
         Operation::Health(_) => {
             let agent = Arc::clone(agent);
@@ -69,9 +73,7 @@ async fn dispatch(agent: &Arc<Agent>, stream: &Arc<StreamHandle>, request: Reque
         }
         Operation::MeasureSink(_) => Reply::Written(system::measure::sink(stream).await?),
         Operation::MeasureSource(request) => return system::measure::source(stream, request.bytes).await,
-        Operation::MeasureSpawn(request) => {
-            Reply::Measured(system::measure::spawns(agent, request).await?)
-        }
+        Operation::MeasureSpawn(request) => Reply::Measured(system::measure::spawns(agent, request).await?),
     };
     stream.send_message(reply).await?;
     Ok(())

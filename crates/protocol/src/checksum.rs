@@ -13,7 +13,10 @@ pub fn checksum(header: &[u8; 12], payload: &[u8]) -> u32 {
     // An odd multiplier spreads the header's fields, so that changes in two of them do not cancel out.
     let seed = first.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(length);
     let hash = xxh64(payload, seed);
-    #[expect(clippy::cast_possible_truncation, reason = "both halves of the hash are folded into 32 bits on purpose")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "both halves of the hash are folded into 32 bits on purpose"
+    )]
     let word = (hash ^ (hash >> 32)) as u32;
     word
 }

@@ -100,7 +100,8 @@ impl Decoder {
             return Err(DecodeError::Version(header[2]));
         }
         let kind = FrameKind::from_byte(header[3]).ok_or(DecodeError::Kind(header[3]))?;
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let (stream, claimed, check) = (word(4), word(8), word(12));
         let (least, most) = kind.length_range();
         let length = usize::try_from(claimed).unwrap_or(usize::MAX);
@@ -138,12 +139,14 @@ mod tests {
     use super::*;
 
     fn frames() -> impl Strategy<Value = Vec<Frame>> {
-        let frame = (1u8..=12, any::<u32>(), proptest::collection::vec(any::<u8>(), 0..6000)).prop_map(|(kind, stream, mut payload)| {
-            let kind = FrameKind::from_byte(kind).expect("kinds are 1 to 12");
-            let (least, most) = kind.length_range();
-            payload.resize(payload.len().clamp(least, most), 0);
-            Frame::new(kind, stream, payload.into())
-        });
+        let frame = (1u8..=12, any::<u32>(), proptest::collection::vec(any::<u8>(), 0..6000)).prop_map(
+            |(kind, stream, mut payload)| {
+                let kind = FrameKind::from_byte(kind).expect("kinds are 1 to 12");
+                let (least, most) = kind.length_range();
+                payload.resize(payload.len().clamp(least, most), 0);
+                Frame::new(kind, stream, payload.into())
+            },
+        );
         proptest::collection::vec(frame, 1..6)
     }
 
@@ -198,6 +201,9 @@ mod tests {
         header[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
         let mut decoder = Decoder::new();
         decoder.feed(&header);
-        assert_eq!(decoder.next_frame(), Err(DecodeError::Length { kind: FrameKind::Data, length: u32::MAX }));
+        assert_eq!(
+            decoder.next_frame(),
+            Err(DecodeError::Length { kind: FrameKind::Data, length: u32::MAX })
+        );
     }
 }

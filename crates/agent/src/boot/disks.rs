@@ -26,8 +26,8 @@ pub(super) fn find(serial: &str, events: &mut DeviceEvents, deadline: Instant) -
         }
         None
     })?;
-    let file_system =
-        file_system(&device)?.ok_or_else(|| BootError::FileSystem { disk: format!("{device} (`{serial}`)") })?;
+    let file_system = file_system(&device)?
+        .ok_or_else(|| BootError::FileSystem { disk: format!("{device} (`{serial}`)") })?;
     Ok(Disk { device, file_system })
 }
 

@@ -1,7 +1,7 @@
 //! From the initial file system to the image's root, as PID 1.
 
-mod events;
 mod disks;
+mod events;
 mod modules;
 mod mounts;
 mod network;

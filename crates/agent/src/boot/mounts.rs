@@ -24,8 +24,7 @@ pub(super) fn late() -> Result<(), BootError> {
     attach("tmpfs", "/dev/shm", secure, "mode=1777")?;
     attach("tmpfs", "/run", secure, "mode=0755")?;
     // Both are conveniences that an image may have replaced.
-    for (link, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
     {
         let _ = symlink(target, format!("/dev/{link}"));
     }

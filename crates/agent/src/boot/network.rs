@@ -13,7 +13,9 @@ pub(super) fn raise_loopback() {
     request.ifr_ifru.ifru_flags = flags;
     let Ok(socket) = std::net::UdpSocket::bind("0.0.0.0:0") else { return };
     // SAFETY: the socket is open and the request is a whole ifreq that outlives the call.
-    let result = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &raw const request) };
+    let result = unsafe {
+        libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &raw const request)
+    };
     if result != 0 {
         crate::console::say(&format!("loopback stays down: {}", std::io::Error::last_os_error()));
     }

@@ -33,10 +33,8 @@ impl Port {
     /// Takes over an open non-blocking device.
     pub(crate) fn new(device: OwnedFd) -> std::io::Result<Self> {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let interest = epoll::EventFlags::IN
-            | epoll::EventFlags::OUT
-            | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::ET;
+        let interest =
+            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         epoll::add(&set, &device, epoll::EventData::new_u64(0), interest)?;
         Ok(Self { device, changes: crate::descriptor::register(set, Interest::READABLE)? })
     }

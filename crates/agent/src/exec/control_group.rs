@@ -52,7 +52,11 @@ impl ControlGroups {
         let path = self.parent.as_ref()?.join(id);
         fs::create_dir(&path).ok()?;
         let group = ControlGroup { path };
-        let file = rustix::fs::open(group.path.join("cgroup.procs"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        let file = rustix::fs::open(
+            group.path.join("cgroup.procs"),
+            OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
         Some((group, file.ok()?))
     }
 }

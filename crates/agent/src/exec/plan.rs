@@ -66,7 +66,11 @@ pub(crate) fn plan(request: &Exec, defaults: &Defaults) -> AgentResult<Plan> {
         if wanted.starts_with('/') { wanted.to_owned() } else { format!("{}/{wanted}", user.home) };
     Ok(Plan {
         candidates,
-        arguments: request.command.iter().map(|word| text(word, "an argument")).collect::<AgentResult<_>>()?,
+        arguments: request
+            .command
+            .iter()
+            .map(|word| text(word, "an argument"))
+            .collect::<AgentResult<_>>()?,
         environment: variables
             .iter()
             .map(|(name, value)| text(&format!("{name}={value}"), "a variable"))

@@ -93,16 +93,22 @@ impl Process {
     /// Sends a signal to its process group.
     pub(crate) fn signal(&self, number: u32) -> AgentResult<()> {
         if self.lock().exit.is_some() {
-            return Err(AgentError::new(FailureKind::Conflict, format!("process {} has ended already", self.id)));
+            return Err(AgentError::new(
+                FailureKind::Conflict,
+                format!("process {} has ended already", self.id),
+            ));
         }
         let raw = i32::try_from(number).ok().filter(|number| (1..=64).contains(number));
-        let raw = raw.ok_or_else(|| AgentError::invalid(format!("{number} is not a signal: signals are 1 to 64")))?;
-        send_signal(self.pid, raw).map_err(|error| AgentError::system(format!("signal process {}", self.pid), error))
+        let raw =
+            raw.ok_or_else(|| AgentError::invalid(format!("{number} is not a signal: signals are 1 to 64")))?;
+        send_signal(self.pid, raw)
+            .map_err(|error| AgentError::system(format!("signal process {}", self.pid), error))
     }
 
     /// Gives its terminal a new size.
     pub(crate) fn resize(&self, size: Terminal) -> AgentResult<()> {
-        let terminal = self.terminal.as_ref().ok_or_else(|| AgentError::invalid("the process has no terminal"))?;
+        let terminal =
+            self.terminal.as_ref().ok_or_else(|| AgentError::invalid("the process has no terminal"))?;
         stdio::resize(terminal, size).map_err(|error| AgentError::system("resize the terminal", error))
     }
 
@@ -152,5 +158,9 @@ fn send_signal(group: u32, number: i32) -> std::io::Result<()> {
         return Ok(kill_process_group(pid, signal)?);
     }
     // SAFETY: `kill` takes two numbers and touches no memory; the safe wrapper knows no real-time signals.
-    if unsafe { libc::kill(-group.cast_signed(), number) } == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    if unsafe { libc::kill(-group.cast_signed(), number) } == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }

@@ -65,7 +65,10 @@ async fn send_output(process: &Process, stream: &StreamHandle, reader: u64) -> A
         let (stdout, stderr, exit) = {
             let mut state = process.lock();
             if state.reader != reader {
-                return Err(AgentError::new(FailureKind::Conflict, "another reader has taken this process over"));
+                return Err(AgentError::new(
+                    FailureKind::Conflict,
+                    "another reader has taken this process over",
+                ));
             }
             let complete = state.is_complete();
             let stdout = state.outputs[0].take(GUEST_BULK);

@@ -5,10 +5,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use microvm_protocol::messages::{Exec, Exited};
-use tokio::sync::oneshot;
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::plan::plan;
 use super::process::Process;
@@ -51,13 +51,17 @@ fn start_now(agent: &Arc<Agent>, request: Exec, runtime: &Handle) -> AgentResult
         terminal: request.terminal.is_some(),
         control_group: group.as_ref().map(|(_, file)| file.as_raw_fd()),
     });
-    let pid = result.map_err(|(step, error)| describe(step, error, &request, plan.directory.as_bytes(), &plan.user.name))?;
+    let pid = result.map_err(|(step, error)| {
+        describe(step, error, &request, plan.directory.as_bytes(), &plan.user.name)
+    })?;
     let exited = guard.claim(pid);
     drop(streams.child);
 
     let _inside = runtime.enter();
-    let wrap = |descriptor: OwnedFd, interest| crate::descriptor::register(descriptor, interest).map_err(failed);
-    let terminal = if request.terminal.is_some() { Some(streams.stdout.try_clone().map_err(failed)?) } else { None };
+    let wrap =
+        |descriptor: OwnedFd, interest| crate::descriptor::register(descriptor, interest).map_err(failed);
+    let terminal =
+        if request.terminal.is_some() { Some(streams.stdout.try_clone().map_err(failed)?) } else { None };
     let stdin = streams.stdin.map(|stdin| wrap(stdin, Interest::WRITABLE)).transpose()?;
     let stdout = wrap(streams.stdout, Interest::READABLE)?;
     let stderr = streams.stderr.map(|stderr| wrap(stderr, Interest::READABLE)).transpose()?;
@@ -104,11 +108,7 @@ pub(crate) fn start_bare(agent: &Agent, request: Exec) -> AgentResult<oneshot::R
 }
 
 /// Notes the end of a process, and brings it about when its time is up.
-async fn watch_end(
-    process: Arc<Process>,
-    mut exited: oneshot::Receiver<Exited>,
-    timeout_ms: u64,
-) {
+async fn watch_end(process: Arc<Process>, mut exited: oneshot::Receiver<Exited>, timeout_ms: u64) {
     let exit = if timeout_ms == 0 {
         exited.await
     } else {
@@ -154,7 +154,9 @@ fn describe(step: SpawnStep, error: Errno, request: &Exec, directory: &[u8], use
         (SpawnStep::Directory, Errno::NOENT | Errno::NOTDIR) => {
             AgentError::not_found(format!("the working directory {directory} does not exist in this guest"))
         }
-        (SpawnStep::Directory, error) => AgentError::system(format!("enter the working directory {directory}"), error),
+        (SpawnStep::Directory, error) => {
+            AgentError::system(format!("enter the working directory {directory}"), error)
+        }
         (SpawnStep::Identity, error) => AgentError::system(format!("become user {user}"), error),
         (SpawnStep::Clone, error) => AgentError::system("start another process", error),
         (step, error) => AgentError::system(format!("prepare the process ({step:?})"), error),

@@ -51,8 +51,7 @@ pub(crate) fn terminal(size: Terminal, uid: u32) -> io::Result<Streams> {
     unlockpt(&main)?;
     resize(&main, size)?;
     let name = rustix::pty::ptsname(&main, Vec::new())?;
-    let side =
-        rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    let side = rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
     // Fails without the right to; then it is the agent's own user anyway.
     let _ = rustix::fs::fchown(&side, Some(rustix::process::Uid::from_raw(uid)), None);
     rustix::io::ioctl_fionbio(&main, true)?;

@@ -99,7 +99,10 @@ mod tests {
     #[test]
     fn names_numbers_and_groups_are_found() {
         let ann = resolve_in("ann", PASSWD, GROUP).unwrap();
-        assert_eq!((ann.uid, ann.gid, &*ann.home, ann.groups.clone()), (1000, 100, "/home/ann", vec![44, 100]));
+        assert_eq!(
+            (ann.uid, ann.gid, &*ann.home, ann.groups.clone()),
+            (1000, 100, "/home/ann", vec![44, 100])
+        );
         assert_eq!(resolve_in("1000", PASSWD, GROUP).unwrap(), ann);
         assert_eq!(resolve_in("ann:video", PASSWD, GROUP).unwrap().gid, 44);
         assert_eq!(resolve_in("4242:7", PASSWD, GROUP).unwrap().gid, 7);

@@ -22,7 +22,8 @@ pub(crate) fn make_directory(request: &MakeDirectory) -> AgentResult<Reply> {
     match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => {
             // The agent's umask has no say in what was asked for.
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", path))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))
+                .map_err(failed("set the mode of", path))?;
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists && request.parents && path.is_dir() => {}
         Err(error) => return Err(failed("make the directory", path)(error)),

@@ -22,7 +22,8 @@ pub(crate) async fn pack(stream: &Arc<StreamHandle>, request: PullArchive) -> Ag
     let (stream, runtime) = (Arc::clone(stream), Handle::current());
     super::blocking(move || {
         let root = absolute(&request.path)?;
-        let exclude: Vec<&Path> = request.exclude.iter().map(|path| absolute(path)).collect::<AgentResult<_>>()?;
+        let exclude: Vec<&Path> =
+            request.exclude.iter().map(|path| absolute(path)).collect::<AgentResult<_>>()?;
         let metadata = fs::symlink_metadata(root).map_err(failed("look at", root))?;
         let mut packer = Packer {
             sender: Sender { stream: &stream, runtime: &runtime },
@@ -66,8 +67,11 @@ impl Packer<'_> {
             let name = if name.as_os_str().is_empty() { Path::new(".") } else { name };
             // The mount point itself is packed as an empty directory.
             if metadata.is_dir() && metadata.dev() == self.device {
-                let mut below: Vec<PathBuf> =
-                    fs::read_dir(&path).map_err(failed("list", &path))?.flatten().map(|entry| entry.path()).collect();
+                let mut below: Vec<PathBuf> = fs::read_dir(&path)
+                    .map_err(failed("list", &path))?
+                    .flatten()
+                    .map(|entry| entry.path())
+                    .collect();
                 below.sort_unstable_by(|a, b| b.cmp(a));
                 waiting.append(&mut below);
             }
@@ -142,7 +146,13 @@ impl Packer<'_> {
     }
 
     /// Writes a header, with a pax header before it where names are too long or sizes too large for the old format.
-    fn header(&mut self, mut header: Header, name: &[u8], target: Option<&[u8]>, size: u64) -> AgentResult<()> {
+    fn header(
+        &mut self,
+        mut header: Header,
+        name: &[u8],
+        target: Option<&[u8]>,
+        size: u64,
+    ) -> AgentResult<()> {
         let mut records = Vec::new();
         if name.len() > 100 {
             record(&mut records, "path", name);

@@ -12,7 +12,10 @@ pub(super) fn absolute(path: &[u8]) -> AgentResult<&Path> {
         return Err(AgentError::invalid(format!("the path {} is not absolute", show(path))));
     }
     if path.contains(&0) || path.len() >= 4096 {
-        return Err(AgentError::invalid(format!("the path {} is too long or contains a NUL byte", show(path))));
+        return Err(AgentError::invalid(format!(
+            "the path {} is too long or contains a NUL byte",
+            show(path)
+        )));
     }
     Ok(Path::new(OsStr::from_bytes(path)))
 }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use microvm_protocol::messages::Written;
 use microvm_protocol::mux::StreamHandle;
 use rustix::fs::{
-    AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod, fchown, futimens,
-    linkat, mkdirat, openat, openat2, symlinkat, unlinkat, utimensat,
+    AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod, fchown,
+    futimens, linkat, mkdirat, openat, openat2, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
@@ -90,7 +90,8 @@ impl Unpacker {
             result.ok().and_then(|value| u32::try_from(value).ok()).filter(|value| *value != u32::MAX)
         };
         let mode = entry.header().mode().map_err(broken)? & 0o7777;
-        let owner = number(entry.header().uid()).zip(number(entry.header().gid())).filter(|_| self.may_change_owner);
+        let owner =
+            number(entry.header().uid()).zip(number(entry.header().gid())).filter(|_| self.may_change_owner);
         let seconds = i64::try_from(entry.header().mtime().unwrap_or(0)).unwrap_or(0);
         let times = Timestamps {
             last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
@@ -108,7 +109,8 @@ impl Unpacker {
         match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let (parent, leaf) = self.place(&path)?;
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let make = || openat(&*parent, &leaf, flags, Mode::from_raw_mode(0o600));
                 let file = replacing(&parent, &leaf, make).map_err(|error| failed("make", error))?;
                 let file = File::from(file);
@@ -136,7 +138,8 @@ impl Unpacker {
                 if let Some((uid, gid)) = owner.map(own) {
                     fchown(&directory, uid, gid).map_err(|error| failed("change the owner of", error))?;
                 }
-                fchmod(&directory, Mode::from_raw_mode(mode)).map_err(|error| failed("set the mode of", error))?;
+                fchmod(&directory, Mode::from_raw_mode(mode))
+                    .map_err(|error| failed("set the mode of", error))?;
                 self.directories.push((path, times));
             }
             EntryType::Symlink => {
@@ -212,7 +215,13 @@ impl Unpacker {
         let open = |path: &Path| {
             let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+            openat2(
+                &self.root,
+                path,
+                flags,
+                Mode::empty(),
+                ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+            )
         };
         let failed = |error: Errno| match error {
             Errno::XDEV | Errno::LOOP => {
@@ -240,7 +249,11 @@ impl Unpacker {
 }
 
 /// Makes something; a file or link of that name gives way.
-fn replacing<T>(parent: &OwnedFd, name: &OsStr, make: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+fn replacing<T>(
+    parent: &OwnedFd,
+    name: &OsStr,
+    make: impl Fn() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
     match make() {
         Err(Errno::EXIST) => {
             unlinkat(parent, name, AtFlags::empty())?;

@@ -30,7 +30,8 @@ struct Watched {
 /// Reports changes until the host does not want them any more.
 pub(crate) async fn watch(stream: &StreamHandle, request: Watch) -> AgentResult<()> {
     let path = absolute(&request.path)?;
-    let source = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(failed("watch", path))?;
+    let source =
+        inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(failed("watch", path))?;
     let source = crate::descriptor::register(source, Interest::READABLE).map_err(failed("watch", path))?;
     let mut watched = Watched { source, directories: HashMap::new(), recursive: request.recursive };
     watched.add(path, true)?;
@@ -87,7 +88,8 @@ impl Watched {
 
     async fn next(&mut self) -> AgentResult<Vec<(PathBuf, Change)>> {
         loop {
-            let mut guard = self.source.readable().await.map_err(|error| AgentError::system("watch", error))?;
+            let mut guard =
+                self.source.readable().await.map_err(|error| AgentError::system("watch", error))?;
             let mut changes = Vec::new();
             let mut made = Vec::new();
             let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
@@ -101,9 +103,10 @@ impl Watched {
                             continue;
                         }
                         let Some(directory) = self.directories.get(&event.wd()) else { continue };
-                        let path = event
-                            .file_name()
-                            .map_or_else(|| directory.clone(), |name| directory.join(OsStr::from_bytes(name.to_bytes())));
+                        let path = event.file_name().map_or_else(
+                            || directory.clone(),
+                            |name| directory.join(OsStr::from_bytes(name.to_bytes())),
+                        );
                         if flags.contains(ReadFlags::IGNORED) {
                             self.directories.remove(&event.wd());
                             continue;

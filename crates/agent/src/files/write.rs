@@ -58,7 +58,8 @@ fn write_now(mut receiver: Receiver, request: &WriteFile) -> AgentResult<Written
     let owner = request.uid.zip(request.gid).or(existing.as_ref().map(|found| (found.uid(), found.gid())));
     if let Some((uid, gid)) = owner {
         // Changing the owner clears set-user-id bits, so the mode comes after it.
-        std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).map_err(failed("change the owner of", &target))?;
+        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))
+            .map_err(failed("change the owner of", &target))?;
     }
     file.set_permissions(Permissions::from_mode(mode)).map_err(failed("set the mode of", &target))?;
     fs::rename(&temporary.path, &target).map_err(failed("rename into place", &target))?;

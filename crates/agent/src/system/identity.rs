@@ -29,10 +29,10 @@ pub(crate) async fn configure(agent: &Arc<Agent>, identity: Configure) -> Config
         working_directory: identity.working_directory,
     });
     run_start_commands(agent, identity.start_commands);
-    let parts = PARTS.iter().zip(problems).map(|(name, problem)| Part {
-        name: (*name).to_owned(),
-        problem: problem.err().unwrap_or_default(),
-    });
+    let parts = PARTS
+        .iter()
+        .zip(problems)
+        .map(|(name, problem)| Part { name: (*name).to_owned(), problem: problem.err().unwrap_or_default() });
     Configured { parts: parts.collect() }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use microvm_protocol::frame::GUEST_BULK;
-use microvm_protocol::messages::{Exec, Measured, MeasureSpawn, Written};
+use microvm_protocol::messages::{Exec, MeasureSpawn, Measured, Written};
 use microvm_protocol::mux::{Incoming, StreamHandle};
 
 use crate::agent::Agent;

@@ -18,7 +18,10 @@ const MOST_GRACE: Duration = Duration::from_secs(600);
 /// Begins to end the guest; returns at once.
 pub(crate) fn begin(agent: &Arc<Agent>, request: Shutdown) -> AgentResult<()> {
     if agent.place == Place::Host {
-        return Err(AgentError::new(FailureKind::Unsupported, "this agent does not run in a guest of its own"));
+        return Err(AgentError::new(
+            FailureKind::Unsupported,
+            "this agent does not run in a guest of its own",
+        ));
     }
     let grace = Duration::from_millis(request.grace_ms).min(MOST_GRACE);
     agent.spawn(&tokio::runtime::Handle::current(), async move {

@@ -72,7 +72,11 @@ pub(crate) async fn signal(channel: &Channel, id: &ProcessId, signal: u8) -> Res
     channel.command(Operation::Signal(Signal { id: id.as_str().to_owned(), signal: signal.into() })).await
 }
 
-async fn started(channel: &Arc<Channel>, id: ProcessId, stream: StreamHandle) -> Result<ProcessHandle, GuestError> {
+async fn started(
+    channel: &Arc<Channel>,
+    id: ProcessId,
+    stream: StreamHandle,
+) -> Result<ProcessHandle, GuestError> {
     let Reply::Started(started) = channel.reply(&stream).await? else {
         return Err(channel.broken("the guest does not say that the process has started"));
     };
@@ -98,7 +102,9 @@ fn events(channel: Arc<Channel>, stream: Arc<StreamHandle>) -> ProcessEvents {
         let (channel, stream) = state?;
         loop {
             let lost = match stream.receive().await {
-                Ok(Some(Incoming::Data(bytes))) => return Some((ProcessEvent::Stdout(bytes), Some((channel, stream)))),
+                Ok(Some(Incoming::Data(bytes))) => {
+                    return Some((ProcessEvent::Stdout(bytes), Some((channel, stream))));
+                }
                 Ok(Some(Incoming::DataErr(bytes))) => {
                     return Some((ProcessEvent::Stderr(bytes), Some((channel, stream))));
                 }
@@ -146,9 +152,10 @@ impl ProcessWriter for Writer {
         };
         match result {
             // It has ended: what is sent to it vanishes.
-            Err(GuestError::Refused { kind: ErrorKind::Conflict | ErrorKind::NotFound | ErrorKind::Unavailable, .. }) => {
-                Ok(())
-            }
+            Err(GuestError::Refused {
+                kind: ErrorKind::Conflict | ErrorKind::NotFound | ErrorKind::Unavailable,
+                ..
+            }) => Ok(()),
             result => result,
         }
     }
@@ -156,7 +163,8 @@ impl ProcessWriter for Writer {
 
 fn new_id() -> Result<ProcessId, GuestError> {
     let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|error| GuestError::Unreachable(format!("no random numbers: {error}")))?;
+    getrandom::fill(&mut random)
+        .map_err(|error| GuestError::Unreachable(format!("no random numbers: {error}")))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(ProcessId::from_parts(u64::try_from(now.as_millis()).unwrap_or(0), u64::from_le_bytes(random)))
 }

@@ -7,7 +7,8 @@ use futures::Stream;
 use microvm_ports::GuestError;
 use microvm_ports::guest::ByteStream;
 use microvm_protocol::messages::{
-    Change, EntryKind, List, MAX_LIST_ENTRIES, Operation, Path, PullArchive, ReadFile, Reply, Stat, Watch, WriteFile,
+    Change, EntryKind, List, MAX_LIST_ENTRIES, Operation, Path, PullArchive, ReadFile, Reply, Stat, Watch,
+    WriteFile,
 };
 use microvm_protocol::mux::Incoming;
 use microvm_types::files::{FileChange, FileKind, FileStat, TransferSummary, WatchEvent, WriteOptions};
@@ -73,7 +74,11 @@ pub(crate) async fn list(channel: &Channel, path: &[u8], depth: u32) -> Result<V
 /// Reports of changes, or what ended them.
 pub(crate) type Changes = Pin<Box<dyn Stream<Item = Result<WatchEvent, GuestError>> + Send>>;
 
-pub(crate) async fn watch(channel: &Arc<Channel>, path: &[u8], recursive: bool) -> Result<Changes, GuestError> {
+pub(crate) async fn watch(
+    channel: &Arc<Channel>,
+    path: &[u8],
+    recursive: bool,
+) -> Result<Changes, GuestError> {
     let stream = channel.open(Operation::Watch(Watch { path: path.to_vec(), recursive }))?;
     let Reply::Done(_) = channel.reply(&stream).await? else {
         return Err(channel.broken("the guest does not confirm a watch"));
@@ -85,8 +90,10 @@ pub(crate) async fn watch(channel: &Arc<Channel>, path: &[u8], recursive: bool) 
             let error = match stream.receive().await {
                 Ok(None) => return None,
                 Ok(Some(Incoming::Message(Some(Reply::Changed(changed))))) => {
-                    let event =
-                        WatchEvent { path: sanitize::path(&changed.path).0, change: change(changed.change()) };
+                    let event = WatchEvent {
+                        path: sanitize::path(&changed.path).0,
+                        change: change(changed.change()),
+                    };
                     return Some((Ok(event), Some((channel, stream))));
                 }
                 Ok(Some(Incoming::Message(None))) => continue,

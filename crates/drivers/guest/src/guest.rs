@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use microvm_ports::guest::{ByteStream, CloseReason, Guest, GuestPath, PortConnection, ProcessHandle};
 use microvm_ports::GuestError;
+use microvm_ports::guest::{ByteStream, CloseReason, Guest, GuestPath, PortConnection, ProcessHandle};
 use microvm_protocol::messages::{MakeDirectory, Operation, Remove, Rename, Shutdown};
 use microvm_types::ProcessId;
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
@@ -159,7 +159,11 @@ impl Guest for SocketGuest {
         self.short("begin to shut down", self.channel.command(Operation::Shutdown(request))).await
     }
 
-    async fn measure_channel(&self, to_guest: u64, from_guest: u64) -> Result<(Duration, Duration), GuestError> {
+    async fn measure_channel(
+        &self,
+        to_guest: u64,
+        from_guest: u64,
+    ) -> Result<(Duration, Duration), GuestError> {
         system::measure_channel(&self.channel, to_guest, from_guest).await
     }
 

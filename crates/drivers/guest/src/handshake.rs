@@ -17,7 +17,8 @@ const MOST_GARBAGE: usize = 8 * 1024 * 1024;
 /// Greets the agent and waits for its answer, without a limit of time: the caller has one. Returns what came after it.
 pub(crate) async fn greet(socket: &mut UnixStream, epoch: u64) -> Result<(AgentInfo, Decoder), GuestError> {
     let mut nonce = [0; 8];
-    getrandom::fill(&mut nonce).map_err(|error| GuestError::Unreachable(format!("no random numbers: {error}")))?;
+    getrandom::fill(&mut nonce)
+        .map_err(|error| GuestError::Unreachable(format!("no random numbers: {error}")))?;
     let nonce = u64::from_le_bytes(nonce);
     let hello =
         Hello { min_version: PROTOCOL_VERSION, max_version: PROTOCOL_VERSION, features: 0, nonce, epoch };
@@ -43,7 +44,9 @@ pub(crate) async fn greet(socket: &mut UnixStream, epoch: u64) -> Result<(AgentI
             }
         }
         if garbage > MOST_GARBAGE {
-            return Err(GuestError::Protocol("the guest talks without ever answering the greeting".to_owned()));
+            return Err(GuestError::Protocol(
+                "the guest talks without ever answering the greeting".to_owned(),
+            ));
         }
         if found {
             match decoder.next_frame() {
@@ -60,7 +63,9 @@ pub(crate) async fn greet(socket: &mut UnixStream, epoch: u64) -> Result<(AgentI
             }
         }
         if socket.read_buf(decoder.buffer()).await.map_err(failed)? == 0 {
-            return Err(GuestError::Unreachable("the machine closed the channel during the handshake".to_owned()));
+            return Err(GuestError::Unreachable(
+                "the machine closed the channel during the handshake".to_owned(),
+            ));
         }
     }
 }

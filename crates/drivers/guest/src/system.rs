@@ -24,7 +24,8 @@ pub(crate) async fn system_info(channel: &Channel) -> Result<SystemInfo, GuestEr
     let Reply::System(system) = channel.unary(Operation::SystemInfo(Empty {})).await? else {
         return Err(channel.broken("the guest does not describe itself"));
     };
-    let load = |index: usize| system.load_average.get(index).copied().filter(|load| load.is_finite()).unwrap_or(0.0);
+    let load =
+        |index: usize| system.load_average.get(index).copied().filter(|load| load.is_finite()).unwrap_or(0.0);
     Ok(SystemInfo {
         operating_system: clean(&system.operating_system),
         kernel_release: clean(&system.kernel_release),
@@ -95,19 +96,20 @@ pub(crate) async fn connect_port(channel: &Arc<Channel>, port: u16) -> Result<Po
         sending.end();
     });
     let state = Some((Arc::clone(channel), stream));
-    let incoming = futures::stream::unfold(state, |state: Option<(Arc<Channel>, Arc<StreamHandle>)>| async move {
-        let (channel, stream) = state?;
-        loop {
-            let error = match stream.receive().await {
-                Ok(None) => return None,
-                Ok(Some(Incoming::Data(bytes))) => return Some((Ok(bytes), Some((channel, stream)))),
-                Ok(Some(Incoming::Message(None))) => continue,
-                Ok(Some(_)) => channel.broken("the guest sends something else than data"),
-                Err(error) => channel.stream_failed(error),
-            };
-            return Some((Err(error), None));
-        }
-    });
+    let incoming =
+        futures::stream::unfold(state, |state: Option<(Arc<Channel>, Arc<StreamHandle>)>| async move {
+            let (channel, stream) = state?;
+            loop {
+                let error = match stream.receive().await {
+                    Ok(None) => return None,
+                    Ok(Some(Incoming::Data(bytes))) => return Some((Ok(bytes), Some((channel, stream)))),
+                    Ok(Some(Incoming::Message(None))) => continue,
+                    Ok(Some(_)) => channel.broken("the guest sends something else than data"),
+                    Err(error) => channel.stream_failed(error),
+                };
+                return Some((Err(error), None));
+            }
+        });
     Ok(PortConnection { incoming: Box::pin(incoming), outgoing })
 }
 

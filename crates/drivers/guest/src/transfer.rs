@@ -63,7 +63,8 @@ async fn flush(stream: &StreamHandle, zeros: &mut u64) -> Result<(), StreamError
 /// Sends one portion; whole blocks of zeros are only counted.
 async fn send(stream: &StreamHandle, mut part: Bytes, zeros: &mut u64) -> Result<(), StreamError> {
     while !part.is_empty() {
-        let run = part.chunks(BLOCK).take_while(|block| block.len() == BLOCK && is_zero(block)).count() * BLOCK;
+        let run =
+            part.chunks(BLOCK).take_while(|block| block.len() == BLOCK && is_zero(block)).count() * BLOCK;
         if run > 0 {
             *zeros += run as u64;
             part = part.split_off(run);
@@ -115,12 +116,13 @@ impl Pull {
                 self.zeros -= count as u64;
                 return Ok(Some(Bytes::from_static(&ZEROS[..count])));
             }
-            let (count, bytes) = match self.stream.receive().await.map_err(|error| self.channel.stream_failed(error))? {
-                None => return Ok(None),
-                Some(Incoming::Data(bytes)) => (bytes.len() as u64, Some(bytes)),
-                Some(Incoming::Zeros(count)) => (count, None),
-                Some(_) => return Err(self.channel.broken("the guest sends something else than data")),
-            };
+            let (count, bytes) =
+                match self.stream.receive().await.map_err(|error| self.channel.stream_failed(error))? {
+                    None => return Ok(None),
+                    Some(Incoming::Data(bytes)) => (bytes.len() as u64, Some(bytes)),
+                    Some(Incoming::Zeros(count)) => (count, None),
+                    Some(_) => return Err(self.channel.broken("the guest sends something else than data")),
+                };
             self.left = self.left.checked_sub(count).ok_or_else(|| {
                 self.channel.broken("the guest sends more data than was asked for or than any file holds")
             })?;

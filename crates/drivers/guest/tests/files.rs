@@ -25,8 +25,7 @@ async fn files_are_written_whole_and_read_back() {
     for name in ["plain", "with space\nand newline", "deep/er/file"] {
         let path = agent.path(name);
         let options = WriteOptions { create_parents: true, mode: Some(0o640), owner: None };
-        let summary =
-            guest.write_file(&path, &options, bytes_of(vec![content.clone()])).await.unwrap();
+        let summary = guest.write_file(&path, &options, bytes_of(vec![content.clone()])).await.unwrap();
         let expected: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!((summary.bytes, &summary.sha256), (300_000, &expected));
         let (stat, data) = guest.read_file(&path, 0, None).await.unwrap();
@@ -54,7 +53,8 @@ async fn a_broken_source_leaves_the_old_file() {
     let guest = agent.connect().await;
     let path = agent.path("kept");
     guest.write_file(&path, &WriteOptions::default(), bytes_of(vec![b"old".to_vec()])).await.unwrap();
-    let broken = futures::stream::iter(vec![Ok(noise(100_000).into()), Err(GuestError::Source("gone".to_owned()))]);
+    let broken =
+        futures::stream::iter(vec![Ok(noise(100_000).into()), Err(GuestError::Source("gone".to_owned()))]);
     let error = guest.write_file(&path, &WriteOptions::default(), Box::pin(broken)).await.unwrap_err();
     assert!(matches!(error, GuestError::Source(_)));
     guest.ping().await.unwrap();
@@ -102,7 +102,10 @@ async fn archives_go_in_and_out() {
     let Some(agent) = HostAgent::start().await else { return };
     let guest = agent.connect().await;
     let long = format!("tree/{}/{}", "d".repeat(90), "f".repeat(90));
-    let mut builder = tar::Builder::new(archive(&[("tree/one", EntryType::Regular, "1"), ("tree/link", EntryType::Symlink, "one")]));
+    let mut builder = tar::Builder::new(archive(&[
+        ("tree/one", EntryType::Regular, "1"),
+        ("tree/link", EntryType::Symlink, "one"),
+    ]));
     let mut header = tar::Header::new_gnu();
     header.set_size(5);
     header.set_mode(0o755);

@@ -11,9 +11,7 @@ use futures::StreamExt as _;
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_ports::guest::{CloseReason, Guest, GuestEndpoint, Identity, ProcessEvent};
 use microvm_ports::{GuestConnector as _, GuestError};
-use microvm_protocol::messages::{
-    Configured, Hello, HelloReply, Message, PARTS, Part, Reply, Started, Stat,
-};
+use microvm_protocol::messages::{Configured, Hello, HelloReply, Message, PARTS, Part, Reply, Started, Stat};
 use microvm_protocol::{Decoder, Frame, FrameKind, PREAMBLE};
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -59,11 +57,17 @@ impl Peer {
         self.socket.write_all(b"left over from before").await.unwrap();
         for nonce in [hello.nonce ^ 1, hello.nonce] {
             self.socket.write_all(&PREAMBLE).await.unwrap();
-            let reply = HelloReply { version: 1, nonce, agent_version: "x\x1b[31m".to_owned(), ..HelloReply::default() };
+            let reply = HelloReply {
+                version: 1,
+                nonce,
+                agent_version: "x\x1b[31m".to_owned(),
+                ..HelloReply::default()
+            };
             self.send(FrameKind::HelloReply, 0, reply.encode_to_vec()).await;
         }
         let stream = self.open().await;
-        let parts = PARTS.iter().map(|name| Part { name: (*name).to_owned(), problem: String::new() }).collect();
+        let parts =
+            PARTS.iter().map(|name| Part { name: (*name).to_owned(), problem: String::new() }).collect();
         self.message(stream, Reply::Configured(Configured { parts })).await;
         self.send(FrameKind::End, stream, Bytes::new()).await;
     }
@@ -96,7 +100,8 @@ impl Host {
         let short = directory.path().join("s");
         let listener = UnixListener::bind(&short).unwrap();
         std::fs::rename(&short, path.join("agent.sock")).unwrap();
-        let endpoint = GuestEndpoint::UnixSocket(Utf8PathBuf::from_path_buf(path.join("agent.sock")).unwrap());
+        let endpoint =
+            GuestEndpoint::UnixSocket(Utf8PathBuf::from_path_buf(path.join("agent.sock")).unwrap());
         Self { endpoint, listener, _directory: directory }
     }
 
@@ -127,7 +132,8 @@ impl Host {
 async fn reason(guest: &dyn Guest) -> CloseReason {
     let mut closed = guest.closed();
     let wait = closed.wait_for(Option::is_some);
-    let reason = tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the channel is closed").unwrap();
+    let reason =
+        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the channel is closed").unwrap();
     reason.clone().unwrap()
 }
 

@@ -26,7 +26,9 @@ async fn a_machine_boots_runs_commands_and_powers_off() {
     let started = Instant::now();
     let guest = connect(&machine.endpoint, 1, &identity()).await;
     eprintln!("boot to identity confirmed: {:?} (agent: {} ms)", started.elapsed(), guest.agent().boot_ms);
-    let (out, err, status) = run(&*guest, &shell("echo $GREETING $$; hostname; cat /etc/machine-id; id; echo oops >&2; exit 3")).await;
+    let (out, err, status) =
+        run(&*guest, &shell("echo $GREETING $$; hostname; cat /etc/machine-id; id; echo oops >&2; exit 3"))
+            .await;
     eprintln!("{out}{err}{}", machine.console());
     assert!(out.contains("hello") && out.contains("first-light") && out.contains("0123456789abcdef"));
     assert_eq!((err.as_str(), status.code), ("oops\n", Some(3)));
@@ -53,4 +55,54 @@ async fn a_machine_boots_runs_commands_and_powers_off() {
     guest.shutdown(ShutdownMode::PowerOff, Duration::from_secs(2)).await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(30), machine.child.wait()).await;
     assert!(ended.is_ok(), "the machine did not end: {}", machine.console());
+}
+
+/// Prints figures; `microvm bench` holds them against their limits.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement, not a test"]
+async fn measure() {
+    let Some(parts) = Parts::find() else { return };
+    let machine = TestMachine::boot(&parts);
+    let guest = connect(&machine.endpoint, 1, &identity()).await;
+    const SIZE: u64 = 256 << 20;
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    let rate = |time: Duration| SIZE as f64 / 1e6 / time.as_secs_f64();
+    let content: Vec<Vec<u8>> = common::noise(16 << 20).chunks(64 << 10).map(<[u8]>::to_vec).collect();
+    for round in 0..3 {
+        let (to, from) = guest.measure_channel(SIZE, SIZE).await.unwrap();
+        let parts = (0..16).flat_map(|_| content.clone()).collect();
+        let started = Instant::now();
+        guest.write_file(b"/root/big", &Default::default(), common::bytes_of(parts)).await.unwrap();
+        let push = started.elapsed();
+        let started = Instant::now();
+        let (_, mut data) = guest.read_file(b"/root/big", 0, None).await.unwrap();
+        while let Some(part) = futures::StreamExt::next(&mut data).await {
+            part.unwrap();
+        }
+        let pull = started.elapsed();
+        eprintln!(
+            "round {round}: raw to {:.0} from {:.0}, push {:.0} ({:.2}), pull {:.0} MB/s ({:.2})",
+            rate(to),
+            rate(from),
+            rate(push),
+            rate(push) / rate(to),
+            rate(pull),
+            rate(pull) / rate(from)
+        );
+    }
+    let mut trues = Vec::new();
+    for _ in 0..40 {
+        let started = Instant::now();
+        run(&*guest, &command(&["true"])).await;
+        trues.push(started.elapsed());
+    }
+    let mut spawns = guest.measure_spawn("/usr/bin/true", 40).await.unwrap();
+    trues.sort_unstable();
+    spawns.sort_unstable();
+    eprintln!(
+        "exec true p50 {:?} p10 {:?}; spawn p50 {:?} p10 {:?}",
+        trues[20], trues[4], spawns[20], spawns[4]
+    );
+    let (out, ..) = run(&*guest, &shell("cat /sys/devices/system/clocksource/clocksource0/current_clocksource; cat /sys/fs/cgroup/microvm/pids.max; time -p true; dmesg | grep -iE 'tsc|clocksource' | head")).await;
+    eprintln!("{out}");
 }

@@ -55,7 +55,9 @@ async fn a_terminal_has_a_size_and_control_c_works() {
     let Some(agent) = HostAgent::start().await else { return };
     let guest = agent.connect().await;
     let mut request = shell("stty size; echo ready; sleep 100; stty size; echo end");
-    request.command[2] = "trap 'stty size; exit 5' INT; stty size; tty >/dev/null && echo ready; while :; do sleep 0.05; done".to_owned();
+    request.command[2] =
+        "trap 'stty size; exit 5' INT; stty size; tty >/dev/null && echo ready; while :; do sleep 0.05; done"
+            .to_owned();
     request.terminal = Some(TerminalSize { columns: 100, rows: 30 });
     let mut process = guest.exec(&request).await.unwrap();
     let mut text = String::new();

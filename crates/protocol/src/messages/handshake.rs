@@ -98,7 +98,8 @@ pub struct Part {
 }
 
 /// Parts every agent confirms, in this order.
-pub const PARTS: [&str; 6] = ["entropy", "wall_clock", "host_name", "machine_id", "environment", "start_commands"];
+pub const PARTS: [&str; 6] =
+    ["entropy", "wall_clock", "host_name", "machine_id", "environment", "start_commands"];
 
 /// Answer to [`Configure`]: every part by itself.
 #[derive(Clone, PartialEq, Eq, prost::Message)]

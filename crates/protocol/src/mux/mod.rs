@@ -21,8 +21,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::frame::{Frame, FrameKind, MAX_CONTROL};
 use crate::messages::{Failure, FailureKind, Request};
 use crate::preamble::split_point;
-use state::{State, StreamState};
 pub use state::Violation;
+use state::{State, StreamState};
 pub use stream::{Incoming, StreamError, StreamHandle};
 
 /// Most streams a host opens at a time.
@@ -47,7 +47,9 @@ pub enum OpenError {
     #[error("{MAX_STREAMS} operations are under way on this channel already: wait for some to end")]
     TooMany,
     /// The request does not fit into a frame.
-    #[error("the request takes {0} bytes, more than the {MAX_CONTROL} that fit into one frame: send large data as a file or on standard input")]
+    #[error(
+        "the request takes {0} bytes, more than the {MAX_CONTROL} that fit into one frame: send large data as a file or on standard input"
+    )]
     TooLong(usize),
     /// The request contains the bytes that begin a session.
     #[error("the request contains a byte sequence that is reserved for the channel")]

@@ -159,7 +159,11 @@ impl State {
         // Whoever gave up waiting is forgotten here, so that the table stays small.
         self.pings.retain(|_, waiting| !waiting.is_closed());
         self.pings.insert(self.next_ping, sender);
-        self.urgent.push_back(Frame::new(FrameKind::Ping, 0, Bytes::copy_from_slice(&self.next_ping.to_le_bytes())));
+        self.urgent.push_back(Frame::new(
+            FrameKind::Ping,
+            0,
+            Bytes::copy_from_slice(&self.next_ping.to_le_bytes()),
+        ));
     }
 
     pub(super) fn receive(&mut self, frame: Frame) -> Result<Effect, Violation> {
@@ -178,9 +182,14 @@ impl State {
                 Ok(Effect::default())
             }
             (FrameKind::Open, Role::Agent) => self.opened(frame),
-            (FrameKind::Hello | FrameKind::HelloReply | FrameKind::Open | FrameKind::Ping | FrameKind::Pong, _) => {
-                Err(Violation::Unexpected(kind))
-            }
+            (
+                FrameKind::Hello
+                | FrameKind::HelloReply
+                | FrameKind::Open
+                | FrameKind::Ping
+                | FrameKind::Pong,
+                _,
+            ) => Err(Violation::Unexpected(kind)),
             _ => self.for_stream(frame),
         }
     }

@@ -51,13 +51,15 @@ impl TestMachine {
         fs::write(path("initramfs"), initramfs(&parts.agent)).unwrap();
         let scratch = fs::File::create(path("scratch")).unwrap();
         scratch.set_len(2 << 30).unwrap();
-        let made = StdCommand::new("mke2fs").args(["-q", "-t", "ext4"]).arg(path("scratch")).status().unwrap();
+        let made =
+            StdCommand::new("mke2fs").args(["-q", "-t", "ext4"]).arg(path("scratch")).status().unwrap();
         assert!(made.success());
         let khz = host_tsc_khz();
         let socket = path("agent.sock");
-        // A guard against a test that hangs: the machine ends by itself.
-        let child = Command::new("timeout")
-            .args(["300", "qemu-system-x86_64", "-M", "microvm,accel=tcg,acpi=off,rtc=on,pit=on,pic=on"])
+        // The machine ends with the test, however that ends: `setpriv` becomes QEMU, so the child is QEMU itself.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+            .args(["-M", "microvm,accel=tcg,acpi=off,rtc=on,pit=on,pic=on"])
             .args(["-cpu", &std::env::var("MICROVM_TEST_CPU").unwrap_or_else(|_| "max".to_owned())])
             .args(["-m", "512", "-smp", "1", "-nodefaults", "-no-user-config", "-nographic", "-no-reboot"])
             .arg("-serial")
@@ -67,7 +69,7 @@ impl TestMachine {
             .arg("-initrd")
             .arg(path("initramfs"))
             .arg("-append")
-            .arg(format!("console=ttyS0 quiet reboot=t panic=-1 tsc_early_khz={khz}"))
+            .arg(format!("console=ttyS0 quiet reboot=t panic=-1 tsc=reliable tsc_early_khz={khz}"))
             .args(["-device", "virtio-serial-device,max_ports=2", "-chardev"])
             .arg(format!("socket,id=c,path={},server=on,wait=off", socket.display()))
             .args(["-device", "virtserialport,chardev=c,name=agent,nr=1", "-drive"])
@@ -76,6 +78,7 @@ impl TestMachine {
             .arg(format!("if=none,id=scratch,format=raw,cache=unsafe,file={}", path("scratch").display()))
             .args(["-device", "virtio-blk-device,drive=scratch,serial=scratch"])
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .unwrap();

@@ -78,7 +78,9 @@ pub async fn connect(endpoint: &GuestEndpoint, epoch: u64, identity: &Identity) 
             Ok(guest) => return guest,
             Err(error) if tokio::time::Instant::now() > end => panic!("no connection: {error}"),
             // The only sign that a program listens is that it does.
-            Err(microvm_ports::GuestError::Unreachable(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(microvm_ports::GuestError::Unreachable(_)) => {
+                tokio::time::sleep(Duration::from_millis(5)).await
+            }
             Err(error) => panic!("no connection: {error}"),
         }
     }
