@@ -1,4 +1,5 @@
 //! The program in a temporary home: what it prints, where, and how it ends. Needs no hypervisor and starts no server.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::process::{Command, Output, Stdio};
 

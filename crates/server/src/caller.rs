@@ -103,7 +103,7 @@ pub trait Authenticator: Send + Sync {
     ///
     /// # Errors
     /// A problem of kind `Unauthenticated` or `Forbidden`.
-    fn caller(&self, peer: Peer, head: &axum::http::request::Parts) -> Result<Caller, Problem>;
+    fn caller(&self, peer: Peer, head: &axum::http::request::Parts) -> Result<Caller, Box<Problem>>;
 }
 
 /// Lets in processes of the server's own user and of root, and nobody else.
@@ -127,24 +127,24 @@ impl Default for PeerAuthenticator {
 }
 
 impl Authenticator for PeerAuthenticator {
-    fn caller(&self, peer: Peer, _head: &axum::http::request::Parts) -> Result<Caller, Problem> {
+    fn caller(&self, peer: Peer, _head: &axum::http::request::Parts) -> Result<Caller, Box<Problem>> {
         match peer.0 {
             Some(process) if process.uid == 0 || process.uid == self.uid => {
                 Ok(Caller { name: format!("uid:{}", process.uid), permissions: None })
             }
-            Some(process) => Err(Problem::new(
+            Some(process) => Err(Box::new(Problem::new(
                 ErrorKind::Forbidden,
                 "caller_forbidden",
                 format!(
                     "this server belongs to uid {}, and uid {} called: use a server of your own",
                     self.uid, process.uid
                 ),
-            )),
-            None => Err(Problem::new(
+            ))),
+            None => Err(Box::new(Problem::new(
                 ErrorKind::Unauthenticated,
                 "caller_unknown",
                 "the kernel does not tell who called: connect through the server's unix socket",
-            )),
+            ))),
         }
     }
 }

@@ -12,11 +12,11 @@ use microvm_types::{ErrorKind, NameError};
 /// A request that did not succeed. The problem travels with the answer, so that the outermost layer can add the id of
 /// the request to it.
 #[derive(Debug)]
-pub(crate) struct Failure(pub(crate) Problem);
+pub(crate) struct Failure(pub(crate) Box<Problem>);
 
 impl Failure {
     pub(crate) fn new(kind: ErrorKind, code: &str, detail: impl Into<String>) -> Self {
-        Self(Problem::new(kind, code, detail))
+        Self(Box::new(Problem::new(kind, code, detail)))
     }
 
     pub(crate) fn invalid(code: &str, detail: impl Into<String>) -> Self {
@@ -27,7 +27,7 @@ impl Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut response = render(&self.0);
-        response.extensions_mut().insert(self.0);
+        response.extensions_mut().insert(*self.0);
         response
     }
 }

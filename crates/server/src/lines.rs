@@ -62,7 +62,7 @@ impl<F: Future<Output = Result<ProgressLine, Failure>> + Send + 'static> Work<F>
                     Some(line) = this.reports.recv() => return Some((line, this)),
                     result = outcome => {
                         this.outcome = None;
-                        this.last = Some(result.unwrap_or_else(|failure| ProgressLine::Failed { problem: failure.0 }));
+                        this.last = Some(result.unwrap_or_else(|failure| ProgressLine::Failed { problem: *failure.0 }));
                     }
                 }
             }

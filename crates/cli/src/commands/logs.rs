@@ -57,19 +57,21 @@ impl Logs {
     async fn console(&self, context: &Context, interrupts: &mut Interrupts) -> Result<u8, CliError> {
         let mut before = context.client.console(&self.vm, CONSOLE).await?;
         context.output.bytes(&before)?;
-        while self.follow {
+        if !self.follow {
+            return Ok(0);
+        }
+        loop {
             let wait = async {
                 tokio::time::sleep(INTERVAL).await;
                 Ok(())
             };
             if interrupts.unless(wait).await.is_err() {
-                break;
+                return Ok(0);
             }
             let now = context.client.console(&self.vm, CONSOLE).await?;
             context.output.bytes(&now[news(&before, &now)..])?;
             before = now;
         }
-        Ok(0)
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) async fn exec(
         };
         if let Err(failure) = outcome {
             // A caller who went away does not hear it.
-            let _ = send(&mut sink, &ServerMessage::Error { problem: failure.0 }).await;
+            let _ = send(&mut sink, &ServerMessage::Error { problem: *failure.0 }).await;
         }
         let _ = sink.close().await;
     }))

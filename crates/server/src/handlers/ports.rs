@@ -39,14 +39,13 @@ pub(crate) async fn connect(
         };
         let to_guest = async {
             while let Some(Ok(message)) = stream.next().await {
-                match message {
-                    Message::Binary(bytes) => {
-                        if outgoing.send(bytes).await.is_err() {
-                            break;
-                        }
-                    }
+                let bytes = match message {
+                    Message::Binary(bytes) => bytes,
                     Message::Close(_) => break,
-                    _ => {}
+                    _ => continue,
+                };
+                if outgoing.send(bytes).await.is_err() {
+                    break;
                 }
             }
         };

@@ -35,7 +35,7 @@ pub(crate) async fn watch(
         let _in_use = &guest;
         match change {
             Ok(change) => Line::Change(change),
-            Err(error) => Line::Failed { problem: Failure::from(error).0 },
+            Err(error) => Line::Failed { problem: *Failure::from(error).0 },
         }
     })))
 }

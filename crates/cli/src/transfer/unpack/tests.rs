@@ -1,4 +1,5 @@
 //! Archives as a hostile guest would make them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -8,9 +9,11 @@ use tar::{Builder, Header};
 
 use super::*;
 
-/// An archive of (name, kind, link, content), with names exactly as given: the checks of the `tar` crate are on
-/// purpose not asked.
-fn archive(entries: &[(&[u8], EntryType, &[u8], &[u8])]) -> Vec<u8> {
+/// Name, kind, link and content of an entry.
+type Crafted<'a> = (&'a [u8], EntryType, &'a [u8], &'a [u8]);
+
+/// An archive with names exactly as given: the checks of the `tar` crate are on purpose not asked.
+fn archive(entries: &[Crafted<'_>]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for (name, kind, link, content) in entries {
         let mut header = Header::new_gnu();
