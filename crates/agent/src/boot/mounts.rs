@@ -30,7 +30,9 @@ pub(super) fn late() -> Result<(), BootError> {
     }
     let _ = fs::DirBuilder::new().mode(0o1777).create("/run/lock");
     // A kernel without control groups is fine: process groups are used then.
-    if attach("cgroup2", "/sys/fs/cgroup", secure | MountFlags::NOEXEC, "").is_err() {
+    // Without `favordynmods` (Linux 6.0) every command that joins its group waits for an RCU grace period: 10 ms.
+    let groups = |options| attach("cgroup2", "/sys/fs/cgroup", secure | MountFlags::NOEXEC, options);
+    if groups("favordynmods").or_else(|_| groups("")).is_err() {
         crate::console::say("no control groups: commands are ended by session");
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Files, directories and archives of the guest. Everything that may wait for a disk runs on a helper thread.
 
 mod content;
+mod direct;
 mod hash;
 mod list;
 mod manage;

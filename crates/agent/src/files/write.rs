@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use microvm_protocol::messages::{WriteFile, Written};
 use microvm_protocol::mux::StreamHandle;
 
+use super::direct::DirectWriter;
 use super::path::{absolute, failed};
 use super::receiver::{Piece, Receiver};
 use crate::failure::{AgentError, AgentResult, show};
@@ -53,7 +54,7 @@ fn write_now(mut receiver: Receiver, request: &WriteFile) -> AgentResult<Written
         return Err(AgentError::invalid(format!("{} is a directory", show(target.as_os_str().as_bytes()))));
     }
     let (file, mut temporary) = make_temporary(parent)?;
-    let size = copy(&mut receiver, &file, &target)?;
+    let size = copy(&mut receiver, &file, &temporary.path, &target)?;
     let mode = request.mode.or(existing.as_ref().map(|found| found.mode())).unwrap_or(0o644) & 0o7777;
     let owner = request.uid.zip(request.gid).or(existing.as_ref().map(|found| (found.uid(), found.gid())));
     if let Some((uid, gid)) = owner {
@@ -80,27 +81,13 @@ fn make_temporary(parent: &Path) -> AgentResult<(File, Temporary)> {
     }
 }
 
-fn copy(receiver: &mut Receiver, file: &File, target: &Path) -> AgentResult<u64> {
-    let mut position = 0u64;
-    let mut hole = false;
+fn copy(receiver: &mut Receiver, file: &File, temporary: &Path, target: &Path) -> AgentResult<u64> {
+    let mut writer = DirectWriter::new(file, temporary);
     while let Some(piece) = receiver.next()? {
         match piece {
-            Piece::Data(data) => {
-                file.write_all_at(&data, position).map_err(failed("write", target))?;
-                position += data.len() as u64;
-                hole = false;
-            }
-            Piece::Zeros(count) => {
-                position = position
-                    .checked_add(count)
-                    .filter(|end| i64::try_from(*end).is_ok())
-                    .ok_or_else(|| AgentError::invalid("the file would be larger than any file can be"))?;
-                hole = true;
-            }
+            Piece::Data(data) => writer.data(&data).map_err(failed("write", target))?,
+            Piece::Zeros(count) => writer.zeros(count).map_err(failed("write", target))?,
         }
     }
-    if hole {
-        file.set_len(position).map_err(failed("extend", target))?;
-    }
-    Ok(position)
+    writer.finish().map_err(failed("write", target))
 }
