@@ -11,8 +11,8 @@ const MIN_MEMORY_MIB: u32 = 128;
 const MIN_DISK_MIB: u32 = 64;
 /// Longest disk serial number that virtio-blk carries, in bytes (virtio 1.1, 5.2.6: VIRTIO_BLK_T_GET_ID).
 const DISK_SERIAL_MAX: usize = 20;
-/// virtio-mmio of QEMU's `microvm` machine has room for 8 devices on its first bus range beyond our own.
-const MAX_EXTRA_DISKS: usize = 8;
+/// QEMU's `microvm` machine has 8 virtio-mmio places without ACPI; channel, balloon, image and scratch take four.
+const MAX_EXTRA_DISKS: usize = 4;
 
 /// Checks a template with all overrides applied against what can be and what is allowed.
 pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), ServiceError> {

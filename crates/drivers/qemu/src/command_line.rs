@@ -127,10 +127,6 @@ impl CommandLine {
             "no_timer_check".to_owned(),
             "random.trust_cpu=on".to_owned(),
         ];
-        if spec.kernel.discovery == DeviceDiscovery::CommandLine {
-            // There is neither; looking for them only costs time and prints complaints.
-            words.extend(["acpi=off".to_owned(), "pci=off".to_owned()]);
-        }
         words.extend(spec.kernel.arguments.iter().cloned());
         self.push("-append", words.join(" "));
     }
