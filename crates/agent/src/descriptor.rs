@@ -10,6 +10,5 @@ use tokio::io::unix::AsyncFd;
 pub(crate) fn register(descriptor: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names one open descriptor, always the same one, until it is dropped; and `AsyncFd` gives no
     // way to swap it for another.
-    unsafe { AsyncFd::register_with_interest(descriptor, interest) }
-        .map_err(|error| std::io::Error::from(error))
+    unsafe { AsyncFd::register_with_interest(descriptor, interest) }.map_err(std::io::Error::from)
 }

@@ -27,7 +27,8 @@ mod tests {
     #[test]
     fn cannot_be_part_of_a_header_or_a_text() {
         assert!(!PREAMBLE.iter().any(|byte| crate::frame::MAGIC.contains(byte)));
-        assert!(std::str::from_utf8(&PREAMBLE).is_err());
+        let bytes = PREAMBLE.to_vec();
+        assert!(String::from_utf8(bytes).is_err());
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(crate) async fn pack(stream: &Arc<StreamHandle>, request: PullArchive) -> Ag
             links: std::collections::HashMap::new(),
         };
         packer.walk(root)?;
-        packer.pending.extend_from_slice(&[0; 2 * BLOCK as usize]);
+        packer.pending.extend_from_slice(&[0; 1024]);
         packer.flush()
     })
     .await
