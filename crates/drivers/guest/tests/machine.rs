@@ -58,6 +58,43 @@ async fn a_machine_boots_runs_commands_and_powers_off() {
     assert!(ended.is_ok(), "the machine did not end: {}", machine.console());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn bombs_garbage_and_half_frames_leave_the_agent_working() {
+    let Some(parts) = Parts::find() else { return };
+    let machine = TestMachine::boot(&parts);
+    let guest = connect(&machine.endpoint, 1, &identity()).await;
+    let mut bomb = shell("bomb() { bomb | bomb & }; bomb; sleep 100");
+    bomb.timeout_ms = Some(3000);
+    let process = guest.exec(&bomb).await.unwrap();
+    // While it goes off, another command is answered.
+    let (out, _, status) = run(&*guest, &command(&["/bin/echo", "still here"])).await;
+    assert_eq!((out.as_str(), status.code), ("still here\n", Some(0)));
+    let (_, _, status) = common::finish(process).await;
+    assert!(status.timed_out, "{status:?}");
+    let (out, ..) = run(&*guest, &shell("ls /proc | grep -c '^[0-9]'")).await;
+    assert!(out.trim().parse::<u32>().unwrap() < 200, "{out} processes are left");
+    guest.close();
+    drop(guest);
+
+    let microvm_ports::guest::GuestEndpoint::UnixSocket(path) = &machine.endpoint else { unreachable!() };
+    let half =
+        microvm_protocol::Frame::new(microvm_protocol::FrameKind::Data, 1, vec![1; 60_000].into()).header();
+    for rubbish in [
+        &b"GET / HTTP/1.0\r\n\r\n"[..],
+        &half,
+        &microvm_protocol::PREAMBLE[..20],
+        &microvm_protocol::PREAMBLE,
+    ] {
+        let mut socket = tokio::net::UnixStream::connect(path).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut socket, rubbish).await.unwrap();
+        drop(socket);
+        let guest = connect(&machine.endpoint, 3, &identity()).await;
+        let (out, ..) = run(&*guest, &command(&["echo", "again"])).await;
+        assert_eq!(out, "again\n");
+        guest.close();
+    }
+}
+
 /// Prints figures; `microvm bench` holds them against their limits.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement, not a test"]
