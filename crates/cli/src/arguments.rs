@@ -91,6 +91,8 @@ pub(crate) enum Command {
     Template(commands::template::Template),
     /// Examine this host and say what to do
     Doctor(commands::doctor::Doctor),
+    /// Measure this installation against the floor of this host
+    Bench(crate::bench::Bench),
     /// Verify every stored image and kernel
     Verify(commands::verify::Verify),
     /// Serve requests until ended; other commands start it by themselves

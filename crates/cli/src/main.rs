@@ -8,6 +8,7 @@
 
 mod arguments;
 mod autostart;
+mod bench;
 mod commands;
 mod context;
 mod duration;

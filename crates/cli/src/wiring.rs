@@ -22,15 +22,13 @@ static EMBEDDED_AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/microvm
 /// Opens the service on real drivers: cleans up after a crash and takes up the VMs that are still there.
 pub(crate) async fn open_service(settings: &Settings) -> anyhow::Result<Arc<VmService>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let storage_config = StorageConfig::new(settings.root.clone(), agent()?);
-    let storage_clock = Arc::clone(&clock);
-    let storage = tokio::task::spawn_blocking(move || Storage::open(storage_config, storage_clock)).await??;
+    let storage = open_storage(settings, Arc::clone(&clock)).await?;
     let database = settings.root.join("state.sqlite");
     let store = SqliteStore::open(&database).await.with_context(|| format!("opening {database}"))?;
     let storage = Arc::new(storage);
     let ports = Ports {
         hypervisor: Arc::new(Qemu::new(qemu_config()?)),
-        connector: Arc::new(SocketGuestConnector::new(GuestConfig::default())),
+        connector: Arc::new(connector()),
         store: Arc::new(store),
         images: Arc::clone(&storage) as _,
         kernels: Arc::clone(&storage) as _,
@@ -46,7 +44,19 @@ pub(crate) async fn open_service(settings: &Settings) -> anyhow::Result<Arc<VmSe
     Ok(VmService::open(ports, settings).await?)
 }
 
-fn qemu_config() -> anyhow::Result<QemuConfig> {
+/// Opens the store; several processes may have it open.
+pub(crate) async fn open_storage(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Storage> {
+    let config = StorageConfig::new(settings.root.clone(), agent()?);
+    Ok(tokio::task::spawn_blocking(move || Storage::open(config, clock)).await??)
+}
+
+/// The driver of guest channels.
+pub(crate) fn connector() -> SocketGuestConnector {
+    SocketGuestConnector::new(GuestConfig::default())
+}
+
+/// Settings of the hypervisor from the environment.
+pub(crate) fn qemu_config() -> anyhow::Result<QemuConfig> {
     let launcher = Utf8PathBuf::try_from(env::current_exe().context("finding this program")?)?;
     let mut config = QemuConfig::new(launcher);
     if let Ok(program) = env::var("MICROVM_QEMU") {

@@ -48,6 +48,9 @@ pub(crate) fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
         if let Command::Doctor(command) = arguments.command {
             return command.run(settings, format).await;
         }
+        if let Command::Bench(command) = arguments.command {
+            return command.run(settings, format).await;
+        }
         let context = Context::open(settings, format).await?;
         client_command(arguments.command, &context).await
     });
@@ -83,6 +86,6 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Kernel(command) => command.run(context).await,
         Command::Template(command) => command.run(context).await,
         Command::Verify(command) => command.run(context).await,
-        Command::Serve(_) | Command::Completions(_) | Command::Doctor(_) => Ok(0),
+        Command::Serve(_) | Command::Completions(_) | Command::Doctor(_) | Command::Bench(_) => Ok(0),
     }
 }

@@ -23,8 +23,18 @@ pub(crate) const AGENT_SOCKET: &str = "agent.sock";
 /// Where the base of the memory appears in the cage.
 pub(crate) const MEMORY_PATH: &str = "/memory";
 
+/// Where QEMU runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Surroundings {
+    /// In a cage, waiting for `cont`.
+    Caged,
+    /// Bare on the host and running at once: the floor that `microvm bench` compares with.
+    Bare,
+}
+
 /// Everything QEMU is started with.
 pub(crate) struct CommandLine {
+    surroundings: Surroundings,
     pub(crate) arguments: Vec<String>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) files: Vec<OpenFile>,
@@ -34,8 +44,14 @@ pub(crate) struct CommandLine {
 /// Builds the command line. The facts behind the options were measured on QEMU 7.2 with TCG:
 /// the `microvm` machine boots fastest; without PIT and PIC the guest wedges under TCG; the monitor and channel sockets
 /// listen before QEMU starts, so that nothing has to wait for them to appear.
-pub(crate) fn build(spec: &MachineSpec, accelerator: Kind, tsc_khz: u64) -> Result<CommandLine, LaunchError> {
+pub(crate) fn build(
+    spec: &MachineSpec,
+    accelerator: Kind,
+    tsc_khz: u64,
+    surroundings: Surroundings,
+) -> Result<CommandLine, LaunchError> {
     let mut line = CommandLine {
+        surroundings,
         arguments: Vec::new(),
         mounts: Vec::new(),
         files: Vec::new(),
@@ -46,7 +62,7 @@ pub(crate) fn build(spec: &MachineSpec, accelerator: Kind, tsc_khz: u64) -> Resu
     };
     line.machine(spec, accelerator);
     line.kernel(spec, tsc_khz);
-    line.channels();
+    line.channels(spec);
     for (index, disk) in spec.disks.iter().enumerate() {
         line.disk(spec, index, disk)?;
     }
@@ -64,8 +80,21 @@ impl CommandLine {
         self.arguments.push(option.to_owned());
     }
 
-    fn show(&mut self, source: &Utf8Path, target: &str, access: MountAccess) {
+    /// Makes a host path visible; returns the path to name it by.
+    fn show(&mut self, source: &Utf8Path, target: &str, access: MountAccess) -> String {
         self.mounts.push(Mount { source: source.to_owned(), target: target.into(), optional: false, access });
+        match self.surroundings {
+            Surroundings::Caged => target.to_owned(),
+            Surroundings::Bare => source.to_string(),
+        }
+    }
+
+    /// Address of a listening socket.
+    fn socket(&self, spec: &MachineSpec, descriptor: i32, name: &str) -> String {
+        match self.surroundings {
+            Surroundings::Caged => format!("fd={descriptor}"),
+            Surroundings::Bare => format!("path={}", spec.directory.join(name)),
+        }
     }
 
     fn machine(&mut self, spec: &MachineSpec, accelerator: Kind) {
@@ -98,24 +127,26 @@ impl CommandLine {
         }
         self.push("-smp", spec.vcpus.to_string());
         self.push("-m", format!("{}M", spec.memory_mib));
-        self.show(&spec.memory_base, MEMORY_PATH, MountAccess::Read);
+        let base = self.show(&spec.memory_base, MEMORY_PATH, MountAccess::Read);
         self.push(
             "-object",
-            format!("memory-backend-file,id=mem,size={}M,mem-path={MEMORY_PATH},share=off", spec.memory_mib),
+            format!("memory-backend-file,id=mem,size={}M,mem-path={base},share=off", spec.memory_mib),
         );
         // A device state without configuration section can be loaded by a child that is started with the same options.
         self.push("-global", "migration.send-configuration=off");
         // A reset ends the process: every boot starts from a known state.
         self.flag("-no-reboot");
-        self.flag("-S");
+        if self.surroundings == Surroundings::Caged {
+            self.flag("-S");
+        }
         self.push("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     }
 
     fn kernel(&mut self, spec: &MachineSpec, tsc_khz: u64) {
-        self.show(&spec.kernel.kernel, "/kernel", MountAccess::Read);
-        self.show(&spec.kernel.initramfs, "/initramfs", MountAccess::Read);
-        self.push("-kernel", "/kernel");
-        self.push("-initrd", "/initramfs");
+        let kernel = self.show(&spec.kernel.kernel, "/kernel", MountAccess::Read);
+        let initramfs = self.show(&spec.kernel.initramfs, "/initramfs", MountAccess::Read);
+        self.push("-kernel", kernel);
+        self.push("-initrd", initramfs);
         let mut words = vec![
             "console=ttyS0".to_owned(),
             "quiet".to_owned(),
@@ -131,14 +162,16 @@ impl CommandLine {
         self.push("-append", words.join(" "));
     }
 
-    fn channels(&mut self) {
-        self.push("-chardev", format!("socket,id=qmp,fd={QMP_DESCRIPTOR},server=on,wait=off"));
+    fn channels(&mut self, spec: &MachineSpec) {
+        let qmp = self.socket(spec, QMP_DESCRIPTOR, QMP_SOCKET);
+        let agent = self.socket(spec, AGENT_DESCRIPTOR, AGENT_SOCKET);
+        self.push("-chardev", format!("socket,id=qmp,{qmp},server=on,wait=off"));
         self.push("-mon", "chardev=qmp,mode=control");
         // Standard output is the console's pipe, standard input is empty.
         self.push("-chardev", "stdio,id=console,signal=off");
         self.push("-serial", "chardev:console");
         self.push("-device", "virtio-serial-device,id=serial0,max_ports=2");
-        self.push("-chardev", format!("socket,id=agent,fd={AGENT_DESCRIPTOR},server=on,wait=off"));
+        self.push("-chardev", format!("socket,id=agent,{agent},server=on,wait=off"));
         self.push("-device", "virtserialport,bus=serial0.0,chardev=agent,name=agent,nr=1");
     }
 
@@ -147,19 +180,14 @@ impl CommandLine {
         let ours = disk.path.starts_with(&spec.directory) || index == 0;
         let file = if ours {
             let target = format!("/disk-{index}");
-            self.show(
-                &disk.path,
-                &target,
-                if disk.read_only { MountAccess::Read } else { MountAccess::Write },
-            );
-            target
+            let access = if disk.read_only { MountAccess::Read } else { MountAccess::Write };
+            self.show(&disk.path, &target, access)
         } else {
             self.opened(index, disk)?
         };
         let mut backing = Value::Null;
         for (depth, path) in disk.backing.iter().enumerate().rev() {
-            let target = format!("/disk-{index}-below-{depth}");
-            self.show(path, &target, MountAccess::Read);
+            let target = self.show(path, &format!("/disk-{index}-below-{depth}"), MountAccess::Read);
             // Only the last one of a chain is raw; those above it are layers of ours.
             let format = if depth + 1 == disk.backing.len() { DiskFormat::Raw } else { DiskFormat::Qcow2 };
             backing = node(format, &target, true, backing);
@@ -245,7 +273,7 @@ mod tests {
 
     #[test]
     fn host_paths_never_reach_the_vmm_except_as_mounts() {
-        let line = build(&spec(), Kind::Tcg, 2_600_000).unwrap();
+        let line = build(&spec(), Kind::Tcg, 2_600_000, Surroundings::Caged).unwrap();
         assert!(
             line.arguments.iter().all(|argument| !argument.contains("/s/") && !argument.contains("/home/"))
         );
@@ -256,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_qcow2_never_follows_its_own_header() {
-        let line = build(&spec(), Kind::Tcg, 2_600_000).unwrap();
+        let line = build(&spec(), Kind::Tcg, 2_600_000, Surroundings::Caged).unwrap();
         let nodes: Vec<Value> =
             value_of(&line, "-blockdev").iter().map(|text| serde_json::from_str(text).unwrap()).collect();
         assert_eq!(nodes[2]["backing"], Value::Null);
@@ -266,7 +294,7 @@ mod tests {
 
     #[test]
     fn the_guest_is_told_its_clock() {
-        let line = build(&spec(), Kind::Tcg, 2_600_123).unwrap();
+        let line = build(&spec(), Kind::Tcg, 2_600_123, Surroundings::Caged).unwrap();
         assert!(value_of(&line, "-append")[0].contains("tsc_early_khz=2600123"));
         assert!(value_of(&line, "-machine")[0].contains("acpi=off"));
         assert_eq!(value_of(&line, "-cpu"), ["max"]);

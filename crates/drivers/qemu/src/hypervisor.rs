@@ -11,6 +11,7 @@ use microvm_ports::{Hypervisor, LaunchError};
 use microvm_types::VmId;
 use tokio::sync::OnceCell;
 
+use crate::command_line::{self, Surroundings};
 use crate::config::QemuConfig;
 use crate::console;
 use crate::machine::QemuMachine;
@@ -33,6 +34,20 @@ impl Qemu {
     #[must_use]
     pub fn new(config: QemuConfig) -> Self {
         Self { config, host: OnceCell::new(), users: Arc::default() }
+    }
+
+    /// Program and arguments of a QEMU for `spec` without a cage, running at once, with its sockets in the directory of
+    /// `spec`: the floor that launching is measured against. User disks are not supported.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::launch`] for what the host lacks.
+    pub async fn bare_command(
+        &self,
+        spec: &MachineSpec,
+    ) -> Result<(camino::Utf8PathBuf, Vec<String>), LaunchError> {
+        let host = self.host().await?;
+        let line = command_line::build(spec, host.accelerator.kind, host.tsc_khz, Surroundings::Bare)?;
+        Ok((host.program.clone(), line.arguments))
     }
 
     async fn host(&self) -> Result<&Host, LaunchError> {

@@ -5,7 +5,7 @@ use microvm_confinement::{CageSpec, Mount, MountAccess, ProcessRecord, SpawnErro
 use microvm_ports::LaunchError;
 use microvm_ports::hypervisor::MachineSpec;
 
-use crate::command_line::{self, CONSOLE_DESCRIPTOR, CommandLine};
+use crate::command_line::{self, CONSOLE_DESCRIPTOR, CommandLine, Surroundings};
 use crate::config::QemuConfig;
 use crate::console;
 use crate::probe::Host;
@@ -23,8 +23,8 @@ pub(crate) async fn start(
     spec: &MachineSpec,
     user: Option<u32>,
 ) -> Result<ProcessRecord, LaunchError> {
-    let CommandLine { arguments, mut mounts, files, listeners } =
-        command_line::build(spec, host.accelerator.kind, host.tsc_khz)?;
+    let CommandLine { arguments, mut mounts, files, listeners, .. } =
+        command_line::build(spec, host.accelerator.kind, host.tsc_khz, Surroundings::Caged)?;
     for (path, optional) in [
         ("/usr/lib", false),
         ("/usr/lib64", true),

@@ -1,0 +1,164 @@
+//! The floor: QEMU bare on the host, with the same kernel, image and options, and nothing of ours around it.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use camino::Utf8PathBuf;
+use microvm_driver_host::SystemClock;
+use microvm_driver_qemu::Qemu;
+use microvm_driver_storage::Storage;
+use microvm_ports::guest::{GuestEndpoint, Identity};
+use microvm_ports::hypervisor::{HypervisorReport, KernelBoot, MachineDisk, MachineSpec};
+use microvm_ports::storage::DiskFormat;
+use microvm_ports::{Clock, Guest, GuestConnector, Hypervisor, ImageStore, KernelStore, VmStorage};
+use microvm_types::VmId;
+use tokio::process::{Child, Command};
+
+use crate::bench::failed;
+use crate::error::CliError;
+use crate::settings::Settings;
+use crate::wiring;
+
+/// How long a bare machine may take to answer.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Image, memory and disk of every machine of the bench.
+pub(super) const IMAGE: &str = "debian-python";
+pub(super) const MEMORY_MIB: u32 = 512;
+pub(super) const DISK_MIB: u32 = 4_096;
+
+/// Makes bare machines.
+pub(super) struct BareHost {
+    storage: Storage,
+    qemu: Qemu,
+    clock: Arc<dyn Clock>,
+}
+
+/// A bare machine that answered; ended and removed by [`BareMachine::remove`].
+pub(super) struct BareMachine {
+    id: VmId,
+    child: Child,
+    /// From the start of QEMU to the agent's answer.
+    pub(super) took: Duration,
+    pub(super) guest: Arc<dyn Guest>,
+}
+
+impl BareHost {
+    pub(super) async fn open(settings: &Settings) -> Result<Self, CliError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let storage = wiring::open_storage(settings, Arc::clone(&clock)).await;
+        let storage = storage.map_err(|error| failed("opening the image store", &format!("{error:#}")))?;
+        let config =
+            wiring::qemu_config().map_err(|error| failed("reading the settings", &format!("{error:#}")))?;
+        Ok(Self { storage, qemu: Qemu::new(config), clock })
+    }
+
+    pub(super) async fn report(&self) -> Result<HypervisorReport, CliError> {
+        self.qemu.probe().await.map_err(|error| failed("probing the host", &error))
+    }
+
+    /// Whether there is a kernel of that name.
+    pub(super) async fn has_kernel(&self, name: &str) -> bool {
+        self.storage.kernel(name).await.is_ok()
+    }
+
+    /// Boots a bare machine. Files are made before the clock starts.
+    pub(super) async fn boot(&self, kernel: &str) -> Result<BareMachine, CliError> {
+        let step = |what: &'static str| move |error: microvm_ports::StorageError| failed(what, &error);
+        let kernel = self.storage.kernel(kernel).await.map_err(step("finding the kernel"))?;
+        let image = self.storage.image(IMAGE).await.map_err(step("finding the image"))?;
+        let mut random = [0; 8];
+        self.clock.fill_random(&mut random);
+        let id = VmId::from_parts(self.clock.now_ms().unsigned_abs(), u64::from_le_bytes(random));
+        let files = self.storage.create_vm_files(&id, DISK_MIB).await.map_err(step("making a disk"))?;
+        let memory_base =
+            self.storage.zero_memory(MEMORY_MIB).await.map_err(step("making the memory file"))?;
+        // QEMU on its own opens this file for writing; it is private to this machine.
+        let memory = files.directory.join("memory.bare");
+        let made = std::fs::File::create(&memory).and_then(|file| file.set_len(u64::from(MEMORY_MIB) << 20));
+        made.map_err(|error| failed("making the memory file", &error))?;
+        drop(memory_base);
+        let spec = MachineSpec {
+            id: id.clone(),
+            name: microvm_types::Name::from(&id),
+            vcpus: 1,
+            memory_mib: MEMORY_MIB,
+            memory_base: memory,
+            kernel: KernelBoot {
+                kernel: kernel.path,
+                initramfs: kernel.initramfs,
+                discovery: kernel.info.discovery,
+                arguments: Vec::new(),
+            },
+            disks: vec![
+                MachineDisk {
+                    path: image.path,
+                    format: DiskFormat::Raw,
+                    backing: Vec::new(),
+                    read_only: true,
+                    serial: "image".to_owned(),
+                },
+                files.scratch,
+            ],
+            directory: files.directory.clone(),
+        };
+        let (program, arguments) =
+            self.qemu.bare_command(&spec).await.map_err(|error| failed("describing the machine", &error))?;
+        let outcome = start(&id, program, arguments, &files.directory).await;
+        if outcome.is_err() {
+            let _ = self.storage.remove_vm_files(&id).await;
+        }
+        outcome
+    }
+
+    /// Ends a bare machine and removes its files.
+    pub(super) async fn remove(&self, mut machine: BareMachine) -> Result<(), CliError> {
+        machine.guest.close();
+        let _ = machine.child.kill().await;
+        let removed = self.storage.remove_vm_files(&machine.id).await;
+        removed.map_err(|error| failed("removing a bare machine", &error))
+    }
+}
+
+async fn start(
+    id: &VmId,
+    program: Utf8PathBuf,
+    arguments: Vec<String>,
+    directory: &Utf8PathBuf,
+) -> Result<BareMachine, CliError> {
+    let started = Instant::now();
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed("starting a bare QEMU", &error))?;
+    let socket = directory.join("agent.sock");
+    // Nobody tells when a bare QEMU has made its socket; half a millisecond of waiting adds nothing that counts.
+    while !socket.exists() && started.elapsed() < LIMIT {
+        tokio::time::sleep(Duration::from_micros(500)).await;
+    }
+    let identity = Identity {
+        host_name: "bare".to_owned(),
+        machine_id: "0".repeat(32),
+        entropy: [1; 32],
+        environment: vec![(
+            "PATH".to_owned(),
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        )],
+        ..Identity::default()
+    };
+    let connected =
+        wiring::connector().connect(&GuestEndpoint::UnixSocket(socket), 1, &identity, LIMIT).await;
+    let guest = connected.map_err(|error| failed("reaching the agent of a bare machine", &error))?;
+    Ok(BareMachine { id: id.clone(), child, took: started.elapsed(), guest })
+}
+
+impl BareMachine {
+    /// Process number of its QEMU.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id().unwrap_or(0)
+    }
+}
