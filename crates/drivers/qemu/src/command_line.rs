@@ -16,6 +16,10 @@ const AGENT_DESCRIPTOR: i32 = 11;
 pub(crate) const CONSOLE_DESCRIPTOR: i32 = 1;
 const FIRST_DISK_DESCRIPTOR: i32 = 20;
 
+/// Processor under TCG. Without "enhanced rep movsb" the guest's kernel copies by plain instructions, which TCG
+/// translates to code 1.5 to 2 times as fast (measured: raw channel 206 → 317 MB/s to the guest, 170 → 347 MB/s back).
+const TCG_CPU: &str = "max,-erms,-fsrm";
+
 /// Socket names in the VM directory.
 pub(crate) const QMP_SOCKET: &str = "qmp.sock";
 pub(crate) const AGENT_SOCKET: &str = "agent.sock";
@@ -122,7 +126,7 @@ impl CommandLine {
             }
             Kind::Tcg => {
                 self.push("-accel", "tcg,thread=multi");
-                self.push("-cpu", "max");
+                self.push("-cpu", TCG_CPU);
             }
         }
         self.push("-smp", spec.vcpus.to_string());
@@ -297,6 +301,6 @@ mod tests {
         let line = build(&spec(), Kind::Tcg, 2_600_123, Surroundings::Caged).unwrap();
         assert!(value_of(&line, "-append")[0].contains("tsc_early_khz=2600123"));
         assert!(value_of(&line, "-machine")[0].contains("acpi=off"));
-        assert_eq!(value_of(&line, "-cpu"), ["max"]);
+        assert_eq!(value_of(&line, "-cpu"), [TCG_CPU]);
     }
 }

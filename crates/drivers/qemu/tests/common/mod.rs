@@ -1,0 +1,114 @@
+//! A root of its own with everything a machine needs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::sync::Arc;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_driver_host::SystemClock;
+use microvm_driver_qemu::{Qemu, QemuConfig};
+use microvm_driver_storage::{AgentSource, Storage, StorageConfig};
+use microvm_ports::hypervisor::{KernelBoot, MachineDisk, MachineSpec};
+use microvm_ports::storage::DiskFormat;
+use microvm_ports::{ImageStore as _, KernelStore as _, VmStorage as _};
+use microvm_types::VmId;
+
+/// What the tests launch machines with.
+pub(crate) struct Bench {
+    pub(crate) driver: Arc<Qemu>,
+    pub(crate) launcher: Utf8PathBuf,
+    storage: Storage,
+    directory: tempfile::TempDir,
+}
+
+impl Bench {
+    /// `None`, with the reason on standard error, where something is missing.
+    pub(crate) async fn open() -> Option<Self> {
+        let variable = |name: &str| {
+            let path = std::env::var(name).ok().filter(|path| Utf8Path::new(path).exists());
+            if path.is_none() {
+                eprintln!("SKIPPED: {name} does not name anything");
+            }
+            path
+        };
+        let furnished = variable("MICROVM_TEST_ROOT")?;
+        let agent = variable("MICROVM_TEST_AGENT")?;
+        let launcher = Utf8PathBuf::from(variable("MICROVM_TEST_PROGRAM")?);
+        // Beside what it links to, and open to the users that VMMs run under.
+        let directory = tempfile::Builder::new().prefix("test-").tempdir_in(&furnished).unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut link = Command::new("cp");
+        link.args(["--archive", "--link"])
+            .args(["images", "kernels"].map(|part| format!("{furnished}/{part}")));
+        assert!(link.arg(directory.path()).status().unwrap().success(), "the root could not be furnished");
+        let root = Utf8PathBuf::from_path_buf(directory.path().to_owned()).unwrap();
+        let config = StorageConfig::new(root, AgentSource::Path(agent.into()));
+        let storage = Storage::open(config, Arc::new(SystemClock)).unwrap();
+        let driver = Arc::new(Qemu::new(QemuConfig::new(launcher.clone())));
+        Some(Self { driver, launcher, storage, directory })
+    }
+
+    pub(crate) fn root(&self) -> Utf8PathBuf {
+        Utf8PathBuf::from_path_buf(self.directory.path().to_owned()).unwrap()
+    }
+
+    /// A machine of the default image and kernel.
+    pub(crate) async fn make_spec(&self, id: &VmId) -> MachineSpec {
+        let files = self.storage.create_vm_files(id, 1024).await.unwrap();
+        let kernel = self.storage.kernel("default").await.unwrap();
+        let image = std::env::var("MICROVM_TEST_IMAGE").ok().filter(|image| !image.contains('/'));
+        let image = self.storage.image(image.as_deref().unwrap_or("debian-python")).await.unwrap();
+        let image = MachineDisk {
+            path: image.path,
+            format: DiskFormat::Raw,
+            backing: Vec::new(),
+            read_only: true,
+            serial: "image".to_owned(),
+        };
+        MachineSpec {
+            id: id.clone(),
+            name: id.into(),
+            vcpus: 1,
+            memory_mib: 256,
+            memory_base: self.storage.zero_memory(256).await.unwrap(),
+            kernel: KernelBoot {
+                kernel: kernel.path,
+                initramfs: kernel.initramfs,
+                discovery: kernel.info.discovery,
+                arguments: Vec::new(),
+            },
+            disks: vec![image, files.scratch],
+            directory: files.directory,
+        }
+    }
+
+    /// Neither processes nor control groups of any VM of this root are left.
+    pub(crate) fn expect_nothing_left(&self) {
+        for entry in fs::read_dir(self.root().join("vms")).unwrap() {
+            let id = entry.unwrap().file_name().into_string().unwrap().parse().unwrap();
+            let left = processes_of(&id);
+            assert!(left.is_empty(), "processes of {id} are left: {left:?}");
+            for hierarchy in ["", "memory/", "pids/"] {
+                let group = format!("/sys/fs/cgroup/{hierarchy}microvm/{id}");
+                assert!(!Utf8Path::new(&group).exists(), "{group} is left");
+            }
+        }
+    }
+}
+
+/// The VMM processes of a VM: those with its id on their command line.
+pub(crate) fn processes_of(id: &VmId) -> Vec<i32> {
+    let mark = format!("guest={id}");
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap() {
+        let Some(pid) = entry.unwrap().file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+        if line.split(|byte| *byte == 0).any(|word| word == mark.as_bytes()) {
+            found.push(pid);
+        }
+    }
+    found
+}
