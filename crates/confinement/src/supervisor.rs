@@ -24,6 +24,9 @@ use crate::spec::CageSpec;
 
 /// Cap of `vmm.log`, the VMM's own messages, in bytes.
 const VMM_LOG_CAP: u64 = 256 * 1024;
+/// The supervisor's words to the child.
+const BUILD: &[u8; 1] = b"b";
+const EXECUTE: &[u8; 1] = b"x";
 /// Lowest number our own descriptors are moved to, above all numbers a [`CageSpec`] names.
 const OWN_DESCRIPTORS: RawFd = 100;
 
@@ -38,6 +41,7 @@ pub fn supervise() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
+    close_inherited()?;
     let mut server = UnixStream::from(duplicate(io::stdin().as_fd())?);
     let mut reader = BufReader::new(server.try_clone()?);
     let mut line = String::new();
@@ -58,6 +62,14 @@ fn run() -> io::Result<()> {
             report(&mut server, &Report::Failed { step: step.to_owned(), detail: error.to_string() })
         }
     }
+}
+
+/// Closes whatever the server had open without close-on-exec, by its own parents' carelessness: the VMM would get it too.
+fn close_inherited() -> io::Result<()> {
+    #[allow(unsafe_code)]
+    // SAFETY: this process has one thread and has opened nothing yet, so no number above the standard ones is in use.
+    let result = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn report(server: &mut UnixStream, report: &Report) -> io::Result<()> {
@@ -147,6 +159,8 @@ fn start(
     let mut guard = ChildGuard(Some((pid, Vec::new())));
     drop((go, failure_end, inherited, messages_end, filter.1));
     at("mapping its user", map_ids(pid, spec.user))?;
+    // The child builds its cage while its cgroups are made.
+    at("letting it build its cage", go_end.write_all(BUILD))?;
     let cgroups = if cgroup::available().is_ok() {
         at(
             "setting its cgroup limits",
@@ -173,7 +187,8 @@ fn start(
     if reader.read_exact(&mut word).is_err() || word != GO {
         return Err(CageError { step: "waiting for the server", error: io::Error::other("it went away") });
     }
-    at("letting it go", go_end.write_all(b"!"))?;
+    // If the child has failed meanwhile this fails too; the failure pipe tells why.
+    let sent = go_end.write_all(EXECUTE);
     drop(go_end);
     let opens = if spec.read_only_opens.is_empty() {
         None
@@ -187,8 +202,19 @@ fn start(
     if let Some((step, detail)) = text.split_once('\n') {
         return Err(CageError { step: "starting it", error: io::Error::other(format!("{step}: {detail}")) });
     }
+    at("letting it go", sent)?;
     guard.0 = None;
     Ok(Running { pid, console: File::from(console), messages: File::from(messages), opens, cgroups })
+}
+
+fn await_word(go: &mut File, wanted: &[u8; 1]) -> Result<(), CageError> {
+    let mut word = [0];
+    at("waiting for the supervisor", go.read_exact(&mut word))?;
+    if word == *wanted {
+        Ok(())
+    } else {
+        at("waiting for the supervisor", Err(io::Error::other("it said nonsense")))
+    }
 }
 
 /// Everything the child does up to its exec; returns only what failed.
@@ -200,9 +226,8 @@ fn child(
     filter: &OwnedFd,
 ) -> CageError {
     let mut build = || -> Result<(), CageError> {
-        // Waits for its user mapping and for the server's word; end of file means that the supervisor is gone.
-        let mut word = [0];
-        at("waiting for the supervisor", go.read_exact(&mut word))?;
+        // Waits for its user mapping; end of file means that the supervisor is gone.
+        await_word(go, BUILD)?;
         cage::enter_file_system(spec)?;
         at("placing descriptors", cage::place_descriptor(messages.as_raw_fd(), 2))?;
         for (descriptor, number) in inherited {
@@ -212,7 +237,8 @@ fn child(
         if !spec.read_only_opens.is_empty() {
             at("filtering what it opens", open_filter::install(filter))?;
         }
-        Ok(())
+        // Its cgroups and the server's word.
+        await_word(go, EXECUTE)
     };
     match build() {
         Ok(()) => CageError { step: "executing the program", error: cage::execute(spec) },

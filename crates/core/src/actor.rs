@@ -194,20 +194,37 @@ impl VmActor {
     async fn create(&mut self, start: bool) -> Result<(), ServiceError> {
         let ports = self.shared.ports.clone();
         hooks::run(&ports, &self.record, HookPoint::BeforeCreate).await?;
-        ports.store.insert_vm(&self.record).await?;
-        ports.vm_storage.create_vm_files(&self.record.id, self.record.template.disk_mib).await?;
+        // The row is written while files are made and the machine boots. A crash before it is there leaves a directory
+        // that no row knows, which the next server removes with all that runs in it; the row says `creating` until the
+        // VM runs, so that a crash after it undoes the creation too.
+        let record = self.record.clone();
+        let row = ports.store.insert_vm(&record);
         if start {
-            hooks::run(&ports, &self.record, HookPoint::BeforeStart).await?;
-            // The stored row stays `creating` until the VM runs: a crash before that undoes the whole creation.
-            let up = self.bring_up_or_overtaken().await?;
-            self.running(up).await?;
+            let (row, up) = futures::join!(row, self.create_files_and_bring_up());
+            row?;
+            self.running(up?).await?;
             let _ = hooks::run(&ports, &self.record, HookPoint::AfterCreate).await;
             let _ = hooks::run(&ports, &self.record, HookPoint::AfterStart).await;
         } else {
+            let (row, files) = futures::join!(row, self.create_files());
+            row?;
+            files?;
             self.enter(LifecycleEvent::Created, None).await?;
             let _ = hooks::run(&ports, &self.record, HookPoint::AfterCreate).await;
         }
         Ok(())
+    }
+
+    async fn create_files(&self) -> Result<(), ServiceError> {
+        let storage = Arc::clone(&self.shared.ports.vm_storage);
+        storage.create_vm_files(&self.record.id, self.record.template.disk_mib).await?;
+        Ok(())
+    }
+
+    async fn create_files_and_bring_up(&mut self) -> Result<BroughtUp, ServiceError> {
+        self.create_files().await?;
+        hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeStart).await?;
+        self.bring_up_or_overtaken().await
     }
 
     /// Removes every trace of a VM whose creation failed.
