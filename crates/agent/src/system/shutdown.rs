@@ -12,6 +12,9 @@ use crate::agent::{Agent, Place};
 use crate::console::say;
 use crate::failure::{AgentError, AgentResult};
 
+/// Last line on the console before a reset that stands for a power-off, in the most urgent level (0).
+const POWER_OFF_MARK: &str = "<0>microvm-agent: powering off";
+
 /// Longest grace.
 const MOST_GRACE: Duration = Duration::from_secs(600);
 
@@ -66,12 +69,16 @@ fn signal_all(signal: Signal) {
 }
 
 /// Writes everything to the disks and ends the machine. Powering off needs ACPI; without it a reset does, which a host
-/// that runs QEMU with `-no-reboot` sees as the end.
+/// that runs QEMU with `-no-reboot` sees as the end, and a line on the console tells it from a restart.
 pub(crate) fn end_machine(again: bool) -> ! {
     rustix::fs::sync();
     let _ = mount_remount("/", MountFlags::RDONLY, c"");
-    if !again && std::path::Path::new("/sys/firmware/acpi").exists() {
-        let _ = reboot(RebootCommand::PowerOff);
+    if !again {
+        if std::path::Path::new("/sys/firmware/acpi").exists() {
+            let _ = reboot(RebootCommand::PowerOff);
+        }
+        // The host's driver reads this. Through the kernel's log, which is on the console before the write returns.
+        let _ = std::fs::write("/dev/kmsg", POWER_OFF_MARK);
     }
     let error = reboot(RebootCommand::Restart);
     say(&format!("the machine cannot be ended: {error:?}"));

@@ -26,7 +26,17 @@ pub(crate) fn last_words(directory: &Utf8Path) -> String {
 /// Whether the console tells that the guest's kernel panicked just before its end.
 pub(crate) fn tells_of_a_panic(directory: &Utf8Path) -> bool {
     // "Kernel panic - not syncing" is what panic() prints first (kernel/panic.c); a trace of some KiB may follow.
-    let bytes = microvm_confinement::tail(&console_log(directory), 16 * 1024).unwrap_or_default();
-    let needle = b"Kernel panic - not syncing";
-    bytes.windows(needle.len()).any(|window| window == needle)
+    ends_with(directory, "Kernel panic - not syncing", 16 * 1024)
+}
+
+/// Whether the agent announced a power-off as the last thing: without ACPI a guest can only reset itself.
+pub(crate) fn tells_of_a_power_off(directory: &Utf8Path) -> bool {
+    // After it comes only the kernel's own "reboot: Restarting system".
+    ends_with(directory, "microvm-agent: powering off", 256)
+}
+
+/// Whether the last `limit` bytes of the console hold `words`.
+fn ends_with(directory: &Utf8Path, words: &str, limit: usize) -> bool {
+    let bytes = microvm_confinement::tail(&console_log(directory), limit).unwrap_or_default();
+    bytes.windows(words.len()).any(|window| window == words.as_bytes())
 }

@@ -72,6 +72,10 @@ impl Hypervisor for Qemu {
     }
 
     async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError> {
+        if spec.vcpus == 0 || spec.memory_mib == 0 {
+            let detail = format!("{} processors and {} MiB of memory", spec.vcpus, spec.memory_mib);
+            return Err(LaunchError::Spec(detail));
+        }
         let host = self.host().await?;
         check_memory(spec)?;
         let user = self.users.take().map_err(|error| LaunchError::Process {

@@ -189,6 +189,7 @@ async fn watch_over<F: Future<Output = std::io::Result<()>> + Send>(watched: Wat
         match reason.as_deref() {
             Some("guest-shutdown") => MachineExit::GuestShutdown,
             Some("guest-reset") if console::tells_of_a_panic(&directory) => MachineExit::GuestPanic,
+            Some("guest-reset") if console::tells_of_a_power_off(&directory) => MachineExit::GuestShutdown,
             Some("guest-reset") => MachineExit::GuestReset,
             Some("guest-panic") => MachineExit::GuestPanic,
             _ => {

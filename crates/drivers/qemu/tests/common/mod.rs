@@ -18,13 +18,14 @@ use microvm_types::VmId;
 pub(crate) struct Bench {
     pub(crate) driver: Arc<Qemu>,
     pub(crate) launcher: Utf8PathBuf,
+    pub(crate) kernel: &'static str,
     storage: Storage,
     directory: tempfile::TempDir,
 }
 
 impl Bench {
     /// `None`, with the reason on standard error, where something is missing.
-    pub(crate) async fn open() -> Option<Self> {
+    pub(crate) async fn open(kernel: &'static str) -> Option<Self> {
         let variable = |name: &str| {
             let path = std::env::var(name).ok().filter(|path| Utf8Path::new(path).exists());
             if path.is_none() {
@@ -33,6 +34,10 @@ impl Bench {
             path
         };
         let furnished = variable("MICROVM_TEST_ROOT")?;
+        if !Utf8Path::new(&furnished).join("kernels").join(kernel).exists() {
+            eprintln!("SKIPPED: the root has no kernel `{kernel}`");
+            return None;
+        }
         let agent = variable("MICROVM_TEST_AGENT")?;
         let launcher = Utf8PathBuf::from(variable("MICROVM_TEST_PROGRAM")?);
         // Beside what it links to, and open to the users that VMMs run under.
@@ -46,7 +51,7 @@ impl Bench {
         let config = StorageConfig::new(root, AgentSource::Path(agent.into()));
         let storage = Storage::open(config, Arc::new(SystemClock)).unwrap();
         let driver = Arc::new(Qemu::new(QemuConfig::new(launcher.clone())));
-        Some(Self { driver, launcher, storage, directory })
+        Some(Self { driver, launcher, kernel, storage, directory })
     }
 
     pub(crate) fn root(&self) -> Utf8PathBuf {
@@ -56,7 +61,7 @@ impl Bench {
     /// A machine of the default image and kernel.
     pub(crate) async fn make_spec(&self, id: &VmId) -> MachineSpec {
         let files = self.storage.create_vm_files(id, 1024).await.unwrap();
-        let kernel = self.storage.kernel("default").await.unwrap();
+        let kernel = self.storage.kernel(self.kernel).await.unwrap();
         let image = std::env::var("MICROVM_TEST_IMAGE").ok().filter(|image| !image.contains('/'));
         let image = self.storage.image(image.as_deref().unwrap_or("debian-python")).await.unwrap();
         let image = MachineDisk {
@@ -87,7 +92,7 @@ impl Bench {
     pub(crate) fn expect_nothing_left(&self) {
         for entry in fs::read_dir(self.root().join("vms")).unwrap() {
             let id = entry.unwrap().file_name().into_string().unwrap().parse().unwrap();
-            let left = processes_of(&id);
+            let left = self.processes_of(&id);
             assert!(left.is_empty(), "processes of {id} are left: {left:?}");
             for hierarchy in ["", "memory/", "pids/"] {
                 let group = format!("/sys/fs/cgroup/{hierarchy}microvm/{id}");
@@ -95,20 +100,36 @@ impl Bench {
             }
         }
     }
+
+    /// The VMM processes of a VM: those with its id on their command line, and a file of ours in their cage (the ids of
+    /// the suite are the same in every run).
+    pub(crate) fn processes_of(&self, id: &VmId) -> Vec<i32> {
+        let (mark, root) = (format!("guest={id}"), self.root());
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap() {
+            let Some(pid) = entry.unwrap().file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+            let Ok(mounts) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else { continue };
+            if line.split(|byte| *byte == 0).any(|word| word == mark.as_bytes())
+                && mounts.contains(root.as_str())
+            {
+                found.push(pid);
+            }
+        }
+        found
+    }
 }
 
-/// The VMM processes of a VM: those with its id on their command line.
-pub(crate) fn processes_of(id: &VmId) -> Vec<i32> {
-    let mark = format!("guest={id}");
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap() {
-        let Some(pid) = entry.unwrap().file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-        if line.split(|byte| *byte == 0).any(|word| word == mark.as_bytes()) {
-            found.push(pid);
+impl Drop for Bench {
+    /// A test that failed leaves no machine either.
+    fn drop(&mut self) {
+        for entry in fs::read_dir(self.root().join("vms")).into_iter().flatten().flatten() {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            for pid in self.processes_of(&id) {
+                let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            }
         }
     }
-    found
 }
