@@ -31,6 +31,9 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// How often a silent connection is checked for a caller who went away.
 const PING: Duration = Duration::from_secs(15);
 
+/// How long a caller may take to close its side after the end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 type Sink = SplitSink<WebSocket, Message>;
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
@@ -54,10 +57,10 @@ pub(crate) async fn exec(
     let request = upgrade(request)?;
     let guest = app.service.guest(&vm).await?;
     Ok(request.on_upgrade(move |socket| async move {
-        let (mut sink, stream) = socket.split();
+        let (mut sink, mut stream) = socket.split();
         let ending = app.ending.clone();
         let outcome = tokio::select! {
-            outcome = session(&vm, &guest, &mut sink, stream) => outcome,
+            outcome = session(&vm, &guest, &mut sink, &mut stream) => outcome,
             () = ending.cancelled() => Err(Failure::new(
                 ErrorKind::Unavailable,
                 "shutting_down",
@@ -68,7 +71,13 @@ pub(crate) async fn exec(
             // A caller who went away does not hear it.
             let _ = send(&mut sink, &ServerMessage::Error { problem: *failure.0 }).await;
         }
-        let _ = sink.close().await;
+        // The caller closes first: were the socket closed while it still sends (input, a pong), its write would fail
+        // and it would never read the exit that waits for it.
+        let farewell = async {
+            let _ = sink.close().await;
+            while let Some(Ok(_)) = stream.next().await {}
+        };
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }))
 }
 
@@ -76,7 +85,7 @@ async fn session(
     vm: &VmRef,
     guest: &GuestLease,
     sink: &mut Sink,
-    mut stream: SplitStream<WebSocket>,
+    stream: &mut SplitStream<WebSocket>,
 ) -> Result<(), Failure> {
     let first = tokio::time::timeout(FIRST_MESSAGE, stream.next()).await;
     let Ok(Some(Ok(Message::Text(text)))) = first else {
@@ -117,7 +126,7 @@ async fn open(guest: &GuestLease, text: &str) -> Result<ProcessHandle, Failure> 
 
 /// Carries output until the process ends. An error of the socket means that the caller went away.
 async fn output(sink: &mut Sink, mut events: ProcessEvents) -> Result<(), Failure> {
-    let mut ping = tokio::time::interval(PING);
+    let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
     loop {
         let event = tokio::select! {
             event = events.next() => event,
@@ -146,7 +155,7 @@ async fn output(sink: &mut Sink, mut events: ProcessEvents) -> Result<(), Failur
 }
 
 /// Carries input until the caller goes away. A broken rule ends the session, not the process.
-async fn input(mut stream: SplitStream<WebSocket>, process: &dyn ProcessWriter) -> Result<(), Failure> {
+async fn input(stream: &mut SplitStream<WebSocket>, process: &dyn ProcessWriter) -> Result<(), Failure> {
     while let Some(Ok(message)) = stream.next().await {
         let input = match message {
             Message::Binary(mut bytes) => {
