@@ -3,11 +3,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Group of all VMs below each hierarchy.
 const PARENT: &str = "microvm";
 
-/// Where a controller's hierarchy is mounted, if it is and we may use it.
+/// Where a controller's hierarchy is mounted, if it is.
 fn hierarchies() -> Vec<(&'static str, PathBuf)> {
     let root = Path::new("/sys/fs/cgroup");
     let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
@@ -21,8 +22,9 @@ fn hierarchies() -> Vec<(&'static str, PathBuf)> {
         .collect()
 }
 
-/// Whether limits can be set on this host by this user, or why not.
-pub(crate) fn available() -> Result<String, String> {
+/// Whether limits can be set on this host by this user, or why not. Makes a group and removes it again: a mounted
+/// hierarchy may be read-only or not delegated.
+pub(crate) fn try_out() -> Result<String, String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root or a delegated cgroup".to_owned());
     }
@@ -30,37 +32,59 @@ pub(crate) fn available() -> Result<String, String> {
     if found.is_empty() {
         return Err("no memory or pids controller is mounted".to_owned());
     }
+    let probe = format!("probe-{}", std::process::id());
+    let made = make(&probe, 64 << 20, 16);
+    remove(&probe);
+    made.map_err(|error| error.to_string())?;
     Ok(found.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "))
 }
 
-/// Makes the groups of a VM with their limits and puts `pid` into them. Returns the directories made.
-pub(crate) fn confine(id: &str, pid: i32, memory_limit: u64, task_limit: u32) -> io::Result<Vec<String>> {
+/// Makes the groups of a VM with their limits.
+fn make(id: &str, memory_limit: u64, task_limit: u32) -> io::Result<Vec<PathBuf>> {
     let mut made = Vec::new();
     for (name, root) in hierarchies() {
         let parent = root.join(PARENT);
         let group = parent.join(id);
+        if name == "v2" {
+            fs::create_dir_all(&parent)?;
+            fs::write(root.join("cgroup.subtree_control"), "+memory +pids")?;
+            fs::write(parent.join("cgroup.subtree_control"), "+memory +pids")?;
+        }
         fs::create_dir_all(&group)?;
-        made.push(group.to_string_lossy().into_owned());
         let set = |file: &str, value: String| fs::write(group.join(file), value);
         match name {
             "v2" => {
-                fs::write(root.join("cgroup.subtree_control"), "+memory +pids")?;
-                fs::write(parent.join("cgroup.subtree_control"), "+memory +pids")?;
                 set("memory.max", memory_limit.to_string())?;
                 set("pids.max", task_limit.to_string())?;
             }
             "memory" => set("memory.limit_in_bytes", memory_limit.to_string())?,
             _ => set("pids.max", task_limit.to_string())?,
         }
-        set("cgroup.procs", pid.to_string())?;
+        made.push(group);
     }
     Ok(made)
 }
 
-/// Removes groups whose processes have ended.
-pub(crate) fn remove(groups: &[String]) {
-    for group in groups {
-        // Still busy for a moment after the last process: whoever sweeps the VM next tries again.
-        let _ = fs::remove_dir(group);
+/// Makes the groups of a VM with their limits and puts `pid` into them.
+pub(crate) fn confine(id: &str, pid: i32, memory_limit: u64, task_limit: u32) -> io::Result<()> {
+    for group in make(id, memory_limit, task_limit)? {
+        fs::write(group.join("cgroup.procs"), pid.to_string())?;
+    }
+    Ok(())
+}
+
+/// Removes the groups of a VM whose processes have ended.
+pub(crate) fn remove(id: &str) {
+    for (_, root) in hierarchies() {
+        let group = root.join(PARENT).join(id);
+        // A group stays busy for a moment after its last process was waited for, and nothing tells when it is not.
+        for _ in 0..50 {
+            match fs::remove_dir(&group) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                    std::thread::sleep(Duration::from_millis(2))
+                }
+                _ => break,
+            }
+        }
     }
 }

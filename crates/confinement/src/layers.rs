@@ -36,7 +36,7 @@ pub fn layers() -> BTreeMap<String, String> {
     layers.insert("Landlock".to_owned(), landlock());
     layers.insert(
         "cgroup limits".to_owned(),
-        cgroup::available().map_or_else(|why| format!("off: {why}"), |what| format!("on: {what}")),
+        cgroup::try_out().map_or_else(|why| format!("off: {why}"), |what| format!("on: {what}")),
     );
     layers
 }

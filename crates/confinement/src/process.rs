@@ -132,17 +132,50 @@ fn pidfd_send_signal(descriptor: &OwnedFd, signal: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Which boot of the host this is.
+pub(crate) fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Held by the supervisor of a VM directory as long as it lives: two never work in one directory.
+pub(crate) struct SupervisorLock(
+    #[expect(dead_code, reason = "the lock lives as long as the file is open")] std::fs::File,
+);
+
+impl SupervisorLock {
+    /// Takes the lock, waiting for whoever has it.
+    pub(crate) fn take(directory: &Utf8Path) -> io::Result<Self> {
+        let path = directory.join("supervisor.lock");
+        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        file.lock()?;
+        Ok(Self(file))
+    }
+
+    async fn wait(directory: &Utf8Path, deadline: Duration) -> io::Result<Self> {
+        let owned = directory.to_owned();
+        let taken = tokio::task::spawn_blocking(move || Self::take(&owned));
+        match tokio::time::timeout(deadline, taken).await {
+            Ok(taken) => taken.map_err(io::Error::other)?,
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("a supervisor is at work in {directory}"),
+            )),
+        }
+    }
+}
+
 /// What runs for a VM; `process.json` in its directory, written before the VMM starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRecord {
     /// Version of this file: 1.
     pub version: u32,
+    /// Boot of the host it belongs to (`/proc/sys/kernel/random/boot_id`): after another boot the same numbers mean
+    /// other processes.
+    pub boot_id: String,
     /// The VMM, or the child that becomes it.
     pub vmm: ProcessIdentity,
     /// Its supervisor.
     pub supervisor: ProcessIdentity,
-    /// Cgroup directories made for it.
-    pub cgroups: Vec<String>,
     /// Layers of confinement that are on around it.
     pub layers: Vec<String>,
 }
@@ -176,12 +209,25 @@ impl ProcessRecord {
     }
 
     /// Ends all that runs for a VM directory, recorded by whichever server, and removes its cgroups. Nothing there is
-    /// fine.
+    /// fine. When this returns no supervisor is at work in the directory, not even one that had not come to its record.
     ///
     /// # Errors
     /// `TimedOut` if a process still exists after `deadline`; I/O errors of the record.
-    pub async fn end_all(directory: &Utf8Path, deadline: Duration) -> io::Result<()> {
-        let Some(record) = Self::read(directory)? else {
+    pub async fn end_all(directory: &Utf8Path, id: &str, deadline: Duration) -> io::Result<()> {
+        if !directory.exists() {
+            return Ok(());
+        }
+        Self::end_recorded(directory, deadline).await?;
+        let lock = SupervisorLock::wait(directory, deadline).await?;
+        // One that was held up may have come to its record while the lock was waited for.
+        Self::end_recorded(directory, deadline).await?;
+        drop(lock);
+        crate::cgroup::remove(id);
+        Self::forget(directory)
+    }
+
+    async fn end_recorded(directory: &Utf8Path, deadline: Duration) -> io::Result<()> {
+        let Some(record) = Self::read(directory)?.filter(Self::is_of_this_boot) else {
             return Ok(());
         };
         record.vmm.end(deadline).await?;
@@ -191,8 +237,13 @@ impl ProcessRecord {
         {
             record.supervisor.end(deadline).await?;
         }
-        crate::cgroup::remove(&record.cgroups);
-        Self::forget(directory)
+        Ok(())
+    }
+
+    /// Whether the host has not been booted again since; if it has, everything of it is gone.
+    #[must_use]
+    pub fn is_of_this_boot(&self) -> bool {
+        boot_id().is_ok_and(|now| now == self.boot_id)
     }
 
     /// Forgets a record whose processes have ended.

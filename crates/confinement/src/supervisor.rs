@@ -19,7 +19,7 @@ use crate::clone::{Side, clone};
 use crate::handshake::{GO, Report};
 use crate::layers::NAMESPACES;
 use crate::open_filter::{self, OpenFilter};
-use crate::process::{ExitRecord, ProcessIdentity, ProcessRecord};
+use crate::process::{ExitRecord, ProcessIdentity, ProcessRecord, SupervisorLock, boot_id};
 use crate::spec::CageSpec;
 
 /// Cap of `vmm.log`, the VMM's own messages, in bytes.
@@ -41,6 +41,8 @@ pub fn supervise() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
+    // What is made here is for the server's user alone.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     close_inherited()?;
     let mut server = UnixStream::from(duplicate(io::stdin().as_fd())?);
     let mut reader = BufReader::new(server.try_clone()?);
@@ -50,6 +52,8 @@ fn run() -> io::Result<()> {
     // Own session: no terminal signal reaches us or the VMM.
     let _ = nix::unistd::setsid();
     nix::unistd::chdir(spec.directory.as_std_path())?;
+    // One that was overtaken may still be at its end in this directory.
+    let _lock = SupervisorLock::take(&spec.directory)?;
     ExitRecord::forget(&spec.directory)?;
     match start(&spec, &mut server, &mut reader) {
         Ok(running) => {
@@ -98,18 +102,17 @@ struct Running {
     console: File,
     messages: File,
     opens: Option<OpenFilter>,
-    cgroups: Vec<String>,
 }
 
 /// Kills the child when a step fails before the VMM runs.
-struct ChildGuard(Option<(Pid, Vec<String>)>);
+struct ChildGuard<'a>(Option<(Pid, &'a str)>);
 
-impl Drop for ChildGuard {
+impl Drop for ChildGuard<'_> {
     fn drop(&mut self) {
-        if let Some((pid, cgroups)) = self.0.take() {
+        if let Some((pid, id)) = self.0.take() {
             let _ = kill(pid, Signal::SIGKILL);
             let _ = waitpid(pid, None);
-            cgroup::remove(&cgroups);
+            cgroup::remove(id);
         }
     }
 }
@@ -133,6 +136,12 @@ fn start(
     for file in &spec.files {
         let opened =
             at("opening a disk", OpenOptions::new().read(true).write(file.writable).open(&file.path))?;
+        // The lock lives with this open file, which is exactly as long as the VMM: no two VMs write one disk.
+        let locked = if file.writable { opened.try_lock() } else { opened.try_lock_shared() };
+        if locked.is_err() {
+            let error = io::Error::other(format!("{} is in use by another VM", file.path));
+            return Err(CageError { step: "locking a disk", error });
+        }
         inherited.push((at("opening a disk", duplicate(opened))?, file.descriptor));
     }
     let (console, console_end) = at("making the console pipe", own_pipe())?;
@@ -156,30 +165,25 @@ fn start(
         }
         Side::Parent(pid) => Pid::from_raw(pid),
     };
-    let mut guard = ChildGuard(Some((pid, Vec::new())));
+    let mut guard = ChildGuard(Some((pid, &spec.id)));
     drop((go, failure_end, inherited, messages_end, filter.1));
     at("mapping its user", map_ids(pid, spec.user))?;
     // The child builds its cage while its cgroups are made.
     at("letting it build its cage", go_end.write_all(BUILD))?;
-    let cgroups = if cgroup::available().is_ok() {
-        at(
-            "setting its cgroup limits",
-            cgroup::confine(&spec.id, pid.as_raw(), spec.memory_limit, spec.task_limit),
-        )?
-    } else {
-        Vec::new()
-    };
-    guard.0 = Some((pid, cgroups.clone()));
+    if spec.limits {
+        let confined = cgroup::confine(&spec.id, pid.as_raw(), spec.memory_limit, spec.task_limit);
+        at("setting its cgroup limits", confined)?;
+    }
     let record = ProcessRecord {
         version: 1,
         vmm: at("identifying it", ProcessIdentity::of(pid.as_raw()))?,
         supervisor: at("identifying its supervisor", ProcessIdentity::of(Pid::this().as_raw()))?,
-        layers: if cgroups.is_empty() {
-            vec!["cage".to_owned()]
-        } else {
+        boot_id: at("identifying this boot", boot_id())?,
+        layers: if spec.limits {
             vec!["cage".to_owned(), "cgroup".to_owned()]
+        } else {
+            vec!["cage".to_owned()]
         },
-        cgroups: cgroups.clone(),
     };
     at("writing process.json", record.write(&spec.directory))?;
     at("reporting to the server", report(server, &Report::Ready(record)))?;
@@ -204,7 +208,7 @@ fn start(
     }
     at("letting it go", sent)?;
     guard.0 = None;
-    Ok(Running { pid, console: File::from(console), messages: File::from(messages), opens, cgroups })
+    Ok(Running { pid, console: File::from(console), messages: File::from(messages), opens })
 }
 
 fn await_word(go: &mut File, wanted: &[u8; 1]) -> Result<(), CageError> {
@@ -313,7 +317,7 @@ impl Running {
             WaitStatus::Signaled(_, signal, _) => ExitRecord { code: None, signal: Some(signal as i32) },
             _ => ExitRecord { code: None, signal: None },
         };
-        cgroup::remove(&self.cgroups);
+        cgroup::remove(&spec.id);
         exit.write(&spec.directory)
     }
 }

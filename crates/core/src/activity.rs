@@ -27,6 +27,11 @@ impl Activity {
         self.changed.notify_one();
     }
 
+    /// Counts as use at this moment: a VM that has just started has not been idle.
+    pub(crate) fn touch(&self, now_ms: i64) {
+        self.last_ms.store(now_ms, Ordering::Release);
+    }
+
     /// Since when nobody has used the VM, in milliseconds of the wall clock; `None` while somebody does.
     pub(crate) fn idle_since_ms(&self) -> Option<i64> {
         (self.leases.load(Ordering::Acquire) == 0).then(|| self.last_ms.load(Ordering::Acquire))

@@ -81,7 +81,10 @@ pub(crate) fn spawn_actor(
         watch::channel(Snapshot { record: record.clone(), machine: None, guest: None, gone: false });
     let activity = Arc::new(Activity::new(shared.ports.clock.now_ms()));
     let handle = VmHandle { commands, snapshot, activity: Arc::clone(&activity) };
-    shared.registry.insert(&record.id, &record.name, handle.clone(), shared.settings.limits.max_vms)?;
+    // What exists is served even if the limit was lowered meanwhile.
+    let limit =
+        if matches!(beginning, Beginning::Adopt) { usize::MAX } else { shared.settings.limits.max_vms };
+    shared.registry.insert(&record.id, &record.name, handle.clone(), limit)?;
     let actor = VmActor::new(Arc::clone(shared), record, activity, inbox, publish);
     shared.actors.spawn(actor.run(beginning));
     Ok(handle)

@@ -22,5 +22,5 @@ pub use guest::{Guest, GuestConnector, GuestError};
 pub use hooks::{HookError, HookRunner};
 pub use hypervisor::{Hypervisor, LaunchError, Machine, MachineError};
 pub use progress::Progress;
-pub use state::{StateError, StateStore};
+pub use state::{StateError, StateStore, StoredVms};
 pub use storage::{ImageStore, KernelStore, StorageError, VmStorage};

@@ -44,6 +44,16 @@ impl StateError {
     }
 }
 
+/// What the store holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredVms {
+    /// Readable rows, in order of creation.
+    pub records: Vec<VmRecord>,
+    /// Ids of rows that cannot be read, as they are stored, and what is wrong with each. What belongs to them must not
+    /// be touched: somebody may be able to repair the row.
+    pub unreadable: Vec<(String, String)>,
+}
+
 /// Rows that outlive the server. Every method is atomic and durable when it returns.
 #[async_trait]
 pub trait StateStore: Send + Sync {
@@ -62,6 +72,6 @@ pub trait StateStore: Send + Sync {
     /// Removes a row; removing what is not there is fine.
     async fn delete_vm(&self, id: &VmId) -> Result<(), StateError>;
 
-    /// All VMs in order of creation.
-    async fn vms(&self) -> Result<Vec<VmRecord>, StateError>;
+    /// All VMs in order of creation. A row that cannot be read does not hide the others.
+    async fn vms(&self) -> Result<StoredVms, StateError>;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::Utf8Path;
-use microvm_ports::{StateError, StateStore};
+use microvm_ports::{StateError, StateStore, StoredVms};
 use microvm_types::VmId;
 use microvm_types::vm::VmRecord;
 use sqlx::SqlitePool;
@@ -131,9 +131,17 @@ impl StateStore for SqliteStore {
         outcome.map(drop).map_err(failed("removing a VM"))
     }
 
-    async fn vms(&self) -> Result<Vec<VmRecord>, StateError> {
+    async fn vms(&self) -> Result<StoredVms, StateError> {
         let rows: Vec<Columns> =
             sqlx::query_as(queries::ALL).fetch_all(&self.pool).await.map_err(failed("reading all VMs"))?;
-        rows.into_iter().map(|columns| Row::from(columns).unpack()).collect()
+        let mut stored = StoredVms::default();
+        for columns in rows {
+            match Row::from(columns).unpack() {
+                Ok(record) => stored.records.push(record),
+                Err(StateError::Unreadable { id, reason }) => stored.unreadable.push((id, reason)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(stored)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use microvm_ports::{StateError, StateStore};
+use microvm_ports::{StateError, StateStore, StoredVms};
 use microvm_types::VmId;
 use microvm_types::vm::VmRecord;
 
@@ -76,10 +76,10 @@ impl StateStore for MemoryStore {
         Ok(())
     }
 
-    async fn vms(&self) -> Result<Vec<VmRecord>, StateError> {
+    async fn vms(&self) -> Result<StoredVms, StateError> {
         self.ask(Operation::List, "reading all VMs").await?.finish().await;
         let mut all: Vec<VmRecord> = self.rows().values().cloned().collect();
         all.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
-        Ok(all)
+        Ok(StoredVms { records: all, unreadable: Vec::new() })
     }
 }

@@ -196,10 +196,14 @@ impl CommandLine {
             let format = if depth + 1 == disk.backing.len() { DiskFormat::Raw } else { DiskFormat::Qcow2 };
             backing = node(format, &target, true, backing);
         }
+        // An error of the host's disk (full, broken) is the guest's to see; QEMU would stop the machine instead.
         let mut top = node(disk.format, &file, disk.read_only, backing);
         top["node-name"] = json!(format!("disk{index}"));
         self.push("-blockdev", top.to_string());
-        self.push("-device", format!("virtio-blk-device,drive=disk{index},serial={}", disk.serial));
+        self.push(
+            "-device",
+            format!("virtio-blk-device,drive=disk{index},serial={},werror=report,rerror=report", disk.serial),
+        );
         Ok(())
     }
 

@@ -107,7 +107,8 @@ impl Hypervisor for Qemu {
         let process: ProcessRecord =
             serde_json::from_value(record.data["process"].clone()).map_err(unreadable)?;
         let version = record.data["version"].as_str().unwrap_or_default().to_owned();
-        let lives = process.vmm.open().map_err(|error| LaunchError::Gone(error.to_string()))?.is_some();
+        let lives = process.is_of_this_boot()
+            && process.vmm.open().map_err(|error| LaunchError::Gone(error.to_string()))?.is_some();
         if !lives {
             let LaunchError::Died { detail } = process::died(directory) else {
                 return Err(LaunchError::Gone("its process is gone".to_owned()));
@@ -122,8 +123,8 @@ impl Hypervisor for Qemu {
         Ok(Arc::new(QemuMachine::attach(&self.config, directory, process, version, user).await?))
     }
 
-    async fn sweep(&self, _id: &VmId, directory: &Utf8Path) -> Result<(), LaunchError> {
-        ProcessRecord::end_all(directory, SWEEP_DEADLINE).await.map_err(|error| {
+    async fn sweep(&self, id: &VmId, directory: &Utf8Path) -> Result<(), LaunchError> {
+        ProcessRecord::end_all(directory, id.as_str(), SWEEP_DEADLINE).await.map_err(|error| {
             if error.kind() == std::io::ErrorKind::TimedOut {
                 LaunchError::Timeout { step: "ending its process", after: SWEEP_DEADLINE }
             } else {

@@ -18,6 +18,8 @@ pub(crate) struct Host {
     pub(crate) version: String,
     pub(crate) accelerator: Accelerator,
     pub(crate) tsc_khz: u64,
+    /// Whether cgroup limits can be set.
+    pub(crate) limits: bool,
     pub(crate) report: HypervisorReport,
 }
 
@@ -34,6 +36,7 @@ pub(crate) async fn probe(config: &QemuConfig) -> Result<Host, LaunchError> {
     let (accelerator, tsc_khz, mut layers) = measured
         .map_err(|error| LaunchError::Process { step: "probing the host", detail: error.to_string() })?;
     let version = version?;
+    let limits = layers.get("cgroup limits").is_some_and(|found| found.starts_with("on"));
     layers.insert("system call filter (QEMU -sandbox)".to_owned(), "on".to_owned());
     let report = HypervisorReport {
         driver: "qemu".to_owned(),
@@ -43,7 +46,7 @@ pub(crate) async fn probe(config: &QemuConfig) -> Result<Host, LaunchError> {
         accelerator_reason: accelerator.reason.clone(),
         confinement: layers,
     };
-    Ok(Host { program, version, accelerator, tsc_khz, report })
+    Ok(Host { program, version, accelerator, tsc_khz, limits, report })
 }
 
 /// The real path of the program: what `PATH` finds may be a link, and the cage shows the file itself.

@@ -62,6 +62,7 @@ pub(crate) async fn start(
         console_descriptor: CONSOLE_DESCRIPTOR,
         console_cap: config.console_cap,
         user,
+        limits: host.limits,
         memory_limit: (u64::from(spec.memory_mib) << 20) + MEMORY_OVERHEAD,
         task_limit: TASK_LIMIT,
     };

@@ -58,7 +58,7 @@ pub fn sample_record(number: u32, name: &str) -> VmRecord {
 }
 
 async fn all(store: &Arc<dyn StateStore>) -> Vec<VmRecord> {
-    store.vms().await.must("reading all VMs")
+    store.vms().await.must("reading all VMs").records
 }
 
 /// Runs every check over stores of `harness`.

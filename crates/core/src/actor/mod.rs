@@ -1,12 +1,17 @@
 //! One task per VM: owns its record and its machine, does one command after the other.
 
+mod adopt;
+mod limits;
+mod record;
+mod removal;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use microvm_ports::hypervisor::{MachineExit, MachineRecord};
+use microvm_ports::hypervisor::MachineExit;
 use microvm_ports::{Guest, GuestError, Machine};
-use microvm_types::lifecycle::{Admission, LifecycleEvent, admit, next};
+use microvm_types::lifecycle::{Admission, LifecycleEvent, admit};
 use microvm_types::template::HookPoint;
 use microvm_types::vm::VmRecord;
 use microvm_types::{Phase, guest::ShutdownMode};
@@ -14,7 +19,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::activity::Activity;
 use crate::error::ServiceError;
-use crate::events::VmEvent;
 use crate::hooks;
 use crate::service::Shared;
 use crate::start::{self, BroughtUp, bring_up};
@@ -61,6 +65,8 @@ pub(crate) struct VmActor {
     guest: Option<Arc<dyn Guest>>,
     /// Commands that came while a start was under way.
     pending: VecDeque<Command>,
+    /// No limit is looked at before.
+    limits_rest_until: tokio::time::Instant,
     gone: bool,
 }
 
@@ -81,6 +87,7 @@ impl VmActor {
             machine: None,
             guest: None,
             pending: VecDeque::new(),
+            limits_rest_until: tokio::time::Instant::now(),
             gone: false,
         }
     }
@@ -140,7 +147,10 @@ impl VmActor {
             exit = exited => Wake::MachineExited(exit),
             command = self.commands.recv() => Wake::Command(command),
             reason = closed => Wake::GuestClosed(reason),
-            limit = limit_passes(&self.shared, &self.record, &self.activity) => Wake::LimitPassed(limit),
+            limit = async {
+                tokio::time::sleep_until(self.limits_rest_until).await;
+                limits::limit_passes(&self.shared, &self.record, &self.activity).await
+            } => Wake::LimitPassed(limit),
         }
     }
 
@@ -209,7 +219,7 @@ impl VmActor {
             let (row, files) = futures::join!(row, self.create_files());
             row?;
             files?;
-            self.enter(LifecycleEvent::Created, None).await?;
+            self.request(LifecycleEvent::Created).await?;
             let _ = hooks::run(&ports, &self.record, HookPoint::AfterCreate).await;
         }
         Ok(())
@@ -227,32 +237,25 @@ impl VmActor {
         self.bring_up_or_overtaken().await
     }
 
-    /// Removes every trace of a VM whose creation failed.
-    async fn discard(&mut self) {
-        self.record.phase = Phase::Deleting;
-        self.tell(None);
-        self.erase().await;
-    }
-
     async fn start(&mut self) -> Result<(), ServiceError> {
         let ports = self.shared.ports.clone();
         hooks::run(&ports, &self.record, HookPoint::BeforeStart).await?;
-        self.enter(LifecycleEvent::Start, None).await?;
+        self.request(LifecycleEvent::Start).await?;
         match self.bring_up_or_overtaken().await {
             Ok(up) => {
-                self.running(up).await?;
+                if let Err(error) = self.running(up).await {
+                    self.end_machine(None).await;
+                    self.note(LifecycleEvent::Lost, Some(format!("it could not be recorded: {error}"))).await;
+                    return Err(error);
+                }
                 let _ = hooks::run(&ports, &self.record, HookPoint::AfterStart).await;
                 Ok(())
             }
             Err(error) => {
                 self.sweep().await;
                 match error {
-                    ServiceError::Overtaken(_) => {
-                        self.record.machine = None;
-                        self.record.phase = Phase::Stopped;
-                        self.save(None).await?;
-                    }
-                    _ => self.enter(LifecycleEvent::Lost, Some(error.to_string())).await?,
+                    ServiceError::Overtaken(_) => self.stopped_by_force().await,
+                    _ => self.note(LifecycleEvent::Lost, Some(error.to_string())).await,
                 }
                 Err(error)
             }
@@ -284,8 +287,10 @@ impl VmActor {
         }
     }
 
+    /// The VM runs. If that cannot be stored it is ended again: the next server would not know of it.
     async fn running(&mut self, up: BroughtUp) -> Result<(), ServiceError> {
         let now = self.shared.ports.clock.now_ms();
+        self.activity.touch(now);
         self.record.epoch += 1;
         self.record.image_digest = up.image_digest;
         self.record.machine = serde_json::to_value(up.machine.record()).ok();
@@ -303,9 +308,9 @@ impl VmActor {
             hooks::run(&ports, &self.record, HookPoint::BeforeStop).await?;
         }
         let was_running = self.record.phase == Phase::Running;
-        self.enter(LifecycleEvent::Stop, None).await?;
+        self.request(LifecycleEvent::Stop).await?;
         self.end_machine(if force || !was_running { None } else { Some(grace) }).await;
-        self.enter(LifecycleEvent::Stopped, None).await?;
+        self.note(LifecycleEvent::Stopped, None).await;
         let _ = hooks::run(&ports, &self.record, HookPoint::AfterStop).await;
         Ok(())
     }
@@ -313,15 +318,10 @@ impl VmActor {
     /// Ends the machine: by the agent within `grace`, else by the VMM, else by signal.
     async fn end_machine(&mut self, grace: Option<Duration>) {
         if let Some(machine) = self.machine.clone() {
-            if let (Some(grace), Some(guest)) = (grace, self.guest.clone()) {
-                let polite = async {
-                    guest.shutdown(ShutdownMode::PowerOff, grace).await?;
-                    Ok::<_, GuestError>(start::exited(machine.state()).await)
-                };
-                // Half of the grace is the processes' own; the rest is for the kernel to sync and power off.
-                if tokio::time::timeout(grace + grace / 2, polite).await.is_err() {
-                    tracing::warn!(vm = %self.record.id, "the guest did not power off in time, killing it");
-                }
+            if let (Some(grace), Some(guest)) = (grace, self.guest.clone())
+                && !self.powered_off(&*machine, &*guest, grace).await
+            {
+                tracing::warn!(vm = %self.record.id, "the guest did not power off by itself, ending it");
             }
             if let Some(guest) = self.guest.take() {
                 guest.close();
@@ -336,6 +336,30 @@ impl VmActor {
         self.record.machine = None;
     }
 
+    /// Asks the agent to power off and waits for it, no longer than one and a half times `grace` (the half is for the
+    /// kernel to sync), and not when a delete or a stop by force arrives or the server ends.
+    async fn powered_off(&mut self, machine: &dyn Machine, guest: &dyn Guest, grace: Duration) -> bool {
+        let polite = async {
+            guest.shutdown(ShutdownMode::PowerOff, grace).await?;
+            Ok::<_, GuestError>(start::exited(machine.state()).await)
+        };
+        let limited = tokio::time::timeout(grace + grace / 2, polite);
+        tokio::pin!(limited);
+        loop {
+            tokio::select! {
+                outcome = &mut limited => return matches!(outcome, Ok(Ok(_))),
+                () = self.shared.ending.cancelled() => return false,
+                Some(command) = self.commands.recv() => {
+                    let impatient = matches!(command, Command::Delete(_) | Command::Stop { force: true, .. });
+                    self.pending.push_back(command);
+                    if impatient {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
     async fn pause(&mut self) -> Result<(), ServiceError> {
         let machine = self.living()?;
         if let Some(guest) = &self.guest {
@@ -347,7 +371,14 @@ impl VmActor {
             }
             return Err(error.into());
         }
-        self.enter(LifecycleEvent::Pause, None).await
+        let requested = self.request(LifecycleEvent::Pause).await;
+        if requested.is_err() {
+            let _ = machine.resume().await;
+            if let Some(guest) = &self.guest {
+                guest.expect_heartbeats(true);
+            }
+        }
+        requested
     }
 
     async fn resume(&mut self) -> Result<(), ServiceError> {
@@ -363,7 +394,15 @@ impl VmActor {
                 }
             }
         }
-        self.enter(LifecycleEvent::Resume, None).await
+        self.activity.touch(self.shared.ports.clock.now_ms());
+        let requested = self.request(LifecycleEvent::Resume).await;
+        if requested.is_err() {
+            if let Some(guest) = &self.guest {
+                guest.expect_heartbeats(false);
+            }
+            let _ = machine.pause().await;
+        }
+        requested
     }
 
     fn living(&self) -> Result<Arc<dyn Machine>, ServiceError> {
@@ -392,43 +431,6 @@ impl VmActor {
         Ok(())
     }
 
-    pub(crate) async fn delete(&mut self) -> Result<(), ServiceError> {
-        let ports = self.shared.ports.clone();
-        hooks::run(&ports, &self.record, HookPoint::BeforeDelete).await?;
-        self.enter(LifecycleEvent::Delete, None).await?;
-        self.erase().await;
-        let _ = hooks::run(&ports, &self.record, HookPoint::AfterDelete).await;
-        Ok(())
-    }
-
-    /// Ends the machine and removes files, row and name, in this order, so that what is left after a crash at any
-    /// point is found again.
-    pub(crate) async fn erase(&mut self) {
-        self.end_machine(None).await;
-        let (id, ports) = (self.record.id.clone(), self.shared.ports.clone());
-        if let Err(error) = ports.vm_storage.remove_vm_files(&id).await {
-            tracing::error!(vm = %id, %error, "files of a deleted VM could not be removed, the next start tries again");
-        } else if let Err(error) = ports.store.delete_vm(&id).await {
-            tracing::error!(vm = %id, %error, "row of a deleted VM could not be removed, the next start tries again");
-        }
-        self.shared.registry.remove(&id, &self.record.name);
-        self.gone = true;
-        self.publish_now();
-        self.tell(None);
-        self.commands.close();
-        while let Some(command) = self.pending.pop_front().or_else(|| self.commands.try_recv().ok()) {
-            let unknown = || Err(ServiceError::UnknownVm(id.to_string()));
-            let _ = match command {
-                Command::Delete(reply) => reply.send(Ok(())),
-                Command::Start(reply)
-                | Command::Stop { reply, .. }
-                | Command::Pause(reply)
-                | Command::Resume(reply)
-                | Command::ResizeMemory { reply, .. } => reply.send(unknown()),
-            };
-        }
-    }
-
     async fn sweep(&self) {
         let directory = self.shared.ports.vm_storage.vm_directory(&self.record.id);
         if let Err(error) = self.shared.ports.hypervisor.sweep(&self.record.id, &directory).await {
@@ -440,9 +442,7 @@ impl VmActor {
         let asked_to_restart = exit == MachineExit::GuestReset;
         if matches!(exit, MachineExit::GuestShutdown | MachineExit::GuestReset) {
             self.end_machine(None).await;
-            if self.enter(LifecycleEvent::Stopped, Some(exit.to_string())).await.is_err() {
-                return;
-            }
+            self.note(LifecycleEvent::Stopped, Some(exit.to_string())).await;
             if asked_to_restart {
                 if let Err(error) = self.start().await {
                     tracing::warn!(vm = %self.record.id, %error, "restart asked by the guest failed");
@@ -469,170 +469,9 @@ impl VmActor {
     async fn fail(&mut self, reason: String) {
         tracing::warn!(vm = %self.record.id, reason, "VM failed");
         self.end_machine(None).await;
-        if self.enter(LifecycleEvent::Lost, Some(reason)).await.is_ok() && self.record.limits.ephemeral {
-            self.erase_ephemeral().await;
-        }
-    }
-
-    async fn limit_passed(&mut self, limit: &'static str) {
-        tracing::info!(vm = %self.record.id, limit, "limit passed");
+        self.note(LifecycleEvent::Lost, Some(reason)).await;
         if self.record.limits.ephemeral {
             self.erase_ephemeral().await;
-        } else if let Err(error) = self.stop(false, self.shared.settings.stop_grace).await {
-            tracing::warn!(vm = %self.record.id, %error, "could not be stopped at its limit");
         }
-    }
-
-    async fn erase_ephemeral(&mut self) {
-        if let Err(error) = self.delete().await {
-            tracing::warn!(vm = %self.record.id, %error, "a hook kept an ephemeral VM from being deleted");
-        }
-    }
-
-    /// Takes up a VM of an earlier server process.
-    async fn adopt(&mut self) {
-        match self.record.phase {
-            Phase::Creating | Phase::Deleting => {
-                tracing::info!(vm = %self.record.id, phase = %self.record.phase, "undoing what a crash interrupted");
-                self.discard().await;
-            }
-            Phase::Starting | Phase::Stopping => {
-                self.end_machine(None).await;
-                self.record.phase = Phase::Stopped;
-                if let Err(error) = self.save(None).await {
-                    tracing::error!(vm = %self.record.id, %error, "could not be saved");
-                }
-            }
-            Phase::Stopped | Phase::Failed => self.sweep().await,
-            Phase::Running | Phase::Paused => {
-                if let Err(reason) = self.adopt_machine().await {
-                    self.fail(reason).await;
-                }
-            }
-        }
-    }
-
-    async fn adopt_machine(&mut self) -> Result<(), String> {
-        let record: MachineRecord = self
-            .record
-            .machine
-            .clone()
-            .and_then(|value| serde_json::from_value(value).ok())
-            .ok_or("its machine was not recorded")?;
-        let directory = self.shared.ports.vm_storage.vm_directory(&self.record.id);
-        let machine = self
-            .shared
-            .ports
-            .hypervisor
-            .adopt(&self.record.id, &directory, &record)
-            .await
-            .map_err(|error| format!("its machine ended while the server was away: {error}"))?;
-        self.machine = Some(Arc::clone(&machine));
-        if self.record.phase == Phase::Running {
-            // The server may have died between the VMM's pause or resume and its own note of it.
-            machine.resume().await.map_err(|error| error.to_string())?;
-            self.connect_again(&machine)
-                .await
-                .map_err(|error| format!("its agent did not answer: {error}"))?;
-        } else {
-            machine.pause().await.map_err(|error| error.to_string())?;
-        }
-        self.save(None).await.map_err(|error| error.to_string())
-    }
-
-    async fn connect_again(&mut self, machine: &Arc<dyn Machine>) -> Result<(), GuestError> {
-        let ports = &self.shared.ports;
-        // The image's variables matter for later commands; if it cannot be read now the template's own must do.
-        let config = ports
-            .images
-            .image(&self.record.image_digest)
-            .await
-            .map(|image| image.info.config)
-            .unwrap_or_default();
-        let identity = start::identity(ports, &self.record, &config, Vec::new());
-        let guest = ports
-            .connector
-            .connect(
-                &machine.endpoint(),
-                self.record.epoch + 1,
-                &identity,
-                self.shared.settings.adopt_deadline,
-            )
-            .await?;
-        self.record.epoch += 1;
-        self.guest = Some(guest);
-        Ok(())
-    }
-
-    async fn enter(&mut self, event: LifecycleEvent, reason: Option<String>) -> Result<(), ServiceError> {
-        self.record.phase = next(self.record.phase, event)?;
-        self.record.failure = if self.record.phase == Phase::Failed { reason.clone() } else { None };
-        self.save(reason).await
-    }
-
-    /// Writes the record, then shows it: nothing is reported that a crash could take back.
-    async fn save(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
-        self.record.updated_ms = self.shared.ports.clock.now_ms();
-        let saved = self.shared.ports.store.update_vm(&self.record).await;
-        self.publish_now();
-        self.tell(reason);
-        Ok(saved?)
-    }
-
-    fn publish_now(&self) {
-        self.publish.send_replace(Snapshot {
-            record: self.record.clone(),
-            machine: self.machine.clone(),
-            guest: self.guest.clone(),
-            gone: self.gone,
-        });
-    }
-
-    fn tell(&self, reason: Option<String>) {
-        let _ = self.shared.events.send(VmEvent {
-            id: self.record.id.clone(),
-            name: self.record.name.clone(),
-            phase: (!self.gone).then_some(self.record.phase),
-            reason,
-            at_ms: self.shared.ports.clock.now_ms(),
-        });
-    }
-}
-
-/// Waits until the VM's idle or lifetime limit passes; for ever if it has none.
-async fn limit_passes(shared: &Shared, record: &VmRecord, activity: &Activity) -> &'static str {
-    let clock = &shared.ports.clock;
-    let left = |since_ms: i64, seconds: u64| {
-        let end = since_ms.saturating_add(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000));
-        Duration::from_millis(u64::try_from(end.saturating_sub(clock.now_ms())).unwrap_or(0))
-    };
-    // Only what has a machine costs anything; an ephemeral VM is removed even when it is stopped.
-    let applies = record.limits.ephemeral || matches!(record.phase, Phase::Running | Phase::Paused);
-    let lifetime = async {
-        match record.limits.lifetime_seconds {
-            Some(seconds) if applies => tokio::time::sleep(left(record.created_ms, seconds)).await,
-            _ => std::future::pending().await,
-        }
-    };
-    let idle = async {
-        let Some(seconds) = record.limits.idle_seconds.filter(|_| applies) else {
-            return std::future::pending().await;
-        };
-        loop {
-            match activity.idle_since_ms() {
-                None => activity.changed().await,
-                Some(since) => {
-                    let left = left(since, seconds);
-                    if left.is_zero() {
-                        return;
-                    }
-                    tokio::time::sleep(left).await;
-                }
-            }
-        }
-    };
-    tokio::select! {
-        () = lifetime => "lifetime",
-        () = idle => "idle",
     }
 }

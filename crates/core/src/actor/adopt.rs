@@ -1,0 +1,130 @@
+//! Taking up VMs of an earlier server process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use microvm_ports::hypervisor::MachineRecord;
+use microvm_ports::{GuestError, LaunchError, Machine};
+use microvm_types::Phase;
+
+use super::{Command, VmActor};
+use crate::start;
+
+/// Rest between tries of taking up a machine that lives but does not answer yet.
+const ADOPT_RETRY: Duration = Duration::from_secs(3);
+/// Tries of taking up a machine.
+const ADOPT_TRIES: u32 = 5;
+
+/// Why a machine could not be taken up.
+enum AdoptFailure {
+    /// It is gone.
+    Gone(String),
+    /// It lives and may answer later.
+    NotYet(String),
+}
+
+impl VmActor {
+    /// Takes up a VM of an earlier server process.
+    pub(super) async fn adopt(&mut self) {
+        match self.record.phase {
+            Phase::Creating | Phase::Deleting => {
+                tracing::info!(vm = %self.record.id, phase = %self.record.phase, "undoing what a crash interrupted");
+                self.discard().await;
+            }
+            Phase::Starting | Phase::Stopping => {
+                self.end_machine(None).await;
+                self.stopped_by_force().await;
+            }
+            Phase::Stopped | Phase::Failed => self.sweep().await,
+            Phase::Running | Phase::Paused => self.adopt_machine().await,
+        }
+    }
+
+    /// Takes the machine up again. One that is gone fails the VM; one that lives and does not answer yet (a host under
+    /// load after a restart) is tried again, unless a stop or a delete comes.
+    async fn adopt_machine(&mut self) {
+        for attempt in 1..=ADOPT_TRIES {
+            let failure = match self.try_adopt().await {
+                Ok(()) => return self.save_or_log(None).await,
+                Err(failure) => failure,
+            };
+            let last = attempt == ADOPT_TRIES;
+            match failure {
+                AdoptFailure::Gone(reason) => return self.fail(reason).await,
+                AdoptFailure::NotYet(reason) if last => return self.fail(reason).await,
+                AdoptFailure::NotYet(reason) => {
+                    tracing::warn!(vm = %self.record.id, attempt, reason, "could not be taken up yet");
+                }
+            }
+            let rest = tokio::time::sleep(ADOPT_RETRY);
+            tokio::pin!(rest);
+            loop {
+                tokio::select! {
+                    () = &mut rest => break,
+                    () = self.shared.ending.cancelled() => return,
+                    Some(command) = self.commands.recv() => {
+                        let ends = matches!(command, Command::Stop { .. } | Command::Delete(_));
+                        self.pending.push_back(command);
+                        if ends {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn try_adopt(&mut self) -> Result<(), AdoptFailure> {
+        let record: MachineRecord = self
+            .record
+            .machine
+            .clone()
+            .and_then(|value| serde_json::from_value(value).ok())
+            .ok_or_else(|| AdoptFailure::Gone("its machine was not recorded".to_owned()))?;
+        let directory = self.shared.ports.vm_storage.vm_directory(&self.record.id);
+        let adopted = self.shared.ports.hypervisor.adopt(&self.record.id, &directory, &record).await;
+        let machine = adopted.map_err(|error| match error {
+            LaunchError::Gone(_) | LaunchError::Died { .. } => {
+                AdoptFailure::Gone(format!("its machine ended while the server was away: {error}"))
+            }
+            _ => AdoptFailure::NotYet(format!("its machine does not answer: {error}")),
+        })?;
+        let not_yet =
+            |what: &str, error: &dyn std::fmt::Display| AdoptFailure::NotYet(format!("{what}: {error}"));
+        if self.record.phase == Phase::Running {
+            // The server may have died between the VMM's pause or resume and its own note of it.
+            machine.resume().await.map_err(|error| not_yet("its machine does not resume", &error))?;
+            self.connect_again(&machine)
+                .await
+                .map_err(|error| not_yet("its agent does not answer", &error))?;
+        } else {
+            machine.pause().await.map_err(|error| not_yet("its machine does not pause", &error))?;
+        }
+        self.machine = Some(machine);
+        Ok(())
+    }
+
+    pub(super) async fn connect_again(&mut self, machine: &Arc<dyn Machine>) -> Result<(), GuestError> {
+        let ports = &self.shared.ports;
+        // The image's variables matter for later commands; if it cannot be read now the template's own must do.
+        let config = ports
+            .images
+            .image(&self.record.image_digest)
+            .await
+            .map(|image| image.info.config)
+            .unwrap_or_default();
+        let identity = start::identity(ports, &self.record, &config, Vec::new());
+        let guest = ports
+            .connector
+            .connect(
+                &machine.endpoint(),
+                self.record.epoch + 1,
+                &identity,
+                self.shared.settings.adopt_deadline,
+            )
+            .await?;
+        self.record.epoch += 1;
+        self.guest = Some(guest);
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! Idle and lifetime limits.
+
+use std::time::Duration;
+
+use microvm_types::Phase;
+use microvm_types::template::HookPoint;
+use microvm_types::vm::VmRecord;
+
+use super::VmActor;
+use crate::activity::Activity;
+use crate::hooks;
+use crate::service::Shared;
+
+/// Rest after a limit could not be carried out.
+const LIMIT_RETRY: Duration = Duration::from_secs(30);
+
+impl VmActor {
+    pub(super) async fn limit_passed(&mut self, limit: &'static str) {
+        tracing::info!(vm = %self.record.id, limit, "limit passed");
+        if self.record.limits.ephemeral {
+            self.erase_ephemeral().await;
+        } else if let Err(error) = self.stop(false, self.shared.settings.stop_grace).await {
+            tracing::warn!(vm = %self.record.id, %error, "could not be stopped at its limit");
+        }
+        // If it is still there something refused; it is tried again, but not at once.
+        self.limits_rest_until = tokio::time::Instant::now() + LIMIT_RETRY;
+    }
+
+    /// Hooks are told, and not asked: what was to be deleted by itself has nobody to read a refusal.
+    pub(super) async fn erase_ephemeral(&mut self) {
+        let _ = hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeDelete).await;
+        if let Err(error) = self.remove().await {
+            tracing::warn!(vm = %self.record.id, %error, "an ephemeral VM could not be deleted");
+        }
+    }
+}
+
+/// Waits until the VM's idle or lifetime limit passes; for ever if it has none.
+pub(super) async fn limit_passes(shared: &Shared, record: &VmRecord, activity: &Activity) -> &'static str {
+    let clock = &shared.ports.clock;
+    let left = |since_ms: i64, seconds: u64| {
+        let end = since_ms.saturating_add(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000));
+        Duration::from_millis(u64::try_from(end.saturating_sub(clock.now_ms())).unwrap_or(0))
+    };
+    // Only what has a machine costs anything; an ephemeral VM is removed even when it is stopped.
+    let applies = record.limits.ephemeral || matches!(record.phase, Phase::Running | Phase::Paused);
+    let lifetime = async {
+        match record.limits.lifetime_seconds {
+            Some(seconds) if applies => tokio::time::sleep(left(record.created_ms, seconds)).await,
+            _ => std::future::pending().await,
+        }
+    };
+    let idle = async {
+        let Some(seconds) = record.limits.idle_seconds.filter(|_| applies) else {
+            return std::future::pending().await;
+        };
+        loop {
+            match activity.idle_since_ms() {
+                None => activity.changed().await,
+                Some(since) => {
+                    let left = left(since, seconds);
+                    if left.is_zero() {
+                        return;
+                    }
+                    tokio::time::sleep(left).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = lifetime => "lifetime",
+        () = idle => "idle",
+    }
+}

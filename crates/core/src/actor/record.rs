@@ -1,0 +1,72 @@
+//! The record of a VM: storing and showing it.
+
+use microvm_types::Phase;
+use microvm_types::lifecycle::{LifecycleEvent, next};
+
+use super::VmActor;
+use crate::error::ServiceError;
+use crate::events::VmEvent;
+use crate::view::Snapshot;
+
+impl VmActor {
+    /// Carries out a request: stored first, then true. If it cannot be stored nothing has changed.
+    pub(super) async fn request(&mut self, event: LifecycleEvent) -> Result<(), ServiceError> {
+        let mut record = self.record.clone();
+        record.phase = next(record.phase, event)?;
+        record.failure = None;
+        record.updated_ms = self.shared.ports.clock.now_ms();
+        self.shared.ports.store.update_vm(&record).await?;
+        self.record = record;
+        self.publish_now();
+        self.tell(None);
+        Ok(())
+    }
+
+    /// Notes a fact: true whether or not it can be stored.
+    pub(super) async fn note(&mut self, event: LifecycleEvent, reason: Option<String>) {
+        match next(self.record.phase, event) {
+            Ok(phase) => {
+                self.record.phase = phase;
+                self.record.failure = if phase == Phase::Failed { reason.clone() } else { None };
+                self.save_or_log(reason).await;
+            }
+            Err(denied) => {
+                tracing::error!(vm = %self.record.id, %denied, "a fact that the table does not know")
+            }
+        }
+    }
+
+    pub(super) async fn save_or_log(&mut self, reason: Option<String>) {
+        if let Err(error) = self.save(reason).await {
+            tracing::error!(vm = %self.record.id, %error, "the record could not be stored, the next server may see an older one");
+        }
+    }
+
+    /// Writes the record and shows it.
+    pub(super) async fn save(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
+        self.record.updated_ms = self.shared.ports.clock.now_ms();
+        let saved = self.shared.ports.store.update_vm(&self.record).await;
+        self.publish_now();
+        self.tell(reason);
+        Ok(saved?)
+    }
+
+    pub(super) fn publish_now(&self) {
+        self.publish.send_replace(Snapshot {
+            record: self.record.clone(),
+            machine: self.machine.clone(),
+            guest: self.guest.clone(),
+            gone: self.gone,
+        });
+    }
+
+    pub(super) fn tell(&self, reason: Option<String>) {
+        let _ = self.shared.events.send(VmEvent {
+            id: self.record.id.clone(),
+            name: self.record.name.clone(),
+            phase: (!self.gone).then_some(self.record.phase),
+            reason,
+            at_ms: self.shared.ports.clock.now_ms(),
+        });
+    }
+}

@@ -1,0 +1,75 @@
+//! Removing a VM with all that belongs to it.
+
+use microvm_types::Phase;
+use microvm_types::lifecycle::LifecycleEvent;
+use microvm_types::template::HookPoint;
+
+use super::{Command, VmActor};
+use crate::error::ServiceError;
+use crate::hooks;
+
+impl VmActor {
+    /// Removes every trace of a VM whose creation failed.
+    pub(super) async fn discard(&mut self) {
+        self.record.phase = Phase::Deleting;
+        self.tell(None);
+        if let Err(error) = self.erase().await {
+            tracing::error!(vm = %self.record.id, %error, "what a failed creation left could not be removed");
+        }
+    }
+
+    /// A stop overtook its start.
+    pub(super) async fn stopped_by_force(&mut self) {
+        self.record.machine = None;
+        self.record.phase = Phase::Stopped;
+        self.save_or_log(None).await;
+    }
+
+    pub(super) async fn delete(&mut self) -> Result<(), ServiceError> {
+        hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeDelete).await?;
+        self.remove().await
+    }
+
+    /// Removes the VM whatever hooks say.
+    pub(super) async fn remove(&mut self) -> Result<(), ServiceError> {
+        // Whether or not this can be stored (the disk may be full, which is why it is deleted), the VM goes.
+        self.note(LifecycleEvent::Delete, None).await;
+        self.erase().await?;
+        let _ = hooks::run(&self.shared.ports, &self.record, HookPoint::AfterDelete).await;
+        Ok(())
+    }
+
+    /// Ends the machine and removes files, row and name, in this order, so that what is left after a crash at any
+    /// point is found again. If something cannot be removed the VM stays, failed, and can be deleted again.
+    pub(super) async fn erase(&mut self) -> Result<(), ServiceError> {
+        self.end_machine(None).await;
+        let (id, ports) = (self.record.id.clone(), self.shared.ports.clone());
+        let removed = async {
+            ports.vm_storage.remove_vm_files(&id).await?;
+            Ok::<_, ServiceError>(ports.store.delete_vm(&id).await?)
+        };
+        if let Err(error) = removed.await {
+            self.record.phase = Phase::Failed;
+            self.record.failure = Some(format!("it could not be deleted: {error}"));
+            self.save_or_log(self.record.failure.clone()).await;
+            return Err(error);
+        }
+        self.shared.registry.remove(&id, &self.record.name);
+        self.gone = true;
+        self.publish_now();
+        self.tell(None);
+        self.commands.close();
+        while let Some(command) = self.pending.pop_front().or_else(|| self.commands.try_recv().ok()) {
+            let unknown = || Err(ServiceError::UnknownVm(id.to_string()));
+            let _ = match command {
+                Command::Delete(reply) => reply.send(Ok(())),
+                Command::Start(reply)
+                | Command::Stop { reply, .. }
+                | Command::Pause(reply)
+                | Command::Resume(reply)
+                | Command::ResizeMemory { reply, .. } => reply.send(unknown()),
+            };
+        }
+        Ok(())
+    }
+}
