@@ -1,5 +1,7 @@
 //! The server dies at every step of creating, stopping and deleting; the next one finds all and leaks nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
 mod support;
 
 use microvm_driver_fake::{Fault, Operation, Script};

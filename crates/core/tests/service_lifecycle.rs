@@ -1,5 +1,7 @@
 //! The service on fakes: what users ask for, and what they get told.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
 mod support;
 
 use std::time::Duration;

@@ -96,7 +96,7 @@ impl Row {
             Promise::AtMost { times_floor, plus } if self.floor.is_none() || times_floor == 0.0 => {
                 format!("≤ {plus} {}", self.unit)
             }
-            Promise::AtMost { times_floor, plus } if plus == 0.0 => format!("≤ {times_floor} ×"),
+            Promise::AtMost { times_floor, plus: 0.0 } => format!("≤ {times_floor} ×"),
             Promise::AtMost { times_floor, plus } => format!("≤ {times_floor} × + {plus} {}", self.unit),
             Promise::AtLeast { times_floor } => format!("≥ {times_floor} ×"),
             Promise::None => String::new(),

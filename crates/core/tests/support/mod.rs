@@ -1,7 +1,5 @@
 //! A host of fakes that outlives any number of servers on it.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
