@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{host, run};
 
@@ -13,6 +13,9 @@ pub(crate) const IMAGE: &str = "debian-python";
 
 /// The kernel that needs no building.
 pub(crate) const KERNEL: &str = "distribution";
+
+/// The kernel that is built from source.
+pub(crate) const BUILT_KERNEL: &str = "built";
 
 /// Tells the build where the agent is that goes into the program.
 pub(crate) const AGENT_VARIABLE: &str = "MICROVM_AGENT_BINARY";
@@ -67,6 +70,24 @@ pub(crate) fn provide_kernel() -> Result<()> {
         return Ok(());
     }
     run::run(&mut call(Duration::from_secs(10 * 60), &["kernel", "build", "--distribution"]))
+}
+
+/// Builds the fast kernel if it is missing.
+pub(crate) fn provide_built_kernel() -> Result<()> {
+    if has(&["kernel", "ls"], BUILT_KERNEL)? {
+        eprintln!("  it is there");
+        return Ok(());
+    }
+    run::run(&mut call(Duration::from_secs(25 * 60), &["kernel", "build"]))
+}
+
+/// Digest of the default image, without `sha256:`.
+pub(crate) fn image_digest() -> Result<String> {
+    let arguments = ["image", "inspect", IMAGE, "--output", "json"];
+    let text = run::output(&mut call(Duration::from_secs(60), &arguments))?;
+    let value: serde_json::Value = serde_json::from_str(&text)?;
+    let digest = value["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
+    Ok(digest.context("the image has no digest")?.to_owned())
 }
 
 /// Builds the default image if it is missing.

@@ -54,11 +54,13 @@ fn run_level(level: &Level, agent: &Path) -> Result<Counts> {
     cargo.args(["--profile", level.profile, "-E", level.filter]);
     let needs = match level.number {
         5 if !host::is_root() => Err(anyhow::anyhow!("it needs root")),
-        6 => provide_machine_tests(agent).map(|root| {
-            cargo.env("MICROVM_TEST_ROOT", root).env("MICROVM_TEST_AGENT", agent);
+        6 => provide_machine_tests(agent).map(|(root, image)| {
             // VMMs are started through a hidden command of the program.
             cargo.env("MICROVM_TEST_PROGRAM", microvm::path());
-            cargo.env("MICROVM_TEST_KERNEL", microvm::KERNEL).env("MICROVM_TEST_IMAGE", microvm::IMAGE);
+            // Files, for tests that start a QEMU of their own.
+            let kernel = root.join("kernels").join(microvm::BUILT_KERNEL).join("vmlinux");
+            cargo.env("MICROVM_TEST_KERNEL", kernel).env("MICROVM_TEST_IMAGE", image);
+            cargo.env("MICROVM_TEST_ROOT", root);
         }),
         _ => Ok(()),
     };
@@ -85,7 +87,7 @@ fn run_level(level: &Level, agent: &Path) -> Result<Counts> {
 
 fn nextest(agent: &Path, limit: Duration) -> Command {
     let mut cargo = run::cargo(limit);
-    cargo.arg("nextest").env(microvm::AGENT_VARIABLE, agent);
+    cargo.arg("nextest").env(microvm::AGENT_VARIABLE, agent).env("MICROVM_TEST_AGENT", agent);
     cargo
 }
 
@@ -109,12 +111,13 @@ fn provide_nextest() -> Result<()> {
 }
 
 /// Prepares a root of its own for the machine tests, so that they never touch the user's VMs: images and kernels are
-/// copied there (not linked: some tests damage them).
-fn provide_machine_tests(agent: &Path) -> Result<PathBuf> {
+/// copied there (not linked: some tests damage them). Returns the root and the file of the image.
+fn provide_machine_tests(agent: &Path) -> Result<(PathBuf, PathBuf)> {
     if !agent.is_file() {
         bail!("the guest agent is missing");
     }
     quickstart::prepare()?;
+    step("providing the built kernel", microvm::provide_built_kernel)?;
     // As root, VMMs run under other users, who must be able to get there: a home directory would not do.
     let root = if host::is_root() {
         PathBuf::from("/var/lib/microvm-test")
@@ -126,5 +129,6 @@ fn provide_machine_tests(agent: &Path) -> Result<PathBuf> {
     let mut copy = run::program("cp", Duration::from_secs(10 * 60));
     copy.args(["--archive", "--update", "--sparse=always", "--reflink=auto"]);
     run::run(copy.arg(from.join("images")).arg(from.join("kernels")).arg(&root))?;
-    Ok(root)
+    let image = root.join("images").join(microvm::image_digest()?).join("root.erofs");
+    Ok((root, image))
 }
