@@ -54,7 +54,10 @@ pub fn bind_path(path: &Utf8Path) -> std::io::Result<ShortPath> {
 pub(crate) async fn connect(path: &Utf8Path) -> Result<UnixStream, ClientError> {
     use std::io::ErrorKind as E;
     let failed = |source: std::io::Error| match source.kind() {
-        E::NotFound | E::ConnectionRefused => ClientError::NoServer { path: path.into(), source },
+        // Reset: a server that died before it took the connection.
+        E::NotFound | E::ConnectionRefused | E::ConnectionReset => {
+            ClientError::NoServer { path: path.into(), source }
+        }
         _ => ClientError::Socket { path: path.into(), source },
     };
     let short = bind_path(path).map_err(failed)?;

@@ -127,9 +127,9 @@ pub(crate) async fn bring_up(
                 ServiceError::ShuttingDown
             }
             // A guest that dies closes its channel a moment before its machine is seen to have ended.
-            Err(ServiceError::Guest(GuestError::Closed(reason))) => {
+            Err(ServiceError::Guest(error @ (GuestError::Closed(_) | GuestError::Unreachable(_)))) => {
                 let exit = tokio::time::timeout(Duration::from_secs(2), exited(machine.state())).await;
-                let why = exit.map_or_else(|_| format!("the channel closed: {reason}"), |exit| exit.to_string());
+                let why = exit.map_or_else(|_| error.to_string(), |exit| exit.to_string());
                 boot_error(ports, &spec.directory, ErrorKind::Internal, why).await
             }
             Err(ServiceError::Guest(error)) => boot_error(ports, &spec.directory, error.kind(), error.to_string()).await,

@@ -12,6 +12,9 @@ use tokio::net::UnixListener;
 /// Bytes of path that fit a socket address (`sun_path`, unix(7)), the closing NUL left out.
 const SOCKET_PATH_MAX: usize = 107;
 
+/// How long a server that died may take to give its lock back.
+const LOCK_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Where the server of a root directory listens.
 #[must_use]
 pub fn socket_path(root: &Utf8Path) -> Utf8PathBuf {
@@ -98,7 +101,7 @@ impl BoundServer {
             .map_err(failed("making the folder", &folder))?;
         std::fs::set_permissions(&folder, Permissions::from_mode(0o700))
             .map_err(failed("closing to others the folder", &folder))?;
-        let lock = take_lock(root)?;
+        let lock = take_lock_of_the_dead(root, &folder, &path)?;
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed("removing the old socket", &path)(error));
@@ -138,13 +141,39 @@ impl Drop for Unlink {
 }
 
 fn listen(folder: &Utf8Path, path: &Utf8Path) -> std::io::Result<UnixListener> {
+    with_short(folder, path, |short| UnixListener::bind(short))
+}
+
+/// Calls `act` with a name of the socket that fits an address.
+fn with_short<T>(
+    folder: &Utf8Path,
+    path: &Utf8Path,
+    act: impl FnOnce(&str) -> std::io::Result<T>,
+) -> std::io::Result<T> {
     if path.as_str().len() <= SOCKET_PATH_MAX {
-        return UnixListener::bind(path);
+        return act(path.as_str());
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(folder.as_std_path(), flags, Mode::empty())?;
     let name = path.file_name().unwrap_or("api.sock");
-    UnixListener::bind(format!("/proc/self/fd/{}/{name}", std::os::fd::AsRawFd::as_raw_fd(&folder)))
+    act(&format!("/proc/self/fd/{}/{name}", std::os::fd::AsRawFd::as_raw_fd(&folder)))
+}
+
+/// Takes the lock; waits a moment for it if nobody listens on the socket: a killed server loses its socket a little
+/// before its lock. (The kernel announces neither a lock that becomes free nor gives waiting for one a limit.)
+fn take_lock_of_the_dead(root: &Utf8Path, folder: &Utf8Path, path: &Utf8Path) -> Result<File, BindError> {
+    let end = std::time::Instant::now() + LOCK_WAIT;
+    loop {
+        match take_lock(root) {
+            Err(BindError::Busy { .. }) if std::time::Instant::now() < end => {
+                if with_short(folder, path, |short| std::os::unix::net::UnixStream::connect(short)).is_ok() {
+                    return take_lock(root);
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
 }
 
 fn take_lock(root: &Utf8Path) -> Result<File, BindError> {

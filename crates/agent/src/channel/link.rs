@@ -1,12 +1,14 @@
 //! Moves frames between the port and the session, and finds the beginning of every new session.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use microvm_protocol::messages::{Hello, HelloReply};
 use microvm_protocol::mux::{Mux, Role};
 use microvm_protocol::{Decoder, Frame, FrameKind, HEADER_LENGTH, PREAMBLE, PROTOCOL_VERSION};
 use prost::Message as _;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::port::{Port, ReadOutcome};
 use crate::agent::Agent;
@@ -16,6 +18,10 @@ use crate::console::say;
 const READS_PER_TURN: usize = 64;
 /// Bytes handed to the device in a row.
 const WRITE_BATCH: usize = 128 * 1024;
+
+/// How long nobody may be connected before a session ends. One host may follow another so quickly that its greeting is
+/// read before the kernel tells of the hang-up between them: that hang-up must not end the new session.
+const HANG_UP_GRACE: Duration = Duration::from_secs(1);
 
 /// One port with at most one session on it.
 pub(crate) struct Link {
@@ -49,6 +55,7 @@ impl Link {
 
     /// Serves sessions until the device fails. With `once`, until the first one has ended.
     pub(crate) async fn serve(mut self, once: bool) -> std::io::Result<()> {
+        let mut alone_since = None;
         loop {
             let mut busy = false;
             let mut hung_up = false;
@@ -58,15 +65,15 @@ impl Link {
                     ReadOutcome::Nothing => break,
                     ReadOutcome::HungUp => {
                         hung_up = true;
-                        self.end_session("the host hung up");
-                        self.decoder.clear();
                         break;
                     }
                 }
             }
             if hung_up && once {
+                self.end_session("the host hung up");
                 return Ok(());
             }
+            alone_since = hung_up.then(|| alone_since.unwrap_or_else(Instant::now));
             busy |= !hung_up && self.write()?;
             while self.tasks.try_join_next().is_some() {}
             if busy {
@@ -76,13 +83,23 @@ impl Link {
             let session = self.session.clone();
             let output = async {
                 match &session {
-                    Some(session) => session.wait_output().await,
-                    None => std::future::pending().await,
+                    Some(session) if !hung_up => session.wait_output().await,
+                    _ => std::future::pending().await,
+                }
+            };
+            let abandoned = async {
+                match alone_since {
+                    Some(since) if session.is_some() => tokio::time::sleep_until(since + HANG_UP_GRACE).await,
+                    _ => std::future::pending().await,
                 }
             };
             tokio::select! {
                 changed = self.port.changed() => changed?,
                 () = output => {}
+                () = abandoned => {
+                    self.end_session("the host hung up");
+                    self.decoder.clear();
+                }
             }
         }
     }

@@ -9,6 +9,11 @@ use rustix::fs::{Mode, OFlags};
 const ROOT: &str = "/sys/fs/cgroup";
 const PARENT: &str = "/sys/fs/cgroup/microvm";
 
+/// Memory of a small process, in bytes: `sh` has some 200 KiB of its own and as much in page tables and kernel stack.
+const MEMORY_OF_A_PROCESS: u64 = 512 << 10;
+/// Processes that are allowed however little memory there is.
+const LEAST_PROCESSES: u64 = 256;
+
 /// Makes groups; `None` inside where the kernel has none or they are not ours to make.
 #[derive(Debug)]
 pub(crate) struct ControlGroups {
@@ -30,14 +35,24 @@ impl ControlGroups {
             return Self { parent: None };
         }
         // Without the controller only the limit is missing, not the groups.
-        let _ = fs::write(Path::new(ROOT).join("cgroup.subtree_control"), "+pids");
+        let allow = |directory: &Path, controller| {
+            let _ = fs::write(directory.join("cgroup.subtree_control"), controller);
+        };
+        allow(Path::new(ROOT), "+pids");
+        // All commands together weigh as much as one thread of the agent, and among them one as much as the other:
+        // however many processes a command has, the agent and other commands get their turn.
+        allow(Path::new(ROOT), "+cpu");
         if fs::create_dir_all(&parent).is_err() {
             return Self { parent: None };
         }
+        allow(&parent, "+cpu");
         let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
         let limits = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"];
         if let Some(limit) = limits.into_iter().filter_map(number).min() {
-            let _ = fs::write(parent.join("pids.max"), (limit / 4 * 3).to_string());
+            // More small processes than this would fill the memory, and the agent would have none to answer with.
+            let fitting = rustix::system::sysinfo().totalram / MEMORY_OF_A_PROCESS;
+            let most = (limit / 4 * 3).min(fitting.max(LEAST_PROCESSES));
+            let _ = fs::write(parent.join("pids.max"), most.to_string());
         }
         Self { parent: Some(parent) }
     }

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -16,6 +17,7 @@ const LIMIT: &str = "100";
 pub(crate) struct Home {
     directory: tempfile::TempDir,
     agent: PathBuf,
+    variables: Vec<(String, String)>,
 }
 
 impl Home {
@@ -36,7 +38,12 @@ impl Home {
         let mut link = Command::new("cp");
         link.args(["--archive", "--link"]).arg(furnished.join("images")).arg(furnished.join("kernels"));
         assert!(link.arg(directory.path()).status().unwrap().success(), "the root could not be furnished");
-        Some(Self { directory, agent })
+        Some(Self { directory, agent, variables: Vec::new() })
+    }
+
+    /// Sets a variable for all commands from now on, and so for a server that they start.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -53,6 +60,7 @@ impl Home {
 
     fn dress(&self, command: &mut Command) {
         command.env("MICROVM_ROOT", self.root()).env("MICROVM_AGENT", &self.agent).stdin(Stdio::null());
+        command.envs(self.variables.iter().cloned());
     }
 
     /// Runs the program with a limit on its time.
@@ -96,6 +104,13 @@ impl Home {
         let list = self.json(&["ls"]);
         let word = |vm: &Value, field: &str| vm[field].as_str().unwrap().to_owned();
         list["vms"].as_array().unwrap().iter().map(|vm| (word(vm, "name"), word(vm, "state"))).collect()
+    }
+
+    /// State of one VM, and why it failed.
+    pub(crate) fn state(&self, vm: &str) -> (String, String) {
+        let shown = self.json(&["inspect", vm]);
+        let word = |field: &str| shown[field].as_str().unwrap_or_default().to_owned();
+        (word("state"), word("failure"))
     }
 
     /// The end of the server's log.
@@ -182,6 +197,15 @@ impl Drop for Home {
             signal("KILL", pid);
             wait_for_end(pid);
         }
+    }
+}
+
+/// Waits for what no event of the program's interface tells.
+pub(crate) fn until(what: &str, seconds: u64, mut reached: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while !reached() {
+        assert!(Instant::now() < end, "after {seconds} s it is not so that {what}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

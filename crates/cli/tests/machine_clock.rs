@@ -1,0 +1,97 @@
+//! The guest's clocks against the host's: a wrong TSC frequency lets a guest boot with a clock that runs wrong.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests fail by panicking and say why they skip")]
+
+mod support;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use support::Home;
+
+/// How long the clocks are watched.
+const SPAN: Duration = Duration::from_secs(6);
+
+/// Prints both clocks in nanoseconds for every line it gets.
+const GUEST: &str = "import sys, time
+for line in sys.stdin: print(time.monotonic_ns(), time.time_ns(), flush=True)";
+
+/// One reading: the host's clock in the middle of the question, and the guest's.
+struct Reading {
+    host: Instant,
+    wall_error: f64,
+    monotonic: f64,
+    real: f64,
+    /// Half of the time the answer took: nothing is known better than that.
+    doubt: f64,
+}
+
+fn read(ask: &mut ChildStdin, answers: &mut BufReader<ChildStdout>) -> Reading {
+    let begun = Instant::now();
+    writeln!(ask, "now").unwrap();
+    let mut line = String::new();
+    answers.read_line(&mut line).unwrap();
+    let took = begun.elapsed();
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap() - took / 2;
+    let (monotonic, real) = line.trim().split_once(' ').unwrap();
+    let seconds = |text: &str| {
+        let nanoseconds: u64 = text.parse().unwrap();
+        Duration::from_nanos(nanoseconds).as_secs_f64()
+    };
+    Reading {
+        host: begun + took / 2,
+        wall_error: seconds(real) - wall.as_secs_f64(),
+        monotonic: seconds(monotonic),
+        real: seconds(real),
+        doubt: took.as_secs_f64() / 2.0,
+    }
+}
+
+/// The quickest of many.
+fn best(ask: &mut ChildStdin, answers: &mut BufReader<ChildStdout>) -> Reading {
+    let readings = (0..50).map(|_| read(ask, answers));
+    readings.min_by(|one, other| one.doubt.total_cmp(&other.doubt)).unwrap()
+}
+
+fn clocks_agree_with(kernel: &str) {
+    let Some(home) = Home::open() else { return };
+    if !home.root().join("kernels").join(kernel).exists() {
+        eprintln!("SKIPPED: the root has no kernel `{kernel}`");
+        return;
+    }
+    home.must(&["create", "--name", "dev", "--kernel", kernel]);
+    let mut command = home.command(&["exec", "-i", "dev", "--", "python3", "-u", "-c", GUEST]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut ask = child.stdin.take().unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap());
+    let first = best(&mut ask, &mut answers);
+    std::thread::sleep(SPAN);
+    let second = best(&mut ask, &mut answers);
+    let host = (second.host - first.host).as_secs_f64();
+    let doubt = (first.doubt + second.doubt) / host;
+    let monotonic = (second.monotonic - first.monotonic) / host - 1.0;
+    let real = (second.real - first.real) / host - 1.0;
+    eprintln!(
+        "{kernel}: monotonic {:+.4} %, real {:+.4} %, known to {:.4} %; wall clock off by {:+.1} ms",
+        monotonic * 100.0,
+        real * 100.0,
+        doubt * 100.0,
+        second.wall_error * 1_000.0
+    );
+    assert!(doubt < 0.0005, "the answers were too slow to tell");
+    assert!(monotonic.abs() < 0.001 && real.abs() < 0.001, "{monotonic} {real}");
+    assert!(second.wall_error.abs() < 0.1, "the wall clock is off by {} s", second.wall_error);
+    drop(ask);
+    assert!(child.wait().unwrap().success());
+    home.must(&["rm", "dev"]);
+}
+
+#[test]
+fn with_the_distribution_kernel() {
+    clocks_agree_with("distribution");
+}
+
+#[test]
+fn with_the_built_kernel() {
+    clocks_agree_with("built");
+}
