@@ -68,15 +68,19 @@ impl ReceiveWindow {
         }
     }
 
-    /// Notes that the consumer took a frame; returns the credit to send now, if it is worth a frame.
-    pub fn consume(&mut self, cost: usize) -> Option<u32> {
+    /// Notes that the consumer took a frame; `true` if what it gave back is now worth a frame.
+    #[must_use]
+    pub fn consume(&mut self, cost: usize) -> bool {
         self.consumed = self.consumed.saturating_add(u32::try_from(cost).unwrap_or(u32::MAX));
-        if self.consumed < INITIAL_WINDOW / 4 {
-            return None;
-        }
+        self.consumed >= INITIAL_WINDOW / 4
+    }
+
+    /// Takes all credit there is to give back, to be called when it really leaves: the peer may use it from then on.
+    #[must_use]
+    pub fn grant(&mut self) -> u32 {
         let grant = std::mem::take(&mut self.consumed);
         self.allowed += u64::from(grant);
-        Some(grant)
+        grant
     }
 }
 
@@ -95,8 +99,8 @@ mod tests {
                 while !send.take(cost) {
                     // Stuck only while something is left to consume: otherwise the stream would hang for ever.
                     let oldest: usize = queue.pop_front().expect("no deadlock");
-                    if let Some(grant) = receive.consume(oldest) {
-                        prop_assert!(send.grant(grant));
+                    if receive.consume(oldest) {
+                        prop_assert!(send.grant(receive.grant()));
                     }
                 }
                 prop_assert!(receive.receive(cost));

@@ -58,6 +58,8 @@ pub(crate) struct StreamNotify {
 pub(crate) struct StreamState {
     pub(crate) inbound: VecDeque<Frame>,
     pub(crate) receive: ReceiveWindow,
+    /// It is in the line of streams that give credit back.
+    credit_owed: bool,
     pub(crate) send: SendWindow,
     pub(crate) queue: VecDeque<Frame>,
     pub(crate) queued_bytes: usize,
@@ -81,6 +83,9 @@ pub(crate) struct State {
     pub(crate) streams: HashMap<u32, StreamState>,
     pub(crate) last_id: u32,
     pub(crate) urgent: VecDeque<Frame>,
+    /// Streams that give credit back with the next output, each once however much it is: a peer that sends without end
+    /// and never reads must not make frames pile up here.
+    owing: VecDeque<u32>,
     ready: VecDeque<u32>,
     pub(crate) accepted: VecDeque<(u32, Request)>,
     pings: HashMap<u64, oneshot::Sender<()>>,
@@ -95,6 +100,7 @@ impl State {
             streams: HashMap::new(),
             last_id: 0,
             urgent: VecDeque::new(),
+            owing: VecDeque::new(),
             ready: VecDeque::new(),
             accepted: VecDeque::new(),
             pings: HashMap::new(),
@@ -122,17 +128,33 @@ impl State {
     pub(super) fn take_output(&mut self, frames: &mut Vec<Frame>, limit: usize) -> usize {
         let mut bytes = 0;
         while bytes < limit {
-            let frame = match self.urgent.pop_front() {
-                Some(frame) => frame,
-                None => match self.next_of_streams() {
-                    Some(frame) => frame,
-                    None => break,
-                },
-            };
+            let urgent = self.urgent.pop_front().or_else(|| self.next_credit());
+            let Some(frame) = urgent.or_else(|| self.next_of_streams()) else { break };
             bytes += frame.cost();
             frames.push(frame);
         }
         bytes
+    }
+
+    /// Notes that a stream has credit to give back.
+    pub(super) fn owe_credit(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if !std::mem::replace(&mut stream.credit_owed, true) {
+            self.owing.push_back(id);
+        }
+    }
+
+    fn next_credit(&mut self) -> Option<Frame> {
+        loop {
+            let id = self.owing.pop_front()?;
+            // A stream whose peer has ended needs no credit any more.
+            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            stream.credit_owed = false;
+            if !stream.remote_ended {
+                let bytes = stream.receive.grant().to_le_bytes();
+                return Some(Frame::new(FrameKind::Credit, id, Bytes::copy_from_slice(&bytes)));
+            }
+        }
     }
 
     fn next_of_streams(&mut self) -> Option<Frame> {
@@ -267,6 +289,7 @@ impl State {
         self.closed = Some(reason);
         self.pings.clear();
         self.urgent.clear();
+        self.owing.clear();
         self.ready.clear();
         self.accepted.clear();
         for stream in self.streams.values_mut() {

@@ -87,16 +87,9 @@ impl StreamHandle {
             }
             return closed.map_or(Ok(None), |reason| Err(StreamError::Closed(reason)));
         };
-        let grant = stream.receive.consume(frame.cost());
-        if let Some(bytes) = grant
-            && !stream.remote_ended
-            && closed.is_none()
-        {
-            state.urgent.push_back(Frame::new(
-                FrameKind::Credit,
-                self.id,
-                Bytes::copy_from_slice(&bytes.to_le_bytes()),
-            ));
+        let worth_a_frame = stream.receive.consume(frame.cost());
+        if worth_a_frame && !stream.remote_ended && closed.is_none() {
+            state.owe_credit(self.id);
             drop(state);
             self.shared.output.notify_one();
         } else {
