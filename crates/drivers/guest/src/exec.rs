@@ -10,8 +10,10 @@ use microvm_protocol::messages::{self, Exited, Operation, Reply, Resize, Signal,
 use microvm_protocol::mux::{Incoming, StreamHandle};
 use microvm_types::exec::{ExecRequest, ExitStatus, OutputOffsets, ProcessInfo, TerminalSize};
 use microvm_types::{ErrorKind, ProcessId};
+use tokio::sync::watch;
 
 use crate::channel::Channel;
+use crate::list::Reading;
 use crate::sanitize::clean;
 
 /// Most processes a guest is believed to have started for us.
@@ -52,20 +54,16 @@ pub(crate) async fn attach(
 }
 
 pub(crate) async fn processes(channel: &Channel) -> Result<Vec<ProcessInfo>, GuestError> {
-    let stream = channel.open(Operation::Processes(messages::Empty {}))?;
-    stream.end();
-    let mut all = Vec::new();
-    while let Some(reply) = channel.next_message(&stream).await? {
-        let Reply::Processes(some) = reply else {
-            return Err(channel.broken("an answer of the guest is not a list of processes"));
-        };
-        if all.len() + some.processes.len() > MOST_PROCESSES {
-            return Err(channel.broken("the guest lists processes without end"));
-        }
+    let reading = Reading {
+        most: MOST_PROCESSES,
+        open: |reply| if let Reply::Processes(some) = reply { Some(some.processes) } else { None },
         // An id that is none cannot be used for anything.
-        all.extend(some.processes.into_iter().filter_map(describe));
-    }
-    Ok(all)
+        keep: describe,
+        behind: |process: &ProcessInfo| {
+            process.command.iter().map(|word| size_of::<String>() + word.capacity()).sum::<usize>()
+        },
+    };
+    channel.list(Operation::Processes(messages::Empty {}), reading).await
 }
 
 pub(crate) async fn signal(channel: &Channel, id: &ProcessId, signal: u8) -> Result<(), GuestError> {
@@ -81,27 +79,30 @@ async fn started(
         return Err(channel.broken("the guest does not say that the process has started"));
     };
     let stream = Arc::new(stream);
+    let (listening, gone) = watch::channel(());
     Ok(ProcessHandle {
         id: id.clone(),
         pid: started.pid,
         stdout_offset: started.stdout_offset,
         stderr_offset: started.stderr_offset,
-        events: events(Arc::clone(channel), Arc::clone(&stream)),
+        events: events(Arc::clone(channel), Arc::clone(&stream), listening),
         // Dropping the events is what detaches; a writer that is kept longer must not hold the stream.
         input: Arc::new(Writer {
             channel: Arc::clone(channel),
             stream: tokio::sync::Mutex::new(Arc::downgrade(&stream)),
+            gone,
             id,
         }),
     })
 }
 
-fn events(channel: Arc<Channel>, stream: Arc<StreamHandle>) -> ProcessEvents {
-    let state = Some((channel, stream));
+fn events(channel: Arc<Channel>, stream: Arc<StreamHandle>, listening: watch::Sender<()>) -> ProcessEvents {
+    // The last part only says by its end that nobody listens any more.
+    let state = Some((channel, (stream, listening)));
     Box::pin(futures::stream::unfold(state, |state| async move {
         let (channel, stream) = state?;
         loop {
-            let lost = match stream.receive().await {
+            let lost = match stream.0.receive().await {
                 Ok(Some(Incoming::Data(bytes))) => {
                     return Some((ProcessEvent::Stdout(bytes), Some((channel, stream))));
                 }
@@ -124,6 +125,8 @@ fn events(channel: Arc<Channel>, stream: Arc<StreamHandle>) -> ProcessEvents {
 struct Writer {
     channel: Arc<Channel>,
     stream: tokio::sync::Mutex<std::sync::Weak<StreamHandle>>,
+    /// Closed when the events are dropped or have ended.
+    gone: watch::Receiver<()>,
     id: ProcessId,
 }
 
@@ -135,7 +138,13 @@ impl ProcessWriter for Writer {
                 // Held while sending, so that two callers' inputs do not mix.
                 let stream = self.stream.lock().await;
                 let Some(stream) = stream.upgrade() else { return Ok(()) };
-                stream.send_data(bytes).await.map_err(|error| self.channel.stream_failed(error))
+                let mut gone = self.gone.clone();
+                tokio::select! {
+                    biased;
+                    result = stream.send_data(bytes) => result.map_err(|error| self.channel.stream_failed(error)),
+                    // A process that never reads must not hold the stream of whoever has gone.
+                    _ = gone.changed() => Ok(()),
+                }
             }
             ProcessInput::CloseStdin => {
                 if let Some(stream) = self.stream.lock().await.upgrade() {

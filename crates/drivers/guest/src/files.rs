@@ -14,6 +14,7 @@ use microvm_protocol::mux::Incoming;
 use microvm_types::files::{FileChange, FileKind, FileStat, TransferSummary, WatchEvent, WriteOptions};
 
 use crate::channel::Channel;
+use crate::list::Reading;
 use crate::{sanitize, transfer};
 
 pub(crate) async fn read(
@@ -56,19 +57,18 @@ pub(crate) async fn stat(channel: &Channel, path: &[u8]) -> Result<FileStat, Gue
 }
 
 pub(crate) async fn list(channel: &Channel, path: &[u8], depth: u32) -> Result<Vec<FileStat>, GuestError> {
-    let stream = channel.open(Operation::List(List { path: path.to_vec(), depth: depth.max(1) }))?;
-    stream.end();
-    let mut all = Vec::new();
-    while let Some(reply) = channel.next_message(&stream).await? {
-        let Reply::Stats(some) = reply else {
-            return Err(channel.broken("an answer of the guest is not a list of files"));
-        };
-        if all.len() + some.entries.len() > MAX_LIST_ENTRIES {
-            return Err(channel.broken("the guest lists files without end"));
-        }
-        all.extend(some.entries.into_iter().map(file_stat));
-    }
-    Ok(all)
+    let request = List { path: path.to_vec(), depth: depth.max(1) };
+    let reading = Reading {
+        most: MAX_LIST_ENTRIES,
+        open: |reply| if let Reply::Stats(some) = reply { Some(some.entries) } else { None },
+        keep: |stat| Some(file_stat(stat)),
+        behind: |stat: &FileStat| {
+            stat.path.capacity()
+                + stat.path_bytes.as_ref().map_or(0, Vec::capacity)
+                + stat.target.as_ref().map_or(0, String::capacity)
+        },
+    };
+    channel.list(Operation::List(request), reading).await
 }
 
 /// Reports of changes, or what ended them.

@@ -17,6 +17,9 @@ use crate::channel::Channel;
 use crate::config::GuestConfig;
 use crate::{exec, files, system};
 
+/// A request whose work grows with what is in the guest may take so many times as long as a short one.
+const LONG_REQUEST: u32 = 5;
+
 /// One guest over one channel.
 pub(crate) struct SocketGuest {
     channel: Arc<Channel>,
@@ -101,7 +104,9 @@ impl Guest for SocketGuest {
     }
 
     async fn list(&self, path: &GuestPath, depth: u32) -> Result<Vec<FileStat>, GuestError> {
-        files::list(&self.channel, path, depth).await
+        let (action, after) = ("list the directory", self.config.request_timeout * LONG_REQUEST);
+        let list = files::list(&self.channel, path, depth);
+        tokio::time::timeout(after, list).await.unwrap_or(Err(GuestError::Timeout { action, after }))
     }
 
     async fn make_directory(&self, path: &GuestPath, mode: u32, parents: bool) -> Result<(), GuestError> {

@@ -21,6 +21,7 @@ mod files;
 mod guest;
 mod handshake;
 mod identity;
+mod list;
 mod sanitize;
 mod socket;
 mod system;

@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use microvm_ports::GuestError;
 use microvm_ports::guest::PortConnection;
-use microvm_protocol::messages::{ConnectPort, Empty, MeasureSource, MeasureSpawn, Operation, Reply};
+use microvm_protocol::messages::{self, ConnectPort, Empty, MeasureSource, MeasureSpawn, Operation, Reply};
 use microvm_protocol::mux::{Incoming, StreamHandle};
 use microvm_types::guest::{GuestHealth, GuestProcess, SystemInfo};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::channel::Channel;
+use crate::list::Reading;
 use crate::sanitize::clean;
 use crate::transfer;
 
@@ -43,27 +46,23 @@ pub(crate) async fn system_info(channel: &Channel) -> Result<SystemInfo, GuestEr
 }
 
 pub(crate) async fn guest_processes(channel: &Channel) -> Result<Vec<GuestProcess>, GuestError> {
-    let stream = channel.open(Operation::GuestProcesses(Empty {}))?;
-    stream.end();
-    let mut all = Vec::new();
-    while let Some(reply) = channel.next_message(&stream).await? {
-        let Reply::GuestProcesses(some) = reply else {
-            return Err(channel.broken("an answer of the guest is not a list of processes"));
-        };
-        if all.len() + some.processes.len() > MOST_PROCESSES {
-            return Err(channel.broken("the guest lists processes without end"));
-        }
-        all.extend(some.processes.into_iter().map(|process| GuestProcess {
-            pid: process.pid,
-            parent: process.parent,
-            uid: process.uid,
-            state: char::from_u32(process.state).filter(char::is_ascii_alphabetic).unwrap_or('?'),
-            resident_bytes: process.resident_bytes,
-            cpu_ms: process.cpu_ms,
-            command: clean(&process.command),
-        }));
-    }
-    Ok(all)
+    let reading = Reading {
+        most: MOST_PROCESSES,
+        open: |reply| if let Reply::GuestProcesses(some) = reply { Some(some.processes) } else { None },
+        keep: |process: messages::GuestProcess| {
+            Some(GuestProcess {
+                pid: process.pid,
+                parent: process.parent,
+                uid: process.uid,
+                state: char::from_u32(process.state).filter(char::is_ascii_alphabetic).unwrap_or('?'),
+                resident_bytes: process.resident_bytes,
+                cpu_ms: process.cpu_ms,
+                command: clean(&process.command),
+            })
+        },
+        behind: |process: &GuestProcess| process.command.capacity(),
+    };
+    channel.list(Operation::GuestProcesses(Empty {}), reading).await
 }
 
 pub(crate) async fn health(channel: &Channel) -> Result<GuestHealth, GuestError> {
@@ -79,6 +78,16 @@ pub(crate) async fn health(channel: &Channel) -> Result<GuestHealth, GuestError>
     })
 }
 
+/// Ends the task that sends to a port when nobody holds the connection any more: a guest that never reads would keep it,
+/// and its stream, for ever.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 pub(crate) async fn connect_port(channel: &Arc<Channel>, port: u16) -> Result<PortConnection, GuestError> {
     let stream = channel.open(Operation::ConnectPort(ConnectPort { port: port.into() }))?;
     let Reply::Done(_) = channel.reply(&stream).await? else {
@@ -87,7 +96,7 @@ pub(crate) async fn connect_port(channel: &Arc<Channel>, port: u16) -> Result<Po
     let stream = Arc::new(stream);
     let (outgoing, mut waiting) = tokio::sync::mpsc::channel::<Bytes>(PORT_QUEUE);
     let sending = Arc::clone(&stream);
-    channel.spawn(async move {
+    let sender = channel.spawn(async move {
         while let Some(bytes) = waiting.recv().await {
             if sending.send_data(bytes).await.is_err() {
                 return;
@@ -110,6 +119,11 @@ pub(crate) async fn connect_port(channel: &Arc<Channel>, port: u16) -> Result<Po
                 return Some((Err(error), None));
             }
         });
+    // Held by the stream itself, not by its state: the guest may end its direction first and go on reading.
+    let guard = AbortOnDrop(sender);
+    let incoming = incoming.inspect(move |_| {
+        let _ = &guard;
+    });
     Ok(PortConnection { incoming: Box::pin(incoming), outgoing })
 }
 
@@ -118,7 +132,6 @@ pub(crate) async fn measure_channel(
     to_guest: u64,
     from_guest: u64,
 ) -> Result<(Duration, Duration), GuestError> {
-    use futures::StreamExt as _;
     let block = Bytes::from(vec![0x5a; 64 * 1024]);
     let stream = channel.open(Operation::MeasureSink(Empty {}))?;
     let started = Instant::now();

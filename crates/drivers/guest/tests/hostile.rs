@@ -10,10 +10,14 @@ use camino::Utf8PathBuf;
 use common::{collect, shell};
 use futures::StreamExt as _;
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
-use microvm_ports::guest::{CloseReason, Guest, GuestEndpoint, Identity, ProcessEvent};
+use microvm_ports::guest::{CloseReason, Guest, GuestEndpoint, Identity, ProcessEvent, ProcessInput};
 use microvm_ports::{GuestConnector as _, GuestError};
-use microvm_protocol::messages::{Configured, Hello, HelloReply, Message, PARTS, Part, Reply, Started, Stat};
+use microvm_protocol::flow::INITIAL_WINDOW;
+use microvm_protocol::messages::{
+    Configured, Empty, Hello, HelloReply, Message, PARTS, Part, Reply, Started, Stat, Stats,
+};
 use microvm_protocol::{Decoder, Frame, FrameKind, PREAMBLE};
+use microvm_types::ErrorKind;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -73,6 +77,19 @@ impl Peer {
         self.send(FrameKind::End, stream, Bytes::new()).await;
     }
 
+    /// Reads until the host gives a stream up.
+    async fn reset(&mut self, stream: u32) {
+        let wait = async {
+            loop {
+                let frame = self.frame().await;
+                if frame.kind == FrameKind::Reset && frame.stream == stream {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the host gives the stream up");
+    }
+
     async fn open(&mut self) -> u32 {
         loop {
             let frame = self.frame().await;
@@ -84,6 +101,7 @@ impl Peer {
 }
 
 struct Host {
+    config: GuestConfig,
     endpoint: GuestEndpoint,
     listener: UnixListener,
     _directory: tempfile::TempDir,
@@ -103,7 +121,12 @@ impl Host {
         std::fs::rename(&short, path.join("agent.sock")).unwrap();
         let endpoint =
             GuestEndpoint::UnixSocket(Utf8PathBuf::from_path_buf(path.join("agent.sock")).unwrap());
-        Self { endpoint, listener, _directory: directory }
+        let config = GuestConfig {
+            heartbeat_interval: Duration::from_millis(50),
+            heartbeat_timeout: Duration::from_millis(400),
+            ..GuestConfig::default()
+        };
+        Self { config, endpoint, listener, _directory: directory }
     }
 
     async fn peer(&self) -> Peer {
@@ -111,12 +134,9 @@ impl Host {
     }
 
     async fn connect(&self, deadline: Duration) -> Result<std::sync::Arc<dyn Guest>, GuestError> {
-        let config = GuestConfig {
-            heartbeat_interval: Duration::from_millis(50),
-            heartbeat_timeout: Duration::from_millis(400),
-            ..GuestConfig::default()
-        };
-        SocketGuestConnector::new(config).connect(&self.endpoint, 1, &Identity::default(), deadline).await
+        SocketGuestConnector::new(self.config.clone())
+            .connect(&self.endpoint, 1, &Identity::default(), deadline)
+            .await
     }
 
     /// A connected guest with its peer.
@@ -269,4 +289,128 @@ async fn a_vanished_machine_ends_everything() {
     assert!(matches!(error, GuestError::Closed(CloseReason::EndOfStream)));
     assert_eq!(reason(&*guest).await, CloseReason::EndOfStream);
     let _ = collect(Box::pin(futures::stream::empty())).await;
+}
+
+#[tokio::test]
+async fn lists_are_bounded_in_memory() {
+    let host = Host::new();
+    let (guest, mut peer) = host.pair().await;
+    // 2,500 paths that are not text: four times as large here as on the wire, 40 MB in all.
+    let entry = Stat { path: vec![0xff; 4096], ..Stat::default() };
+    let reply = Message { reply: Some(Reply::Stats(Stats { entries: vec![entry; 10] })) }.encode_to_vec();
+    let (list, ()) = tokio::join!(guest.list(b"/", 1), async {
+        let stream = peer.open().await;
+        let mut credit = INITIAL_WINDOW as usize;
+        for _ in 0..250 {
+            while credit < reply.len() + 1024 {
+                let frame = peer.frame().await;
+                match frame.kind {
+                    FrameKind::Credit => {
+                        credit += u32::from_le_bytes(*frame.payload.first_chunk().unwrap()) as usize;
+                    }
+                    FrameKind::Reset => return,
+                    _ => {}
+                }
+            }
+            let frame = Frame::new(FrameKind::Message, stream, reply.clone().into());
+            credit -= frame.cost();
+            peer.send(frame.kind, stream, frame.payload).await;
+        }
+        peer.send(FrameKind::End, stream, Bytes::new()).await;
+    });
+    let count = list.as_ref().map(Vec::len);
+    assert!(matches!(list, Err(GuestError::Refused { kind: ErrorKind::Exhausted, .. })), "{count:?}");
+    // It may have been honest: the channel lives.
+    assert!(guest.closed().borrow().is_none());
+}
+
+#[tokio::test]
+async fn lists_of_nothing_without_end_close_the_channel() {
+    let host = Host::new();
+    let (guest, mut peer) = host.pair().await;
+    let (list, ()) = tokio::join!(guest.list(b"/", 1), async {
+        let stream = peer.open().await;
+        peer.message(stream, Reply::Stats(Stats::default())).await;
+        peer.send(FrameKind::End, stream, Bytes::new()).await;
+    });
+    assert!(matches!(list, Err(GuestError::Protocol(_))));
+    assert!(matches!(reason(&*guest).await, CloseReason::Protocol(_)));
+}
+
+#[tokio::test]
+async fn lists_that_never_end_time_out() {
+    let mut host = Host::new();
+    host.config.heartbeat_timeout = Duration::from_secs(60);
+    host.config.request_timeout = Duration::from_millis(50);
+    let (guest, mut peer) = host.pair().await;
+    let (list, ()) =
+        tokio::join!(tokio::time::timeout(Duration::from_secs(10), guest.list(b"/", 1)), async {
+            let stream = peer.open().await;
+            peer.message(stream, Reply::Stats(Stats { entries: vec![Stat::default()] })).await;
+        });
+    assert!(matches!(list.expect("the list has a deadline"), Err(GuestError::Timeout { .. })));
+}
+
+#[tokio::test]
+async fn a_port_that_takes_nothing_is_given_up_with_its_client() {
+    let host = Host::new();
+    let (guest, mut peer) = host.pair().await;
+    let (connection, stream) = tokio::join!(guest.connect_port(80), async {
+        let stream = peer.open().await;
+        peer.message(stream, Reply::Done(Empty {})).await;
+        stream
+    });
+    let connection = connection.unwrap();
+    // Without any credit from the peer, this fills the window and waits.
+    let block = Bytes::from(vec![1; 2 * INITIAL_WINDOW as usize]);
+    connection.outgoing.send(block).await.unwrap();
+    drop(connection);
+    peer.reset(stream).await;
+}
+
+#[tokio::test]
+async fn a_port_may_end_its_direction_first() {
+    let host = Host::new();
+    let (guest, mut peer) = host.pair().await;
+    let (connection, stream) = tokio::join!(guest.connect_port(80), async {
+        let stream = peer.open().await;
+        peer.message(stream, Reply::Done(Empty {})).await;
+        peer.send(FrameKind::End, stream, Bytes::new()).await;
+        stream
+    });
+    let mut connection = connection.unwrap();
+    assert!(connection.incoming.next().await.is_none());
+    connection.outgoing.send(Bytes::from_static(b"still here")).await.unwrap();
+    let heard = async {
+        loop {
+            let frame = peer.frame().await;
+            if frame.stream == stream {
+                return frame;
+            }
+        }
+    };
+    let frame = tokio::time::timeout(Duration::from_secs(10), heard).await.unwrap();
+    assert_eq!((frame.kind, &frame.payload[..]), (FrameKind::Data, &b"still here"[..]));
+}
+
+#[tokio::test]
+async fn input_that_nobody_reads_is_given_up_with_the_events() {
+    let host = Host::new();
+    let (guest, mut peer) = host.pair().await;
+    let mut request = shell("true");
+    request.stdin = true;
+    let (process, stream) = tokio::join!(guest.exec(&request), async {
+        let stream = peer.open().await;
+        peer.message(stream, Reply::Started(Started::default())).await;
+        stream
+    });
+    let process = process.unwrap();
+    let input = std::sync::Arc::clone(&process.input);
+    let block = Bytes::from(vec![1; 2 * INITIAL_WINDOW as usize]);
+    let sending = tokio::spawn(async move { input.send(ProcessInput::Stdin(block)).await });
+    // It is under way once the first of it comes.
+    while peer.frame().await.kind != FrameKind::Data {}
+    drop(process);
+    peer.reset(stream).await;
+    sending.await.unwrap().unwrap();
 }

@@ -1,0 +1,61 @@
+//! Answers of many messages: lists.
+
+use microvm_ports::GuestError;
+use microvm_protocol::messages::{Operation, Reply};
+use microvm_types::ErrorKind;
+
+use crate::channel::Channel;
+
+/// Most memory a list of a guest may take here: 100,000 files with 200 bytes of path each fit.
+const MOST_BYTES: usize = 32 << 20;
+
+/// How a list is read.
+pub(crate) struct Reading<Sent, Kept> {
+    /// Most entries a guest that keeps to the rules sends.
+    pub(crate) most: usize,
+    /// The entries of one message; `None` if it is of another kind.
+    pub(crate) open: fn(Reply) -> Option<Vec<Sent>>,
+    /// What is kept of an entry, if it can be used at all.
+    pub(crate) keep: fn(Sent) -> Option<Kept>,
+    /// Bytes behind the pointers of what is kept. Counted after the conversion, which can make texts larger.
+    pub(crate) behind: fn(&Kept) -> usize,
+}
+
+impl Channel {
+    /// Asks for a list and takes all of it, within limits of number and of memory.
+    ///
+    /// Too many entries, and messages without any, are what no honest guest sends: they end the channel. Too many bytes
+    /// may be an honest answer about an odd guest, so they only fail this request.
+    pub(crate) async fn list<Sent, Kept>(
+        &self,
+        operation: Operation,
+        reading: Reading<Sent, Kept>,
+    ) -> Result<Vec<Kept>, GuestError> {
+        let stream = self.open(operation)?;
+        stream.end();
+        let (mut all, mut seen, mut bytes) = (Vec::new(), 0usize, 0usize);
+        while let Some(reply) = self.next_message(&stream).await? {
+            let Some(some) = (reading.open)(reply) else {
+                return Err(self.broken("an answer of the guest is not the list that was asked for"));
+            };
+            seen += some.len();
+            if some.is_empty() || seen > reading.most {
+                return Err(self.broken("the guest sends a list without end"));
+            }
+            for entry in some.into_iter().filter_map(reading.keep) {
+                bytes = bytes.saturating_add(size_of::<Kept>()).saturating_add((reading.behind)(&entry));
+                if bytes > MOST_BYTES {
+                    return Err(GuestError::Refused {
+                        kind: ErrorKind::Exhausted,
+                        message: format!(
+                            "the list takes more than {} MiB: ask for a part of it",
+                            MOST_BYTES >> 20
+                        ),
+                    });
+                }
+                all.push(entry);
+            }
+        }
+        Ok(all)
+    }
+}
