@@ -8,9 +8,6 @@ use microvm_types::{Name, Phase, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Template used when a request names none.
-pub const DEFAULT_TEMPLATE: &str = "linux-default";
-
 /// One VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Vm {
@@ -70,9 +67,9 @@ pub struct CreateVm {
     /// Its name; one is made up if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
-    /// Name of the template.
-    #[serde(default = "default_template")]
-    pub template: String,
+    /// Name of the template; the server's default if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
     /// Virtual processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<u32>,
@@ -100,7 +97,7 @@ impl Default for CreateVm {
     fn default() -> Self {
         Self {
             name: None,
-            template: default_template(),
+            template: None,
             vcpus: None,
             memory_mib: None,
             overrides: Overrides::default(),
@@ -110,10 +107,6 @@ impl Default for CreateVm {
             start: true,
         }
     }
-}
-
-fn default_template() -> String {
-    DEFAULT_TEMPLATE.to_owned()
 }
 
 const fn yes() -> bool {

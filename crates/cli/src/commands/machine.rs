@@ -27,9 +27,9 @@ pub(crate) struct MachineOptions {
     /// Name; one is made up if absent
     #[arg(long)]
     pub(crate) name: Option<Name>,
-    /// Template it is made from
-    #[arg(long, default_value = microvm_api::vm::DEFAULT_TEMPLATE)]
-    template: String,
+    /// Template it is made from [default: the server's]
+    #[arg(long)]
+    template: Option<String>,
     /// Image instead of the template's
     #[arg(long)]
     image: Option<String>,

@@ -32,7 +32,7 @@ pub(crate) async fn create(
     overrides.memory_mib = request.memory_mib.or(overrides.memory_mib);
     let request = CreateRequest {
         name: request.name,
-        template: Some(request.template),
+        template: request.template,
         overrides,
         labels: request.labels,
         metadata: request.metadata,
