@@ -9,8 +9,10 @@
 mod arguments;
 mod autostart;
 mod bench;
+mod claim;
 mod commands;
 mod context;
+mod descriptors;
 mod duration;
 mod error;
 mod interrupts;

@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 
 use clap::Args;
+use microvm_types::ByteSize;
 
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
-use crate::transfer::{self, Place};
+use crate::transfer::{self, Budget, Place};
 
 /// Copy files and directories into and out of a VM
 #[derive(Debug, Args)]
@@ -25,6 +26,10 @@ pub(crate) struct Cp {
     source: OsString,
     /// Where it goes
     target: OsString,
+    /// Most that a copy out of the VM may write here; holes do not count [default: twice the disk of the VM; unlimited
+    /// to standard output]
+    #[arg(long, value_name = "SIZE")]
+    max_bytes: Option<ByteSize>,
 }
 
 impl Cp {
@@ -38,10 +43,14 @@ impl Cp {
                     transfer::push(client, &vm, &from, &path).await
                 }
                 (Place::Guest { vm, path }, Place::Local(to)) => {
-                    transfer::pull(client, &vm, &path, &to).await
+                    let budget = Budget::chosen(self.max_bytes, client.vm(&vm).await?.disk_mib);
+                    transfer::pull(client, &vm, &path, &to, budget).await
                 }
                 (Place::Stream, Place::Guest { vm, path }) => transfer::push_stream(client, &vm, &path).await,
-                (Place::Guest { vm, path }, Place::Stream) => transfer::pull_stream(client, &vm, &path).await,
+                (Place::Guest { vm, path }, Place::Stream) => {
+                    let budget = Budget::new(self.max_bytes.map_or(u64::MAX, ByteSize::bytes));
+                    transfer::pull_stream(client, &vm, &path, budget).await
+                }
                 _ => Err(CliError::invalid(
                     "copy_invalid",
                     "exactly one of SOURCE and TARGET must be in a VM: write it as VM:PATH, the path absolute",

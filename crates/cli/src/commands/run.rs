@@ -4,20 +4,20 @@ use std::path::PathBuf;
 
 use clap::Args;
 use microvm_api::Vm;
-use microvm_client::ClientError;
 use microvm_types::exec::{ExecRequest, ExitStatus};
 use microvm_types::vm::Limits;
-use microvm_types::{ErrorKind, Name, VmRef};
+use microvm_types::{ByteSize, ErrorKind, Name, VmRef};
 use serde::Serialize;
 
 use crate::autostart::say;
+use crate::claim::{self, Claim};
 use crate::commands::exec::CommandOptions;
 use crate::commands::machine::MachineOptions;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::session::{self, Collected, Wiring};
-use crate::transfer;
+use crate::transfer::{self, Budget};
 
 /// Seconds after which a VM that nobody uses deletes itself, should this program be killed before it could.
 const IDLE_NET: u64 = 300;
@@ -48,6 +48,9 @@ pub(crate) struct Run {
     /// Directory that gets what the command leaves in /workspace/output
     #[arg(long = "out", value_name = "DIR")]
     out_directory: Option<PathBuf>,
+    /// Most that may be written there; holes do not count [default: twice the disk of the VM]
+    #[arg(long, value_name = "SIZE", requires = "out_directory")]
+    max_bytes: Option<ByteSize>,
     /// Keep the VM
     #[arg(long)]
     keep: bool,
@@ -72,16 +75,18 @@ impl Run {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let request = self.options.request(self.command.clone())?;
         let mut interrupts = Interrupts::new()?;
-        // The name is ours from the start, so that the VM can be deleted even if its creation never answers.
-        let name = match &self.machine.name {
-            Some(name) => name.clone(),
-            None => made_up_name()?,
-        };
-        let vm = VmRef::from(name.clone());
-        let outcome = self.in_vm(context, name, request, &mut interrupts).await;
-        let ours = !matches!(&outcome, Err(CliError::Problem(problem)) if problem.code == "vm_name_taken");
-        if ours && !(self.keep && outcome.is_ok()) {
-            delete(context, &vm).await;
+        let mut create = self.machine.request(std::collections::BTreeMap::new());
+        if create.name.is_none() {
+            create.name = Some(made_up_name()?);
+        }
+        if !self.keep {
+            create.limits = Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), ..Limits::default() };
+        }
+        let created = Claim::new()?.create(&context.client, create, &mut interrupts).await?;
+        let id = created.id.clone();
+        let outcome = self.in_vm(context, created, request, &mut interrupts).await;
+        if !(self.keep && outcome.is_ok()) {
+            claim::delete(&context.client, &id).await;
         }
         outcome
     }
@@ -89,17 +94,11 @@ impl Run {
     async fn in_vm(
         &self,
         context: &Context,
-        name: Name,
+        created: Vm,
         request: ExecRequest,
         interrupts: &mut Interrupts,
     ) -> Result<u8, CliError> {
-        let mut create = self.machine.request(std::collections::BTreeMap::new());
-        create.name = Some(name);
-        if !self.keep {
-            create.limits = Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), ..Limits::default() };
-        }
         let client = &context.client;
-        let created = interrupts.unless(async { Ok(client.create_vm(&create).await?) }).await?;
         let vm = VmRef::from(created.id.clone());
         interrupts.unless(self.prepare(context, &vm)).await?;
         let session = interrupts.unless(async { Ok(client.exec(&vm, &request).await?) }).await?;
@@ -109,7 +108,7 @@ impl Run {
             collect: context.output.is_json(),
         };
         let (status, collected) = session::stream(client, &vm, session, wiring, interrupts).await?;
-        let results = interrupts.unless(self.collect(context, &vm)).await?;
+        let results = interrupts.unless(self.collect(context, &created)).await?;
         if context.output.is_json() {
             let Collected { stdout, stderr } = collected;
             context.output.json(&Report {
@@ -140,9 +139,11 @@ impl Run {
         Ok(())
     }
 
-    async fn collect(&self, context: &Context, vm: &VmRef) -> Result<Option<serde_json::Value>, CliError> {
+    async fn collect(&self, context: &Context, vm: &Vm) -> Result<Option<serde_json::Value>, CliError> {
         let Some(output) = &self.out_directory else { return Ok(None) };
-        transfer::pull_directory(&context.client, vm, b"/workspace/output", output).await?;
+        let budget = Budget::chosen(self.max_bytes, vm.disk_mib);
+        let from = b"/workspace/output";
+        transfer::pull_directory(&context.client, &vm.id.clone().into(), from, output, budget).await?;
         transfer::results(output)
     }
 }
@@ -155,15 +156,4 @@ fn made_up_name() -> Result<Name, CliError> {
         .map_err(|error| failed(format!("the host gives no random numbers: {error}")))?;
     let name = format!("run-{:08x}", u32::from_be_bytes(bytes));
     name.parse().map_err(|error: microvm_types::NameError| failed(error.to_string()))
-}
-
-async fn delete(context: &Context, vm: &VmRef) {
-    match context.client.delete_vm(vm).await {
-        Ok(()) => {}
-        // It never came to be, or deleted itself.
-        Err(ClientError::Problem(problem)) if problem.kind == ErrorKind::NotFound => {}
-        Err(error) => {
-            say(&format!("the VM {vm} could not be deleted ({error}): `microvm rm {vm}` deletes it"))
-        }
-    }
 }

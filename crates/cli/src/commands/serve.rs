@@ -40,11 +40,14 @@ impl Serve {
         runtime: impl FnOnce() -> Result<Runtime, CliError>,
     ) -> Result<u8, CliError> {
         if self.background {
+            crate::descriptors::close_inherited()
+                .map_err(|error| CliError::file("closing", "what was inherited open", &error))?;
             // A session of its own: neither the caller's terminal nor its Ctrl-C reaches the server. It can only fail
             // for the leader of a process group, which then has its own already.
             let _ = rustix::process::setsid();
         }
         log(settings);
+        crate::descriptors::raise_limit();
         let outcome = runtime()?.block_on(self.serve(settings));
         if let (true, Err(CliError::Problem(problem))) = (self.background, &outcome) {
             tracing::error!(code = problem.code, detail = problem.detail, "the server could not serve");

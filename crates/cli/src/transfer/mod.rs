@@ -3,6 +3,8 @@
 //! What comes from a guest is hostile: nothing is written outside the target, whatever names, links and types an
 //! archive holds (see [`unpack`]). Every transfer's SHA-256 is compared with what the other side counted.
 
+mod budget;
+mod extents;
 mod pack;
 mod place;
 mod pull;
@@ -17,6 +19,7 @@ use serde::Serialize;
 
 use crate::error::CliError;
 
+pub(crate) use budget::Budget;
 pub(crate) use place::Place;
 pub(crate) use pull::{pull, pull_directory, pull_stream};
 pub(crate) use push::{push, push_directory, push_stream};

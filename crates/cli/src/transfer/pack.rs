@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 
 use crate::autostart::say;
+use crate::transfer::extents::ExtentReader;
 
 /// Writes everything below `directory` to `out`, names relative to it. Owners become root: users of this host mean
 /// nothing in a guest. Devices, sockets and FIFOs are left out and named on standard error.
@@ -45,7 +46,7 @@ fn append_file(builder: &mut Builder<impl Write>, path: &Path, name: &Path) -> i
     let metadata = file.metadata()?;
     let mut header = header(&metadata, EntryType::Regular, metadata.len());
     // A file that grows or shrinks meanwhile must not shift what comes after it.
-    let data = Exactly { file, left: metadata.len(), path };
+    let data = Exactly { file: ExtentReader::new(file), left: metadata.len(), path };
     builder.append_data(&mut header, name, data)
 }
 
@@ -62,7 +63,7 @@ fn header(metadata: &Metadata, kind: EntryType, size: u64) -> Header {
 
 /// Exactly as many bytes as were announced.
 struct Exactly<'a> {
-    file: File,
+    file: ExtentReader,
     left: u64,
     path: &'a Path,
 }

@@ -17,12 +17,19 @@ use tokio::sync::mpsc;
 
 use crate::error::CliError;
 use crate::output::written;
+use crate::transfer::budget::Budget;
 use crate::transfer::place::base_name;
 use crate::transfer::sparse::SparseWriter;
 use crate::transfer::{Moved, temporary, unpack};
 
 /// Copies a file or directory of a guest to a path of this host, or into it if it is a directory.
-pub(crate) async fn pull(client: &Client, vm: &VmRef, from: &[u8], to: &Path) -> Result<Moved, CliError> {
+pub(crate) async fn pull(
+    client: &Client,
+    vm: &VmRef,
+    from: &[u8],
+    to: &Path,
+    budget: Budget,
+) -> Result<Moved, CliError> {
     let stat = client.stat(vm, from).await?;
     let name = base_name(from);
     let exists = to.is_dir();
@@ -33,13 +40,13 @@ pub(crate) async fn pull(client: &Client, vm: &VmRef, from: &[u8], to: &Path) ->
     }
     let target = if exists { to.join(OsStr::from_bytes(name)) } else { to.to_owned() };
     match stat.kind {
-        FileKind::Directory => pull_tree(client, vm, from, &target).await,
+        FileKind::Directory => pull_tree(client, vm, from, &target, budget).await,
         FileKind::Other => Err(CliError::new(
             ErrorKind::Unsupported,
             "not_copyable",
             format!("{} is a device, FIFO or socket: only files and directories are copied", stat.path),
         )),
-        FileKind::File | FileKind::Symlink => pull_file(client, vm, from, &target).await,
+        FileKind::File | FileKind::Symlink => pull_file(client, vm, from, &target, budget).await,
     }
 }
 
@@ -49,17 +56,24 @@ pub(crate) async fn pull_directory(
     vm: &VmRef,
     from: &[u8],
     to: &Path,
+    budget: Budget,
 ) -> Result<Moved, CliError> {
-    pull_tree(client, vm, from, to).await
+    pull_tree(client, vm, from, to, budget).await
 }
 
 /// Copies a file or directory of a guest to standard output, as a tar stream.
-pub(crate) async fn pull_stream(client: &Client, vm: &VmRef, from: &[u8]) -> Result<Moved, CliError> {
+pub(crate) async fn pull_stream(
+    client: &Client,
+    vm: &VmRef,
+    from: &[u8],
+    mut budget: Budget,
+) -> Result<Moved, CliError> {
     let mut data = client.pull_archive(vm, from).await?;
     let mut count = Count::default();
     let mut stdout = tokio::io::stdout();
     while let Some(part) = data.next().await? {
         count.add(&part);
+        budget.charge(part.len() as u64)?;
         stdout.write_all(&part).await.map_err(|error| written(&error))?;
     }
     stdout.flush().await.map_err(|error| written(&error))?;
@@ -120,7 +134,13 @@ impl Drop for Unfinished {
     }
 }
 
-async fn pull_file(client: &Client, vm: &VmRef, from: &[u8], target: &Path) -> Result<Moved, CliError> {
+async fn pull_file(
+    client: &Client,
+    vm: &VmRef,
+    from: &[u8],
+    target: &Path,
+    mut budget: Budget,
+) -> Result<Moved, CliError> {
     let (stat, mut data) = client.read_file(vm, from).await?;
     let unfinished = Unfinished::beside(target)?;
     let failed = |error: io::Error| CliError::file("writing", target, &error);
@@ -130,7 +150,7 @@ async fn pull_file(client: &Client, vm: &VmRef, from: &[u8], target: &Path) -> R
     let mut count = Count::default();
     while let Some(part) = data.next().await? {
         count.add(&part);
-        writer.write(&part).map_err(failed)?;
+        budget.charge(writer.write(&part).map_err(failed)?)?;
     }
     let file = writer.finish().map_err(failed)?;
     file.set_permissions(fs::Permissions::from_mode(stat.mode & 0o777)).map_err(failed)?;
@@ -138,27 +158,38 @@ async fn pull_file(client: &Client, vm: &VmRef, from: &[u8], target: &Path) -> R
     Ok(count.moved())
 }
 
-async fn pull_tree(client: &Client, vm: &VmRef, from: &[u8], target: &Path) -> Result<Moved, CliError> {
+async fn pull_tree(
+    client: &Client,
+    vm: &VmRef,
+    from: &[u8],
+    target: &Path,
+    budget: Budget,
+) -> Result<Moved, CliError> {
     let mut data = client.pull_archive(vm, from).await?;
     let prefix = base_name(from).to_vec();
     if target.is_dir() {
-        return receive(&mut data, target.to_owned(), prefix).await;
+        return receive(&mut data, target.to_owned(), prefix, budget).await;
     }
     // A new directory takes its place complete and verified, or not at all.
     let unfinished = Unfinished::beside(target)?;
     let made = DirBuilder::new().mode(0o755).create(unfinished.path());
     made.map_err(|error| CliError::file("making", target, &error))?;
-    let moved = receive(&mut data, unfinished.path().to_owned(), prefix).await?;
+    let moved = receive(&mut data, unfinished.path().to_owned(), prefix, budget).await?;
     unfinished.take_place(target)?;
     Ok(moved)
 }
 
 /// Unpacks on a thread of its own while the parts arrive here; the end counts only if its SHA-256 was right.
-async fn receive(data: &mut Download, target: PathBuf, prefix: Vec<u8>) -> Result<Moved, CliError> {
+async fn receive(
+    data: &mut Download,
+    target: PathBuf,
+    prefix: Vec<u8>,
+    mut budget: Budget,
+) -> Result<Moved, CliError> {
     let (parts, arriving) = mpsc::channel(4);
     let unpacking = tokio::task::spawn_blocking(move || {
         let mut reader = Arriving { parts: arriving, part: Bytes::new() };
-        let outcome = unpack::unpack(&mut reader, &target, &prefix);
+        let outcome = unpack::unpack(&mut reader, &target, &prefix, &mut budget);
         if outcome.is_ok() {
             // Padding may follow the end of the archive; it still has to be counted.
             reader.drain();

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
 use crate::error::CliError;
+use crate::transfer::extents::ExtentReader;
 use crate::transfer::place::{base_name, join};
 use crate::transfer::{Moved, pack};
 
@@ -43,9 +44,9 @@ pub(crate) async fn push(client: &Client, vm: &VmRef, from: &Path, to: &[u8]) ->
     if metadata.is_dir() {
         return push_directory(client, vm, from, &target).await;
     }
-    let file = tokio::fs::File::open(from).await.map_err(|error| CliError::file("opening", from, &error))?;
+    let file = std::fs::File::open(from).map_err(|error| CliError::file("opening", from, &error))?;
     let options = WriteFile { mode: Some(metadata.mode() & 0o777), owner: None, parents: true };
-    let data = ReaderStream::with_capacity(file, PART);
+    let data = ExtentReader::new(file).into_stream();
     Ok(client.write_file(vm, &target, &options, data).await?.into())
 }
 

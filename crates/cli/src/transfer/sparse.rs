@@ -20,8 +20,9 @@ impl SparseWriter {
         Self { file, length: 0, hole: 0 }
     }
 
-    /// Adds bytes at the end.
-    pub(crate) fn write(&mut self, mut data: &[u8]) -> std::io::Result<()> {
+    /// Adds bytes at the end; gives how many of them take space.
+    pub(crate) fn write(&mut self, mut data: &[u8]) -> std::io::Result<u64> {
+        let mut taken = 0;
         while !data.is_empty() {
             // Blocks are those of the file, not of the pieces in which it arrives.
             let to_border = BLOCK - usize::try_from(self.length % BLOCK as u64).unwrap_or(0);
@@ -38,8 +39,9 @@ impl SparseWriter {
                 self.hole = 0;
             }
             self.file.write_all(part)?;
+            taken += part.len() as u64;
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// Gives the file its full length, a hole at its end included.

@@ -1,8 +1,9 @@
 //! Unpacking an archive that a guest made: everything in it may be a lie.
 //!
 //! Every name is walked from the target's descriptor, one component at a time, never through a symbolic link, so that
-//! nothing can be written outside. Links that would lead outside are left out; so are devices, FIFOs and sockets; set-id
-//! bits are dropped; files take their place complete or not at all.
+//! nothing can be written outside. Links that could lead outside are left out; so are devices, FIFOs and sockets; set-id
+//! bits are dropped; files take their place complete or not at all. Entries, names, extensions and what is written are
+//! all bounded.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,19 +12,35 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use tar::{Archive, Entry, EntryType};
 
 use crate::autostart::say;
 use crate::error::{CliError, printable};
+use crate::transfer::budget::{self, Budget};
 use crate::transfer::sparse::SparseWriter;
 use crate::transfer::temporary;
+use extensions::{Extensions, Names};
+
+mod extensions;
 
 /// Deepest nesting of directories.
 const DEPTH_MAX: usize = 256;
 
-/// Most entries of one archive.
-const ENTRIES_MAX: u64 = 10_000_000;
+/// Most entries of one archive, extensions included.
+const ENTRIES_MAX: u64 = 1_000_000;
+
+/// Longest name of an entry in bytes: `PATH_MAX` of Linux.
+const PATH_BYTES_MAX: usize = 4096;
+
+/// Largest file in bytes, holes included: that of ext4 with blocks of 4 KiB.
+const SIZE_MAX: u64 = 16 << 40;
+
+/// Most bytes of the names of directories that get their permissions at the end.
+const LATER_MAX: usize = 64 << 20;
+
+/// What is counted for each of them besides its name.
+const LATER_EACH: usize = 64;
 
 /// How many of the left-out entries are named; the rest is counted.
 const NAMED_MAX: u64 = 20;
@@ -31,42 +48,63 @@ const NAMED_MAX: u64 = 20;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Unpacks below `target`, which must exist. Names in the archive begin with `prefix`, which is taken off; an archive
-/// whose only entry is the prefix itself as a file is refused.
-pub(crate) fn unpack(data: impl Read, target: &Path, prefix: &[u8]) -> Result<(), CliError> {
+/// whose only entry is the prefix itself as a file is refused. What is written comes out of `budget`.
+pub(crate) fn unpack(
+    data: impl Read,
+    target: &Path,
+    prefix: &[u8],
+    budget: &mut Budget,
+) -> Result<(), CliError> {
     let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, target, open, Mode::empty())
         .map_err(|error| CliError::file("opening", target, &error.into()))?;
-    let mut unpacker = Unpacker { root, prefix, left_out: 0, folders: Vec::new() };
+    let mut unpacker = Unpacker { root, prefix, budget, left_out: 0, folders: Vec::new(), kept: 0 };
     let mut archive = Archive::new(data);
-    let broken = |error: &io::Error| {
-        CliError::invalid("archive_invalid", format!("the archive from the guest cannot be read: {error}"))
-    };
-    for (count, entry) in (0u64..).zip(archive.entries().map_err(|error| broken(&error))?) {
+    // Raw: the crate would read extensions of any size into memory.
+    let entries = archive.entries().map_err(|error| broken(&error))?.raw(true);
+    let mut extensions = Extensions::default();
+    for (count, entry) in (0u64..).zip(entries) {
         if count >= ENTRIES_MAX {
-            return Err(CliError::invalid(
-                "archive_invalid",
-                format!("the archive from the guest has more than {ENTRIES_MAX} entries: copy less at once"),
-            ));
+            return Err(too_much(format!("more than {ENTRIES_MAX} entries")));
         }
-        unpacker.entry(entry.map_err(|error| broken(&error))?)?;
+        let mut entry = entry.map_err(|error| broken(&error))?;
+        if extensions.take_in(&mut entry).map_err(|error| broken(&error))? {
+            continue;
+        }
+        let names = std::mem::take(&mut extensions).finish(&entry).map_err(|error| broken(&error))?;
+        if entry.size() > SIZE_MAX {
+            return Err(too_much(format!("a file of {} bytes", entry.size())));
+        }
+        unpacker.entry(&names, &mut entry)?;
     }
     unpacker.finish();
     Ok(())
 }
 
+fn broken(error: &io::Error) -> CliError {
+    CliError::invalid("archive_invalid", format!("the archive from the guest cannot be read: {error}"))
+}
+
+fn too_much(what: String) -> CliError {
+    CliError::invalid("archive_invalid", format!("the archive from the guest has {what}: copy less at once"))
+}
+
 struct Unpacker<'a> {
     root: OwnedFd,
     prefix: &'a [u8],
+    budget: &'a mut Budget,
     left_out: u64,
-    /// Permissions of directories are set last: one that may not be written could not be filled.
-    folders: Vec<(Vec<Vec<u8>>, u32)>,
+    /// Directories that we may not fill with the permissions they are to have: they get them last.
+    folders: Vec<(Vec<u8>, u32)>,
+    /// Bytes that are kept of them.
+    kept: usize,
 }
 
 impl Unpacker<'_> {
-    fn entry(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), CliError> {
-        let name = entry.path_bytes().into_owned();
-        let Some(components) = components(&name) else {
-            self.leave_out(&name, "its name leads outside");
+    fn entry(&mut self, names: &Names, entry: &mut Entry<'_, impl Read>) -> Result<(), CliError> {
+        let name = &names.path;
+        let Some(components) = components(name) else {
+            self.leave_out(name, "its name leads outside or is too long");
             return Ok(());
         };
         let inner = match components.split_first() {
@@ -75,42 +113,31 @@ impl Unpacker<'_> {
             None => return Ok(()),
             Some(_) if self.prefix.is_empty() => &components[..],
             Some(_) => {
-                self.leave_out(&name, "it is not what was asked for");
+                self.leave_out(name, "it is not what was asked for");
                 return Ok(());
             }
         };
         let Some((last, folders)) = inner.split_last() else { return Ok(()) };
-        let done = match entry.header().entry_type() {
-            EntryType::Directory => self.folder(inner, entry.header().mode().unwrap_or(0o755)),
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.file(folders, last, &mut entry)?
+        let failed = |error: io::Error| CliError::file("unpacking", OsStr::from_bytes(name), &error);
+        match entry.header().entry_type() {
+            EntryType::Directory => {
+                self.folder(folders, last, entry.header().mode().unwrap_or(0o755), &failed)?;
             }
-            EntryType::Symlink => {
-                let link = entry.link_name_bytes().unwrap_or_default().into_owned();
-                if stays_inside(folders.len(), &link) {
-                    self.symlink(folders, last, &link)
-                } else {
-                    self.leave_out(&name, "it is a link that leads outside");
-                    Ok(())
-                }
+            EntryType::Regular | EntryType::Continuous => self.file(folders, last, entry, &failed)?,
+            EntryType::Symlink if stays_inside(folders.len(), &names.link) => {
+                let folder = self.open(folders, &failed)?;
+                make_way(&folder, last).map_err(failed)?;
+                rustix::fs::symlinkat(names.link.as_slice(), &folder, last.as_slice())
+                    .map_err(|error| failed(error.into()))?;
             }
-            EntryType::Link => {
-                let target = entry.link_name_bytes().unwrap_or_default().into_owned();
-                match self.inside(&target) {
-                    Some(target) => self.hard_link(folders, last, &target),
-                    None => {
-                        self.leave_out(&name, "it is a link that leads outside");
-                        Ok(())
-                    }
-                }
-            }
-            EntryType::XGlobalHeader => Ok(()),
-            _ => {
-                self.leave_out(&name, "it is a device, FIFO or socket");
-                Ok(())
-            }
-        };
-        done.map_err(|error| CliError::file("unpacking", OsStr::from_bytes(&name), &error))
+            EntryType::Link => match self.inside(&names.link) {
+                Some(target) => self.hard_link(folders, last, &target, name, &failed)?,
+                None => self.leave_out(name, "it is a link that leads outside"),
+            },
+            EntryType::Symlink => self.leave_out(name, "it is a link that may lead outside"),
+            _ => self.leave_out(name, "it is neither file, directory nor link"),
+        }
+        Ok(())
     }
 
     /// Components below the target, of a name in the archive.
@@ -126,58 +153,105 @@ impl Unpacker<'_> {
     }
 
     /// Opens a directory below the target, making what is missing. Fails where a link or a file is in the way.
-    fn open(&self, folders: &[Vec<u8>]) -> io::Result<OwnedFd> {
-        let mut at = self.root.try_clone()?;
+    fn open(
+        &mut self,
+        folders: &[Vec<u8>],
+        failed: &impl Fn(io::Error) -> CliError,
+    ) -> Result<OwnedFd, CliError> {
+        let mut at = self.root.try_clone().map_err(failed)?;
         for name in folders {
-            match rustix::fs::mkdirat(&at, name.as_slice(), Mode::RWXU) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-            at = rustix::fs::openat(&at, name.as_slice(), FOLDER, Mode::empty())?;
+            at = self.enter(&at, name, failed)?.0;
         }
         Ok(at)
     }
 
-    fn folder(&mut self, components: &[Vec<u8>], mode: u32) -> io::Result<()> {
-        self.open(components)?;
-        self.folders.push((components.to_vec(), mode & 0o777));
+    /// Opens one directory, and says whether it was made for this.
+    fn enter(
+        &mut self,
+        at: &OwnedFd,
+        name: &[u8],
+        failed: &impl Fn(io::Error) -> CliError,
+    ) -> Result<(OwnedFd, bool), CliError> {
+        let made = match rustix::fs::mkdirat(at, name, Mode::RWXU) {
+            Ok(()) => true,
+            Err(rustix::io::Errno::EXIST) => false,
+            Err(error) => return Err(failed(error.into())),
+        };
+        if made {
+            self.budget.charge(budget::DIRECTORY)?;
+        }
+        let folder = rustix::fs::openat(at, name, FOLDER, Mode::empty());
+        Ok((folder.map_err(|error| failed(error.into()))?, made))
+    }
+
+    fn folder(
+        &mut self,
+        folders: &[Vec<u8>],
+        name: &[u8],
+        mode: u32,
+        failed: &impl Fn(io::Error) -> CliError,
+    ) -> Result<(), CliError> {
+        let at = self.open(folders, failed)?;
+        let (folder, made) = self.enter(&at, name, failed)?;
+        if !made {
+            // Permissions of a directory that was here before are not the guest's to choose.
+            return Ok(());
+        }
+        let mode = mode & 0o777;
+        if mode & 0o700 == 0o700 {
+            rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode)).map_err(|error| failed(error.into()))?;
+            return Ok(());
+        }
+        let path = [folders, &[name.to_vec()]].concat().join(&b'/');
+        self.kept += path.len() + LATER_EACH;
+        if self.kept > LATER_MAX {
+            return Err(too_much("too many directories that their owner may not use".to_owned()));
+        }
+        self.folders.push((path, mode));
         Ok(())
     }
 
-    /// The outer error ends the work, the inner one is told with the entry's name.
     fn file(
-        &self,
+        &mut self,
         folders: &[Vec<u8>],
         name: &[u8],
         entry: &mut Entry<'_, impl Read>,
-    ) -> Result<io::Result<()>, CliError> {
+        failed: &impl Fn(io::Error) -> CliError,
+    ) -> Result<(), CliError> {
         let temporary = temporary::name()?;
-        let folder = match self.open(folders) {
-            Ok(folder) => folder,
-            Err(error) => return Ok(Err(error)),
-        };
-        let written = write_file(&folder, &temporary, entry)
-            .and_then(|()| Ok(rustix::fs::renameat(&folder, &temporary, &folder, name)?));
+        let folder = self.open(folders, failed)?;
+        let written = write_file(&folder, &temporary, entry, self.budget, failed).and_then(|()| {
+            rustix::fs::renameat(&folder, &temporary, &folder, name).map_err(|error| failed(error.into()))
+        });
         if written.is_err() {
             // It may not have come to be.
             let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
         }
-        Ok(written)
+        written
     }
 
-    fn symlink(&self, folders: &[Vec<u8>], name: &[u8], target: &[u8]) -> io::Result<()> {
-        let folder = self.open(folders)?;
-        make_way(&folder, name)?;
-        Ok(rustix::fs::symlinkat(target, &folder, name)?)
-    }
-
-    fn hard_link(&self, folders: &[Vec<u8>], name: &[u8], target: &[Vec<u8>]) -> io::Result<()> {
+    /// Another name for a file. For nothing else: a symbolic link was checked for the place where it was made, and would
+    /// lead elsewhere from another.
+    fn hard_link(
+        &mut self,
+        folders: &[Vec<u8>],
+        name: &[u8],
+        target: &[Vec<u8>],
+        whole_name: &[u8],
+        failed: &impl Fn(io::Error) -> CliError,
+    ) -> Result<(), CliError> {
         let Some((target_name, target_folders)) = target.split_last() else { return Ok(()) };
-        let target_folder = self.open(target_folders)?;
-        let folder = self.open(folders)?;
-        make_way(&folder, name)?;
-        // Without AT_SYMLINK_FOLLOW a link to a symbolic link links the link, which was checked when it was made.
-        Ok(rustix::fs::linkat(&target_folder, target_name.as_slice(), &folder, name, AtFlags::empty())?)
+        let target_folder = self.open(target_folders, failed)?;
+        let stat = rustix::fs::statat(&target_folder, target_name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| failed(error.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            self.leave_out(whole_name, "it is another name of something that is not a file");
+            return Ok(());
+        }
+        let folder = self.open(folders, failed)?;
+        make_way(&folder, name).map_err(failed)?;
+        rustix::fs::linkat(&target_folder, target_name.as_slice(), &folder, name, AtFlags::empty())
+            .map_err(|error| failed(error.into()))
     }
 
     fn leave_out(&mut self, name: &[u8], why: &str) {
@@ -187,14 +261,15 @@ impl Unpacker<'_> {
         }
     }
 
-    fn finish(self) {
+    fn finish(mut self) {
         if self.left_out > NAMED_MAX {
             say(&format!("left out {} more entries", self.left_out - NAMED_MAX));
         }
-        // The deepest first, as their parents may not be entered afterwards.
-        for (components, mode) in self.folders.iter().rev() {
-            if let Ok(folder) = self.open(components) {
-                // A directory that keeps its first permissions is complete all the same.
+        // The deepest first, as their parents may not be entered afterwards. A directory that keeps its first
+        // permissions is complete all the same.
+        let failed = |error: io::Error| CliError::file("unpacking", "a directory", &error);
+        for (path, mode) in std::mem::take(&mut self.folders).iter().rev() {
+            if let Some(Ok(folder)) = components(path).map(|names| self.open(&names, &failed)) {
                 let _ = rustix::fs::fchmod(&folder, Mode::from_raw_mode(*mode));
             }
         }
@@ -209,28 +284,34 @@ fn make_way(folder: &OwnedFd, name: &[u8]) -> io::Result<()> {
     }
 }
 
-fn write_file(folder: &OwnedFd, name: &str, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
+fn write_file(
+    folder: &OwnedFd,
+    name: &str,
+    entry: &mut Entry<'_, impl Read>,
+    budget: &mut Budget,
+    failed: &impl Fn(io::Error) -> CliError,
+) -> Result<(), CliError> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?;
-    let mut writer = SparseWriter::new(File::from(file));
+    let file = rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR);
+    let mut writer = SparseWriter::new(File::from(file.map_err(|error| failed(error.into()))?));
     let mut buffer = vec![0; 128 * 1024];
     let mut missing = entry.size();
     loop {
         match entry.read(&mut buffer) {
             // A cut-off archive looks like the end of the file.
-            Ok(0) if missing > 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) if missing > 0 => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
             Ok(0) => break,
             Ok(length) => {
                 missing = missing.saturating_sub(length as u64);
-                writer.write(&buffer[..length])?;
+                budget.charge(writer.write(&buffer[..length]).map_err(failed)?)?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(failed(error)),
         }
     }
-    let file = writer.finish()?;
+    let file = writer.finish().map_err(failed)?;
     let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
-    rustix::fs::fchmod(file.as_fd(), Mode::from_raw_mode(mode))?;
+    rustix::fs::fchmod(file.as_fd(), Mode::from_raw_mode(mode)).map_err(|error| failed(error.into()))?;
     let modified = entry.header().mtime().ok().and_then(|seconds| i64::try_from(seconds).ok());
     if let Some(seconds) = modified {
         let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
@@ -242,9 +323,9 @@ fn write_file(folder: &OwnedFd, name: &str, entry: &mut Entry<'_, impl Read>) ->
     Ok(())
 }
 
-/// The names of a path; `None` if it is absolute, climbs, is too deep, or holds a NUL.
+/// The names of a path; `None` if it is absolute, climbs, is too long or too deep, or holds a NUL.
 fn components(path: &[u8]) -> Option<Vec<Vec<u8>>> {
-    if path.first() == Some(&b'/') || path.contains(&0) {
+    if path.first() == Some(&b'/') || path.contains(&0) || path.len() > PATH_BYTES_MAX {
         return None;
     }
     let names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".");
@@ -254,22 +335,20 @@ fn components(path: &[u8]) -> Option<Vec<Vec<u8>>> {
 }
 
 /// Whether a symbolic link in a directory `depth` levels below the target leads to somewhere below the target.
+///
+/// It may climb at its beginning only, where the directories it leaves are known to be true ones. After a name, which
+/// may be a link itself, nobody can tell from the text where `..` leads.
 fn stays_inside(depth: usize, link: &[u8]) -> bool {
     if link.is_empty() || link.first() == Some(&b'/') || link.contains(&0) {
         return false;
     }
-    let mut level = depth;
-    for name in link.split(|&byte| byte == b'/') {
-        match name {
-            b"" | b"." => {}
-            b".." => match level.checked_sub(1) {
-                Some(up) => level = up,
-                None => return false,
-            },
-            _ => level += 1,
-        }
+    let mut names =
+        link.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".").peekable();
+    let mut climbed = 0;
+    while names.next_if(|name| *name == b"..").is_some() {
+        climbed += 1;
     }
-    true
+    climbed <= depth && names.all(|name| name != b"..")
 }
 
 #[cfg(test)]

@@ -9,6 +9,11 @@ use tar::{Builder, Header};
 
 use super::*;
 
+/// Enough for all but what is about the budget.
+fn unpack(data: impl Read, target: &Path, prefix: &[u8]) -> Result<(), CliError> {
+    super::unpack(data, target, prefix, &mut Budget::new(1 << 30))
+}
+
 /// Name, kind, link and content of an entry.
 type Crafted<'a> = (&'a [u8], EntryType, &'a [u8], &'a [u8]);
 
@@ -129,6 +134,110 @@ fn a_cut_off_archive_is_an_error() {
     let data = archive(&[(b"out/a", EntryType::Regular, b"", &[7; 4096])]);
     assert!(unpack(&data[..2000], &place.target(), b"out").is_err());
     assert_eq!(fs::read_dir(place.target()).unwrap().count(), 0, "half a file was left behind");
+}
+
+#[test]
+fn a_link_is_not_moved_to_another_depth() {
+    let place = Place::new();
+    let data = archive(&[
+        (b"out/a/b/l", EntryType::Symlink, b"../..", b""),
+        (b"out/l2", EntryType::Link, b"out/a/b/l", b""),
+        (b"out/esc", EntryType::Symlink, b"a/b/l/..", b""),
+        (b"out/esc2", EntryType::Symlink, b"a/../..", b""),
+        (b"out/a/b/back", EntryType::Symlink, b"../../a/./b", b""),
+    ]);
+    unpack(&data[..], &place.target(), b"out").unwrap();
+    for name in ["l2", "esc", "esc2"] {
+        assert!(fs::symlink_metadata(place.target().join(name)).is_err(), "{name} was made");
+    }
+    for name in ["a/b/l", "a/b/back"] {
+        let leads_to = fs::canonicalize(place.target().join(name)).unwrap();
+        assert!(leads_to.starts_with(fs::canonicalize(place.target()).unwrap()), "{name}: {leads_to:?}");
+    }
+}
+
+#[test]
+fn long_names_arrive_and_longer_ones_are_refused() {
+    let place = Place::new();
+    let long = [b"out/".as_slice(), &[b'x'; 200]].concat();
+    let record = [b"215 path=out/".as_slice(), &[b'y'; 201], b"\n"].concat();
+    let data = archive(&[
+        (b"long", EntryType::GNULongName, b"", &long),
+        (b"out/cut", EntryType::Regular, b"", b"x"),
+        (b"long", EntryType::XHeader, b"", &record),
+        (b"out/cut", EntryType::Regular, b"", b"y"),
+    ]);
+    unpack(&data[..], &place.target(), b"out").unwrap();
+    assert_eq!(fs::read(place.target().join("x".repeat(200))).unwrap(), b"x");
+    assert_eq!(fs::read(place.target().join("y".repeat(201))).unwrap(), b"y");
+}
+
+/// Bytes without end, counted.
+struct Endless<'a>(&'a std::cell::Cell<u64>);
+
+impl Read for Endless<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.set(self.0.get() + buffer.len() as u64);
+        assert!(self.0.get() < 64 << 20, "it is read without end");
+        buffer.fill(b'a');
+        Ok(buffer.len())
+    }
+}
+
+#[test]
+fn extensions_are_not_read_whatever_they_claim() {
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let place = Place::new();
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(1 << 40);
+        header.set_cksum();
+        let taken = std::cell::Cell::new(0);
+        let data = header.as_bytes().chain(Endless(&taken));
+        let CliError::Problem(problem) = unpack(data, &place.target(), b"out").unwrap_err() else {
+            panic!("not a problem")
+        };
+        assert_eq!(problem.code, "archive_invalid");
+        assert_eq!(taken.get(), 0, "{kind:?}");
+    }
+}
+
+#[test]
+fn no_more_is_written_than_allowed() {
+    let place = Place::new();
+    let content = [7; 8192];
+    let data = archive(&[
+        (b"out/zeros", EntryType::Regular, b"", &[0; 1 << 20]),
+        (b"out/a", EntryType::Regular, b"", &content),
+        (b"out/b", EntryType::Regular, b"", &content),
+    ]);
+    super::unpack(&data[..], &place.target(), b"out", &mut Budget::new(16384)).unwrap();
+    let place = Place::new();
+    let error = super::unpack(&data[..], &place.target(), b"out", &mut Budget::new(16383)).unwrap_err();
+    assert!(matches!(error, CliError::Problem(problem) if problem.code == "transfer_too_large"));
+    assert!(!place.target().join("b").exists());
+    let directories = archive(&[(b"out/1/2/3/4/5/6/7", EntryType::Directory, b"", b"")]);
+    assert!(super::unpack(&directories[..], &place.target(), b"out", &mut Budget::new(16384)).is_err());
+}
+
+#[test]
+fn directories_that_were_there_before_keep_their_permissions() {
+    let place = Place::new();
+    let mode = |name: &str| fs::metadata(place.target().join(name)).unwrap().permissions().mode() & 0o7777;
+    fs::create_dir(place.target().join("mine")).unwrap();
+    fs::set_permissions(place.target().join("mine"), fs::Permissions::from_mode(0o700)).unwrap();
+    let mut builder = Builder::new(Vec::new());
+    for (name, mode) in
+        [("out/mine", 0o777), ("out/new", 0o2755), ("out/closed", 0o555), ("out/closed/in", 0o500)]
+    {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Directory);
+        header.set_mode(mode);
+        header.set_size(0);
+        builder.append_data(&mut header, name, io::empty()).unwrap();
+    }
+    unpack(&builder.into_inner().unwrap()[..], &place.target(), b"out").unwrap();
+    assert_eq!((mode("mine"), mode("new"), mode("closed"), mode("closed/in")), (0o700, 0o755, 0o555, 0o500));
 }
 
 proptest! {

@@ -1,0 +1,147 @@
+//! `microvm run` against a server on fakes: it deletes its own VM whatever happens, and never another.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use microvm_api::CreateVm;
+use microvm_api::time::Zone;
+use microvm_client::{Client, VmQuery};
+use microvm_core::{Ports, Settings, VmService};
+use microvm_driver_fake::{
+    FakeHooks, FakeHypervisor, FakeStorage, Fault, FrozenClock, MemoryStore, Operation, Script,
+};
+use microvm_server::{App, AppSettings, BoundServer, serve, socket_path};
+use microvm_types::template::Template;
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longest time for one command.
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct Server {
+    client: Client,
+    root: Utf8PathBuf,
+    /// What goes wrong with machines.
+    machines: Script,
+    /// What goes wrong with images.
+    storage: Script,
+    serving: JoinHandle<std::io::Result<()>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Server {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
+        let hypervisor = FakeHypervisor::default();
+        let storage = Arc::new(FakeStorage::furnished().unwrap());
+        let scripts = (hypervisor.script().clone(), storage.script().clone());
+        let ports = Ports {
+            connector: Arc::new(hypervisor.connector()),
+            hypervisor: Arc::new(hypervisor),
+            store: Arc::new(MemoryStore::default()),
+            images: Arc::clone(&storage) as _,
+            kernels: Arc::clone(&storage) as _,
+            vm_storage: storage,
+            hooks: Arc::new(FakeHooks::default()),
+            clock: Arc::new(FrozenClock::at(0)),
+        };
+        let template = r#"{"name": "house-default", "image": "debian-python", "boot_timeout_ms": 60000}"#;
+        let template: Template = serde_json::from_str(template).unwrap();
+        let settings = Settings {
+            templates: BTreeMap::from([("house-default".to_owned(), template)]),
+            default_template: "house-default".to_owned(),
+            ..Settings::default()
+        };
+        let service = VmService::open(ports, settings).await.unwrap();
+        let app_settings = AppSettings { root: root.clone(), zone: Zone::named("UTC").unwrap() };
+        let app = App::new(service, app_settings, CancellationToken::new());
+        let serving = tokio::spawn(serve(BoundServer::bind(&root).unwrap(), app));
+        let client = Client::new(socket_path(&root));
+        Self { client, root, machines: scripts.0, storage: scripts.1, serving, _folder: folder }
+    }
+
+    async fn names(&self) -> Vec<String> {
+        let vms = self.client.list_vms(&VmQuery::default()).await.unwrap();
+        vms.into_iter().map(|vm| vm.name.to_string()).collect()
+    }
+
+    fn spawn(&self, arguments: &[&str]) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_microvm"));
+        command.args(arguments).env("MICROVM_ROOT", &self.root).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Output {
+        finish(self.spawn(arguments)).await
+    }
+}
+
+async fn finish(child: Child) -> Output {
+    tokio::time::timeout(LIMIT, child.wait_with_output()).await.unwrap().unwrap()
+}
+
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_was_there_before_stays_whatever_goes_wrong() {
+    let server = Server::start().await;
+    let dev = CreateVm { name: Some("dev".parse().unwrap()), ..CreateVm::default() };
+    server.client.create_vm(&dev).await.unwrap();
+    for wrong in [
+        &["--image", "typo"][..],
+        &["--kernel", "typo"],
+        &["--template", "typo"],
+        &["--memory", "100TiB"],
+        &["--cpus", "100000"],
+        &[],
+    ] {
+        let output = server.run(&[&["run", "--name", "dev"], wrong, &["--", "true"]].concat()).await;
+        assert!(output.status.code().is_some_and(|code| code >= 100), "{wrong:?}: {output:?}");
+        assert_eq!(server.names().await, ["dev"], "{wrong:?}");
+    }
+    server.storage.next(Operation::Image, Fault::Fail);
+    assert!(!server.run(&["run", "--name", "dev", "--", "true"]).await.status.success());
+    assert_eq!(server.names().await, ["dev"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_creation_leaves_its_own_vm_nowhere_and_others_alone() {
+    let server = Server::start().await;
+    let dev = CreateVm { name: Some("dev".parse().unwrap()), ..CreateVm::default() };
+    server.client.create_vm(&dev).await.unwrap();
+    server.machines.next(Operation::Launch, Fault::Hang);
+    let child = server.spawn(&["run", "--", "true"]);
+    // It is on its way: that has no event, but it is in the list.
+    let begun = async { while server.names().await.len() < 2 {} };
+    tokio::time::timeout(LIMIT, begun).await.unwrap();
+    interrupt(&child);
+    let output = finish(child).await;
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert_eq!(server.names().await, ["dev"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_succeeds_is_deleted_unless_it_is_kept() {
+    let server = Server::start().await;
+    let output = server.run(&["run", "--", "echo", "hello"]).await;
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"hello\n"[..]), "{output:?}");
+    assert!(server.names().await.is_empty());
+    let output = server.run(&["run", "--name", "kept", "--keep", "--", "true"]).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(server.names().await, ["kept"]);
+}
