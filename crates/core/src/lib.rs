@@ -14,6 +14,7 @@
 //! Commands to one VM are done one after the other by its actor; work inside a guest (exec, files) goes past the
 //! actor, straight to the channel, so that it never waits for anything but the guest.
 
+mod abandoned;
 mod activity;
 mod actor;
 mod admission;

@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::abandoned::{self, CreationGuard};
 use crate::activity::Activity;
 use crate::actor::{Beginning, Command, Reply, VmActor};
 use crate::admission;
@@ -115,7 +116,8 @@ impl VmService {
         self.shared.actors.wait().await;
     }
 
-    /// Creates a VM, and starts it if asked. If it fails nothing is left of it; if the future is dropped it goes on.
+    /// Creates a VM, and starts it if asked. If it fails, or if the future is dropped before it has ended,
+    /// nothing is left of it.
     ///
     /// # Errors
     /// See [`ServiceError`]; in particular a name that is taken, sizes that cannot be, and a boot that failed.
@@ -156,8 +158,12 @@ impl VmService {
             started_ms: None,
         };
         let (reply, outcome) = oneshot::channel();
+        let id = record.id.clone();
         let handle = spawn_actor(shared, record, Beginning::Create { start: request.start, reply })?;
-        outcome.await.map_err(|_| ServiceError::ShuttingDown)??;
+        let guard = CreationGuard::new(shared, id);
+        let outcome = outcome.await;
+        guard.keep();
+        outcome.map_err(|_| ServiceError::ShuttingDown)??;
         Ok(view(&handle))
     }
 
@@ -236,14 +242,7 @@ impl VmService {
 
     /// Deletes a VM without waiting for it.
     pub(crate) fn delete_in_background(&self, id: microvm_types::VmId) {
-        if let Ok(handle) = self.shared.registry.find(&id.into()) {
-            self.shared.actors.spawn(async move {
-                let (reply, outcome) = oneshot::channel();
-                if handle.commands.send(Command::Delete(reply)).await.is_ok() {
-                    let _ = outcome.await;
-                }
-            });
-        }
+        abandoned::delete_in_background(&self.shared, id);
     }
 
     async fn command(&self, vm: &VmRef, make: impl FnOnce(Reply) -> Command) -> Result<VmView, ServiceError> {
