@@ -100,3 +100,27 @@ fn a_root_that_cannot_be_made_says_what_to_do() {
     assert!(output.status.code().is_some_and(|code| code >= 100), "{output:?}");
     assert!(text(&output.stderr).starts_with("error: "), "{}", text(&output.stderr));
 }
+
+#[test]
+fn a_server_in_the_background_keeps_nothing_of_its_starters() {
+    let home = Home::new();
+    // The shell holds a lock on number 9, which the command it starts inherits, and the server after it.
+    let script = "exec 9>\"$MICROVM_ROOT.lock\" && flock 9 && \"$0\" ls";
+    let mut command = Command::new("bash");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_microvm")]).stdin(Stdio::null());
+    let root = home.0.path().join("root");
+    // Nothing is started with the agent; it only has to be there.
+    let output = command.env("MICROVM_ROOT", &root).env("MICROVM_AGENT", "/bin/true").output().unwrap();
+    let log = std::fs::read_to_string(root.join("server.log")).unwrap_or_default();
+    let serving = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let pid = serving.filter_map(|line| line["fields"]["pid"].as_u64()).last();
+    let Some(pid) = pid else {
+        eprintln!("SKIPPED: no server starts on this host: {}", text(&output.stderr));
+        return;
+    };
+    let lock = std::fs::File::open(home.0.path().join("root.lock")).unwrap();
+    let is_free = lock.try_lock().is_ok();
+    let ended = Command::new("kill").arg(pid.to_string()).status().unwrap();
+    assert!(ended.success(), "the server was gone already");
+    assert!(is_free, "the server holds its starter's lock");
+}

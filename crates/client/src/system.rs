@@ -33,6 +33,11 @@ impl Client {
         Ok(Lines::new(self.send_json(Method::POST, "/system/verify", None::<&()>, "verifying").await?))
     }
 
+    /// The interface as an OpenAPI document.
+    pub async fn openapi(&self) -> Result<serde_json::Value, ClientError> {
+        self.get("/openapi.json", "asking the server").await
+    }
+
     /// All templates by name.
     pub async fn templates(&self) -> Result<Vec<Template>, ClientError> {
         let list: TemplateList = self.get("/templates", "listing templates").await?;
