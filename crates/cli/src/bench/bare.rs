@@ -120,6 +120,19 @@ impl BareHost {
     }
 }
 
+/// Whether somebody listens on a unix socket, found without connecting to it: a connection would count as a host.
+fn listens(socket: &Utf8PathBuf) -> bool {
+    if !socket.exists() {
+        return false;
+    }
+    // Fourth field: flags of the kernel, of which 0x10000 is "accepts connections".
+    let Ok(table) = std::fs::read_to_string("/proc/net/unix") else { return socket.exists() };
+    table.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        fields.nth(3) == Some("00010000") && fields.last() == Some(socket.as_str())
+    })
+}
+
 async fn start(
     id: &VmId,
     program: Utf8PathBuf,
@@ -137,7 +150,8 @@ async fn start(
         .map_err(|error| failed("starting a bare QEMU", &error))?;
     let socket = directory.join("agent.sock");
     // Nobody tells when a bare QEMU has made its socket; half a millisecond of waiting adds nothing that counts.
-    while !socket.exists() && started.elapsed() < LIMIT {
+    // A socket that exists but refuses is between `bind` and `listen`.
+    while !listens(&socket) && started.elapsed() < LIMIT {
         tokio::time::sleep(Duration::from_micros(500)).await;
     }
     let identity = Identity {
