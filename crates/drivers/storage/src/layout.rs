@@ -18,8 +18,9 @@ pub(crate) struct Directories {
 }
 
 impl Directories {
-    /// Makes what is missing. Directories can be passed but not listed by others: a VMM that runs under its own user must
-    /// reach the files it is given, and no more.
+    /// Makes what is missing. Directories of shared files can be passed but not listed by others. What belongs to a VM
+    /// (its disk, its console) is for the server's user alone: a VMM under its own user gets its files by mounts that
+    /// are opened before the change of user, so it needs no way to them.
     pub(crate) fn create(root: &Utf8Path) -> Result<Self, StorageError> {
         make_directory(root, 0o711)?;
         let root = crate::base::files::canonical(root)?;
@@ -37,7 +38,7 @@ impl Directories {
             (&directories.images, 0o711),
             (&directories.image_names, 0o700),
             (&directories.kernels, 0o711),
-            (&directories.vms, 0o711),
+            (&directories.vms, 0o700),
             (&directories.memory, 0o711),
             (&directories.scratch_base, 0o711),
             (&directories.work, 0o700),

@@ -176,3 +176,29 @@ async fn disks_of_the_users_are_examined() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_vm_is_removed_where_nothing_new_can_be_written() {
+    let home = Home::new();
+    let id = vm_id(2);
+    let files = home.storage.create_vm_files(&id, 64).await.unwrap();
+    std::fs::write(files.directory.join("console.log"), "x").unwrap();
+    // Whoever still holds the disk open must not keep its space.
+    let held = std::fs::OpenOptions::new().write(true).open(&files.scratch.path).unwrap();
+    // No work in progress can be begun, as on a full disk.
+    std::fs::remove_dir_all(home.path("store/tmp")).unwrap();
+    std::fs::write(home.path("store/tmp"), "").unwrap();
+    home.storage.remove_vm_files(&id).await.unwrap();
+    assert!(!files.directory.exists());
+    assert_eq!(held.metadata().unwrap().len(), 0);
+    home.storage.remove_vm_files(&id).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_belongs_to_a_vm_is_for_the_servers_user_alone() {
+    let home = Home::new();
+    let files = home.storage.create_vm_files(&vm_id(3), 64).await.unwrap();
+    for directory in [home.path("store/vms"), files.directory] {
+        assert_eq!(directory.metadata().unwrap().mode() & 0o777, 0o700, "{directory}");
+    }
+}

@@ -13,7 +13,8 @@ use super::disks;
 use super::qcow2_overlay;
 use crate::base::error::{bad_input, damaged, failed, io_error};
 use crate::base::files::{
-    disk_usage, exists, make_directory, names_in, rename_durably, require_space, sync_directory, write_new,
+    disk_usage, exists, make_directory, names_in, remove_all, rename_durably, require_space, sync_directory,
+    write_new,
 };
 use crate::base::workspace::remove_leftovers;
 use crate::store::{Inner, Storage};
@@ -95,7 +96,7 @@ impl VmStorage for Storage {
             let base_name = base.file_name().unwrap_or_default().to_owned();
             let workspace = inner.workspace()?;
             let new = workspace.join("vm");
-            make_directory(&new, 0o711)?;
+            make_directory(&new, 0o700)?;
             let scratch = new.join(SCRATCH);
             write_sparse(&scratch, &qcow2_overlay::encode(u64::from(disk_mib) << 20, base.as_str()))?;
             let manifest = ScratchManifest { disk_mib, base: base_name };
@@ -133,11 +134,17 @@ impl VmStorage for Storage {
                 return Ok(());
             }
             // Removed with the workspace, also after a crash.
-            let workspace = inner.workspace()?;
-            match std::fs::rename(&directory, workspace.join("vm")) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(failed("removing", &directory, error)),
+            let moved = inner.workspace().and_then(|workspace| {
+                std::fs::rename(&directory, workspace.join("vm"))
+                    .map_err(|error| failed("removing", &directory, error))
+            });
+            match moved {
                 Ok(()) => sync_directory(&inner.directories.vms),
+                Err(_) if !exists(&directory) => Ok(()),
+                Err(error) => {
+                    tracing::warn!(%error, "a VM's files are removed where they are");
+                    remove_in_place(&directory)
+                }
             }
         })
         .await
@@ -168,6 +175,24 @@ impl VmStorage for Storage {
         let directory = self.0.vm_path(id);
         self.blocking(move |_, _| disk_usage(&directory)).await
     }
+}
+
+/// Frees a VM's files where not even an empty directory can be made, as on a full disk: the disk's content first, which
+/// is most of it, also where something still holds it open. After a crash what is left is still found as a VM's
+/// directory, and removed as one.
+fn remove_in_place(directory: &Utf8Path) -> Result<(), StorageError> {
+    let truncated = std::fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(directory.join(SCRATCH))
+        .and_then(|scratch| scratch.set_len(0));
+    if let Err(error) = truncated
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::debug!(%error, "the disk is removed without being emptied first");
+    }
+    remove_all(directory)?;
+    directory.parent().map_or(Ok(()), sync_directory)
 }
 
 /// Writes a new file without its zero parts.
