@@ -3,6 +3,7 @@
 mod content;
 mod direct;
 mod hash;
+mod limited;
 mod list;
 mod manage;
 mod pack;

@@ -1,5 +1,6 @@
 //! A tar stream from the host, below a directory that no entry may leave.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -18,6 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
+use super::limited::{Limited, MOST_BEFORE_AN_ENTRY};
 use super::path::{absolute, failed};
 use super::receiver::Receiver;
 use crate::failure::{AgentError, AgentResult, show};
@@ -70,8 +72,13 @@ fn refused(name: &[u8], why: &str) -> AgentError {
 
 impl Unpacker {
     fn run(&mut self, receiver: &mut Receiver) -> AgentResult<()> {
-        let mut archive = Archive::new(receiver);
-        for entry in archive.entries().map_err(broken)? {
+        let budget = Cell::new(None);
+        let mut archive = Archive::new(Limited { inner: receiver, budget: &budget });
+        let mut entries = archive.entries().map_err(broken)?;
+        loop {
+            budget.set(Some(MOST_BEFORE_AN_ENTRY));
+            let Some(entry) = entries.next() else { break };
+            budget.set(None);
             self.entry(entry.map_err(broken)?)?;
         }
         for (path, times) in std::mem::take(&mut self.directories).iter().rev() {
@@ -82,7 +89,7 @@ impl Unpacker {
         Ok(())
     }
 
-    fn entry(&mut self, mut entry: Entry<'_, &mut Receiver>) -> AgentResult<()> {
+    fn entry(&mut self, mut entry: Entry<'_, Limited<'_, &mut Receiver>>) -> AgentResult<()> {
         let name = entry.path_bytes().into_owned();
         let path = inside(&name)?;
         let kind = entry.header().entry_type();
@@ -173,7 +180,7 @@ impl Unpacker {
     }
 
     /// Writes content; blocks of zeros become holes.
-    fn content(&mut self, entry: &mut Entry<'_, &mut Receiver>, file: &File, name: &[u8]) -> AgentResult<()> {
+    fn content(&mut self, entry: &mut Entry<'_, Limited<'_, &mut Receiver>>, file: &File, name: &[u8]) -> AgentResult<()> {
         let failed = |error| AgentError::system(format!("write {}", show(name)), error);
         let (mut position, mut hole) = (0u64, false);
         loop {
