@@ -53,14 +53,23 @@ struct Vm {
     known: Known,
 }
 
+/// A command that did not succeed.
+struct Refusal {
+    name: String,
+    /// Of the VM at that time: it may have been removed since. None if its creation failed.
+    id: Option<String>,
+    command: String,
+    said: String,
+}
+
 /// One client with its VMs; it lives through all rounds.
 struct Client {
     number: u64,
     made: u64,
     dice: Dice,
     vms: BTreeMap<String, Vm>,
-    /// What went wrong in this round: name, command, what was said.
-    failures: Vec<(String, String, String)>,
+    /// What went wrong in this round.
+    failures: Vec<Refusal>,
 }
 
 impl Client {
@@ -83,7 +92,9 @@ impl Client {
     }
 
     fn fail(&mut self, name: &str, command: &str, said: &[u8]) {
-        self.failures.push((name.to_owned(), command.to_owned(), text(said)));
+        let id = self.vms.get(name).and_then(|vm| vm.id.clone());
+        let (name, command) = (name.to_owned(), command.to_owned());
+        self.failures.push(Refusal { name, id, command, said: text(said) });
     }
 
     fn create(&mut self, home: &Home) {
@@ -216,11 +227,8 @@ fn check(home: &Home, clients: &mut [Client], blow: &Blow) {
     let states: BTreeMap<String, String> = home.states().into_iter().collect();
     let mut expected = BTreeSet::new();
     for client in clients {
-        for (name, command, said) in std::mem::take(&mut client.failures) {
-            let struck = client.vms.get(&name).is_some_and(|vm| match &vm.id {
-                Some(id) => blow.struck.contains(id),
-                None => !blow.struck.is_empty(),
-            });
+        for Refusal { name, id, command, said } in std::mem::take(&mut client.failures) {
+            let struck = id.map_or(!blow.struck.is_empty(), |id| blow.struck.contains(&id));
             assert!(blow.server || struck, "{command} of {name} failed, and nobody killed anything: {said}");
         }
         for (name, mut vm) in std::mem::take(&mut client.vms) {
