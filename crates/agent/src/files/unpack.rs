@@ -180,7 +180,12 @@ impl Unpacker {
     }
 
     /// Writes content; blocks of zeros become holes.
-    fn content(&mut self, entry: &mut Entry<'_, Limited<'_, &mut Receiver>>, file: &File, name: &[u8]) -> AgentResult<()> {
+    fn content(
+        &mut self,
+        entry: &mut Entry<'_, Limited<'_, &mut Receiver>>,
+        file: &File,
+        name: &[u8],
+    ) -> AgentResult<()> {
         let failed = |error| AgentError::system(format!("write {}", show(name)), error);
         let (mut position, mut hole) = (0u64, false);
         loop {
