@@ -113,7 +113,7 @@ fn a_server_in_the_background_keeps_nothing_of_its_starters() {
     let output = command.env("MICROVM_ROOT", &root).env("MICROVM_AGENT", "/bin/true").output().unwrap();
     let log = std::fs::read_to_string(root.join("server.log")).unwrap_or_default();
     let serving = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let pid = serving.filter_map(|line| line["fields"]["pid"].as_u64()).last();
+    let pid = serving.filter_map(|line| line["fields"]["pid"].as_u64()).next_back();
     let Some(pid) = pid else {
         eprintln!("SKIPPED: no server starts on this host: {}", text(&output.stderr));
         return;
