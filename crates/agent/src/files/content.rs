@@ -11,8 +11,9 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use tokio::runtime::Handle;
 
+use super::ahead;
 use super::path::failed;
-use crate::failure::AgentResult;
+use crate::failure::{AgentError, AgentResult};
 
 /// Where content goes, from a helper thread.
 pub(super) struct Sender<'a> {
@@ -60,6 +61,7 @@ impl Sender<'_> {
 
     /// Sends one stretch of data; `true` at the end of the file.
     fn extent(&self, file: &File, path: &Path, position: &mut u64, end: u64) -> AgentResult<bool> {
+        self.ahead(file, path, position, end)?;
         while *position < end {
             let wanted = usize::try_from(end - *position).unwrap_or(usize::MAX).min(GUEST_BULK);
             let mut buffer = Vec::with_capacity(wanted);
@@ -73,5 +75,22 @@ impl Sender<'_> {
             self.data(buffer)?;
         }
         Ok(false)
+    }
+
+    /// Sends what is large and not in the page cache past it. What is left after that takes the ordinary way.
+    fn ahead(&self, file: &File, path: &Path, position: &mut u64, end: u64) -> AgentResult<()> {
+        let size = file.metadata().map_err(failed("look at", path))?.len();
+        let aligned = position.is_multiple_of(4096);
+        if !aligned || size.min(end).saturating_sub(*position) < 2 * ahead::PORTION as u64 {
+            return Ok(());
+        }
+        let Some(direct) = ahead::open(file, path, *position) else { return Ok(()) };
+        *position = ahead::portions(&direct, *position, end, |mut bytes| {
+            while !bytes.is_empty() {
+                self.data(bytes.split_to(bytes.len().min(GUEST_BULK)))?;
+            }
+            Ok::<_, AgentError>(())
+        })?;
+        Ok(())
     }
 }

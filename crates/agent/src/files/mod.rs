@@ -1,5 +1,6 @@
 //! Files, directories and archives of the guest. Everything that may wait for a disk runs on a helper thread.
 
+mod ahead;
 mod content;
 mod direct;
 mod hash;
