@@ -6,7 +6,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 /// Zeros are left out in blocks of this size: that of the page cache and of nearly every file system.
 const BLOCK: usize = 4096;
 
-/// Writes a new file; whole blocks of zeros become holes.
+/// Writes a new file; blocks of zeros become holes.
 pub(crate) struct SparseWriter {
     file: File,
     length: u64,
@@ -29,7 +29,8 @@ impl SparseWriter {
             let (part, rest) = data.split_at(to_border.min(data.len()));
             data = rest;
             self.length += part.len() as u64;
-            if part.len() == BLOCK && part.iter().all(|&byte| byte == 0) {
+            // Pieces end anywhere; a part of a block is left out as well, or holes would fray at every piece.
+            if part.iter().all(|&byte| byte == 0) {
                 self.hole += part.len() as u64;
                 continue;
             }

@@ -60,21 +60,17 @@ async fn flush(stream: &StreamHandle, zeros: &mut u64) -> Result<(), StreamError
     if count == 0 { Ok(()) } else { stream.send_zeros(count).await }
 }
 
-/// Sends one portion; whole blocks of zeros are only counted.
+/// Sends one portion; blocks of zeros are only counted.
 async fn send(stream: &StreamHandle, mut part: Bytes, zeros: &mut u64) -> Result<(), StreamError> {
     while !part.is_empty() {
-        let run =
-            part.chunks(BLOCK).take_while(|block| block.len() == BLOCK && is_zero(block)).count() * BLOCK;
+        // A portion ends anywhere; a piece of zeros at its end is counted too, or holes would fray at every portion.
+        let run: usize = part.chunks(BLOCK).take_while(|block| is_zero(block)).map(<[u8]>::len).sum();
         if run > 0 {
             *zeros += run as u64;
             part = part.split_off(run);
             continue;
         }
-        let data: usize = part
-            .chunks(BLOCK)
-            .take_while(|block| block.len() < BLOCK || !is_zero(block))
-            .map(<[u8]>::len)
-            .sum();
+        let data: usize = part.chunks(BLOCK).take_while(|block| !is_zero(block)).map(<[u8]>::len).sum();
         flush(stream, zeros).await?;
         let rest = part.split_off(data);
         stream.send_data(part).await?;

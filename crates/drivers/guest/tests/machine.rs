@@ -71,8 +71,16 @@ async fn bombs_garbage_and_half_frames_leave_the_agent_working() {
     assert_eq!((out.as_str(), status.code), ("still here\n", Some(0)));
     let (_, _, status) = common::finish(process).await;
     assert!(status.timed_out, "{status:?}");
-    let (out, ..) = run(&*guest, &shell("ls /proc | grep -c '^[0-9]'")).await;
-    assert!(out.trim().parse::<u32>().unwrap() < 200, "{out} processes are left");
+    // All were killed at once; the kernel takes its time to bury hundreds of them under emulation.
+    let mut left = u32::MAX;
+    for _ in 0..50 {
+        let (out, ..) = run(&*guest, &shell("ls /proc | grep -c '^[0-9]'")).await;
+        left = out.trim().parse().unwrap();
+        if left < 100 {
+            break;
+        }
+    }
+    assert!(left < 100, "{left} processes are left");
     guest.close();
     drop(guest);
 
