@@ -175,6 +175,7 @@ const fn storage_code(error: &StorageError) -> &'static str {
     match error {
         StorageError::UnknownImage { .. } => "image_not_found",
         StorageError::UnknownKernel { .. } => "kernel_not_found",
+        StorageError::UnknownSnapshot(_) => "snapshot_not_found",
         StorageError::Damaged { .. } => "damaged",
         StorageError::BadInput { .. } => "bad_input",
         StorageError::InUse { .. } => "in_use",
@@ -192,6 +193,8 @@ const fn launch_code(error: &LaunchError) -> &'static str {
         LaunchError::ProgramMissing { .. } => "hypervisor_missing",
         LaunchError::ProgramTooOld { .. } => "hypervisor_too_old",
         LaunchError::Spec(_) => "machine_impossible",
+        LaunchError::Incompatible { .. } => "state_incompatible",
+        LaunchError::BadState(_) => "state_refused",
         LaunchError::NoMemory { .. } => "host_memory_short",
         LaunchError::Process { .. } | LaunchError::Died { .. } => "launch_failed",
         LaunchError::Timeout { .. } => "launch_timeout",

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::guest::Identity;
-use microvm_ports::hypervisor::{KernelBoot, MachineDisk, MachineExit, MachineSpec, MachineState};
+use microvm_ports::hypervisor::{
+    KernelBoot, MachineDisk, MachineExit, MachineSpec, MachineStart, MachineState,
+};
 use microvm_ports::storage::ImageConfig;
 use microvm_ports::{Guest, GuestError, Machine};
 use microvm_types::ErrorKind;
@@ -95,12 +97,12 @@ pub(crate) async fn bring_up(
         vcpus: template.vcpus,
         memory_mib: template.memory_mib,
         memory_base,
-        kernel: KernelBoot {
+        start: MachineStart::Boot(KernelBoot {
             kernel: kernel.path,
             initramfs: kernel.initramfs,
             discovery: kernel.info.discovery,
             arguments,
-        },
+        }),
         disks,
         directory: files.directory,
     };

@@ -10,6 +10,7 @@ use microvm_types::{ErrorKind, Name, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::branch::{Brancher, Compatibility, IncomingState};
 use crate::guest::GuestEndpoint;
 use crate::storage::DiskFormat;
 
@@ -26,12 +27,21 @@ pub struct MachineSpec {
     pub memory_mib: u32,
     /// Immutable file of exactly `memory_mib` that memory is mapped over privately; all zero for a cold boot.
     pub memory_base: Utf8PathBuf,
-    /// What it boots.
-    pub kernel: KernelBoot,
+    /// How it begins.
+    pub start: MachineStart,
     /// Disks in the order the guest sees them.
     pub disks: Vec<MachineDisk>,
     /// Directory of this VM: sockets, logs and the driver's own files go there. Exists, is private to this VM.
     pub directory: Utf8PathBuf,
+}
+
+/// How a machine begins.
+#[derive(Debug, Clone)]
+pub enum MachineStart {
+    /// From nothing.
+    Boot(KernelBoot),
+    /// From the state of another machine with the same processors, memory and disks.
+    Incoming(IncomingState),
 }
 
 /// A kernel with its initial file system.
@@ -179,6 +189,21 @@ pub enum LaunchError {
     /// The machine description cannot be carried out by this driver.
     #[error("this machine cannot be built: {0}")]
     Spec(String),
+    /// The state was saved by another VMM build or on another processor.
+    #[error(
+        "the saved state needs {what} `{needed}`, here is `{here}`: restore it where it was saved, or start anew"
+    )]
+    Incompatible {
+        /// What differs.
+        what: String,
+        /// What the state was saved with.
+        needed: String,
+        /// What is here.
+        here: String,
+    },
+    /// The saved state was refused by the VMM.
+    #[error("the saved state could not be loaded: {0}")]
+    BadState(String),
     /// The host cannot back the memory right now.
     #[error(
         "the host has {available_mib} MiB of memory available, {needed_mib} MiB are needed: stop other VMs or ask for less"
@@ -223,6 +248,8 @@ impl LaunchError {
         match self {
             Self::ProgramMissing { .. } | Self::ProgramTooOld { .. } => ErrorKind::Unsupported,
             Self::Spec(_) => ErrorKind::Invalid,
+            Self::Incompatible { .. } => ErrorKind::Conflict,
+            Self::BadState(_) => ErrorKind::Internal,
             Self::NoMemory { .. } => ErrorKind::Exhausted,
             Self::Process { .. } | Self::Died { .. } => ErrorKind::Internal,
             Self::Timeout { .. } => ErrorKind::Timeout,
@@ -279,7 +306,14 @@ pub trait Hypervisor: Send + Sync {
     /// [`LaunchError::ProgramMissing`] and [`LaunchError::ProgramTooOld`].
     async fn probe(&self) -> Result<HypervisorReport, LaunchError>;
 
-    /// Creates a machine and leaves it paused before its first instruction. The machine outlives this process.
+    /// What states saved by this driver on this host need, for machines whose kernel finds its devices by `discovery`;
+    /// `None` if it can neither save nor load them.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::probe`].
+    async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Option<Compatibility>, LaunchError>;
+
+    /// Creates a machine and leaves it paused: before its first instruction, or where its incoming state was saved. The machine outlives this process.
     /// If the future is dropped, or this process dies before it returned, no process is left that
     /// [`Hypervisor::sweep`] would not find.
     ///
@@ -340,6 +374,11 @@ pub trait Machine: Send + Sync {
 
     /// Counters since the machine's start.
     async fn counters(&self) -> Result<MachineCounters, MachineError>;
+
+    /// Branching; `None` when the hypervisor cannot.
+    fn brancher(&self) -> Option<&dyn Brancher> {
+        None
+    }
 
     /// Memory ballooning; `None` when the machine has no balloon.
     fn balloon(&self) -> Option<&dyn Balloon> {

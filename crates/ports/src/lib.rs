@@ -8,19 +8,23 @@
 //! leaves the outside as if it had not been called or as if it had finished, never in between, and calling it again is
 //! safe. What it does *not* do: hold state, know a driver, or decide policy.
 
+pub mod branch;
 pub mod clock;
 pub mod conformance;
 pub mod guest;
 pub mod hooks;
 pub mod hypervisor;
 pub mod progress;
+pub mod snapshot;
 pub mod state;
 pub mod storage;
 
+pub use branch::{BranchError, Brancher};
 pub use clock::Clock;
 pub use guest::{Guest, GuestConnector, GuestError};
 pub use hooks::{HookError, HookRunner};
 pub use hypervisor::{Hypervisor, LaunchError, Machine, MachineError};
 pub use progress::Progress;
+pub use snapshot::SnapshotStore;
 pub use state::{StateError, StateStore, StoredVms};
 pub use storage::{ImageStore, KernelStore, StorageError, VmStorage};

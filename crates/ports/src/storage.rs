@@ -200,6 +200,9 @@ pub enum StorageError {
         /// What to do.
         advice: String,
     },
+    /// No snapshot of that id.
+    #[error("there is no snapshot `{0}`: see `microvm snapshot ls`")]
+    UnknownSnapshot(String),
     /// A stored file is not what was stored.
     #[error("{what} is damaged ({detail}): remove it and build or import it again")]
     Damaged {
@@ -278,7 +281,9 @@ impl StorageError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::UnknownImage { .. } | Self::UnknownKernel { .. } => ErrorKind::NotFound,
+            Self::UnknownImage { .. } | Self::UnknownKernel { .. } | Self::UnknownSnapshot(_) => {
+                ErrorKind::NotFound
+            }
             Self::Damaged { .. } | Self::Io { .. } | Self::ToolFailed { .. } => ErrorKind::Internal,
             Self::BadInput { .. } => ErrorKind::Invalid,
             Self::InUse { .. } | Self::NameTaken(_) => ErrorKind::Conflict,

@@ -115,6 +115,10 @@ id_type! {
     VmId
 }
 id_type! {
+    /// Identifies one snapshot for ever.
+    SnapshotId
+}
+id_type! {
     /// Identifies one process started through the guest agent. Unlike a process number of the guest's kernel it is
     /// never used twice.
     ProcessId

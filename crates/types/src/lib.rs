@@ -28,7 +28,7 @@ pub mod template;
 pub mod vm;
 
 pub use error_kind::ErrorKind;
-pub use id::{ProcessId, VmId};
+pub use id::{ProcessId, SnapshotId, VmId};
 pub use lifecycle::{Denied, LifecycleEvent, Phase};
 pub use name::{Name, NameError, VmRef};
 pub use size::{ByteSize, SizeError};

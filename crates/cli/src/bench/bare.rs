@@ -9,7 +9,7 @@ use microvm_driver_host::SystemClock;
 use microvm_driver_qemu::Qemu;
 use microvm_driver_storage::Storage;
 use microvm_ports::guest::{GuestEndpoint, Identity};
-use microvm_ports::hypervisor::{HypervisorReport, KernelBoot, MachineDisk, MachineSpec};
+use microvm_ports::hypervisor::{HypervisorReport, KernelBoot, MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::storage::DiskFormat;
 use microvm_ports::{Clock, Guest, GuestConnector, Hypervisor, ImageStore, KernelStore, VmStorage};
 use microvm_types::VmId;
@@ -84,12 +84,12 @@ impl BareHost {
             vcpus: 1,
             memory_mib: MEMORY_MIB,
             memory_base: memory,
-            kernel: KernelBoot {
+            start: MachineStart::Boot(KernelBoot {
                 kernel: kernel.path,
                 initramfs: kernel.initramfs,
                 discovery: kernel.info.discovery,
                 arguments: Vec::new(),
-            },
+            }),
             disks: vec![
                 MachineDisk {
                     path: image.path,

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_ports::branch::Compatibility;
 use microvm_ports::guest::CloseReason;
 use microvm_ports::hypervisor::{
-    Hypervisor, HypervisorReport, LaunchError, Machine, MachineExit, MachineRecord, MachineSpec,
+    DeviceDiscovery, Hypervisor, HypervisorReport, LaunchError, Machine, MachineExit, MachineRecord,
+    MachineSpec, MachineStart,
 };
 use microvm_types::VmId;
 use tokio::task::JoinSet;
@@ -82,10 +84,12 @@ impl FakeHypervisor {
         if spec.vcpus == 0 || spec.memory_mib == 0 {
             return Err(LaunchError::Spec("it needs at least one processor and 1 MiB of memory".to_owned()));
         }
-        let files = [&spec.kernel.kernel, &spec.kernel.initramfs, &spec.memory_base];
-        if let Some(path) =
-            files.into_iter().chain(spec.disks.iter().map(|disk| &disk.path)).find(|p| !p.exists())
-        {
+        let boot = match &spec.start {
+            MachineStart::Boot(boot) => vec![&boot.kernel, &boot.initramfs],
+            MachineStart::Incoming(_) => Vec::new(),
+        };
+        let files = boot.into_iter().chain([&spec.memory_base]);
+        if let Some(path) = files.chain(spec.disks.iter().map(|disk| &disk.path)).find(|p| !p.exists()) {
             return Err(LaunchError::Spec(format!("{path} does not exist")));
         }
         let mut machines = lock(&self.world.machines);
@@ -138,6 +142,10 @@ impl Hypervisor for FakeHypervisor {
             accelerator_reason: "nothing is really run".to_owned(),
             confinement: BTreeMap::new(),
         })
+    }
+
+    async fn compatibility(&self, _discovery: DeviceDiscovery) -> Result<Option<Compatibility>, LaunchError> {
+        Ok(None)
     }
 
     async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError> {

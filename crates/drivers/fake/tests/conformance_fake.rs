@@ -13,7 +13,7 @@ use microvm_ports::conformance::hypervisor::{self, HypervisorHarness};
 use microvm_ports::conformance::state_store::{self, StateStoreHarness};
 use microvm_ports::conformance::storage::{self, StorageHarness};
 use microvm_ports::guest::{Guest, GuestConnector, Identity};
-use microvm_ports::hypervisor::{Hypervisor, KernelBoot, MachineExit, MachineSpec};
+use microvm_ports::hypervisor::{Hypervisor, KernelBoot, MachineExit, MachineSpec, MachineStart};
 use microvm_ports::{ImageStore, KernelStore, StateStore, VmStorage};
 use microvm_types::VmId;
 
@@ -69,12 +69,12 @@ impl HypervisorHarness for Machines {
             vcpus: 1,
             memory_mib: 64,
             memory_base: self.storage.zero_memory(64).await.unwrap(),
-            kernel: KernelBoot {
+            start: MachineStart::Boot(KernelBoot {
                 kernel: kernel.path,
                 initramfs: kernel.initramfs,
                 discovery: kernel.info.discovery,
                 arguments: Vec::new(),
-            },
+            }),
             disks: vec![files.scratch],
             directory: files.directory,
         }

@@ -3,11 +3,10 @@
 use camino::Utf8Path;
 use microvm_confinement::{Listener, Mount, MountAccess, OpenFile};
 use microvm_ports::LaunchError;
-use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk, MachineSpec};
-use microvm_ports::storage::DiskFormat;
-use serde_json::{Value, json};
+use microvm_ports::hypervisor::{DeviceDiscovery, KernelBoot, MachineDisk, MachineSpec, MachineStart};
 
 use crate::accelerator::Kind;
+use crate::disks;
 
 /// Descriptor numbers in the VMM.
 const QMP_DESCRIPTOR: i32 = 10;
@@ -64,8 +63,16 @@ pub(crate) fn build(
             Listener { name: AGENT_SOCKET.to_owned(), descriptor: AGENT_DESCRIPTOR },
         ],
     };
-    line.machine(spec, accelerator);
-    line.kernel(spec, tsc_khz);
+    let discovery = match &spec.start {
+        MachineStart::Boot(boot) => boot.discovery,
+        MachineStart::Incoming(state) => state.discovery,
+    };
+    line.machine(spec, discovery, accelerator);
+    match &spec.start {
+        MachineStart::Boot(boot) => line.kernel(boot, tsc_khz),
+        // Kernel and initial file system are in the memory already.
+        MachineStart::Incoming(_) => line.push("-incoming", "defer"),
+    }
     line.channels(spec);
     for (index, disk) in spec.disks.iter().enumerate() {
         line.disk(spec, index, disk)?;
@@ -101,32 +108,28 @@ impl CommandLine {
         }
     }
 
-    fn machine(&mut self, spec: &MachineSpec, accelerator: Kind) {
+    fn machine(&mut self, spec: &MachineSpec, discovery: DeviceDiscovery, accelerator: Kind) {
         self.flag("-nodefaults");
         self.flag("-no-user-config");
         self.push("-display", "none");
         // The id first: a process listing tells whose machine it is.
         self.push("-name", format!("guest={}", spec.id));
-        let acpi = match spec.kernel.discovery {
-            DeviceDiscovery::Acpi => "on",
-            DeviceDiscovery::CommandLine => "off",
-        };
         self.push(
             "-machine",
             format!(
-                "microvm,acpi={acpi},rtc=on,pit=on,pic=on,isa-serial=on,mem-merge=on,dump-guest-core=off,\
-                 suppress-vmdesc=on,memory-backend=mem"
+                "{},mem-merge=on,dump-guest-core=off,suppress-vmdesc=on,memory-backend=mem",
+                machine_type(discovery)
             ),
         );
         match accelerator {
             Kind::Kvm => {
                 self.push("-accel", "kvm");
-                self.push("-cpu", "host");
+                self.push("-cpu", cpu(accelerator));
                 self.show(Utf8Path::new("/dev/kvm"), "/dev/kvm", MountAccess::Device);
             }
             Kind::Tcg => {
                 self.push("-accel", "tcg,thread=multi");
-                self.push("-cpu", TCG_CPU);
+                self.push("-cpu", cpu(accelerator));
             }
         }
         self.push("-smp", spec.vcpus.to_string());
@@ -146,9 +149,9 @@ impl CommandLine {
         self.push("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     }
 
-    fn kernel(&mut self, spec: &MachineSpec, tsc_khz: u64) {
-        let kernel = self.show(&spec.kernel.kernel, "/kernel", MountAccess::Read);
-        let initramfs = self.show(&spec.kernel.initramfs, "/initramfs", MountAccess::Read);
+    fn kernel(&mut self, boot: &KernelBoot, tsc_khz: u64) {
+        let kernel = self.show(&boot.kernel, "/kernel", MountAccess::Read);
+        let initramfs = self.show(&boot.initramfs, "/initramfs", MountAccess::Read);
         self.push("-kernel", kernel);
         self.push("-initrd", initramfs);
         let mut words = vec![
@@ -162,7 +165,7 @@ impl CommandLine {
             "no_timer_check".to_owned(),
             "random.trust_cpu=on".to_owned(),
         ];
-        words.extend(spec.kernel.arguments.iter().cloned());
+        words.extend(boot.arguments.iter().cloned());
         self.push("-append", words.join(" "));
     }
 
@@ -189,20 +192,25 @@ impl CommandLine {
         } else {
             self.opened(index, disk)?
         };
-        let mut backing = Value::Null;
-        for (depth, path) in disk.backing.iter().enumerate().rev() {
-            let target = self.show(path, &format!("/disk-{index}-below-{depth}"), MountAccess::Read);
-            // Only the last one of a chain is raw; those above it are layers of ours.
-            let format = if depth + 1 == disk.backing.len() { DiskFormat::Raw } else { DiskFormat::Qcow2 };
-            backing = node(format, &target, true, backing);
+        let below: Vec<String> = disk
+            .backing
+            .iter()
+            .enumerate()
+            .map(|(depth, path)| self.show(path, &format!("/disk-{index}-below-{depth}"), MountAccess::Read))
+            .collect();
+        let mut top = disks::node(disk.format, &file, disk.read_only, disks::chain(&below));
+        if ours && !disk.read_only {
+            disks::without_flush(&mut top);
         }
-        // An error of the host's disk (full, broken) is the guest's to see; QEMU would stop the machine instead.
-        let mut top = node(disk.format, &file, disk.read_only, backing);
-        top["node-name"] = json!(format!("disk{index}"));
+        top["node-name"] = serde_json::json!(disks::first_node(index));
         self.push("-blockdev", top.to_string());
         self.push(
             "-device",
-            format!("virtio-blk-device,drive=disk{index},serial={},werror=report,rerror=report", disk.serial),
+            format!(
+                "virtio-blk-device,id={name},drive={name},serial={serial},werror=report,rerror=report",
+                name = disks::first_node(index),
+                serial = disk.serial
+            ),
         );
         Ok(())
     }
@@ -217,21 +225,28 @@ impl CommandLine {
     }
 }
 
-fn node(format: DiskFormat, file: &str, read_only: bool, backing: Value) -> Value {
-    let file = json!({ "driver": "file", "filename": file, "locking": "off", "read-only": read_only });
-    match format {
-        DiskFormat::Raw => json!({ "driver": "raw", "read-only": read_only, "file": file }),
-        // `backing` is always said, so that what the header names is never opened.
-        DiskFormat::Qcow2 => json!({
-            "driver": "qcow2", "read-only": read_only, "discard": "unmap", "file": file, "backing": backing
-        }),
+/// The machine without what differs between machines that can load each other's states.
+pub(crate) fn machine_type(discovery: DeviceDiscovery) -> String {
+    let acpi = match discovery {
+        DeviceDiscovery::Acpi => "on",
+        DeviceDiscovery::CommandLine => "off",
+    };
+    format!("microvm,acpi={acpi},rtc=on,pit=on,pic=on,isa-serial=on")
+}
+
+/// Model and flags of the guest's processor.
+pub(crate) const fn cpu(accelerator: Kind) -> &'static str {
+    match accelerator {
+        Kind::Kvm => "host",
+        Kind::Tcg => TCG_CPU,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use microvm_ports::hypervisor::KernelBoot;
+    use microvm_ports::storage::DiskFormat;
     use microvm_types::VmId;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -242,12 +257,12 @@ mod tests {
             vcpus: 2,
             memory_mib: 256,
             memory_base: "/s/memory/zero-256.mem".into(),
-            kernel: KernelBoot {
+            start: MachineStart::Boot(KernelBoot {
                 kernel: "/s/kernels/k/vmlinux".into(),
                 initramfs: "/s/kernels/k/initramfs".into(),
                 discovery: DeviceDiscovery::CommandLine,
                 arguments: vec!["microvm.init=/sbin/init".into()],
-            },
+            }),
             disks: vec![
                 MachineDisk {
                     path: "/s/images/i".into(),

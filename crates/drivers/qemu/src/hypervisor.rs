@@ -6,12 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use camino::Utf8Path;
 use microvm_confinement::ProcessRecord;
-use microvm_ports::hypervisor::{HypervisorReport, Machine, MachineRecord, MachineSpec};
+use microvm_ports::branch::Compatibility;
+use microvm_ports::hypervisor::{DeviceDiscovery, HypervisorReport, Machine, MachineRecord, MachineSpec};
 use microvm_ports::{Hypervisor, LaunchError};
 use microvm_types::VmId;
 use tokio::sync::OnceCell;
 
 use crate::command_line::{self, Surroundings};
+use crate::compatibility;
 use crate::config::QemuConfig;
 use crate::console;
 use crate::machine::QemuMachine;
@@ -69,6 +71,10 @@ impl Hypervisor for Qemu {
 
     async fn probe(&self) -> Result<HypervisorReport, LaunchError> {
         Ok(self.host().await?.report.clone())
+    }
+
+    async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Option<Compatibility>, LaunchError> {
+        Ok(Some(compatibility::of(self.host().await?, discovery)))
     }
 
     async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError> {

@@ -10,10 +10,13 @@
 
 mod accelerator;
 mod command_line;
+mod compatibility;
 mod config;
 mod console;
+mod disks;
 mod hypervisor;
 mod machine;
+mod memory;
 mod probe;
 mod process;
 mod qmp;

@@ -4,14 +4,16 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use microvm_ports::MachineError;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
@@ -85,13 +87,34 @@ impl Qmp {
         command: &str,
         arguments: Value,
     ) -> Result<Value, MachineError> {
+        self.exchange(action, command, arguments, None).await
+    }
+
+    /// Sends one command together with a descriptor (unix(7), SCM_RIGHTS).
+    pub(crate) async fn call_with_descriptor(
+        &self,
+        action: &'static str,
+        command: &str,
+        arguments: Value,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<Value, MachineError> {
+        self.exchange(action, command, arguments, Some(descriptor)).await
+    }
+
+    async fn exchange(
+        &self,
+        action: &'static str,
+        command: &str,
+        arguments: Value,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, MachineError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         self.lock().insert(id, reply);
         let mut line = json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
         line.push('\n');
         let exchange = async {
-            let sent = self.writer.lock().await.write_all(line.as_bytes()).await;
+            let sent = send(&mut *self.writer.lock().await, line.as_bytes(), descriptor).await;
             sent.map_err(|error| MachineError::Refused {
                 action,
                 detail: format!("its control socket: {error}"),
@@ -112,6 +135,26 @@ impl Qmp {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Result<Value, String>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A command is either sent whole or the connection is of no use any more: callers never drop this half-way but by
+/// closing it.
+async fn send(
+    writer: &mut OwnedWriteHalf,
+    line: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let Some(descriptor) = descriptor else { return writer.write_all(line).await };
+    let rights = [descriptor.as_raw_fd()];
+    let stream: &UnixStream = writer.as_ref();
+    let sent = stream
+        .async_io(Interest::WRITABLE, || {
+            let message = [ControlMessage::ScmRights(&rights)];
+            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            Ok(sendmsg::<()>(stream.as_raw_fd(), &[io::IoSlice::new(line)], &message, flags, None)?)
+        })
+        .await?;
+    writer.write_all(&line[sent..]).await
 }
 
 async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Vec<u8>>> {

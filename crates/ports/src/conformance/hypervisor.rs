@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::{Must, Suite};
 use crate::guest::{Guest, GuestConnector, Identity};
 use crate::hypervisor::{
-    Hypervisor, LaunchError, Machine, MachineError, MachineExit, MachineSpec, MachineState,
+    Hypervisor, LaunchError, Machine, MachineError, MachineExit, MachineSpec, MachineStart, MachineState,
 };
 
 /// Gives the suite its machines.
@@ -248,7 +248,9 @@ async fn impossible(scene: &Scene<'_>) {
         }
     }
     let mut no_kernel = good.clone();
-    no_kernel.kernel.kernel = Utf8PathBuf::from("/nonexistent/vmlinux");
+    if let MachineStart::Boot(boot) = &mut no_kernel.start {
+        boot.kernel = Utf8PathBuf::from("/nonexistent/vmlinux");
+    }
     assert!(scene.harness.hypervisor().launch(&no_kernel).await.is_err(), "it was launched without a kernel");
     assert_eq!(scene.harness.processes(&good).await, 0, "a process is left");
     let machine = scene.harness.hypervisor().launch(&good).await.must("launching where others failed");

@@ -9,7 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use microvm_driver_host::SystemClock;
 use microvm_driver_qemu::{Qemu, QemuConfig};
 use microvm_driver_storage::{AgentSource, Storage, StorageConfig};
-use microvm_ports::hypervisor::{KernelBoot, MachineDisk, MachineSpec};
+use microvm_ports::hypervisor::{KernelBoot, MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::storage::DiskFormat;
 use microvm_ports::{ImageStore as _, KernelStore as _, VmStorage as _};
 use microvm_types::VmId;
@@ -77,12 +77,12 @@ impl Bench {
             vcpus: 1,
             memory_mib: 256,
             memory_base: self.storage.zero_memory(256).await.unwrap(),
-            kernel: KernelBoot {
+            start: MachineStart::Boot(KernelBoot {
                 kernel: kernel.path,
                 initramfs: kernel.initramfs,
                 discovery: kernel.info.discovery,
                 arguments: Vec::new(),
-            },
+            }),
             disks: vec![image, files.scratch],
             directory: files.directory,
         }

@@ -1,0 +1,66 @@
+//! What a saved state needs of the host that loads it.
+
+use microvm_ports::LaunchError;
+use microvm_ports::branch::Compatibility;
+use microvm_ports::hypervisor::DeviceDiscovery;
+
+use crate::accelerator::Kind;
+use crate::command_line;
+use crate::probe::Host;
+
+/// Everything the format or the meaning of a device state depends on. Another QEMU build may lay it out differently; a
+/// processor without a feature the guest found at boot would stop it.
+pub(crate) fn of(host: &Host, discovery: DeviceDiscovery) -> Compatibility {
+    let kind = host.accelerator.kind;
+    let mut needs = Compatibility::from([
+        ("VMM".to_owned(), format!("QEMU {}", host.version)),
+        ("accelerator".to_owned(), kind.name().to_owned()),
+        ("processor".to_owned(), command_line::cpu(kind).to_owned()),
+        ("machine".to_owned(), command_line::machine_type(discovery)),
+        // The guest measures its time by a counter of this frequency (a thousandth is lost in measuring it).
+        ("clock".to_owned(), format!("{} MHz", (host.tsc_khz + 500) / 1_000)),
+    ]);
+    if kind == Kind::Kvm {
+        needs.insert("host processor".to_owned(), host_processor());
+    }
+    needs
+}
+
+fn host_processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
+        line.and_then(|line| line.split_once(':')).map_or("unknown", |(_, value)| value.trim()).to_owned()
+    };
+    format!("{} ({})", field("model name"), field("flags"))
+}
+
+/// Refuses a state that needs something else than what is here.
+pub(crate) fn check(needed: &Compatibility, here: &Compatibility) -> Result<(), LaunchError> {
+    for (what, needed) in needed {
+        let here = here.get(what).map_or("nothing known", String::as_str);
+        if needed != here {
+            return Err(LaunchError::Incompatible {
+                what: what.clone(),
+                needed: needed.clone(),
+                here: here.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_named() {
+        let needed = Compatibility::from([("VMM".to_owned(), "QEMU 7.2.22".to_owned())]);
+        let here = Compatibility::from([("VMM".to_owned(), "QEMU 9.0".to_owned())]);
+        check(&needed, &needed).unwrap();
+        let text = check(&needed, &here).unwrap_err().to_string();
+        assert!(text.contains("QEMU 7.2.22") && text.contains("QEMU 9.0"), "{text}");
+        assert!(check(&needed, &Compatibility::new()).is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! Disks as QEMU's block layer sees them: a format node over a file node, layers below, names of ours.
+
+use microvm_ports::storage::DiskFormat;
+use serde_json::{Value, json};
+
+/// A node of `format` on the file that the VMM knows as `file`, over `backing` (null: nothing).
+pub(crate) fn node(format: DiskFormat, file: &str, read_only: bool, backing: Value) -> Value {
+    let file = json!({ "driver": "file", "filename": file, "locking": "off", "read-only": read_only });
+    match format {
+        DiskFormat::Raw => json!({ "driver": "raw", "read-only": read_only, "file": file }),
+        // `backing` is always said, so that what the header names is never opened.
+        DiskFormat::Qcow2 => json!({
+            "driver": "qcow2", "read-only": read_only, "discard": "unmap", "file": file, "backing": backing
+        }),
+    }
+}
+
+/// Read-only layers, nearest first; only the last one of a chain is raw, those above it are layers of ours.
+pub(crate) fn chain(files: &[String]) -> Value {
+    files.iter().enumerate().rev().fold(Value::Null, |backing, (depth, file)| {
+        let format = if depth + 1 == files.len() { DiskFormat::Raw } else { DiskFormat::Qcow2 };
+        node(format, file, true, backing)
+    })
+}
+
+/// A flush of the guest's reaches the host's page cache and no further (docs/design/0007): the disk survives every crash
+/// but that of the host, which no VM survives.
+pub(crate) fn without_flush(node: &mut Value) {
+    let cache = json!({ "no-flush": true });
+    node["file"]["cache"] = cache.clone();
+    node["cache"] = cache;
+}
+
+/// Name of a disk's device, and of its top node when the machine starts.
+pub(crate) fn first_node(index: usize) -> String {
+    format!("disk{index}")
+}
+
+/// Name of the top node after the one called `current`.
+pub(crate) fn next_node(current: &str) -> String {
+    let (disk, number) = current.split_once('.').unwrap_or((current, "0"));
+    let number: u64 = number.parse().unwrap_or(0);
+    format!("{disk}.{}", number + 1)
+}
+
+/// Index of the disk whose device or node is called `name`.
+pub(crate) fn index_of(name: &str) -> Option<usize> {
+    name.strip_prefix("disk")?.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_count_up() {
+        assert_eq!(next_node(&first_node(1)), "disk1.1");
+        assert_eq!(next_node("disk1.9"), "disk1.10");
+        assert_eq!(index_of("disk12.3"), Some(12));
+        assert_eq!(index_of("image"), None);
+    }
+}

@@ -1,0 +1,97 @@
+//! Where the guest's memory lies in the QEMU process.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+
+use camino::Utf8Path;
+use serde::{Deserialize, Serialize};
+
+/// The base file of a machine's memory, as it is recognised among all mappings of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MemoryFile {
+    inode: u64,
+    /// Bytes of memory.
+    pub(crate) bytes: u64,
+}
+
+impl MemoryFile {
+    pub(crate) fn of(path: &Utf8Path, memory_mib: u32) -> io::Result<Self> {
+        Ok(Self { inode: path.metadata()?.ino(), bytes: u64::from(memory_mib) << 20 })
+    }
+}
+
+/// Memory of a guest in the address space of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) pid: i32,
+    /// Address of the first byte.
+    pub(crate) start: u64,
+    /// Bytes.
+    pub(crate) length: u64,
+}
+
+impl Mapping {
+    /// Finds the mapping of `file` in a process.
+    ///
+    /// # Errors
+    /// If the process cannot be looked at, or does not map the whole file privately and in one piece.
+    pub(crate) fn find(pid: i32, file: MemoryFile) -> io::Result<Self> {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        find_in(&maps, file)
+            .map(|(start, end)| Self { pid, start, length: end - start })
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its memory is not mapped as expected"))
+    }
+}
+
+/// A line of proc(5) maps: `start-end perms offset device inode path`. The kernel splits a mapping where parts of it got
+/// different advice; parts in a row are taken together.
+fn find_in(maps: &str, file: MemoryFile) -> Option<(u64, u64)> {
+    let mut found: Option<(u64, u64)> = None;
+    for line in maps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let (range, permissions) = (fields.next()?, fields.next()?);
+        let inode = fields.nth(2)?;
+        if inode.parse() != Ok(file.inode) || !permissions.ends_with('p') {
+            continue;
+        }
+        let (start, end) = range.split_once('-')?;
+        let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
+        found = match found {
+            None => Some((start, end)),
+            Some((first, last)) if last == start => Some((first, end)),
+            Some(_) => return None,
+        };
+    }
+    found.filter(|(start, end)| end - start == file.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: MemoryFile = MemoryFile { inode: 77, bytes: 0x3000 };
+
+    #[test]
+    fn parts_in_a_row_are_one_mapping() {
+        let maps = "\
+55d0-55d1 r-xp 00000000 fe:00 12 /usr/bin/qemu
+1000-2000 rw-p 00000000 fe:00 77 /memory (deleted)
+2000-4000 rw-p 00001000 fe:00 77 /memory (deleted)
+7000-8000 rw-p 00000000 00:00 0 [heap]
+";
+        assert_eq!(find_in(maps, FILE), Some((0x1000, 0x4000)));
+    }
+
+    #[test]
+    fn anything_else_is_not_taken_for_memory() {
+        for maps in [
+            "",
+            "nonsense\n",
+            "1000-4000 rw-s 00000000 fe:00 77 /memory\n",
+            "1000-3000 rw-p 00000000 fe:00 77 /memory\n",
+            "1000-2000 rw-p 0 fe:00 77 /memory\n3000-5000 rw-p 1000 fe:00 77 /memory\n",
+        ] {
+            assert_eq!(find_in(maps, FILE), None, "{maps}");
+        }
+    }
+}

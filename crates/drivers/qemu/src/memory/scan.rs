@@ -1,0 +1,159 @@
+//! Which pages of a private mapping were changed: those that are anonymous now, in memory or swapped out.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
+
+use microvm_ports::branch::{PAGE_SIZE, PageRange};
+
+use super::mapping::Mapping;
+
+/// Regions asked for in one call.
+const REGIONS: usize = 8_192;
+/// Page map entries read at once where the kernel has no scan.
+const ENTRIES: usize = 32_768;
+
+// linux/fs.h: categories of a page, and the request `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+const PAGEMAP_SCAN: u64 = (3 << 30) | ((size_of::<ScanArguments>() as u64) << 16) | ((b'f' as u64) << 8) | 16;
+
+/// `struct pm_scan_arg` of linux/fs.h.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArguments {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `struct page_region` of linux/fs.h.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// Ranges of changed pages, by their number in the mapping, ascending. The process must not run meanwhile if the answer
+/// is to be exact.
+pub(crate) fn changed_pages(mapping: &Mapping) -> io::Result<Vec<PageRange>> {
+    let file = File::open(format!("/proc/{}/pagemap", mapping.pid))?;
+    match scan(&file, mapping) {
+        // Kernels before 6.7 have no such request.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => {
+            read_entries(&file, mapping)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Appends pages, joining them with the last range where they follow it.
+fn push(ranges: &mut Vec<PageRange>, first: u64, count: u64) {
+    match ranges.last_mut() {
+        Some(last) if last.end() == first => last.count += count,
+        _ => ranges.push(PageRange { first, count }),
+    }
+}
+
+#[allow(unsafe_code)]
+fn scan(file: &File, mapping: &Mapping) -> io::Result<Vec<PageRange>> {
+    let page = PAGE_SIZE as u64;
+    let end = mapping.start + mapping.length;
+    let mut regions = vec![Region::default(); REGIONS];
+    let mut ranges = Vec::new();
+    let mut at = mapping.start;
+    while at < end {
+        let mut arguments = ScanArguments {
+            size: size_of::<ScanArguments>() as u64,
+            start: at,
+            end,
+            vec: regions.as_mut_ptr() as u64,
+            vec_len: REGIONS as u64,
+            category_inverted: PAGE_IS_FILE,
+            category_mask: PAGE_IS_FILE,
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            // All regions are of one kind, so that neighbours come as one.
+            return_mask: PAGE_IS_FILE,
+            ..ScanArguments::default()
+        };
+        // SAFETY: the descriptor is valid, the arguments are of the layout and size they say, and `vec` points to
+        // `vec_len` regions that live until the call returns.
+        let found = unsafe { libc::ioctl(file.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) };
+        if found < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let found = usize::try_from(found).unwrap_or(0).min(REGIONS);
+        for region in &regions[..found] {
+            push(&mut ranges, (region.start - mapping.start) / page, (region.end - region.start) / page);
+        }
+        if arguments.walk_end <= at {
+            return Err(io::Error::other("the kernel's scan of the page map stands still"));
+        }
+        at = arguments.walk_end;
+    }
+    Ok(ranges)
+}
+
+/// One 64-bit entry per page (linux Documentation/admin-guide/mm/pagemap.rst): bit 63 present, 62 swapped, 61 of a file.
+fn read_entries(file: &File, mapping: &Mapping) -> io::Result<Vec<PageRange>> {
+    let pages = mapping.length / PAGE_SIZE as u64;
+    let first_entry = mapping.start / PAGE_SIZE as u64;
+    let mut ranges = Vec::new();
+    let mut bytes = vec![0; ENTRIES * 8];
+    let mut page = 0;
+    while page < pages {
+        let count = usize::try_from(pages - page).unwrap_or(ENTRIES).min(ENTRIES);
+        let bytes = &mut bytes[..count * 8];
+        file.read_exact_at(bytes, (first_entry + page) * 8)?;
+        for (index, entry) in bytes.as_chunks::<8>().0.iter().enumerate() {
+            let entry = u64::from_le_bytes(*entry);
+            let (present, swapped, of_file) = (entry >> 63 & 1, entry >> 62 & 1, entry >> 61 & 1);
+            if (present == 1 && of_file == 0) || swapped == 1 {
+                push(&mut ranges, page + index as u64, 1);
+            }
+        }
+        page += count as u64;
+    }
+    Ok(ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A private mapping of a file in this very process.
+    #[test]
+    fn exactly_the_written_pages_are_found_by_both_ways() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 * PAGE_SIZE as u64).unwrap();
+        file.write_all_at(&[7; PAGE_SIZE], 9 * PAGE_SIZE as u64).unwrap();
+        #[allow(unsafe_code)]
+        // SAFETY: nobody else knows the file.
+        let mut map = unsafe { memmap2::MmapOptions::new().map_copy(&file) }.unwrap();
+        for page in [3, 4, 5, 20, 63] {
+            map[page * PAGE_SIZE] = 1;
+        }
+        // Reading does not change a page.
+        assert_eq!((map[9 * PAGE_SIZE], map[30 * PAGE_SIZE]), (7, 0));
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let mapping = Mapping { pid, start: map.as_ptr() as u64, length: map.len() as u64 };
+        let expected: Vec<PageRange> =
+            [(3, 3), (20, 1), (63, 1)].map(|(first, count)| PageRange { first, count }).into();
+        assert_eq!(changed_pages(&mapping).unwrap(), expected);
+        let pagemap = File::open("/proc/self/pagemap").unwrap();
+        assert_eq!(read_entries(&pagemap, &mapping).unwrap(), expected);
+    }
+}

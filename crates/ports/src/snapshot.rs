@@ -1,0 +1,181 @@
+//! Snapshots and fork points: saved machine states on the host's disks.
+//!
+//! ```text
+//!  memory of a snapshot = memory of its parent (or zeros) + packed pages that differ
+//!  disk of a snapshot   = frozen layers, newest first, over the empty disk they began with
+//!
+//!  prepare_tops ─▶ Brancher::branch ─┬▶ write_snapshot   durable: manifest, checksums, parent
+//!                                    └▶ fork_point       for children that are launched at once
+//!  snapshot_source / fork_point ─▶ BranchSource ─▶ create_vm_files_from ─▶ launch (incoming)
+//! ```
+//!
+//! Frozen layers and memory bases are shared by whoever names them, and removed when nobody does: deleting VMs and
+//! snapshots in any order never breaks another.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_types::{SnapshotId, VmId};
+use serde::{Deserialize, Serialize};
+
+use crate::branch::{Branch, Compatibility, MemoryPages, NewTop};
+use crate::hypervisor::DeviceDiscovery;
+use crate::progress::Progress;
+use crate::storage::{StorageError, VmFiles};
+
+/// What a state is made of besides its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateDescription {
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Scratch disk in MiB.
+    pub disk_mib: u32,
+    /// How the kernel inside found its devices.
+    pub discovery: DeviceDiscovery,
+    /// What a machine that loads it needs.
+    pub compatibility: Compatibility,
+    /// Core's own description, as JSON; travels with an export and is opaque to storage.
+    pub record: serde_json::Value,
+}
+
+/// A branch to be kept. Its VM was prepared by [`SnapshotStore::prepare_tops`] before it was branched.
+#[derive(Debug, Clone)]
+pub struct BranchFiles {
+    /// Which VM was branched.
+    pub vm: VmId,
+    /// Its state.
+    pub branch: Branch,
+    /// What else is known of it.
+    pub description: StateDescription,
+}
+
+/// A durable snapshot as it is on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// Its id.
+    pub id: SnapshotId,
+    /// The snapshot its memory builds on; `None`: it is whole in itself.
+    pub parent: Option<SnapshotId>,
+    /// What it is made of.
+    pub description: StateDescription,
+    /// Bytes of memory that differ from the parent.
+    pub memory_bytes: u64,
+    /// Bytes on disk that would be freed with it: its own pages, device state and layers that nobody else names.
+    pub own_bytes: u64,
+    /// SHA-256 over its manifest, which holds the SHA-256 of each part: equal means equal in every byte.
+    pub sha256: String,
+}
+
+/// A part of a snapshot that is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// Which part: `manifest`, `device-state`, `memory`, `disk/<layer>` or `parent`.
+    pub part: String,
+    /// First byte of the file that is wrong or missing, as far as it can be told.
+    pub first_byte: u64,
+    /// The byte after the last one of the damaged range.
+    pub end_byte: u64,
+    /// What was expected and what was found.
+    pub detail: String,
+}
+
+/// Everything needed to launch machines from one state. While a clone of it lives its files stay.
+#[derive(Clone)]
+pub struct BranchSource {
+    /// What it is made of.
+    pub description: StateDescription,
+    /// Everything but memory and disks.
+    pub device_state: Bytes,
+    /// The memory file that machines are mapped over.
+    pub memory_base: Utf8PathBuf,
+    /// Pages that differ from it.
+    pub pages: MemoryPages,
+    /// The driver's own data, and what keeps the files.
+    pub handle: Arc<dyn std::any::Any + Send + Sync>,
+}
+
+impl std::fmt::Debug for BranchSource {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("BranchSource")
+            .field("memory_base", &self.memory_base)
+            .field("pages", &self.pages)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Keeps saved states. A snapshot is there whole or not at all.
+#[async_trait]
+pub trait SnapshotStore: Send + Sync {
+    /// Makes a new empty top for every writable disk of a VM, and notes durably that the old ones lie below it. Harmless
+    /// if the branch is never made: an empty top shows what is below.
+    async fn prepare_tops(&self, vm: &VmId) -> Result<Vec<NewTop>, StorageError>;
+
+    /// Keeps a branch as a durable snapshot. Only what differs from `parent` is written; with `full`, or if the VM's
+    /// memory does not stem from `parent`, or if that is gone, it is whole in itself. If the future is dropped
+    /// nothing is left behind.
+    ///
+    /// # Errors
+    /// [`StorageError::DiskFull`] and others; nothing is listed then.
+    async fn write_snapshot(
+        &self,
+        id: &SnapshotId,
+        files: BranchFiles,
+        full: bool,
+        progress: Progress,
+    ) -> Result<SnapshotInfo, StorageError>;
+
+    /// Makes a branch ready to launch `count` machines from it at once, without keeping it.
+    async fn fork_point(&self, files: BranchFiles, count: usize) -> Result<BranchSource, StorageError>;
+
+    /// Makes a snapshot ready to launch `count` machines from it. Parts are verified at their first use and after they
+    /// were changed.
+    ///
+    /// # Errors
+    /// [`StorageError::UnknownSnapshot`], [`StorageError::Damaged`] with part and byte range.
+    async fn snapshot_source(&self, id: &SnapshotId, count: usize) -> Result<BranchSource, StorageError>;
+
+    /// Makes the directory and disks of a new VM on top of a state, or nothing at all.
+    async fn create_vm_files_from(&self, vm: &VmId, source: &BranchSource) -> Result<VmFiles, StorageError>;
+
+    /// Puts a VM without a machine back on a state: what it wrote since is gone.
+    async fn reset_vm_files(&self, vm: &VmId, source: &BranchSource) -> Result<VmFiles, StorageError>;
+
+    /// All snapshots, oldest first; leftovers of interrupted work are removed on the way. One that cannot be read is
+    /// reported with its damage.
+    async fn snapshots(&self) -> Result<Vec<Result<SnapshotInfo, (SnapshotId, Damage)>>, StorageError>;
+
+    /// Reads every byte of a snapshot (parents not included); empty if nothing is wrong.
+    async fn verify_snapshot(&self, id: &SnapshotId, progress: Progress)
+    -> Result<Vec<Damage>, StorageError>;
+
+    /// Removes a snapshot; nothing there is fine. It vanishes first from sight.
+    ///
+    /// # Errors
+    /// [`StorageError::InUse`] if others build on it.
+    async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StorageError>;
+
+    /// Writes a snapshot, whole in itself, as one compressed file that [`SnapshotStore::import_snapshot`] reads on
+    /// another host. If the future is dropped nothing is left behind.
+    async fn export_snapshot(
+        &self,
+        id: &SnapshotId,
+        to: &Utf8Path,
+        progress: Progress,
+    ) -> Result<u64, StorageError>;
+
+    /// Takes in what [`SnapshotStore::export_snapshot`] wrote, under a new id. The file is untrusted: sizes are limited,
+    /// every part is verified, nothing outside the store is touched.
+    async fn import_snapshot(
+        &self,
+        id: &SnapshotId,
+        from: &Utf8Path,
+        progress: Progress,
+    ) -> Result<SnapshotInfo, StorageError>;
+
+    /// Removes layers and memory files that nobody names, and memory files of snapshots that were not used for a while
+    /// beyond `keep_memory_bytes`; returns the bytes freed.
+    async fn collect_snapshot_garbage(&self, keep_memory_bytes: u64) -> Result<u64, StorageError>;
+}
