@@ -7,15 +7,19 @@ use async_trait::async_trait;
 use camino::Utf8Path;
 use microvm_confinement::ProcessRecord;
 use microvm_ports::branch::Compatibility;
-use microvm_ports::hypervisor::{DeviceDiscovery, HypervisorReport, Machine, MachineRecord, MachineSpec};
+use microvm_ports::hypervisor::{
+    DeviceDiscovery, HypervisorReport, Machine, MachineRecord, MachineSpec, MachineStart,
+};
 use microvm_ports::{Hypervisor, LaunchError};
 use microvm_types::VmId;
 use tokio::sync::OnceCell;
 
+use crate::branch::Saving;
 use crate::command_line::{self, Surroundings};
 use crate::compatibility;
 use crate::config::QemuConfig;
 use crate::console;
+use crate::host_memory;
 use crate::machine::QemuMachine;
 use crate::probe::{self, Host};
 use crate::process;
@@ -84,13 +88,32 @@ impl Hypervisor for Qemu {
         }
         let host = self.host().await?;
         check_memory(spec)?;
+        let discovery = match &spec.start {
+            MachineStart::Boot(boot) => boot.discovery,
+            MachineStart::Incoming(state) => state.discovery,
+        };
+        let here = compatibility::of(host, discovery);
+        if let MachineStart::Incoming(state) = &spec.start {
+            compatibility::check(&state.compatibility, &here)?;
+        }
+        let saving = Saving::of(spec, here)?;
         let user = self.users.take().map_err(|error| LaunchError::Process {
             step: "choosing its user id",
             detail: error.to_string(),
         })?;
         let user = UserLease { users: Arc::clone(&self.users), user };
-        let record = process::start(&self.config, host, spec, user.user).await?;
-        match QemuMachine::attach(&self.config, &spec.directory, record, host.version.clone(), user).await {
+        let process = process::start(&self.config, host, spec, user.user).await?;
+        let started = async {
+            let version = host.version.clone();
+            let machine =
+                QemuMachine::attach(&self.config, &spec.directory, process, version, user, Some(saving))
+                    .await?;
+            if let MachineStart::Incoming(state) = &spec.start {
+                machine.load(state).await?;
+            }
+            Ok(machine)
+        };
+        match started.await {
             Ok(machine) => Ok(Arc::new(machine)),
             Err(error) => {
                 self.sweep(&spec.id, &spec.directory).await?;
@@ -121,12 +144,13 @@ impl Hypervisor for Qemu {
             };
             return Err(LaunchError::Gone(detail));
         }
+        let saving = serde_json::from_value(record.data["saving"].clone()).ok();
         let user = record.data["user"].as_u64().and_then(|user| u32::try_from(user).ok());
         if let Some(user) = user {
             self.users.keep(user);
         }
         let user = UserLease { users: Arc::clone(&self.users), user };
-        Ok(Arc::new(QemuMachine::attach(&self.config, directory, process, version, user).await?))
+        Ok(Arc::new(QemuMachine::attach(&self.config, directory, process, version, user, saving).await?))
     }
 
     async fn sweep(&self, id: &VmId, directory: &Utf8Path) -> Result<(), LaunchError> {
@@ -145,14 +169,14 @@ impl Hypervisor for Qemu {
 }
 
 /// Refuses what the host cannot back right now, before anything is started. Memory is taken as it is used, so this is
-/// a guess in the VM's favour: a quarter of it, as guests rarely touch more at once, and QEMU's own 64 MiB.
+/// a guess in the VM's favour: a quarter of it, as guests rarely touch more at once, and QEMU's own 64 MiB. What a saved
+/// state brings is known: its pages, and an eighth for what it will change.
 fn check_memory(spec: &MachineSpec) -> Result<(), LaunchError> {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available_mib = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok())
-        .map_or(u64::MAX, |kib| kib >> 10);
-    let needed_mib = u64::from(spec.memory_mib) / 4 + 64;
+    let guest_mib = match &spec.start {
+        MachineStart::Boot(_) => u64::from(spec.memory_mib) / 4,
+        MachineStart::Incoming(state) => (state.pages.len() >> 20) + u64::from(spec.memory_mib) / 8,
+    };
+    let needed_mib = guest_mib + 64;
+    let available_mib = host_memory::available_mib();
     if needed_mib > available_mib { Err(LaunchError::NoMemory { needed_mib, available_mib }) } else { Ok(()) }
 }

@@ -9,19 +9,24 @@
 //! disks, speak to the guest, or decide anything.
 
 mod accelerator;
+mod branch;
 mod command_line;
 mod compatibility;
 mod config;
 mod console;
 mod disks;
+mod host_memory;
 mod hypervisor;
+mod incoming;
 mod machine;
 mod memory;
 mod probe;
 mod process;
 mod qmp;
 mod socket;
+mod state_file;
 mod timestamp_counter;
+mod usage;
 mod users;
 
 pub use config::{AcceleratorChoice, QemuConfig};

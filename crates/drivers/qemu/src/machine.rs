@@ -7,21 +7,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_confinement::{ExitRecord, ProcessRecord};
+use microvm_ports::branch::IncomingState;
 use microvm_ports::guest::GuestEndpoint;
 use microvm_ports::hypervisor::{
     Balloon, Machine, MachineCounters, MachineExit, MachineRecord, MachineState,
 };
-use microvm_ports::{LaunchError, MachineError};
+use microvm_ports::{Brancher, LaunchError, MachineError};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::branch::{Branching, Saving};
 use crate::command_line::{AGENT_SOCKET, QMP_SOCKET};
 use crate::config::QemuConfig;
 use crate::console;
+use crate::incoming;
 use crate::process;
 use crate::qmp::{Event, Qmp};
 use crate::socket;
+use crate::usage;
 use crate::users::UserLease;
 
 /// How long the supervisor may take to note an exit after it happened.
@@ -29,6 +33,8 @@ const EXIT_NOTE_DEADLINE: Duration = Duration::from_secs(2);
 
 pub(crate) struct QemuMachine {
     directory: Utf8PathBuf,
+    /// What is needed to branch it; an older server's machine may lack it.
+    branching: Option<Branching>,
     process: ProcessRecord,
     version: String,
     user: UserLease,
@@ -54,6 +60,7 @@ impl QemuMachine {
         process: ProcessRecord,
         version: String,
         user: UserLease,
+        saving: Option<Saving>,
     ) -> Result<Self, LaunchError> {
         let failed = |error: std::io::Error| LaunchError::Process {
             step: "watching its process",
@@ -106,7 +113,44 @@ impl QemuMachine {
             killed: Arc::clone(&killed),
             descriptor_ended: descriptor.ended().map_err(failed)?,
         }));
-        Ok(Self { directory: directory.to_owned(), process, version, user, qmp, state, killed, watcher })
+        let branching = saving.map(|saving| Branching {
+            qmp: Arc::clone(&qmp),
+            state: state.clone(),
+            pid: process.vmm.pid,
+            saving,
+        });
+        Ok(Self {
+            directory: directory.to_owned(),
+            branching,
+            process,
+            version,
+            user,
+            qmp,
+            state,
+            killed,
+            watcher,
+        })
+    }
+
+    /// Loads the state of another machine; the processors stand still before and after.
+    pub(crate) async fn load(&self, state: &IncomingState) -> Result<(), LaunchError> {
+        let failed = match &self.branching {
+            None => LaunchError::BadState("this machine was not made for it".to_owned()),
+            Some(branching) => match incoming::load(branching, state).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+        };
+        // QEMU ends by itself when it cannot load a state; its last words tell why.
+        let mut state = self.state.clone();
+        let ended = state.wait_for(|now| matches!(now, MachineState::Exited(_)));
+        match tokio::time::timeout(EXIT_NOTE_DEADLINE / 4, ended).await {
+            Ok(Ok(now)) => match &*now {
+                MachineState::Exited(exit) => Err(LaunchError::BadState(exit.to_string())),
+                _ => Err(failed),
+            },
+            _ => Err(failed),
+        }
     }
 
     fn exit(&self) -> Option<MachineExit> {
@@ -215,7 +259,12 @@ async fn wait_for_note(process: &ProcessRecord) {
 #[async_trait]
 impl Machine for QemuMachine {
     fn record(&self) -> MachineRecord {
-        let data = json!({ "process": self.process, "version": self.version, "user": self.user.user });
+        let data = json!({
+            "process": self.process,
+            "version": self.version,
+            "user": self.user.user,
+            "saving": self.branching.as_ref().map(|branching| &branching.saving),
+        });
         MachineRecord { driver: "qemu".to_owned(), data }
     }
 
@@ -282,13 +331,17 @@ impl Machine for QemuMachine {
             counters.disk_writes += count("wr_operations");
         }
         let pid = self.process.vmm.pid;
-        let usage = tokio::task::spawn_blocking(move || process_usage(pid)).await;
+        let usage = tokio::task::spawn_blocking(move || usage::process_usage(pid)).await;
         if let Ok(Ok((cpu_ms, pss, rss))) = usage {
             counters.cpu_ms = cpu_ms;
             counters.memory_pss = pss;
             counters.memory_rss = rss;
         }
         Ok(counters)
+    }
+
+    fn brancher(&self) -> Option<&dyn Brancher> {
+        self.branching.as_ref().map(|branching| branching as &dyn Brancher)
     }
 
     fn balloon(&self) -> Option<&dyn Balloon> {
@@ -309,22 +362,4 @@ impl Balloon for QemuMachine {
         let bytes = answer["actual"].as_u64().unwrap_or(0);
         Ok(u32::try_from(bytes >> 20).unwrap_or(u32::MAX))
     }
-}
-
-/// Processor time in ms, proportional and resident set size in bytes of a process.
-fn process_usage(pid: i32) -> std::io::Result<(u64, u64, u64)> {
-    /// Kernel ticks per second that `/proc/<pid>/stat` counts in on every Linux architecture we run on (USER_HZ).
-    const TICKS_PER_SECOND: u64 = 100;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> =
-        stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-    // utime and stime are fields 14 and 15 (proc(5)); two are before the bracket.
-    let cpu_ms = (ticks(11) + ticks(12)) * 1_000 / TICKS_PER_SECOND;
-    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let kib = |name: &str| {
-        let line = smaps.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
-    };
-    Ok((cpu_ms, kib("Pss:"), kib("Rss:")))
 }

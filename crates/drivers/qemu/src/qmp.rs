@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// Longest line accepted from QEMU, in bytes. Its longest honest answer, the block statistics, is some 20 KiB.
@@ -41,6 +41,28 @@ struct Answer {
     error: Option<Value>,
 }
 
+/// How far the loading of a state is, from QEMU's `MIGRATION` events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Loading {
+    /// Nothing was loaded, or it goes on.
+    #[default]
+    Open,
+    /// Everything is in place.
+    Complete,
+    /// It was given up.
+    Failed,
+}
+
+impl Loading {
+    pub(crate) fn is_final(&self) -> bool {
+        *self != Self::Open
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        *self == Self::Complete
+    }
+}
+
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Value, String>>>>>;
 
 /// A connection to one QEMU.
@@ -49,6 +71,7 @@ pub(crate) struct Qmp {
     waiting: Waiting,
     next_id: AtomicU64,
     deadline: Duration,
+    loading: watch::Receiver<Loading>,
     reader: JoinHandle<()>,
 }
 
@@ -73,9 +96,10 @@ impl Qmp {
         }
         let waiting = Waiting::default();
         let (events, inbox) = mpsc::channel(EVENT_QUEUE);
-        let reader = tokio::spawn(read_all(reader, Arc::clone(&waiting), events));
-        let qmp =
-            Self { writer: AsyncMutex::new(write), waiting, next_id: AtomicU64::new(1), deadline, reader };
+        let (publish, loading) = watch::channel(Loading::default());
+        let reader = tokio::spawn(read_all(reader, Arc::clone(&waiting), events, publish));
+        let (writer, next_id) = (AsyncMutex::new(write), AtomicU64::new(1));
+        let qmp = Self { writer, waiting, next_id, deadline, loading, reader };
         qmp.call("greet back", "qmp_capabilities", json!({})).await.map_err(io::Error::other)?;
         Ok((qmp, inbox))
     }
@@ -88,6 +112,16 @@ impl Qmp {
         arguments: Value,
     ) -> Result<Value, MachineError> {
         self.exchange(action, command, arguments, None).await
+    }
+
+    /// How long an answer may take.
+    pub(crate) const fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// How far the loading of a state is.
+    pub(crate) fn migration(&self) -> watch::Receiver<Loading> {
+        self.loading.clone()
     }
 
     /// Sends one command together with a descriptor (unix(7), SCM_RIGHTS).
@@ -169,9 +203,22 @@ async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<V
     Ok(Some(line))
 }
 
-async fn read_all(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, events: mpsc::Sender<Event>) {
+async fn read_all(
+    mut reader: BufReader<OwnedReadHalf>,
+    waiting: Waiting,
+    events: mpsc::Sender<Event>,
+    loading: watch::Sender<Loading>,
+) {
     while let Ok(Some(line)) = read_line(&mut reader).await {
         let Ok(document) = serde_json::from_slice::<Value>(&line) else { break };
+        if document["event"] == "MIGRATION" {
+            match document["data"]["status"].as_str() {
+                Some("completed") => loading.send_replace(Loading::Complete),
+                Some("failed" | "cancelled") => loading.send_replace(Loading::Failed),
+                _ => continue,
+            };
+            continue;
+        }
         if document.get("event").is_some() {
             if let Ok(event) = serde_json::from_value(document)
                 && events.try_send(event).is_err()

@@ -7,6 +7,6 @@ mod copy;
 mod mapping;
 mod scan;
 
-pub(crate) use copy::{PageBuffer, inject};
+pub(crate) use copy::{PageBuffer, inject, total};
 pub(crate) use mapping::{Mapping, MemoryFile};
 pub(crate) use scan::changed_pages;

@@ -1,0 +1,319 @@
+//! The live branch: device state, disks and changed memory of a machine in one short pause.
+//!
+//! ```text
+//!  before      new tops opened and added; changed pages counted, memory for them touched
+//!  pause       stop ▶ ┬ device state ▶ disks switched ┬ ▶ cont
+//!                     └ changed pages found and copied ┘
+//!  after       device state read
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use microvm_ports::branch::{
+    Branch, BranchRequest, BranchTimes, Compatibility, InputProbe, MemoryPages, NewTop,
+};
+use microvm_ports::hypervisor::{MachineExit, MachineSpec, MachineState};
+use microvm_ports::storage::DiskFormat;
+use microvm_ports::{BranchError, Brancher, LaunchError, MachineError};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::disks;
+use crate::memory::{Mapping, MemoryFile, PageBuffer, changed_pages, total};
+use crate::qmp::Qmp;
+use crate::state_file::StateFile;
+
+/// Room for pages that change between counting and stopping, on top of an eighth of those counted.
+const SLACK: usize = 4 << 20;
+/// Memory the host keeps when changed pages are copied, in MiB.
+const HOST_RESERVE_MIB: u64 = 128;
+/// Longest time to wait for bytes on their way into a machine that stands still: it takes what its guest has room for
+/// within microseconds.
+const INPUT_DEADLINE: Duration = Duration::from_millis(200);
+
+/// What must be known of a machine to save it; recorded with it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Saving {
+    pub(crate) memory: MemoryFile,
+    /// Index of each writable disk by its serial number.
+    pub(crate) disks: BTreeMap<String, usize>,
+    pub(crate) compatibility: Compatibility,
+}
+
+impl Saving {
+    pub(crate) fn of(spec: &MachineSpec, compatibility: Compatibility) -> Result<Self, LaunchError> {
+        let memory = MemoryFile::of(&spec.memory_base, spec.memory_mib)
+            .map_err(|error| LaunchError::Spec(format!("{}: {error}", spec.memory_base)))?;
+        let writable = spec.disks.iter().enumerate().filter(|(_, disk)| !disk.read_only);
+        let disks = writable.map(|(index, disk)| (disk.serial.clone(), index)).collect();
+        Ok(Self { memory, disks, compatibility })
+    }
+}
+
+/// One machine's side of branching.
+#[derive(Clone)]
+pub(crate) struct Branching {
+    pub(crate) qmp: Arc<Qmp>,
+    pub(crate) state: watch::Receiver<MachineState>,
+    pub(crate) pid: i32,
+    pub(crate) saving: Saving,
+}
+
+#[async_trait]
+impl Brancher for Branching {
+    fn compatibility(&self) -> &Compatibility {
+        &self.saving.compatibility
+    }
+
+    async fn branch(&self, request: BranchRequest) -> Result<Branch, BranchError> {
+        // A task of its own: whoever asked may go away, the machine must not stay standing still for that.
+        let this = self.clone();
+        tokio::spawn(async move { this.run(request).await }).await.unwrap_or_else(|error| {
+            let detail = format!("the branch was interrupted: {error}");
+            Err(MachineError::Refused { action: "branch", detail }.into())
+        })
+    }
+}
+
+/// A disk whose new top is known to QEMU.
+struct Switch {
+    node: String,
+    overlay: String,
+}
+
+impl Branching {
+    pub(crate) async fn call(
+        &self,
+        action: &'static str,
+        command: &str,
+        arguments: Value,
+    ) -> Result<Value, MachineError> {
+        let exit: Option<MachineExit> = match &*self.state.borrow() {
+            MachineState::Exited(exit) => Some(exit.clone()),
+            _ => None,
+        };
+        match exit {
+            Some(exit) => Err(MachineError::Exited(exit)),
+            None => self.qmp.call(action, command, arguments).await,
+        }
+    }
+
+    async fn run(&self, request: BranchRequest) -> Result<Branch, BranchError> {
+        let switches = self.add_tops(&request.tops).await?;
+        let outcome = self.prepared(&request, &switches).await;
+        if outcome.is_err() {
+            // Tops that were not switched to would stay open for as long as the machine lives.
+            for switch in &switches {
+                let arguments = json!({ "node-name": switch.overlay });
+                let _ = self.call("drop a disk's new top", "blockdev-del", arguments).await;
+            }
+        }
+        outcome
+    }
+
+    async fn prepared(&self, request: &BranchRequest, switches: &[Switch]) -> Result<Branch, BranchError> {
+        let state_file = StateFile::for_saving(&self.qmp).await?;
+        let (mapping, buffer) = self.buffer().await?;
+        let status = self.call("tell its status", "query-status", json!({})).await?;
+        let was_running = status["running"].as_bool() == Some(true);
+        let mut times = BranchTimes::default();
+        let began = Instant::now();
+        if was_running {
+            self.call("pause", "stop", json!({})).await?;
+        }
+        times.stop = began.elapsed();
+        let taken =
+            self.take(request.input.as_ref(), &state_file, switches, mapping, buffer, &mut times).await;
+        if was_running && !request.stay_paused {
+            let resuming = Instant::now();
+            self.call("resume", "cont", json!({})).await?;
+            times.resume = resuming.elapsed();
+        }
+        if was_running {
+            times.pause = began.elapsed();
+        }
+        let pages = taken?;
+        let device_state = state_file.read(&self.qmp).await?;
+        Ok(Branch { device_state, pages, times })
+    }
+
+    /// Everything inside the pause.
+    async fn take(
+        &self,
+        input: Option<&InputProbe>,
+        state_file: &StateFile,
+        switches: &[Switch],
+        mapping: Mapping,
+        buffer: PageBuffer,
+        times: &mut BranchTimes,
+    ) -> Result<MemoryPages, BranchError> {
+        if let Some(input) = input {
+            self.input_stands_still(input).await?;
+        }
+        let copying = tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            copy(&mapping, buffer).map(|pages| (pages, began.elapsed()))
+        });
+        let began = Instant::now();
+        let saved = state_file.save(self).await;
+        times.device_state = began.elapsed();
+        let switched = match saved {
+            Ok(()) if switches.is_empty() => Ok(()),
+            Ok(()) => {
+                let began = Instant::now();
+                let actions: Vec<Value> = switches
+                    .iter()
+                    .map(|switch| {
+                        let data = json!({ "node": switch.node, "overlay": switch.overlay });
+                        json!({ "type": "blockdev-snapshot", "data": data })
+                    })
+                    .collect();
+                let outcome =
+                    self.call("freeze its disks", "transaction", json!({ "actions": actions })).await;
+                times.disks = began.elapsed();
+                outcome.map(|_| ())
+            }
+            Err(error) => Err(error),
+        };
+        // The copy is waited for in any case: the processors must not run while it goes on.
+        let copied = copying.await.map_err(|error| memory_error("copying it")(std::io::Error::other(error)));
+        let (pages, duration) = copied??;
+        times.memory = duration;
+        switched?;
+        Ok(pages)
+    }
+
+    /// A machine that stands still still takes bytes that its guest has made room for: into memory that is being copied,
+    /// past a device state that was saved. Waits until there are none on the way.
+    async fn input_stands_still(&self, input: &InputProbe) -> Result<(), MachineError> {
+        let began = Instant::now();
+        let mut before = input();
+        loop {
+            // Two answers: between them QEMU's main loop has looked once at everything that was ready.
+            for _ in 0..2 {
+                self.call("tell its status", "query-status", json!({})).await?;
+            }
+            let now = input();
+            if now == before {
+                return Ok(());
+            }
+            if began.elapsed() > INPUT_DEADLINE {
+                let detail = "bytes go on arriving in its channel".to_owned();
+                return Err(MachineError::Refused { action: "branch", detail });
+            }
+            before = now;
+        }
+    }
+
+    /// Opens the new tops and makes them known to QEMU, without any effect on the disks yet.
+    async fn add_tops(&self, tops: &[NewTop]) -> Result<Vec<Switch>, BranchError> {
+        if let Some(serial) =
+            self.saving.disks.keys().find(|serial| tops.iter().all(|top| top.serial != **serial))
+        {
+            return Err(disk_error(serial, "it is writable and has no new top"));
+        }
+        let blocks = self.call("list its disks", "query-block", json!({})).await?;
+        let mut switches = Vec::new();
+        for top in tops {
+            let index = *self
+                .saving
+                .disks
+                .get(&top.serial)
+                .ok_or_else(|| disk_error(&top.serial, "there is no such disk"))?;
+            let node = current_node(&blocks, index)
+                .ok_or_else(|| disk_error(&top.serial, "the VMM does not name what it writes to"))?;
+            let overlay = disks::next_node(&node);
+            let file = OpenOptions::new().read(true).write(true).open(&top.path);
+            let file = file.map_err(|error| disk_error(&top.serial, error.to_string()))?;
+            let added = self
+                .qmp
+                .call_with_descriptor("take a disk's new top", "add-fd", json!({}), file.as_fd())
+                .await?;
+            let set = added["fdset-id"].clone();
+            let mut description =
+                disks::node(DiskFormat::Qcow2, &format!("/dev/fdset/{set}"), false, Value::Null);
+            disks::without_flush(&mut description);
+            description["node-name"] = json!(overlay);
+            let known = self.call("open a disk's new top", "blockdev-add", description).await;
+            // QEMU has its own copy of the descriptor now, or has no use for it.
+            self.call("forget a descriptor", "remove-fd", json!({ "fdset-id": set })).await?;
+            known?;
+            switches.push(Switch { node, overlay });
+        }
+        Ok(switches)
+    }
+
+    /// Finds the guest's memory and makes room for what has changed in it and what may still change.
+    async fn buffer(&self) -> Result<(Mapping, PageBuffer), BranchError> {
+        let (pid, memory) = (self.pid, self.saving.memory);
+        let prepared = tokio::task::spawn_blocking(move || {
+            let mapping = Mapping::find(pid, memory).map_err(memory_error("finding it"))?;
+            let changed = total(&changed_pages(&mapping).map_err(memory_error("looking for changed pages"))?);
+            let whole = usize::try_from(memory.bytes).unwrap_or(usize::MAX);
+            let room = (changed + changed / 8 + SLACK).min(whole);
+            let available_mib = crate::host_memory::available_mib();
+            if (room as u64 >> 20) + HOST_RESERVE_MIB > available_mib {
+                return Err(BranchError::NoMemory { changed_mib: room as u64 >> 20, available_mib });
+            }
+            let buffer = PageBuffer::with_capacity(room).map_err(memory_error("making room for a copy"))?;
+            Ok((mapping, buffer))
+        });
+        prepared
+            .await
+            .map_err(|error| memory_error("making room for a copy")(std::io::Error::other(error)))?
+    }
+}
+
+/// Finds the changed pages and copies them.
+fn copy(mapping: &Mapping, mut buffer: PageBuffer) -> Result<MemoryPages, BranchError> {
+    let ranges = changed_pages(mapping).map_err(memory_error("looking for changed pages"))?;
+    let needed = total(&ranges);
+    if needed > buffer.capacity() {
+        // The guest was faster than the room allowed for; the pause is longer, nothing else.
+        buffer = PageBuffer::with_capacity(needed).map_err(memory_error("making more room for a copy"))?;
+    }
+    buffer.fill(mapping, ranges).map_err(memory_error("copying it"))
+}
+
+fn memory_error(step: &'static str) -> impl FnOnce(std::io::Error) -> BranchError {
+    move |source| BranchError::Memory { step, source }
+}
+
+fn disk_error(serial: &str, detail: impl Into<String>) -> BranchError {
+    BranchError::Disk { serial: serial.to_owned(), detail: detail.into() }
+}
+
+/// Name of the node that a disk's device writes to, from the answer to `query-block`. Versions of QEMU name a device by
+/// its id, by its path, or by the path of a part of it.
+fn current_node(blocks: &Value, index: usize) -> Option<String> {
+    let name = disks::first_node(index);
+    blocks.as_array()?.iter().find_map(|block| {
+        let of_device = block["qdev"].as_str()?.split('/').any(|part| part == name);
+        let node = block["inserted"]["node-name"].as_str()?;
+        (of_device && disks::index_of(node) == Some(index)).then(|| node.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_current_top_is_found_by_its_device() {
+        let blocks = json!([
+            { "qdev": "/machine/peripheral/disk1/virtio-backend", "inserted": { "node-name": "disk1.4" } },
+            { "qdev": "disk10", "inserted": { "node-name": "disk10" } },
+            { "qdev": "/machine/peripheral/disk0" },
+        ]);
+        assert_eq!(current_node(&blocks, 1).as_deref(), Some("disk1.4"));
+        assert_eq!(current_node(&blocks, 10).as_deref(), Some("disk10"));
+        assert_eq!(current_node(&blocks, 0), None);
+        assert_eq!(current_node(&json!({}), 1), None);
+    }
+}

@@ -1,0 +1,45 @@
+//! Loading a saved state into a QEMU that was started for it.
+
+use std::os::fd::AsFd as _;
+
+use microvm_ports::branch::IncomingState;
+use microvm_ports::{LaunchError, MachineError};
+use serde_json::json;
+
+use crate::branch::Branching;
+use crate::memory::{Mapping, inject};
+use crate::state_file;
+
+/// Puts the pages in place, then the device state: devices look at the guest's memory when they are loaded.
+pub(crate) async fn load(machine: &Branching, state: &IncomingState) -> Result<(), LaunchError> {
+    let refused = |error: MachineError| LaunchError::BadState(error.to_string());
+    let failed = |step: &'static str| {
+        move |error: std::io::Error| LaunchError::Process { step, detail: error.to_string() }
+    };
+    if !state.pages.is_empty() {
+        let (pid, memory, pages) = (machine.pid, machine.saving.memory, state.pages.clone());
+        let copied = tokio::task::spawn_blocking(move || inject(&Mapping::find(pid, memory)?, &pages)).await;
+        copied
+            .map_err(std::io::Error::other)
+            .and_then(|copied| copied)
+            .map_err(failed("filling its memory"))?;
+    }
+    let file = state_file::holding(&state.device_state).map_err(failed("handing over its state"))?;
+    // Asked for before the load begins, so that its end is not missed.
+    let mut loaded = machine.qmp.migration();
+    let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
+    machine.call("tell of its load", "migrate-set-capabilities", events).await.map_err(refused)?;
+    let name = json!({ "fdname": "state" });
+    machine.qmp.call_with_descriptor("take its state", "getfd", name, file.as_fd()).await.map_err(refused)?;
+    machine
+        .call("load its state", "migrate-incoming", json!({ "uri": "fd:state" }))
+        .await
+        .map_err(refused)?;
+    let after = machine.qmp.deadline();
+    match tokio::time::timeout(after, loaded.wait_for(|status| status.is_final())).await {
+        Ok(Ok(status)) if status.is_complete() => Ok(()),
+        Ok(Ok(_)) => Err(LaunchError::BadState("the VMM says that it failed".to_owned())),
+        Ok(Err(_)) => Err(LaunchError::BadState("the VMM closed its control socket".to_owned())),
+        Err(_) => Err(LaunchError::Timeout { step: "loading its state", after }),
+    }
+}

@@ -1,0 +1,164 @@
+//! The live branch on real machines: parent and child go on with their own state, memory and disk of one moment.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests fail by panicking and say why they skip")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::Bench;
+use futures::StreamExt as _;
+use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
+use microvm_driver_qemu::{Qemu, QemuConfig};
+use microvm_ports::branch::{Branch, BranchRequest, IncomingState, NewTop};
+use microvm_ports::guest::{Guest, GuestConnector, Identity, ProcessEvent};
+use microvm_ports::hypervisor::{DeviceDiscovery, Machine, MachineSpec, MachineStart};
+use microvm_ports::{Hypervisor as _, LaunchError};
+use microvm_types::VmId;
+use microvm_types::exec::ExecRequest;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn id(number: u64) -> VmId {
+    VmId::from_parts(number, number)
+}
+
+async fn connect(machine: &dyn Machine, epoch: u64, name: &str) -> Arc<dyn Guest> {
+    let identity = Identity {
+        host_name: name.to_owned(),
+        machine_id: format!("{epoch:032x}"),
+        entropy: [u8::try_from(epoch).unwrap(); 32],
+        ..Identity::default()
+    };
+    let connector = SocketGuestConnector::new(GuestConfig::default());
+    connector.connect(&machine.endpoint(), epoch, &identity, LIMIT).await.unwrap()
+}
+
+async fn run(guest: &dyn Guest, script: &str) -> String {
+    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let mut handle = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await.unwrap();
+    let mut text = Vec::new();
+    while let Some(event) = tokio::time::timeout(LIMIT, handle.events.next()).await.unwrap() {
+        if let (ProcessEvent::Stdout(data) | ProcessEvent::Stderr(data)) = event {
+            text.extend_from_slice(&data);
+        }
+    }
+    String::from_utf8(text).unwrap().trim().to_owned()
+}
+
+/// Branches a machine; its scratch disk goes on writing to a new top in the directory of `top_of`.
+async fn branch(bench: &Bench, machine: &dyn Machine, top_of: u64) -> (Branch, NewTop) {
+    let top = bench.make_spec(&id(top_of)).await.disks.remove(1);
+    let top = NewTop { serial: "scratch".to_owned(), path: top.path };
+    let request = BranchRequest { tops: vec![top.clone()], input: None, stay_paused: false };
+    let branch = machine.brancher().unwrap().branch(request).await.unwrap();
+    eprintln!("{:?}: {} KiB changed", branch.times, branch.pages.len() >> 10);
+    (branch, top)
+}
+
+/// A child of `parent` at `branch`: its disk lies over what the parent wrote until then.
+async fn child_spec(
+    bench: &Bench,
+    number: u64,
+    parent: &MachineSpec,
+    branch: &Branch,
+    discovery: DeviceDiscovery,
+    machine: &dyn Machine,
+) -> MachineSpec {
+    let mut spec = bench.make_spec(&id(number)).await;
+    spec.disks[1].backing =
+        std::iter::once(parent.disks[1].path.clone()).chain(parent.disks[1].backing.clone()).collect();
+    std::fs::set_permissions(&parent.disks[1].path, std::os::unix::fs::PermissionsExt::from_mode(0o444))
+        .unwrap();
+    spec.start = MachineStart::Incoming(IncomingState {
+        device_state: branch.device_state.clone(),
+        pages: branch.pages.clone(),
+        discovery,
+        compatibility: machine.brancher().unwrap().compatibility().clone(),
+    });
+    spec
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_machine_is_branched_and_its_child_again() {
+    let Some(bench) = Bench::open("built").await else { return };
+    let spec = bench.make_spec(&id(1)).await;
+    let MachineStart::Boot(boot) = &spec.start else { unreachable!() };
+    let discovery = boot.discovery;
+    let parent = bench.driver.launch(&spec).await.unwrap();
+    parent.resume().await.unwrap();
+    let guest = connect(&*parent, 1, "parent").await;
+    run(&*guest, "echo before > /root/file; mkfifo /tmp/p; (while read x < /tmp/p; do echo $x-$$ >> /root/log; done) & ").await;
+    let (first, top) = branch(&bench, &*parent, 2).await;
+    assert_eq!(run(&*guest, "echo parent > /root/mine; cat /root/file").await, "before");
+
+    let began = Instant::now();
+    let spec1 = child_spec(&bench, 3, &spec, &first, discovery, &*parent).await;
+    let child = bench.driver.launch(&spec1).await.unwrap();
+    let launched = began.elapsed();
+    child.resume().await.unwrap();
+    let child_guest = connect(&*child, 2, "child").await;
+    let connected = began.elapsed();
+    assert_eq!(
+        run(&*child_guest, "cat /root/file; ls /root/mine 2>&1; hostname").await,
+        "before\nls: cannot access '/root/mine': No such file or directory\nchild"
+    );
+    eprintln!("launched {launched:?}, connected {connected:?}, answered {:?}", began.elapsed());
+    // The background process of the parent goes on in both, each on its own disk.
+    for (guest, word) in [(&guest, "in-parent"), (&child_guest, "in-child")] {
+        let log = run(
+            &**guest,
+            &format!("echo {word} > /tmp/p; until grep -q {word} /root/log; do :; done; cat /root/log"),
+        )
+        .await;
+        assert!(log.starts_with(word) && !log.contains('\n'), "{log}");
+    }
+    // A child is branched like any other machine, by the next server too.
+    let record = child.record();
+    drop(child);
+    let next_server = Qemu::new(QemuConfig::new(bench.launcher.clone()));
+    let child = next_server.adopt(&spec1.id, &spec1.directory, &record).await.unwrap();
+    run(&*child_guest, "echo of the child > /root/mine").await;
+    let (second, _) = branch(&bench, &*child, 4).await;
+    let spec2 = child_spec(&bench, 5, &spec1, &second, discovery, &*child).await;
+    let grandchild = bench.driver.launch(&spec2).await.unwrap();
+    grandchild.resume().await.unwrap();
+    let grandchild_guest = connect(&*grandchild, 3, "grandchild").await;
+    assert_eq!(
+        run(&*grandchild_guest, "cat /root/file /root/mine; wc -l < /root/log").await,
+        "before\nof the child\n1"
+    );
+    // The parent wrote to its new top, nothing below it.
+    assert!(run(&*guest, "sync; cat /root/mine").await == "parent");
+    assert!(top.path.metadata().unwrap().len() > 0);
+    for machine in [parent, child, grandchild] {
+        machine.kill(LIMIT).await.unwrap();
+    }
+    bench.expect_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_of_another_build_is_refused() {
+    let Some(bench) = Bench::open("built").await else { return };
+    let spec = bench.make_spec(&id(11)).await;
+    let parent = bench.driver.launch(&spec).await.unwrap();
+    let (state, _) = branch(&bench, &*parent, 12).await;
+    let mut child = child_spec(&bench, 13, &spec, &state, DeviceDiscovery::CommandLine, &*parent).await;
+    if let MachineStart::Incoming(incoming) = &mut child.start {
+        incoming.compatibility.insert("VMM".to_owned(), "QEMU 1.0".to_owned());
+    }
+    let refused = bench.driver.launch(&child).await.err().unwrap();
+    assert!(
+        matches!(&refused, LaunchError::Incompatible { needed, .. } if needed == "QEMU 1.0"),
+        "{refused}"
+    );
+    // Garbage instead of a device state ends in an error, not in a machine.
+    if let MachineStart::Incoming(incoming) = &mut child.start {
+        incoming.compatibility = parent.brancher().unwrap().compatibility().clone();
+        incoming.device_state = vec![7; 4096].into();
+    }
+    let refused = bench.driver.launch(&child).await.err().unwrap();
+    assert!(matches!(refused, LaunchError::BadState(_)), "{refused}");
+    parent.kill(LIMIT).await.unwrap();
+    bench.expect_nothing_left();
+}
