@@ -105,8 +105,8 @@ pub struct NewTop {
     pub path: Utf8PathBuf,
 }
 
-/// Bytes that are on their way into the machine through its channel; asked again until they stand still. The caller has
-/// stopped sending.
+/// Bytes that are on their way into the machine through its channel: zero means that there are none. Whoever gives it
+/// has stopped sending for as long as it lives.
 pub type InputProbe = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// How to branch.

@@ -18,6 +18,8 @@ use microvm_types::{ErrorKind, ProcessId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::branch::InputProbe;
+
 /// A guest path: bytes, absolute unless said otherwise; no NUL.
 pub type GuestPath = [u8];
 
@@ -242,6 +244,10 @@ pub trait Guest: Send + Sync {
 
     /// Stops expecting heartbeats (the machine is going to stand still), or expects them again.
     fn expect_heartbeats(&self, expected: bool);
+
+    /// Stops sending until the answer is dropped, and tells how many bytes are still on their way to the machine: what
+    /// arrives while a machine's state is taken would be in one half of it only.
+    async fn hold_input(&self) -> InputProbe;
 
     /// Ends the channel from this side.
     fn close(&self);

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use microvm_ports::GuestError;
+use microvm_ports::branch::InputProbe;
 use microvm_ports::guest::{
     ByteStream, CloseReason, Guest, GuestPath, PortConnection, ProcessEvent, ProcessEvents, ProcessHandle,
     ProcessInput, ProcessWriter,
@@ -211,6 +212,10 @@ impl Guest for FakeGuest {
     }
 
     fn expect_heartbeats(&self, _expected: bool) {}
+
+    async fn hold_input(&self) -> InputProbe {
+        Box::new(|| 0)
+    }
 
     fn close(&self) {
         close(&self.channel, CloseReason::Local);

@@ -1,15 +1,17 @@
 //! One session over one socket: reader, writer, heartbeat.
 
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use microvm_ports::GuestError;
+use microvm_ports::branch::InputProbe;
 use microvm_ports::guest::CloseReason;
 use microvm_protocol::Decoder;
 use microvm_protocol::messages::{Operation, Request};
 use microvm_protocol::mux::{Mux, Role, StreamHandle};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, watch};
@@ -30,11 +32,22 @@ pub(crate) struct Channel {
     /// Counts portions of bytes that came, for the heartbeat.
     heard: AtomicU64,
     tasks: Mutex<JoinSet<()>>,
+    /// Held while bytes are handed to the socket.
+    sending: Arc<tokio::sync::Mutex<()>>,
+    socket: Arc<OwnedFd>,
 }
 
 impl Channel {
     /// Starts the session's tasks after the handshake.
-    pub(crate) fn start(socket: UnixStream, decoder: Decoder, config: &GuestConfig) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// If the socket's descriptor cannot be duplicated.
+    pub(crate) fn start(
+        socket: UnixStream,
+        decoder: Decoder,
+        config: &GuestConfig,
+    ) -> std::io::Result<Arc<Self>> {
+        let descriptor = Arc::new(socket.as_fd().try_clone_to_owned()?);
         let channel = Arc::new(Self {
             mux: Mux::new(Role::Host),
             closed: watch::Sender::new(None),
@@ -42,13 +55,16 @@ impl Channel {
             heartbeats_changed: Notify::new(),
             heard: AtomicU64::new(0),
             tasks: Mutex::new(JoinSet::new()),
+            sending: Arc::default(),
+            socket: descriptor,
         });
         let (reader, writer) = socket.into_split();
         // Tasks hold the session weakly where they wait: its end is the drop of its last user.
         channel.spawn(read(Arc::downgrade(&channel), channel.mux.clone(), reader, decoder));
-        channel.spawn(write(Arc::downgrade(&channel), channel.mux.clone(), writer));
+        let sending = Arc::clone(&channel.sending);
+        channel.spawn(write(Arc::downgrade(&channel), channel.mux.clone(), writer, sending));
         channel.spawn(heartbeat(Arc::downgrade(&channel), config.clone()));
-        channel
+        Ok(channel)
     }
 
     /// Runs a task for as long as the session has users.
@@ -74,6 +90,16 @@ impl Channel {
             first
         });
         self.mux.close(text);
+    }
+
+    /// Keeps bytes back until the answer is dropped.
+    pub(crate) async fn hold_input(&self) -> InputProbe {
+        let held = Arc::clone(&self.sending).lock_owned().await;
+        let socket = Arc::clone(&self.socket);
+        Box::new(move || {
+            let _held = &held;
+            unread(&socket)
+        })
     }
 
     pub(crate) fn closed(&self) -> watch::Receiver<Option<CloseReason>> {
@@ -143,7 +169,34 @@ async fn read(channel: WeakChannel, mux: Mux, mut socket: OwnedReadHalf, mut dec
     end(&channel, &mux, reason);
 }
 
-async fn write(channel: WeakChannel, mux: Mux, mut socket: OwnedWriteHalf) {
+/// Bytes in the socket that the other side has not read (SIOCOUTQ, unix(7)); what it has read a part of counts whole.
+#[allow(unsafe_code)]
+fn unread(socket: &OwnedFd) -> u64 {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open and the request writes one int.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if result == 0 { u64::try_from(count).unwrap_or(0) } else { 0 }
+}
+
+/// Hands over as much as the socket takes, never while somebody holds the sending.
+async fn send(
+    socket: &OwnedWriteHalf,
+    mut bytes: &[u8],
+    sending: &tokio::sync::Mutex<()>,
+) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        socket.writable().await?;
+        let _sending = sending.lock().await;
+        match socket.try_write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn write(channel: WeakChannel, mux: Mux, socket: OwnedWriteHalf, sending: Arc<tokio::sync::Mutex<()>>) {
     let mut closed = mux.closed();
     let (mut frames, mut bytes) = (Vec::new(), Vec::with_capacity(WRITE_BATCH));
     loop {
@@ -158,7 +211,7 @@ async fn write(channel: WeakChannel, mux: Mux, mut socket: OwnedWriteHalf) {
             frame.encode_into(&mut bytes);
         }
         let result = tokio::select! {
-            result = socket.write_all(&bytes) => result,
+            result = send(&socket, &bytes, &sending) => result,
             _ = closed.wait_for(Option::is_some) => return,
         };
         if result.is_err() {

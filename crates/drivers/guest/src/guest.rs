@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use microvm_ports::GuestError;
+use microvm_ports::branch::InputProbe;
 use microvm_ports::guest::{ByteStream, CloseReason, Guest, GuestPath, PortConnection, ProcessHandle};
 use microvm_protocol::messages::{MakeDirectory, Operation, Remove, Rename, Shutdown};
 use microvm_types::ProcessId;
@@ -55,6 +56,10 @@ impl Guest for SocketGuest {
 
     fn expect_heartbeats(&self, expected: bool) {
         self.channel.expect_heartbeats(expected);
+    }
+
+    async fn hold_input(&self) -> InputProbe {
+        self.channel.hold_input().await
     }
 
     fn close(&self) {

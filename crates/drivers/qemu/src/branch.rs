@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use microvm_ports::branch::{
@@ -33,9 +33,9 @@ use crate::state_file::StateFile;
 const SLACK: usize = 4 << 20;
 /// Memory the host keeps when changed pages are copied, in MiB.
 const HOST_RESERVE_MIB: u64 = 128;
-/// Longest time to wait for bytes on their way into a machine that stands still: it takes what its guest has room for
-/// within microseconds.
-const INPUT_DEADLINE: Duration = Duration::from_millis(200);
+/// Rounds of QEMU's main loop after which it has taken all that a guest can have room for: 128 buffers of 4 KiB (the
+/// queue of virtio-serial), one in a round, and as many again for safety. What is then still on its way stays there.
+const INPUT_ROUNDS: u32 = 256;
 
 /// What must be known of a machine to save it; recorded with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -192,23 +192,14 @@ impl Branching {
     /// A machine that stands still still takes bytes that its guest has made room for: into memory that is being copied,
     /// past a device state that was saved. Waits until there are none on the way.
     async fn input_stands_still(&self, input: &InputProbe) -> Result<(), MachineError> {
-        let began = Instant::now();
-        let mut before = input();
-        loop {
-            // Two answers: between them QEMU's main loop has looked once at everything that was ready.
-            for _ in 0..2 {
-                self.call("tell its status", "query-status", json!({})).await?;
+        for _ in 0..INPUT_ROUNDS {
+            if input() == 0 {
+                break;
             }
-            let now = input();
-            if now == before {
-                return Ok(());
-            }
-            if began.elapsed() > INPUT_DEADLINE {
-                let detail = "bytes go on arriving in its channel".to_owned();
-                return Err(MachineError::Refused { action: "branch", detail });
-            }
-            before = now;
+            // Between two answers QEMU's main loop has looked once at everything that was ready.
+            self.call("tell its status", "query-status", json!({})).await?;
         }
+        Ok(())
     }
 
     /// Opens the new tops and makes them known to QEMU, without any effect on the disks yet.

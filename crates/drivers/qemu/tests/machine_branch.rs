@@ -39,7 +39,7 @@ async fn run(guest: &dyn Guest, script: &str) -> String {
     let mut handle = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await.unwrap();
     let mut text = Vec::new();
     while let Some(event) = tokio::time::timeout(LIMIT, handle.events.next()).await.unwrap() {
-        if let (ProcessEvent::Stdout(data) | ProcessEvent::Stderr(data)) = event {
+        if let ProcessEvent::Stdout(data) | ProcessEvent::Stderr(data) = event {
             text.extend_from_slice(&data);
         }
     }
