@@ -45,6 +45,12 @@ pub struct StateDescription {
 pub struct BranchFiles {
     /// Which VM was branched.
     pub vm: VmId,
+    /// The tops that [`SnapshotStore::prepare_tops`] made for this branch. What is below them is its disk, also when the
+    /// VM was prepared and branched again since.
+    pub tops: Vec<NewTop>,
+    /// The memory file that the machine was launched over ([`crate::hypervisor::MachineSpec::memory_base`]); its pages are
+    /// what differs from there. A VM that was started again has another one than the one it was forked with.
+    pub memory_base: Utf8PathBuf,
     /// Its state.
     pub branch: Branch,
     /// What else is known of it.
