@@ -14,12 +14,14 @@ pub(crate) struct Directories {
     pub(crate) vms: Utf8PathBuf,
     pub(crate) memory: Utf8PathBuf,
     pub(crate) scratch_base: Utf8PathBuf,
+    pub(crate) layers: Utf8PathBuf,
+    pub(crate) snapshots: Utf8PathBuf,
     pub(crate) work: Utf8PathBuf,
 }
 
 impl Directories {
     /// Makes what is missing. Directories of shared files can be passed but not listed by others. What belongs to a VM
-    /// (its disk, its console) is for the server's user alone: a VMM under its own user gets its files by mounts that
+    /// (its disk, its console, its memory, and what was saved of them) is for the server's user alone: a VMM under its own user gets its files by mounts that
     /// are opened before the change of user, so it needs no way to them.
     pub(crate) fn create(root: &Utf8Path) -> Result<Self, StorageError> {
         make_directory(root, 0o711)?;
@@ -32,6 +34,8 @@ impl Directories {
             vms: root.join("vms"),
             memory: root.join("memory"),
             scratch_base: root.join("scratch-base"),
+            layers: root.join("layers"),
+            snapshots: root.join("snapshots"),
             work: root.join("tmp"),
         };
         for (path, mode) in [
@@ -39,8 +43,10 @@ impl Directories {
             (&directories.image_names, 0o700),
             (&directories.kernels, 0o711),
             (&directories.vms, 0o700),
-            (&directories.memory, 0o711),
+            (&directories.memory, 0o700),
             (&directories.scratch_base, 0o711),
+            (&directories.layers, 0o700),
+            (&directories.snapshots, 0o700),
             (&directories.work, 0o700),
         ] {
             make_directory(path, mode)?;

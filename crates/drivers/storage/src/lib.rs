@@ -6,6 +6,7 @@
 //!  tar, folder     ┘                                                    └ names, manifests, stamps
 //!  kernel package or source ─▶ kernels ─▶ vmlinux + initial file system with the agent
 //!  sizes ─▶ vms ─▶ scratch overlay (qcow2) over a shared, empty ext4; all-zero memory files
+//!  branches ─▶ snapshots ─▶ frozen disk layers, packed pages, materialised memory; durable snapshots; export files
 //! ```
 //!
 //! Everything is made in `tmp/`, synced and renamed, so a thing is there whole or not at all; everything carries a
@@ -19,6 +20,7 @@ mod erofs;
 mod images;
 mod kernels;
 mod layout;
+mod snapshots;
 mod source;
 mod store;
 mod vms;

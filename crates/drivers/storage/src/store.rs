@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use microvm_ports::{Clock, StorageError};
+use microvm_types::SnapshotId;
 
 use crate::base::cancel::{Cancel, CancelOnDrop};
 use crate::base::stamp::VerifiedFiles;
@@ -10,6 +11,7 @@ use crate::base::workspace::{Workspace, remove_leftovers};
 use crate::config::StorageConfig;
 use crate::kernels::InitramfsCache;
 use crate::layout::Directories;
+use crate::snapshots::{KeyedLocks, Pins, forget_earlier_boot};
 
 /// Images, kernels and VM files below one directory. Cheap to clone; several processes may use one directory.
 #[derive(Clone)]
@@ -24,6 +26,14 @@ pub(crate) struct Inner {
     /// Empty scratch disks verified so far.
     pub(crate) scratch_bases:
         Mutex<std::collections::HashMap<camino::Utf8PathBuf, crate::base::stamp::Stamp>>,
+    /// Files that are in use without being named in a manifest.
+    pub(crate) pins: Pins,
+    /// Whoever changes one VM's disk or makes one memory file does so alone.
+    pub(crate) locks: KeyedLocks,
+    /// Held while garbage is collected.
+    pub(crate) collecting: Mutex<()>,
+    /// Makes ids of one moment differ.
+    pub(crate) made: std::sync::atomic::AtomicU64,
     /// Held for the moment in which names and images are changed, never while work is done.
     pub(crate) publishing: Mutex<()>,
 }
@@ -36,6 +46,7 @@ impl Storage {
     pub fn open(config: StorageConfig, clock: Arc<dyn Clock>) -> Result<Self, StorageError> {
         let directories = Directories::create(&config.root)?;
         remove_leftovers(&directories.work)?;
+        forget_earlier_boot(&directories.memory)?;
         Ok(Self(Arc::new(Inner {
             config,
             directories,
@@ -43,6 +54,10 @@ impl Storage {
             verified: VerifiedFiles::default(),
             initramfs: Mutex::default(),
             scratch_bases: Mutex::default(),
+            pins: Pins::default(),
+            locks: KeyedLocks::default(),
+            collecting: Mutex::default(),
+            made: std::sync::atomic::AtomicU64::default(),
             publishing: Mutex::default(),
         })))
     }
@@ -73,6 +88,21 @@ impl Inner {
     /// A directory for work in progress.
     pub(crate) fn workspace(&self) -> Result<Workspace, StorageError> {
         Workspace::create(&self.directories.work)
+    }
+
+    /// A new id for which `taken` is false.
+    pub(crate) fn fresh_id(&self, taken: impl Fn(&str) -> bool) -> String {
+        let mut random = [0; 8];
+        self.clock.fill_random(&mut random);
+        loop {
+            let number = self.made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let now = u64::try_from(self.clock.now_ms()).unwrap_or(0);
+            // Any kind of id will do: what is wanted is its form.
+            let id = SnapshotId::from_parts(now, u64::from_le_bytes(random).wrapping_add(number));
+            if !taken(id.as_str()) {
+                return id.into();
+            }
+        }
     }
 }
 

@@ -50,6 +50,7 @@ impl Inner {
             done += 1;
         }
         progress.advance("verifying", done, total);
+        findings.extend(self.verify_snapshots(cancel, progress)?);
         Ok(findings)
     }
 

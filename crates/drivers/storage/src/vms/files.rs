@@ -10,7 +10,8 @@ use microvm_ports::{StorageError, VmStorage};
 use microvm_types::VmId;
 
 use super::disks;
-use super::qcow2_overlay;
+use super::manifest::{DiskManifest, MANIFEST, is_top};
+use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, damaged, failed, io_error};
 use crate::base::files::{
     disk_usage, exists, make_directory, names_in, remove_all, rename_durably, require_space, sync_directory,
@@ -19,39 +20,57 @@ use crate::base::files::{
 use crate::base::workspace::remove_leftovers;
 use crate::store::{Inner, Storage};
 
-const SCRATCH: &str = "scratch.qcow2";
 /// Serial number by which the agent finds the disk.
-const SCRATCH_SERIAL: &str = "scratch";
-/// Holds the name of the empty disk below the overlay.
-const MANIFEST: &str = "disk.json";
+pub(crate) const SCRATCH_SERIAL: &str = "scratch";
 /// Largest memory file: 1 TiB.
-const MEMORY_MAX_MIB: u32 = 1 << 20;
+pub(crate) const MEMORY_MAX_MIB: u32 = 1 << 20;
 /// Less free space than this and a VM is not begun.
 const SPACE_MIN: u64 = 16 << 20;
 
-#[derive(serde::Serialize, serde::Deserialize)]
-struct ScratchManifest {
-    disk_mib: u32,
-    base: String,
-}
-
 impl Inner {
-    fn vm_path(&self, id: &VmId) -> Utf8PathBuf {
+    pub(crate) fn vm_path(&self, id: &VmId) -> Utf8PathBuf {
         self.directories.vms.join(id.as_str())
     }
 
-    fn files_of(&self, directory: Utf8PathBuf, manifest: &ScratchManifest) -> VmFiles {
+    /// What a VMM is given: the newest top over everything below it.
+    pub(crate) fn files_of(&self, directory: Utf8PathBuf, disk: &DiskManifest) -> VmFiles {
+        let tops = disk.pending.iter().map(|name| directory.join(name));
+        let layers = disk.layers.iter().map(|id| self.layer_path(id));
+        let base = self.directories.scratch_base.join(&disk.base);
         let scratch = MachineDisk {
-            path: directory.join(SCRATCH),
+            path: directory.join(&disk.top),
             format: DiskFormat::Qcow2,
-            backing: vec![self.directories.scratch_base.join(&manifest.base)],
+            backing: tops.chain(layers).chain(std::iter::once(base)).collect(),
             read_only: false,
             serial: SCRATCH_SERIAL.into(),
         };
         VmFiles { directory, scratch }
     }
 
-    fn zero_memory_file(&self, memory_mib: u32) -> Result<Utf8PathBuf, StorageError> {
+    /// Makes the directory of a VM with its first top, or nothing at all.
+    pub(crate) fn create_vm(
+        &self,
+        id: &VmId,
+        disk: &DiskManifest,
+        cancel: &Cancel,
+    ) -> Result<VmFiles, StorageError> {
+        let directory = self.vm_path(id);
+        if exists(&directory) {
+            return Err(StorageError::NameTaken(id.to_string()));
+        }
+        require_space(&self.directories.vms, SPACE_MIN, "creating the VM")?;
+        let workspace = self.workspace()?;
+        let new = workspace.join("vm");
+        make_directory(&new, 0o700)?;
+        self.write_top(&new.join(&disk.top), disk)?;
+        crate::base::manifest::write(&new.join(MANIFEST), disk)?;
+        sync_directory(&new)?;
+        cancel.check()?;
+        rename_durably(&new, &directory)?;
+        Ok(self.files_of(directory, disk))
+    }
+
+    pub(crate) fn zero_memory_file(&self, memory_mib: u32) -> Result<Utf8PathBuf, StorageError> {
         if memory_mib == 0 || memory_mib > MEMORY_MAX_MIB {
             return Err(bad_input(
                 "the memory size",
@@ -87,24 +106,9 @@ impl VmStorage for Storage {
     async fn create_vm_files(&self, id: &VmId, disk_mib: u32) -> Result<VmFiles, StorageError> {
         let id = id.clone();
         self.blocking(move |inner, cancel| {
-            let directory = inner.vm_path(&id);
-            if exists(&directory) {
-                return Err(StorageError::NameTaken(id.to_string()));
-            }
-            require_space(&inner.directories.vms, SPACE_MIN, "creating the VM")?;
             let base = inner.scratch_base(disk_mib, &cancel)?;
-            let base_name = base.file_name().unwrap_or_default().to_owned();
-            let workspace = inner.workspace()?;
-            let new = workspace.join("vm");
-            make_directory(&new, 0o700)?;
-            let scratch = new.join(SCRATCH);
-            write_sparse(&scratch, &qcow2_overlay::encode(u64::from(disk_mib) << 20, base.as_str()))?;
-            let manifest = ScratchManifest { disk_mib, base: base_name };
-            crate::base::manifest::write(&new.join(MANIFEST), &manifest)?;
-            sync_directory(&new)?;
-            cancel.check()?;
-            rename_durably(&new, &directory)?;
-            Ok(inner.files_of(directory, &manifest))
+            let disk = DiskManifest::new(disk_mib, base.file_name().unwrap_or_default().to_owned());
+            inner.create_vm(&id, &disk, &cancel)
         })
         .await
     }
@@ -114,8 +118,7 @@ impl VmStorage for Storage {
         self.blocking(move |inner, _| {
             let directory = inner.vm_path(&id);
             let what = format!("the disk of VM {id}");
-            let manifest: ScratchManifest = crate::base::manifest::read(&directory.join(MANIFEST), &what)?;
-            let files = inner.files_of(directory, &manifest);
+            let files = inner.files_of(directory, &inner.read_disk(&id)?);
             for path in std::iter::once(&files.scratch.path).chain(&files.scratch.backing) {
                 if !exists(path) {
                     return Err(damaged(what, format!("{path} is missing")));
@@ -181,22 +184,23 @@ impl VmStorage for Storage {
 /// is most of it, also where something still holds it open. After a crash what is left is still found as a VM's
 /// directory, and removed as one.
 fn remove_in_place(directory: &Utf8Path) -> Result<(), StorageError> {
-    let truncated = std::fs::OpenOptions::new()
-        .write(true)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-        .open(directory.join(SCRATCH))
-        .and_then(|scratch| scratch.set_len(0));
-    if let Err(error) = truncated
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::debug!(%error, "the disk is removed without being emptied first");
+    for name in names_in(directory)?.iter().filter(|name| is_top(name)) {
+        let truncated = std::fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(directory.join(name))
+            // A top with a second name is a layer already: others depend on it.
+            .and_then(|top| if top.metadata()?.nlink() == 1 { top.set_len(0) } else { Ok(()) });
+        if let Err(error) = truncated {
+            tracing::debug!(%error, "a disk is removed without being emptied first");
+        }
     }
     remove_all(directory)?;
     directory.parent().map_or(Ok(()), sync_directory)
 }
 
 /// Writes a new file without its zero parts.
-fn write_sparse(path: &Utf8Path, bytes: &[u8]) -> Result<(), StorageError> {
+pub(crate) fn write_sparse(path: &Utf8Path, bytes: &[u8]) -> Result<(), StorageError> {
     write_new(path, 0o600, &[])?;
     let file = std::fs::OpenOptions::new().write(true).open(path).map_err(io_error("opening", path))?;
     file.set_len(bytes.len() as u64).map_err(io_error("resizing", path))?;

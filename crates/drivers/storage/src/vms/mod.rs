@@ -1,7 +1,9 @@
 //! The files of VMs: scratch disks, memory files, and the user's own disks.
 
 mod disks;
-mod files;
+pub(crate) mod files;
+pub(crate) mod manifest;
 pub(crate) mod qcow2;
-mod qcow2_overlay;
-mod scratch;
+pub(crate) mod qcow2_overlay;
+pub(crate) mod scratch;
+pub(crate) mod tops;

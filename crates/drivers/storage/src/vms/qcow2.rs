@@ -175,6 +175,24 @@ impl Qcow2Header {
     }
 }
 
+/// Whether nothing was ever written to a layer of ours: its L1 table has no entry.
+pub(crate) fn is_empty_overlay(path: &camino::Utf8Path) -> Result<bool, microvm_ports::StorageError> {
+    use crate::base::error::io_error;
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::open(path).map_err(io_error("opening", path))?;
+    let mut header = [0; 104];
+    file.read_exact_at(&mut header, 0).map_err(io_error("reading", path))?;
+    let (Ok(entries), Ok(offset)) = (u32_at(&header, 36), u64_at(&header, 40)) else { return Ok(false) };
+    // Larger tables than a 16 TiB disk has are not ours; a layer that is kept for nothing does no harm.
+    let length = u64::from(entries) * 8;
+    if length > 1 << 20 {
+        return Ok(false);
+    }
+    let mut table = vec![0; usize::try_from(length).unwrap_or(0)];
+    file.read_exact_at(&mut table, offset).map_err(io_error("reading", path))?;
+    Ok(table.iter().all(|byte| *byte == 0))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

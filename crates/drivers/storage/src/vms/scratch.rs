@@ -51,13 +51,14 @@ impl Inner {
         Ok(path)
     }
 
-    fn verify_scratch_base(&self, path: &Utf8Path) -> Result<(), StorageError> {
+    /// Verifies an empty disk; returns the SHA-256 over its data.
+    pub(crate) fn verify_scratch_base(&self, path: &Utf8Path) -> Result<String, StorageError> {
         let what = format!("the empty scratch disk {path}");
         let sums: Sums = crate::base::manifest::read(&sums_of(path), &what)?;
         let stamp = Stamp::of(path)?;
         let mut known = self.scratch_bases.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if known.get(path) == Some(&stamp) {
-            return Ok(());
+            return Ok(sums.sha256);
         }
         let found = header_sum(path)?;
         if found != sums {
@@ -67,23 +68,23 @@ impl Inner {
             ));
         }
         known.insert(path.to_owned(), stamp);
-        Ok(())
+        Ok(sums.sha256)
     }
 }
 
 /// SHA-256 over the parts of a sparse file that hold data, with their places: hashing 10 GiB of holes would take seconds.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-struct Sums {
-    length: u64,
-    sha256: String,
+pub(crate) struct Sums {
+    pub(crate) length: u64,
+    pub(crate) sha256: String,
 }
 
-fn sums_of(path: &Utf8Path) -> Utf8PathBuf {
+pub(crate) fn sums_of(path: &Utf8Path) -> Utf8PathBuf {
     path.with_extension("json")
 }
 
 /// Blocks that are all zero count as holes, so that copying the file with or without its holes gives the same sum.
-fn header_sum(path: &Utf8Path) -> Result<Sums, StorageError> {
+pub(crate) fn header_sum(path: &Utf8Path) -> Result<Sums, StorageError> {
     use rustix::fs::{SeekFrom, seek};
     use sha2::{Digest, Sha256};
     use std::os::unix::fs::FileExt;

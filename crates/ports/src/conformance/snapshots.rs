@@ -1,0 +1,239 @@
+//! What every [`SnapshotStore`] must do.
+//!
+//! ```text
+//!  Bench (one store) ── vm ──▶ prepare ──▶ branch (made up here) ──▶ fork_point / write_snapshot
+//!                                                                        └▶ source ──▶ child: disk and memory looked at
+//! ```
+//!
+//! No machine runs: the suite writes to disks through its harness and makes up the changed pages of branches itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use camino::Utf8PathBuf;
+use microvm_types::SnapshotId;
+
+use super::snapshot_bench::{Bench, page, snapshot_id, vm_id};
+use super::{Must, Suite, snapshot_exports, snapshot_lives};
+use crate::hypervisor::MachineDisk;
+use crate::progress::Progress;
+use crate::snapshot::SnapshotStore;
+use crate::storage::{StorageError, VmStorage};
+
+/// A store, seen through both of its ports.
+#[derive(Clone)]
+pub struct SnapshotStorage {
+    /// Files of VMs.
+    pub vms: Arc<dyn VmStorage>,
+    /// Snapshots of them.
+    pub snapshots: Arc<dyn SnapshotStore>,
+}
+
+/// A part of a snapshot that can be damaged on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotPart {
+    /// Everything but memory and disks.
+    DeviceState,
+    /// Its pages.
+    Memory,
+    /// One of its disk layers.
+    Disk,
+}
+
+/// Gives the suite its stores, and does to their files what machines and bad days do.
+#[async_trait]
+pub trait SnapshotHarness: Send + Sync {
+    /// A store with nothing in it.
+    async fn empty(&self) -> SnapshotStorage;
+
+    /// A store over the same files, as a restarted server opens it; `None` if it keeps nothing.
+    async fn reopened(&self, storage: &SnapshotStorage) -> Option<SnapshotStorage>;
+
+    /// Writes as a machine would: from then on the disk shows `text`. `false` if this host lacks the tool for it.
+    async fn write_disk(&self, disk: &MachineDisk, text: &str) -> bool;
+
+    /// What the disk shows; empty if nothing was ever written.
+    async fn read_disk(&self, disk: &MachineDisk) -> String;
+
+    /// Flips one bit in the middle of a part of a snapshot.
+    async fn damage(&self, storage: &SnapshotStorage, id: &SnapshotId, part: SnapshotPart);
+
+    /// Bytes that everything in the store takes on disk.
+    async fn usage(&self, storage: &SnapshotStorage) -> u64;
+
+    /// An empty directory for files of the suite's own.
+    async fn directory(&self) -> Utf8PathBuf;
+
+    /// Longest time one check may take.
+    fn limit(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+}
+
+/// Runs every check over stores of `harness`.
+///
+/// # Panics
+/// If a check fails.
+pub async fn run(harness: &dyn SnapshotHarness) {
+    let mut suite = Suite::new("snapshots", harness.limit());
+    suite.check("new tops over a disk change nothing", tops_change_nothing(harness)).await;
+    suite.check("children of a fork point see that moment", fork_point(harness)).await;
+    suite.check("many children get one memory file", fork_point_of_many(harness)).await;
+    suite.check("a fork of a fork of a fork keeps everything", generations(harness)).await;
+    suite.check("a branch kept late is still its own moment", kept_late(harness)).await;
+    suite.check("a branch that cannot be is refused", bad_branches(harness)).await;
+    suite.check("a snapshot is written, listed, used and removed", snapshot_lives::life(harness)).await;
+    suite.check("a snapshot holds only what changed", snapshot_lives::incremental(harness)).await;
+    suite.check("pages that became zero are zero", snapshot_lives::zero_pages(harness)).await;
+    suite.check("a VM booted again is saved rightly", snapshot_lives::booted_again(harness)).await;
+    suite.check("what others build on is not removed", snapshot_lives::parents(harness)).await;
+    suite.check("removal in any order breaks nothing", snapshot_lives::any_order(harness)).await;
+    suite.check("a VM is put back", snapshot_lives::reset(harness)).await;
+    suite.check("what is in use is not garbage", snapshot_lives::garbage(harness)).await;
+    suite.check("many use one snapshot at once while it is removed", snapshot_lives::at_once(harness)).await;
+    suite.check("a flipped bit is found and its place told", snapshot_exports::damage(harness)).await;
+    suite.check("an exported snapshot is the same elsewhere", snapshot_exports::round_trip(harness)).await;
+    suite
+        .check("a bad export file is refused and leaves nothing", snapshot_exports::bad_files(harness))
+        .await;
+    suite.check("a reopened store has everything", snapshot_exports::reopened(harness)).await;
+    suite.finish();
+}
+
+async fn tops_change_nothing(harness: &dyn SnapshotHarness) {
+    let bench = Bench::new(harness).await;
+    bench.snapshots().prepare_tops(&vm_id(9)).await.must_fail("preparing a VM that is not there");
+    bench.vm(1).await;
+    bench.write(1, "first").await;
+    let before = bench.files(1).await;
+    let tops = bench.prepare(1).await;
+    assert_eq!(tops.len(), 1, "one writable disk, {} tops", tops.len());
+    assert_eq!(tops[0].serial, before.scratch.serial);
+    assert!(tops[0].path.is_file(), "{} is not a file", tops[0].path);
+    let after = bench.files(1).await;
+    assert_eq!(after.scratch.path, tops[0].path, "the new top is not the disk");
+    assert_eq!(after.scratch.backing.first(), Some(&before.scratch.path), "the old top is not below it");
+    bench.shows(1, "first").await;
+    // Never branched: the machine went on writing to what it had.
+    if bench.write_to(&before.scratch, "second").await {
+        bench.shows(1, "second").await;
+    }
+    bench.prepare(1).await;
+    bench.shows(1, "second").await;
+    bench.storage.vms.remove_vm_files(&vm_id(1)).await.must("removing the VM");
+    bench.snapshots().collect_snapshot_garbage(0).await.must("collecting");
+}
+
+async fn fork_point(harness: &dyn SnapshotHarness) {
+    let bench = Bench::new(harness).await;
+    bench.vm(1).await;
+    bench.write(1, "at the fork").await;
+    let files = bench.branch(1, &[(3, page(1)), (4, page(2)), (900, page(3))]).await;
+    // The parent goes on at once.
+    bench.write(1, "after the fork").await;
+    let source = bench.snapshots().fork_point(files.clone(), 2).await.must("making a fork point");
+    assert_eq!(source.device_state, files.branch.device_state);
+    assert_eq!(source.description, files.description);
+    bench.has_memory(&source, &[(3, 1), (4, 2), (5, 0), (900, 3)]);
+    for child in [2, 3] {
+        let made = bench.child(child, &source).await;
+        assert_eq!(bench.files(child).await.scratch.backing, made.scratch.backing);
+        bench.shows(child, "at the fork").await;
+    }
+    bench.snapshots().create_vm_files_from(&vm_id(2), &source).await.must_fail("making a child twice");
+    bench.write(2, "child").await;
+    bench.shows(1, "after the fork").await;
+    bench.shows(3, "at the fork").await;
+    // Parent gone, source gone, garbage collected: the children have all they need.
+    bench.storage.vms.remove_vm_files(&vm_id(1)).await.must("removing the parent");
+    drop(source);
+    bench.snapshots().collect_snapshot_garbage(0).await.must("collecting");
+    bench.shows(2, "child").await;
+    bench.shows(3, "at the fork").await;
+}
+
+async fn fork_point_of_many(harness: &dyn SnapshotHarness) {
+    let bench = Bench::new(harness).await;
+    bench.vm(1).await;
+    let changed: Vec<_> = (0..512).map(|number| (number * 2, page(7))).collect();
+    let source =
+        bench.snapshots().fork_point(bench.branch(1, &changed).await, 1000).await.must("a fork point");
+    assert!(source.pages.is_empty(), "2 MiB are copied into each of 1000 children");
+    bench.has_memory(&source, &[(0, 7), (1, 0), (1022, 7), (1023, 0)]);
+    bench.child(2, &source).await;
+    // A child of the child: over a base that is not zero.
+    let files = bench.branch_over(2, &source.memory_base, &[(0, page(8)), (2, page(0))]).await;
+    let second = bench.snapshots().fork_point(files.clone(), 1).await.must("a fork point of a child");
+    bench.has_memory(&second, &[(0, 8), (1, 0), (2, 0), (4, 7)]);
+    let third = bench.snapshots().fork_point(files, 5000).await.must("the same for many");
+    assert_ne!(third.memory_base, source.memory_base);
+    bench.has_memory(&third, &[(0, 8), (1, 0), (2, 0), (4, 7)]);
+}
+
+async fn generations(harness: &dyn SnapshotHarness) {
+    let bench = Bench::new(harness).await;
+    bench.vm(0).await;
+    let mut base = bench.zero().await;
+    let mut expected = Vec::new();
+    for generation in 0..12u8 {
+        let (number, own) = (u64::from(generation), generation + 1);
+        bench.write(number, &format!("generation {generation}")).await;
+        expected.push((number, own));
+        // Pages of all earlier generations that are not in the base are in the child's memory as well.
+        let changed: Vec<_> = expected.iter().map(|(at, value)| (*at, page(*value))).collect();
+        let files = bench.branch_over(number, &base, &changed).await;
+        let count = if generation % 3 == 0 { 5000 } else { 1 };
+        let source = bench.snapshots().fork_point(files, count).await.must("a fork point");
+        bench.has_memory(&source, &expected);
+        bench.child(number + 1, &source).await;
+        bench.shows(number + 1, &format!("generation {generation}")).await;
+        base = source.memory_base.clone();
+        drop(source);
+        bench.storage.vms.remove_vm_files(&vm_id(number)).await.must("removing the parent");
+        bench.snapshots().collect_snapshot_garbage(0).await.must("collecting");
+    }
+}
+
+async fn kept_late(harness: &dyn SnapshotHarness) {
+    let bench = Bench::new(harness).await;
+    bench.vm(1).await;
+    bench.write(1, "one").await;
+    let first = bench.branch(1, &[(1, page(1))]).await;
+    bench.write(1, "two").await;
+    let second = bench.branch(1, &[(1, page(2))]).await;
+    bench.write(1, "three").await;
+    let third = bench.branch(1, &[(1, page(3))]).await;
+    bench.write(1, "four").await;
+    for (files, text, value) in [(second, "two", 2), (first, "one", 1), (third, "three", 3)] {
+        let source = bench.snapshots().fork_point(files, 1).await.must("a fork point");
+        bench.has_memory(&source, &[(1, value)]);
+        bench.child(10 + u64::from(value), &source).await;
+        bench.shows(10 + u64::from(value), text).await;
+    }
+    bench.shows(1, "four").await;
+}
+
+async fn bad_branches(harness: &dyn SnapshotHarness) {
+    let bench = Bench::new(harness).await;
+    bench.vm(1).await;
+    let sound = bench.branch(1, &[(1, page(1)), (5, page(2))]).await;
+    let mut cases = vec![sound.clone(); 5];
+    cases[0].tops.clear();
+    cases[1].branch.pages.ranges.reverse();
+    cases[2].branch.pages.ranges[1].first = 1 << 40;
+    cases[3].branch.pages.data.truncate(4096);
+    cases[4].memory_base = "/nowhere/zero-4.mem".into();
+    for (number, case) in cases.into_iter().enumerate() {
+        let error = bench.snapshots().fork_point(case.clone(), 1).await.must_fail("forking a bad branch");
+        assert!(matches!(error, StorageError::BadInput { .. }), "case {number}: {error}");
+        let id = snapshot_id(1);
+        bench
+            .snapshots()
+            .write_snapshot(&id, case, false, Progress::ignored())
+            .await
+            .must_fail("keeping a bad branch");
+    }
+    assert!(bench.list().await.is_empty(), "a refused snapshot is listed");
+    bench.snapshots().fork_point(sound, 1).await.must("the branch itself is fine");
+}
