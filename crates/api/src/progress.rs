@@ -6,8 +6,9 @@ use utoipa::ToSchema;
 use crate::image::Image;
 use crate::kernel::Kernel;
 use crate::problem::Problem;
+use crate::snapshot::Snapshot;
 
-/// One line. `image`, `kernel`, `damage` and `failed` are the last.
+/// One line. All but `progress` are the last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ProgressLine {
@@ -29,6 +30,18 @@ pub enum ProgressLine {
     Kernel {
         /// The kernel.
         kernel: Kernel,
+    },
+    /// A snapshot is ready.
+    Snapshot {
+        /// The snapshot.
+        snapshot: Snapshot,
+    },
+    /// A snapshot was written to a file.
+    Exported {
+        /// The file on the server's host.
+        path: String,
+        /// Its size in bytes.
+        bytes: u64,
     },
     /// Everything was verified.
     Damage {

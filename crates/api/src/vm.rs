@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use microvm_types::template::{NetworkMode, Overrides};
-use microvm_types::vm::Limits;
+use microvm_types::vm::{Limits, Origin};
 use microvm_types::{Name, Phase, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -51,6 +51,8 @@ pub struct Vm {
     pub started_at: Option<String>,
     /// Why it failed, while it is `failed`.
     pub failure: Option<String>,
+    /// How it came to its first instruction.
+    pub origin: Origin,
 }
 
 /// Some VMs, in order of creation.
@@ -91,6 +93,12 @@ pub struct CreateVm {
     /// Whether it is started at once; then the answer comes when its agent answers.
     #[serde(default = "yes")]
     pub start: bool,
+    /// Whether it has to boot from nothing, instead of being forked from what its template boots to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cold: bool,
+    /// Take it out of this pool; then only name, labels, metadata and limits can be chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Name>,
 }
 
 impl Default for CreateVm {
@@ -105,6 +113,8 @@ impl Default for CreateVm {
             metadata: BTreeMap::new(),
             limits: Limits::default(),
             start: true,
+            cold: false,
+            pool: None,
         }
     }
 }

@@ -29,6 +29,7 @@ Examples:
   microvm create --name dev --cpus 2 --memory 512MiB
   microvm exec dev -- uname -a
   microvm cp ./src dev:/root/src
+  microvm fork dev --count 10 -- python3 try.py '{n}'
 
 Exit codes: that of the command for `run` and `exec` (124: its time was up, 128+n: ended by signal n).
 Our own: 2 wrong usage, 100 internal, 101 invalid request, 102 not found, 103 conflict, 104 unsupported,
@@ -80,6 +81,21 @@ pub(crate) enum Command {
     Rm(commands::rm::Rm),
     /// Change the memory of a running VM
     Resize(commands::resize::Resize),
+    /// Fork a running VM into children with its memory, processes and files; it goes on
+    Fork(commands::fork::Fork),
+    /// Snapshots: saved states of VMs
+    #[command(subcommand)]
+    Snapshot(commands::snapshot::Snapshot),
+    /// Make new VMs that go on where a snapshot was taken
+    Restore(commands::restore::Restore),
+    /// Put a VM back to a snapshot of it
+    Rollback(commands::restore::Rollback),
+    /// Golden snapshots: what templates boot to
+    #[command(subcommand)]
+    Golden(commands::golden::Golden),
+    /// Pools: VMs made ahead and handed out at once
+    #[command(subcommand)]
+    Pool(commands::pool::Pool),
     /// Images: the file systems VMs start from
     #[command(subcommand)]
     Image(commands::image::Image),
@@ -127,6 +143,29 @@ mod tests {
             "microvm stop --time 3s a b",
             "microvm rm -f dev",
             "microvm resize dev --memory 256MiB",
+            "microvm fork dev --count 10 --name try-{n}",
+            "microvm fork dev -n 50 --timeout 3s -- python3 x --seed {n}",
+            "microvm snapshot create dev --name ready --full",
+            "microvm snapshot ls dev --golden",
+            "microvm snapshot inspect ready",
+            "microvm snapshot verify",
+            "microvm snapshot rm --cascade a b",
+            "microvm snapshot tree",
+            "microvm snapshot stats",
+            "microvm snapshot prune --keep 3 --older-than 30d",
+            "microvm snapshot export ready ./ready.microvm",
+            "microvm snapshot import ./ready.microvm --name ready",
+            "microvm restore ready --name copy",
+            "microvm rollback dev ready",
+            "microvm golden update code",
+            "microvm golden ls code",
+            "microvm golden rollback code",
+            "microvm pool create py --template code --min 4 --max 16",
+            "microvm pool ls",
+            "microvm pool show py",
+            "microvm pool resize py --min 8",
+            "microvm pool rm py",
+            "microvm run --pool py -- python3 x",
             "microvm image build debian-python",
             "microvm image import ./x --name y",
             "microvm image pull localhost:5000/x --plain-http",
@@ -151,6 +190,8 @@ mod tests {
             "microvm create --cpus -1",
             "microvm create --memory 1KiB",
             "microvm rm",
+            "microvm snapshot prune",
+            "microvm fork",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -48,6 +48,15 @@ impl CliError {
         Self::new(kind, "local_file", format!("{action} {path:?} failed ({error}): {advice}"))
     }
 
+    /// What happened, in words.
+    pub(crate) fn detail(&self) -> String {
+        match self {
+            Self::Problem(problem) => problem.detail.clone(),
+            Self::ReaderGone => "nobody reads the output any more".to_owned(),
+            Self::Interrupted(signal) => format!("interrupted by signal {signal}"),
+        }
+    }
+
     /// The code this process ends with.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {

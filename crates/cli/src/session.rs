@@ -60,6 +60,14 @@ pub(crate) async fn stream(
     Ok((status?, collected))
 }
 
+/// Collects a command's output until it ends; it gets no input.
+pub(crate) async fn collect(session: ExecSession) -> Result<(ExitStatus, Collected), CliError> {
+    let ExecSession { events, writer: _open, .. } = session;
+    let mut collected = Collected::default();
+    let status = output(events, Some(&mut collected)).await?;
+    Ok((status, collected))
+}
+
 async fn output(
     mut events: ExecStream,
     mut collected: Option<&mut Collected>,

@@ -32,7 +32,8 @@ pub(crate) async fn open_service(settings: &Settings) -> anyhow::Result<Arc<VmSe
         store: Arc::new(store),
         images: Arc::clone(&storage) as _,
         kernels: Arc::clone(&storage) as _,
-        vm_storage: storage,
+        vm_storage: Arc::clone(&storage) as _,
+        snapshots: storage,
         hooks: Arc::new(HostHooks),
         clock,
     };

@@ -13,6 +13,8 @@ mod files;
 mod images;
 mod kernels;
 mod lines;
+mod pools;
+mod snapshots;
 mod socket;
 mod system;
 mod transfer;

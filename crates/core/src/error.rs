@@ -1,7 +1,7 @@
 //! The one error type of the service.
 
 use microvm_ports::guest::GuestError;
-use microvm_ports::{HookError, LaunchError, MachineError, StateError, StorageError};
+use microvm_ports::{BranchError, HookError, LaunchError, MachineError, StateError, StorageError};
 use microvm_types::lifecycle::Denied;
 use microvm_types::template::NetworkMode;
 use microvm_types::{ErrorKind, Phase};
@@ -97,6 +97,56 @@ pub enum ServiceError {
     /// This machine has no balloon.
     #[error("the memory of this VM cannot be changed while it runs: its hypervisor offers no balloon")]
     NoBalloon,
+    /// This hypervisor cannot branch machines.
+    #[error(
+        "this VM cannot be branched: its hypervisor offers neither snapshots nor forks, or an older server started it (then `microvm stop` and `microvm start` help)"
+    )]
+    NoBranching,
+    /// A branch failed; the VM does what it did before.
+    #[error(transparent)]
+    Branch(BranchError),
+    /// A snapshot of that name exists.
+    #[error(
+        "the snapshot name `{0}` is taken: choose another one, or remove it with `microvm snapshot rm {0}`"
+    )]
+    SnapshotNameTaken(microvm_types::Name),
+    /// No pool of that name.
+    #[error("no pool is called `{0}`: `microvm pool ls` lists those that exist")]
+    UnknownPool(String),
+    /// A pool of that name exists.
+    #[error("the pool name `{0}` is taken: choose another one, or remove it with `microvm pool rm {0}`")]
+    PoolNameTaken(microvm_types::Name),
+    /// A pool has handed out as many VMs as it may.
+    #[error(
+        "all {max} VMs of the pool `{pool}` are handed out: delete some, or let it have more with `microvm pool resize {pool} --max`"
+    )]
+    PoolExhausted {
+        /// Which pool.
+        pool: microvm_types::Name,
+        /// How many it may have.
+        max: usize,
+    },
+    /// The host has no room for so many forks.
+    #[error(
+        "{asked} forks were asked for, and the host has room for {room} now: ask for fewer, or stop some VMs"
+    )]
+    NoRoomForForks {
+        /// How many were asked for.
+        asked: usize,
+        /// How many fit.
+        room: usize,
+    },
+    /// Not all forks of a request came up; those that did were removed again.
+    #[error("fork {number} of {count} failed, and all of them were undone: {source}")]
+    Fork {
+        /// Which one, from 1.
+        number: usize,
+        /// How many were asked for.
+        count: usize,
+        /// Why.
+        #[source]
+        source: Box<ServiceError>,
+    },
     /// The server is ending.
     #[error("the server is shutting down: try again in a moment")]
     ShuttingDown,
@@ -129,7 +179,13 @@ impl ServiceError {
             Self::UnknownVm(_) | Self::UnknownTemplate { .. } => ErrorKind::NotFound,
             Self::Invalid { .. } | Self::OverLimit { .. } | Self::BuildCommand { .. } => ErrorKind::Invalid,
             Self::TooManyVms { .. } => ErrorKind::Exhausted,
-            Self::Network(_) | Self::NoBalloon => ErrorKind::Unsupported,
+            Self::Network(_) | Self::NoBalloon | Self::NoBranching => ErrorKind::Unsupported,
+            Self::Branch(error) => error.kind(),
+            Self::UnknownPool(_) => ErrorKind::NotFound,
+            Self::PoolExhausted { .. } => ErrorKind::Exhausted,
+            Self::SnapshotNameTaken(_) | Self::PoolNameTaken(_) => ErrorKind::Conflict,
+            Self::NoRoomForForks { .. } => ErrorKind::Exhausted,
+            Self::Fork { source, .. } => source.kind(),
             Self::Denied(_) | Self::NotRunning { .. } | Self::Overtaken(_) | Self::Hook { .. } => {
                 ErrorKind::Conflict
             }
@@ -160,6 +216,15 @@ impl ServiceError {
             Self::Hook { .. } => "hook_refused",
             Self::BuildCommand { .. } => "build_command_failed",
             Self::NoBalloon => "no_balloon",
+            Self::NoBranching => "no_branching",
+            Self::Branch(BranchError::NoMemory { .. }) => "host_memory_short",
+            Self::Branch(_) => "branch_failed",
+            Self::UnknownPool(_) => "pool_not_found",
+            Self::PoolNameTaken(_) => "pool_name_taken",
+            Self::PoolExhausted { .. } => "pool_exhausted",
+            Self::SnapshotNameTaken(_) => "snapshot_name_taken",
+            Self::NoRoomForForks { .. } => "host_memory_short",
+            Self::Fork { source, .. } => source.code(),
             Self::ShuttingDown => "shutting_down",
             Self::Storage(error) => storage_code(error),
             Self::State(StateError::NameTaken(_)) => "vm_name_taken",

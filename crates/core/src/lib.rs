@@ -23,11 +23,13 @@ mod events;
 mod hooks;
 mod image_build;
 mod lease;
+mod pools;
 mod ports;
 mod reconcile;
 mod registry;
 mod service;
 mod settings;
+mod snapshots;
 mod start;
 mod templates;
 mod view;
@@ -36,8 +38,13 @@ pub use error::ServiceError;
 pub use events::VmEvent;
 pub use image_build::{ImageBase, ImageRecipe};
 pub use lease::GuestLease;
+pub use pools::{AcquireRequest, PoolChange, PoolRequest, PoolView, Tier};
 pub use ports::Ports;
-pub use service::{CreateRequest, VmService};
+pub use service::{BootChoice, CreateRequest, VmService};
 pub use settings::{HostLimits, Settings};
+pub use snapshots::{
+    ForkRequest, Forked, GoldenVersion, RestoreRequest, Snapshot, SnapshotFilter, SnapshotRequest,
+    SnapshotStatistics,
+};
 pub use templates::TemplateError;
 pub use view::{VmFilter, VmView};

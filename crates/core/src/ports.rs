@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use microvm_ports::{
-    Clock, GuestConnector, HookRunner, Hypervisor, ImageStore, KernelStore, StateStore, VmStorage,
+    Clock, GuestConnector, HookRunner, Hypervisor, ImageStore, KernelStore, SnapshotStore, StateStore,
+    VmStorage,
 };
-use microvm_types::VmId;
+use microvm_types::{SnapshotId, VmId};
 
 /// The drivers a service works with. Cheap to clone.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub struct Ports {
     pub kernels: Arc<dyn KernelStore>,
     /// Keeps the files of VMs.
     pub vm_storage: Arc<dyn VmStorage>,
+    /// Keeps snapshots and fork points.
+    pub snapshots: Arc<dyn SnapshotStore>,
     /// Runs hooks.
     pub hooks: Arc<dyn HookRunner>,
     /// Time and chance.
@@ -33,6 +36,12 @@ impl Ports {
     #[must_use]
     pub fn new_vm_id(&self) -> VmId {
         VmId::from_parts(self.clock.now_ms().unsigned_abs(), self.random_u64())
+    }
+
+    /// A new id, never used before.
+    #[must_use]
+    pub fn new_snapshot_id(&self) -> SnapshotId {
+        SnapshotId::from_parts(self.clock.now_ms().unsigned_abs(), self.random_u64())
     }
 
     fn random_u64(&self) -> u64 {

@@ -68,6 +68,23 @@ impl Registry {
         });
     }
 
+    /// Gives a VM another name if that is free.
+    pub(crate) fn rename(&self, id: &VmId, from: &Name, to: &Name) -> Result<(), ServiceError> {
+        self.with(|inner| {
+            if from == to {
+                return Ok(());
+            }
+            if inner.by_name.contains_key(to) {
+                return Err(microvm_ports::StateError::NameTaken(to.clone()).into());
+            }
+            if inner.by_name.get(from) == Some(id) {
+                inner.by_name.remove(from);
+            }
+            inner.by_name.insert(to.clone(), id.clone());
+            Ok(())
+        })
+    }
+
     /// Finds a VM by id, then by name.
     pub(crate) fn find(&self, vm: &VmRef) -> Result<VmHandle, ServiceError> {
         self.with(|inner| {

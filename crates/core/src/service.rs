@@ -7,7 +7,7 @@ use std::time::Duration;
 use microvm_ports::hypervisor::{HypervisorReport, MachineCounters};
 use microvm_ports::{ImageStore, KernelStore};
 use microvm_types::template::{Overrides, Template};
-use microvm_types::vm::{LOCAL_TENANT, Limits, VmRecord};
+use microvm_types::vm::{LOCAL_TENANT, Limits, Origin, PoolMember, VmRecord};
 use microvm_types::{Name, Phase, VmRef};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,10 +20,12 @@ use crate::admission;
 use crate::error::ServiceError;
 use crate::events::VmEvent;
 use crate::lease::GuestLease;
+use crate::pools::Pools;
 use crate::ports::Ports;
 use crate::reconcile;
 use crate::registry::{Registry, VmHandle};
 use crate::settings::Settings;
+use crate::snapshots::{Goldens, SnapshotIndex};
 use crate::view::{Snapshot, VmFilter, VmView};
 
 /// Commands that may wait for one VM's actor before senders wait too.
@@ -48,6 +50,18 @@ pub struct CreateRequest {
     pub limits: Limits,
     /// Whether it is to run when the call returns.
     pub start: bool,
+    /// Whether it has to boot.
+    pub boot: BootChoice,
+}
+
+/// How a new VM comes to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BootChoice {
+    /// Forked from the golden snapshot of its template where that is possible.
+    #[default]
+    Auto,
+    /// From nothing.
+    Cold,
 }
 
 /// What actors and the service share.
@@ -55,6 +69,9 @@ pub(crate) struct Shared {
     pub(crate) ports: Ports,
     pub(crate) settings: Settings,
     pub(crate) registry: Registry,
+    pub(crate) snapshots: SnapshotIndex,
+    pub(crate) goldens: Goldens,
+    pub(crate) pools: Pools,
     pub(crate) events: broadcast::Sender<VmEvent>,
     pub(crate) ending: CancellationToken,
     pub(crate) actors: TaskTracker,
@@ -101,12 +118,19 @@ impl VmService {
             ports,
             settings,
             registry: Registry::default(),
+            snapshots: SnapshotIndex::default(),
+            goldens: Goldens::default(),
+            pools: Pools::default(),
             events: broadcast::channel(EVENT_QUEUE).0,
             ending: CancellationToken::new(),
             actors: TaskTracker::new(),
         });
-        reconcile::reconcile(&shared).await?;
-        Ok(Arc::new(Self { shared }))
+        let service = Arc::new(Self { shared });
+        service.load_snapshots().await?;
+        service.load_golden_choices().await?;
+        reconcile::reconcile(&service.shared).await?;
+        service.load_pools().await?;
+        Ok(service)
     }
 
     /// Ends the service; machines go on running and are taken up by the next one.
@@ -125,13 +149,30 @@ impl VmService {
         let shared = &self.shared;
         let template = self
             .template(request.template.as_deref().unwrap_or(&shared.settings.default_template))?
-            .with(request.overrides);
+            .with(request.overrides.clone());
+        self.create_from(template, request, None).await
+    }
+
+    /// Creates a VM of a template that was made for it.
+    pub(crate) async fn create_from(
+        &self,
+        template: Template,
+        request: CreateRequest,
+        pool: Option<PoolMember>,
+    ) -> Result<VmView, ServiceError> {
+        let shared = &self.shared;
         admission::check(&template, &shared.settings.limits)?;
         // Unknown images and kernels are refused before anything is made.
-        let (image, _kernel) = tokio::try_join!(
+        let (image, kernel) = tokio::try_join!(
             shared.ports.images.image(&template.image),
             shared.ports.kernels.kernel(&template.kernel)
         )?;
+        let golden = match request.boot {
+            BootChoice::Auto if request.start => Box::pin(self.golden(&template, &image, &kernel)).await?,
+            BootChoice::Auto | BootChoice::Cold => None,
+        };
+        let (source, origin, epoch) = golden
+            .map_or((None, Origin::Boot, 0), |golden| (Some(golden.source), golden.origin, golden.epoch));
         let now = shared.ports.clock.now_ms();
         let id = shared.ports.new_vm_id();
         let name = match request.name {
@@ -152,14 +193,16 @@ impl VmService {
             metadata: request.metadata,
             limits: request.limits,
             machine: None,
-            epoch: 0,
+            origin,
+            pool,
+            epoch,
             created_ms: now,
             updated_ms: now,
             started_ms: None,
         };
         let (reply, outcome) = oneshot::channel();
         let id = record.id.clone();
-        let handle = spawn_actor(shared, record, Beginning::Create { start: request.start, reply })?;
+        let handle = spawn_actor(shared, record, Beginning::Create { start: request.start, source, reply })?;
         let guard = CreationGuard::new(shared, id);
         let outcome = outcome.await;
         guard.keep();
@@ -247,6 +290,17 @@ impl VmService {
 
     async fn command(&self, vm: &VmRef, make: impl FnOnce(Reply) -> Command) -> Result<VmView, ServiceError> {
         let handle = self.shared.registry.find(vm)?;
+        self.ask(vm, make).await?;
+        Ok(view(&handle))
+    }
+
+    /// Sends a command to a VM's actor and waits for its answer.
+    pub(crate) async fn ask<T>(
+        &self,
+        vm: &VmRef,
+        make: impl FnOnce(oneshot::Sender<Result<T, ServiceError>>) -> Command,
+    ) -> Result<T, ServiceError> {
+        let handle = self.shared.registry.find(vm)?;
         let (reply, outcome) = oneshot::channel();
         let lost = || {
             if handle.snapshot.borrow().gone {
@@ -256,8 +310,7 @@ impl VmService {
             }
         };
         handle.commands.send(make(reply)).await.map_err(|_| lost())?;
-        outcome.await.map_err(|_| lost())??;
-        Ok(view(&handle))
+        outcome.await.map_err(|_| lost())?
     }
 
     /// The guest of a running VM. A VM whose channel is being opened again after a restart of the server is waited for.
@@ -363,7 +416,10 @@ impl VmService {
     }
 
     fn images_in_use(&self) -> Vec<String> {
-        self.list(&VmFilter::default()).into_iter().map(|vm| vm.record.image_digest).collect()
+        let of_snapshots =
+            self.shared.snapshots.all().into_iter().map(|snapshot| snapshot.record.image_digest);
+        let of_vms = self.list(&VmFilter::default()).into_iter().map(|vm| vm.record.image_digest);
+        of_vms.chain(of_snapshots).collect()
     }
 
     /// What the hypervisor offers on this host.
@@ -381,7 +437,7 @@ impl VmService {
     }
 }
 
-fn view(handle: &VmHandle) -> VmView {
+pub(crate) fn view(handle: &VmHandle) -> VmView {
     handle.snapshot.borrow().view()
 }
 
@@ -399,7 +455,7 @@ fn not_running(phase: Phase) -> ServiceError {
 }
 
 /// A name of the form `vm-` and the last ten characters of the id: random, and a good host name.
-fn made_up_name(id: &str) -> Result<Name, ServiceError> {
+pub(crate) fn made_up_name(id: &str) -> Result<Name, ServiceError> {
     format!("vm-{}", &id[id.len() - 10..]).parse().map_err(|error: microvm_types::NameError| {
         ServiceError::Invalid { field: "name", reason: error.to_string() }
     })

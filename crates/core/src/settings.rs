@@ -36,6 +36,10 @@ pub struct Settings {
     pub templates: BTreeMap<String, Template>,
     /// Name of the template that requests get which name none.
     pub default_template: String,
+    /// Whether VMs are forked from the golden snapshot of their template instead of booting.
+    pub golden: bool,
+    /// Most snapshots of one VM; the oldest goes.
+    pub snapshots_per_vm: usize,
     /// How long a guest may take to power off by itself before it is killed.
     pub stop_grace: Duration,
     /// How long a VMM may take to end.
@@ -50,6 +54,9 @@ impl Default for Settings {
             limits: HostLimits::default(),
             templates: BTreeMap::new(),
             default_template: "linux-default".to_owned(),
+            golden: true,
+            // FEATURES row A33.
+            snapshots_per_vm: 10,
             stop_grace: Duration::from_secs(10),
             kill_deadline: Duration::from_secs(10),
             adopt_deadline: Duration::from_secs(30),

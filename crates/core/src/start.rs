@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_ports::branch::IncomingState;
 use microvm_ports::guest::Identity;
 use microvm_ports::hypervisor::{
     KernelBoot, MachineDisk, MachineExit, MachineSpec, MachineStart, MachineState,
 };
-use microvm_ports::storage::ImageConfig;
-use microvm_ports::{Guest, GuestError, Machine};
+use microvm_ports::snapshot::BranchSource;
+use microvm_ports::storage::{ImageConfig, ResolvedImage, VmFiles};
+use microvm_ports::{Guest, GuestError, Machine, StorageError};
 use microvm_types::ErrorKind;
-use microvm_types::template::InitMode;
-use microvm_types::vm::VmRecord;
+use microvm_types::template::{InitMode, Template};
+use microvm_types::vm::{Origin, VmRecord};
 use tokio::sync::watch;
 
 use crate::error::ServiceError;
@@ -49,23 +51,109 @@ impl Drop for LaunchGuard {
     }
 }
 
-/// Brings the machine of `record` up from a cold boot and pushes its identity.
+/// Brings the machine of `record` up, by a cold boot or from a state, and pushes its identity.
 ///
 /// # Errors
 /// Whatever step failed; the machine is being ended then. Call [`microvm_ports::Hypervisor::sweep`] to wait for it.
 pub(crate) async fn bring_up(
     ports: &Ports,
     record: &VmRecord,
+    source: Option<BranchSource>,
     kill_deadline: Duration,
 ) -> Result<BroughtUp, ServiceError> {
     let template = &record.template;
     let reference = if record.image_digest.is_empty() { &template.image } else { &record.image_digest };
-    let (image, kernel, memory_base, files) = tokio::try_join!(
-        ports.images.image(reference),
-        ports.kernels.kernel(&template.kernel),
-        ports.vm_storage.zero_memory(template.memory_mib),
-        ports.vm_storage.vm_files(&record.id),
-    )?;
+    let (image, files) =
+        tokio::try_join!(ports.images.image(reference), ports.vm_storage.vm_files(&record.id))?;
+    let (memory_base, start) = match &source {
+        Some(source) => (source.memory_base.clone(), incoming(source)),
+        None => tokio::try_join!(ports.vm_storage.zero_memory(template.memory_mib), boot(ports, template))?,
+    };
+    let spec = MachineSpec {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        vcpus: template.vcpus,
+        memory_mib: template.memory_mib,
+        memory_base,
+        start,
+        disks: disks(ports, template, &image, &files).await?,
+        directory: files.directory,
+    };
+    let began = tokio::time::Instant::now();
+    let how = if source.is_some() { "state" } else { "boot" };
+    let machine = ports.hypervisor.launch(&spec).await?;
+    let guard = LaunchGuard { machine: Some(Arc::clone(&machine)), deadline: kill_deadline };
+    let start_commands = match &record.origin {
+        // Nobody has run them yet.
+        Origin::Boot | Origin::Golden { .. } => template.start_commands.clone(),
+        Origin::Fork { .. } | Origin::Snapshot { .. } if source.is_none() => template.start_commands.clone(),
+        Origin::Fork { .. } | Origin::Snapshot { .. } => Vec::new(),
+    };
+    let identity = identity(ports, record, &image.info.config, start_commands);
+    let deadline = Duration::from_millis(template.boot_timeout_ms);
+    let epoch = record.epoch + 1;
+    let endpoint = machine.endpoint();
+    let connect = ports.connector.connect(&endpoint, epoch, &identity, deadline);
+    let up = async {
+        let (resumed, guest) = tokio::join!(machine.resume(), connect);
+        resumed?;
+        Ok::<_, ServiceError>(guest?)
+    };
+    let failure = tokio::select! {
+        biased;
+        exit = exited(machine.state()) => boot_error(ports, &spec.directory, ErrorKind::Internal, exit.to_string()).await,
+        guest = up => match guest {
+            Ok(guest) => {
+                if let Some(machine) = guard.keep() {
+                    metrics::histogram!("microvm_vm_start_duration_seconds", "from" => how).record(began.elapsed());
+                    return Ok(BroughtUp { machine, guest, image_digest: image.info.digest });
+                }
+                ServiceError::ShuttingDown
+            }
+            // A guest that dies closes its channel a moment before its machine is seen to have ended.
+            Err(ServiceError::Guest(error @ (GuestError::Closed(_) | GuestError::Unreachable(_)))) => {
+                let exit = tokio::time::timeout(Duration::from_secs(2), exited(machine.state())).await;
+                let why = exit.map_or_else(|_| error.to_string(), |exit| exit.to_string());
+                boot_error(ports, &spec.directory, ErrorKind::Internal, why).await
+            }
+            Err(ServiceError::Guest(error)) => boot_error(ports, &spec.directory, error.kind(), error.to_string()).await,
+            Err(error) => error,
+        },
+    };
+    Err(failure)
+}
+
+/// A cold boot of the template's kernel.
+async fn boot(ports: &Ports, template: &Template) -> Result<MachineStart, StorageError> {
+    let kernel = ports.kernels.kernel(&template.kernel).await?;
+    let mut arguments = template.kernel_arguments.clone();
+    if let InitMode::Image(program) = &template.init {
+        arguments.push(format!("microvm.init={program}"));
+    }
+    Ok(MachineStart::Boot(KernelBoot {
+        kernel: kernel.path,
+        initramfs: kernel.initramfs,
+        discovery: kernel.info.discovery,
+        arguments,
+    }))
+}
+
+fn incoming(source: &BranchSource) -> MachineStart {
+    MachineStart::Incoming(IncomingState {
+        device_state: source.device_state.clone(),
+        pages: source.pages.clone(),
+        discovery: source.description.discovery,
+        compatibility: source.description.compatibility.clone(),
+    })
+}
+
+/// Image, scratch disk, and the template's further disks.
+async fn disks(
+    ports: &Ports,
+    template: &Template,
+    image: &ResolvedImage,
+    files: &VmFiles,
+) -> Result<Vec<MachineDisk>, StorageError> {
     let mut disks = vec![
         MachineDisk {
             path: image.path.clone(),
@@ -87,58 +175,7 @@ pub(crate) async fn bring_up(
             serial: disk.name.to_string(),
         });
     }
-    let mut arguments = template.kernel_arguments.clone();
-    if let InitMode::Image(program) = &template.init {
-        arguments.push(format!("microvm.init={program}"));
-    }
-    let spec = MachineSpec {
-        id: record.id.clone(),
-        name: record.name.clone(),
-        vcpus: template.vcpus,
-        memory_mib: template.memory_mib,
-        memory_base,
-        start: MachineStart::Boot(KernelBoot {
-            kernel: kernel.path,
-            initramfs: kernel.initramfs,
-            discovery: kernel.info.discovery,
-            arguments,
-        }),
-        disks,
-        directory: files.directory,
-    };
-    let machine = ports.hypervisor.launch(&spec).await?;
-    let guard = LaunchGuard { machine: Some(Arc::clone(&machine)), deadline: kill_deadline };
-    let identity = identity(ports, record, &image.info.config, template.start_commands.clone());
-    let deadline = Duration::from_millis(template.boot_timeout_ms);
-    let epoch = record.epoch + 1;
-    let endpoint = machine.endpoint();
-    let connect = ports.connector.connect(&endpoint, epoch, &identity, deadline);
-    let up = async {
-        let (resumed, guest) = tokio::join!(machine.resume(), connect);
-        resumed?;
-        Ok::<_, ServiceError>(guest?)
-    };
-    let failure = tokio::select! {
-        biased;
-        exit = exited(machine.state()) => boot_error(ports, &spec.directory, ErrorKind::Internal, exit.to_string()).await,
-        guest = up => match guest {
-            Ok(guest) => {
-                if let Some(machine) = guard.keep() {
-                    return Ok(BroughtUp { machine, guest, image_digest: image.info.digest });
-                }
-                ServiceError::ShuttingDown
-            }
-            // A guest that dies closes its channel a moment before its machine is seen to have ended.
-            Err(ServiceError::Guest(error @ (GuestError::Closed(_) | GuestError::Unreachable(_)))) => {
-                let exit = tokio::time::timeout(Duration::from_secs(2), exited(machine.state())).await;
-                let why = exit.map_or_else(|_| error.to_string(), |exit| exit.to_string());
-                boot_error(ports, &spec.directory, ErrorKind::Internal, why).await
-            }
-            Err(ServiceError::Guest(error)) => boot_error(ports, &spec.directory, error.kind(), error.to_string()).await,
-            Err(error) => error,
-        },
-    };
-    Err(failure)
+    Ok(disks)
 }
 
 /// What the guest is told about itself. `start_commands` only after a boot.

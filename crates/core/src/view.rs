@@ -36,6 +36,8 @@ pub struct VmFilter {
     pub phases: Vec<Phase>,
     /// A part of the name.
     pub name_contains: Option<String>,
+    /// Those that wait in a pool too.
+    pub waiting: bool,
 }
 
 impl VmFilter {
@@ -43,7 +45,8 @@ impl VmFilter {
         let has = |wanted: &BTreeMap<String, String>, there: &BTreeMap<String, String>| {
             wanted.iter().all(|(key, value)| there.get(key) == Some(value))
         };
-        has(&self.labels, &record.labels)
+        (self.waiting || !record.pool.as_ref().is_some_and(|member| member.waiting))
+            && has(&self.labels, &record.labels)
             && has(&self.metadata, &record.metadata)
             && (self.phases.is_empty() || self.phases.contains(&record.phase))
             && self.name_contains.as_ref().is_none_or(|part| record.name.as_str().contains(part.as_str()))

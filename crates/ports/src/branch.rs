@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use microvm_types::ErrorKind;
 use serde::{Deserialize, Serialize};
 
@@ -209,6 +209,12 @@ impl BranchError {
 pub trait Brancher: Send + Sync {
     /// What a machine launched from a branch of this one needs.
     fn compatibility(&self) -> &Compatibility;
+
+    /// How the kernel inside found its devices.
+    fn discovery(&self) -> DeviceDiscovery;
+
+    /// The memory file that the machine was launched over.
+    fn memory_base(&self) -> &Utf8Path;
 
     /// Takes the machine's whole state at one moment; afterwards it does what it did before, writing to the new tops.
     /// Dropping the future does not interrupt a branch that has begun: the machine is never left standing still.

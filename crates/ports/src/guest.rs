@@ -242,6 +242,12 @@ pub trait Guest: Send + Sync {
     /// Becomes `Some` when the channel ends, with the reason.
     fn closed(&self) -> watch::Receiver<Option<CloseReason>>;
 
+    /// Gives a running guest another identity, and waits until the agent has confirmed every part.
+    ///
+    /// # Errors
+    /// [`GuestError::Refused`] when a part was not confirmed: the guest is then not to be used.
+    async fn identify(&self, identity: &Identity) -> Result<(), GuestError>;
+
     /// Stops expecting heartbeats (the machine is going to stand still), or expects them again.
     fn expect_heartbeats(&self, expected: bool);
 

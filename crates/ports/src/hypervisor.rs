@@ -313,6 +313,13 @@ pub trait Hypervisor: Send + Sync {
     /// As [`Hypervisor::probe`].
     async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Option<Compatibility>, LaunchError>;
 
+    /// How many more machines of `memory_mib` MiB, each beginning with `own_bytes` of pages of its own, this host can back
+    /// right now: a careful guess, for refusing many at once before any is begun. `None`: not known.
+    async fn room(&self, memory_mib: u32, own_bytes: u64) -> Option<usize> {
+        let _ = (memory_mib, own_bytes);
+        None
+    }
+
     /// Creates a machine and leaves it paused: before its first instruction, or where its incoming state was saved. The machine outlives this process.
     /// If the future is dropped, or this process dies before it returned, no process is left that
     /// [`Hypervisor::sweep`] would not find.

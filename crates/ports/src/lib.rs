@@ -26,5 +26,5 @@ pub use hooks::{HookError, HookRunner};
 pub use hypervisor::{Hypervisor, LaunchError, Machine, MachineError};
 pub use progress::Progress;
 pub use snapshot::SnapshotStore;
-pub use state::{StateError, StateStore, StoredVms};
+pub use state::{DocumentKind, StateError, StateStore, StoredDocuments, StoredVms};
 pub use storage::{ImageStore, KernelStore, StorageError, VmStorage};

@@ -54,6 +54,38 @@ pub struct StoredVms {
     pub unreadable: Vec<(String, String)>,
 }
 
+/// What a document is about. Few and small: each is read whole when the server starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DocumentKind {
+    /// A pool, by its name.
+    Pool,
+    /// Which golden snapshot a template uses, where it is not the newest.
+    GoldenChoice,
+}
+
+impl DocumentKind {
+    /// All kinds, for tests.
+    pub const ALL: [Self; 2] = [Self::Pool, Self::GoldenChoice];
+
+    /// The word stored with it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pool => "pool",
+            Self::GoldenChoice => "golden_choice",
+        }
+    }
+}
+
+/// What the store holds of one kind of document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredDocuments {
+    /// Keys with readable documents.
+    pub documents: Vec<(String, serde_json::Value)>,
+    /// Keys of those that cannot be read, and what is wrong with each.
+    pub unreadable: Vec<(String, String)>,
+}
+
 /// Rows that outlive the server. Every method is atomic and durable when it returns.
 #[async_trait]
 pub trait StateStore: Send + Sync {
@@ -74,4 +106,18 @@ pub trait StateStore: Send + Sync {
 
     /// All VMs in order of creation. A row that cannot be read does not hide the others.
     async fn vms(&self) -> Result<StoredVms, StateError>;
+
+    /// Keeps a document under a key, in place of the one that was there.
+    async fn put_document(
+        &self,
+        kind: DocumentKind,
+        key: &str,
+        document: &serde_json::Value,
+    ) -> Result<(), StateError>;
+
+    /// Removes a document; removing what is not there is fine.
+    async fn delete_document(&self, kind: DocumentKind, key: &str) -> Result<(), StateError>;
+
+    /// All documents of a kind in order of their keys. One that cannot be read does not hide the others.
+    async fn documents(&self, kind: DocumentKind) -> Result<StoredDocuments, StateError>;
 }

@@ -39,6 +39,8 @@ impl App {
     /// An application that knows its callers by the credentials of their processes.
     #[must_use]
     pub fn new(service: Arc<VmService>, settings: AppSettings, ending: CancellationToken) -> Self {
+        // Counts from the beginning.
+        let _ = crate::metrics::recorder();
         let authenticator = Arc::new(PeerAuthenticator::new());
         Self { service, settings, authenticator, started: Instant::now(), ending }
     }

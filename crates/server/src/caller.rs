@@ -33,6 +33,12 @@ pub enum Permission {
     GuestExecute,
     /// Move files into and out of guests.
     GuestFiles,
+    /// See snapshots.
+    SnapshotRead,
+    /// Take and restore snapshots.
+    SnapshotCreate,
+    /// Remove snapshots.
+    SnapshotDelete,
     /// See images, kernels and templates.
     ImageRead,
     /// Make and remove images and kernels.
@@ -53,6 +59,9 @@ impl Permission {
             Self::GuestRead => "guest:read",
             Self::GuestExecute => "guest:execute",
             Self::GuestFiles => "guest:file_transfer",
+            Self::SnapshotRead => "snapshot:read",
+            Self::SnapshotCreate => "snapshot:create",
+            Self::SnapshotDelete => "snapshot:delete",
             Self::ImageRead => "image:read",
             Self::ImageWrite => "image:write",
             Self::SystemRead => "system:read",

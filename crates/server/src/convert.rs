@@ -2,12 +2,16 @@
 
 use microvm_api::image::{Image, ImageConfig};
 use microvm_api::kernel::{Discovery, Kernel};
+use microvm_api::milliseconds::Milliseconds;
+use microvm_api::pool::Pool;
+use microvm_api::snapshot::{Damage, GoldenVersion, Snapshot};
 use microvm_api::system::HypervisorInfo;
 use microvm_api::vm::{Counters, Event, Vm};
 use microvm_core::{VmEvent, VmView};
 use microvm_ports::hypervisor::{DeviceDiscovery, HypervisorReport, MachineCounters};
 use microvm_ports::storage::{FileSystem, ImageInfo, KernelInfo};
 use microvm_types::Phase;
+use microvm_types::snapshot::SnapshotPurpose;
 
 use crate::app::App;
 
@@ -36,6 +40,48 @@ impl App {
             updated_at: self.time(record.updated_ms),
             started_at: record.started_ms.map(|started| self.time(started)),
             failure: record.failure,
+            origin: record.origin,
+        }
+    }
+
+    pub(crate) fn snapshot(&self, snapshot: microvm_core::Snapshot) -> Snapshot {
+        let (record, info) = (snapshot.record, snapshot.info);
+        Snapshot {
+            id: record.id,
+            name: record.name,
+            vm: record.vm,
+            vm_name: record.vm_name,
+            description: record.description,
+            golden: record.purpose != SnapshotPurpose::User,
+            incremental: info.parent.is_some(),
+            parent_snapshot: info.parent,
+            template: record.template.name.to_string(),
+            vcpus: record.template.vcpus,
+            memory_mib: record.template.memory_mib,
+            memory_bytes: info.memory_bytes,
+            size_bytes: info.own_bytes,
+            checksum: info.sha256,
+            pause_ms: Milliseconds::from_micros(record.pause_us),
+            created_at: self.time(record.created_ms),
+        }
+    }
+
+    pub(crate) fn golden(&self, version: microvm_core::GoldenVersion) -> GoldenVersion {
+        GoldenVersion { snapshot: self.snapshot(version.snapshot), current: version.current }
+    }
+
+    pub(crate) fn pool(&self, view: microvm_core::PoolView) -> Pool {
+        Pool {
+            name: view.record.name,
+            template: view.record.template.name.to_string(),
+            min: view.record.min,
+            max: view.record.max,
+            max_age_seconds: view.record.max_age_seconds,
+            waiting: view.waiting,
+            filling: view.filling,
+            handed_out: view.handed_out,
+            failure: view.failure,
+            created_at: self.time(view.record.created_ms),
         }
     }
 
@@ -86,6 +132,22 @@ impl App {
             is_default: info.is_default,
         }
     }
+}
+
+pub(crate) fn damage(damage: microvm_ports::snapshot::Damage) -> Damage {
+    Damage {
+        part: damage.part,
+        first_byte: damage.first_byte,
+        end_byte: damage.end_byte,
+        detail: damage.detail,
+    }
+}
+
+pub(crate) fn damage_text(damage: &microvm_ports::snapshot::Damage) -> String {
+    format!(
+        "{} is damaged in bytes {} to {}: {}",
+        damage.part, damage.first_byte, damage.end_byte, damage.detail
+    )
 }
 
 pub(crate) const fn discovery(discovery: Discovery) -> DeviceDiscovery {

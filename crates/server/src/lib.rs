@@ -18,6 +18,7 @@ mod handlers;
 mod host;
 mod lines;
 mod listener;
+mod metrics;
 mod observe;
 mod openapi;
 pub mod routes;

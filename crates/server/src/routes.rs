@@ -8,8 +8,8 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use crate::app::App;
 use crate::caller::Permission::{self, *};
 use crate::handlers::{
-    archive, events, exec, execute, files, guest, images, kernels, ports, processes, system, templates, vms,
-    watch,
+    archive, events, exec, execute, files, guest, images, kernels, pools, ports, processes, snapshots,
+    system, templates, vms, watch,
 };
 
 /// One route, below [`microvm_api::PREFIX`].
@@ -54,7 +54,7 @@ pub fn table() -> Vec<Route> {
     let (g, p, u, d) = (Method::GET, Method::POST, Method::PUT, Method::DELETE);
     let (g, p, u, d) = (|| g.clone(), || p.clone(), || u.clone(), || d.clone());
     vec![
-        row(g(), "/vms", VmRead, "List VMs", &["label", "metadata", "state", "name"], "", 200, "VmList", get(vms::list)),
+        row(g(), "/vms", VmRead, "List VMs", &["label", "metadata", "state", "name", "waiting"], "", 200, "VmList", get(vms::list)),
         row(p(), "/vms", VmCreate, "Create a VM", &[], "CreateVm", 201, "Vm", post(vms::create)),
         row(g(), "/vms/{vm}", VmRead, "One VM", &[], "", 200, "Vm", get(vms::get)),
         row(d(), "/vms/{vm}", VmDelete, "Delete a VM", &[], "", 204, "", delete(vms::delete)),
@@ -86,6 +86,24 @@ pub fn table() -> Vec<Route> {
         row(g(), "/vms/{vm}/archive", GuestFiles, "A file or directory as a tar stream", &["path", "exclude"], "", 200, TAR, get(archive::pull)),
         row(u(), "/vms/{vm}/archive", GuestFiles, "Unpack a tar stream below a directory", &["path"], TAR, 200, "TransferSummary", put(archive::push)),
         row(g(), "/vms/{vm}/ports/{port}", GuestExecute, "A TCP connection to a guest port", &[], "", 101, WEBSOCKET, get(ports::connect)),
+        row(p(), "/vms/{vm}/fork", VmCreate, "Fork a running VM; it goes on", &[], "ForkVm", 201, "Forked", post(snapshots::fork)),
+        row(g(), "/snapshots", SnapshotRead, "List snapshots", &["vm", "golden"], "", 200, "SnapshotList", get(snapshots::list)),
+        row(g(), "/snapshots/statistics", SnapshotRead, "All snapshots together", &[], "", 200, "SnapshotStatistics", get(snapshots::statistics)),
+        row(p(), "/snapshots/cleanup", SnapshotDelete, "Remove old snapshots", &["days_old", "older_than_seconds", "keep"], "", 200, "Cleaned", post(snapshots::cleanup)),
+        row(p(), "/snapshots/import", SnapshotCreate, "Take in an exported snapshot", &[], "SnapshotFile", 200, NDJSON, post(snapshots::import)),
+        row(g(), "/snapshots/{vm}", SnapshotRead, "Snapshots of a VM", &[], "", 200, "application/json", get(snapshots::of_vm)),
+        row(p(), "/snapshots/{vm}", SnapshotCreate, "Take a snapshot of a running VM; it goes on", &[], "CreateSnapshot", 201, "Snapshot", post(snapshots::create)),
+        row(g(), "/snapshots/{vm}/{snapshot}", SnapshotRead, "One snapshot", &[], "", 200, "Snapshot", get(snapshots::get)),
+        row(d(), "/snapshots/{vm}/{snapshot}", SnapshotDelete, "Remove a snapshot", &["cascade"], "", 204, "", delete(snapshots::remove)),
+        row(p(), "/snapshots/{vm}/{snapshot}/restore", SnapshotCreate, "Put its VM back in time, or make new VMs of it", &[], "RestoreSnapshot", 200, "Restored", post(snapshots::restore)),
+        row(p(), "/snapshots/{vm}/{snapshot}/verify", SnapshotRead, "Read every byte of a snapshot", &[], "", 200, "Verification", post(snapshots::verify)),
+        row(p(), "/snapshots/{vm}/{snapshot}/export", SnapshotRead, "Write a snapshot to a file on the server's host", &[], "SnapshotFile", 200, NDJSON, post(snapshots::export)),
+        row(g(), "/pools", VmRead, "List pools", &[], "", 200, "PoolList", get(pools::list)),
+        row(p(), "/pools", VmCreate, "Make a pool", &[], "CreatePool", 201, "Pool", post(pools::create)),
+        row(g(), "/pools/{pool}", VmRead, "One pool", &[], "", 200, "Pool", get(pools::get)),
+        row(d(), "/pools/{pool}", VmDelete, "Remove a pool with the VMs that wait in it", &[], "", 204, "", delete(pools::remove)),
+        row(p(), "/pools/{pool}/resize", VmOperate, "Change the sizes of a pool", &[], "ResizePool", 200, "Pool", post(pools::resize)),
+        row(p(), "/pools/{pool}/acquire", VmCreate, "Hand out a VM of a pool", &[], "Acquire", 201, "Acquired", post(pools::acquire)),
         row(g(), "/events", VmRead, "What happens to VMs", &[], "", 101, WEBSOCKET, get(events::events)),
         row(g(), "/images", ImageRead, "List images", &[], "", 200, "ImageList", get(images::list)),
         row(p(), "/images", ImageWrite, "Make an image", &[], "AddImage", 200, NDJSON, post(images::add)),
@@ -98,9 +116,13 @@ pub fn table() -> Vec<Route> {
         row(d(), "/kernels/{name}", ImageWrite, "Remove a kernel", &[], "", 204, "", delete(kernels::remove)),
         row(g(), "/templates", ImageRead, "List templates", &[], "", 200, "TemplateList", get(templates::list)),
         row(g(), "/templates/{name}", ImageRead, "One template", &[], "", 200, "Template", get(templates::get)),
+        row(g(), "/templates/{name}/golden", SnapshotRead, "Versions of what a template boots to", &[], "", 200, "GoldenList", get(templates::golden)),
+        row(p(), "/templates/{name}/golden/update", SnapshotCreate, "Boot a template anew for all VMs to come", &[], "", 200, "GoldenVersion", post(templates::update_golden)),
+        row(p(), "/templates/{name}/golden/rollback", SnapshotCreate, "Go back to the version before", &[], "", 200, "GoldenVersion", post(templates::rollback_golden)),
         row(g(), "/system/info", SystemRead, "The host", &[], "", 200, "HostInfo", get(system::info)),
         row(g(), "/system/doctor", SystemRead, "What is in order on the host and what is not", &[], "", 200, "Doctor", get(system::doctor)),
         row(p(), "/system/verify", ImageRead, "Verify every image and kernel", &[], "", 200, NDJSON, post(system::verify)),
+        row(g(), "/metrics", SystemRead, "Counters and histograms, as Prometheus reads them", &[], "", 200, "text/plain", get(system::metrics)),
         row(g(), "/health/live", SystemRead, "Whether the server lives", &[], "", 200, "Liveness", get(system::live)),
         row(g(), "/health/ready", SystemRead, "Whether the server is ready", &[], "", 200, "Liveness", get(system::ready)),
         row(g(), "/openapi.json", SystemRead, "This interface as an OpenAPI document", &[], "", 200, "application/json", get(system::openapi)),

@@ -23,7 +23,9 @@ pub mod guest;
 pub mod id;
 pub mod lifecycle;
 pub mod name;
+pub mod pool;
 pub mod size;
+pub mod snapshot;
 pub mod template;
 pub mod vm;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::VmId;
+use crate::id::{SnapshotId, VmId};
 use crate::lifecycle::Phase;
 use crate::name::Name;
 use crate::template::Template;
@@ -26,6 +26,41 @@ pub struct Limits {
     /// It is deleted, not stopped, when a limit passes, when its guest powers off or when it fails.
     #[serde(default)]
     pub ephemeral: bool,
+}
+
+/// How a VM came to its first instruction.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Origin {
+    /// It booted.
+    #[default]
+    Boot,
+    /// It was forked from the golden snapshot of its template.
+    Golden {
+        /// That snapshot.
+        snapshot: SnapshotId,
+    },
+    /// It was restored from a snapshot.
+    Snapshot {
+        /// That snapshot.
+        snapshot: SnapshotId,
+    },
+    /// It was forked from a running VM.
+    Fork {
+        /// That VM.
+        vm: VmId,
+    },
+}
+
+/// What a VM is to a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PoolMember {
+    /// The pool's name.
+    pub pool: Name,
+    /// It waits to be handed out; otherwise it was.
+    pub waiting: bool,
 }
 
 /// Everything that must survive a crash of the server about one VM. Written whole on every change.
@@ -53,6 +88,12 @@ pub struct VmRecord {
     pub limits: Limits,
     /// What the driver needs to find its machine again after a restart of the server; `None` without a machine.
     pub machine: Option<serde_json::Value>,
+    /// How it came to its first instruction.
+    #[serde(default)]
+    pub origin: Origin,
+    /// What it is to a pool, if it was made for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolMember>,
     /// How many times its channel was opened; the next handshake uses this number plus one.
     pub epoch: u64,
     /// Creation, milliseconds since 1970-01-01T00:00:00Z.

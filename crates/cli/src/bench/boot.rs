@@ -30,6 +30,7 @@ pub(super) fn request(kernel: &str) -> CreateVm {
             ..Overrides::default()
         },
         limits: Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), lifetime_seconds: None },
+        cold: true,
         ..CreateVm::default()
     }
 }

@@ -34,6 +34,9 @@ pub(crate) struct Create {
     /// Delete it, not stop it, when a limit passes or its guest ends
     #[arg(long)]
     ephemeral: bool,
+    /// Boot it from nothing instead of forking it from what its template boots to
+    #[arg(long, conflicts_with = "no_start")]
+    cold: bool,
     /// Do not start it
     #[arg(long)]
     no_start: bool,
@@ -43,6 +46,7 @@ impl Create {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let mut request = self.machine.request(self.environment.into_iter().collect());
         request.start = !self.no_start;
+        request.cold = self.cold;
         request.limits = Limits {
             idle_seconds: self.idle.map(seconds),
             lifetime_seconds: self.lifetime.map(seconds),

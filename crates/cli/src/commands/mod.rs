@@ -5,6 +5,8 @@ pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod doctor;
 pub(crate) mod exec;
+pub(crate) mod fork;
+pub(crate) mod golden;
 pub(crate) mod image;
 pub(crate) mod inspect;
 pub(crate) mod kernel;
@@ -12,11 +14,14 @@ pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod machine;
+pub(crate) mod pool;
 pub(crate) mod ps;
 pub(crate) mod resize;
+pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod snapshot;
 pub(crate) mod template;
 pub(crate) mod verify;
 
@@ -82,6 +87,12 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Stop(command) => command.run(context).await,
         Command::Rm(command) => command.run(context).await,
         Command::Resize(command) => command.run(context).await,
+        Command::Pool(command) => command.run(context).await,
+        Command::Golden(command) => command.run(context).await,
+        Command::Fork(command) => command.run(context).await,
+        Command::Snapshot(command) => command.run(context).await,
+        Command::Restore(command) => command.run(context).await,
+        Command::Rollback(command) => command.run(context).await,
         Command::Image(command) => command.run(context).await,
         Command::Kernel(command) => command.run(context).await,
         Command::Template(command) => command.run(context).await,

@@ -34,6 +34,7 @@ Examples:
   echo 'print(input())' | microvm run -i -- python3 -
   microvm run -it -- bash
   microvm run --timeout 30s --memory 256MiB -- ./slow
+  microvm run --pool py -- python3 -c 'print(1)'
   microvm run --in ./data --out ./results -- sh -c 'wc /workspace/input/* > /workspace/output/counts'
 
 Exit code: that of the command; 124 if its time was up; 128+n if signal n ended it; 100 and up for our own errors.")]
@@ -42,6 +43,9 @@ pub(crate) struct Run {
     machine: MachineOptions,
     #[command(flatten)]
     options: CommandOptions,
+    /// Take the VM out of this pool instead of making one
+    #[arg(long, value_name = "POOL")]
+    pool: Option<Name>,
     /// Directory copied to /workspace/input first
     #[arg(long = "in", value_name = "DIR")]
     in_directory: Option<PathBuf>,
@@ -76,6 +80,7 @@ impl Run {
         let request = self.options.request(self.command.clone())?;
         let mut interrupts = Interrupts::new()?;
         let mut create = self.machine.request(std::collections::BTreeMap::new());
+        create.pool = self.pool.clone();
         if create.name.is_none() {
             create.name = Some(made_up_name()?);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use microvm_ports::guest::Identity;
 use microvm_ports::hypervisor::MachineRecord;
 use microvm_ports::{GuestError, LaunchError, Machine};
 use microvm_types::Phase;
@@ -104,16 +105,18 @@ impl VmActor {
         Ok(())
     }
 
-    pub(super) async fn connect_again(&mut self, machine: &Arc<dyn Machine>) -> Result<(), GuestError> {
+    /// What this VM is told about itself, when it has run its start commands.
+    pub(super) async fn own_identity(&self) -> Identity {
         let ports = &self.shared.ports;
         // The image's variables matter for later commands; if it cannot be read now the template's own must do.
-        let config = ports
-            .images
-            .image(&self.record.image_digest)
-            .await
-            .map(|image| image.info.config)
-            .unwrap_or_default();
-        let identity = start::identity(ports, &self.record, &config, Vec::new());
+        let image = ports.images.image(&self.record.image_digest).await;
+        let config = image.map(|image| image.info.config).unwrap_or_default();
+        start::identity(ports, &self.record, &config, Vec::new())
+    }
+
+    pub(super) async fn connect_again(&mut self, machine: &Arc<dyn Machine>) -> Result<(), GuestError> {
+        let ports = &self.shared.ports;
+        let identity = self.own_identity().await;
         let guest = ports
             .connector
             .connect(

@@ -1,6 +1,8 @@
 //! One task per VM: owns its record and its machine, does one command after the other.
 
 mod adopt;
+mod branching;
+mod claim;
 mod limits;
 mod record;
 mod removal;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use microvm_ports::hypervisor::MachineExit;
+use microvm_ports::snapshot::BranchSource;
 use microvm_ports::{Guest, GuestError, Machine};
 use microvm_types::lifecycle::{Admission, LifecycleEvent, admit};
 use microvm_types::template::HookPoint;
@@ -17,6 +20,8 @@ use microvm_types::vm::VmRecord;
 use microvm_types::{Phase, guest::ShutdownMode};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use self::branching::{ForkPoint, SnapshotOrder, Written};
+pub(crate) use self::claim::Claim;
 use crate::activity::Activity;
 use crate::error::ServiceError;
 use crate::hooks;
@@ -34,12 +39,16 @@ pub(crate) enum Command {
     Resume(Reply),
     Delete(Reply),
     ResizeMemory { memory_mib: u32, reply: Reply },
+    Fork { count: usize, reply: oneshot::Sender<Result<ForkPoint, ServiceError>> },
+    Snapshot { order: SnapshotOrder, reply: oneshot::Sender<Result<Written, ServiceError>> },
+    Rollback { source: BranchSource, epoch: u64, reply: Reply },
+    Claim { claim: Claim, reply: Reply },
 }
 
 /// How an actor's life begins.
 pub(crate) enum Beginning {
-    /// A new VM: make its files, and start it if asked.
-    Create { start: bool, reply: Reply },
+    /// A new VM: make its files, and start it if asked; from a state if there is one.
+    Create { start: bool, source: Option<BranchSource>, reply: Reply },
     /// A VM found in the store after a restart of the server.
     Adopt,
 }
@@ -95,8 +104,8 @@ impl VmActor {
     /// Lives until the VM is gone or the server ends. A running machine goes on without its actor.
     pub(crate) async fn run(mut self, beginning: Beginning) {
         match beginning {
-            Beginning::Create { start, reply } => {
-                let outcome = self.create(start).await;
+            Beginning::Create { start, source, reply } => {
+                let outcome = self.create(start, source).await;
                 if outcome.is_err() {
                     self.discard().await;
                 }
@@ -194,6 +203,18 @@ impl VmActor {
             Command::ResizeMemory { memory_mib, reply } => {
                 let _ = reply.send(self.resize_memory(memory_mib).await);
             }
+            Command::Fork { count, reply } => {
+                let _ = reply.send(self.fork_point(count).await);
+            }
+            Command::Snapshot { order, reply } => {
+                let _ = reply.send(self.snapshot(order).await);
+            }
+            Command::Claim { claim, reply } => {
+                let _ = reply.send(self.claim(claim).await);
+            }
+            Command::Rollback { source, epoch, reply } => {
+                let _ = reply.send(self.rollback(source, epoch).await);
+            }
         }
     }
 
@@ -201,7 +222,7 @@ impl VmActor {
         Ok(matches!(admit(self.record.phase, event)?, Admission::Do(_)))
     }
 
-    async fn create(&mut self, start: bool) -> Result<(), ServiceError> {
+    async fn create(&mut self, start: bool, source: Option<BranchSource>) -> Result<(), ServiceError> {
         let ports = self.shared.ports.clone();
         hooks::run(&ports, &self.record, HookPoint::BeforeCreate).await?;
         // The row is written while files are made and the machine boots. A crash before it is there leaves a directory
@@ -210,13 +231,13 @@ impl VmActor {
         let record = self.record.clone();
         let row = ports.store.insert_vm(&record);
         if start {
-            let (row, up) = futures::join!(row, self.create_files_and_bring_up());
+            let (row, up) = futures::join!(row, self.create_files_and_bring_up(source));
             row?;
             self.running(up?).await?;
             let _ = hooks::run(&ports, &self.record, HookPoint::AfterCreate).await;
             let _ = hooks::run(&ports, &self.record, HookPoint::AfterStart).await;
         } else {
-            let (row, files) = futures::join!(row, self.create_files());
+            let (row, files) = futures::join!(row, self.create_files(source.as_ref()));
             row?;
             files?;
             self.request(LifecycleEvent::Created).await?;
@@ -225,23 +246,34 @@ impl VmActor {
         Ok(())
     }
 
-    async fn create_files(&self) -> Result<(), ServiceError> {
-        let storage = Arc::clone(&self.shared.ports.vm_storage);
-        storage.create_vm_files(&self.record.id, self.record.template.disk_mib).await?;
+    async fn create_files(&self, source: Option<&BranchSource>) -> Result<(), ServiceError> {
+        let (ports, id) = (&self.shared.ports, &self.record.id);
+        match source {
+            Some(source) => ports.snapshots.create_vm_files_from(id, source).await?,
+            None => ports.vm_storage.create_vm_files(id, self.record.template.disk_mib).await?,
+        };
         Ok(())
     }
 
-    async fn create_files_and_bring_up(&mut self) -> Result<BroughtUp, ServiceError> {
-        self.create_files().await?;
+    async fn create_files_and_bring_up(
+        &mut self,
+        source: Option<BranchSource>,
+    ) -> Result<BroughtUp, ServiceError> {
+        self.create_files(source.as_ref()).await?;
         hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeStart).await?;
-        self.bring_up_or_overtaken().await
+        self.bring_up_or_overtaken(source).await
     }
 
     async fn start(&mut self) -> Result<(), ServiceError> {
-        let ports = self.shared.ports.clone();
-        hooks::run(&ports, &self.record, HookPoint::BeforeStart).await?;
+        hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeStart).await?;
         self.request(LifecycleEvent::Start).await?;
-        match self.bring_up_or_overtaken().await {
+        self.bring_up_after_request(None).await
+    }
+
+    /// The phase says that it starts: it runs afterwards, or has failed.
+    async fn bring_up_after_request(&mut self, source: Option<BranchSource>) -> Result<(), ServiceError> {
+        let ports = self.shared.ports.clone();
+        match self.bring_up_or_overtaken(source).await {
             Ok(up) => {
                 if let Err(error) = self.running(up).await {
                     self.end_machine(None).await;
@@ -263,10 +295,13 @@ impl VmActor {
     }
 
     /// Brings the machine up, unless a stop or a delete arrives meanwhile.
-    async fn bring_up_or_overtaken(&mut self) -> Result<BroughtUp, ServiceError> {
+    async fn bring_up_or_overtaken(
+        &mut self,
+        source: Option<BranchSource>,
+    ) -> Result<BroughtUp, ServiceError> {
         let shared = Arc::clone(&self.shared);
         let record = self.record.clone();
-        let up = bring_up(&shared.ports, &record, shared.settings.kill_deadline);
+        let up = bring_up(&shared.ports, &record, source, shared.settings.kill_deadline);
         tokio::pin!(up);
         loop {
             tokio::select! {

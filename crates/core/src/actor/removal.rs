@@ -55,20 +55,18 @@ impl VmActor {
             return Err(error);
         }
         self.shared.registry.remove(&id, &self.record.name);
+        if let Some(member) = &self.record.pool {
+            self.shared.pools.vm_gone(&member.pool);
+        }
         self.gone = true;
         self.publish_now();
         self.tell(None);
         self.commands.close();
         while let Some(command) = self.pending.pop_front().or_else(|| self.commands.try_recv().ok()) {
-            let unknown = || Err(ServiceError::UnknownVm(id.to_string()));
-            let _ = match command {
-                Command::Delete(reply) => reply.send(Ok(())),
-                Command::Start(reply)
-                | Command::Stop { reply, .. }
-                | Command::Pause(reply)
-                | Command::Resume(reply)
-                | Command::ResizeMemory { reply, .. } => reply.send(unknown()),
-            };
+            // Whoever waits for another command is told that the VM is gone when its reply is dropped.
+            if let Command::Delete(reply) = command {
+                let _ = reply.send(Ok(()));
+            }
         }
         Ok(())
     }

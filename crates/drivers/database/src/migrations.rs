@@ -7,7 +7,8 @@ use crate::error::OpenError;
 use crate::queries;
 
 /// Steps by the version they lead to. A released step is never changed; a change is one more step.
-const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("sql/0001_vms.sql"))];
+const MIGRATIONS: &[(i64, &str)] =
+    &[(1, include_str!("sql/0001_vms.sql")), (2, include_str!("sql/0002_documents.sql"))];
 
 /// The newest schema version this program knows.
 pub const SCHEMA_VERSION: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;

@@ -15,6 +15,17 @@ pub(crate) const DELETE: &str = "DELETE FROM vms WHERE id = $1";
 pub(crate) const ALL: &str = "SELECT id, tenant, name, created_ms, record_version, record, checksum FROM vms \
      ORDER BY created_ms, id";
 
+/// Keeps a document.
+pub(crate) const PUT_DOCUMENT: &str = "INSERT INTO documents (kind, key, document, checksum) VALUES ($1, $2, $3, $4) \
+     ON CONFLICT (kind, key) DO UPDATE SET document = excluded.document, checksum = excluded.checksum";
+
+/// Removes a document.
+pub(crate) const DELETE_DOCUMENT: &str = "DELETE FROM documents WHERE kind = $1 AND key = $2";
+
+/// All documents of a kind in order of their keys.
+pub(crate) const DOCUMENTS: &str =
+    "SELECT key, document, checksum FROM documents WHERE kind = $1 ORDER BY key";
+
 /// Makes the table that says which schema a database has.
 pub(crate) const CREATE_VERSION: &str =
     "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)";

@@ -61,14 +61,19 @@ impl Row {
 
     /// SHA-256 over every column, each with its length before it so that no byte can move to a neighbour unnoticed.
     fn sum(&self) -> String {
-        let mut hash = Sha256::new();
         let (created, version) = (self.created_ms.to_string(), self.record_version.to_string());
-        for column in [&self.id, &self.tenant, &self.name, &created, &version, &self.record] {
-            hash.update((column.len() as u64).to_le_bytes());
-            hash.update(column.as_bytes());
-        }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        sum_of(&[&self.id, &self.tenant, &self.name, &created, &version, &self.record])
     }
+}
+
+/// SHA-256 over columns, each with its length before it.
+pub(crate) fn sum_of(columns: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for column in columns {
+        hash.update((column.len() as u64).to_le_bytes());
+        hash.update(column.as_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::Utf8Path;
-use microvm_ports::{StateError, StateStore, StoredVms};
+use microvm_ports::{DocumentKind, StateError, StateStore, StoredDocuments, StoredVms};
 use microvm_types::VmId;
 use microvm_types::vm::VmRecord;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use crate::error::OpenError;
-use crate::row::{Columns, Row};
+use crate::row::{Columns, Row, sum_of};
 use crate::{migrations, queries};
 
 /// How long a writer waits for another one. Writes take milliseconds; only a stuck disk takes this long.
@@ -140,6 +140,44 @@ impl StateStore for SqliteStore {
                 Ok(record) => stored.records.push(record),
                 Err(StateError::Unreadable { id, reason }) => stored.unreadable.push((id, reason)),
                 Err(error) => return Err(error),
+            }
+        }
+        Ok(stored)
+    }
+
+    async fn put_document(
+        &self,
+        kind: DocumentKind,
+        key: &str,
+        document: &serde_json::Value,
+    ) -> Result<(), StateError> {
+        let text = document.to_string();
+        let checksum = sum_of(&[kind.as_str(), key, &text]);
+        let put = sqlx::query(queries::PUT_DOCUMENT).bind(kind.as_str()).bind(key).bind(text).bind(checksum);
+        put.execute(&self.pool).await.map(drop).map_err(failed("keeping a document"))
+    }
+
+    async fn delete_document(&self, kind: DocumentKind, key: &str) -> Result<(), StateError> {
+        let delete = sqlx::query(queries::DELETE_DOCUMENT).bind(kind.as_str()).bind(key);
+        delete.execute(&self.pool).await.map(drop).map_err(failed("removing a document"))
+    }
+
+    async fn documents(&self, kind: DocumentKind) -> Result<StoredDocuments, StateError> {
+        let rows: Vec<(String, String, String)> = sqlx::query_as(queries::DOCUMENTS)
+            .bind(kind.as_str())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(failed("reading documents"))?;
+        let mut stored = StoredDocuments::default();
+        for (key, text, checksum) in rows {
+            if checksum != sum_of(&[kind.as_str(), &key, &text]) {
+                let reason = "its checksum does not fit its content, the row is damaged".to_owned();
+                stored.unreadable.push((key, reason));
+                continue;
+            }
+            match serde_json::from_str(&text) {
+                Ok(document) => stored.documents.push((key, document)),
+                Err(error) => stored.unreadable.push((key, error.to_string())),
             }
         }
         Ok(stored)

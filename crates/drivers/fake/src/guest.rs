@@ -10,8 +10,8 @@ use futures::{Stream, StreamExt, stream};
 use microvm_ports::GuestError;
 use microvm_ports::branch::InputProbe;
 use microvm_ports::guest::{
-    ByteStream, CloseReason, Guest, GuestPath, PortConnection, ProcessEvent, ProcessEvents, ProcessHandle,
-    ProcessInput, ProcessWriter,
+    ByteStream, CloseReason, Guest, GuestPath, Identity, PortConnection, ProcessEvent, ProcessEvents,
+    ProcessHandle, ProcessInput, ProcessWriter,
 };
 use microvm_ports::hypervisor::{Machine, MachineExit, MachineState};
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
@@ -209,6 +209,11 @@ impl Guest for FakeGuest {
 
     fn closed(&self) -> watch::Receiver<Option<CloseReason>> {
         self.channel.subscribe()
+    }
+
+    async fn identify(&self, identity: &Identity) -> Result<(), GuestError> {
+        self.system().await?.set_identity(identity);
+        Ok(())
     }
 
     fn expect_heartbeats(&self, _expected: bool) {}

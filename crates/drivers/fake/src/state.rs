@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use microvm_ports::{StateError, StateStore, StoredVms};
+use microvm_ports::{DocumentKind, StateError, StateStore, StoredDocuments, StoredVms};
 use microvm_types::VmId;
 use microvm_types::vm::VmRecord;
 
@@ -14,6 +14,7 @@ use crate::script::{Operation, Script, Verdict};
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     rows: Arc<Mutex<BTreeMap<VmId, VmRecord>>>,
+    documents: Arc<Mutex<BTreeMap<(DocumentKind, String), serde_json::Value>>>,
     script: Script,
 }
 
@@ -26,6 +27,10 @@ impl MemoryStore {
 
     fn rows(&self) -> MutexGuard<'_, BTreeMap<VmId, VmRecord>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn documents(&self) -> MutexGuard<'_, BTreeMap<(DocumentKind, String), serde_json::Value>> {
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask(&self, operation: Operation, action: &'static str) -> Result<Verdict, StateError> {
@@ -81,5 +86,32 @@ impl StateStore for MemoryStore {
         let mut all: Vec<VmRecord> = self.rows().values().cloned().collect();
         all.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
         Ok(StoredVms { records: all, unreadable: Vec::new() })
+    }
+
+    async fn put_document(
+        &self,
+        kind: DocumentKind,
+        key: &str,
+        document: &serde_json::Value,
+    ) -> Result<(), StateError> {
+        let verdict = self.ask(Operation::Update, "keeping a document").await?;
+        self.documents().insert((kind, key.to_owned()), document.clone());
+        verdict.finish().await;
+        Ok(())
+    }
+
+    async fn delete_document(&self, kind: DocumentKind, key: &str) -> Result<(), StateError> {
+        let verdict = self.ask(Operation::Delete, "removing a document").await?;
+        self.documents().remove(&(kind, key.to_owned()));
+        verdict.finish().await;
+        Ok(())
+    }
+
+    async fn documents(&self, kind: DocumentKind) -> Result<StoredDocuments, StateError> {
+        self.ask(Operation::List, "reading documents").await?.finish().await;
+        let all = self.documents();
+        let of_kind = all.iter().filter(|((found, _), _)| *found == kind);
+        let documents = of_kind.map(|((_, key), document)| (key.clone(), document.clone())).collect();
+        Ok(StoredDocuments { documents, unreadable: Vec::new() })
     }
 }

@@ -89,6 +89,11 @@ impl GuestSystem {
     }
 
     /// Opens an epoch: an older channel ends, the identity is taken over, start commands are run.
+    /// The guest is somebody else from now on.
+    pub(crate) fn set_identity(&self, identity: &Identity) {
+        self.inner().identity = Identity { start_commands: Vec::new(), ..identity.clone() };
+    }
+
     pub(crate) async fn open_epoch(
         self: &Arc<Self>,
         epoch: u64,

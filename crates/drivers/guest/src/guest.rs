@@ -6,7 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use microvm_ports::GuestError;
 use microvm_ports::branch::InputProbe;
-use microvm_ports::guest::{ByteStream, CloseReason, Guest, GuestPath, PortConnection, ProcessHandle};
+use microvm_ports::guest::{
+    ByteStream, CloseReason, Guest, GuestPath, Identity, PortConnection, ProcessHandle,
+};
 use microvm_protocol::messages::{MakeDirectory, Operation, Remove, Rename, Shutdown};
 use microvm_types::ProcessId;
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
@@ -16,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::channel::Channel;
 use crate::config::GuestConfig;
-use crate::{exec, files, system};
+use crate::{exec, files, identity, system};
 
 /// A request whose work grows with what is in the guest may take so many times as long as a short one.
 const LONG_REQUEST: u32 = 5;
@@ -52,6 +54,10 @@ impl Guest for SocketGuest {
 
     fn closed(&self) -> watch::Receiver<Option<CloseReason>> {
         self.channel.closed()
+    }
+
+    async fn identify(&self, identity: &Identity) -> Result<(), GuestError> {
+        self.short("take its identity over", identity::push(&self.channel, identity)).await
     }
 
     fn expect_heartbeats(&self, expected: bool) {

@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::branch::{
     Branch, BranchRequest, BranchTimes, Compatibility, InputProbe, MemoryPages, NewTop,
 };
-use microvm_ports::hypervisor::{MachineExit, MachineSpec, MachineState};
+use microvm_ports::hypervisor::{DeviceDiscovery, MachineExit, MachineSpec, MachineState};
 use microvm_ports::storage::DiskFormat;
 use microvm_ports::{BranchError, Brancher, LaunchError, MachineError};
 use serde::{Deserialize, Serialize};
@@ -40,19 +41,25 @@ const INPUT_ROUNDS: u32 = 256;
 /// What must be known of a machine to save it; recorded with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Saving {
+    pub(crate) memory_base: Utf8PathBuf,
     pub(crate) memory: MemoryFile,
     /// Index of each writable disk by its serial number.
     pub(crate) disks: BTreeMap<String, usize>,
     pub(crate) compatibility: Compatibility,
+    pub(crate) discovery: DeviceDiscovery,
 }
 
 impl Saving {
-    pub(crate) fn of(spec: &MachineSpec, compatibility: Compatibility) -> Result<Self, LaunchError> {
+    pub(crate) fn of(
+        spec: &MachineSpec,
+        discovery: DeviceDiscovery,
+        compatibility: Compatibility,
+    ) -> Result<Self, LaunchError> {
         let memory = MemoryFile::of(&spec.memory_base, spec.memory_mib)
             .map_err(|error| LaunchError::Spec(format!("{}: {error}", spec.memory_base)))?;
         let writable = spec.disks.iter().enumerate().filter(|(_, disk)| !disk.read_only);
         let disks = writable.map(|(index, disk)| (disk.serial.clone(), index)).collect();
-        Ok(Self { memory, disks, compatibility })
+        Ok(Self { memory_base: spec.memory_base.clone(), memory, disks, compatibility, discovery })
     }
 }
 
@@ -69,6 +76,14 @@ pub(crate) struct Branching {
 impl Brancher for Branching {
     fn compatibility(&self) -> &Compatibility {
         &self.saving.compatibility
+    }
+
+    fn discovery(&self) -> DeviceDiscovery {
+        self.saving.discovery
+    }
+
+    fn memory_base(&self) -> &Utf8Path {
+        &self.saving.memory_base
     }
 
     async fn branch(&self, request: BranchRequest) -> Result<Branch, BranchError> {

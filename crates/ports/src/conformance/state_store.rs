@@ -50,6 +50,8 @@ pub fn sample_record(number: u32, name: &str) -> VmRecord {
             ephemeral: true,
         },
         machine: Some(serde_json::json!({"driver": "fake", "data": {"pid": 1, "nested": [null, 1.5]}})),
+        origin: microvm_types::vm::Origin::Boot,
+        pool: None,
         epoch: u64::MAX,
         created_ms: 1_700_000_000_000 + i64::from(number),
         updated_ms: i64::MAX,
@@ -79,7 +81,28 @@ pub async fn run(harness: &dyn StateStoreHarness) {
     suite.check("of many inserts of one name exactly one wins", racing_inserts(harness)).await;
     suite.check("updates of many rows at once all arrive", racing_updates(harness)).await;
     suite.check("what was written is there after opening it again", durable(harness)).await;
+    suite.check("documents are kept, replaced and removed by kind and key", documents(harness)).await;
     suite.finish();
+}
+
+async fn documents(harness: &dyn StateStoreHarness) {
+    use crate::state::DocumentKind::{GoldenChoice, Pool};
+    let store = harness.empty().await;
+    let value = |text: &str| serde_json::json!({ "text": text, "number": 7 });
+    for (kind, key, text) in
+        [(Pool, "b", "x"), (Pool, "a", "y"), (GoldenChoice, "a", "z"), (Pool, "b", "new")]
+    {
+        store.put_document(kind, key, &value(text)).await.must("keeping a document");
+    }
+    let store = harness.reopened().await.unwrap_or(store);
+    let of = async |kind| store.documents(kind).await.must("reading documents").documents;
+    assert_eq!(of(Pool).await, [("a".to_owned(), value("y")), ("b".to_owned(), value("new"))]);
+    assert_eq!(of(GoldenChoice).await, [("a".to_owned(), value("z"))]);
+    for _ in 0..2 {
+        store.delete_document(Pool, "a").await.must("removing a document");
+    }
+    assert_eq!(of(Pool).await, [("b".to_owned(), value("new"))]);
+    assert_eq!(of(GoldenChoice).await.len(), 1, "another kind lost its document");
 }
 
 async fn round_trip(harness: &dyn StateStoreHarness) {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use microvm_api::progress::ProgressLine;
 use microvm_api::system::{Doctor, HostInfo, Liveness};
+use microvm_types::ErrorKind;
 
 use crate::app::App;
 use crate::failure::Failure;
@@ -25,6 +26,31 @@ pub(crate) async fn verify(State(app): State<Arc<App>>) -> Response {
     progress(move |progress| async move {
         Ok(ProgressLine::Damage { findings: app.service.images().verify_all(progress).await? })
     })
+}
+
+/// Everything counted so far, with the numbers of VMs as they are now.
+pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Failure> {
+    let recorder = crate::metrics::recorder().ok_or_else(|| {
+        Failure::new(ErrorKind::Unavailable, "metrics_unavailable", "this process counts for somebody else")
+    })?;
+    for phase in microvm_types::Phase::ALL {
+        let filter = microvm_core::VmFilter { phases: vec![phase], waiting: true, ..Default::default() };
+        let count = app.service.list(&filter).len();
+        metrics::gauge!("microvm_vm_current", "state" => phase.as_str()).set(gauge(count));
+    }
+    for pool in app.service.pools() {
+        let name = pool.record.name.to_string();
+        metrics::gauge!("microvm_pool_size", "pool" => name.clone(), "state" => "ready")
+            .set(gauge(pool.waiting));
+        metrics::gauge!("microvm_pool_size", "pool" => name, "state" => "handed_out")
+            .set(gauge(pool.handed_out));
+    }
+    let text = recorder.render();
+    Ok(([(axum::http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+fn gauge(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 pub(crate) async fn live(State(app): State<Arc<App>>) -> Json<Liveness> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use microvm_api::snapshot::{GoldenList, GoldenVersion};
 use microvm_api::system::TemplateList;
 use microvm_types::template::Template;
 
@@ -19,4 +20,26 @@ pub(crate) async fn get(
     Path(name): Path<String>,
 ) -> Result<Json<Template>, Failure> {
     Ok(Json(app.service.template(&name)?))
+}
+
+pub(crate) async fn golden(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<GoldenList>, Failure> {
+    let versions = app.service.golden_versions(&name).await?;
+    Ok(Json(GoldenList { versions: versions.into_iter().map(|version| app.golden(version)).collect() }))
+}
+
+pub(crate) async fn update_golden(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<GoldenVersion>, Failure> {
+    Ok(Json(app.golden(app.service.update_golden(&name).await?)))
+}
+
+pub(crate) async fn rollback_golden(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<GoldenVersion>, Failure> {
+    Ok(Json(app.golden(app.service.rollback_golden(&name).await?)))
 }

@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use microvm_api::query::Query;
 use microvm_api::vm::{Counters, CreateVm, ResizeVm, StopVm, Vm as VmBody, VmList};
-use microvm_core::{CreateRequest, VmFilter};
+use microvm_core::{AcquireRequest, BootChoice, CreateRequest, VmFilter};
 use microvm_types::Phase;
 
 use crate::app::App;
@@ -27,6 +27,9 @@ pub(crate) async fn create(
     State(app): State<Arc<App>>,
     Body(request): Body<CreateVm>,
 ) -> Result<Response, Failure> {
+    if let Some(pool) = &request.pool {
+        return acquire(&app, pool.as_str(), &request).await;
+    }
     let mut overrides = request.overrides;
     overrides.vcpus = request.vcpus.or(overrides.vcpus);
     overrides.memory_mib = request.memory_mib.or(overrides.memory_mib);
@@ -38,8 +41,39 @@ pub(crate) async fn create(
         metadata: request.metadata,
         limits: request.limits,
         start: request.start,
+        boot: if request.cold { BootChoice::Cold } else { BootChoice::Auto },
     };
     let vm = app.vm(app.service.create(request).await?);
+    let location = format!("{}/vms/{}", microvm_api::PREFIX, vm.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(vm)).into_response())
+}
+
+/// A VM of a pool: what it is like was said when the pool was made.
+async fn acquire(app: &App, pool: &str, request: &CreateVm) -> Result<Response, Failure> {
+    let plain = CreateVm {
+        name: request.name.clone(),
+        labels: request.labels.clone(),
+        metadata: request.metadata.clone(),
+        limits: request.limits,
+        pool: request.pool.clone(),
+        ..CreateVm::default()
+    };
+    if *request != plain {
+        return Err(Failure::invalid(
+            "pool_fixed",
+            format!(
+                "VMs of the pool `{pool}` are made already: only name, labels, metadata and limits can be chosen"
+            ),
+        ));
+    }
+    let request = AcquireRequest {
+        name: request.name.clone(),
+        labels: request.labels.clone(),
+        metadata: request.metadata.clone(),
+        limits: request.limits,
+    };
+    let (view, _) = app.service.acquire(pool, request).await?;
+    let vm = app.vm(view);
     let location = format!("{}/vms/{}", microvm_api::PREFIX, vm.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(vm)).into_response())
 }
@@ -76,6 +110,7 @@ fn filter(query: &Query) -> Result<VmFilter, Failure> {
         metadata: pairs("metadata").collect::<Result<_, _>>()?,
         phases: query.all("state").chain(query.all("status")).map(phase).collect::<Result<_, _>>()?,
         name_contains: query.bytes("name")?.map(text),
+        waiting: query.value("waiting", "true or false")?.unwrap_or(false),
     })
 }
 

@@ -1,0 +1,253 @@
+//! Snapshots, restores and forks.
+
+use std::collections::BTreeMap;
+
+use microvm_types::vm::Limits;
+use microvm_types::{Name, SnapshotId, VmId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::milliseconds::Milliseconds;
+use crate::vm::Vm;
+
+/// One snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Snapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its name.
+    pub name: Name,
+    /// Id of the VM it was taken of, which may be gone.
+    pub vm: VmId,
+    /// That VM's name then.
+    pub vm_name: Name,
+    /// What its owner wrote about it.
+    pub description: String,
+    /// Whether it is what a template boots to, made by the server for itself.
+    pub golden: bool,
+    /// The snapshot it builds on; absent if it is whole in itself.
+    pub parent_snapshot: Option<SnapshotId>,
+    /// Whether it builds on another one.
+    pub incremental: bool,
+    /// Name of the VM's template.
+    pub template: String,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Bytes of memory that differ from the parent.
+    pub memory_bytes: u64,
+    /// Bytes on disk that are its own.
+    pub size_bytes: u64,
+    /// SHA-256 over its manifest, which holds those of its parts.
+    pub checksum: String,
+    /// How long the VM stood still for it, in milliseconds.
+    pub pause_ms: Milliseconds,
+    /// When it was taken (RFC 3339 with offset).
+    pub created_at: String,
+}
+
+/// A snapshot to be taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSnapshot {
+    /// Its name; one is made of the VM's name if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// What its owner writes about it.
+    #[serde(default)]
+    pub description: String,
+    /// Make it whole in itself instead of building on its parent.
+    #[serde(default)]
+    pub full: bool,
+}
+
+/// Some snapshots, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SnapshotList {
+    /// The snapshots.
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// How a snapshot is restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreSnapshot {
+    /// Put the VM it was taken of back in time, instead of making new VMs. Then nothing below counts.
+    #[serde(default = "yes")]
+    pub in_place: bool,
+    /// How many new VMs.
+    #[serde(default = "one")]
+    pub count: usize,
+    /// Their name, with `{n}` for the number; made up if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Labels on top of the snapshot's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Free text, never interpreted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// What becomes of them over time.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+impl Default for RestoreSnapshot {
+    fn default() -> Self {
+        Self {
+            in_place: true,
+            count: 1,
+            name: None,
+            labels: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn one() -> usize {
+    1
+}
+
+/// What came of a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Restored {
+    /// In words.
+    pub message: String,
+    /// The VMs that go on from it.
+    pub vms: Vec<Vm>,
+}
+
+/// Children of a running VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForkVm {
+    /// How many.
+    #[serde(default = "one")]
+    pub count: usize,
+    /// Their name, with `{n}` for the number; made up if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Labels on top of the parent's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Free text, never interpreted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// What becomes of them over time.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+impl Default for ForkVm {
+    fn default() -> Self {
+        Self {
+            count: 1,
+            name: None,
+            labels: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What came of a fork.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Forked {
+    /// The children, in the order of their numbers.
+    pub vms: Vec<Vm>,
+    /// How long the parent stood still, in milliseconds.
+    pub pause_ms: Milliseconds,
+    /// Bytes of memory that were copied.
+    pub changed_bytes: u64,
+    /// From the request to the last child's answer, in milliseconds.
+    pub duration_ms: Milliseconds,
+}
+
+/// Whether a snapshot is what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Verification {
+    /// Every byte is as it was written.
+    pub valid: bool,
+    /// SHA-256 over its manifest.
+    pub stored_checksum: String,
+    /// The same if every part has the sum its manifest says; else empty.
+    pub current_checksum: String,
+    /// Bytes on disk that are its own.
+    pub size_bytes: u64,
+    /// What is wrong, in words; absent if nothing.
+    pub error: Option<String>,
+    /// Which parts are damaged, and where.
+    pub damage: Vec<Damage>,
+}
+
+/// A damaged part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Damage {
+    /// Which part: `manifest`, `device-state`, `memory`, `disk/<layer>` or `parent`.
+    pub part: String,
+    /// First byte of the file that is wrong or missing, as far as it can be told.
+    pub first_byte: u64,
+    /// The byte after the last one of the damaged range.
+    pub end_byte: u64,
+    /// What was expected and what was found.
+    pub detail: String,
+}
+
+/// A version of what a template boots to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GoldenVersion {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// Whether new VMs of the template are forked from it.
+    pub current: bool,
+}
+
+/// Versions of what a template boots to, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GoldenList {
+    /// The versions.
+    pub versions: Vec<GoldenVersion>,
+}
+
+/// What a cleanup removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Cleaned {
+    /// In words.
+    pub message: String,
+    /// Names of those removed.
+    pub removed: Vec<Name>,
+}
+
+/// All snapshots together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SnapshotStatistics {
+    /// How many somebody asked for.
+    pub total_snapshots: usize,
+    /// How many are golden.
+    pub golden_snapshots: usize,
+    /// Bytes on disk.
+    pub total_size_bytes: u64,
+    /// VMs (living or gone) that have any.
+    pub vms_with_snapshots: usize,
+    /// When the oldest was taken (RFC 3339 with offset).
+    pub oldest_snapshot: Option<String>,
+    /// When the newest was taken (RFC 3339 with offset).
+    pub newest_snapshot: Option<String>,
+}
+
+/// A file on the server's host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotFile {
+    /// Absolute path.
+    pub path: String,
+    /// Name of the snapshot that an import makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+}

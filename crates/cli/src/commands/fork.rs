@@ -1,0 +1,182 @@
+//! `microvm fork`: children of a running VM.
+
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use microvm_api::Vm;
+use microvm_api::snapshot::ForkVm;
+use microvm_types::exec::ExecRequest;
+use microvm_types::vm::Limits;
+use microvm_types::{VmId, VmRef};
+use serde::Serialize;
+
+use crate::autostart::say;
+use crate::claim;
+use crate::commands::machine::pair;
+use crate::context::Context;
+use crate::duration;
+use crate::error::CliError;
+use crate::interrupts::Interrupts;
+use crate::session::{Collected, collect};
+
+/// What stands for the number of a child in its name and its command.
+const NUMBER: &str = "{n}";
+/// Seconds after which a child that nobody uses deletes itself, should this program be killed before it could.
+const IDLE_NET: u64 = 300;
+
+/// Fork a running VM into children with its memory, processes and files; it goes on
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without a command the children stay and their names are printed. With one it is run in each child, {n} being the
+child's number from 1, and the children are deleted.
+
+Examples:
+  microvm fork dev --count 10 --name try-{n}
+  microvm fork dev --count 50 -- python3 evaluate.py --seed '{n}'
+
+Exit code with a command: 0 if it was 0 in every child, else the first that was not.")]
+pub(crate) struct Fork {
+    /// Name or id of the VM
+    vm: VmRef,
+    /// How many children
+    #[arg(long, short = 'n', default_value_t = 1)]
+    count: usize,
+    /// Their name, with {n} for the number
+    #[arg(long)]
+    name: Option<String>,
+    /// Label, for filters
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// Kill the command and all it started after so long (exit code 124)
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "command")]
+    timeout: Option<Duration>,
+    /// Keep the children after the command
+    #[arg(long, requires = "command")]
+    keep: bool,
+    /// Program and arguments to run in each child
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// How the command ended in one child.
+#[derive(Serialize)]
+struct Outcome {
+    number: usize,
+    vm: Vm,
+    exit_code: u8,
+    duration_ms: u64,
+    stdout: String,
+    stderr: String,
+    /// Why it could not be run, if it could not.
+    error: Option<String>,
+}
+
+impl Fork {
+    pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let runs = !self.command.is_empty();
+        let mut request = ForkVm {
+            count: self.count,
+            name: self.name.clone(),
+            labels: self.labels.iter().cloned().collect(),
+            ..ForkVm::default()
+        };
+        if runs && !self.keep {
+            request.limits = Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), lifetime_seconds: None };
+        }
+        let mut interrupts = Interrupts::new()?;
+        let forking = async { Ok(context.client.fork_vm(&self.vm, &request).await?) };
+        let forked = interrupts.unless(forking).await?;
+        if !runs {
+            if context.output.is_json() {
+                context.output.json(&forked)?;
+            } else {
+                let names: Vec<&str> = forked.vms.iter().map(|vm| vm.name.as_str()).collect();
+                context.output.line(&names.join("\n"))?;
+            }
+            return Ok(0);
+        }
+        let ids: Vec<VmId> = forked.vms.iter().map(|vm| vm.id.clone()).collect();
+        let outcome = interrupts.unless(self.in_children(context, forked.vms)).await;
+        if outcome.is_err() && !self.keep {
+            for id in &ids {
+                claim::delete(&context.client, id).await;
+            }
+        }
+        let outcomes = outcome?;
+        let code = outcomes.iter().map(|one| one.exit_code).find(|code| *code != 0).unwrap_or(0);
+        self.show(context, &outcomes)?;
+        Ok(code)
+    }
+
+    /// Runs the command in all children at once; each is deleted as soon as its command has ended.
+    async fn in_children(&self, context: &Context, vms: Vec<Vm>) -> Result<Vec<Outcome>, CliError> {
+        let mut running = FuturesUnordered::new();
+        for (index, vm) in vms.into_iter().enumerate() {
+            running.push(async move {
+                let outcome = self.in_child(context, index + 1, vm).await;
+                if !self.keep {
+                    claim::delete(&context.client, &outcome.vm.id).await;
+                }
+                outcome
+            });
+        }
+        let mut outcomes = Vec::new();
+        while let Some(outcome) = running.next().await {
+            outcomes.push(outcome);
+        }
+        outcomes.sort_by_key(|one| one.number);
+        Ok(outcomes)
+    }
+
+    async fn in_child(&self, context: &Context, number: usize, vm: Vm) -> Outcome {
+        let command = self.command.iter().map(|word| word.replace(NUMBER, &number.to_string())).collect();
+        let request = ExecRequest {
+            command,
+            timeout_ms: self.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            ..ExecRequest::default()
+        };
+        let began = std::time::Instant::now();
+        let run = async {
+            let reference = VmRef::from(vm.id.clone());
+            let session = context.client.exec(&reference, &request).await?;
+            collect(session).await
+        };
+        let ended = run.await;
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (exit_code, Collected { stdout, stderr }, error) = match ended {
+            Ok((status, collected)) => (status.shell_code(), collected, None),
+            Err(error) => (error.exit_code(), Collected::default(), Some(error.detail())),
+        };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Outcome { number, vm, exit_code, duration_ms, stdout: text(&stdout), stderr: text(&stderr), error }
+    }
+
+    fn show(&self, context: &Context, outcomes: &[Outcome]) -> Result<(), CliError> {
+        for outcome in outcomes {
+            if let Some(error) = &outcome.error {
+                say(&format!("child {}: {error}", outcome.number));
+            }
+        }
+        let rows: Vec<Vec<String>> = outcomes
+            .iter()
+            .map(|one| {
+                let last = |text: &str| text.trim_end().lines().last().unwrap_or_default().to_owned();
+                vec![
+                    one.number.to_string(),
+                    one.vm.name.to_string(),
+                    one.exit_code.to_string(),
+                    format!("{} ms", one.duration_ms),
+                    last(&one.stdout),
+                    last(&one.stderr),
+                ]
+            })
+            .collect();
+        context.output.table(
+            &outcomes,
+            &["N", "VM", "EXIT", "TIME", "LAST LINE OF OUTPUT", "OF ERRORS"],
+            rows,
+        )
+    }
+}

@@ -1,0 +1,147 @@
+//! `microvm pool`: VMs made ahead.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use microvm_api::pool::{CreatePool, Pool as Body, PoolList, ResizePool};
+use microvm_types::Name;
+
+use crate::commands::machine::MachineOptions;
+use crate::context::Context;
+use crate::duration;
+use crate::error::CliError;
+
+/// What is done with pools.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Pool {
+    /// Make a pool; it is filled in the background
+    Create(Create),
+    /// List pools
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show everything about a pool
+    Show(Named),
+    /// Change the sizes of a pool
+    Resize(Resize),
+    /// Remove pools with the VMs that wait in them
+    Rm(Remove),
+}
+
+/// Make a pool; it is filled in the background
+#[derive(Debug, Args)]
+#[command(after_help = "\
+VMs of a pool are made ahead, have answered a command, and stand still until somebody wants one. A VM that was
+handed out is never handed to anyone else. Prints the name of the pool.
+
+Examples:
+  microvm pool create py --template linux-microvm --min 4 --max 16
+  microvm run --pool py -- python3 -c 'print(1)'")]
+pub(crate) struct Create {
+    /// Name of the pool
+    pool: Name,
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// VMs kept ready
+    #[arg(long, default_value_t = 5)]
+    min: usize,
+    /// Most VMs at once, those handed out included
+    #[arg(long, default_value_t = 20)]
+    max: usize,
+    /// Replace a VM that nobody wanted for so long
+    #[arg(long, value_name = "AGE", value_parser = duration::parse, default_value = "1h")]
+    max_age: Duration,
+}
+
+/// One pool
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Name of the pool
+    pool: Name,
+}
+
+/// Change the sizes of a pool
+#[derive(Debug, Args)]
+pub(crate) struct Resize {
+    /// Name of the pool
+    pool: Name,
+    /// VMs kept ready
+    #[arg(long, required_unless_present_any = ["max", "max_age"])]
+    min: Option<usize>,
+    /// Most VMs at once, those handed out included
+    #[arg(long)]
+    max: Option<usize>,
+    /// Replace a VM that nobody wanted for so long
+    #[arg(long, value_name = "AGE", value_parser = duration::parse)]
+    max_age: Option<Duration>,
+}
+
+/// Remove pools with the VMs that wait in them
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// Names of the pools
+    #[arg(required = true, value_name = "POOL")]
+    pools: Vec<Name>,
+}
+
+impl Pool {
+    pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let client = &context.client;
+        match self {
+            Self::Create(wish) => {
+                let machine = wish.machine.request(std::collections::BTreeMap::new());
+                let mut overrides = machine.overrides;
+                overrides.vcpus = machine.vcpus.or(overrides.vcpus);
+                overrides.memory_mib = machine.memory_mib.or(overrides.memory_mib);
+                let request = CreatePool {
+                    name: wish.pool,
+                    template: machine.template,
+                    overrides,
+                    min: wish.min,
+                    max: wish.max,
+                    max_age_seconds: Some(wish.max_age.as_secs().max(1)),
+                };
+                let pool = client.create_pool(&request).await?;
+                context.output.value(&pool, pool.name.as_str())?;
+            }
+            Self::Ls => {
+                let pools = client.list_pools().await?;
+                let rows: Vec<Vec<String>> = pools.iter().map(row).collect();
+                let header =
+                    ["NAME", "TEMPLATE", "READY", "BEING MADE", "HANDED OUT", "MIN", "MAX", "FAILURE"];
+                context.output.table(&PoolList { pools }, &header, rows)?;
+            }
+            Self::Show(named) => context.output.json(&client.pool(&named.pool).await?)?,
+            Self::Resize(wish) => {
+                let max_age_seconds = wish.max_age.map(|age| age.as_secs().max(1));
+                let request = ResizePool { min: wish.min, max: wish.max, max_age_seconds };
+                let pool = client.resize_pool(&wish.pool, &request).await?;
+                context.output.value(&pool, pool.name.as_str())?;
+            }
+            Self::Rm(which) => {
+                for pool in &which.pools {
+                    client.remove_pool(pool).await?;
+                    if !context.output.is_json() {
+                        context.output.line(pool.as_str())?;
+                    }
+                }
+                if context.output.is_json() {
+                    context.output.json(&which.pools)?;
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn row(pool: &Body) -> Vec<String> {
+    vec![
+        pool.name.to_string(),
+        pool.template.clone(),
+        pool.waiting.to_string(),
+        pool.filling.to_string(),
+        pool.handed_out.to_string(),
+        pool.min.to_string(),
+        pool.max.to_string(),
+        pool.failure.clone().unwrap_or_default(),
+    ]
+}

@@ -1,0 +1,302 @@
+//! `microvm snapshot`: saved states of VMs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use clap::{Args, Subcommand};
+use microvm_api::progress::ProgressLine;
+use microvm_api::snapshot::{CreateSnapshot, Snapshot as Body, SnapshotFile, SnapshotList};
+use microvm_types::{ByteSize, ErrorKind, Name, SnapshotId, VmRef};
+
+use crate::commands::lifecycle::keep_first;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::interrupts::Interrupts;
+use crate::output::age;
+use crate::settings::absolute;
+use crate::{duration, progress};
+
+/// What is done with snapshots.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Snapshot {
+    /// Take a snapshot of a running or paused VM; the VM goes on
+    Create(Create),
+    /// List snapshots
+    #[command(visible_alias = "list")]
+    Ls(List),
+    /// Show everything about a snapshot
+    Inspect(Named),
+    /// Read every byte of snapshots and say what is damaged
+    Verify(Several),
+    /// Remove snapshots
+    Rm(Remove),
+    /// Show which snapshot builds on which
+    Tree(List),
+    /// Count snapshots and what they take
+    Stats,
+    /// Remove old snapshots
+    Prune(Prune),
+    /// Write a snapshot, whole in itself, to one compressed file
+    Export(Export),
+    /// Take in an exported snapshot
+    Import(Import),
+}
+
+/// Take a snapshot of a running or paused VM; the VM goes on
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Memory, processes and disk are taken at one moment; the VM stands still for some milliseconds. Only what changed
+since the state the VM began with is written. A VM keeps its ten newest snapshots; the oldest goes that nothing
+builds on. Prints the name of the snapshot.
+
+Examples:
+  microvm snapshot create dev --name ready --description 'packages installed'
+  microvm restore ready --name copy
+  microvm rollback dev ready")]
+pub(crate) struct Create {
+    /// Name or id of the VM
+    vm: VmRef,
+    /// Name of the snapshot; one is made of the VM's name if absent
+    #[arg(long)]
+    name: Option<Name>,
+    /// What it is for
+    #[arg(long, default_value = "", hide_default_value = true)]
+    description: String,
+    /// Make it whole in itself instead of building on its parent
+    #[arg(long)]
+    full: bool,
+}
+
+/// List snapshots
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Only those of this VM
+    vm: Option<VmRef>,
+    /// Those that templates boot to as well
+    #[arg(long)]
+    golden: bool,
+}
+
+/// One snapshot
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Name or id of the snapshot
+    snapshot: String,
+}
+
+/// Some snapshots
+#[derive(Debug, Args)]
+pub(crate) struct Several {
+    /// Names or ids of the snapshots; all if absent
+    snapshots: Vec<String>,
+}
+
+/// Remove snapshots
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// Names or ids of the snapshots
+    #[arg(required = true, value_name = "SNAPSHOT")]
+    snapshots: Vec<String>,
+    /// Remove those that build on them as well
+    #[arg(long)]
+    cascade: bool,
+}
+
+/// Remove old snapshots
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Those that others build on stay. Prints the names of those removed.
+
+Examples:
+  microvm snapshot prune --keep 3
+  microvm snapshot prune --older-than 30d")]
+pub(crate) struct Prune {
+    /// Keep so many of each VM, the newest ones
+    #[arg(long, value_name = "COUNT", required_unless_present = "older_than")]
+    keep: Option<usize>,
+    /// Remove those older than this, for example 12h or 30d
+    #[arg(long, value_name = "AGE", value_parser = duration::parse)]
+    older_than: Option<Duration>,
+}
+
+/// Write a snapshot, whole in itself, to one compressed file
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Name or id of the snapshot
+    snapshot: String,
+    /// File to write, on the server's host
+    file: Utf8PathBuf,
+}
+
+/// Take in an exported snapshot
+#[derive(Debug, Args)]
+#[command(after_help = "The image it was made from must be here: `microvm image ls`.")]
+pub(crate) struct Import {
+    /// File to read, on the server's host
+    file: Utf8PathBuf,
+    /// Name of the snapshot
+    #[arg(long)]
+    name: Name,
+}
+
+impl Snapshot {
+    pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let client = &context.client;
+        match self {
+            Self::Create(wish) => {
+                let mut interrupts = Interrupts::new()?;
+                let request =
+                    CreateSnapshot { name: wish.name, description: wish.description, full: wish.full };
+                let taking = async { Ok(client.create_snapshot(&wish.vm, &request).await?) };
+                let snapshot = interrupts.unless(taking).await?;
+                context.output.value(&snapshot, snapshot.name.as_str())?;
+            }
+            Self::Ls(which) => list(context, which).await?,
+            Self::Inspect(named) => context.output.json(&client.snapshot(&named.snapshot).await?)?,
+            Self::Verify(which) => return verify(context, which.snapshots).await,
+            Self::Rm(which) => return remove(context, which).await,
+            Self::Tree(which) => {
+                let snapshots = client.list_snapshots(which.vm.as_ref(), which.golden).await?;
+                let text = tree(&snapshots);
+                context.output.value(&SnapshotList { snapshots }, text.trim_end())?;
+            }
+            Self::Stats => stats(context).await?,
+            Self::Prune(which) => {
+                let cleaned = client.prune_snapshots(which.keep, which.older_than).await?;
+                let names: Vec<&str> = cleaned.removed.iter().map(Name::as_str).collect();
+                if context.output.is_json() {
+                    context.output.json(&cleaned)?;
+                } else if !names.is_empty() {
+                    context.output.line(&names.join("\n"))?;
+                }
+            }
+            Self::Export(wish) => {
+                let file = SnapshotFile { path: absolute(&wish.file)?.into_string(), name: None };
+                let lines = client.export_snapshot(&wish.snapshot, &file).await?;
+                let outcome = Interrupts::new()?.unless(progress::follow(lines)).await?;
+                let ProgressLine::Exported { path, bytes } = &outcome else {
+                    return Err(progress::unexpected());
+                };
+                context.output.value(&outcome, &format!("{path}: {}", ByteSize(*bytes)))?;
+            }
+            Self::Import(wish) => {
+                let file = SnapshotFile { path: absolute(&wish.file)?.into_string(), name: Some(wish.name) };
+                let lines = client.import_snapshot(&file).await?;
+                let outcome = Interrupts::new()?.unless(progress::follow(lines)).await?;
+                let ProgressLine::Snapshot { snapshot } = outcome else { return Err(progress::unexpected()) };
+                context.output.value(&snapshot, snapshot.name.as_str())?;
+            }
+        }
+        Ok(0)
+    }
+}
+
+async fn list(context: &Context, which: List) -> Result<(), CliError> {
+    let snapshots = context.client.list_snapshots(which.vm.as_ref(), which.golden).await?;
+    let names: BTreeMap<SnapshotId, String> =
+        snapshots.iter().map(|one| (one.id.clone(), one.name.to_string())).collect();
+    let rows: Vec<Vec<String>> = snapshots
+        .iter()
+        .map(|one| {
+            let parent = one.parent_snapshot.as_ref();
+            vec![
+                one.name.to_string(),
+                one.vm_name.to_string(),
+                parent
+                    .map_or_else(String::new, |id| names.get(id).cloned().unwrap_or_else(|| id.to_string())),
+                ByteSize(one.size_bytes).to_string(),
+                format!("{:.1} ms", one.pause_ms.as_f64()),
+                age(&one.created_at),
+                one.description.clone(),
+            ]
+        })
+        .collect();
+    let header = ["NAME", "VM", "PARENT", "SIZE", "PAUSE", "AGE", "DESCRIPTION"];
+    context.output.table(&SnapshotList { snapshots }, &header, rows)
+}
+
+/// One line per snapshot, children below their parents.
+fn tree(snapshots: &[Body]) -> String {
+    fn add(text: &mut String, snapshots: &[Body], parent: Option<&SnapshotId>, depth: usize) {
+        let known = |id: &SnapshotId| snapshots.iter().any(|one| one.id == *id);
+        for one in snapshots {
+            // One whose parent is not listed (it is golden) stands at the top.
+            let own = one.parent_snapshot.as_ref().filter(|id| known(id));
+            if own == parent {
+                let size = ByteSize(one.size_bytes);
+                text.push_str(&format!("{}{}  ({}, {size})\n", "  ".repeat(depth), one.name, one.vm_name));
+                add(text, snapshots, Some(&one.id), depth + 1);
+            }
+        }
+    }
+    let mut text = String::new();
+    add(&mut text, snapshots, None, 0);
+    text
+}
+
+async fn verify(context: &Context, mut names: Vec<String>) -> Result<u8, CliError> {
+    if names.is_empty() {
+        let all = context.client.list_snapshots(None, true).await?;
+        names = all.into_iter().map(|one| one.name.to_string()).collect();
+    }
+    let mut damaged = Vec::new();
+    let mut reports = BTreeMap::new();
+    for name in names {
+        let report = context.client.verify_snapshot(&name).await?;
+        if !context.output.is_json() {
+            let verdict =
+                report.error.clone().unwrap_or_else(|| "every byte is as it was written".to_owned());
+            context.output.line(&format!("{name}: {verdict}"))?;
+        }
+        if !report.valid {
+            damaged.push(name.clone());
+        }
+        reports.insert(name, report);
+    }
+    if context.output.is_json() {
+        context.output.json(&reports)?;
+    }
+    if damaged.is_empty() {
+        return Ok(0);
+    }
+    let detail = format!(
+        "damaged: {}; remove them with `microvm snapshot rm --cascade`, nothing can be restored from them",
+        damaged.join(", ")
+    );
+    Err(CliError::new(ErrorKind::Internal, "damaged", detail))
+}
+
+async fn remove(context: &Context, which: Remove) -> Result<u8, CliError> {
+    let (mut done, mut failed) = (Vec::new(), None);
+    for snapshot in which.snapshots {
+        match context.client.remove_snapshot(&snapshot, which.cascade).await {
+            Ok(()) => {
+                if !context.output.is_json() {
+                    context.output.line(&snapshot)?;
+                }
+                done.push(snapshot);
+            }
+            Err(error) => keep_first(&mut failed, error, context),
+        }
+    }
+    if context.output.is_json() {
+        context.output.json(&done)?;
+    }
+    failed.map_or(Ok(0), Err)
+}
+
+async fn stats(context: &Context) -> Result<(), CliError> {
+    let all = context.client.snapshot_statistics().await?;
+    let none = || "-".to_owned();
+    let rows = [
+        ("snapshots", all.total_snapshots.to_string()),
+        ("golden snapshots", all.golden_snapshots.to_string()),
+        ("size", ByteSize(all.total_size_bytes).to_string()),
+        ("VMs with snapshots", all.vms_with_snapshots.to_string()),
+        ("oldest", all.oldest_snapshot.clone().unwrap_or_else(none)),
+        ("newest", all.newest_snapshot.clone().unwrap_or_else(none)),
+    ];
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    context.output.table(&all, &["WHAT", "VALUE"], rows)
+}

@@ -1,0 +1,155 @@
+//! Branching the actor's VM: for forks, for snapshots, and back in time.
+
+use microvm_ports::BranchError;
+use microvm_ports::Progress;
+use microvm_ports::branch::{BranchRequest, BranchTimes};
+use microvm_ports::snapshot::{BranchFiles, BranchSource, SnapshotInfo, StateDescription};
+use microvm_types::Phase;
+use microvm_types::lifecycle::LifecycleEvent;
+use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
+use microvm_types::vm::VmRecord;
+use microvm_types::{Name, SnapshotId};
+use tokio::sync::oneshot;
+
+use super::VmActor;
+use crate::error::ServiceError;
+
+/// A running VM's state, ready for children.
+pub(crate) struct ForkPoint {
+    pub(crate) source: BranchSource,
+    /// The VM as it was then.
+    pub(crate) record: VmRecord,
+    pub(crate) times: BranchTimes,
+    /// Bytes of memory that differ from what the VM was launched with.
+    pub(crate) changed_bytes: u64,
+}
+
+/// What a snapshot is to be.
+pub(crate) struct SnapshotOrder {
+    pub(crate) id: SnapshotId,
+    pub(crate) name: Name,
+    pub(crate) description: String,
+    pub(crate) purpose: SnapshotPurpose,
+    /// Whole in itself instead of building on its parent.
+    pub(crate) full: bool,
+    /// Leave the VM paused: it is going to be deleted.
+    pub(crate) stay_paused: bool,
+    pub(crate) progress: Progress,
+    /// Told as soon as the VM goes on, while the snapshot is being written.
+    pub(crate) taken: oneshot::Sender<BranchTimes>,
+}
+
+/// A snapshot that was written.
+pub(crate) struct Written {
+    pub(crate) record: SnapshotRecord,
+    pub(crate) info: SnapshotInfo,
+}
+
+impl VmActor {
+    /// Makes a state for `count` children.
+    pub(super) async fn fork_point(&mut self, count: usize) -> Result<ForkPoint, ServiceError> {
+        let (files, times) = self.branch(false, |_| serde_json::Value::Null).await?;
+        let changed_bytes = files.branch.pages.len();
+        let source = self.shared.ports.snapshots.fork_point(files, count).await?;
+        Ok(ForkPoint { source, record: self.record.clone(), times, changed_bytes })
+    }
+
+    /// Writes a snapshot. Further commands wait: until the layers below the new tops are safe they must not be branched.
+    pub(super) async fn snapshot(&mut self, order: SnapshotOrder) -> Result<Written, ServiceError> {
+        let mut kept = None;
+        let (files, times) = self
+            .branch(order.stay_paused, |times| {
+                let record = SnapshotRecord {
+                    id: order.id.clone(),
+                    name: order.name,
+                    tenant: self.record.tenant.clone(),
+                    description: order.description,
+                    purpose: order.purpose,
+                    vm: self.record.id.clone(),
+                    vm_name: self.record.name.clone(),
+                    template: self.record.template.clone(),
+                    image_digest: self.record.image_digest.clone(),
+                    labels: self.record.labels.clone(),
+                    epoch: self.record.epoch,
+                    created_ms: self.shared.ports.clock.now_ms(),
+                    pause_us: u64::try_from(times.pause.as_micros()).unwrap_or(u64::MAX),
+                };
+                let value = serde_json::to_value(&record).unwrap_or_default();
+                kept = Some(record);
+                value
+            })
+            .await?;
+        let _ = order.taken.send(times);
+        let snapshots = &self.shared.ports.snapshots;
+        let info = snapshots.write_snapshot(&order.id, files, order.full, order.progress).await?;
+        let record = kept.ok_or(ServiceError::ShuttingDown)?;
+        Ok(Written { record, info })
+    }
+
+    /// Takes the VM's state; it goes on doing what it did.
+    async fn branch(
+        &self,
+        stay_paused: bool,
+        describe: impl FnOnce(&BranchTimes) -> serde_json::Value,
+    ) -> Result<(BranchFiles, BranchTimes), ServiceError> {
+        if !matches!(self.record.phase, Phase::Running | Phase::Paused) {
+            return Err(ServiceError::NotRunning {
+                phase: self.record.phase,
+                advice: match self.record.phase {
+                    Phase::Stopped | Phase::Failed => "`microvm start` starts it".to_owned(),
+                    _ => "wait until it runs and try again".to_owned(),
+                },
+            });
+        }
+        let machine = self.living()?;
+        let brancher = machine.brancher().ok_or(ServiceError::NoBranching)?;
+        let ports = &self.shared.ports;
+        let tops = ports.snapshots.prepare_tops(&self.record.id).await?;
+        let input = match &self.guest {
+            Some(guest) => Some(guest.hold_input().await),
+            None => None,
+        };
+        let branch = brancher.branch(BranchRequest { tops: tops.clone(), input, stay_paused }).await?;
+        let times = branch.times;
+        metrics::histogram!("microvm_branch_pause_seconds").record(times.pause);
+        tracing::info!(vm = %self.record.id, ?times, changed_bytes = branch.pages.len(), "branched");
+        let description = StateDescription {
+            memory_mib: self.record.template.memory_mib,
+            disk_mib: self.record.template.disk_mib,
+            discovery: brancher.discovery(),
+            compatibility: brancher.compatibility().clone(),
+            record: describe(&times),
+        };
+        let memory_base = brancher.memory_base().to_owned();
+        Ok((BranchFiles { vm: self.record.id.clone(), tops, memory_base, branch, description }, times))
+    }
+
+    /// Puts the VM back to a state: what it did since is gone. It runs afterwards.
+    pub(super) async fn rollback(&mut self, source: BranchSource, epoch: u64) -> Result<(), ServiceError> {
+        match self.record.phase {
+            Phase::Running | Phase::Paused => {
+                self.request(LifecycleEvent::Stop).await?;
+                self.end_machine(None).await;
+                self.note(LifecycleEvent::Stopped, None).await;
+            }
+            Phase::Stopped | Phase::Failed => {}
+            phase => {
+                let advice = "wait until that is done and try again".to_owned();
+                return Err(ServiceError::NotRunning { phase, advice });
+            }
+        }
+        self.shared.ports.snapshots.reset_vm_files(&self.record.id, &source).await?;
+        self.record.epoch = self.record.epoch.max(epoch);
+        self.request(LifecycleEvent::Start).await?;
+        self.bring_up_after_request(Some(source)).await
+    }
+}
+
+impl From<BranchError> for ServiceError {
+    fn from(error: BranchError) -> Self {
+        match error {
+            BranchError::Machine(error) => Self::Machine(error),
+            other => Self::Branch(other),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Handing a waiting VM out.
+
+use std::collections::BTreeMap;
+
+use microvm_types::Name;
+use microvm_types::lifecycle::{LifecycleEvent, next};
+use microvm_types::vm::{Limits, PoolMember};
+
+use super::VmActor;
+use crate::error::ServiceError;
+
+/// Who gets the VM.
+pub(crate) struct Claim {
+    pub(crate) name: Name,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) limits: Limits,
+}
+
+impl VmActor {
+    /// Makes a waiting VM somebody's own: name, identity, running. If any of it fails the VM is removed: it was nobody's,
+    /// and what is half somebody's must not be handed to the next.
+    pub(super) async fn claim(&mut self, claim: Claim) -> Result<(), ServiceError> {
+        let waiting = self.record.pool.clone().filter(|member| member.waiting);
+        let Some(PoolMember { pool, .. }) = waiting else {
+            return Err(ServiceError::UnknownVm(self.record.id.to_string()));
+        };
+        self.shared.registry.rename(&self.record.id, &self.record.name, &claim.name)?;
+        let now = self.shared.ports.clock.now_ms();
+        self.record.name = claim.name;
+        self.record.labels.extend(claim.labels);
+        self.record.metadata = claim.metadata;
+        self.record.limits = claim.limits;
+        self.record.pool = Some(PoolMember { pool, waiting: false });
+        (self.record.created_ms, self.record.updated_ms) = (now, now);
+        let outcome = self.wake_as_its_own(now).await;
+        if let Err(error) = &outcome {
+            tracing::warn!(vm = %self.record.id, %error, "a waiting VM could not be handed out, it is removed");
+            self.discard().await;
+        }
+        outcome
+    }
+
+    /// Stored while it wakes up: neither waits for the other, both are done when it is handed over.
+    async fn wake_as_its_own(&mut self, now: i64) -> Result<(), ServiceError> {
+        let machine = self.living()?;
+        let mut record = self.record.clone();
+        record.phase = next(record.phase, LifecycleEvent::Resume)?;
+        let store = std::sync::Arc::clone(&self.shared.ports.store);
+        let stored = async { Ok::<_, ServiceError>(store.update_vm(&record).await?) };
+        let connected = self.guest.clone();
+        let woken = async {
+            match connected {
+                Some(guest) => {
+                    let identity = self.own_identity().await;
+                    machine.resume().await?;
+                    guest.expect_heartbeats(true);
+                    guest.identify(&identity).await?;
+                    Ok::<_, ServiceError>(())
+                }
+                // It waited when the server was started again: the channel is opened now.
+                None => {
+                    machine.resume().await?;
+                    Ok(self.connect_again(&machine).await?)
+                }
+            }
+        };
+        let (stored, woken) = futures::join!(stored, woken);
+        woken?;
+        stored?;
+        let epoch = self.record.epoch;
+        self.record = record;
+        self.record.epoch = epoch;
+        self.activity.touch(now);
+        self.publish_now();
+        self.tell(None);
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! Handing VMs out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use microvm_types::Name;
+use microvm_types::vm::{Limits, Origin, PoolMember};
+use tokio::time::Instant;
+
+use crate::actor::{Claim, Command};
+use crate::error::ServiceError;
+use crate::service::{CreateRequest, VmService, made_up_name};
+use crate::view::VmView;
+
+/// Where a VM came from when it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// It waited in the pool.
+    Pool,
+    /// It was forked from the golden snapshot.
+    Fork,
+    /// It booted.
+    Boot,
+}
+
+impl Tier {
+    /// The word used in metrics and in the interface.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pool => "pool",
+            Self::Fork => "fork",
+            Self::Boot => "boot",
+        }
+    }
+}
+
+/// A wish for a VM of a pool.
+#[derive(Debug, Clone, Default)]
+pub struct AcquireRequest {
+    /// Its name; `None`: one is made up.
+    pub name: Option<Name>,
+    /// Labels on top of the template's.
+    pub labels: BTreeMap<String, String>,
+    /// Free text of the owner's.
+    pub metadata: BTreeMap<String, String>,
+    /// What becomes of it over time.
+    pub limits: Limits,
+}
+
+impl VmService {
+    /// Hands out a running VM of a pool: one that waits, else a fork, else one that boots; tells which it was.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]; in particular a pool that has handed out as many as it may.
+    pub async fn acquire(&self, pool: &str, request: AcquireRequest) -> Result<(VmView, Tier), ServiceError> {
+        let began = Instant::now();
+        let pool = self.shared.pools.find(pool)?;
+        if let Some(name) = &request.name {
+            self.check_names_free(std::slice::from_ref(&Some(name.clone())))?;
+        }
+        while let Some(id) = pool.take() {
+            let name = match &request.name {
+                Some(name) => name.clone(),
+                None => made_up_name(id.as_str())?,
+            };
+            let claim = Claim {
+                name,
+                labels: request.labels.clone(),
+                metadata: request.metadata.clone(),
+                limits: request.limits,
+            };
+            let vm = id.clone().into();
+            match self.ask(&vm, |reply| Command::Claim { claim, reply }).await {
+                Ok(()) => {
+                    note(Tier::Pool, began.elapsed());
+                    return Ok((self.get(&vm)?, Tier::Pool));
+                }
+                // A name that somebody took meanwhile will not become free with another VM.
+                Err(error @ ServiceError::State(_)) => {
+                    self.delete_in_background(id);
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!(vm = %id, %error, "a waiting VM was not fit to be handed out");
+                    self.delete_in_background(id);
+                }
+            }
+        }
+        let record = pool.lock().record.clone();
+        if self.members(&record.name) >= record.max {
+            return Err(ServiceError::PoolExhausted { pool: record.name, max: record.max });
+        }
+        let request = CreateRequest {
+            name: request.name,
+            labels: request.labels,
+            metadata: request.metadata,
+            limits: request.limits,
+            start: true,
+            ..CreateRequest::default()
+        };
+        let member = PoolMember { pool: record.name, waiting: false };
+        let view = self.create_from(record.template, request, Some(member)).await?;
+        let tier = if view.record.origin == Origin::Boot { Tier::Boot } else { Tier::Fork };
+        note(tier, began.elapsed());
+        Ok((view, tier))
+    }
+}
+
+fn note(tier: Tier, duration: Duration) {
+    metrics::histogram!("microvm_pool_acquire_duration_seconds", "tier" => tier.as_str()).record(duration);
+}

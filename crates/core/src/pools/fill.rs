@@ -1,0 +1,175 @@
+//! Keeping a pool filled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use microvm_ports::guest::ProcessEvent;
+use microvm_types::VmId;
+use microvm_types::exec::ExecRequest;
+use microvm_types::vm::{Limits, PoolMember};
+use microvm_types::{Name, Phase};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::state::{Pool, Waiting};
+use crate::error::ServiceError;
+use crate::service::{CreateRequest, Shared, VmService};
+
+/// Longest rest after VMs could not be made, doubled from one second on.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+/// Longest time for the probe.
+const PROBE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Lives as long as the pool: makes what is missing, removes what is too old or dead.
+pub(super) async fn keep_filled(shared: Arc<Shared>, pool: Arc<Pool>) {
+    let service = VmService { shared };
+    let mut making: JoinSet<Result<VmId, ServiceError>> = JoinSet::new();
+    let mut rest_until = Instant::now();
+    loop {
+        let next_expiry = service.remove_unfit(&pool);
+        let missing = if Instant::now() < rest_until { 0 } else { service.missing(&pool, making.len()) };
+        for _ in 0..missing {
+            let (service, pool) = (VmService { shared: Arc::clone(&service.shared) }, Arc::clone(&pool));
+            making.spawn(async move { service.make_waiting(&pool).await });
+        }
+        pool.lock().filling = making.len();
+        let wake_at =
+            [Some(rest_until).filter(|at| *at > Instant::now()), next_expiry].into_iter().flatten().min();
+        tokio::select! {
+            () = pool.ending.cancelled() => break,
+            () = service.shared.ending.cancelled() => break,
+            () = pool.changed.notified() => {}
+            () = async {
+                match wake_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            } => {}
+            Some(made) = making.join_next() => {
+                let mut inner = pool.lock();
+                match made {
+                    Ok(Ok(id)) => {
+                        let since_ms = service.now_ms();
+                        inner.waiting.push_back(Waiting { id, since_ms });
+                        (inner.failure, inner.failures) = (None, 0);
+                    }
+                    Ok(Err(error)) => {
+                        tracing::warn!(pool = %inner.record.name, %error, "a VM for the pool could not be made");
+                        inner.failure = Some(error.to_string());
+                        inner.failures = inner.failures.saturating_add(1);
+                        let rest = Duration::from_secs(1 << inner.failures.min(6).saturating_sub(1));
+                        rest_until = Instant::now() + rest.min(LONGEST_REST);
+                    }
+                    Err(error) => tracing::error!(%error, "a task that made a VM for a pool panicked"),
+                }
+            }
+        }
+    }
+    // What is being made is undone by its guards; a server that ends leaves the rest for the next one.
+    making.shutdown().await;
+}
+
+impl VmService {
+    /// How many VMs are to be begun now: what is missing to the minimum, within the maximum, and not more at once than
+    /// the host has cores (but two, so that one that waits does not hold up the other).
+    fn missing(&self, pool: &Pool, making: usize) -> usize {
+        let inner = pool.lock();
+        let name = &inner.record.name;
+        let alive = self.members(name);
+        let wanted = inner.record.min.saturating_sub(inner.waiting.len() + making);
+        let room = inner.record.max.saturating_sub(alive.max(inner.waiting.len()) + making);
+        let at_once = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+        wanted.min(room).min(at_once.saturating_sub(making))
+    }
+
+    /// VMs of a pool that exist, waiting or handed out.
+    pub(super) fn members(&self, pool: &Name) -> usize {
+        let all = self.shared.registry.all();
+        let is_member = |record: &microvm_types::vm::VmRecord| {
+            record.pool.as_ref().is_some_and(|member| member.pool == *pool) && record.phase != Phase::Creating
+        };
+        all.iter().filter(|handle| is_member(&handle.snapshot.borrow().record)).count()
+    }
+
+    /// Drops from the list what is dead, removes what has waited too long; tells when the next one will have.
+    fn remove_unfit(&self, pool: &Pool) -> Option<Instant> {
+        let now = self.now_ms();
+        let mut inner = pool.lock();
+        let age_ms = i64::try_from(inner.record.max_age_seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let surplus = inner.waiting.len().saturating_sub(inner.record.min);
+        let mut removed: Vec<VmId> = inner.waiting.drain(..surplus).map(|waiting| waiting.id).collect();
+        inner.waiting.retain(|waiting| {
+            let lives = self
+                .shared
+                .registry
+                .find(&waiting.id.clone().into())
+                .is_ok_and(|handle| handle.snapshot.borrow().record.phase == Phase::Paused);
+            let old = now.saturating_sub(waiting.since_ms) >= age_ms;
+            if old || !lives {
+                removed.push(waiting.id.clone());
+            }
+            lives && !old
+        });
+        let oldest = inner.waiting.front().map(|waiting| waiting.since_ms);
+        drop(inner);
+        for id in removed {
+            self.delete_in_background(id);
+        }
+        oldest.map(|since| {
+            let left = since.saturating_add(age_ms).saturating_sub(now);
+            Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0) + 1)
+        })
+    }
+
+    /// Makes one VM, has it answer a command, and lets it stand still.
+    async fn make_waiting(&self, pool: &Pool) -> Result<VmId, ServiceError> {
+        let record = pool.lock().record.clone();
+        let request = CreateRequest { limits: Limits::default(), start: true, ..CreateRequest::default() };
+        let member = PoolMember { pool: record.name.clone(), waiting: true };
+        let id = self.create_from(record.template, request, Some(member)).await?.record.id;
+        let doomed = Doomed { service: self, id: Some(id.clone()) };
+        self.probe(&id).await?;
+        self.pause_vm(&id.clone().into()).await?;
+        doomed.keep();
+        Ok(id)
+    }
+
+    /// A command that answers has gone through all that the first command of a user goes through.
+    async fn probe(&self, id: &VmId) -> Result<(), ServiceError> {
+        use futures::StreamExt as _;
+        let guest = self.guest(&id.clone().into()).await?;
+        let command = vec!["true".to_owned()];
+        let probed = async {
+            let mut process = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await?;
+            while let Some(event) = process.events.next().await {
+                if let ProcessEvent::Lost(error) = event {
+                    return Err(error);
+                }
+            }
+            Ok(())
+        };
+        let action = "answer its first command";
+        let timeout = microvm_ports::GuestError::Timeout { action, after: PROBE_DEADLINE };
+        Ok(tokio::time::timeout(PROBE_DEADLINE, probed).await.unwrap_or(Err(timeout))?)
+    }
+}
+
+/// A VM that is removed unless it got all the way.
+struct Doomed<'a> {
+    service: &'a VmService,
+    id: Option<VmId>,
+}
+
+impl Doomed<'_> {
+    fn keep(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Doomed<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.service.delete_in_background(id);
+        }
+    }
+}

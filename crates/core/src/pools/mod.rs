@@ -1,0 +1,20 @@
+//! Pools: VMs of one template, made ahead, probed, paused, and handed out in a blink.
+//!
+//! ```text
+//!             fill (several at once: fork or boot, one command, pause)
+//!  PoolRecord ────────────────────────────▶ waiting ──acquire──▶ somebody's own
+//!             ◀── too old, dead: removed ──┘   │ empty
+//!                                              └────▶ fork ▶ boot, in the same call
+//! ```
+//!
+//! A VM that was handed out is never handed to anyone else; it is deleted like any other.
+
+mod acquire;
+mod fill;
+mod manage;
+mod state;
+
+pub use acquire::{AcquireRequest, Tier};
+pub use manage::{PoolChange, PoolRequest, PoolView};
+
+pub(crate) use state::Pools;

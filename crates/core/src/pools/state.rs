@@ -1,0 +1,100 @@
+//! What is known of the pools of this server.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use microvm_types::pool::PoolRecord;
+use microvm_types::{Name, VmId};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::ServiceError;
+
+/// All pools by name.
+#[derive(Debug, Default)]
+pub(crate) struct Pools(Mutex<BTreeMap<Name, Arc<Pool>>>);
+
+/// One pool.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(super) inner: Mutex<Inner>,
+    /// Told when something changed that filling depends on.
+    pub(super) changed: Notify,
+    /// Ends its filling.
+    pub(super) ending: CancellationToken,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) record: PoolRecord,
+    /// Oldest first.
+    pub(super) waiting: VecDeque<Waiting>,
+    /// VMs being made.
+    pub(super) filling: usize,
+    /// Why the last one could not be made; `None` after a success.
+    pub(super) failure: Option<String>,
+    /// Failures in a row.
+    pub(super) failures: u32,
+}
+
+/// A VM that waits.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    pub(super) id: VmId,
+    /// Since when, milliseconds since 1970-01-01T00:00:00Z.
+    pub(super) since_ms: i64,
+}
+
+impl Pool {
+    pub(super) fn new(record: PoolRecord, ending: CancellationToken) -> Arc<Self> {
+        let inner = Inner { record, waiting: VecDeque::new(), filling: 0, failure: None, failures: 0 };
+        Arc::new(Self { inner: Mutex::new(inner), changed: Notify::new(), ending })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The VM that waits the shortest: its memory is the warmest, and old ones are replaced anyway.
+    pub(super) fn take(&self) -> Option<VmId> {
+        let taken = self.lock().waiting.pop_back();
+        self.changed.notify_one();
+        taken.map(|waiting| waiting.id)
+    }
+}
+
+impl Pools {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Pool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn insert(&self, name: &Name, pool: Arc<Pool>) -> Result<(), ServiceError> {
+        let mut pools = self.lock();
+        if pools.contains_key(name) {
+            return Err(ServiceError::PoolNameTaken(name.clone()));
+        }
+        pools.insert(name.clone(), pool);
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, name: &Name) -> Option<Arc<Pool>> {
+        self.lock().remove(name)
+    }
+
+    pub(super) fn find(&self, name: &str) -> Result<Arc<Pool>, ServiceError> {
+        let pools = self.lock();
+        let found = pools.iter().find(|(known, _)| known.as_str() == name).map(|(_, pool)| Arc::clone(pool));
+        found.ok_or_else(|| ServiceError::UnknownPool(name.to_owned()))
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Pool>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Something ended that may make room in a pool.
+    pub(crate) fn vm_gone(&self, pool: &Name) {
+        if let Some(pool) = self.lock().get(pool) {
+            pool.changed.notify_one();
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Golden snapshots: what a template boots to is booted once and forked ever after.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use microvm_ports::Progress;
+use microvm_ports::snapshot::BranchSource;
+use microvm_ports::storage::{ResolvedImage, ResolvedKernel};
+use microvm_types::snapshot::SnapshotPurpose;
+use microvm_types::template::{InitMode, Template};
+use microvm_types::vm::{Limits, Origin};
+use microvm_types::{ErrorKind, Phase, SnapshotId, VmId};
+use serde_json::json;
+use tokio::sync::{OnceCell, oneshot};
+
+use super::create::NameGuard;
+use super::index::Snapshot;
+use crate::actor::{Command, SnapshotOrder};
+use crate::error::ServiceError;
+use crate::service::{BootChoice, CreateRequest, VmService};
+
+/// A golden machine is deleted when nobody has used it for so long: its builder died.
+const IDLE_SECONDS: u64 = 300;
+/// Label of machines that are booted to make a golden snapshot.
+pub(crate) const GOLDEN_LABEL: &str = "microvm.golden";
+
+/// Golden snapshots by key; each is made once, by whoever comes first, while others wait.
+#[derive(Debug, Default)]
+pub(crate) struct Goldens {
+    current: Mutex<HashMap<String, Arc<OnceCell<SnapshotId>>>>,
+    /// Versions that somebody went back to; without a choice it is the newest.
+    choices: Mutex<HashMap<String, SnapshotId>>,
+}
+
+impl Goldens {
+    fn cell(&self, key: &str) -> Arc<OnceCell<SnapshotId>> {
+        let mut cells = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(cells.entry(key.to_owned()).or_default())
+    }
+
+    /// The next VM looks anew.
+    pub(super) fn forget(&self, key: &str) {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    pub(super) fn choice(&self, key: &str) -> Option<SnapshotId> {
+        self.choices.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    pub(super) fn choose(&self, key: &str, id: Option<SnapshotId>) {
+        let mut choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
+        match id {
+            Some(id) => choices.insert(key.to_owned(), id),
+            None => choices.remove(key),
+        };
+    }
+}
+
+/// A state to begin from, and what to note of it.
+pub(crate) struct GoldenSource {
+    pub(crate) source: BranchSource,
+    pub(crate) origin: Origin,
+    pub(crate) epoch: u64,
+}
+
+impl VmService {
+    /// The golden snapshot of what `template` boots to, made now if there is none; `None` where VMs of this template have
+    /// to boot.
+    pub(crate) async fn golden(
+        &self,
+        template: &Template,
+        image: &ResolvedImage,
+        kernel: &ResolvedKernel,
+    ) -> Result<Option<GoldenSource>, ServiceError> {
+        // A user's disk belongs to one machine, and an init of the image's own may note who it is when it starts.
+        if !self.shared.settings.golden
+            || !template.extra_disks.is_empty()
+            || template.init != InitMode::Agent
+        {
+            return Ok(None);
+        }
+        let Some(key) = self.golden_key(template, image, kernel).await? else { return Ok(None) };
+        let mut again = true;
+        loop {
+            let cell = self.shared.goldens.cell(&key);
+            let id = cell.get_or_try_init(|| self.find_or_make(&key, template)).await?.clone();
+            let error = match self.source_of(&id).await {
+                Ok(source) => return Ok(Some(source)),
+                Err(error) => error,
+            };
+            // Removed by somebody, or damaged: it is only a cache, made anew once.
+            self.shared.goldens.forget(&key);
+            tracing::warn!(snapshot = %id, %error, "a golden snapshot cannot be used");
+            if !again || !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Internal) {
+                return Err(error);
+            }
+            again = false;
+            if self.shared.ports.snapshots.remove_snapshot(&id).await.is_ok() {
+                self.shared.snapshots.remove(&id);
+            }
+        }
+    }
+
+    async fn source_of(&self, id: &SnapshotId) -> Result<GoldenSource, ServiceError> {
+        let snapshot = self.shared.snapshots.find(id.as_str())?;
+        let source = self.shared.ports.snapshots.snapshot_source(id, 1).await?;
+        Ok(GoldenSource {
+            source,
+            origin: Origin::Golden { snapshot: id.clone() },
+            epoch: snapshot.record.epoch,
+        })
+    }
+
+    /// Everything a booted machine depends on before it is told who it is, as a text. `None`: the hypervisor cannot branch.
+    pub(super) async fn golden_key(
+        &self,
+        template: &Template,
+        image: &ResolvedImage,
+        kernel: &ResolvedKernel,
+    ) -> Result<Option<String>, ServiceError> {
+        let discovery = kernel.info.discovery;
+        let Some(compatibility) = self.shared.ports.hypervisor.compatibility(discovery).await? else {
+            return Ok(None);
+        };
+        let key = json!({
+            "image": image.info.digest,
+            "kernel": kernel.info.sha256,
+            "initramfs": kernel.initramfs.file_name(),
+            "arguments": template.kernel_arguments,
+            "vcpus": template.vcpus,
+            "memory_mib": template.memory_mib,
+            "disk_mib": template.disk_mib,
+            "compatibility": compatibility,
+        });
+        Ok(Some(key.to_string()))
+    }
+
+    async fn find_or_make(&self, key: &str, template: &Template) -> Result<SnapshotId, ServiceError> {
+        if let Some(snapshot) = self.current_golden(key) {
+            return Ok(snapshot.record.id);
+        }
+        self.make_golden(key, template).await
+    }
+
+    /// The version that was chosen, else the newest.
+    pub(super) fn current_golden(&self, key: &str) -> Option<Snapshot> {
+        let chosen = self.shared.goldens.choice(key);
+        let chosen = chosen.and_then(|id| self.shared.snapshots.find(id.as_str()).ok());
+        chosen.or_else(|| self.shared.snapshots.goldens(key).pop())
+    }
+
+    /// Boots a machine of the template and keeps what it is then.
+    pub(super) async fn make_golden(
+        &self,
+        key: &str,
+        template: &Template,
+    ) -> Result<SnapshotId, ServiceError> {
+        tracing::info!(template = %template.name, "making the golden snapshot of a template");
+        // Nothing of who asked first may be in it: no variables, no commands, no labels, no hooks.
+        let neutral = Template {
+            environment: Default::default(),
+            start_commands: Vec::new(),
+            labels: Default::default(),
+            hooks: Vec::new(),
+            ..template.clone()
+        };
+        let id = self.shared.ports.new_snapshot_id();
+        let request = CreateRequest {
+            name: Some(format!("golden-{id}").parse().map_err(|error: microvm_types::NameError| {
+                ServiceError::Invalid { field: "name", reason: error.to_string() }
+            })?),
+            labels: [(GOLDEN_LABEL.to_owned(), "building".to_owned())].into(),
+            limits: Limits { idle_seconds: Some(IDLE_SECONDS), lifetime_seconds: None, ephemeral: true },
+            boot: BootChoice::Cold,
+            start: true,
+            ..CreateRequest::default()
+        };
+        let builder =
+            Builder { service: self, id: Some(self.create_from(neutral, request, None).await?.record.id) };
+        let outcome = self.take_golden(&builder, id, key, template).await;
+        builder.remove().await;
+        outcome
+    }
+
+    async fn take_golden(
+        &self,
+        builder: &Builder<'_>,
+        id: SnapshotId,
+        key: &str,
+        template: &Template,
+    ) -> Result<SnapshotId, ServiceError> {
+        let vm = builder.id.clone().ok_or(ServiceError::ShuttingDown)?;
+        let name = format!("golden-{id}").parse().map_err(|error: microvm_types::NameError| {
+            ServiceError::Invalid { field: "name", reason: error.to_string() }
+        })?;
+        let guard = NameGuard::reserve(&self.shared, &name, &id)?;
+        let (taken, _) = oneshot::channel();
+        let order = SnapshotOrder {
+            id: id.clone(),
+            name,
+            description: format!("what the template {} boots to", template.name),
+            purpose: SnapshotPurpose::Golden { key: key.to_owned() },
+            full: true,
+            stay_paused: true,
+            progress: Progress::ignored(),
+            taken,
+        };
+        let written = self.ask(&vm.into(), |reply| Command::Snapshot { order, reply }).await?;
+        guard.keep(Snapshot { record: written.record, info: written.info });
+        Ok(id)
+    }
+}
+
+/// The machine that is booted for a golden snapshot; removed in any case.
+struct Builder<'a> {
+    service: &'a VmService,
+    id: Option<VmId>,
+}
+
+impl Builder<'_> {
+    async fn remove(mut self) {
+        if let Some(id) = self.id.take()
+            && let Err(error) = self.service.delete_vm(&id.clone().into()).await
+        {
+            tracing::warn!(vm = %id, phase = %Phase::Deleting, %error, "the machine of a golden snapshot could not be deleted");
+        }
+    }
+}
+
+impl Drop for Builder<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.service.delete_in_background(id);
+        }
+    }
+}

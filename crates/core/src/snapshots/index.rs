@@ -1,0 +1,103 @@
+//! All snapshots by id and name.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use microvm_ports::snapshot::SnapshotInfo;
+use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
+use microvm_types::{Name, SnapshotId, VmId};
+
+use crate::error::ServiceError;
+
+/// One snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What core knows of it.
+    pub record: SnapshotRecord,
+    /// What its files say.
+    pub info: SnapshotInfo,
+}
+
+/// The index. Names are reserved before a snapshot is written, so that two at once cannot have the same.
+#[derive(Debug, Default)]
+pub(crate) struct SnapshotIndex(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    snapshots: BTreeMap<SnapshotId, Snapshot>,
+    reserved: BTreeMap<Name, SnapshotId>,
+}
+
+impl SnapshotIndex {
+    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes a name for a snapshot that is going to be written.
+    pub(crate) fn reserve(&self, name: &Name, id: &SnapshotId) -> Result<(), ServiceError> {
+        self.with(|inner| {
+            let taken = inner.reserved.contains_key(name)
+                || inner.snapshots.values().any(|snapshot| snapshot.record.name == *name);
+            if taken {
+                return Err(ServiceError::SnapshotNameTaken(name.clone()));
+            }
+            inner.reserved.insert(name.clone(), id.clone());
+            Ok(())
+        })
+    }
+
+    /// Gives a reserved name back.
+    pub(crate) fn release(&self, name: &Name) {
+        self.with(|inner| inner.reserved.remove(name));
+    }
+
+    pub(crate) fn insert(&self, snapshot: Snapshot) {
+        self.with(|inner| {
+            inner.reserved.remove(&snapshot.record.name);
+            inner.snapshots.insert(snapshot.record.id.clone(), snapshot);
+        });
+    }
+
+    pub(crate) fn remove(&self, id: &SnapshotId) {
+        self.with(|inner| inner.snapshots.remove(id));
+    }
+
+    /// Finds a snapshot by id or name.
+    pub(crate) fn find(&self, reference: &str) -> Result<Snapshot, ServiceError> {
+        self.with(|inner| {
+            let by_id = reference.parse().ok().and_then(|id: SnapshotId| inner.snapshots.get(&id));
+            by_id
+                .or_else(|| inner.snapshots.values().find(|found| found.record.name.as_str() == reference))
+                .cloned()
+        })
+        .ok_or_else(|| microvm_ports::StorageError::UnknownSnapshot(reference.to_owned()).into())
+    }
+
+    /// All, oldest first.
+    pub(crate) fn all(&self) -> Vec<Snapshot> {
+        self.with(|inner| inner.snapshots.values().cloned().collect())
+    }
+
+    /// The golden snapshots of a key, oldest first.
+    pub(crate) fn goldens(&self, key: &str) -> Vec<Snapshot> {
+        self.with(|inner| {
+            let is_golden = |found: &&Snapshot| match &found.record.purpose {
+                SnapshotPurpose::Golden { key: own } => own == key,
+                SnapshotPurpose::User => false,
+            };
+            inner.snapshots.values().filter(is_golden).cloned().collect()
+        })
+    }
+
+    /// Those taken of one VM by somebody's wish, oldest first.
+    pub(crate) fn of_vm(&self, vm: &VmId) -> Vec<Snapshot> {
+        let by_wish =
+            |found: &&Snapshot| found.record.vm == *vm && found.record.purpose == SnapshotPurpose::User;
+        self.with(|inner| inner.snapshots.values().filter(by_wish).cloned().collect())
+    }
+
+    /// Whether others build on it.
+    pub(crate) fn has_children(&self, id: &SnapshotId) -> bool {
+        self.with(|inner| inner.snapshots.values().any(|found| found.info.parent.as_ref() == Some(id)))
+    }
+}

@@ -1,0 +1,246 @@
+//! Listing, verifying, removing snapshots.
+
+use std::time::Duration;
+
+use camino::Utf8Path;
+use microvm_ports::Progress;
+use microvm_ports::snapshot::Damage;
+use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
+use microvm_types::{Name, VmId};
+
+use super::create::NameGuard;
+use super::index::Snapshot;
+use crate::error::ServiceError;
+use crate::service::VmService;
+
+/// Bytes of materialised memory kept beyond what VMs use, so that restoring the same snapshots again is fast.
+const KEEP_MEMORY_BYTES: u64 = 8 << 30;
+
+/// Which snapshots to list; every condition must hold.
+#[derive(Debug, Clone, Default)]
+pub struct SnapshotFilter {
+    /// Taken of this VM.
+    pub vm: Option<VmId>,
+    /// Golden ones too.
+    pub golden: bool,
+}
+
+/// All snapshots together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SnapshotStatistics {
+    /// How many somebody asked for.
+    pub count: usize,
+    /// How many are golden.
+    pub golden: usize,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// VMs (living or gone) that have any.
+    pub vms: usize,
+    /// When the oldest was taken, milliseconds since 1970-01-01T00:00:00Z.
+    pub oldest_ms: Option<i64>,
+    /// When the newest was taken, same unit.
+    pub newest_ms: Option<i64>,
+}
+
+impl VmService {
+    /// Reads what is on disk. One that cannot be read is told in the log and left alone.
+    pub(crate) async fn load_snapshots(&self) -> Result<(), ServiceError> {
+        for found in self.shared.ports.snapshots.snapshots().await? {
+            match found {
+                Ok(info) => match serde_json::from_value::<SnapshotRecord>(info.description.record.clone()) {
+                    Ok(record) => self.shared.snapshots.insert(Snapshot { record, info }),
+                    Err(error) => {
+                        tracing::error!(snapshot = %info.id, %error, "its description cannot be read")
+                    }
+                },
+                Err((id, damage)) => tracing::error!(snapshot = %id, ?damage, "a snapshot cannot be read"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Snapshots that match, oldest first.
+    #[must_use]
+    pub fn snapshots(&self, filter: &SnapshotFilter) -> Vec<Snapshot> {
+        let mut all = self.shared.snapshots.all();
+        all.retain(|snapshot| {
+            filter.vm.as_ref().is_none_or(|vm| snapshot.record.vm == *vm)
+                && (filter.golden || snapshot.record.purpose == SnapshotPurpose::User)
+        });
+        all
+    }
+
+    /// One snapshot by id or name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn snapshot(&self, reference: &str) -> Result<Snapshot, ServiceError> {
+        self.shared.snapshots.find(reference)
+    }
+
+    /// Reads every byte of a snapshot; empty if nothing is wrong.
+    ///
+    /// # Errors
+    /// Storage errors other than damage.
+    pub async fn verify_snapshot(
+        &self,
+        reference: &str,
+        progress: Progress,
+    ) -> Result<Vec<Damage>, ServiceError> {
+        let id = self.shared.snapshots.find(reference)?.record.id;
+        Ok(self.shared.ports.snapshots.verify_snapshot(&id, progress).await?)
+    }
+
+    /// Removes a snapshot; with `cascade` also those that build on it, which otherwise keep it.
+    ///
+    /// # Errors
+    /// `InUse` if others build on it.
+    pub async fn remove_snapshot(&self, reference: &str, cascade: bool) -> Result<usize, ServiceError> {
+        let snapshot = self.shared.snapshots.find(reference)?;
+        let mut doomed = vec![snapshot];
+        if cascade {
+            let mut next = 0;
+            while let Some(parent) = doomed.get(next).map(|parent| parent.record.id.clone()) {
+                let children = self.shared.snapshots.all();
+                doomed
+                    .extend(children.into_iter().filter(|child| child.info.parent.as_ref() == Some(&parent)));
+                next += 1;
+            }
+        }
+        let count = doomed.len();
+        // Children before parents: at no time does one stand without what it builds on.
+        for snapshot in doomed.into_iter().rev() {
+            self.shared.ports.snapshots.remove_snapshot(&snapshot.record.id).await?;
+            self.shared.snapshots.remove(&snapshot.record.id);
+        }
+        self.collect_snapshot_garbage().await;
+        Ok(count)
+    }
+
+    /// Removes those older than `older_than` and, per VM, all but the newest `keep`; never one that others build on.
+    /// Returns the names of those removed.
+    ///
+    /// # Errors
+    /// Storage errors; what was removed until then stays removed.
+    pub async fn prune_snapshots(
+        &self,
+        keep: Option<usize>,
+        older_than: Option<Duration>,
+    ) -> Result<Vec<Name>, ServiceError> {
+        let now = self.shared.ports.clock.now_ms();
+        let age_ms = older_than.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        let all = self.snapshots(&SnapshotFilter::default());
+        let mut removed = Vec::new();
+        // Newest first, so that children go before their parents.
+        for snapshot in all.iter().rev() {
+            let too_old = age_ms.is_some_and(|age| now.saturating_sub(snapshot.record.created_ms) > age);
+            let newer = all.iter().filter(|other| {
+                other.record.vm == snapshot.record.vm && other.record.id > snapshot.record.id
+            });
+            let too_many = keep.is_some_and(|keep| newer.count() >= keep);
+            if (too_old || too_many) && !self.shared.snapshots.has_children(&snapshot.record.id) {
+                self.shared.ports.snapshots.remove_snapshot(&snapshot.record.id).await?;
+                self.shared.snapshots.remove(&snapshot.record.id);
+                removed.push(snapshot.record.name.clone());
+            }
+        }
+        if !removed.is_empty() {
+            self.collect_snapshot_garbage().await;
+        }
+        Ok(removed)
+    }
+
+    /// Keeps a VM within its limit.
+    pub(super) async fn drop_oldest(&self, vm: &VmId) {
+        let limit = self.shared.settings.snapshots_per_vm;
+        let mut of_vm = self.shared.snapshots.of_vm(vm);
+        while of_vm.len() > limit {
+            let Some(at) = of_vm.iter().position(|one| !self.shared.snapshots.has_children(&one.record.id))
+            else {
+                return;
+            };
+            let oldest = of_vm.remove(at);
+            tracing::info!(snapshot = %oldest.record.name, limit, "the VM has too many snapshots, its oldest goes");
+            if let Err(error) = self.shared.ports.snapshots.remove_snapshot(&oldest.record.id).await {
+                tracing::warn!(snapshot = %oldest.record.name, %error, "it could not be removed");
+                return;
+            }
+            self.shared.snapshots.remove(&oldest.record.id);
+        }
+    }
+
+    pub(super) async fn collect_snapshot_garbage(&self) {
+        if let Err(error) = self.shared.ports.snapshots.collect_snapshot_garbage(KEEP_MEMORY_BYTES).await {
+            tracing::warn!(%error, "what snapshots and forks left behind could not be removed");
+        }
+    }
+
+    /// All snapshots together.
+    #[must_use]
+    pub fn snapshot_statistics(&self) -> SnapshotStatistics {
+        let all = self.shared.snapshots.all();
+        let by_wish: Vec<&Snapshot> =
+            all.iter().filter(|one| one.record.purpose == SnapshotPurpose::User).collect();
+        let mut vms: Vec<&VmId> = by_wish.iter().map(|one| &one.record.vm).collect();
+        vms.dedup();
+        vms.sort();
+        vms.dedup();
+        SnapshotStatistics {
+            count: by_wish.len(),
+            golden: all.len() - by_wish.len(),
+            bytes: all.iter().map(|one| one.info.own_bytes).sum(),
+            vms: vms.len(),
+            oldest_ms: by_wish.first().map(|one| one.record.created_ms),
+            newest_ms: by_wish.last().map(|one| one.record.created_ms),
+        }
+    }
+
+    /// Writes a snapshot, whole in itself, as one file of this host; returns its size in bytes.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn export_snapshot(
+        &self,
+        reference: &str,
+        to: &Utf8Path,
+        progress: Progress,
+    ) -> Result<u64, ServiceError> {
+        let id = self.shared.snapshots.find(reference)?.record.id;
+        Ok(self.shared.ports.snapshots.export_snapshot(&id, to, progress).await?)
+    }
+
+    /// Takes in an exported snapshot. Its image must be here, since its disk lies over it.
+    ///
+    /// # Errors
+    /// Storage errors; a name that is taken.
+    pub async fn import_snapshot(
+        &self,
+        name: Name,
+        from: &Utf8Path,
+        progress: Progress,
+    ) -> Result<Snapshot, ServiceError> {
+        let id = self.shared.ports.new_snapshot_id();
+        let guard = NameGuard::reserve(&self.shared, &name, &id)?;
+        let info = self.shared.ports.snapshots.import_snapshot(&id, from, progress).await?;
+        let record = serde_json::from_value::<SnapshotRecord>(info.description.record.clone());
+        let checked = async {
+            let record = record.map_err(|error| microvm_ports::StorageError::BadInput {
+                what: from.to_string(),
+                detail: format!("its description cannot be read: {error}"),
+            })?;
+            self.shared.ports.images.image(&record.image_digest).await?;
+            Ok::<_, ServiceError>(record)
+        };
+        match checked.await {
+            Ok(record) => {
+                let snapshot = Snapshot { record: SnapshotRecord { id, name, ..record }, info };
+                guard.keep(snapshot.clone());
+                Ok(snapshot)
+            }
+            Err(error) => {
+                self.shared.ports.snapshots.remove_snapshot(&id).await?;
+                Err(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Snapshots, forks and what is made of them.
+//!
+//! ```text
+//!  running VM ──Fork──▶ ForkPoint ──────────────┐
+//!      │                                        ├─▶ children: records, actors, machines side by side
+//!      └──Snapshot──▶ store + index ──source────┘
+//!                        ▲
+//!  template ──Golden─────┘ booted once, then every new VM of it is a child
+//! ```
+
+mod children;
+mod create;
+mod fork;
+mod golden;
+mod index;
+mod manage;
+mod names;
+mod restore;
+mod versions;
+
+pub use create::SnapshotRequest;
+pub use fork::{ForkRequest, Forked};
+pub use index::Snapshot;
+pub use manage::{SnapshotFilter, SnapshotStatistics};
+pub use restore::RestoreRequest;
+pub use versions::GoldenVersion;
+
+pub(crate) use golden::Goldens;
+pub(crate) use index::SnapshotIndex;

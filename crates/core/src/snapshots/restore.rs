@@ -1,0 +1,101 @@
+//! New VMs from a snapshot, and a VM back in time.
+
+use std::collections::BTreeMap;
+
+use microvm_types::vm::{Limits, Origin, VmRecord};
+use microvm_types::{Phase, VmRef};
+
+use super::index::Snapshot;
+use super::names::names;
+use crate::actor::Command;
+use crate::error::ServiceError;
+use crate::service::VmService;
+use crate::view::VmView;
+
+/// How to restore.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreRequest {
+    /// How many VMs, at least one.
+    pub count: usize,
+    /// Their names, with `{n}` for the number; `None`: made up.
+    pub name: Option<String>,
+    /// Labels on top of the snapshot's.
+    pub labels: BTreeMap<String, String>,
+    /// Free text of the owner's.
+    pub metadata: BTreeMap<String, String>,
+    /// What becomes of them over time.
+    pub limits: Limits,
+}
+
+impl VmService {
+    /// Makes new VMs that go on where a snapshot was taken. All of them come up, or none is left.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]; in particular damage to the snapshot, and another VMM build or processor.
+    pub async fn restore(
+        &self,
+        snapshot: &str,
+        request: RestoreRequest,
+    ) -> Result<Vec<VmView>, ServiceError> {
+        let names = names(request.name.as_deref(), request.count)?;
+        let snapshot = self.shared.snapshots.find(snapshot)?;
+        self.check_room(request.count, snapshot.record.template.memory_mib, 0).await?;
+        self.check_names_free(&names)?;
+        let source = self.shared.ports.snapshots.snapshot_source(&snapshot.record.id, request.count).await?;
+        let from = record_of(&snapshot, &request);
+        let origin = Origin::Snapshot { snapshot: snapshot.record.id.clone() };
+        let records = names
+            .into_iter()
+            .map(|name| self.child_record(from.clone(), name, origin.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.bring_up_children(&source, records).await
+    }
+
+    /// Puts a VM back to a snapshot that was taken of it: what it did since is gone; id and name stay.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]. A snapshot of another VM is refused.
+    pub async fn rollback(&self, vm: &VmRef, snapshot: &str) -> Result<VmView, ServiceError> {
+        let snapshot = self.shared.snapshots.find(snapshot)?;
+        let record = self.get(vm)?.record;
+        if snapshot.record.vm != record.id {
+            return Err(ServiceError::Invalid {
+                field: "snapshot",
+                reason: format!(
+                    "`{}` was taken of the VM `{}`, not of `{}`: `microvm restore {}` makes a new VM of it",
+                    snapshot.record.name, snapshot.record.vm_name, record.name, snapshot.record.name
+                ),
+            });
+        }
+        let source = self.shared.ports.snapshots.snapshot_source(&snapshot.record.id, 1).await?;
+        let epoch = snapshot.record.epoch;
+        self.ask(vm, |reply| Command::Rollback { source, epoch, reply }).await?;
+        self.get(vm)
+    }
+}
+
+/// A record as the snapshot's VM had it; id, name and origin are replaced.
+pub(super) fn record_of(snapshot: &Snapshot, request: &RestoreRequest) -> VmRecord {
+    let record = &snapshot.record;
+    let mut labels = record.labels.clone();
+    labels.extend(request.labels.clone());
+    VmRecord {
+        id: record.vm.clone(),
+        name: record.vm_name.clone(),
+        tenant: record.tenant.clone(),
+        phase: Phase::Creating,
+        failure: None,
+        template: record.template.clone(),
+        image_digest: record.image_digest.clone(),
+        labels,
+        metadata: request.metadata.clone(),
+        limits: request.limits,
+        machine: None,
+        origin: Origin::Boot,
+        pool: None,
+        epoch: record.epoch,
+        created_ms: 0,
+        updated_ms: 0,
+        started_ms: None,
+    }
+}

@@ -1,0 +1,7 @@
+CREATE TABLE documents (
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    document TEXT NOT NULL,
+    checksum TEXT NOT NULL,
+    PRIMARY KEY (kind, key)
+) STRICT;

@@ -1,0 +1,236 @@
+//! Snapshots, restores and forks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use microvm_api::milliseconds::Milliseconds;
+use microvm_api::progress::ProgressLine;
+use microvm_api::snapshot::{
+    Cleaned, CreateSnapshot, ForkVm, Forked, RestoreSnapshot, Restored, Snapshot as SnapshotBody,
+    SnapshotFile, SnapshotList, SnapshotStatistics, Verification,
+};
+use microvm_core::{ForkRequest, RestoreRequest, Snapshot, SnapshotFilter, SnapshotRequest};
+use microvm_ports::Progress;
+use microvm_types::{ErrorKind, VmId, VmRef};
+
+use crate::app::App;
+use crate::convert;
+use crate::extract::{Body, Parameters, Vm};
+use crate::failure::Failure;
+use crate::handlers::images::absolute;
+use crate::lines::progress;
+
+/// In place of a VM in a path: whichever VM the snapshot is of.
+const ANY_VM: &str = "-";
+const SECONDS_PER_DAY: u64 = 86_400;
+
+pub(crate) async fn fork(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    Body(wish): Body<ForkVm>,
+) -> Result<Response, Failure> {
+    let request = ForkRequest {
+        count: wish.count,
+        name: wish.name,
+        labels: wish.labels,
+        metadata: wish.metadata,
+        limits: wish.limits,
+    };
+    let forked = app.service.fork_vm(&vm, request).await?;
+    let body = Forked {
+        vms: forked.vms.into_iter().map(|view| app.vm(view)).collect(),
+        pause_ms: Milliseconds::from(forked.times.pause),
+        changed_bytes: forked.changed_bytes,
+        duration_ms: Milliseconds::from(forked.duration),
+    };
+    Ok((StatusCode::CREATED, Json(body)).into_response())
+}
+
+/// The id of a VM that may be gone: what its snapshots know it by.
+fn vm_id(app: &App, vm: &VmRef) -> Result<VmId, Failure> {
+    match app.service.get(vm) {
+        Ok(view) => Ok(view.record.id),
+        Err(error) => {
+            let filter = SnapshotFilter { vm: None, golden: true };
+            let known = app.service.snapshots(&filter).into_iter().find(|snapshot| {
+                vm.as_id().is_some_and(|id| id == snapshot.record.vm)
+                    || snapshot.record.vm_name.as_str() == vm.as_str()
+            });
+            known.map(|snapshot| snapshot.record.vm).ok_or_else(|| error.into())
+        }
+    }
+}
+
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    Parameters(query): Parameters,
+) -> Result<Json<SnapshotList>, Failure> {
+    let vm = match query.bytes("vm")? {
+        Some(text) => Some(vm_id(&app, &String::from_utf8_lossy(text).parse()?)?),
+        None => None,
+    };
+    let golden = query.value("golden", "true or false")?.unwrap_or(false);
+    let found = app.service.snapshots(&SnapshotFilter { vm, golden });
+    Ok(Json(SnapshotList { snapshots: found.into_iter().map(|snapshot| app.snapshot(snapshot)).collect() }))
+}
+
+pub(crate) async fn of_vm(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+) -> Result<Json<Vec<SnapshotBody>>, Failure> {
+    let filter = SnapshotFilter { vm: Some(vm_id(&app, &vm)?), golden: false };
+    Ok(Json(app.service.snapshots(&filter).into_iter().map(|snapshot| app.snapshot(snapshot)).collect()))
+}
+
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    Body(wish): Body<CreateSnapshot>,
+) -> Result<Response, Failure> {
+    let request = SnapshotRequest { name: wish.name, description: wish.description, full: wish.full };
+    let snapshot = app.service.create_snapshot(&vm, request, Progress::ignored()).await?;
+    let body = app.snapshot(snapshot);
+    let location = format!("{}/snapshots/{}/{}", microvm_api::PREFIX, body.vm, body.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
+}
+
+/// The snapshot of a path, which must be of the VM in the path.
+fn find(app: &App, vm: &str, snapshot: &str) -> Result<Snapshot, Failure> {
+    let found = app.service.snapshot(snapshot)?;
+    let record = &found.record;
+    let same = vm == ANY_VM
+        || record.vm.as_str() == vm
+        || record.vm_name.as_str() == vm
+        || vm
+            .parse()
+            .ok()
+            .and_then(|vm| app.service.get(&vm).ok())
+            .is_some_and(|view| view.record.id == record.vm);
+    if same {
+        return Ok(found);
+    }
+    Err(Failure::new(
+        ErrorKind::NotFound,
+        "snapshot_not_found",
+        format!("`{vm}` has no snapshot `{snapshot}`: it is one of `{}`", record.vm_name),
+    ))
+}
+
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    Path((vm, snapshot)): Path<(String, String)>,
+) -> Result<Json<SnapshotBody>, Failure> {
+    Ok(Json(app.snapshot(find(&app, &vm, &snapshot)?)))
+}
+
+pub(crate) async fn remove(
+    State(app): State<Arc<App>>,
+    Path((vm, snapshot)): Path<(String, String)>,
+    Parameters(query): Parameters,
+) -> Result<StatusCode, Failure> {
+    let found = find(&app, &vm, &snapshot)?;
+    let cascade = query.value("cascade", "true or false")?.unwrap_or(false);
+    app.service.remove_snapshot(found.record.id.as_str(), cascade).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn restore(
+    State(app): State<Arc<App>>,
+    Path((vm, snapshot)): Path<(String, String)>,
+    Body(wish): Body<RestoreSnapshot>,
+) -> Result<Json<Restored>, Failure> {
+    let found = find(&app, &vm, &snapshot)?;
+    let id = found.record.id.as_str();
+    let views = if wish.in_place {
+        vec![app.service.rollback(&found.record.vm.clone().into(), id).await?]
+    } else {
+        let request = RestoreRequest {
+            count: wish.count,
+            name: wish.name,
+            labels: wish.labels,
+            metadata: wish.metadata,
+            limits: wish.limits,
+        };
+        app.service.restore(id, request).await?
+    };
+    let names: Vec<&str> = views.iter().map(|view| view.record.name.as_str()).collect();
+    let message = format!("{} restored from snapshot {}", names.join(", "), found.record.name);
+    Ok(Json(Restored { message, vms: views.into_iter().map(|view| app.vm(view)).collect() }))
+}
+
+pub(crate) async fn verify(
+    State(app): State<Arc<App>>,
+    Path((vm, snapshot)): Path<(String, String)>,
+) -> Result<Json<Verification>, Failure> {
+    let found = find(&app, &vm, &snapshot)?;
+    let damage = app.service.verify_snapshot(found.record.id.as_str(), Progress::ignored()).await?;
+    let valid = damage.is_empty();
+    let words: Vec<String> = damage.iter().map(convert::damage_text).collect();
+    Ok(Json(Verification {
+        valid,
+        current_checksum: if valid { found.info.sha256.clone() } else { String::new() },
+        stored_checksum: found.info.sha256,
+        size_bytes: found.info.own_bytes,
+        error: (!valid).then(|| words.join("; ")),
+        damage: damage.into_iter().map(convert::damage).collect(),
+    }))
+}
+
+pub(crate) async fn cleanup(
+    State(app): State<Arc<App>>,
+    Parameters(query): Parameters,
+) -> Result<Json<Cleaned>, Failure> {
+    let days: Option<u64> = query.value("days_old", "a number of days")?;
+    let seconds: Option<u64> = query.value("older_than_seconds", "a number of seconds")?;
+    let keep: Option<usize> = query.value("keep", "a number of snapshots")?;
+    let seconds = seconds.or(days.map(|days| days.saturating_mul(SECONDS_PER_DAY)));
+    if seconds.is_none() && keep.is_none() {
+        let detail = "say which ones are to go: days_old=N, older_than_seconds=N or keep=N";
+        return Err(Failure::invalid("query_invalid", detail));
+    }
+    let removed = app.service.prune_snapshots(keep, seconds.map(Duration::from_secs)).await?;
+    Ok(Json(Cleaned { message: format!("{} snapshots removed", removed.len()), removed }))
+}
+
+pub(crate) async fn statistics(State(app): State<Arc<App>>) -> Json<SnapshotStatistics> {
+    let all = app.service.snapshot_statistics();
+    Json(SnapshotStatistics {
+        total_snapshots: all.count,
+        golden_snapshots: all.golden,
+        total_size_bytes: all.bytes,
+        vms_with_snapshots: all.vms,
+        oldest_snapshot: all.oldest_ms.map(|time| app.time(time)),
+        newest_snapshot: all.newest_ms.map(|time| app.time(time)),
+    })
+}
+
+pub(crate) async fn export(
+    State(app): State<Arc<App>>,
+    Path((vm, snapshot)): Path<(String, String)>,
+    Body(file): Body<SnapshotFile>,
+) -> Result<Response, Failure> {
+    let id = find(&app, &vm, &snapshot)?.record.id;
+    let path = absolute(&file.path)?;
+    Ok(progress(move |progress| async move {
+        let bytes = app.service.export_snapshot(id.as_str(), &path, progress).await?;
+        Ok(ProgressLine::Exported { path: path.into_string(), bytes })
+    }))
+}
+
+pub(crate) async fn import(
+    State(app): State<Arc<App>>,
+    Body(file): Body<SnapshotFile>,
+) -> Result<Response, Failure> {
+    let path = absolute(&file.path)?;
+    let name = file.name.ok_or_else(|| {
+        Failure::invalid("body_invalid", "`name` is missing: what the snapshot is to be called")
+    })?;
+    Ok(progress(move |progress| async move {
+        let snapshot = app.service.import_snapshot(name, &path, progress).await?;
+        Ok(ProgressLine::Snapshot { snapshot: app.snapshot(snapshot) })
+    }))
+}
