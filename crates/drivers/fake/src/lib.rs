@@ -15,14 +15,17 @@
 mod archive;
 mod clock;
 mod connector;
+mod exported;
 mod guest;
 mod hooks;
 mod hypervisor;
 mod machine;
 mod process;
 mod programs;
+mod saved;
 mod script;
 mod shell;
+mod snapshots;
 mod state;
 mod storage;
 mod system;

@@ -26,10 +26,22 @@ pub enum Operation {
     Exec,
     /// `Guest::shutdown`
     Shutdown,
-    /// `VmStorage::create_vm_files`
+    /// `VmStorage::create_vm_files` and `SnapshotStore::create_vm_files_from`
     CreateFiles,
     /// `VmStorage::remove_vm_files`
     RemoveFiles,
+    /// `SnapshotStore::prepare_tops`
+    PrepareTops,
+    /// `SnapshotStore::write_snapshot`
+    WriteSnapshot,
+    /// `SnapshotStore::fork_point`
+    ForkPoint,
+    /// `SnapshotStore::snapshot_source`
+    SnapshotSource,
+    /// `SnapshotStore::reset_vm_files`
+    ResetFiles,
+    /// `SnapshotStore::remove_snapshot`
+    RemoveSnapshot,
     /// `ImageStore::image`
     Image,
     /// `KernelStore::kernel`

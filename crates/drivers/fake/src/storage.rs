@@ -17,33 +17,42 @@ use microvm_ports::storage::{
 use microvm_types::VmId;
 use sha2::{Digest, Sha256};
 
+use crate::saved::{FakeDisk, Saved};
 use crate::script::{Operation, Script, Verdict};
 
 /// Storage below a temporary directory that goes with the last clone.
 #[derive(Debug, Clone)]
 pub struct FakeStorage {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     /// Removes the directory when dropped.
     _guard: tempfile::TempDir,
-    root: Utf8PathBuf,
+    pub(crate) root: Utf8PathBuf,
     images: Mutex<BTreeMap<String, ImageInfo>>,
     kernels: Mutex<BTreeMap<String, KernelInfo>>,
+    pub(crate) saved: Mutex<Saved>,
     script: Script,
 }
 
-fn io(action: &'static str, path: &Utf8Path) -> impl FnOnce(std::io::Error) -> StorageError {
+/// The first top of a VM's disk.
+pub(crate) const FIRST_TOP: &str = "scratch.qcow2";
+/// A disk to which nothing was written.
+pub(crate) const EMPTY_DISK: &[u8] = b"a made-up disk";
+/// Its serial number.
+pub(crate) const SCRATCH: &str = "scratch";
+
+pub(crate) fn io(action: &'static str, path: &Utf8Path) -> impl FnOnce(std::io::Error) -> StorageError {
     move |source| StorageError::Io { action, path: path.to_owned(), source }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn digest(data: &[u8]) -> String {
+pub(crate) fn digest(data: &[u8]) -> String {
     Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -60,7 +69,7 @@ impl FakeStorage {
                 what: path.display().to_string(),
                 detail: "the path is not UTF-8".to_owned(),
             })?;
-        for directory in ["images", "kernels", "vms", "memory"] {
+        for directory in ["images", "kernels", "vms", "memory", "layers"] {
             let path = root.join(directory);
             fs::create_dir(&path).map_err(io("making", &path))?;
         }
@@ -69,6 +78,7 @@ impl FakeStorage {
             root,
             images: Mutex::default(),
             kernels: Mutex::default(),
+            saved: Mutex::default(),
             script: Script::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -91,11 +101,15 @@ impl FakeStorage {
         &self.shared.script
     }
 
-    async fn ask(&self, operation: Operation, path: &Utf8Path) -> Result<Verdict, StorageError> {
+    pub(crate) async fn ask(&self, operation: Operation, path: &Utf8Path) -> Result<Verdict, StorageError> {
         match self.shared.script.ask(operation).await {
             Verdict::Fail => Err(io("using", path)(std::io::Error::other("a fault was planned here"))),
             go => Ok(go),
         }
+    }
+
+    pub(crate) fn zero_path(&self, memory_mib: u32) -> Utf8PathBuf {
+        self.shared.root.join("memory").join(format!("{memory_mib}.zero"))
     }
 
     fn image_path(&self, digest: &str) -> Utf8PathBuf {
@@ -325,22 +339,26 @@ impl VmStorage for FakeStorage {
         let directory = self.vm_directory(id);
         let verdict = self.ask(Operation::CreateFiles, &directory).await?;
         fs::create_dir(&directory).map_err(io("making", &directory))?;
-        let path = directory.join("scratch.qcow2");
-        fs::write(&path, b"a made-up disk").map_err(io("writing", &path))?;
+        let path = directory.join(FIRST_TOP);
+        fs::write(&path, EMPTY_DISK).map_err(io("writing", &path))?;
+        lock(&self.shared.saved).disks.insert(id.clone(), FakeDisk::default());
         verdict.finish().await;
         self.vm_files(id).await
     }
 
     async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError> {
         let directory = self.vm_directory(id);
-        let path = directory.join("scratch.qcow2");
+        let disk = lock(&self.shared.saved).disks.get(id).cloned().unwrap_or_default();
+        let path = directory.join(disk.top.as_deref().unwrap_or(FIRST_TOP));
         fs::metadata(&path).map_err(io("looking for", &path))?;
+        let tops = disk.pending.iter().map(|name| directory.join(name));
+        let backing = tops.chain(disk.layers.iter().map(|(_, layer)| layer.0.clone())).collect();
         let scratch = MachineDisk {
             path,
             format: DiskFormat::Qcow2,
-            backing: Vec::new(),
+            backing,
             read_only: false,
-            serial: "scratch".to_owned(),
+            serial: SCRATCH.to_owned(),
         };
         Ok(VmFiles { directory, scratch })
     }
@@ -354,6 +372,7 @@ impl VmStorage for FakeStorage {
             }
             _ => {}
         }
+        lock(&self.shared.saved).disks.remove(id);
         verdict.finish().await;
         Ok(())
     }
@@ -373,7 +392,7 @@ impl VmStorage for FakeStorage {
     }
 
     async fn zero_memory(&self, memory_mib: u32) -> Result<Utf8PathBuf, StorageError> {
-        let path = self.shared.root.join("memory").join(format!("{memory_mib}.zero"));
+        let path = self.zero_path(memory_mib);
         let file = fs::File::create(&path).map_err(io("making", &path))?;
         file.set_len(u64::from(memory_mib) << 20).map_err(io("sizing", &path))?;
         Ok(path)

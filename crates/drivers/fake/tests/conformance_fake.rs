@@ -10,12 +10,15 @@ use camino::Utf8PathBuf;
 use microvm_driver_fake::{FakeHypervisor, FakeStorage, MemoryStore};
 use microvm_ports::conformance::guest::{self, GuestHarness};
 use microvm_ports::conformance::hypervisor::{self, HypervisorHarness};
+use microvm_ports::conformance::snapshots::{self, SnapshotHarness, SnapshotPart, SnapshotStorage};
 use microvm_ports::conformance::state_store::{self, StateStoreHarness};
 use microvm_ports::conformance::storage::{self, StorageHarness};
 use microvm_ports::guest::{Guest, GuestConnector, Identity};
-use microvm_ports::hypervisor::{Hypervisor, KernelBoot, MachineExit, MachineSpec, MachineStart};
+use microvm_ports::hypervisor::{
+    Hypervisor, KernelBoot, MachineDisk, MachineExit, MachineSpec, MachineStart,
+};
 use microvm_ports::{ImageStore, KernelStore, StateStore, VmStorage};
-use microvm_types::VmId;
+use microvm_types::{SnapshotId, VmId};
 
 struct Stores;
 
@@ -167,4 +170,82 @@ impl StorageHarness for Folders {
 async fn conformance_storage_fake() {
     let folders = Folders { directory: tempfile::tempdir().unwrap(), made: AtomicU32::new(0) };
     storage::run(&folders).await;
+}
+
+/// Stores with the port objects they were given out as.
+#[derive(Default)]
+struct Saved(std::sync::Mutex<Vec<Given>>);
+
+type Given = (Arc<dyn VmStorage>, FakeStorage, Vec<tempfile::TempDir>);
+
+impl Saved {
+    fn of(&self, storage: &SnapshotStorage) -> FakeStorage {
+        let all = self.0.lock().unwrap();
+        all.iter().find(|(vms, ..)| Arc::ptr_eq(vms, &storage.vms)).unwrap().1.clone()
+    }
+
+    fn give(&self, fake: FakeStorage) -> SnapshotStorage {
+        let vms: Arc<dyn VmStorage> = Arc::new(fake.clone());
+        self.0.lock().unwrap().push((Arc::clone(&vms), fake.clone(), Vec::new()));
+        SnapshotStorage { vms, snapshots: Arc::new(fake) }
+    }
+}
+
+fn usage(path: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(metadata) = path.symlink_metadata() else { return 0 };
+    let below = std::fs::read_dir(path).into_iter().flatten().map(|entry| usage(&entry.unwrap().path()));
+    metadata.blocks() * 512 + below.sum::<u64>()
+}
+
+/// What a top or layer begins with.
+const NOTHING_WRITTEN: &str = "a made-up disk";
+
+#[async_trait]
+impl SnapshotHarness for Saved {
+    async fn empty(&self) -> SnapshotStorage {
+        self.give(FakeStorage::empty().unwrap())
+    }
+
+    async fn reopened(&self, storage: &SnapshotStorage) -> Option<SnapshotStorage> {
+        Some(self.give(self.of(storage)))
+    }
+
+    async fn write_disk(&self, disk: &MachineDisk, text: &str) -> bool {
+        std::fs::write(&disk.path, text).unwrap();
+        true
+    }
+
+    async fn read_disk(&self, disk: &MachineDisk) -> String {
+        let chain = std::iter::once(&disk.path).chain(&disk.backing);
+        let mut texts = chain.map(|path| std::fs::read_to_string(path).unwrap());
+        texts.find(|text| text != NOTHING_WRITTEN).unwrap_or_default()
+    }
+
+    async fn damage(&self, storage: &SnapshotStorage, id: &SnapshotId, part: SnapshotPart) {
+        let part = match part {
+            SnapshotPart::DeviceState => "device-state",
+            SnapshotPart::Memory => "memory",
+            SnapshotPart::Disk => "disk/0",
+        };
+        self.of(storage).damage_snapshot(id, part);
+    }
+
+    async fn usage(&self, storage: &SnapshotStorage) -> u64 {
+        let vms = storage.vms.vm_directory(&VmId::from_parts(1, 1));
+        usage(vms.parent().unwrap().parent().unwrap().as_std_path())
+    }
+
+    async fn directory(&self) -> Utf8PathBuf {
+        let directory = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(directory.path().to_owned()).unwrap();
+        let fake = FakeStorage::empty().unwrap();
+        self.0.lock().unwrap().push((Arc::new(fake.clone()), fake, vec![directory]));
+        path
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_snapshots_fake() {
+    snapshots::run(&Saved::default()).await;
 }
