@@ -53,7 +53,8 @@ impl Server {
             store: Arc::new(MemoryStore::default()),
             images: Arc::clone(&storage) as _,
             kernels: Arc::clone(&storage) as _,
-            vm_storage: storage,
+            vm_storage: Arc::clone(&storage) as _,
+            snapshots: storage,
             hooks: Arc::new(FakeHooks::default()),
             clock: Arc::new(FrozenClock::at(0)),
         };

@@ -153,7 +153,7 @@ fn impossible_forks_are_refused_and_leave_nothing() {
     let (_, problem) = home.must_fail(&["fork", "dev", "--count", "2", "--name", "same"]);
     assert!(problem["detail"].as_str().unwrap().contains("{n}"), "{problem}");
     let (_, problem) = home.must_fail(&["fork", "dev", "--count", "0"]);
-    assert_eq!(problem["code"], "request_invalid", "{problem}");
+    assert_eq!(problem["code"], "invalid_field", "{problem}");
     let (exit, problem) = home.must_fail(&["fork", "dev", "--count", "100000"]);
     assert_eq!(exit, 105, "{problem}");
     let (_, problem) = home.must_fail(&["fork", "nobody"]);

@@ -163,6 +163,14 @@ pub trait SnapshotStore: Send + Sync {
     /// [`StorageError::InUse`] if others build on it.
     async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StorageError>;
 
+    /// Removes a snapshot also if others build on it: what they need of it is written into them first, one after the other.
+    /// Returns those that changed. If it fails half-way those done are independent of it and it is still there.
+    async fn absorb_snapshot(
+        &self,
+        id: &SnapshotId,
+        progress: Progress,
+    ) -> Result<Vec<SnapshotInfo>, StorageError>;
+
     /// Writes a snapshot, whole in itself, as one compressed file that [`SnapshotStore::import_snapshot`] reads on
     /// another host. If the future is dropped nothing is left behind.
     async fn export_snapshot(

@@ -61,11 +61,13 @@ pub enum DocumentKind {
     Pool,
     /// Which golden snapshot a template uses, where it is not the newest.
     GoldenChoice,
+    /// The name of an imported snapshot, by its id.
+    SnapshotName,
 }
 
 impl DocumentKind {
     /// All kinds, for tests.
-    pub const ALL: [Self; 2] = [Self::Pool, Self::GoldenChoice];
+    pub const ALL: [Self; 3] = [Self::Pool, Self::GoldenChoice, Self::SnapshotName];
 
     /// The word stored with it.
     #[must_use]
@@ -73,6 +75,7 @@ impl DocumentKind {
         match self {
             Self::Pool => "pool",
             Self::GoldenChoice => "golden_choice",
+            Self::SnapshotName => "snapshot_name",
         }
     }
 }

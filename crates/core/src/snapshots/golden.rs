@@ -19,6 +19,8 @@ use crate::actor::{Command, SnapshotOrder};
 use crate::error::ServiceError;
 use crate::service::{BootChoice, CreateRequest, VmService};
 
+/// Machines that a golden snapshot is made ready for: so many that its memory is written once for all of them.
+const CHILDREN: usize = 1_000;
 /// A golden machine is deleted when nobody has used it for so long: its builder died.
 const IDLE_SECONDS: u64 = 300;
 /// Label of machines that are booted to make a golden snapshot.
@@ -103,7 +105,7 @@ impl VmService {
 
     async fn source_of(&self, id: &SnapshotId) -> Result<GoldenSource, ServiceError> {
         let snapshot = self.shared.snapshots.find(id.as_str())?;
-        let source = self.shared.ports.snapshots.snapshot_source(id, 1).await?;
+        let source = self.shared.ports.snapshots.snapshot_source(id, CHILDREN).await?;
         Ok(GoldenSource {
             source,
             origin: Origin::Golden { snapshot: id.clone() },

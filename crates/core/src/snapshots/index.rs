@@ -58,6 +58,15 @@ impl SnapshotIndex {
         });
     }
 
+    /// What its files say has changed.
+    pub(crate) fn renew(&self, info: SnapshotInfo) {
+        self.with(|inner| {
+            if let Some(snapshot) = inner.snapshots.get_mut(&info.id) {
+                snapshot.info = info;
+            }
+        });
+    }
+
     pub(crate) fn remove(&self, id: &SnapshotId) {
         self.with(|inner| inner.snapshots.remove(id));
     }

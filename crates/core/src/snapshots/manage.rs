@@ -1,10 +1,11 @@
 //! Listing, verifying, removing snapshots.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use camino::Utf8Path;
-use microvm_ports::Progress;
 use microvm_ports::snapshot::Damage;
+use microvm_ports::{DocumentKind, Progress};
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
 use microvm_types::{Name, VmId};
 
@@ -45,10 +46,17 @@ pub struct SnapshotStatistics {
 impl VmService {
     /// Reads what is on disk. One that cannot be read is told in the log and left alone.
     pub(crate) async fn load_snapshots(&self) -> Result<(), ServiceError> {
+        let names = self.shared.ports.store.documents(DocumentKind::SnapshotName).await?.documents;
+        let names: BTreeMap<String, serde_json::Value> = names.into_iter().collect();
         for found in self.shared.ports.snapshots.snapshots().await? {
             match found {
                 Ok(info) => match serde_json::from_value::<SnapshotRecord>(info.description.record.clone()) {
-                    Ok(record) => self.shared.snapshots.insert(Snapshot { record, info }),
+                    Ok(mut record) => {
+                        record.id = info.id.clone();
+                        let name = names.get(info.id.as_str()).and_then(|name| name.as_str()?.parse().ok());
+                        record.name = name.unwrap_or(record.name);
+                        self.shared.snapshots.insert(Snapshot { record, info });
+                    }
                     Err(error) => {
                         tracing::error!(snapshot = %info.id, %error, "its description cannot be read")
                     }
@@ -117,7 +125,7 @@ impl VmService {
         Ok(count)
     }
 
-    /// Removes those older than `older_than` and, per VM, all but the newest `keep`; never one that others build on.
+    /// Removes those older than `older_than` and, per VM, all but the newest `keep`; never one that another VM's build on.
     /// Returns the names of those removed.
     ///
     /// # Errors
@@ -131,16 +139,15 @@ impl VmService {
         let age_ms = older_than.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         let all = self.snapshots(&SnapshotFilter::default());
         let mut removed = Vec::new();
-        // Newest first, so that children go before their parents.
+        // Newest first: a child that goes as well needs nothing written into it.
         for snapshot in all.iter().rev() {
             let too_old = age_ms.is_some_and(|age| now.saturating_sub(snapshot.record.created_ms) > age);
             let newer = all.iter().filter(|other| {
                 other.record.vm == snapshot.record.vm && other.record.id > snapshot.record.id
             });
             let too_many = keep.is_some_and(|keep| newer.count() >= keep);
-            if (too_old || too_many) && !self.shared.snapshots.has_children(&snapshot.record.id) {
-                self.shared.ports.snapshots.remove_snapshot(&snapshot.record.id).await?;
-                self.shared.snapshots.remove(&snapshot.record.id);
+            if (too_old || too_many) && self.may_go(snapshot) {
+                self.absorb(snapshot).await?;
                 removed.push(snapshot.record.name.clone());
             }
         }
@@ -150,22 +157,36 @@ impl VmService {
         Ok(removed)
     }
 
+    /// Whether a snapshot may go by itself: not if something of another VM was made from it.
+    fn may_go(&self, snapshot: &Snapshot) -> bool {
+        let all = self.shared.snapshots.all();
+        let children = |one: &&Snapshot| one.info.parent.as_ref() == Some(&snapshot.record.id);
+        all.iter().filter(children).all(|child| child.record.vm == snapshot.record.vm)
+    }
+
+    /// Removes a snapshot; later ones of the same VM that build on it get what they need of it.
+    async fn absorb(&self, snapshot: &Snapshot) -> Result<(), ServiceError> {
+        let id = &snapshot.record.id;
+        let changed = self.shared.ports.snapshots.absorb_snapshot(id, Progress::ignored()).await?;
+        self.shared.snapshots.remove(id);
+        for info in changed {
+            self.shared.snapshots.renew(info);
+        }
+        Ok(())
+    }
+
     /// Keeps a VM within its limit.
     pub(super) async fn drop_oldest(&self, vm: &VmId) {
         let limit = self.shared.settings.snapshots_per_vm;
         let mut of_vm = self.shared.snapshots.of_vm(vm);
         while of_vm.len() > limit {
-            let Some(at) = of_vm.iter().position(|one| !self.shared.snapshots.has_children(&one.record.id))
-            else {
-                return;
-            };
+            let Some(at) = of_vm.iter().position(|one| self.may_go(one)) else { return };
             let oldest = of_vm.remove(at);
             tracing::info!(snapshot = %oldest.record.name, limit, "the VM has too many snapshots, its oldest goes");
-            if let Err(error) = self.shared.ports.snapshots.remove_snapshot(&oldest.record.id).await {
+            if let Err(error) = self.absorb(&oldest).await {
                 tracing::warn!(snapshot = %oldest.record.name, %error, "it could not be removed");
                 return;
             }
-            self.shared.snapshots.remove(&oldest.record.id);
         }
     }
 
@@ -233,6 +254,9 @@ impl VmService {
         };
         match checked.await {
             Ok(record) => {
+                // What the file says of itself stays as it was written; the new name is kept beside it.
+                let (store, kind) = (&self.shared.ports.store, DocumentKind::SnapshotName);
+                store.put_document(kind, id.as_str(), &name.as_str().into()).await?;
                 let snapshot = Snapshot { record: SnapshotRecord { id, name, ..record }, info };
                 guard.keep(snapshot.clone());
                 Ok(snapshot)

@@ -67,7 +67,8 @@ impl Host {
             store: Arc::new(self.store.clone()),
             images: Arc::clone(&storage) as _,
             kernels: Arc::clone(&storage) as _,
-            vm_storage: storage,
+            vm_storage: Arc::clone(&storage) as _,
+            snapshots: storage,
             hooks: Arc::new(self.hooks.clone()),
             clock: Arc::clone(&self.clock) as _,
         };

@@ -323,6 +323,36 @@ impl SnapshotStore for FakeStorage {
         Ok(())
     }
 
+    async fn absorb_snapshot(
+        &self,
+        id: &SnapshotId,
+        _progress: Progress,
+    ) -> Result<Vec<SnapshotInfo>, StorageError> {
+        let verdict = self.ask(Operation::RemoveSnapshot, &self.shared.root).await?;
+        let changed = {
+            let mut saved = lock(&self.shared.saved);
+            let Some(gone) = saved.snapshots.remove(id) else { return Ok(Vec::new()) };
+            // Each holds its whole memory here; only what differs from the next parent is counted anew.
+            let below = gone.parent.as_ref().and_then(|parent| saved.snapshots.get(parent));
+            let below = below.map(|parent| parent.memory.clone()).unwrap_or_default();
+            let mut changed = Vec::new();
+            for (child, snapshot) in &mut saved.snapshots {
+                if snapshot.parent.as_ref() == Some(id) {
+                    snapshot.parent.clone_from(&gone.parent);
+                    snapshot.memory_bytes = changed_bytes(&snapshot.memory, &below);
+                    changed.push(child.clone());
+                }
+            }
+            changed
+        };
+        verdict.finish().await;
+        let saved = lock(&self.shared.saved);
+        Ok(changed
+            .iter()
+            .filter_map(|child| saved.snapshots.get(child).map(|one| Self::info(child, one)))
+            .collect())
+    }
+
     async fn export_snapshot(
         &self,
         id: &SnapshotId,

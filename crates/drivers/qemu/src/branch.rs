@@ -7,7 +7,7 @@
 //!  after       device state read
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::OpenOptions;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -120,6 +120,7 @@ impl Branching {
     }
 
     async fn run(&self, request: BranchRequest) -> Result<Branch, BranchError> {
+        self.forget_unused().await?;
         let switches = self.add_tops(&request.tops).await?;
         let outcome = self.prepared(&request, &switches).await;
         if outcome.is_err() {
@@ -235,24 +236,53 @@ impl Branching {
             let node = current_node(&blocks, index)
                 .ok_or_else(|| disk_error(&top.serial, "the VMM does not name what it writes to"))?;
             let overlay = disks::next_node(&node);
-            let file = OpenOptions::new().read(true).write(true).open(&top.path);
-            let file = file.map_err(|error| disk_error(&top.serial, error.to_string()))?;
-            let added = self
-                .qmp
-                .call_with_descriptor("take a disk's new top", "add-fd", json!({}), file.as_fd())
-                .await?;
-            let set = added["fdset-id"].clone();
+            let set = self.hand_over(top, &overlay).await?;
             let mut description =
                 disks::node(DiskFormat::Qcow2, &format!("/dev/fdset/{set}"), false, Value::Null);
             disks::without_flush(&mut description);
             description["node-name"] = json!(overlay);
             let known = self.call("open a disk's new top", "blockdev-add", description).await;
-            // QEMU has its own copy of the descriptor now, or has no use for it.
-            self.call("forget a descriptor", "remove-fd", json!({ "fdset-id": set })).await?;
-            known?;
+            if let Err(error) = known {
+                self.call("forget a descriptor", "remove-fd", json!({ "fdset-id": set })).await?;
+                return Err(error.into());
+            }
             switches.push(Switch { node, overlay });
         }
         Ok(switches)
+    }
+
+    /// Gives QEMU a new top as a set of descriptors, one to read and one to write: it opens a disk again whenever its use
+    /// changes. The set is marked with the name of its node.
+    async fn hand_over(&self, top: &NewTop, node: &str) -> Result<Value, BranchError> {
+        let open = |write| {
+            let opened = OpenOptions::new().read(true).write(write).open(&top.path);
+            opened.map_err(|error| disk_error(&top.serial, error.to_string()))
+        };
+        let (writing, reading) = (open(true)?, open(false)?);
+        let action = "take a disk's new top";
+        let mark = json!({ "opaque": node });
+        let added = self.qmp.call_with_descriptor(action, "add-fd", mark, writing.as_fd()).await?;
+        let set = added["fdset-id"].clone();
+        let beside = json!({ "fdset-id": set, "opaque": node });
+        self.qmp.call_with_descriptor(action, "add-fd", beside, reading.as_fd()).await?;
+        Ok(set)
+    }
+
+    /// Closes descriptors of tops that are no disk's any more.
+    async fn forget_unused(&self) -> Result<(), MachineError> {
+        let sets = self.call("list its descriptors", "query-fdsets", json!({})).await?;
+        let nodes =
+            self.call("list its block nodes", "query-named-block-nodes", json!({ "flat": true })).await?;
+        let known: HashSet<&str> =
+            nodes.as_array().into_iter().flatten().filter_map(|node| node["node-name"].as_str()).collect();
+        for set in sets.as_array().into_iter().flatten() {
+            let mark = set["fds"][0]["opaque"].as_str();
+            if mark.is_some_and(|node| disks::index_of(node).is_some() && !known.contains(node)) {
+                let unused = json!({ "fdset-id": set["fdset-id"] });
+                self.call("forget a descriptor", "remove-fd", unused).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Finds the guest's memory and makes room for what has changed in it and what may still change.

@@ -116,7 +116,10 @@ fn find(app: &App, vm: &str, snapshot: &str) -> Result<Snapshot, Failure> {
     Err(Failure::new(
         ErrorKind::NotFound,
         "snapshot_not_found",
-        format!("`{vm}` has no snapshot `{snapshot}`: it is one of `{}`", record.vm_name),
+        format!(
+            "`{vm}` has no snapshot `{snapshot}`, it is one of `{}`: `microvm restore {snapshot}` makes a new VM of it",
+            record.vm_name
+        ),
     ))
 }
 

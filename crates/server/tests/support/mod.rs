@@ -40,7 +40,8 @@ pub(crate) async fn service() -> Arc<VmService> {
         store: Arc::new(MemoryStore::default()),
         images: Arc::clone(&storage) as _,
         kernels: Arc::clone(&storage) as _,
-        vm_storage: storage,
+        vm_storage: Arc::clone(&storage) as _,
+        snapshots: storage,
         hooks: Arc::new(FakeHooks::default()),
         clock: Arc::new(FrozenClock::at(1_767_225_600_000)),
     };

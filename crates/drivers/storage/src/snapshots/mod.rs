@@ -9,6 +9,7 @@
 //! named by the manifests of VMs and snapshots, or pinned while somebody works with them ([`Pins`]); what nobody names is
 //! garbage. What this does *not* do: decide which snapshots to keep, or read a qcow2 file further than its tables' places.
 
+mod absorb;
 mod create_vm;
 mod difference;
 mod export;

@@ -70,6 +70,15 @@ impl SnapshotStore for Storage {
         self.blocking(move |inner, _| inner.remove_snapshot(&id)).await
     }
 
+    async fn absorb_snapshot(
+        &self,
+        id: &SnapshotId,
+        progress: Progress,
+    ) -> Result<Vec<SnapshotInfo>, StorageError> {
+        let id = id.clone();
+        self.blocking(move |inner, cancel| inner.absorb_snapshot(&id, &cancel, &progress)).await
+    }
+
     async fn export_snapshot(
         &self,
         id: &SnapshotId,

@@ -26,7 +26,7 @@ use crate::vms::tops::FrozenDisk;
 /// A device state is some 100 KiB; more than this is not one.
 pub(crate) const DEVICE_STATE_MAX: u64 = 256 << 20;
 /// Room for the small files, and for what the file system needs.
-const SPARE: u64 = 1 << 20;
+pub(crate) const SPARE: u64 = 1 << 20;
 
 /// The snapshot that a new one builds on, kept from removal while that is written.
 struct Parent {

@@ -4,7 +4,7 @@
 //! point finds a chain that shows the same content: an empty top shows what is below. Whether the VMM has switched is
 //! only known when somebody keeps the branch; until then what is below a top may still be written and is not shared.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use camino::Utf8Path;
 use microvm_ports::StorageError;
@@ -159,14 +159,10 @@ impl Inner {
         let layer = self.layer_path(id);
         let file = std::fs::File::open(old).map_err(io_error("opening", old))?;
         let metadata = file.metadata().map_err(io_error("examining", old))?;
-        let user = rustix::process::geteuid();
-        if metadata.uid() != user.as_raw() {
-            // The VMM of the VM ran as a user of its own.
-            let group = rustix::process::getegid();
-            fchown(&file, Some(user.as_raw()), Some(group.as_raw())).map_err(io_error("taking over", old))?;
-        }
-        // Readable for VMMs that run under other users and get it by a mount; the directory lets nobody else through.
-        file.set_permissions(std::fs::Permissions::from_mode(0o444))
+        // Readable for VMMs that run under other users and get it by a mount; the directory lets nobody else through. It
+        // stays with the user of the VMM that wrote it, which opens it again at later branches (QEMU does, for writing
+        // too, though it does not write).
+        file.set_permissions(std::fs::Permissions::from_mode(0o644))
             .map_err(io_error("setting the mode of", old))?;
         match std::fs::hard_link(old, &layer) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
