@@ -56,15 +56,19 @@ impl Link {
     /// Serves sessions until the device fails. With `once`, until the first one has ended.
     pub(crate) async fn serve(mut self, once: bool) -> std::io::Result<()> {
         let mut alone_since = None;
+        // The port may have something to say: asking costs a system call, so it is asked only after it has changed.
+        let mut changed = true;
+        let mut hung_up = false;
         loop {
-            let mut busy = false;
-            let mut hung_up = false;
-            for _ in 0..READS_PER_TURN {
-                match self.read()? {
-                    ReadOutcome::Bytes => busy = true,
-                    ReadOutcome::Nothing => break,
-                    ReadOutcome::HungUp => {
-                        hung_up = true;
+            if changed {
+                hung_up = false;
+                for _ in 0..READS_PER_TURN {
+                    match self.read()? {
+                        ReadOutcome::Bytes => {}
+                        ReadOutcome::Nothing => changed = false,
+                        ReadOutcome::HungUp => (changed, hung_up) = (false, true),
+                    }
+                    if !changed {
                         break;
                     }
                 }
@@ -74,9 +78,9 @@ impl Link {
                 return Ok(());
             }
             alone_since = hung_up.then(|| alone_since.unwrap_or_else(Instant::now));
-            busy |= !hung_up && self.write()?;
+            let more = !hung_up && self.write()?;
             while self.tasks.try_join_next().is_some() {}
-            if busy {
+            if changed || more {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -94,7 +98,10 @@ impl Link {
                 }
             };
             tokio::select! {
-                changed = self.port.changed() => changed?,
+                result = self.port.changed() => {
+                    result?;
+                    changed = true;
+                }
                 () = output => {}
                 () = abandoned => {
                     self.end_session("the host hung up");
@@ -220,30 +227,36 @@ impl Link {
         self.written = 0;
     }
 
+    /// Writes as much as the device takes of one batch; `true` if there is more to write and room for it.
     fn write(&mut self) -> std::io::Result<bool> {
-        let mut busy = false;
+        if self.written == self.output.len() && !self.refill() {
+            return Ok(false);
+        }
         loop {
+            let Some(count) = self.port.write(&self.output[self.written..])? else {
+                self.port.want_room(true)?;
+                return Ok(false);
+            };
+            self.written += count;
             if self.written == self.output.len() {
-                self.output.clear();
-                self.written = 0;
-                let Some(session) = &self.session else { return Ok(busy) };
-                if session.take_output(&mut self.frames, WRITE_BATCH - HEADER_LENGTH) == 0 {
-                    return Ok(busy);
+                let more = self.refill();
+                if !more {
+                    self.port.want_room(false)?;
                 }
-                for frame in self.frames.drain(..) {
-                    frame.encode_into(&mut self.output);
-                }
-            }
-            match self.port.write(&self.output[self.written..])? {
-                Some(count) => {
-                    self.written += count;
-                    busy = true;
-                }
-                None => return Ok(busy),
-            }
-            if busy && self.written == self.output.len() {
-                return Ok(true);
+                return Ok(more);
             }
         }
+    }
+
+    /// Takes the next batch; `false` if there is nothing to send.
+    fn refill(&mut self) -> bool {
+        self.output.clear();
+        self.written = 0;
+        let Some(session) = &self.session else { return false };
+        session.take_output(&mut self.frames, WRITE_BATCH - HEADER_LENGTH);
+        for frame in self.frames.drain(..) {
+            frame.encode_into(&mut self.output);
+        }
+        !self.output.is_empty()
     }
 }

@@ -13,10 +13,17 @@ use tokio::io::unix::AsyncFd;
 ///
 /// A virtio-serial port shows "hung up" for as long as no host is connected, which would make any level-triggered wait
 /// return at once for ever. So the port sits in an epoll set of its own, edge-triggered, and the runtime waits for that
-/// set: it wakes up once per change, a host that comes back included.
+/// set: it wakes up once per change, a host that comes back included. Room to write is asked about only while there is
+/// something that found none: else every frame that leaves would wake the agent once more.
 pub(crate) struct Port {
     device: OwnedFd,
     changes: AsyncFd<OwnedFd>,
+    wants_room: bool,
+}
+
+fn interest(room: bool) -> epoll::EventFlags {
+    let input = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+    if room { input | epoll::EventFlags::OUT } else { input }
 }
 
 /// What a read brought.
@@ -33,10 +40,18 @@ impl Port {
     /// Takes over an open non-blocking device.
     pub(crate) fn new(device: OwnedFd) -> std::io::Result<Self> {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let interest =
-            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-        epoll::add(&set, &device, epoll::EventData::new_u64(0), interest)?;
-        Ok(Self { device, changes: crate::descriptor::register(set, Interest::READABLE)? })
+        epoll::add(&set, &device, epoll::EventData::new_u64(0), interest(false))?;
+        Ok(Self { device, changes: crate::descriptor::register(set, Interest::READABLE)?, wants_room: false })
+    }
+
+    /// Says whether [`Self::changed`] tells of room to write, at once if there is room now.
+    pub(crate) fn want_room(&mut self, wanted: bool) -> std::io::Result<()> {
+        if wanted || self.wants_room {
+            let set = self.changes.get_ref();
+            epoll::modify(set, &self.device, epoll::EventData::new_u64(0), interest(wanted))?;
+        }
+        self.wants_room = wanted;
+        Ok(())
     }
 
     /// Waits until something about the device has changed since the last call. Cancelling is safe.

@@ -6,7 +6,9 @@
 //!                                                   └ reaper ─▶ exit status
 //! ```
 
+mod clone;
 mod control_group;
+mod life;
 mod output;
 mod plan;
 mod process;

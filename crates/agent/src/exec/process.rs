@@ -54,18 +54,17 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    #[expect(clippy::too_many_arguments, reason = "the parts of one process, gathered in one place only")]
     pub(crate) fn new(
         id: String,
         pid: u32,
         command: Vec<String>,
         detached: bool,
-        is_terminal: bool,
         stdin: Option<AsyncFd<OwnedFd>>,
         terminal: Option<OwnedFd>,
         group: Option<ControlGroup>,
     ) -> Self {
         let mut state = ProcessState::default();
+        let is_terminal = terminal.is_some();
         state.outputs[1].finished = is_terminal;
         Self {
             id,

@@ -49,7 +49,8 @@ impl Reaper {
         }
     }
 
-    fn collect(&self) {
+    /// Collects the children that have ended.
+    pub(super) fn collect(&self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let exited = Exited {
                 code: status.exit_status().map(i32::cast_unsigned),

@@ -10,6 +10,8 @@ use std::os::fd::RawFd;
 
 use rustix::io::Errno;
 
+use super::clone;
+
 /// Everything the child needs, prepared so that it only has to make system calls.
 pub(crate) struct SpawnPlan<'a> {
     pub(crate) candidates: &'a [CString],
@@ -21,7 +23,7 @@ pub(crate) struct SpawnPlan<'a> {
     pub(crate) stdio: [RawFd; 3],
     /// Whether `stdio[0]` becomes the controlling terminal.
     pub(crate) terminal: bool,
-    /// Open `cgroup.procs` of the control group to join.
+    /// Directory of the control group to join.
     pub(crate) control_group: Option<RawFd>,
 }
 
@@ -46,6 +48,8 @@ struct Child<'a> {
     /// `/bin/sh`, room for the path of a script, its arguments.
     script_arguments: *mut *const c_char,
     environment: *const *const c_char,
+    /// It begins in its control group, and without our signal handlers.
+    born_ready: bool,
     failure: Option<(SpawnStep, i32)>,
 }
 
@@ -66,6 +70,7 @@ pub(crate) fn spawn(plan: &SpawnPlan<'_>) -> Result<u32, (SpawnStep, Errno)> {
         arguments: arguments.as_ptr(),
         script_arguments: script_arguments.as_mut_ptr(),
         environment: environment.as_ptr(),
+        born_ready: true,
         failure: None,
     };
     let mut stack = vec![0u128; STACK_SIZE / 16];
@@ -79,12 +84,18 @@ pub(crate) fn spawn(plan: &SpawnPlan<'_>) -> Result<u32, (SpawnStep, Errno)> {
     // SAFETY: the stack is ours, grows down from its aligned end, and CLONE_VFORK keeps this thread, and with it
     // everything `child` points to, in place until the child has executed another program or ended.
     let result = unsafe {
-        let top = stack.as_mut_ptr().add(stack.len()).cast::<c_void>();
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        let result = libc::clone(run_child, top, flags, (&raw mut child).cast());
-        let error = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL);
+        let argument = (&raw mut child).cast();
+        let result = clone::clone(run_child, argument, &mut stack, plan.control_group).or_else(|_| {
+            // An older kernel; or a full group, which can still be joined later.
+            child.born_ready = false;
+            let top = stack.as_mut_ptr().add(stack.len()).cast::<c_void>();
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+            let result = libc::clone(run_child, top, flags, (&raw mut child).cast());
+            let error = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL);
+            u32::try_from(result).map_err(|_| (SpawnStep::Clone, error))
+        });
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
-        u32::try_from(result).map_err(|_| (SpawnStep::Clone, error))
+        result
     };
     match (result, child.failure) {
         // The child has ended itself; the reaper collects it and finds that nobody asks for it.
@@ -108,6 +119,17 @@ fn last_error() -> i32 {
     unsafe { *libc::__errno_location() }
 }
 
+/// # Safety
+/// To be called where no handler of this process is needed any more.
+unsafe fn reset_signals() {
+    for signal in 1..=64 {
+        if signal != libc::SIGKILL && signal != libc::SIGSTOP && signal != 32 && signal != 33 {
+            // SAFETY: a plain system call; the default action runs no code of ours.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+}
+
 /// Returns only on failure.
 ///
 /// # Safety
@@ -117,16 +139,19 @@ unsafe fn become_program(child: &mut Child<'_>) -> (SpawnStep, i32) {
     // SAFETY: plain system calls on values prepared by the parent. Raw `syscall` for the identity, because the C
     // library's wrappers would change every thread of the process whose memory this is.
     unsafe {
-        for signal in 1..=64 {
-            if signal != libc::SIGKILL && signal != libc::SIGSTOP && signal != 32 && signal != 33 {
-                libc::signal(signal, libc::SIG_DFL);
-            }
+        if child.born_ready {
+            // The one signal that a Rust program ignores. PID 1 begins with no other.
+            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        } else {
+            reset_signals();
         }
         if libc::setsid() < 0 {
             return (SpawnStep::Session, last_error());
         }
-        if let Some(group) = plan.control_group {
-            libc::write(group, c"0".as_ptr().cast(), 1);
+        if let Some(group) = plan.control_group.filter(|_| !child.born_ready) {
+            let members = libc::openat(group, c"cgroup.procs".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            libc::write(members, c"0".as_ptr().cast(), 1);
+            libc::close(members);
         }
         let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
         if score >= 0 {

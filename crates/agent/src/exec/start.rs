@@ -1,8 +1,8 @@
 //! Starts a command and everything that looks after it.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::time::Duration;
 
 use microvm_protocol::messages::{Exec, Exited};
 use rustix::io::Errno;
@@ -10,24 +10,38 @@ use tokio::io::Interest;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::life::Life;
 use super::plan::plan;
 use super::process::Process;
 use super::spawn::{SpawnPlan, SpawnStep, spawn};
-use super::{pump, stdio};
+use super::{life, stdio};
 use crate::agent::Agent;
 use crate::failure::{AgentError, AgentResult, show};
 
-/// Starts a command. Once it runs it is in the table, whatever becomes of the caller.
+/// Starts a command. Once it runs it is in the table and looked after, whatever becomes of the caller.
 pub(crate) async fn start(agent: &Arc<Agent>, request: Exec) -> AgentResult<Arc<Process>> {
-    let agent = Arc::clone(agent);
-    let runtime = Handle::current();
-    // Looking programs up and executing them may wait for a disk.
-    tokio::task::spawn_blocking(move || start_now(&agent, request, &runtime))
-        .await
-        .map_err(|error| AgentError::internal(format!("the start was broken off: {error}")))?
+    let (report, reported) = oneshot::channel();
+    let looking_after = Arc::clone(agent);
+    // One task from beginning to end: every change of hands costs an emulated guest 0.1 ms.
+    agent.spawn(&Handle::current(), async move {
+        let agent = Arc::clone(&looking_after);
+        // Looking programs up and executing them may wait for a disk.
+        let started = tokio::task::spawn_blocking(move || start_now(&agent, request)).await;
+        let started = started
+            .unwrap_or_else(|error| Err(AgentError::internal(format!("the start was broken off: {error}"))));
+        match started {
+            Ok((process, life)) => {
+                // Without its caller it goes on.
+                let _ = report.send(Ok(Arc::clone(&process)));
+                life::follow(&looking_after, &process, life).await;
+            }
+            Err(error) => drop(report.send(Err(error))),
+        }
+    });
+    reported.await.map_err(|_| AgentError::internal("the start was broken off"))?
 }
 
-fn start_now(agent: &Arc<Agent>, request: Exec, runtime: &Handle) -> AgentResult<Arc<Process>> {
+fn start_now(agent: &Arc<Agent>, request: Exec) -> AgentResult<(Arc<Process>, Life)> {
     if agent.processes.contains(&request.id) {
         return Err(AgentError::invalid(format!("there is a process {} already", request.id)));
     }
@@ -38,7 +52,13 @@ fn start_now(agent: &Arc<Agent>, request: Exec, runtime: &Handle) -> AgentResult
         None => stdio::pipes(request.stdin),
     }
     .map_err(failed)?;
-    let group = agent.control_groups.make(&request.id);
+    let terminal =
+        if request.terminal.is_some() { Some(streams.stdout.try_clone().map_err(failed)?) } else { None };
+    let wrap = |descriptor, interest| crate::descriptor::register(descriptor, interest).map_err(failed);
+    let stdin = streams.stdin.map(|stdin| wrap(stdin, Interest::WRITABLE)).transpose()?;
+    let stdout = wrap(streams.stdout, Interest::READABLE)?;
+    let stderr = streams.stderr.map(|stderr| wrap(stderr, Interest::READABLE)).transpose()?;
+    let group = agent.control_groups.take();
     let may_change_user = rustix::process::geteuid().is_root();
     let guard = agent.reaper.announce();
     let result = spawn(&SpawnPlan {
@@ -49,42 +69,19 @@ fn start_now(agent: &Arc<Agent>, request: Exec, runtime: &Handle) -> AgentResult
         identity: may_change_user.then_some((plan.user.uid, plan.user.gid, &*plan.user.groups)),
         stdio: [streams.child[0].as_raw_fd(), streams.child[1].as_raw_fd(), streams.child[2].as_raw_fd()],
         terminal: request.terminal.is_some(),
-        control_group: group.as_ref().map(|(_, file)| file.as_raw_fd()),
+        control_group: group.as_ref().map(|group| group.directory().as_raw_fd()),
     });
     let pid = result.map_err(|(step, error)| {
         describe(step, error, &request, plan.directory.as_bytes(), &plan.user.name)
     })?;
     let exited = guard.claim(pid);
-    drop(streams.child);
-
-    let _inside = runtime.enter();
-    let wrap =
-        |descriptor: OwnedFd, interest| crate::descriptor::register(descriptor, interest).map_err(failed);
-    let terminal =
-        if request.terminal.is_some() { Some(streams.stdout.try_clone().map_err(failed)?) } else { None };
-    let stdin = streams.stdin.map(|stdin| wrap(stdin, Interest::WRITABLE)).transpose()?;
-    let stdout = wrap(streams.stdout, Interest::READABLE)?;
-    let stderr = streams.stderr.map(|stderr| wrap(stderr, Interest::READABLE)).transpose()?;
-    let is_terminal = terminal.is_some();
-    let process = Arc::new(Process::new(
-        request.id,
-        pid,
-        request.command,
-        request.detach,
-        is_terminal,
-        stdin,
-        terminal,
-        group.map(|(group, _)| group),
-    ));
+    let process =
+        Arc::new(Process::new(request.id, pid, request.command, request.detach, stdin, terminal, group));
     // The caller is the first reader: nothing is dropped before it has begun.
     process.lock().has_reader = true;
     agent.processes.insert(Arc::clone(&process));
-    agent.spawn(runtime, pump::pump(Arc::clone(&process), 0, stdout));
-    if let Some(stderr) = stderr {
-        agent.spawn(runtime, pump::pump(Arc::clone(&process), 1, stderr));
-    }
-    agent.spawn(runtime, watch_end(Arc::clone(&process), exited, request.timeout_ms));
-    Ok(process)
+    let timeout = (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms));
+    Ok((process, Life { stdout, stderr, exited, timeout }))
 }
 
 /// Starts a command without anyone to look at it or read from it, the way [`start`] does: for measuring.
@@ -105,36 +102,6 @@ pub(crate) fn start_bare(agent: &Agent, request: Exec) -> AgentResult<oneshot::R
     })
     .map_err(|(step, error)| describe(step, error, &request, plan.directory.as_bytes(), &plan.user.name))?;
     Ok(guard.claim(pid))
-}
-
-/// Notes the end of a process, and brings it about when its time is up.
-async fn watch_end(process: Arc<Process>, mut exited: oneshot::Receiver<Exited>, timeout_ms: u64) {
-    let exit = if timeout_ms == 0 {
-        exited.await
-    } else {
-        match tokio::time::timeout(Duration::from_millis(timeout_ms), &mut exited).await {
-            Ok(exit) => exit,
-            Err(_) => {
-                process.lock().timed_out = true;
-                process.kill_all();
-                exited.await
-            }
-        }
-    };
-    // The reaper drops no claim while it lives; without it the end is unknown.
-    let mut exit = exit.unwrap_or_default();
-    let mut state = process.lock();
-    exit.timed_out = state.timed_out;
-    state.exit = Some(exit);
-    state.ended = Some(Instant::now());
-    let timed_out = state.timed_out;
-    drop(state);
-    if !timed_out {
-        // Its group goes now if nothing else is in it, else with the process's entry.
-        let group = process.group.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(group);
-    }
-    process.notify();
 }
 
 fn describe(step: SpawnStep, error: Errno, request: &Exec, directory: &[u8], user: &str) -> AgentError {

@@ -19,14 +19,9 @@ pub(crate) struct Streams {
     pub(crate) stderr: Option<OwnedFd>,
 }
 
-/// Capacity asked for output pipes: fewer changes between reader and writer on one emulated processor.
-const PIPE_SIZE: usize = 256 * 1024;
-
 fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&read, true)?;
-    // Refused beyond a user's share; the usual 64 KiB do as well.
-    let _ = rustix::pipe::fcntl_setpipe_size(&read, PIPE_SIZE);
     Ok((read, write))
 }
 
