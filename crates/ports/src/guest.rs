@@ -12,7 +12,7 @@ use bytes::Bytes;
 use camino::Utf8PathBuf;
 use futures::Stream;
 use microvm_types::exec::{ExecRequest, ExitStatus, OutputOffsets, ProcessInfo, TerminalSize};
-use microvm_types::files::{FileStat, TransferSummary, WatchEvent, WriteOptions};
+use microvm_types::files::{FileStat, WatchEvent, WriteOptions};
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
 use microvm_types::{ErrorKind, ProcessId};
 use serde::{Deserialize, Serialize};
@@ -283,12 +283,13 @@ pub trait Guest: Send + Sync {
     ) -> Result<(FileStat, ByteStream), GuestError>;
 
     /// Writes a whole file: to a temporary name beside it, then renamed into place when `data` has ended without error.
+    /// `data` is taken to its end. Returns the number of bytes, which the guest has confirmed.
     async fn write_file(
         &self,
         path: &GuestPath,
         options: &WriteOptions,
         data: ByteStream,
-    ) -> Result<TransferSummary, GuestError>;
+    ) -> Result<u64, GuestError>;
 
     /// What is at a path; symbolic links are not followed.
     async fn stat(&self, path: &GuestPath) -> Result<FileStat, GuestError>;
@@ -312,8 +313,9 @@ pub trait Guest: Send + Sync {
         recursive: bool,
     ) -> Result<Pin<Box<dyn Stream<Item = Result<WatchEvent, GuestError>> + Send>>, GuestError>;
 
-    /// Unpacks a tar stream below a directory (made if missing). Entries that would leave it are refused.
-    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<TransferSummary, GuestError>;
+    /// Unpacks a tar stream below a directory (made if missing). Entries that would leave it are refused. `data` is
+    /// taken to its end. Returns the number of bytes of the stream, which the guest has confirmed.
+    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<u64, GuestError>;
 
     /// Packs a file or directory as a tar stream (pax, names relative to the path's parent). `exclude`: absolute
     /// paths left out with all below them.

@@ -14,38 +14,76 @@ use microvm_api::SHA256_HEADER;
 use microvm_core::GuestLease;
 use microvm_ports::GuestError;
 use microvm_ports::guest::ByteStream;
+use microvm_types::ErrorKind;
+use microvm_types::files::TransferSummary;
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 
-/// A request body as a stream for a guest. A SHA-256 in the head or in the trailers is held against what arrived; if
-/// they differ the stream ends with an error and the guest keeps nothing of it.
-pub(crate) fn incoming(headers: &HeaderMap, body: Body) -> ByteStream {
-    let state = (body, Sha256::new(), announced(headers), false);
-    Box::pin(futures_util::stream::unfold(state, |(mut body, mut hash, mut wanted, ended)| async move {
-        if ended {
-            return None;
+use crate::failure::Failure;
+
+/// A request body as a stream for a guest, and its SHA-256, which is there once the stream was taken to its end. A sum
+/// in the head or in the trailers is held against what arrived; if they differ the stream ends with an error and the
+/// guest keeps nothing of it.
+pub(crate) fn incoming(headers: &HeaderMap, body: Body) -> (ByteStream, Sum) {
+    let (report, reported) = oneshot::channel();
+    let state = Some(Incoming { body, hash: Sha256::new(), wanted: announced(headers), report });
+    let stream = Box::pin(futures_util::stream::unfold(state, |state| async move {
+        let mut incoming = state?;
+        match incoming.next().await {
+            Ok(Some(data)) => Some((Ok(data), Some(incoming))),
+            Ok(None) => incoming.finish().err().map(|error| (Err(error), None)),
+            Err(error) => Some((Err(error), None)),
         }
-        loop {
-            match body.frame().await {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if data.is_empty() => {}
-                    Ok(data) => {
-                        hash.update(&data);
-                        return Some((Ok(data), (body, hash, wanted, false)));
-                    }
-                    Err(frame) => wanted = frame.trailers_ref().and_then(announced).or(wanted),
-                },
-                Some(Err(error)) => {
-                    return Some((Err(GuestError::Source(error.to_string())), (body, hash, wanted, true)));
+    }));
+    (stream, Sum(reported))
+}
+
+struct Incoming {
+    body: Body,
+    hash: Sha256,
+    wanted: Option<String>,
+    report: oneshot::Sender<String>,
+}
+
+impl Incoming {
+    async fn next(&mut self) -> Result<Option<Bytes>, GuestError> {
+        while let Some(frame) = self.body.frame().await {
+            match frame.map_err(|error| GuestError::Source(error.to_string()))?.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => {
+                    self.hash.update(&data);
+                    return Ok(Some(data));
                 }
-                None => {
-                    let arrived = hex(&hash.clone().finalize());
-                    let wrong = wanted.take().filter(|wanted| !wanted.eq_ignore_ascii_case(&arrived))?;
-                    let error = format!("{wrong} was announced as its SHA-256 and {arrived} arrived");
-                    return Some((Err(GuestError::Source(error)), (body, hash, None, true)));
-                }
+                Err(frame) => self.wanted = frame.trailers_ref().and_then(announced).or(self.wanted.take()),
             }
         }
-    }))
+        Ok(None)
+    }
+
+    fn finish(self) -> Result<(), GuestError> {
+        let arrived = hex(&self.hash.finalize());
+        if let Some(wanted) = self.wanted.filter(|wanted| !wanted.eq_ignore_ascii_case(&arrived)) {
+            return Err(GuestError::Source(format!(
+                "{wanted} was announced as its SHA-256 and {arrived} arrived"
+            )));
+        }
+        // Whoever asked may have gone.
+        let _ = self.report.send(arrived);
+        Ok(())
+    }
+}
+
+/// The SHA-256 of a body.
+pub(crate) struct Sum(oneshot::Receiver<String>);
+
+impl Sum {
+    /// What it is, for a body of which so many bytes were taken to its end.
+    pub(crate) async fn of(self, bytes: u64) -> Result<TransferSummary, Failure> {
+        let sha256 = self.0.await.map_err(|_| {
+            Failure::new(ErrorKind::Internal, "transfer_incomplete", "the data was not taken to its end")
+        })?;
+        Ok(TransferSummary { bytes, sha256 })
+    }
 }
 
 fn announced(headers: &HeaderMap) -> Option<String> {
@@ -116,25 +154,28 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    /// The SHA-256 of "abc": the first example of FIPS 180-2, appendix B.
+    const RIGHT: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
     async fn collect(announce: Option<&str>) -> Result<Vec<u8>, GuestError> {
         let mut headers = HeaderMap::new();
         if let Some(sum) = announce {
             headers.insert(SHA256_HEADER, HeaderValue::from_str(sum).unwrap());
         }
-        let mut stream = incoming(&headers, Body::from("abc"));
+        let (mut stream, sum) = incoming(&headers, Body::from("abc"));
         let mut all = Vec::new();
         while let Some(part) = stream.next().await {
             all.extend_from_slice(&part?);
         }
+        let summary = sum.of(3).await.unwrap();
+        assert_eq!(summary.sha256, RIGHT);
         Ok(all)
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_wrong_sum_ends_the_stream_with_an_error() {
-        // The SHA-256 of "abc" is the first example of FIPS 180-2, appendix B.
-        let right = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(collect(None).await.unwrap(), b"abc");
-        assert_eq!(collect(Some(right)).await.unwrap(), b"abc");
+        assert_eq!(collect(Some(RIGHT)).await.unwrap(), b"abc");
         assert!(matches!(collect(Some("00")).await, Err(GuestError::Source(_))));
     }
 }

@@ -11,7 +11,7 @@ use microvm_protocol::messages::{
     WriteFile,
 };
 use microvm_protocol::mux::Incoming;
-use microvm_types::files::{FileChange, FileKind, FileStat, TransferSummary, WatchEvent, WriteOptions};
+use microvm_types::files::{FileChange, FileKind, FileStat, WatchEvent, WriteOptions};
 
 use crate::channel::Channel;
 use crate::list::Reading;
@@ -37,7 +37,7 @@ pub(crate) async fn write(
     path: &[u8],
     options: &WriteOptions,
     data: ByteStream,
-) -> Result<TransferSummary, GuestError> {
+) -> Result<u64, GuestError> {
     let request = WriteFile {
         path: path.to_vec(),
         mode: options.mode,
@@ -109,7 +109,7 @@ pub(crate) async fn push_archive(
     channel: &Channel,
     path: &[u8],
     data: ByteStream,
-) -> Result<TransferSummary, GuestError> {
+) -> Result<u64, GuestError> {
     let stream = channel.open(Operation::PushArchive(Path { path: path.to_vec() }))?;
     transfer::push(channel, &stream, data).await
 }

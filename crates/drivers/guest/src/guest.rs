@@ -12,7 +12,7 @@ use microvm_ports::guest::{
 use microvm_protocol::messages::{MakeDirectory, Operation, Remove, Rename, Shutdown};
 use microvm_types::ProcessId;
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
-use microvm_types::files::{FileStat, TransferSummary, WriteOptions};
+use microvm_types::files::{FileStat, WriteOptions};
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
 use tokio::sync::watch;
 
@@ -106,7 +106,7 @@ impl Guest for SocketGuest {
         path: &GuestPath,
         options: &WriteOptions,
         data: ByteStream,
-    ) -> Result<TransferSummary, GuestError> {
+    ) -> Result<u64, GuestError> {
         files::write(&self.channel, path, options, data).await
     }
 
@@ -138,7 +138,7 @@ impl Guest for SocketGuest {
         self.short("watch the path", files::watch(&self.channel, path, recursive)).await
     }
 
-    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<TransferSummary, GuestError> {
+    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<u64, GuestError> {
         files::push_archive(&self.channel, path, data).await
     }
 

@@ -26,9 +26,9 @@ async fn files_are_written_whole_and_read_back() {
     for name in ["plain", "with space\nand newline", "deep/er/file"] {
         let path = agent.path(name);
         let options = WriteOptions { create_parents: true, mode: Some(0o640), owner: None };
-        let summary = guest.write_file(&path, &options, bytes_of(vec![content.clone()])).await.unwrap();
+        let bytes = guest.write_file(&path, &options, bytes_of(vec![content.clone()])).await.unwrap();
         let expected: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!((summary.bytes, &summary.sha256), (300_000, &expected));
+        assert_eq!(bytes, 300_000);
         let (stat, data) = guest.read_file(&path, 0, None).await.unwrap();
         assert_eq!((stat.size, stat.mode, stat.kind), (300_000, 0o640, FileKind::File));
         assert!(collect(data).await == content);

@@ -36,5 +36,7 @@ pub(crate) async fn push(
 ) -> Result<Json<TransferSummary>, Failure> {
     let path = query.path("path")?;
     let guest = app.service.guest(&vm).await?;
-    Ok(Json(guest.push_archive(&path, body::incoming(&headers, data)).await?))
+    let (data, sum) = body::incoming(&headers, data);
+    let bytes = guest.push_archive(&path, data).await?;
+    Ok(Json(sum.of(bytes).await?))
 }

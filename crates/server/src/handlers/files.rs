@@ -51,7 +51,9 @@ pub(crate) async fn write(
         create_parents: query.0.flag("parents")?,
     };
     let guest = app.service.guest(&vm).await?;
-    Ok(Json(guest.write_file(&path, &options, body::incoming(&headers, data)).await?))
+    let (data, sum) = body::incoming(&headers, data);
+    let bytes = guest.write_file(&path, &options, data).await?;
+    Ok(Json(sum.of(bytes).await?))
 }
 
 fn owner(query: &Parameters) -> Result<Option<(u32, u32)>, Failure> {
