@@ -4,6 +4,11 @@
 /// (210 MB/s × 0.3 ms = 63 KB), small enough for hundreds of streams.
 pub const INITIAL_WINDOW: u32 = 512 * 1024;
 
+/// Window of a stream whose receiver has widened it for bulk data, and the most credit a sender accepts: while a disk
+/// works on one half, the other half comes. Only agents widen: what a guest makes the host keep stays at
+/// [`INITIAL_WINDOW`].
+pub const WIDE_WINDOW: u32 = 2 * 1024 * 1024;
+
 /// The sender's side: how much may still be sent.
 #[derive(Debug)]
 pub struct SendWindow {
@@ -38,20 +43,21 @@ impl SendWindow {
     #[must_use]
     pub fn grant(&mut self, bytes: u32) -> bool {
         self.credit += u64::from(bytes);
-        self.credit <= u64::from(INITIAL_WINDOW)
+        self.credit <= u64::from(WIDE_WINDOW)
     }
 }
 
 /// The receiver's side: how much the peer may still send, and what it is to be given back.
 #[derive(Debug)]
 pub struct ReceiveWindow {
+    size: u32,
     allowed: u64,
     consumed: u32,
 }
 
 impl Default for ReceiveWindow {
     fn default() -> Self {
-        Self { allowed: u64::from(INITIAL_WINDOW), consumed: 0 }
+        Self { size: INITIAL_WINDOW, allowed: u64::from(INITIAL_WINDOW), consumed: 0 }
     }
 }
 
@@ -72,7 +78,22 @@ impl ReceiveWindow {
     #[must_use]
     pub fn consume(&mut self, cost: usize) -> bool {
         self.consumed = self.consumed.saturating_add(u32::try_from(cost).unwrap_or(u32::MAX));
-        self.consumed >= INITIAL_WINDOW / 4
+        self.consumed >= self.size / 4
+    }
+
+    /// Widens the window to [`WIDE_WINDOW`]: so much more is there to give. `false` if it is that wide already.
+    #[must_use]
+    pub fn widen(&mut self) -> bool {
+        let more = WIDE_WINDOW - self.size;
+        self.size = WIDE_WINDOW;
+        self.consumed = self.consumed.saturating_add(more);
+        more > 0
+    }
+
+    /// Whether [`Self::widen`] was called.
+    #[must_use]
+    pub const fn is_wide(&self) -> bool {
+        self.size == WIDE_WINDOW
     }
 
     /// Takes all credit there is to give back, to be called when it really leaves: the peer may use it from then on.
@@ -92,10 +113,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_sender_that_keeps_to_its_credit_never_violates(costs in proptest::collection::vec(16usize..70_000, 1..400)) {
+        fn a_sender_that_keeps_to_its_credit_never_violates(
+            costs in proptest::collection::vec(16usize..70_000, 1..400),
+            wide_from in 0usize..400,
+        ) {
             let (mut send, mut receive) = (SendWindow::default(), ReceiveWindow::default());
             let mut queue = std::collections::VecDeque::new();
-            for cost in costs {
+            for (number, cost) in costs.into_iter().enumerate() {
+                if number == wide_from {
+                    prop_assert!(receive.widen());
+                    prop_assert!(send.grant(receive.grant()));
+                }
                 while !send.take(cost) {
                     // Stuck only while something is left to consume: otherwise the stream would hang for ever.
                     let oldest: usize = queue.pop_front().expect("no deadlock");
@@ -114,6 +142,16 @@ mod tests {
         let mut receive = ReceiveWindow::default();
         assert!(receive.receive(INITIAL_WINDOW as usize));
         assert!(!receive.receive(1));
-        assert!(!SendWindow::default().grant(1));
+        assert!(!SendWindow::default().grant(WIDE_WINDOW - INITIAL_WINDOW + 1));
+    }
+
+    #[test]
+    fn a_window_is_widened_once() {
+        let mut receive = ReceiveWindow::default();
+        assert!(receive.widen());
+        assert!(!receive.widen());
+        assert_eq!(receive.grant(), WIDE_WINDOW - INITIAL_WINDOW);
+        assert!(receive.receive(WIDE_WINDOW as usize));
+        assert!(!receive.receive(1));
     }
 }

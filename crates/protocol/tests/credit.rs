@@ -1,10 +1,12 @@
 //! Credit that is given back, towards peers that do and do not read it.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use microvm_protocol::flow::INITIAL_WINDOW;
-use microvm_protocol::messages::{Empty, Operation, Request};
-use microvm_protocol::mux::{Incoming, Mux, Role, StreamHandle, Violation};
+use microvm_protocol::flow::{INITIAL_WINDOW, WIDE_WINDOW};
+use microvm_protocol::messages::{Empty, Operation, Request, features};
+use microvm_protocol::mux::{Incoming, MAX_WIDE, Mux, Role, StreamHandle, Violation};
 use microvm_protocol::{Frame, FrameKind};
 
 const PART: usize = 32 * 1024;
@@ -80,4 +82,67 @@ fn streams_that_ended_or_went_give_nothing_back() {
     assert!(output(&mux).is_empty());
     drop(stream);
     assert_eq!(output(&mux).iter().map(|frame| frame.kind).collect::<Vec<_>>(), [FrameKind::Reset]);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_widened_stream_takes_more_but_only_so_many_are() {
+    let host = Mux::new(Role::Host);
+    let request = Request { operation: Some(Operation::Health(Empty {})) };
+    let opened: Vec<_> = (0..=MAX_WIDE).map(|_| host.open(&request).unwrap()).collect();
+    let agent = Mux::with_features(Role::Agent, features::WIDE_WINDOWS);
+    for frame in output(&host) {
+        agent.receive(frame).unwrap();
+    }
+    let mut accepted = Vec::new();
+    for _ in &opened {
+        let (stream, _) = agent.accept().await.unwrap();
+        stream.widen();
+        stream.widen();
+        accepted.push(stream);
+    }
+    let credit = output(&agent);
+    assert_eq!(credit.len(), MAX_WIDE);
+    for frame in credit {
+        assert_eq!(*frame.payload, (WIDE_WINDOW - INITIAL_WINDOW).to_le_bytes());
+        host.receive(frame).unwrap();
+    }
+    // Nothing is taken: the first stream has room for a wide window, the last for an ordinary one.
+    for (stream, room) in [(&opened[0], WIDE_WINDOW), (&opened[MAX_WIDE], INITIAL_WINDOW)] {
+        let mut sent = 0;
+        while sent + part(stream).cost() <= room as usize {
+            stream.send_data(Bytes::from(vec![1; PART])).await.unwrap();
+            sent += part(stream).cost();
+            for frame in output(&host) {
+                agent.receive(frame).unwrap();
+            }
+        }
+        let more = stream.send_data(Bytes::from(vec![1; PART]));
+        assert!(tokio::time::timeout(Duration::from_millis(20), more).await.is_err());
+        assert_eq!(agent.receive(part(stream)), Err(Violation::Window(stream.id())));
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_host_that_does_not_know_wide_windows_gets_none() {
+    let host = Mux::new(Role::Host);
+    let _opened = host.open(&Request { operation: Some(Operation::Health(Empty {})) }).unwrap();
+    let agent = Mux::with_features(Role::Agent, 0);
+    for frame in output(&host) {
+        agent.receive(frame).unwrap();
+    }
+    let (stream, _) = agent.accept().await.unwrap();
+    stream.widen();
+    assert_eq!(output(&agent), []);
+}
+
+#[test]
+fn streams_opened_before_any_output_are_opened_in_order() {
+    let (host, agent) = (Mux::new(Role::Host), Mux::new(Role::Agent));
+    let request = Request { operation: Some(Operation::Health(Empty {})) };
+    let opened = [(); 3].map(|()| host.open(&request).unwrap());
+    let frames = output(&host);
+    assert!(frames.iter().map(|frame| frame.stream).eq(opened.iter().map(StreamHandle::id)));
+    for frame in frames {
+        agent.receive(frame).unwrap();
+    }
 }

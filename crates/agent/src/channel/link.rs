@@ -198,7 +198,7 @@ impl Link {
         if !common {
             return Ok(());
         }
-        let session = Mux::new(Role::Agent);
+        let session = Mux::with_features(Role::Agent, hello.features);
         let (agent, accepting) = (Arc::clone(&self.agent), session.clone());
         self.tasks.spawn(async move {
             let mut operations = JoinSet::new();

@@ -9,8 +9,10 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-/// Bytes written at once: half the window of a stream, so that data goes on coming while the disk works.
-const PORTION: usize = 256 * 1024;
+use microvm_protocol::flow::WIDE_WINDOW;
+
+/// Bytes written at once: half the widened window of a stream, so that data goes on coming while the disk works.
+const PORTION: usize = WIDE_WINDOW as usize / 2;
 /// Alignment of memory and offsets: a page, which every disk is content with.
 const ALIGNMENT: usize = 4096;
 

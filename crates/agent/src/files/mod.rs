@@ -9,6 +9,7 @@ mod list;
 mod manage;
 mod pack;
 mod path;
+mod patience;
 mod read;
 mod receiver;
 mod stat;

@@ -27,6 +27,7 @@ pub(super) struct Receiver {
 
 impl Receiver {
     pub(super) fn new(stream: &Arc<StreamHandle>) -> Self {
+        stream.widen();
         Self {
             stream: Arc::clone(stream),
             runtime: Handle::current(),

@@ -12,6 +12,7 @@ use microvm_protocol::mux::StreamHandle;
 
 use super::direct::DirectWriter;
 use super::path::{absolute, failed};
+use super::patience::Patience;
 use super::receiver::{Piece, Receiver};
 use crate::failure::{AgentError, AgentResult, show};
 
@@ -19,7 +20,11 @@ use crate::failure::{AgentError, AgentResult, show};
 /// holds the page cache together with the disk.
 pub(crate) async fn write(stream: &Arc<StreamHandle>, request: WriteFile) -> AgentResult<Written> {
     let receiver = Receiver::new(stream);
-    super::blocking(move || write_now(receiver, &request)).await
+    super::blocking(move || {
+        let _patience = Patience::begin();
+        write_now(receiver, &request)
+    })
+    .await
 }
 
 /// The temporary file; removed unless it was renamed.

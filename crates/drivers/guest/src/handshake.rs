@@ -1,7 +1,7 @@
 //! The first frames of a session.
 
 use microvm_ports::GuestError;
-use microvm_protocol::messages::{Hello, HelloReply};
+use microvm_protocol::messages::{Hello, HelloReply, features};
 use microvm_protocol::{Decoder, Frame, FrameKind, PREAMBLE, PROTOCOL_VERSION};
 use microvm_types::ErrorKind;
 use microvm_types::guest::AgentInfo;
@@ -20,8 +20,9 @@ pub(crate) async fn greet(socket: &mut UnixStream, epoch: u64) -> Result<(AgentI
     getrandom::fill(&mut nonce)
         .map_err(|error| GuestError::Unreachable(format!("no random numbers: {error}")))?;
     let nonce = u64::from_le_bytes(nonce);
+    let features = features::WIDE_WINDOWS;
     let hello =
-        Hello { min_version: PROTOCOL_VERSION, max_version: PROTOCOL_VERSION, features: 0, nonce, epoch };
+        Hello { min_version: PROTOCOL_VERSION, max_version: PROTOCOL_VERSION, features, nonce, epoch };
     // One write: the agent looks for the mark at the beginning of what it reads.
     let mut greeting = PREAMBLE.to_vec();
     Frame::new(FrameKind::Hello, 0, hello.encode_to_vec().into()).encode_into(&mut greeting);

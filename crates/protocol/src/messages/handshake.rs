@@ -1,5 +1,11 @@
 //! The start of a session.
 
+/// Bits of the `features` in the handshake.
+pub mod features {
+    /// The host accepts credit up to [`crate::flow::WIDE_WINDOW`].
+    pub const WIDE_WINDOWS: u64 = 1;
+}
+
 /// First frame of the host.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Hello {
@@ -9,7 +15,7 @@ pub struct Hello {
     /// Highest protocol version the host speaks.
     #[prost(uint32, tag = "2")]
     pub max_version: u32,
-    /// Optional abilities of the host, one bit each; none are defined yet.
+    /// Optional abilities of the host, one bit each: see [`features`].
     #[prost(fixed64, tag = "3")]
     pub features: u64,
     /// Random; the reply repeats it, so that an answer of an older session is told apart.

@@ -19,11 +19,11 @@ use prost::Message as _;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::frame::{Frame, FrameKind, MAX_CONTROL};
-use crate::messages::{Failure, FailureKind, Request};
+use crate::messages::{Failure, FailureKind, Request, features};
 use crate::preamble::split_point;
 pub use state::Violation;
 use state::{State, StreamState};
-pub use stream::{Incoming, StreamError, StreamHandle};
+pub use stream::{Incoming, MAX_WIDE, StreamError, StreamHandle};
 
 /// Most streams a host opens at a time.
 pub const MAX_STREAMS: usize = 256;
@@ -88,6 +88,14 @@ impl Mux {
                 closed: watch::Sender::new(None),
             }),
         }
+    }
+
+    /// A session with a peer that announced these [features](crate::messages::features).
+    #[must_use]
+    pub fn with_features(role: Role, features: u64) -> Self {
+        let mux = Self::new(role);
+        mux.shared.lock().may_widen = features & features::WIDE_WINDOWS != 0;
+        mux
     }
 
     /// Takes a frame that came from the peer.

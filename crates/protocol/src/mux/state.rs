@@ -86,11 +86,16 @@ pub(crate) struct State {
     /// Streams that give credit back with the next output, each once however much it is: a peer that sends without end
     /// and never reads must not make frames pile up here.
     owing: VecDeque<u32>,
+    /// Streams that began to wait with control: first, and in the order they came, as streams are opened in that of
+    /// their numbers.
+    prompt: VecDeque<u32>,
     ready: VecDeque<u32>,
     pub(crate) accepted: VecDeque<(u32, Request)>,
     pings: HashMap<u64, oneshot::Sender<()>>,
     next_ping: u64,
     pub(crate) closed: Option<String>,
+    /// The peer accepts windows that are widened.
+    pub(crate) may_widen: bool,
 }
 
 impl State {
@@ -101,11 +106,13 @@ impl State {
             last_id: 0,
             urgent: VecDeque::new(),
             owing: VecDeque::new(),
+            prompt: VecDeque::new(),
             ready: VecDeque::new(),
             accepted: VecDeque::new(),
             pings: HashMap::new(),
             next_ping: 0,
             closed: None,
+            may_widen: false,
         }
     }
 
@@ -121,7 +128,7 @@ impl State {
         if bulk {
             self.ready.push_back(id);
         } else {
-            self.ready.push_front(id);
+            self.prompt.push_back(id);
         }
     }
 
@@ -159,7 +166,7 @@ impl State {
 
     fn next_of_streams(&mut self) -> Option<Frame> {
         loop {
-            let id = self.ready.pop_front()?;
+            let id = self.prompt.pop_front().or_else(|| self.ready.pop_front())?;
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             let Some(frame) = stream.queue.pop_front() else { continue };
             let before = stream.queued_bytes;
@@ -290,6 +297,7 @@ impl State {
         self.pings.clear();
         self.urgent.clear();
         self.owing.clear();
+        self.prompt.clear();
         self.ready.clear();
         self.accepted.clear();
         for stream in self.streams.values_mut() {

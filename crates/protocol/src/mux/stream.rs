@@ -11,6 +11,9 @@ use crate::frame::{Frame, FrameKind, MAX_BULK};
 use crate::messages::{Failure, FailureKind, Message, Reply};
 use crate::preamble::split_point;
 
+/// Most streams of a session that are widened at a time.
+pub const MAX_WIDE: usize = 8;
+
 /// What came on a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Incoming {
@@ -106,6 +109,22 @@ impl StreamHandle {
             _ => Incoming::Data(frame.payload),
         };
         Ok(Some(Some(incoming)))
+    }
+
+    /// Lets the host send more ahead (agent), for bulk data that goes to a disk. Does nothing towards a host that does
+    /// not know of it, and once [`MAX_WIDE`] streams of the session are that wide: memory stays bounded.
+    pub fn widen(&self) {
+        let mut state = self.shared.lock();
+        let wide = state.streams.values().filter(|stream| stream.receive.is_wide()).count();
+        if !state.may_widen || state.closed.is_some() || wide >= MAX_WIDE {
+            return;
+        }
+        let Some(stream) = state.streams.get_mut(&self.id) else { return };
+        if stream.receive.widen() {
+            state.owe_credit(self.id);
+            drop(state);
+            self.shared.output.notify_one();
+        }
     }
 
     /// Sends bulk bytes of any length; waits for credit. If cancelled, a first part may have been sent.
