@@ -1,6 +1,6 @@
 //! One session over one socket: reader, writer, heartbeat.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,20 +34,15 @@ pub(crate) struct Channel {
     tasks: Mutex<JoinSet<()>>,
     /// Held while bytes are handed to the socket.
     sending: Arc<tokio::sync::Mutex<()>>,
-    socket: Arc<OwnedFd>,
+    /// The socket, for as long as the session writes to it: holding it longer would keep the other side from its end.
+    socket: std::sync::Weak<OwnedWriteHalf>,
 }
 
 impl Channel {
     /// Starts the session's tasks after the handshake.
-    ///
-    /// # Errors
-    /// If the socket's descriptor cannot be duplicated.
-    pub(crate) fn start(
-        socket: UnixStream,
-        decoder: Decoder,
-        config: &GuestConfig,
-    ) -> std::io::Result<Arc<Self>> {
-        let descriptor = Arc::new(socket.as_fd().try_clone_to_owned()?);
+    pub(crate) fn start(socket: UnixStream, decoder: Decoder, config: &GuestConfig) -> Arc<Self> {
+        let (reader, writer) = socket.into_split();
+        let writer = Arc::new(writer);
         let channel = Arc::new(Self {
             mux: Mux::new(Role::Host),
             closed: watch::Sender::new(None),
@@ -56,15 +51,14 @@ impl Channel {
             heard: AtomicU64::new(0),
             tasks: Mutex::new(JoinSet::new()),
             sending: Arc::default(),
-            socket: descriptor,
+            socket: Arc::downgrade(&writer),
         });
-        let (reader, writer) = socket.into_split();
         // Tasks hold the session weakly where they wait: its end is the drop of its last user.
         channel.spawn(read(Arc::downgrade(&channel), channel.mux.clone(), reader, decoder));
         let sending = Arc::clone(&channel.sending);
         channel.spawn(write(Arc::downgrade(&channel), channel.mux.clone(), writer, sending));
         channel.spawn(heartbeat(Arc::downgrade(&channel), config.clone()));
-        Ok(channel)
+        channel
     }
 
     /// Runs a task for as long as the session has users.
@@ -95,10 +89,10 @@ impl Channel {
     /// Keeps bytes back until the answer is dropped.
     pub(crate) async fn hold_input(&self) -> InputProbe {
         let held = Arc::clone(&self.sending).lock_owned().await;
-        let socket = Arc::clone(&self.socket);
+        let socket = std::sync::Weak::clone(&self.socket);
         Box::new(move || {
             let _held = &held;
-            unread(&socket)
+            socket.upgrade().map_or(0, |socket| unread(&socket))
         })
     }
 
@@ -171,7 +165,8 @@ async fn read(channel: WeakChannel, mux: Mux, mut socket: OwnedReadHalf, mut dec
 
 /// Bytes in the socket that the other side has not read (SIOCOUTQ, unix(7)); what it has read a part of counts whole.
 #[allow(unsafe_code)]
-fn unread(socket: &OwnedFd) -> u64 {
+fn unread(socket: &OwnedWriteHalf) -> u64 {
+    let socket: &UnixStream = (*socket).as_ref();
     let mut count: libc::c_int = 0;
     // SAFETY: the descriptor is open and the request writes one int.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
@@ -196,7 +191,12 @@ async fn send(
     Ok(())
 }
 
-async fn write(channel: WeakChannel, mux: Mux, socket: OwnedWriteHalf, sending: Arc<tokio::sync::Mutex<()>>) {
+async fn write(
+    channel: WeakChannel,
+    mux: Mux,
+    socket: Arc<OwnedWriteHalf>,
+    sending: Arc<tokio::sync::Mutex<()>>,
+) {
     let mut closed = mux.closed();
     let (mut frames, mut bytes) = (Vec::new(), Vec::with_capacity(WRITE_BATCH));
     loop {

@@ -38,8 +38,7 @@ impl GuestConnector for SocketGuestConnector {
         let connect = async {
             let mut socket = socket::connect(endpoint).await?;
             let (agent, decoder) = handshake::greet(&mut socket, epoch).await?;
-            let channel = Channel::start(socket, decoder, &self.config)
-                .map_err(|error| GuestError::Unreachable(format!("its socket: {error}")))?;
+            let channel = Channel::start(socket, decoder, &self.config);
             identity::push(&channel, identity).await?;
             Ok(Arc::new(SocketGuest::new(channel, agent, self.config.clone())) as Arc<dyn Guest>)
         };
