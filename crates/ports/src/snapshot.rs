@@ -119,6 +119,10 @@ pub trait SnapshotStore: Send + Sync {
     /// if the branch is never made: an empty top shows what is below.
     async fn prepare_tops(&self, vm: &VmId) -> Result<Vec<NewTop>, StorageError>;
 
+    /// Notes that the top of a VM's disk holds everything that the layers below it did: they are not the VM's any more. `top`
+    /// was the current one when [`crate::Brancher::flatten`] began.
+    async fn note_flattened(&self, vm: &VmId, top: &Utf8Path) -> Result<(), StorageError>;
+
     /// Keeps a branch as a durable snapshot. Only what differs from `parent` is written; with `full`, or if the VM's
     /// memory does not stem from `parent`, or if that is gone, it is whole in itself. If the future is dropped
     /// nothing is left behind.

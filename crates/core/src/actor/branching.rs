@@ -1,18 +1,25 @@
 //! Branching the actor's VM: for forks, for snapshots, and back in time.
 
 use microvm_ports::BranchError;
-use microvm_ports::Progress;
 use microvm_ports::branch::{BranchRequest, BranchTimes};
 use microvm_ports::snapshot::{BranchFiles, BranchSource, SnapshotInfo, StateDescription};
+use microvm_ports::{Machine, Progress};
 use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
 use microvm_types::vm::VmRecord;
-use microvm_types::{Name, SnapshotId};
+use microvm_types::{Name, SnapshotId, VmId};
 use tokio::sync::oneshot;
 
 use super::VmActor;
 use crate::error::ServiceError;
+use crate::service::Shared;
+
+/// Layers below a disk from which on it is flattened in the background.
+const FLATTEN_SOON: usize = 12;
+/// Layers below a disk from which on no further branch is made before it is flattened: each costs the VMM two open files
+/// and every read a look more.
+const FLATTEN_NOW: usize = 48;
 
 /// A running VM's state, ready for children.
 pub(crate) struct ForkPoint {
@@ -51,6 +58,7 @@ impl VmActor {
         let (files, times) = self.branch(false, |_| serde_json::Value::Null).await?;
         let changed_bytes = files.branch.pages.len();
         let source = self.shared.ports.snapshots.fork_point(files, count).await?;
+        self.care_for_chain().await;
         Ok(ForkPoint { source, record: self.record.clone(), times, changed_bytes })
     }
 
@@ -83,7 +91,34 @@ impl VmActor {
         let snapshots = &self.shared.ports.snapshots;
         let info = snapshots.write_snapshot(&order.id, files, order.full, order.progress).await?;
         let record = kept.ok_or(ServiceError::ShuttingDown)?;
+        if !order.stay_paused {
+            self.care_for_chain().await;
+        }
         Ok(Written { record, info })
+    }
+
+    /// Layers below the VM's disk.
+    async fn depth(&self) -> Result<usize, ServiceError> {
+        Ok(self.shared.ports.vm_storage.vm_files(&self.record.id).await?.scratch.backing.len())
+    }
+
+    /// Shortens a long chain of layers in the background. A branch that comes meanwhile interrupts it; the next one begins
+    /// it anew.
+    async fn care_for_chain(&self) {
+        let Some(machine) = self.machine.clone() else { return };
+        if self.depth().await.is_ok_and(|depth| depth >= FLATTEN_SOON) {
+            let (shared, id) = (std::sync::Arc::clone(&self.shared), self.record.id.clone());
+            self.shared.actors.spawn(async move {
+                tokio::select! {
+                    () = shared.ending.cancelled() => {}
+                    outcome = flatten(&shared, &id, &*machine) => {
+                        if let Err(error) = outcome {
+                            tracing::info!(vm = %id, %error, "its chain of layers stays long for now");
+                        }
+                    }
+                }
+            });
+        }
     }
 
     /// Takes the VM's state; it goes on doing what it did.
@@ -104,6 +139,9 @@ impl VmActor {
         let machine = self.living()?;
         let brancher = machine.brancher().ok_or(ServiceError::NoBranching)?;
         let ports = &self.shared.ports;
+        if self.depth().await? >= FLATTEN_NOW {
+            flatten(&self.shared, &self.record.id, &*machine).await?;
+        }
         let tops = ports.snapshots.prepare_tops(&self.record.id).await?;
         let input = match &self.guest {
             Some(guest) => Some(guest.hold_input().await),
@@ -143,6 +181,16 @@ impl VmActor {
         self.request(LifecycleEvent::Start).await?;
         self.bring_up_after_request(Some(source)).await
     }
+}
+
+/// Makes a VM's disk independent of the layers between its top and its lowest file.
+async fn flatten(shared: &Shared, id: &VmId, machine: &dyn Machine) -> Result<(), ServiceError> {
+    let Some(brancher) = machine.brancher() else { return Ok(()) };
+    let top = shared.ports.vm_storage.vm_files(id).await?.scratch;
+    brancher.flatten(&top.serial).await?;
+    shared.ports.snapshots.note_flattened(id, &top.path).await?;
+    tracing::info!(vm = %id, layers = top.backing.len(), "its disk was made independent of its layers");
+    Ok(())
 }
 
 impl From<BranchError> for ServiceError {

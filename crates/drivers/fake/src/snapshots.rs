@@ -192,6 +192,10 @@ impl SnapshotStore for FakeStorage {
         Ok(vec![NewTop { serial: SCRATCH.to_owned(), path }])
     }
 
+    async fn note_flattened(&self, _vm: &VmId, _top: &Utf8Path) -> Result<(), StorageError> {
+        Ok(())
+    }
+
     async fn write_snapshot(
         &self,
         id: &SnapshotId,

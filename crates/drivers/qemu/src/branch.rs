@@ -86,6 +86,10 @@ impl Brancher for Branching {
         &self.saving.memory_base
     }
 
+    async fn flatten(&self, serial: &str) -> Result<(), BranchError> {
+        self.flatten_disk(serial).await
+    }
+
     async fn branch(&self, request: BranchRequest) -> Result<Branch, BranchError> {
         // A task of its own: whoever asked may go away, the machine must not stay standing still for that.
         let this = self.clone();
@@ -120,6 +124,7 @@ impl Branching {
     }
 
     async fn run(&self, request: BranchRequest) -> Result<Branch, BranchError> {
+        self.stop_flattening().await?;
         self.forget_unused().await?;
         let switches = self.add_tops(&request.tops).await?;
         let outcome = self.prepared(&request, &switches).await;

@@ -15,12 +15,27 @@ pub(crate) fn node(format: DiskFormat, file: &str, read_only: bool, backing: Val
     }
 }
 
-/// Read-only layers, nearest first; only the last one of a chain is raw, those above it are layers of ours.
-pub(crate) fn chain(files: &[String]) -> Value {
+/// Read-only layers below the disk `index`, nearest first; only the last one of a chain is raw, those above it are layers
+/// of ours.
+pub(crate) fn chain(index: usize, files: &[String]) -> Value {
     files.iter().enumerate().rev().fold(Value::Null, |backing, (depth, file)| {
-        let format = if depth + 1 == files.len() { DiskFormat::Raw } else { DiskFormat::Qcow2 };
-        node(format, file, true, backing)
+        if depth + 1 < files.len() {
+            return node(DiskFormat::Qcow2, file, true, backing);
+        }
+        let mut lowest = node(DiskFormat::Raw, file, true, backing);
+        lowest["node-name"] = json!(lowest_node(index));
+        lowest
     })
+}
+
+/// Name of the lowest node of a disk's chain, which stays when all between it and the top goes.
+pub(crate) fn lowest_node(index: usize) -> String {
+    format!("disk{index}-lowest")
+}
+
+/// How many tops a disk had before the one called `name`.
+pub(crate) fn number_of(name: &str) -> u64 {
+    name.split_once('.').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
 }
 
 /// A flush of the guest's reaches the host's page cache and no further (docs/design/0007): the disk survives every crash
@@ -38,9 +53,8 @@ pub(crate) fn first_node(index: usize) -> String {
 
 /// Name of the top node after the one called `current`.
 pub(crate) fn next_node(current: &str) -> String {
-    let (disk, number) = current.split_once('.').unwrap_or((current, "0"));
-    let number: u64 = number.parse().unwrap_or(0);
-    format!("{disk}.{}", number + 1)
+    let disk = current.split('.').next().unwrap_or(current);
+    format!("{disk}.{}", number_of(current) + 1)
 }
 
 /// Index of the disk whose device or node is called `name`.
@@ -58,5 +72,6 @@ mod tests {
         assert_eq!(next_node("disk1.9"), "disk1.10");
         assert_eq!(index_of("disk12.3"), Some(12));
         assert_eq!(index_of("image"), None);
+        assert_eq!(index_of(&lowest_node(1)), None);
     }
 }

@@ -15,6 +15,7 @@ mod compatibility;
 mod config;
 mod console;
 mod disks;
+mod flatten;
 mod host_memory;
 mod hypervisor;
 mod incoming;

@@ -63,6 +63,9 @@ impl Loading {
     }
 }
 
+/// Id of a block job that ended, and why it failed if it did.
+pub(crate) type EndedJob = Option<(String, Option<String>)>;
+
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Value, String>>>>>;
 
 /// A connection to one QEMU.
@@ -72,6 +75,7 @@ pub(crate) struct Qmp {
     next_id: AtomicU64,
     deadline: Duration,
     loading: watch::Receiver<Loading>,
+    jobs: watch::Receiver<EndedJob>,
     reader: JoinHandle<()>,
 }
 
@@ -97,9 +101,11 @@ impl Qmp {
         let waiting = Waiting::default();
         let (events, inbox) = mpsc::channel(EVENT_QUEUE);
         let (publish, loading) = watch::channel(Loading::default());
-        let reader = tokio::spawn(read_all(reader, Arc::clone(&waiting), events, publish));
+        let (job_ended, jobs) = watch::channel(None);
+        let told = Told { events, loading: publish, jobs: job_ended };
+        let reader = tokio::spawn(read_all(reader, Arc::clone(&waiting), told));
         let (writer, next_id) = (AsyncMutex::new(write), AtomicU64::new(1));
-        let qmp = Self { writer, waiting, next_id, deadline, loading, reader };
+        let qmp = Self { writer, waiting, next_id, deadline, loading, jobs, reader };
         qmp.call("greet back", "qmp_capabilities", json!({})).await.map_err(io::Error::other)?;
         Ok((qmp, inbox))
     }
@@ -122,6 +128,13 @@ impl Qmp {
     /// How far the loading of a state is.
     pub(crate) fn migration(&self) -> watch::Receiver<Loading> {
         self.loading.clone()
+    }
+
+    /// The block job that ended last.
+    pub(crate) fn jobs(&self) -> watch::Receiver<EndedJob> {
+        let mut jobs = self.jobs.clone();
+        jobs.mark_unchanged();
+        jobs
     }
 
     /// Sends one command together with a descriptor (unix(7), SCM_RIGHTS).
@@ -203,12 +216,15 @@ async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<V
     Ok(Some(line))
 }
 
-async fn read_all(
-    mut reader: BufReader<OwnedReadHalf>,
-    waiting: Waiting,
+/// Who is told of events.
+struct Told {
     events: mpsc::Sender<Event>,
     loading: watch::Sender<Loading>,
-) {
+    jobs: watch::Sender<EndedJob>,
+}
+
+async fn read_all(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, told: Told) {
+    let Told { events, loading, jobs } = told;
     while let Ok(Some(line)) = read_line(&mut reader).await {
         let Ok(document) = serde_json::from_slice::<Value>(&line) else { break };
         if document["event"] == "MIGRATION" {
@@ -217,6 +233,14 @@ async fn read_all(
                 Some("failed" | "cancelled") => loading.send_replace(Loading::Failed),
                 _ => continue,
             };
+            continue;
+        }
+        if let Some("BLOCK_JOB_COMPLETED" | "BLOCK_JOB_CANCELLED") = document["event"].as_str() {
+            let cancelled = document["event"] == "BLOCK_JOB_CANCELLED";
+            let error = document["data"]["error"].as_str().map(str::to_owned);
+            let error = error.or_else(|| cancelled.then(|| "it was interrupted".to_owned()));
+            let id = document["data"]["device"].as_str().unwrap_or_default().to_owned();
+            jobs.send_replace(Some((id, error)));
             continue;
         }
         if document.get("event").is_some() {

@@ -18,6 +18,11 @@ impl SnapshotStore for Storage {
         self.blocking(move |inner, _| Ok(vec![inner.prepare_top(&vm)?])).await
     }
 
+    async fn note_flattened(&self, vm: &VmId, top: &Utf8Path) -> Result<(), StorageError> {
+        let (vm, top) = (vm.clone(), top.file_name().unwrap_or_default().to_owned());
+        self.blocking(move |inner, _| inner.note_flattened(&vm, &top)).await
+    }
+
     async fn write_snapshot(
         &self,
         id: &SnapshotId,

@@ -153,6 +153,28 @@ impl Inner {
         })
     }
 
+    /// The top called `top` holds all that was below it. The layers are left to the collector.
+    pub(crate) fn note_flattened(&self, vm: &VmId, top: &str) -> Result<(), StorageError> {
+        let lock = self.locks.of(&format!("disk/{vm}"));
+        let _alone = lock.hold();
+        let mut disk = self.read_disk(vm)?;
+        if disk.top == top {
+            disk.pending.clear();
+            disk.layers.clear();
+        } else if let Some(index) = disk.pending.iter().position(|name| name == top) {
+            disk.pending.truncate(index + 1);
+            disk.layers.clear();
+        } else if let Some(index) =
+            layer_of_top(top).and_then(|id| disk.layers.iter().position(|layer| layer == id))
+        {
+            disk.layers.truncate(index + 1);
+        } else {
+            return Err(bad_input("the disk", format!("VM {vm} has no top `{top}` any more")));
+        }
+        self.write_disk(vm, &disk)?;
+        self.remove_stray_tops(&self.vm_path(vm), &disk)
+    }
+
     /// Gives an old top its place among the layers; done already is fine. Both names are the same file until the old one
     /// goes.
     fn link_layer(&self, old: &Utf8Path, id: &str) -> Result<(), StorageError> {
