@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use common::{Home, extract, vm_id};
+use common::{Home, SmallDisk, extract, is_root, vm_id};
 use microvm_driver_storage::{ArchiveLimits, host_tools};
 use microvm_ports::storage::{ImageConfig, ImageSource, KernelSource};
 use microvm_ports::{ImageStore, KernelStore, Progress, StorageError, VmStorage};
@@ -30,14 +30,6 @@ fn have(programs: &[&str]) -> bool {
         }
     }
     true
-}
-
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("SKIP: needs root");
-    }
-    root
 }
 
 #[test]
@@ -137,28 +129,6 @@ async fn a_debian_image_is_built_from_the_hosts_own_sources() {
             .await
             .unwrap_err();
         assert!(matches!(error, StorageError::BadInput { .. }), "{word}");
-    }
-}
-
-/// A small file system that is gone with the test.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(size: &str) -> Self {
-        let point = tempfile::tempdir().unwrap();
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(point.path())
-            .status()
-            .unwrap();
-        assert!(status.success());
-        Self(point)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
     }
 }
 

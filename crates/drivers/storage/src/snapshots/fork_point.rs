@@ -65,8 +65,7 @@ impl Inner {
         let frozen = self.freeze(&files.vm, &files.tops, name.as_deref())?;
         pins.extend(frozen.pins);
         let view = self.branch_view(files, name.as_deref())?;
-        let whole = super::view::count(&view.populated()?) * PAGE;
-        let memory = if inject(files.branch.pages.len(), whole, count) {
+        let memory = if inject(files.branch.pages.len(), view.size()?, count) {
             let path = match &view.base {
                 Some(base) => base.path.clone(),
                 None => self.zero_memory_file(files.description.memory_mib)?,

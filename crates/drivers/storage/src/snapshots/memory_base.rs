@@ -82,8 +82,7 @@ impl Inner {
         name: &str,
         cancel: &Cancel,
     ) -> Result<Utf8PathBuf, StorageError> {
-        let needed = super::view::count(&view.populated()?) * PAGE;
-        require_space(&self.directories.memory, needed, "writing the memory of a machine")?;
+        require_space(&self.directories.memory, view.size()?, "writing the memory of a machine")?;
         let workspace = self.workspace()?;
         let new = workspace.join("memory");
         let file = OpenOptions::new()

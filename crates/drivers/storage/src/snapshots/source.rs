@@ -13,9 +13,8 @@ use super::handle::SourceHandle;
 use super::manifest::{DEVICE_STATE, SnapshotManifest, damaged_snapshot};
 use super::memory_base::base_name;
 use super::open_memory::{Bases, gather};
-use super::page_file::PAGE;
 use super::part::Part;
-use super::view::{Overlay, View, count as pages_of};
+use super::view::{Overlay, View};
 use super::{layer_key, memory_key, pins::Pin};
 use crate::base::cancel::Cancel;
 use crate::base::error::io_error;
@@ -119,7 +118,7 @@ impl Inner {
             return Ok(ready);
         }
         let changed: u64 = view.overlays.iter().map(Overlay::content_bytes).sum();
-        if inject(changed, pages_of(&view.populated()?) * PAGE, count) {
+        if inject(changed, view.size()?, count) {
             let base = match &view.base {
                 None => Some((None, self.zero_memory_file(snapshot.description.memory_mib)?)),
                 Some(base) => {

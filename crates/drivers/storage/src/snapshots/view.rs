@@ -171,6 +171,16 @@ impl View {
         union(runs.map(|run| run.range).collect())
     }
 
+    /// About how many bytes writing all of it to a file of its own takes. Looking for the holes of a base would take
+    /// milliseconds; what it takes on disk is known at once.
+    pub(crate) fn size(&self) -> Result<u64, StorageError> {
+        use std::os::unix::fs::MetadataExt;
+        let own: u64 = self.overlays.iter().map(Overlay::content_bytes).sum();
+        let Some(base) = &self.base else { return Ok(own) };
+        let metadata = base.file.metadata().map_err(io_error("examining", &base.path))?;
+        Ok((metadata.blocks() * 512).saturating_add(own).min(self.pages * PAGE))
+    }
+
     /// Pages that may be other than zero.
     pub(crate) fn populated(&self) -> Result<Vec<PageRange>, StorageError> {
         let mut ranges = self.covered();
@@ -199,11 +209,6 @@ pub(crate) fn union(mut ranges: Vec<PageRange>) -> Vec<PageRange> {
         }
     }
     all
-}
-
-/// Pages of all ranges.
-pub(crate) fn count(ranges: &[PageRange]) -> u64 {
-    ranges.iter().map(|range| range.count).sum()
 }
 
 /// Pages of a file that are not holes.
@@ -269,7 +274,7 @@ mod tests {
             for (page, value) in buffer.chunks(PAGE_SIZE).zip(&expected[index(first)..]) {
                 prop_assert!(page.iter().all(|byte| byte == value));
             }
-            let covered = count(&view.covered());
+            let covered: u64 = view.covered().iter().map(|range| range.count).sum();
             prop_assert_eq!(covered, expected.iter().filter(|value| **value != 0).count() as u64);
         }
     }

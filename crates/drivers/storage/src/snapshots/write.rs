@@ -14,7 +14,7 @@ use super::open_memory::{Bases, DEPTH_MAX, MEMORY_STAMP};
 use super::page_file::{PAGE, content_pages};
 use super::part::{Part, measure, remember};
 use super::pins::Pin;
-use super::view::{View, count};
+use super::view::View;
 use super::write_pages::{packed_length, write_pages};
 use super::{memory_key, snapshot_key};
 use crate::base::cancel::Cancel;
@@ -67,7 +67,7 @@ impl Inner {
         let mut runs = difference(&view, parent.as_ref().map(|parent| &parent.view), cancel)?;
         // Nothing in common worth depending on another.
         let parent = match parent {
-            Some(parent) if content_pages(&runs) >= count(&view.populated()?).max(1) => {
+            Some(parent) if content_pages(&runs) * PAGE >= view.size()?.max(1) => {
                 runs = difference(&view, None, cancel)?;
                 drop(parent);
                 None

@@ -126,3 +126,34 @@ pub(crate) fn extract(image: &Utf8Path) -> Option<tempfile::TempDir> {
         }
     }
 }
+
+/// Whether this test runs as root; prints a reason if not.
+pub(crate) fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("SKIP: needs root");
+    }
+    root
+}
+
+/// A small file system that is gone with the test.
+pub(crate) struct SmallDisk(pub(crate) tempfile::TempDir);
+
+impl SmallDisk {
+    pub(crate) fn mount(size: &str) -> Self {
+        let point = tempfile::tempdir().unwrap();
+        let status = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(point.path())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        Self(point)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
+    }
+}
