@@ -28,7 +28,7 @@ fn children_go_on_with_everything_but_the_identity() {
         "--",
         "sh",
         "-c",
-        "n=0; while read word < /tmp/in; do n=$((n+1)); echo $word $n >> /root/log; done",
+        "n=0; while :; do read word < /tmp/in || continue; n=$((n+1)); echo $word $n >> /root/log; done",
     ]);
     home.must(&["exec", "-d", "dev", "--", "sh", "-c", "exec sleep 1000"]);
     let forked = home.json(&["fork", "dev", "--count", "3", "--name", "try-{n}", "--label", "kind=child"]);
@@ -103,7 +103,8 @@ fn generations_keep_every_file_and_every_variable() {
     let Some(home) = Home::open() else { return };
     home.must(&["create", "--name", "g-0"]);
     exec(&home, "g-0", "mkfifo /tmp/ask; : > /tmp/answer");
-    let shell = "sum=0; while read number < /tmp/ask; do sum=$((sum+number)); echo $sum > /tmp/answer; done";
+    // A reader that opens the pipe before its last writer has closed it reads nothing.
+    let shell = "sum=0; while :; do read number < /tmp/ask || continue; sum=$((sum+number)); echo $sum > /tmp/answer; done";
     home.must(&["exec", "-d", "g-0", "--", "sh", "-c", shell]);
     let generations = rounds(6).min(50);
     let mut sum = 0;

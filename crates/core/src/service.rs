@@ -9,7 +9,7 @@ use microvm_ports::{ImageStore, KernelStore};
 use microvm_types::template::{Overrides, Template};
 use microvm_types::vm::{LOCAL_TENANT, Limits, Origin, PoolMember, VmRecord};
 use microvm_types::{Name, Phase, VmRef};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,7 +25,7 @@ use crate::ports::Ports;
 use crate::reconcile;
 use crate::registry::{Registry, VmHandle};
 use crate::settings::Settings;
-use crate::snapshots::{Goldens, SnapshotIndex};
+use crate::snapshots::{Goldens, SnapshotIndex, keep_clean};
 use crate::view::{Snapshot, VmFilter, VmView};
 
 /// Commands that may wait for one VM's actor before senders wait too.
@@ -72,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) snapshots: SnapshotIndex,
     pub(crate) goldens: Goldens,
     pub(crate) pools: Pools,
+    /// Told when something was removed that may have left files behind.
+    pub(crate) litter: Notify,
     pub(crate) events: broadcast::Sender<VmEvent>,
     pub(crate) ending: CancellationToken,
     pub(crate) actors: TaskTracker,
@@ -121,6 +123,7 @@ impl VmService {
             snapshots: SnapshotIndex::default(),
             goldens: Goldens::default(),
             pools: Pools::default(),
+            litter: Notify::new(),
             events: broadcast::channel(EVENT_QUEUE).0,
             ending: CancellationToken::new(),
             actors: TaskTracker::new(),
@@ -130,6 +133,8 @@ impl VmService {
         service.load_golden_choices().await?;
         reconcile::reconcile(&service.shared).await?;
         service.load_pools().await?;
+        service.shared.actors.spawn(keep_clean(Arc::clone(&service.shared)));
+        service.shared.litter.notify_one();
         Ok(service)
     }
 
@@ -202,7 +207,11 @@ impl VmService {
         };
         let (reply, outcome) = oneshot::channel();
         let id = record.id.clone();
-        let handle = spawn_actor(shared, record, Beginning::Create { start: request.start, source, reply })?;
+        let handle = spawn_actor(
+            shared,
+            record,
+            Beginning::Create { start: request.start, source: source.map(Box::new), reply },
+        )?;
         let guard = CreationGuard::new(shared, id);
         let outcome = outcome.await;
         guard.keep();

@@ -189,6 +189,7 @@ async fn flatten(shared: &Shared, id: &VmId, machine: &dyn Machine) -> Result<()
     let top = shared.ports.vm_storage.vm_files(id).await?.scratch;
     brancher.flatten(&top.serial).await?;
     shared.ports.snapshots.note_flattened(id, &top.path).await?;
+    shared.litter.notify_one();
     tracing::info!(vm = %id, layers = top.backing.len(), "its disk was made independent of its layers");
     Ok(())
 }

@@ -48,7 +48,7 @@ pub(crate) enum Command {
 /// How an actor's life begins.
 pub(crate) enum Beginning {
     /// A new VM: make its files, and start it if asked; from a state if there is one.
-    Create { start: bool, source: Option<BranchSource>, reply: Reply },
+    Create { start: bool, source: Option<Box<BranchSource>>, reply: Reply },
     /// A VM found in the store after a restart of the server.
     Adopt,
 }
@@ -105,7 +105,7 @@ impl VmActor {
     pub(crate) async fn run(mut self, beginning: Beginning) {
         match beginning {
             Beginning::Create { start, source, reply } => {
-                let outcome = self.create(start, source).await;
+                let outcome = self.create(start, source.map(|source| *source)).await;
                 if outcome.is_err() {
                     self.discard().await;
                 }

@@ -58,6 +58,7 @@ impl VmActor {
         if let Some(member) = &self.record.pool {
             self.shared.pools.vm_gone(&member.pool);
         }
+        self.shared.litter.notify_one();
         self.gone = true;
         self.publish_now();
         self.tell(None);

@@ -63,7 +63,7 @@ impl VmService {
         for (index, record) in records.into_iter().enumerate() {
             let id = record.id.clone();
             let (reply, outcome) = oneshot::channel();
-            let beginning = Beginning::Create { start: true, source: Some(source.clone()), reply };
+            let beginning = Beginning::Create { start: true, source: Some(Box::new(source.clone())), reply };
             handles.push(spawn_actor(&self.shared, record, beginning)?);
             brood.ids.push(id);
             coming.push(async move { (index, outcome.await) });

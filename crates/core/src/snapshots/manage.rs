@@ -14,9 +14,6 @@ use super::index::Snapshot;
 use crate::error::ServiceError;
 use crate::service::VmService;
 
-/// Bytes of materialised memory kept beyond what VMs use, so that restoring the same snapshots again is fast.
-const KEEP_MEMORY_BYTES: u64 = 8 << 30;
-
 /// Which snapshots to list; every condition must hold.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotFilter {
@@ -121,7 +118,7 @@ impl VmService {
             self.shared.ports.snapshots.remove_snapshot(&snapshot.record.id).await?;
             self.shared.snapshots.remove(&snapshot.record.id);
         }
-        self.collect_snapshot_garbage().await;
+        self.shared.litter.notify_one();
         Ok(count)
     }
 
@@ -152,7 +149,7 @@ impl VmService {
             }
         }
         if !removed.is_empty() {
-            self.collect_snapshot_garbage().await;
+            self.shared.litter.notify_one();
         }
         Ok(removed)
     }
@@ -187,12 +184,6 @@ impl VmService {
                 tracing::warn!(snapshot = %oldest.record.name, %error, "it could not be removed");
                 return;
             }
-        }
-    }
-
-    pub(super) async fn collect_snapshot_garbage(&self) {
-        if let Err(error) = self.shared.ports.snapshots.collect_snapshot_garbage(KEEP_MEMORY_BYTES).await {
-            tracing::warn!(%error, "what snapshots and forks left behind could not be removed");
         }
     }
 

@@ -13,6 +13,7 @@ mod create;
 mod fork;
 mod golden;
 mod index;
+mod janitor;
 mod manage;
 mod names;
 mod restore;
@@ -27,3 +28,4 @@ pub use versions::GoldenVersion;
 
 pub(crate) use golden::Goldens;
 pub(crate) use index::SnapshotIndex;
+pub(crate) use janitor::keep_clean;
