@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use microvm_types::template::{NetworkMode, Overrides};
-use microvm_types::vm::{Limits, Origin};
+use microvm_types::vm::{Limits, Origin, Rest};
 use microvm_types::{Name, Phase, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -53,6 +53,9 @@ pub struct Vm {
     pub failure: Option<String>,
     /// How it came to its first instruction.
     pub origin: Origin,
+    /// How it rests, if it does and the next request is to wake it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<Rest>,
 }
 
 /// Some VMs, in order of creation.

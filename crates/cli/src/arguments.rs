@@ -73,6 +73,8 @@ pub(crate) enum Command {
     Pause(commands::lifecycle::Targets),
     /// Let paused VMs go on
     Resume(commands::lifecycle::Targets),
+    /// Put VMs to disk with their memory; the next request wakes them
+    Hibernate(commands::lifecycle::Targets),
     /// Start stopped VMs
     Start(commands::lifecycle::Targets),
     /// Shut VMs down; their disks stay
@@ -139,6 +141,7 @@ mod tests {
             "microvm logs dev --console --follow",
             "microvm pause dev",
             "microvm resume dev",
+            "microvm hibernate dev",
             "microvm start a b",
             "microvm stop --time 3s a b",
             "microvm rm -f dev",

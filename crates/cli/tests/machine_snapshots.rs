@@ -5,7 +5,7 @@ mod support;
 
 use std::os::unix::fs::FileExt as _;
 
-use support::{Home, names};
+use support::{Home, names, until};
 
 fn exec(home: &Home, vm: &str, script: &str) -> String {
     home.must(&["exec", vm, "--", "sh", "-c", script]).trim_end().to_owned()
@@ -110,4 +110,38 @@ fn old_snapshots_go_and_parents_stay() {
     assert_eq!((&stats["total_snapshots"], &stats["vms_with_snapshots"]), (&2.into(), &1.into()));
     home.must(&["restore", "s-12", "--name", "copy"]);
     home.must(&["rm", "--all"]);
+}
+
+#[test]
+fn a_vm_that_nobody_uses_rests_and_the_next_request_wakes_it() {
+    let Some(home) = Home::open() else { return };
+    home.must(&["create", "--name", "dev", "--pause-after", "1s"]);
+    exec(&home, "dev", "echo in-memory > /dev/shm/word");
+    home.must(&["exec", "-d", "dev", "--", "sleep", "1000"]);
+    until("it stands still", 20, || home.state("dev").0 == "paused");
+    assert_eq!(exec(&home, "dev", "cat /dev/shm/word"), "in-memory");
+    // What somebody paused is not woken by a request.
+    home.must(&["pause", "dev"]);
+    assert_eq!(home.must_fail(&["exec", "dev", "--", "true"]).1["code"], "vm_not_running");
+    home.must(&["resume", "dev"]);
+
+    home.must(&["create", "--name", "sleeper", "--hibernate-after", "1s"]);
+    exec(&home, "sleeper", "echo in-memory > /dev/shm/word; echo on-disk > /root/word");
+    let detached = home.must(&["exec", "-d", "sleeper", "--", "sleep", "1000"]);
+    until("it sleeps", 30, || home.state("sleeper").0 == "stopped");
+    let id = home.json(&["inspect", "sleeper"])["id"].as_str().unwrap().to_owned();
+    assert!(home.processes_of(&id).is_none(), "its machine lives on while it sleeps");
+    assert_eq!(home.json(&["snapshot", "ls"])["snapshots"].as_array().unwrap().len(), 0);
+    home.end_server();
+    assert_eq!(
+        exec(&home, "sleeper", "cat /dev/shm/word /root/word; hostname"),
+        "in-memory\non-disk\nsleeper"
+    );
+    assert!(home.must(&["ps", "sleeper"]).contains(detached.trim()), "its process was lost in its sleep");
+    // By hand, and deleted in its sleep.
+    home.must(&["hibernate", "dev", "sleeper"]);
+    home.must(&["start", "dev"]);
+    assert_eq!(exec(&home, "dev", "cat /dev/shm/word"), "in-memory");
+    home.must(&["rm", "--all"]);
+    until("nothing is left of its sleep", 20, || names(&home.root().join("snapshots")).len() == 1);
 }

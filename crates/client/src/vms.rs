@@ -88,6 +88,11 @@ impl Client {
         self.act(vm, "resume", None::<&()>).await
     }
 
+    /// Puts it to disk; the next request wakes it.
+    pub async fn hibernate_vm(&self, vm: &VmRef) -> Result<Vm, ClientError> {
+        self.act(vm, "hibernate", None::<&()>).await
+    }
+
     /// Shuts it down.
     pub async fn stop_vm(&self, vm: &VmRef, how: &StopVm) -> Result<Vm, ClientError> {
         self.act(vm, "stop", Some(how)).await

@@ -102,6 +102,11 @@ pub enum ServiceError {
         "this VM cannot be branched: its hypervisor offers neither snapshots nor forks, or an older server started it (then `microvm stop` and `microvm start` help)"
     )]
     NoBranching,
+    /// A disk of the user's cannot belong to two machines.
+    #[error(
+        "this VM cannot be branched: its extra disk `{0}` is writable and can belong to one machine only; attach it read-only, or keep its data on the VM's own disk"
+    )]
+    WritableDisk(microvm_types::Name),
     /// A branch failed; the VM does what it did before.
     #[error(transparent)]
     Branch(BranchError),
@@ -179,7 +184,9 @@ impl ServiceError {
             Self::UnknownVm(_) | Self::UnknownTemplate { .. } => ErrorKind::NotFound,
             Self::Invalid { .. } | Self::OverLimit { .. } | Self::BuildCommand { .. } => ErrorKind::Invalid,
             Self::TooManyVms { .. } => ErrorKind::Exhausted,
-            Self::Network(_) | Self::NoBalloon | Self::NoBranching => ErrorKind::Unsupported,
+            Self::Network(_) | Self::NoBalloon | Self::NoBranching | Self::WritableDisk(_) => {
+                ErrorKind::Unsupported
+            }
             Self::Branch(error) => error.kind(),
             Self::UnknownPool(_) => ErrorKind::NotFound,
             Self::PoolExhausted { .. } => ErrorKind::Exhausted,
@@ -217,6 +224,7 @@ impl ServiceError {
             Self::BuildCommand { .. } => "build_command_failed",
             Self::NoBalloon => "no_balloon",
             Self::NoBranching => "no_branching",
+            Self::WritableDisk(_) => "disk_not_shareable",
             Self::Branch(BranchError::NoMemory { .. }) => "host_memory_short",
             Self::Branch(_) => "branch_failed",
             Self::UnknownPool(_) => "pool_not_found",

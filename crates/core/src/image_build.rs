@@ -99,7 +99,7 @@ impl VmService {
                 memory_mib: Some(limits.max_memory_mib.min(1_024)),
                 ..Overrides::default()
             },
-            limits: Limits { idle_seconds: Some(IDLE_SECONDS), lifetime_seconds: None, ephemeral: true },
+            limits: Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() },
             start: true,
             ..CreateRequest::default()
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use microvm_ports::hypervisor::{HypervisorReport, MachineCounters};
 use microvm_ports::{ImageStore, KernelStore};
 use microvm_types::template::{Overrides, Template};
-use microvm_types::vm::{LOCAL_TENANT, Limits, Origin, PoolMember, VmRecord};
+use microvm_types::vm::{LOCAL_TENANT, Limits, Origin, PoolMember, Rest, VmRecord};
 use microvm_types::{Name, Phase, VmRef};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -132,6 +132,7 @@ impl VmService {
         service.load_snapshots().await?;
         service.load_golden_choices().await?;
         reconcile::reconcile(&service.shared).await?;
+        service.remove_stray_sleeps().await;
         service.load_pools().await?;
         service.shared.actors.spawn(keep_clean(Arc::clone(&service.shared)));
         service.shared.litter.notify_one();
@@ -199,6 +200,7 @@ impl VmService {
             limits: request.limits,
             machine: None,
             origin,
+            rest: None,
             pool,
             epoch,
             created_ms: now,
@@ -322,12 +324,35 @@ impl VmService {
         outcome.await.map_err(|_| lost())?
     }
 
+    /// Wakes a VM that rests until somebody wants it.
+    async fn wake(&self, vm: &VmRef, handle: &VmHandle) -> Result<(), ServiceError> {
+        let (rest, phase) = {
+            let now = handle.snapshot.borrow();
+            (now.record.rest.clone(), now.record.phase)
+        };
+        match (rest, phase) {
+            (Some(Rest::Paused), Phase::Paused) => self.ask(vm, Command::Resume).await,
+            (Some(Rest::Asleep { .. }), Phase::Stopped) => self.ask(vm, Command::Start).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a running or paused VM to disk with its memory, which frees the memory; the next start, or the next request
+    /// that needs its guest, goes on where it was.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]; the VM goes on then.
+    pub async fn hibernate_vm(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.command(vm, Command::Hibernate).await
+    }
+
     /// The guest of a running VM. A VM whose channel is being opened again after a restart of the server is waited for.
     ///
     /// # Errors
     /// [`ServiceError::NotRunning`] with what to do.
     pub async fn guest(&self, vm: &VmRef) -> Result<GuestLease, ServiceError> {
         let handle = self.shared.registry.find(vm)?;
+        self.wake(vm, &handle).await?;
         let mut snapshot = handle.snapshot.clone();
         let settled = snapshot.wait_for(|now| {
             now.gone || now.guest.is_some() || !matches!(now.record.phase, Phase::Running | Phase::Starting)

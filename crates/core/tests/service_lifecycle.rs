@@ -223,7 +223,7 @@ fn limits_end_ephemeral_vms() {
     server.run(async {
         let mut events = server.service.events();
         let mut request = named("dev");
-        request.limits = Limits { idle_seconds: Some(1), lifetime_seconds: None, ephemeral: true };
+        request.limits = Limits { idle_seconds: Some(1), ephemeral: true, ..Limits::default() };
         server.service.create(request).await.unwrap();
         let guest = server.service.guest(&vm("dev")).await.unwrap();
         host.clock.advance(60_000);

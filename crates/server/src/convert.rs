@@ -41,6 +41,7 @@ impl App {
             started_at: record.started_ms.map(|started| self.time(started)),
             failure: record.failure,
             origin: record.origin,
+            rest: record.rest,
         }
     }
 
@@ -52,7 +53,7 @@ impl App {
             vm: record.vm,
             vm_name: record.vm_name,
             description: record.description,
-            golden: record.purpose != SnapshotPurpose::User,
+            golden: matches!(record.purpose, SnapshotPurpose::Golden { .. }),
             incremental: info.parent.is_some(),
             parent_snapshot: info.parent,
             template: record.template.name.to_string(),

@@ -62,6 +62,7 @@ pub fn table() -> Vec<Route> {
         row(p(), "/vms/{vm}/stop", VmOperate, "Stop a VM", &[], "StopVm", 200, "Vm", post(vms::stop)),
         row(p(), "/vms/{vm}/pause", VmOperate, "Pause a VM", &[], "", 200, "Vm", post(vms::pause)),
         row(p(), "/vms/{vm}/resume", VmOperate, "Resume a VM", &[], "", 200, "Vm", post(vms::resume)),
+        row(p(), "/vms/{vm}/hibernate", VmOperate, "Put a VM to disk; the next request wakes it", &[], "", 200, "Vm", post(vms::hibernate)),
         row(p(), "/vms/{vm}/resize", VmOperate, "Change the memory of a running VM", &[], "ResizeVm", 200, "Vm", post(vms::resize)),
         row(g(), "/vms/{vm}/metrics", VmRead, "Counters of a running VM", &[], "", 200, "Counters", get(vms::metrics)),
         row(g(), "/vms/{vm}/console", VmRead, "The newest bytes of the console", &["limit"], "", 200, BYTES, get(vms::console)),

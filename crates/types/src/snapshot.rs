@@ -15,6 +15,8 @@ use crate::template::Template;
 pub enum SnapshotPurpose {
     /// Somebody asked for it.
     User,
+    /// Its VM sleeps on it.
+    Hibernation,
     /// New VMs of a template are forked from it instead of booting.
     Golden {
         /// What it was booted from: two machines with the same key are alike in everything but their identity.

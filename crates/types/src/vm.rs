@@ -23,6 +23,12 @@ pub struct Limits {
     /// Delete it (if `ephemeral`) or stop it so many seconds after it was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime_seconds: Option<u64>,
+    /// Let it stand still after so many seconds without a request that touches its guest; the next one wakes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_seconds: Option<u64>,
+    /// Put it to disk after so many seconds without such a request, which frees its memory; the next one wakes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hibernate_seconds: Option<u64>,
     /// It is deleted, not stopped, when a limit passes, when its guest powers off or when it fails.
     #[serde(default)]
     pub ephemeral: bool,
@@ -50,6 +56,20 @@ pub enum Origin {
     Fork {
         /// That VM.
         vm: VmId,
+    },
+}
+
+/// How a VM rests until the next request wakes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Rest {
+    /// It stands still, because nobody used it.
+    Paused,
+    /// It has no machine; its memory is on disk.
+    Asleep {
+        /// The snapshot it goes on from.
+        snapshot: SnapshotId,
     },
 }
 
@@ -91,6 +111,9 @@ pub struct VmRecord {
     /// How it came to its first instruction.
     #[serde(default)]
     pub origin: Origin,
+    /// How it rests, if it does and the next request is to wake it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<Rest>,
     /// What it is to a pool, if it was made for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolMember>,

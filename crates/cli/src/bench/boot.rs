@@ -29,7 +29,7 @@ pub(super) fn request(kernel: &str) -> CreateVm {
             disk_mib: Some(DISK_MIB),
             ..Overrides::default()
         },
-        limits: Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), lifetime_seconds: None },
+        limits: Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), ..Limits::default() },
         cold: true,
         ..CreateVm::default()
     }

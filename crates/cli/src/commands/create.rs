@@ -31,6 +31,12 @@ pub(crate) struct Create {
     /// Stop it so long after its creation
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     lifetime: Option<Duration>,
+    /// Let it stand still after so long without use; the next request wakes it
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pause_after: Option<Duration>,
+    /// Put it to disk after so long without use; the next request wakes it
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    hibernate_after: Option<Duration>,
     /// Delete it, not stop it, when a limit passes or its guest ends
     #[arg(long)]
     ephemeral: bool,
@@ -50,6 +56,8 @@ impl Create {
         request.limits = Limits {
             idle_seconds: self.idle.map(seconds),
             lifetime_seconds: self.lifetime.map(seconds),
+            pause_seconds: self.pause_after.map(seconds),
+            hibernate_seconds: self.hibernate_after.map(seconds),
             ephemeral: self.ephemeral,
         };
         let mut interrupts = Interrupts::new()?;

@@ -83,7 +83,7 @@ impl Fork {
             ..ForkVm::default()
         };
         if runs && !self.keep {
-            request.limits = Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), lifetime_seconds: None };
+            request.limits = Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), ..Limits::default() };
         }
         let mut interrupts = Interrupts::new()?;
         let forking = async { Ok(context.client.fork_vm(&self.vm, &request).await?) };

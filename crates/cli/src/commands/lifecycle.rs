@@ -26,6 +26,7 @@ pub(crate) enum Verb {
     Start,
     Pause,
     Resume,
+    Hibernate,
 }
 
 impl Targets {
@@ -35,6 +36,7 @@ impl Targets {
             Verb::Start => client.start_vm(vm).await,
             Verb::Pause => client.pause_vm(vm).await,
             Verb::Resume => client.resume_vm(vm).await,
+            Verb::Hibernate => client.hibernate_vm(vm).await,
         })
         .await
     }

@@ -83,6 +83,7 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Logs(command) => command.run(context).await,
         Command::Pause(targets) => targets.run(context, lifecycle::Verb::Pause).await,
         Command::Resume(targets) => targets.run(context, lifecycle::Verb::Resume).await,
+        Command::Hibernate(targets) => targets.run(context, lifecycle::Verb::Hibernate).await,
         Command::Start(targets) => targets.run(context, lifecycle::Verb::Start).await,
         Command::Stop(command) => command.run(context).await,
         Command::Rm(command) => command.run(context).await,

@@ -136,6 +136,9 @@ impl VmActor {
                 },
             });
         }
+        if let Some(disk) = self.record.template.extra_disks.iter().find(|disk| !disk.read_only) {
+            return Err(ServiceError::WritableDisk(disk.name.clone()));
+        }
         let machine = self.living()?;
         let brancher = machine.brancher().ok_or(ServiceError::NoBranching)?;
         let ports = &self.shared.ports;
@@ -177,6 +180,7 @@ impl VmActor {
             }
         }
         self.shared.ports.snapshots.reset_vm_files(&self.record.id, &source).await?;
+        self.end_sleep().await;
         self.record.epoch = self.record.epoch.max(epoch);
         self.request(LifecycleEvent::Start).await?;
         self.bring_up_after_request(Some(source)).await

@@ -14,9 +14,30 @@ use crate::service::Shared;
 /// Rest after a limit could not be carried out.
 const LIMIT_RETRY: Duration = Duration::from_secs(30);
 
+/// Which limit passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// It has existed for long enough.
+    Lifetime,
+    /// Nobody has used it for long enough to end it.
+    Idle,
+    /// The same, to let it stand still.
+    Doze,
+    /// The same, to put it to disk.
+    Sleep,
+}
+
 impl VmActor {
-    pub(super) async fn limit_passed(&mut self, limit: &'static str) {
-        tracing::info!(vm = %self.record.id, limit, "limit passed");
+    pub(super) async fn limit_passed(&mut self, limit: Limit) {
+        tracing::info!(vm = %self.record.id, ?limit, "limit passed");
+        if let Limit::Doze | Limit::Sleep = limit {
+            let rested = if limit == Limit::Doze { self.doze().await } else { self.hibernate().await };
+            if let Err(error) = rested {
+                tracing::warn!(vm = %self.record.id, %error, "it could not be put to rest");
+                self.limits_rest_until = tokio::time::Instant::now() + LIMIT_RETRY;
+            }
+            return;
+        }
         if self.record.limits.ephemeral {
             self.erase_ephemeral().await;
         } else if let Err(error) = self.stop(false, self.shared.settings.stop_grace).await {
@@ -36,7 +57,7 @@ impl VmActor {
 }
 
 /// Waits until the VM's idle or lifetime limit passes; for ever if it has none.
-pub(super) async fn limit_passes(shared: &Shared, record: &VmRecord, activity: &Activity) -> &'static str {
+pub(super) async fn limit_passes(shared: &Shared, record: &VmRecord, activity: &Activity) -> Limit {
     let clock = &shared.ports.clock;
     let left = |since_ms: i64, seconds: u64| {
         let end = since_ms.saturating_add(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000));
@@ -50,8 +71,8 @@ pub(super) async fn limit_passes(shared: &Shared, record: &VmRecord, activity: &
             _ => std::future::pending().await,
         }
     };
-    let idle = async {
-        let Some(seconds) = record.limits.idle_seconds.filter(|_| applies) else {
+    let idle = async |seconds: Option<u64>, applies: bool| {
+        let Some(seconds) = seconds.filter(|_| applies) else {
             return std::future::pending().await;
         };
         loop {
@@ -67,8 +88,14 @@ pub(super) async fn limit_passes(shared: &Shared, record: &VmRecord, activity: &
             }
         }
     };
+    let limits = &record.limits;
+    let runs = record.phase == Phase::Running;
+    // What somebody paused by hand stays as it is; what dozes may go to sleep.
+    let may_sleep = runs || (record.phase == Phase::Paused && record.rest.is_some());
     tokio::select! {
-        () = lifetime => "lifetime",
-        () = idle => "idle",
+        () = lifetime => Limit::Lifetime,
+        () = idle(limits.idle_seconds, applies) => Limit::Idle,
+        () = idle(limits.hibernate_seconds, may_sleep) => Limit::Sleep,
+        () = idle(limits.pause_seconds, runs) => Limit::Doze,
     }
 }

@@ -6,6 +6,7 @@ mod claim;
 mod limits;
 mod record;
 mod removal;
+mod rest;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub(crate) enum Command {
     Snapshot { order: SnapshotOrder, reply: oneshot::Sender<Result<Written, ServiceError>> },
     Rollback { source: BranchSource, epoch: u64, reply: Reply },
     Claim { claim: Claim, reply: Reply },
+    Hibernate(Reply),
 }
 
 /// How an actor's life begins.
@@ -60,7 +62,7 @@ enum Wake {
     Command(Option<Command>),
     MachineExited(MachineExit),
     GuestClosed(String),
-    LimitPassed(&'static str),
+    LimitPassed(limits::Limit),
     ServerEnding,
 }
 
@@ -182,6 +184,11 @@ impl VmActor {
             Command::Pause(reply) => {
                 let outcome = match self.admitted(LifecycleEvent::Pause) {
                     Ok(true) => self.pause().await,
+                    // Somebody wants it to stay so.
+                    Ok(false) => {
+                        self.record.rest = None;
+                        self.save(None).await
+                    }
                     other => other.map(|_| ()),
                 };
                 let _ = reply.send(outcome);
@@ -208,6 +215,9 @@ impl VmActor {
             }
             Command::Snapshot { order, reply } => {
                 let _ = reply.send(self.snapshot(order).await);
+            }
+            Command::Hibernate(reply) => {
+                let _ = reply.send(self.hibernate().await);
             }
             Command::Claim { claim, reply } => {
                 let _ = reply.send(self.claim(claim).await);
@@ -266,8 +276,9 @@ impl VmActor {
 
     async fn start(&mut self) -> Result<(), ServiceError> {
         hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeStart).await?;
+        let source = self.dream().await?;
         self.request(LifecycleEvent::Start).await?;
-        self.bring_up_after_request(None).await
+        self.bring_up_after_request(source).await
     }
 
     /// The phase says that it starts: it runs afterwards, or has failed.
@@ -280,6 +291,7 @@ impl VmActor {
                     self.note(LifecycleEvent::Lost, Some(format!("it could not be recorded: {error}"))).await;
                     return Err(error);
                 }
+                self.woken().await;
                 let _ = hooks::run(&ports, &self.record, HookPoint::AfterStart).await;
                 Ok(())
             }
@@ -430,6 +442,7 @@ impl VmActor {
             }
         }
         self.activity.touch(self.shared.ports.clock.now_ms());
+        self.record.rest = None;
         let requested = self.request(LifecycleEvent::Resume).await;
         if requested.is_err() {
             if let Some(guest) = &self.guest {

@@ -96,6 +96,7 @@ impl VmService {
             failure: None,
             machine: None,
             origin,
+            rest: None,
             pool: None,
             created_ms: now,
             updated_ms: now,

@@ -172,7 +172,7 @@ impl VmService {
                 ServiceError::Invalid { field: "name", reason: error.to_string() }
             })?),
             labels: [(GOLDEN_LABEL.to_owned(), "building".to_owned())].into(),
-            limits: Limits { idle_seconds: Some(IDLE_SECONDS), lifetime_seconds: None, ephemeral: true },
+            limits: Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() },
             boot: BootChoice::Cold,
             start: true,
             ..CreateRequest::default()

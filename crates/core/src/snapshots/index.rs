@@ -92,7 +92,7 @@ impl SnapshotIndex {
         self.with(|inner| {
             let is_golden = |found: &&Snapshot| match &found.record.purpose {
                 SnapshotPurpose::Golden { key: own } => own == key,
-                SnapshotPurpose::User => false,
+                SnapshotPurpose::User | SnapshotPurpose::Hibernation => false,
             };
             inner.snapshots.values().filter(is_golden).cloned().collect()
         })

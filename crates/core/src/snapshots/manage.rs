@@ -7,6 +7,7 @@ use camino::Utf8Path;
 use microvm_ports::snapshot::Damage;
 use microvm_ports::{DocumentKind, Progress};
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
+use microvm_types::vm::Rest;
 use microvm_types::{Name, VmId};
 
 use super::create::NameGuard;
@@ -64,13 +65,35 @@ impl VmService {
         Ok(())
     }
 
+    /// Removes what a VM slept on that is awake, or gone: a crash came between.
+    pub(crate) async fn remove_stray_sleeps(&self) {
+        for snapshot in self.shared.snapshots.all() {
+            let record = &snapshot.record;
+            let asleep = || {
+                let handle = self.shared.registry.find(&record.vm.clone().into()).ok()?;
+                let rest = handle.snapshot.borrow().record.rest.clone();
+                Some(rest == Some(Rest::Asleep { snapshot: record.id.clone() }))
+            };
+            if record.purpose == SnapshotPurpose::Hibernation
+                && asleep() != Some(true)
+                && let Err(error) = self.absorb(&snapshot).await
+            {
+                tracing::warn!(snapshot = %record.id, %error, "what a VM slept on could not be removed");
+            }
+        }
+    }
+
     /// Snapshots that match, oldest first.
     #[must_use]
     pub fn snapshots(&self, filter: &SnapshotFilter) -> Vec<Snapshot> {
         let mut all = self.shared.snapshots.all();
         all.retain(|snapshot| {
             filter.vm.as_ref().is_none_or(|vm| snapshot.record.vm == *vm)
-                && (filter.golden || snapshot.record.purpose == SnapshotPurpose::User)
+                && match snapshot.record.purpose {
+                    SnapshotPurpose::User => true,
+                    SnapshotPurpose::Golden { .. } => filter.golden,
+                    SnapshotPurpose::Hibernation => false,
+                }
         });
         all
     }
@@ -199,7 +222,10 @@ impl VmService {
         vms.dedup();
         SnapshotStatistics {
             count: by_wish.len(),
-            golden: all.len() - by_wish.len(),
+            golden: all
+                .iter()
+                .filter(|one| matches!(one.record.purpose, SnapshotPurpose::Golden { .. }))
+                .count(),
             bytes: all.iter().map(|one| one.info.own_bytes).sum(),
             vms: vms.len(),
             oldest_ms: by_wish.first().map(|one| one.record.created_ms),

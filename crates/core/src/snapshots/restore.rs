@@ -92,6 +92,7 @@ pub(super) fn record_of(snapshot: &Snapshot, request: &RestoreRequest) -> VmReco
         limits: request.limits,
         machine: None,
         origin: Origin::Boot,
+        rest: None,
         pool: None,
         epoch: record.epoch,
         created_ms: 0,

@@ -144,6 +144,10 @@ pub(crate) async fn stop(
     Ok(Json(app.vm(app.service.stop_vm(&vm, how.force, Some(grace)).await?)))
 }
 
+pub(crate) async fn hibernate(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+    Ok(Json(app.vm(app.service.hibernate_vm(&vm).await?)))
+}
+
 pub(crate) async fn resize(
     State(app): State<Arc<App>>,
     Vm(vm): Vm,

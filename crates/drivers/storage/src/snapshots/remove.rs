@@ -3,12 +3,12 @@
 use std::sync::PoisonError;
 
 use microvm_ports::StorageError;
-use microvm_types::SnapshotId;
+use microvm_types::{SnapshotId, VmId};
 
 use super::memory_base::base_name;
 use super::{memory_key, snapshot_key};
 use crate::base::error::failed;
-use crate::base::files::{exists, remove_all, sync_directory};
+use crate::base::files::{exists, names_in, remove_all, sync_directory};
 use crate::store::Inner;
 
 impl Inner {
@@ -27,6 +27,7 @@ impl Inner {
             let children: Vec<&str> = children.iter().map(SnapshotId::as_str).collect();
             return Err(in_use(format!("the snapshots {} that build on it", children.join(", "))));
         }
+        let heir = self.snapshot_manifest(id).ok().and_then(|manifest| manifest.parent);
         let workspace = self.workspace();
         let removed = watch.unless_used(&snapshot_key(id), || match &workspace {
             Ok(workspace) => std::fs::rename(&path, workspace.join("snapshot"))
@@ -40,6 +41,7 @@ impl Inner {
             Some(other) => other?,
         }
         sync_directory(&self.directories.snapshots)?;
+        self.hand_down(id, heir.as_ref());
         let name = base_name(id.as_str());
         if !references.bases.contains(&name) {
             let memory = self.directories.memory.join(&name);
@@ -48,5 +50,23 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// VMs whose next snapshot would build on `id` build on its parent instead: what differs is found by content. If that
+    /// cannot be noted their next snapshot is whole in itself.
+    fn hand_down(&self, id: &SnapshotId, heir: Option<&SnapshotId>) {
+        let names = names_in(&self.directories.vms).unwrap_or_default();
+        for vm in names.iter().filter_map(|name| name.parse::<VmId>().ok()) {
+            let lock = self.locks.of(&format!("disk/{vm}"));
+            let _alone = lock.hold();
+            if let Ok(mut disk) = self.read_disk(&vm)
+                && disk.memory_parent.as_ref() == Some(id)
+            {
+                disk.memory_parent = heir.cloned();
+                if let Err(error) = self.write_disk(&vm, &disk) {
+                    tracing::warn!(%error, %vm, "the next snapshot of this VM is whole in itself");
+                }
+            }
+        }
     }
 }
