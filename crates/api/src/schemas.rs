@@ -31,6 +31,7 @@ use utoipa::OpenApi;
     crate::pool::ResizePool,
     crate::problem::Problem,
     crate::progress::ProgressLine,
+    crate::snapshot::BegunSnapshot,
     crate::snapshot::Cleaned,
     crate::snapshot::CreateSnapshot,
     crate::snapshot::ForkVm,

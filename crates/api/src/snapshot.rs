@@ -48,7 +48,7 @@ pub struct Snapshot {
 }
 
 /// A snapshot to be taken.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshot {
     /// Its name; one is made of the VM's name if absent.
@@ -60,6 +60,26 @@ pub struct CreateSnapshot {
     /// Make it whole in itself instead of building on its parent.
     #[serde(default)]
     pub full: bool,
+    /// Answer when every byte is safe; otherwise as soon as the VM goes on, with status 202.
+    #[serde(default = "yes")]
+    pub wait: bool,
+}
+
+impl Default for CreateSnapshot {
+    fn default() -> Self {
+        Self { name: None, description: String::new(), full: false, wait: true }
+    }
+}
+
+/// A snapshot that is being written; it is listed when every byte is safe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BegunSnapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its name.
+    pub name: Name,
+    /// How long the VM stood still for it, in milliseconds.
+    pub pause_ms: Milliseconds,
 }
 
 /// Some snapshots, oldest first.

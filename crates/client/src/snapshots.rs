@@ -6,8 +6,8 @@ use hyper::Method;
 use microvm_api::progress::ProgressLine;
 use microvm_api::query::encode;
 use microvm_api::snapshot::{
-    Cleaned, CreateSnapshot, ForkVm, Forked, GoldenList, GoldenVersion, RestoreSnapshot, Restored, Snapshot,
-    SnapshotFile, SnapshotList, SnapshotStatistics, Verification,
+    BegunSnapshot, Cleaned, CreateSnapshot, ForkVm, Forked, GoldenList, GoldenVersion, RestoreSnapshot,
+    Restored, Snapshot, SnapshotFile, SnapshotList, SnapshotStatistics, Verification,
 };
 use microvm_types::VmRef;
 
@@ -35,6 +35,16 @@ impl Client {
         request: &CreateSnapshot,
     ) -> Result<Snapshot, ClientError> {
         self.json(Method::POST, &format!("/snapshots/{vm}"), Some(request), "taking a snapshot").await
+    }
+
+    /// Takes a snapshot; answers when the VM goes on.
+    pub async fn begin_snapshot(
+        &self,
+        vm: &VmRef,
+        request: &CreateSnapshot,
+    ) -> Result<BegunSnapshot, ClientError> {
+        let request = CreateSnapshot { wait: false, ..request.clone() };
+        self.json(Method::POST, &format!("/snapshots/{vm}"), Some(&request), "taking a snapshot").await
     }
 
     /// Snapshots, oldest first: of one VM or of all, golden ones too if asked.

@@ -43,8 +43,8 @@ pub use ports::Ports;
 pub use service::{BootChoice, CreateRequest, VmService};
 pub use settings::{HostLimits, Settings};
 pub use snapshots::{
-    ForkRequest, Forked, GoldenVersion, RestoreRequest, Snapshot, SnapshotFilter, SnapshotRequest,
-    SnapshotStatistics,
+    BegunSnapshot, ForkRequest, Forked, GoldenVersion, RestoreRequest, Snapshot, SnapshotFilter,
+    SnapshotRequest, SnapshotStatistics,
 };
 pub use templates::TemplateError;
 pub use view::{VmFilter, VmView};

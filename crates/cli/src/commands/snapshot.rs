@@ -66,6 +66,9 @@ pub(crate) struct Create {
     /// Make it whole in itself instead of building on its parent
     #[arg(long)]
     full: bool,
+    /// Return as soon as the VM goes on; the snapshot is listed when every byte is safe
+    #[arg(long)]
+    no_wait: bool,
 }
 
 /// List snapshots
@@ -146,8 +149,17 @@ impl Snapshot {
         match self {
             Self::Create(wish) => {
                 let mut interrupts = Interrupts::new()?;
-                let request =
-                    CreateSnapshot { name: wish.name, description: wish.description, full: wish.full };
+                let request = CreateSnapshot {
+                    name: wish.name,
+                    description: wish.description,
+                    full: wish.full,
+                    ..CreateSnapshot::default()
+                };
+                if wish.no_wait {
+                    let begun = client.begin_snapshot(&wish.vm, &request).await?;
+                    context.output.value(&begun, begun.name.as_str())?;
+                    return Ok(0);
+                }
                 let taking = async { Ok(client.create_snapshot(&wish.vm, &request).await?) };
                 let snapshot = interrupts.unless(taking).await?;
                 context.output.value(&snapshot, snapshot.name.as_str())?;

@@ -1,9 +1,14 @@
 //! Taking a snapshot.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use microvm_ports::Progress;
+use microvm_ports::branch::BranchTimes;
 use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::{Name, SnapshotId, VmRef};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::index::Snapshot;
 use crate::actor::{Command, SnapshotOrder};
@@ -21,16 +26,27 @@ pub struct SnapshotRequest {
     pub full: bool,
 }
 
+/// A snapshot that was taken and is being written.
+#[derive(Debug, Clone)]
+pub struct BegunSnapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its name.
+    pub name: Name,
+    /// How long the VM stood still.
+    pub pause: Duration,
+}
+
 /// Gives a reserved name back when dropped before the snapshot is there.
-pub(super) struct NameGuard<'a> {
-    shared: &'a Shared,
+pub(super) struct NameGuard {
+    shared: Arc<Shared>,
     name: Option<Name>,
 }
 
-impl<'a> NameGuard<'a> {
-    pub(super) fn reserve(shared: &'a Shared, name: &Name, id: &SnapshotId) -> Result<Self, ServiceError> {
+impl NameGuard {
+    pub(super) fn reserve(shared: &Arc<Shared>, name: &Name, id: &SnapshotId) -> Result<Self, ServiceError> {
         shared.snapshots.reserve(name, id)?;
-        Ok(Self { shared, name: Some(name.clone()) })
+        Ok(Self { shared: Arc::clone(shared), name: Some(name.clone()) })
     }
 
     pub(super) fn keep(mut self, snapshot: Snapshot) {
@@ -39,7 +55,7 @@ impl<'a> NameGuard<'a> {
     }
 }
 
-impl Drop for NameGuard<'_> {
+impl Drop for NameGuard {
     fn drop(&mut self) {
         if let Some(name) = self.name.take() {
             self.shared.snapshots.release(&name);
@@ -49,8 +65,8 @@ impl Drop for NameGuard<'_> {
 
 impl VmService {
     /// Takes a snapshot of a running or paused VM, which goes on after some milliseconds; returns when every byte is safe.
-    /// `taken` is told when the VM goes on. If the VM has as many snapshots as are allowed, the oldest one goes that
-    /// nothing builds on.
+    /// If the VM has as many snapshots as are allowed, the oldest one goes that nothing of another VM builds on. If the
+    /// future is dropped the snapshot is written all the same.
     ///
     /// # Errors
     /// See [`ServiceError`]; nothing is listed then.
@@ -60,6 +76,42 @@ impl VmService {
         request: SnapshotRequest,
         progress: Progress,
     ) -> Result<Snapshot, ServiceError> {
+        let (_, _, writing) = self.order_snapshot(vm, request, progress, oneshot::channel().0)?;
+        writing.await.map_err(|_| ServiceError::ShuttingDown)?
+    }
+
+    /// The same, but returns as soon as the VM goes on. The snapshot is listed when every byte is safe; if that fails, the
+    /// log tells and it never is.
+    ///
+    /// # Errors
+    /// Those of the branch.
+    pub async fn begin_snapshot(
+        &self,
+        vm: &VmRef,
+        request: SnapshotRequest,
+    ) -> Result<BegunSnapshot, ServiceError> {
+        let (taken, told) = oneshot::channel();
+        let (id, name, writing) = self.order_snapshot(vm, request, Progress::ignored(), taken)?;
+        match told.await {
+            Ok(times) => Ok(BegunSnapshot { id, name, pause: times.pause }),
+            // It was never taken: the order ended before.
+            Err(_) => {
+                let written = writing.await.map_err(|_| ServiceError::ShuttingDown)??;
+                let pause = Duration::from_micros(written.record.pause_us);
+                Ok(BegunSnapshot { id, name, pause })
+            }
+        }
+    }
+
+    /// Has a snapshot taken and written by a task of its own.
+    #[allow(clippy::type_complexity, reason = "used right above and nowhere else")]
+    fn order_snapshot(
+        &self,
+        vm: &VmRef,
+        request: SnapshotRequest,
+        progress: Progress,
+        taken: oneshot::Sender<BranchTimes>,
+    ) -> Result<(SnapshotId, Name, JoinHandle<Result<Snapshot, ServiceError>>), ServiceError> {
         let record = self.get(vm)?.record;
         let id = self.shared.ports.new_snapshot_id();
         let name = match request.name {
@@ -67,10 +119,9 @@ impl VmService {
             None => made_up(&record.name, &id)?,
         };
         let guard = NameGuard::reserve(&self.shared, &name, &id)?;
-        let (taken, _) = oneshot::channel();
         let order = SnapshotOrder {
-            id,
-            name,
+            id: id.clone(),
+            name: name.clone(),
             description: request.description,
             purpose: SnapshotPurpose::User,
             full: request.full,
@@ -78,11 +129,19 @@ impl VmService {
             progress,
             taken,
         };
-        let written = self.ask(vm, |reply| Command::Snapshot { order, reply }).await?;
-        let snapshot = Snapshot { record: written.record, info: written.info };
-        guard.keep(snapshot.clone());
-        self.drop_oldest(&record.id).await;
-        Ok(snapshot)
+        let service = Self { shared: Arc::clone(&self.shared) };
+        let vm = VmRef::from(record.id.clone());
+        let writing = self.shared.actors.spawn(async move {
+            let written = service.ask(&vm, |reply| Command::Snapshot { order, reply }).await;
+            let written = written.inspect_err(|error| {
+                tracing::warn!(%vm, %error, "a snapshot was not written");
+            })?;
+            let snapshot = Snapshot { record: written.record, info: written.info };
+            guard.keep(snapshot.clone());
+            service.drop_oldest(&record.id).await;
+            Ok(snapshot)
+        });
+        Ok((id, name, writing))
     }
 }
 

@@ -19,7 +19,7 @@ mod names;
 mod restore;
 mod versions;
 
-pub use create::SnapshotRequest;
+pub use create::{BegunSnapshot, SnapshotRequest};
 pub use fork::{ForkRequest, Forked};
 pub use index::Snapshot;
 pub use manage::{SnapshotFilter, SnapshotStatistics};

@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use microvm_api::milliseconds::Milliseconds;
 use microvm_api::progress::ProgressLine;
 use microvm_api::snapshot::{
-    Cleaned, CreateSnapshot, ForkVm, Forked, RestoreSnapshot, Restored, Snapshot as SnapshotBody,
-    SnapshotFile, SnapshotList, SnapshotStatistics, Verification,
+    BegunSnapshot, Cleaned, CreateSnapshot, ForkVm, Forked, RestoreSnapshot, Restored,
+    Snapshot as SnapshotBody, SnapshotFile, SnapshotList, SnapshotStatistics, Verification,
 };
 use microvm_core::{ForkRequest, RestoreRequest, Snapshot, SnapshotFilter, SnapshotRequest};
 use microvm_ports::Progress;
@@ -92,6 +92,12 @@ pub(crate) async fn create(
     Body(wish): Body<CreateSnapshot>,
 ) -> Result<Response, Failure> {
     let request = SnapshotRequest { name: wish.name, description: wish.description, full: wish.full };
+    if !wish.wait {
+        let begun = app.service.begin_snapshot(&vm, request).await?;
+        let body =
+            BegunSnapshot { id: begun.id, name: begun.name, pause_ms: Milliseconds::from(begun.pause) };
+        return Ok((StatusCode::ACCEPTED, Json(body)).into_response());
+    }
     let snapshot = app.service.create_snapshot(&vm, request, Progress::ignored()).await?;
     let body = app.snapshot(snapshot);
     let location = format!("{}/snapshots/{}/{}", microvm_api::PREFIX, body.vm, body.id);
