@@ -1,0 +1,101 @@
+//! The whole product for a user without any rights: VMMs live in user namespaces of their own.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests fail by panicking and say why they skip")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use support::{names, signal, text, wait_for_end};
+
+/// Nobody's user and group id on Linux.
+const NOBODY: &str = "65534";
+
+struct Rootless {
+    directory: tempfile::TempDir,
+}
+
+impl Rootless {
+    /// `None`, with the reason on standard error, where something is missing.
+    fn open() -> Option<Self> {
+        let furnished = std::env::var_os("MICROVM_TEST_ROOT").map(PathBuf::from).filter(|path| path.exists());
+        let agent = std::env::var_os("MICROVM_TEST_AGENT").map(PathBuf::from).filter(|path| path.exists());
+        let (Some(furnished), Some(agent)) = (furnished, agent) else {
+            eprintln!("SKIPPED: MICROVM_TEST_ROOT or MICROVM_TEST_AGENT does not name anything");
+            return None;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let copy = |from: &Path, to: &Path| {
+            let copied = Command::new("cp")
+                .args(["--recursive", "--sparse=always", "--preserve=mode,timestamps"])
+                .args([from, to])
+                .status();
+            assert!(copied.unwrap().success(), "{from:?} could not be copied");
+        };
+        for part in ["images", "kernels"] {
+            copy(&furnished.join(part), &root);
+        }
+        copy(&agent, &directory.path().join("microvm-agent"));
+        copy(Path::new(env!("CARGO_BIN_EXE_microvm")), &directory.path().join("microvm"));
+        let given = Command::new("chown")
+            .args(["--recursive", &format!("{NOBODY}:{NOBODY}")])
+            .arg(directory.path())
+            .status();
+        assert!(given.unwrap().success());
+        Some(Self { directory })
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let here = self.directory.path();
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=5", "100", "setpriv", "--reuid", NOBODY, "--regid", NOBODY]);
+        command.args(["--clear-groups", "--no-new-privs"]).arg(here.join("microvm")).args(arguments);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", here).stdin(Stdio::null());
+        command.env("MICROVM_ROOT", here.join("root")).env("MICROVM_AGENT", here.join("microvm-agent"));
+        command.output().unwrap()
+    }
+
+    fn must(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+}
+
+impl Drop for Rootless {
+    fn drop(&mut self) {
+        let _ = self.run(&["rm", "--all"]);
+        let mark = self.directory.path().join("root");
+        for pid in names(Path::new("/proc")).into_iter().filter_map(|name| name.parse::<i32>().ok()) {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<String> = line.split(|byte| *byte == 0).map(text).collect();
+            if words.iter().any(|word| word == mark.to_str().unwrap())
+                && words.iter().any(|word| word == "serve")
+            {
+                signal("TERM", pid);
+                wait_for_end(pid);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_user_without_rights_runs_forks_and_saves() {
+    let Some(home) = Rootless::open() else { return };
+    assert_eq!(home.must(&["run", "--", "sh", "-c", "id -u; cat /proc/sys/kernel/ostype"]), "0\nLinux\n");
+    home.must(&["create", "--name", "dev"]);
+    home.must(&["exec", "dev", "--", "sh", "-c", "echo kept > /root/file"]);
+    let forked = home.must(&["fork", "dev", "-n", "2", "-o", "json", "--", "cat", "/root/file"]);
+    let forked: serde_json::Value = serde_json::from_str(&forked).unwrap();
+    for child in forked.as_array().unwrap() {
+        assert_eq!(child["stdout"], "kept\n", "{child}");
+    }
+    home.must(&["snapshot", "create", "dev", "--name", "saved"]);
+    home.must(&["restore", "saved", "--name", "copy"]);
+    assert_eq!(home.must(&["exec", "copy", "--", "sh", "-c", "cat /root/file; hostname"]), "kept\ncopy\n");
+    home.must(&["rm", "--all"]);
+    assert!(names(&home.directory.path().join("root/vms")).is_empty());
+}
