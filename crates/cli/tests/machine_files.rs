@@ -128,6 +128,20 @@ impl<'a> Small<'a> {
         }
         Some(Self(at))
     }
+
+    /// A small disk in a file beside it.
+    fn disk(at: &'a Path, size: &str) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let image = at.with_extension("img");
+        let mut make = Command::new("sh");
+        let script = "truncate -s \"$2\" \"$1\" && mkfs.ext4 -q -m 0 \"$1\" && mount -o loop \"$1\" \"$3\" && chmod 711 \"$3\"";
+        let made = make.args(["-c", script, "sh"]).arg(&image).arg(size).arg(at).output().unwrap();
+        if !made.status.success() {
+            eprintln!("SKIPPED: no disk can be mounted here: {}", text(&made.stderr));
+            return None;
+        }
+        Some(Self(at))
+    }
 }
 
 impl Drop for Small<'_> {
@@ -163,4 +177,37 @@ fn a_full_disk_is_told_and_nothing_half_stays() {
     home.must(&["create", "--name", "roomy"]);
     home.must(&["rm", "roomy"]);
     home.expect_nothing_left(&BTreeSet::new());
+}
+
+#[test]
+fn a_host_disk_that_fills_up_is_the_guests_to_see() {
+    let Some(mut home) = Home::open() else { return };
+    let whole = home.root().join("whole");
+    let parts = ["images", "kernels"].map(|part| home.root().join(part));
+    let used =
+        Command::new("du").args(["--summarize", "--total", "--block-size=1M"]).args(&parts).output().unwrap();
+    let used: u64 = text(&used.stdout).lines().last().unwrap().split('\t').next().unwrap().parse().unwrap();
+    // A disk, not memory: holes of files in memory take room when they are read.
+    let Some(small) = Small::disk(&whole, &format!("{}M", used + 200)) else { return };
+    let copied =
+        Command::new("cp").args(["--recursive", "--sparse=always"]).args(&parts).arg(&whole).status();
+    assert!(copied.unwrap().success());
+    home.set("MICROVM_ROOT", whole.to_str().unwrap());
+    home.must(&["create", "--name", "dev"]);
+    let ids = support::names(&whole.join("vms"));
+    let fill = "dd if=/dev/urandom of=/root/big bs=1M count=300 conv=fsync";
+    let filled = home.run(&["exec", "dev", "--", "sh", "-c", fill]);
+    assert!(!filled.status.success(), "300 MB went onto a disk with room for half of it");
+    // The guest got errors instead of a machine that stands still; what needs no disk works.
+    assert_eq!(home.state("dev").0, "running");
+    assert_eq!(home.must(&["exec", "dev", "--", "echo", "alive"]), "alive\n");
+    // Neither a fork nor a snapshot is made of it half, and it can be removed, which makes room again.
+    let (exit, problem) = home.must_fail(&["snapshot", "create", "dev", "--name", "half"]);
+    assert_eq!(exit, 105, "{problem}");
+    assert_eq!(home.json(&["snapshot", "ls"])["snapshots"].as_array().unwrap().len(), 0);
+    home.must(&["rm", "dev"]);
+    support::until("there is room again", 20, || home.run(&["run", "--", "true"]).status.success());
+    support::end_server_on(&whole);
+    drop(small);
+    home.expect_nothing_left(&ids);
 }

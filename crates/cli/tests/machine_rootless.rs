@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use support::{names, signal, text, wait_for_end};
+use support::{names, text};
 
 /// Nobody's user and group id on Linux.
 const NOBODY: &str = "65534";
@@ -68,17 +68,7 @@ impl Rootless {
 impl Drop for Rootless {
     fn drop(&mut self) {
         let _ = self.run(&["rm", "--all"]);
-        let mark = self.directory.path().join("root");
-        for pid in names(Path::new("/proc")).into_iter().filter_map(|name| name.parse::<i32>().ok()) {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<String> = line.split(|byte| *byte == 0).map(text).collect();
-            if words.iter().any(|word| word == mark.to_str().unwrap())
-                && words.iter().any(|word| word == "serve")
-            {
-                signal("TERM", pid);
-                wait_for_end(pid);
-            }
-        }
+        support::end_server_on(&self.directory.path().join("root"));
     }
 }
 

@@ -236,6 +236,7 @@ impl ServiceError {
             Self::ShuttingDown => "shutting_down",
             Self::Storage(error) => storage_code(error),
             Self::State(StateError::NameTaken(_)) => "vm_name_taken",
+            Self::State(StateError::Full { .. }) => "disk_full",
             Self::State(_) => "state_failed",
             Self::Launch(error) => launch_code(error),
             Self::Machine(_) => "machine_failed",

@@ -21,6 +21,12 @@ pub enum StateError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is no room for it.
+    #[error("no space left for the state database while {action}: free some space and try again")]
+    Full {
+        /// What was being done.
+        action: &'static str,
+    },
     /// The database itself failed.
     #[error("the state database failed while {action}")]
     Database {
@@ -39,6 +45,7 @@ impl StateError {
         match self {
             Self::NameTaken(_) => ErrorKind::Conflict,
             Self::Unknown(_) => ErrorKind::NotFound,
+            Self::Full { .. } => ErrorKind::Exhausted,
             Self::Unreadable { .. } | Self::Database { .. } => ErrorKind::Internal,
         }
     }

@@ -122,21 +122,12 @@ impl Home {
 
     /// The server on this root, if one lives.
     pub(crate) fn server(&self) -> Option<i32> {
-        let mark = self.root().to_str().unwrap();
-        processes()
-            .into_iter()
-            .find(|(_, words)| {
-                words.iter().any(|word| word == mark) && words.iter().any(|word| word == "serve")
-            })
-            .map(|(pid, _)| pid)
+        server_on(self.root())
     }
 
     /// Asks the server to end, and waits until it has.
     pub(crate) fn end_server(&self) {
-        if let Some(pid) = self.server() {
-            signal("TERM", pid);
-            wait_for_end(pid);
-        }
+        end_server_on(self.root());
     }
 
     /// Ids of the VMs that have files.
@@ -197,6 +188,22 @@ impl Drop for Home {
             signal("KILL", pid);
             wait_for_end(pid);
         }
+    }
+}
+
+/// The server on a root, if one lives.
+pub(crate) fn server_on(root: &Path) -> Option<i32> {
+    let mark = root.to_str().unwrap();
+    let serves =
+        |words: &[String]| words.iter().any(|word| word == mark) && words.iter().any(|word| word == "serve");
+    processes().into_iter().find(|(_, words)| serves(words)).map(|(pid, _)| pid)
+}
+
+/// Asks the server on a root to end, and waits until it has.
+pub(crate) fn end_server_on(root: &Path) {
+    if let Some(pid) = server_on(root) {
+        signal("TERM", pid);
+        wait_for_end(pid);
     }
 }
 

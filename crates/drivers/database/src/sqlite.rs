@@ -96,8 +96,14 @@ fn is_name_clash(error: &dyn sqlx::error::DatabaseError) -> bool {
     error.code().as_deref() == Some(CONSTRAINT_UNIQUE)
 }
 
+/// SQLite's result code for a full disk (`SQLITE_FULL`).
+const FULL: &str = "13";
+
 fn failed(action: &'static str) -> impl FnOnce(sqlx::Error) -> StateError {
-    move |error| StateError::Database { action, source: Box::new(error) }
+    move |error| match &error {
+        sqlx::Error::Database(found) if found.code().as_deref() == Some(FULL) => StateError::Full { action },
+        _ => StateError::Database { action, source: Box::new(error) },
+    }
 }
 
 /// Makes the file before SQLite does, so that it is never readable by others, not even for a moment. SQLite gives its
