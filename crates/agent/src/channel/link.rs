@@ -61,7 +61,7 @@ impl Link {
         let mut hung_up = false;
         loop {
             if changed {
-                hung_up = false;
+                let alone = std::mem::take(&mut hung_up);
                 for _ in 0..READS_PER_TURN {
                     match self.read()? {
                         ReadOutcome::Bytes => {}
@@ -71,6 +71,11 @@ impl Link {
                     if !changed {
                         break;
                     }
+                }
+                // The kernel tells of a host's first bytes and of the host itself in either order. That somebody is there
+                // now shows as room to write, and as nothing else.
+                if alone != hung_up {
+                    self.port.want_room(hung_up)?;
                 }
             }
             if hung_up && once {
