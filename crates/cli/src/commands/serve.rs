@@ -110,6 +110,8 @@ fn log(settings: &Settings) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A log that cannot be written (its disk is full) is not worth a panic, which telling of it would be.
+        .log_internal_errors(false)
         .with_timer(Timer(settings.zone.clone()));
     // Only a second subscriber could make it fail, and there is none.
     if std::io::stderr().is_terminal() {
