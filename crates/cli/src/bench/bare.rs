@@ -22,6 +22,8 @@ use crate::wiring;
 
 /// How long a bare machine may take to answer.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Later than every epoch a saved machine has seen.
+const CHILD_EPOCH: u64 = 1_000_000;
 /// Image, memory and disk of every machine of the bench.
 pub(super) const IMAGE: &str = "debian-python";
 pub(super) const MEMORY_MIB: u32 = 512;
@@ -29,14 +31,14 @@ pub(super) const DISK_MIB: u32 = 4_096;
 
 /// Makes bare machines.
 pub(super) struct BareHost {
-    storage: Storage,
-    qemu: Qemu,
-    clock: Arc<dyn Clock>,
+    pub(super) storage: Storage,
+    pub(super) qemu: Qemu,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 /// A bare machine that answered; ended and removed by [`BareMachine::remove`].
 pub(super) struct BareMachine {
-    id: VmId,
+    pub(super) id: VmId,
     child: Child,
     /// From the start of QEMU to the agent's answer.
     pub(super) took: Duration,
@@ -62,14 +64,18 @@ impl BareHost {
         self.storage.kernel(name).await.is_ok()
     }
 
+    pub(super) fn fresh_id(&self) -> VmId {
+        let mut random = [0; 8];
+        self.clock.fill_random(&mut random);
+        VmId::from_parts(self.clock.now_ms().unsigned_abs(), u64::from_le_bytes(random))
+    }
+
     /// Boots a bare machine. Files are made before the clock starts.
     pub(super) async fn boot(&self, kernel: &str) -> Result<BareMachine, CliError> {
         let step = |what: &'static str| move |error: microvm_ports::StorageError| failed(what, &error);
         let kernel = self.storage.kernel(kernel).await.map_err(step("finding the kernel"))?;
         let image = self.storage.image(IMAGE).await.map_err(step("finding the image"))?;
-        let mut random = [0; 8];
-        self.clock.fill_random(&mut random);
-        let id = VmId::from_parts(self.clock.now_ms().unsigned_abs(), u64::from_le_bytes(random));
+        let id = self.fresh_id();
         let files = self.storage.create_vm_files(&id, DISK_MIB).await.map_err(step("making a disk"))?;
         let memory_base =
             self.storage.zero_memory(MEMORY_MIB).await.map_err(step("making the memory file"))?;
@@ -102,11 +108,16 @@ impl BareHost {
             ],
             directory: files.directory.clone(),
         };
+        self.start(&spec).await
+    }
+
+    /// Starts a bare machine; what was made for it is removed if that fails.
+    pub(super) async fn start(&self, spec: &MachineSpec) -> Result<BareMachine, CliError> {
         let (program, arguments) =
-            self.qemu.bare_command(&spec).await.map_err(|error| failed("describing the machine", &error))?;
-        let outcome = start(&id, program, arguments, &files.directory).await;
+            self.qemu.bare_command(spec).await.map_err(|error| failed("describing the machine", &error))?;
+        let outcome = start(spec, program, arguments).await;
         if outcome.is_err() {
-            let _ = self.storage.remove_vm_files(&id).await;
+            let _ = self.storage.remove_vm_files(&spec.id).await;
         }
         outcome
     }
@@ -133,11 +144,18 @@ fn listens(socket: &Utf8PathBuf) -> bool {
     })
 }
 
+/// Waits until somebody listens on a socket. Nobody tells when a bare QEMU has made its sockets; half a millisecond of
+/// waiting adds nothing that counts. A socket that exists but refuses is between `bind` and `listen`.
+async fn listening(socket: &Utf8PathBuf, since: Instant) {
+    while !listens(socket) && since.elapsed() < LIMIT {
+        tokio::time::sleep(Duration::from_micros(500)).await;
+    }
+}
+
 async fn start(
-    id: &VmId,
+    spec: &MachineSpec,
     program: Utf8PathBuf,
     arguments: Vec<String>,
-    directory: &Utf8PathBuf,
 ) -> Result<BareMachine, CliError> {
     let started = Instant::now();
     let child = Command::new(program)
@@ -148,12 +166,15 @@ async fn start(
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed("starting a bare QEMU", &error))?;
-    let socket = directory.join("agent.sock");
-    // Nobody tells when a bare QEMU has made its socket; half a millisecond of waiting adds nothing that counts.
-    // A socket that exists but refuses is between `bind` and `listen`.
-    while !listens(&socket) && started.elapsed() < LIMIT {
-        tokio::time::sleep(Duration::from_micros(500)).await;
+    let mut epoch = 1;
+    if let MachineStart::Incoming(state) = &spec.start {
+        listening(&spec.directory.join("qmp.sock"), started).await;
+        let loaded = Qemu::bare_load(&spec.directory, &state.device_state).await;
+        loaded.map_err(|error| failed("loading a state into a bare machine", &error))?;
+        epoch = CHILD_EPOCH;
     }
+    let socket = spec.directory.join("agent.sock");
+    listening(&socket, started).await;
     let identity = Identity {
         host_name: "bare".to_owned(),
         machine_id: "0".repeat(32),
@@ -165,9 +186,9 @@ async fn start(
         ..Identity::default()
     };
     let connected =
-        wiring::connector().connect(&GuestEndpoint::UnixSocket(socket), 1, &identity, LIMIT).await;
+        wiring::connector().connect(&GuestEndpoint::UnixSocket(socket), epoch, &identity, LIMIT).await;
     let guest = connected.map_err(|error| failed("reaching the agent of a bare machine", &error))?;
-    Ok(BareMachine { id: id.clone(), child, took: started.elapsed(), guest })
+    Ok(BareMachine { id: spec.id.clone(), child, took: started.elapsed(), guest })
 }
 
 impl BareMachine {

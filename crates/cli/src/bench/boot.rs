@@ -9,10 +9,10 @@ use microvm_types::template::Overrides;
 use microvm_types::vm::Limits;
 
 use crate::autostart::say;
-use crate::bench::Scene;
 use crate::bench::bare::{DISK_MIB, IMAGE, MEMORY_MIB};
 use crate::bench::report::{Promise, Row};
 use crate::bench::samples::{Percentiles, Samples};
+use crate::bench::{Scene, tidy};
 use crate::error::CliError;
 
 /// Seconds after which a VM of a bench that was killed removes itself.
@@ -30,6 +30,7 @@ pub(super) fn request(kernel: &str) -> CreateVm {
             ..Overrides::default()
         },
         limits: Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), ..Limits::default() },
+        labels: tidy::labels(),
         cold: true,
         ..CreateVm::default()
     }
@@ -46,7 +47,7 @@ pub(super) fn execute(command: &str) -> Execute {
 }
 
 /// Creates a VM over REST and runs its first command; how long both took.
-async fn one(scene: &Scene, kernel: &str) -> Result<Duration, CliError> {
+pub(super) async fn one(scene: &Scene, kernel: &str) -> Result<Duration, CliError> {
     let started = Instant::now();
     let vm = VmRef::from(scene.client.create_vm(&request(kernel)).await?.id);
     scene.client.execute(&vm, &execute("true")).await?;

@@ -15,7 +15,7 @@ use crate::bench::{Scene, failed};
 use crate::error::CliError;
 
 /// How long guests are left alone before their memory is read.
-const SETTLE: Duration = Duration::from_secs(5);
+pub(super) const SETTLE: Duration = Duration::from_secs(5);
 /// Rounds of starting a program.
 const START_ROUNDS: u32 = 20;
 
@@ -137,11 +137,11 @@ fn status_mib(pid: i32, name: &str) -> Result<f64, CliError> {
     mib_of(&format!("/proc/{pid}/status"), name)
 }
 
-fn pss_mib(pid: u32) -> Result<f64, CliError> {
+pub(super) fn pss_mib(pid: u32) -> Result<f64, CliError> {
     mib_of(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
 }
 
-fn mib_of(path: &str, name: &str) -> Result<f64, CliError> {
+pub(super) fn mib_of(path: &str, name: &str) -> Result<f64, CliError> {
     let text =
         std::fs::read_to_string(path).map_err(|error| failed("reading the memory of a process", &error))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));

@@ -4,12 +4,21 @@
 //! and product take turns, the first round is dropped, and what is printed says on what host it was measured.
 
 mod bare;
+mod bare_child;
 mod boot;
 mod channel;
+mod density;
+mod dirt;
 mod footprint;
+mod fork;
+mod growth;
 mod host;
+mod pause;
+mod pool;
 mod report;
 mod samples;
+mod saved;
+mod tidy;
 
 use std::path::PathBuf;
 
@@ -19,6 +28,7 @@ use microvm_types::ErrorKind;
 use crate::arguments::Format;
 use crate::autostart;
 use crate::error::CliError;
+use crate::interrupts::Interrupts;
 use crate::output::Output;
 use crate::settings::Settings;
 use report::{Report, Row};
@@ -32,6 +42,12 @@ enum Part {
     Channel,
     /// Memory and start times of server and command line
     Footprint,
+    /// Pause of a live branch, forks to their first answer, memory of children, snapshots
+    Fork,
+    /// VMs handed out of a pool
+    Pool,
+    /// As many living VMs as the host can hold
+    Density,
 }
 
 /// Measure this installation against the floor of this host
@@ -42,6 +58,8 @@ Runs on the usual server and images; VMs it makes are deleted. Takes some minute
 Examples:
   microvm bench
   microvm bench channel --rounds 3
+  microvm bench fork pool density --count 100
+  microvm bench fork --full
   microvm bench --output json > bench.json")]
 pub(crate) struct Bench {
     /// Parts to run; all if absent
@@ -50,6 +68,12 @@ pub(crate) struct Bench {
     /// Boots and transfers measured of each kind, after one that is dropped
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// VMs to live at once in the part `density`
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    count: u32,
+    /// Also measure how forks grow with their count, with memory and with what has changed (takes long)
+    #[arg(long)]
+    full: bool,
     /// Also write the JSON report to this file
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -61,24 +85,22 @@ struct Scene {
     client: microvm_client::Client,
     bare: bare::BareHost,
     rounds: u32,
+    /// VMs of the part `density`.
+    count: u32,
+    /// Also what takes long.
+    full: bool,
 }
 
 impl Bench {
     pub(crate) async fn run(self, settings: Settings, format: Format) -> Result<u8, CliError> {
         let client = autostart::connected(&settings).await?;
         let bare = bare::BareHost::open(&settings).await?;
-        let scene = Scene { settings, client, bare, rounds: self.rounds };
-        let wanted = |part| self.parts.is_empty() || self.parts.contains(&part);
-        let mut rows: Vec<Row> = Vec::new();
-        if wanted(Part::Boot) {
-            rows.extend(boot::measure(&scene).await?);
-        }
-        if wanted(Part::Channel) {
-            rows.extend(channel::measure(&scene).await?);
-        }
-        if wanted(Part::Footprint) {
-            rows.extend(footprint::measure(&scene).await?);
-        }
+        let scene = Scene { settings, client, bare, rounds: self.rounds, count: self.count, full: self.full };
+        let measured = Interrupts::new()?.unless(self.parts(&scene)).await;
+        // In any case: a bench that fails or is interrupted leaves no VM behind.
+        let tidied = tidy::all(&scene).await;
+        let rows = measured?;
+        tidied?;
         let report = Report { host: host::stamp(&scene).await?, rounds: self.rounds, rows };
         if let Some(path) = &self.save {
             let text =
@@ -87,6 +109,35 @@ impl Bench {
         }
         report.print(Output::new(format))?;
         Ok(u8::from(!report.all_reached()))
+    }
+
+    async fn parts(&self, scene: &Scene) -> Result<Vec<Row>, CliError> {
+        let wanted = |part| self.parts.is_empty() || self.parts.contains(&part);
+        let mut rows = Vec::new();
+        if wanted(Part::Boot) {
+            rows.extend(boot::measure(scene).await?);
+        }
+        if wanted(Part::Channel) {
+            rows.extend(channel::measure(scene).await?);
+        }
+        if wanted(Part::Footprint) {
+            rows.extend(footprint::measure(scene).await?);
+        }
+        if wanted(Part::Fork) {
+            rows.extend(pause::measure(scene).await?);
+            rows.extend(fork::measure(scene).await?);
+            rows.push(saved::measure(scene).await?);
+            if self.full {
+                rows.extend(growth::measure(scene).await?);
+            }
+        }
+        if wanted(Part::Pool) {
+            rows.push(pool::measure(scene).await?);
+        }
+        if wanted(Part::Density) {
+            rows.extend(density::measure(scene).await?);
+        }
+        Ok(rows)
     }
 }
 

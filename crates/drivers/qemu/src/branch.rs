@@ -332,7 +332,7 @@ fn disk_error(serial: &str, detail: impl Into<String>) -> BranchError {
 
 /// Name of the node that a disk's device writes to, from the answer to `query-block`. Versions of QEMU name a device by
 /// its id, by its path, or by the path of a part of it.
-fn current_node(blocks: &Value, index: usize) -> Option<String> {
+pub(crate) fn current_node(blocks: &Value, index: usize) -> Option<String> {
     let name = disks::first_node(index);
     blocks.as_array()?.iter().find_map(|block| {
         let of_device = block["qdev"].as_str()?.split('/').any(|part| part == name);

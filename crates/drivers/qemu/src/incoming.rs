@@ -8,14 +8,11 @@ use serde_json::json;
 
 use crate::branch::Branching;
 use crate::memory::{Mapping, inject};
+use crate::qmp::Qmp;
 use crate::state_file;
 
 /// Puts the pages in place, then the device state: devices look at the guest's memory when they are loaded.
 pub(crate) async fn load(machine: &Branching, state: &IncomingState) -> Result<(), LaunchError> {
-    let refused = |error: MachineError| LaunchError::BadState(error.to_string());
-    let failed = |step: &'static str| {
-        move |error: std::io::Error| LaunchError::Process { step, detail: error.to_string() }
-    };
     if !state.pages.is_empty() {
         let (pid, memory, pages) = (machine.pid, machine.saving.memory, state.pages.clone());
         let copied = tokio::task::spawn_blocking(move || inject(&Mapping::find(pid, memory)?, &pages)).await;
@@ -24,18 +21,25 @@ pub(crate) async fn load(machine: &Branching, state: &IncomingState) -> Result<(
             .and_then(|copied| copied)
             .map_err(failed("filling its memory"))?;
     }
-    let file = state_file::holding(&state.device_state).map_err(failed("handing over its state"))?;
+    load_devices(&machine.qmp, &state.device_state).await
+}
+
+fn failed(step: &'static str) -> impl Fn(std::io::Error) -> LaunchError {
+    move |error| LaunchError::Process { step, detail: error.to_string() }
+}
+
+/// Loads everything but memory and disks; the processors stand still before and after.
+pub(crate) async fn load_devices(qmp: &Qmp, device_state: &[u8]) -> Result<(), LaunchError> {
+    let refused = |error: MachineError| LaunchError::BadState(error.to_string());
+    let file = state_file::holding(device_state).map_err(failed("handing over its state"))?;
     // Asked for before the load begins, so that its end is not missed.
-    let mut loaded = machine.qmp.migration();
+    let mut loaded = qmp.migration();
     let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
-    machine.call("tell of its load", "migrate-set-capabilities", events).await.map_err(refused)?;
+    qmp.call("tell of its load", "migrate-set-capabilities", events).await.map_err(refused)?;
     let name = json!({ "fdname": "state" });
-    machine.qmp.call_with_descriptor("take its state", "getfd", name, file.as_fd()).await.map_err(refused)?;
-    machine
-        .call("load its state", "migrate-incoming", json!({ "uri": "fd:state" }))
-        .await
-        .map_err(refused)?;
-    let after = machine.qmp.deadline();
+    qmp.call_with_descriptor("take its state", "getfd", name, file.as_fd()).await.map_err(refused)?;
+    qmp.call("load its state", "migrate-incoming", json!({ "uri": "fd:state" })).await.map_err(refused)?;
+    let after = qmp.deadline();
     match tokio::time::timeout(after, loaded.wait_for(|status| status.is_final())).await {
         Ok(Ok(status)) if status.is_complete() => Ok(()),
         Ok(Ok(_)) => Err(LaunchError::BadState("the VMM says that it failed".to_owned())),

@@ -9,6 +9,7 @@
 //! disks, speak to the guest, or decide anything.
 
 mod accelerator;
+mod bare;
 mod branch;
 mod command_line;
 mod compatibility;

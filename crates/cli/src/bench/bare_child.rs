@@ -1,0 +1,95 @@
+//! Bare machines that begin with a saved state, and what a branch of one costs at least.
+
+use std::time::Duration;
+
+use microvm_driver_qemu::Qemu;
+use microvm_ports::branch::IncomingState;
+use microvm_ports::hypervisor::{MachineDisk, MachineSpec, MachineStart};
+use microvm_ports::snapshot::BranchSource;
+use microvm_ports::storage::DiskFormat;
+use microvm_ports::{ImageStore, SnapshotStore, StorageError};
+use microvm_types::VmRef;
+use microvm_types::vm::Origin;
+
+use crate::bench::bare::{BareHost, BareMachine, IMAGE};
+use crate::bench::{Scene, failed};
+use crate::error::CliError;
+
+/// Place of the scratch disk among the disks, after the image.
+const SCRATCH: usize = 1;
+/// So many children that the memory is in a file of its own, as for the golden machines that are measured.
+const CHILDREN: usize = 1_000;
+
+impl BareHost {
+    /// The golden state that a VM was forked from.
+    pub(super) async fn golden(&self, scene: &Scene, vm: &VmRef) -> Result<BranchSource, CliError> {
+        let origin = scene.client.vm(vm).await?.origin;
+        let Origin::Golden { snapshot } = origin else {
+            return Err(failed("finding the golden snapshot", &"the VM was not forked from one"));
+        };
+        let source = self.storage.snapshot_source(&snapshot, CHILDREN).await;
+        source.map_err(|error| failed("reading the golden snapshot", &error))
+    }
+
+    /// Starts a bare machine from a state. Its files are made before the clock starts.
+    pub(super) async fn child(&self, source: &BranchSource) -> Result<BareMachine, CliError> {
+        let step = |what: &'static str| move |error: StorageError| failed(what, &error);
+        if !source.pages.is_empty() {
+            return Err(failed("starting a bare child", &"its memory is not in one file"));
+        }
+        let image = self.storage.image(IMAGE).await.map_err(step("finding the image"))?;
+        let id = self.fresh_id();
+        let files =
+            self.storage.create_vm_files_from(&id, source).await.map_err(step("making a child's disk"))?;
+        // QEMU on its own opens the base for writing, though it writes nothing to it, which only root may do here.
+        let memory_base = if rustix::process::geteuid().is_root() {
+            source.memory_base.clone()
+        } else {
+            let copy = files.directory.join("memory.bare");
+            std::fs::copy(&source.memory_base, &copy)
+                .and_then(|_| std::fs::OpenOptions::new().read(true).open(&copy))
+                .and_then(|file| file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600)))
+                .map_err(|error| failed("copying the memory of a bare child", &error))?;
+            copy
+        };
+        let description = &source.description;
+        let spec = MachineSpec {
+            name: microvm_types::Name::from(&id),
+            id,
+            vcpus: 1,
+            memory_mib: description.memory_mib,
+            memory_base,
+            start: MachineStart::Incoming(IncomingState {
+                device_state: source.device_state.clone(),
+                pages: source.pages.clone(),
+                discovery: description.discovery,
+                compatibility: description.compatibility.clone(),
+            }),
+            disks: vec![
+                MachineDisk {
+                    path: image.path,
+                    format: DiskFormat::Raw,
+                    backing: Vec::new(),
+                    read_only: true,
+                    serial: "image".to_owned(),
+                },
+                files.scratch,
+            ],
+            directory: files.directory,
+        };
+        self.start(&spec).await
+    }
+
+    /// How long a bare machine stands still at least for a branch in which no memory is copied.
+    pub(super) async fn pause(&self, machine: &BareMachine) -> Result<Duration, CliError> {
+        let tops = self.storage.prepare_tops(&machine.id).await;
+        let tops = tops.map_err(|error| failed("making a new top", &error))?;
+        let [top] = tops.as_slice() else {
+            return Err(failed("making a new top", &"there is not exactly one disk"));
+        };
+        let directory = microvm_ports::VmStorage::vm_directory(&self.storage, &machine.id);
+        Qemu::bare_pause(&directory, SCRATCH, top)
+            .await
+            .map_err(|error| failed("pausing a bare machine", &error))
+    }
+}

@@ -1,0 +1,69 @@
+//! As many living VMs as the host can hold.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use microvm_types::VmRef;
+
+use crate::autostart::say;
+use crate::bench::footprint::mib_of;
+use crate::bench::pause::{forking, source};
+use crate::bench::report::{Promise, Row};
+use crate::bench::{Scene, tidy};
+use crate::error::CliError;
+
+/// Memory of each VM.
+const MEMORY_MIB: u32 = 256;
+/// How long each may take to answer while all are asked at once.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// The host keeps so much.
+const HOST_RESERVE_MIB: f64 = 2_048.0;
+/// Children made by one request.
+const STEP: usize = 10;
+
+pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
+    let wanted = scene.count as usize;
+    say(&format!("growing to {wanted} VMs of {MEMORY_MIB} MiB"));
+    let first = source(scene, MEMORY_MIB).await?;
+    let mut vms = vec![first.clone()];
+    let began = Instant::now();
+    while vms.len() < wanted && mib_of("/proc/meminfo", "MemAvailable:")? > HOST_RESERVE_MIB {
+        let count = STEP.min(wanted - vms.len());
+        let forked = scene.client.fork_vm(&first, &forking(count)).await?;
+        vms.extend(forked.vms.into_iter().map(|vm| VmRef::from(vm.id)));
+        if vms.len() / 50 > (vms.len() - count) / 50 {
+            say(&format!("{} VMs live", vms.len()));
+        }
+    }
+    let took = began.elapsed();
+    let asked = Instant::now();
+    let answers = join_all(vms.iter().map(|vm| async {
+        let answer = tokio::time::timeout(ANSWER_LIMIT, scene.client.ping(vm)).await;
+        matches!(answer, Ok(Ok(_)))
+    }))
+    .await;
+    let last = asked.elapsed();
+    let mut pss = Vec::new();
+    for vm in &vms {
+        pss.push(scene.client.counters(vm).await?.memory_pss);
+    }
+    let living = vms.len();
+    tidy::delete(scene, vms).await?;
+    let answered = answers.into_iter().filter(|answered| *answered).count();
+    pss.sort_unstable();
+    #[expect(clippy::cast_precision_loss, reason = "small numbers, shown to two decimals only")]
+    let (answered, wanted, each, per_vm) = (
+        answered as f64,
+        wanted as f64,
+        pss.get(pss.len() / 2).copied().unwrap_or(0) as f64 / f64::from(1 << 20),
+        took.as_secs_f64() * 1e3 / living as f64,
+    );
+    let promise = Promise::AtLeast { times_floor: 1.0 };
+    let title = format!("VMs of {MEMORY_MIB} MiB at once that answer within 5 s, of {living}");
+    Ok(vec![
+        Row::single(title, "VMs", Some((wanted, "as many as were wanted")), answered, promise),
+        Row::single("until all of them had answered", "ms", None, last.as_secs_f64() * 1e3, Promise::None),
+        Row::single("memory on the host of each (PSS), median", "MiB", None, each, Promise::None),
+        Row::single("time to make each", "ms", None, per_vm, Promise::None),
+    ])
+}

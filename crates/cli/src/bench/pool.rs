@@ -1,0 +1,98 @@
+//! VMs handed out of a pool.
+
+use std::time::{Duration, Instant};
+
+use microvm_api::pool::{Acquire, CreatePool};
+use microvm_types::vm::Limits;
+use microvm_types::{Name, VmRef};
+
+use crate::autostart::say;
+use crate::bench::boot::request;
+use crate::bench::report::{Promise, Row};
+use crate::bench::samples::Samples;
+use crate::bench::{Scene, failed};
+use crate::error::CliError;
+
+/// VMs that wait at once.
+const WAITING: usize = 4;
+/// How long the pool may take to be full.
+const FILL_LIMIT: Duration = Duration::from_secs(120);
+/// How often it is asked whether it is full; nobody tells.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+/// Rounds at least; one takes some milliseconds once the pool is full.
+const ROUNDS: u32 = 20;
+
+/// Name of this run's pool.
+pub(super) fn name() -> Result<Name, CliError> {
+    let name = format!("bench-{}", std::process::id()).parse();
+    name.map_err(|error: microvm_types::NameError| failed("naming a pool", &error))
+}
+
+pub(super) async fn measure(scene: &Scene) -> Result<Row, CliError> {
+    say("filling a pool");
+    let pool = name()?;
+    let like = request("default");
+    let mut overrides = like.overrides;
+    overrides.vcpus = like.vcpus;
+    overrides.memory_mib = like.memory_mib;
+    let wanted = CreatePool {
+        name: pool.clone(),
+        template: None,
+        overrides,
+        min: WAITING,
+        max: 4 * WAITING,
+        max_age_seconds: None,
+    };
+    scene.client.create_pool(&wanted).await?;
+    let wish = Acquire {
+        labels: crate::bench::tidy::labels(),
+        limits: Limits { ephemeral: true, ..Limits::default() },
+        ..Acquire::default()
+    };
+    let (mut floor, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..=scene.rounds.max(ROUNDS) {
+        full(scene, &pool).await?;
+        let started = Instant::now();
+        let acquired = scene.client.acquire(&pool, &wish).await?;
+        let vm = VmRef::from(acquired.vm.id);
+        scene.client.ping(&vm).await?;
+        ours.push(started.elapsed());
+        if acquired.tier != "pool" {
+            return Err(failed("taking a VM of a full pool", &format!("it was a {}", acquired.tier)));
+        }
+        // While the pool makes another one, as the next customer would meet it; the median of several.
+        let mut pings = Vec::new();
+        for _ in 0..5 {
+            let started = Instant::now();
+            scene.client.ping(&vm).await?;
+            pings.push(started.elapsed());
+        }
+        pings.sort_unstable();
+        floor.push(pings[pings.len() / 2]);
+        scene.client.delete_vm(&vm).await?;
+    }
+    scene.client.remove_pool(&pool).await?;
+    Ok(Row::times(
+        "pool acquire to first answer of the agent, over REST",
+        "ping over REST",
+        Samples::new(floor).percentiles(),
+        Samples::new(ours).percentiles(),
+        Promise::AtMost { times_floor: 3.0, plus: 5.0 },
+    ))
+}
+
+/// Waits until as many VMs wait as shall.
+async fn full(scene: &Scene, pool: &Name) -> Result<(), CliError> {
+    let began = Instant::now();
+    loop {
+        let now = scene.client.pool(pool).await?;
+        if now.waiting >= WAITING && now.filling == 0 {
+            return Ok(());
+        }
+        if began.elapsed() > FILL_LIMIT {
+            let why = now.failure.unwrap_or_else(|| format!("{} of {WAITING} wait", now.waiting));
+            return Err(failed("filling a pool", &why));
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}

@@ -1,0 +1,53 @@
+//! Removes what a bench made, however it ended.
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt as _;
+use microvm_client::VmQuery;
+use microvm_types::VmRef;
+
+use crate::bench::{Scene, pool, saved};
+use crate::error::CliError;
+
+/// Label of every VM of a bench; its value is the process number.
+const LABEL: &str = "bench";
+/// VMs deleted at once.
+const AT_ONCE: usize = 8;
+
+/// Labels by which the VMs of this run are found again; children of a fork inherit them.
+pub(super) fn labels() -> BTreeMap<String, String> {
+    [(LABEL.to_owned(), std::process::id().to_string())].into()
+}
+
+/// Deletes some VMs, several at once. All are tried; the first failure is told.
+pub(super) async fn delete(scene: &Scene, vms: Vec<VmRef>) -> Result<(), CliError> {
+    let deleted = futures_util::stream::iter(vms)
+        .map(|vm| async move { scene.client.delete_vm(&vm).await })
+        .buffer_unordered(AT_ONCE);
+    let outcomes: Vec<_> = deleted.collect().await;
+    outcomes.into_iter().collect::<Result<Vec<()>, _>>()?;
+    Ok(())
+}
+
+/// Deletes everything that carries the label of this run, its pool and its snapshots.
+pub(super) async fn all(scene: &Scene) -> Result<(), CliError> {
+    let own_pool = pool::name()?;
+    if scene.client.list_pools().await?.iter().any(|pool| pool.name == own_pool) {
+        scene.client.remove_pool(&own_pool).await?;
+    }
+    let query = VmQuery { labels: labels().into_iter().collect(), ..VmQuery::default() };
+    let vms = scene.client.list_vms(&query).await?;
+    delete(scene, vms.into_iter().map(|vm| VmRef::from(vm.id)).collect()).await?;
+    // One by one: those that build on it go with a snapshot.
+    let own = saved::prefix();
+    while let Some(snapshot) = scene
+        .client
+        .list_snapshots(None, false)
+        .await?
+        .into_iter()
+        .find(|snapshot| snapshot.name.as_str().starts_with(&own))
+    {
+        scene.client.remove_snapshot(snapshot.id.as_str(), true).await?;
+    }
+    Ok(())
+}
