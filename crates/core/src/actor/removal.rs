@@ -1,5 +1,6 @@
 //! Removing a VM with all that belongs to it.
 
+use microvm_ports::StateError;
 use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::template::HookPoint;
@@ -47,7 +48,14 @@ impl VmActor {
         let (id, ports) = (self.record.id.clone(), self.shared.ports.clone());
         let removed = async {
             ports.vm_storage.remove_vm_files(&id).await?;
-            Ok::<_, ServiceError>(ports.store.delete_vm(&id).await?)
+            match ports.store.delete_vm(&id).await {
+                // What it leaves behind makes room, but is usually removed later.
+                Err(StateError::Full { .. }) => {
+                    ports.snapshots.collect_snapshot_garbage(0).await?;
+                    Ok::<_, ServiceError>(ports.store.delete_vm(&id).await?)
+                }
+                other => Ok(other?),
+            }
         };
         if let Err(error) = removed.await {
             self.record.phase = Phase::Failed;
