@@ -16,6 +16,8 @@ pub(crate) struct Host {
     pub(crate) store: MemoryStore,
     pub(crate) clock: Arc<FrozenClock>,
     pub(crate) hooks: FakeHooks,
+    /// Whether servers fork new VMs from golden snapshots.
+    pub(crate) golden: bool,
 }
 
 /// A server process; dropping it without [`Server::close`] is `kill -9`.
@@ -27,7 +29,8 @@ pub(crate) struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // A process that was killed does nothing any more: without waiting its tasks might still see what comes next.
+            runtime.shutdown_timeout(Duration::from_secs(10));
         }
     }
 }
@@ -54,7 +57,13 @@ impl Host {
             store: MemoryStore::default(),
             clock: Arc::default(),
             hooks: FakeHooks::default(),
+            golden: false,
         }
+    }
+
+    #[allow(dead_code, reason = "not every test file forks")]
+    pub(crate) fn with_golden() -> Self {
+        Self { golden: true, ..Self::new() }
     }
 
     pub(crate) fn serve(&self) -> Server {
@@ -81,6 +90,7 @@ impl Host {
             stop_grace: Duration::from_millis(500),
             kill_deadline: Duration::from_millis(500),
             adopt_deadline: Duration::from_secs(2),
+            golden: self.golden,
             ..Settings::default()
         };
         let service = runtime.block_on(VmService::open(ports, settings)).unwrap();

@@ -209,7 +209,9 @@ impl Guest for FakeGuest {
     }
 
     async fn identify(&self, identity: &Identity) -> Result<(), GuestError> {
+        let verdict = self.ask(Operation::Identify).await?;
         self.system().await?.set_identity(identity);
+        verdict.finish().await;
         Ok(())
     }
 

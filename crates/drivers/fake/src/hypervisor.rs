@@ -1,7 +1,7 @@
 //! Starts fake machines.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -15,10 +15,12 @@ use microvm_ports::hypervisor::{
 use microvm_types::VmId;
 use tokio::task::JoinSet;
 
+use crate::branch;
 use crate::connector::FakeConnector;
-use crate::machine::{Console, FakeMachine};
+use crate::disks::Disks;
+use crate::machine::{Console, FakeMachine, Saving};
 use crate::script::{Operation, Script, Verdict};
-use crate::system::{Disk, GuestSystem};
+use crate::system::GuestSystem;
 
 /// A host full of fake machines; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -29,11 +31,14 @@ pub struct FakeHypervisor {
 #[derive(Debug, Default)]
 pub(crate) struct World {
     machines: Mutex<HashMap<Utf8PathBuf, Arc<FakeMachine>>>,
-    disks: Mutex<HashMap<Utf8PathBuf, Disk>>,
+    pub(crate) disks: Arc<Disks>,
     consoles: Mutex<HashMap<Utf8PathBuf, Console>>,
     /// One task per machine that ends it when its guest wants to.
     watchers: Mutex<JoinSet<()>>,
     launched: AtomicU64,
+    /// Of the VMM, if it was changed.
+    version: Mutex<Option<String>>,
+    no_branches: AtomicBool,
     pub(crate) script: Script,
 }
 
@@ -44,6 +49,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl World {
     pub(crate) fn machine(&self, directory: &Utf8Path) -> Option<Arc<FakeMachine>> {
         lock(&self.machines).get(directory).filter(|machine| machine.alive()).cloned()
+    }
+
+    fn version(&self) -> String {
+        lock(&self.version).clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned())
+    }
+
+    fn can_branch(&self) -> bool {
+        !self.no_branches.load(Ordering::Relaxed)
     }
 }
 
@@ -80,6 +93,16 @@ impl FakeHypervisor {
         found.as_ref().inspect(|machine| machine.system.close_channel(reason)).is_some()
     }
 
+    /// From now on the VMM is another version: it refuses states of the old one.
+    pub fn upgrade(&self, version: &str) {
+        *lock(&self.world.version) = Some(version.to_owned());
+    }
+
+    /// From now on machines cannot be branched, as with a hypervisor that offers no snapshots.
+    pub fn forget_branching(&self) {
+        self.world.no_branches.store(true, Ordering::Relaxed);
+    }
+
     fn build(&self, spec: &MachineSpec) -> Result<Arc<FakeMachine>, LaunchError> {
         if spec.vcpus == 0 || spec.memory_mib == 0 {
             return Err(LaunchError::Spec("it needs at least one processor and 1 MiB of memory".to_owned()));
@@ -97,21 +120,33 @@ impl FakeHypervisor {
             let detail = format!("a machine is running in {}", spec.directory);
             return Err(LaunchError::Process { step: "taking the directory", detail });
         }
-        let disk = Arc::clone(lock(&self.world.disks).entry(spec.directory.clone()).or_default());
+        let mut writable = spec.disks.iter().filter(|disk| !disk.read_only);
+        let disk = writable.next().map(|disk| self.world.disks.open(disk)).transpose()?.unwrap_or_default();
+        let version = self.world.version();
+        let (discovery, saved) = match &spec.start {
+            MachineStart::Boot(boot) => (boot.discovery, None),
+            MachineStart::Incoming(state) if self.world.can_branch() => {
+                branch::check(state, &version)?;
+                let saved = branch::load(&spec.memory_base, state, spec.vcpus, spec.memory_mib)?;
+                (state.discovery, Some(saved))
+            }
+            MachineStart::Incoming(_) => {
+                return Err(LaunchError::Spec("this hypervisor cannot load states".to_owned()));
+            }
+        };
         let console = Arc::clone(lock(&self.world.consoles).entry(spec.directory.clone()).or_default());
-        let system = Arc::new(GuestSystem::new(disk, spec.vcpus, spec.memory_mib));
+        let (vcpus, memory_mib) = (spec.vcpus, spec.memory_mib);
+        let (system, began) = match saved {
+            Some(saved) => (GuestSystem::restored(saved, disk, vcpus, memory_mib), "went on from a state"),
+            None => (GuestSystem::new(disk, vcpus, memory_mib), "started"),
+        };
+        let system = Arc::new(system);
         let mut wants_end = system.wants_end.subscribe();
         let serial = self.world.launched.fetch_add(1, Ordering::Relaxed) + 1;
-        let script = self.world.script.clone();
-        let machine = Arc::new(FakeMachine::new(
-            spec.id.clone(),
-            spec.directory.clone(),
-            serial,
-            system,
-            console,
-            script,
-        ));
-        machine.print("fake kernel: started\n");
+        let compatibility = branch::compatibility(&version, discovery);
+        let saving = Saving { discovery, compatibility, can_branch: self.world.can_branch() };
+        let machine = Arc::new(FakeMachine::new(spec, serial, system, console, saving, &self.world));
+        machine.print(&format!("fake kernel: {began}\n"));
         machines.insert(spec.directory.clone(), Arc::clone(&machine));
         let watched = Arc::downgrade(&machine);
         let mut watchers = lock(&self.world.watchers);
@@ -136,7 +171,7 @@ impl Hypervisor for FakeHypervisor {
     async fn probe(&self) -> Result<HypervisorReport, LaunchError> {
         Ok(HypervisorReport {
             driver: FakeMachine::DRIVER.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: self.world.version(),
             program: Utf8PathBuf::from("(none)"),
             accelerator: "none".to_owned(),
             accelerator_reason: "nothing is really run".to_owned(),
@@ -144,8 +179,9 @@ impl Hypervisor for FakeHypervisor {
         })
     }
 
-    async fn compatibility(&self, _discovery: DeviceDiscovery) -> Result<Option<Compatibility>, LaunchError> {
-        Ok(None)
+    async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Option<Compatibility>, LaunchError> {
+        let here = branch::compatibility(&self.world.version(), discovery);
+        Ok(self.world.can_branch().then_some(here))
     }
 
     async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError> {
@@ -153,7 +189,15 @@ impl Hypervisor for FakeHypervisor {
         if verdict == Verdict::Fail {
             return Err(LaunchError::Died { detail: "a fault was planned here".to_owned() });
         }
+        let loaded = match &spec.start {
+            MachineStart::Boot(_) => Verdict::Go,
+            MachineStart::Incoming(_) => self.world.script.ask(Operation::Incoming).await,
+        };
+        if loaded == Verdict::Fail {
+            return Err(LaunchError::BadState("a fault was planned here".to_owned()));
+        }
         let machine = self.build(spec)?;
+        loaded.finish().await;
         verdict.finish().await;
         Ok(machine)
     }

@@ -10,19 +10,27 @@
 //! so a "restarted server" is a new server over a clone. Every operation can be told to fail or to hang ([`Script`]),
 //! and machines end on demand ([`FakeHypervisor::end`]).
 //!
+//! A branch writes the guest (processes, identity, epoch) into pages of its memory and its files to the top of its disk,
+//! where storage finds them; a child reads both. A program in the middle of a command begins that command again there.
+//!
 //! What they do *not* do: run real programs, keep anything after the process ends, or use any resource worth naming.
 
 mod archive;
+mod branch;
 mod clock;
 mod connector;
+mod disks;
 mod exported;
 mod guest;
 mod hooks;
 mod hypervisor;
 mod machine;
+mod memory;
+mod pairs;
 mod process;
 mod programs;
 mod saved;
+mod saved_guest;
 mod script;
 mod shell;
 mod snapshots;

@@ -1,17 +1,22 @@
 //! One fake machine.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
+use microvm_ports::branch::{Brancher, Compatibility};
 use microvm_ports::guest::{CloseReason, GuestEndpoint};
 use microvm_ports::hypervisor::{
-    Machine, MachineCounters, MachineError, MachineExit, MachineRecord, MachineState,
+    DeviceDiscovery, Machine, MachineCounters, MachineError, MachineExit, MachineRecord, MachineSpec,
+    MachineState,
 };
 use microvm_types::VmId;
 use tokio::sync::watch;
 
+use crate::disks::Disks;
+use crate::hypervisor::World;
 use crate::script::{Operation, Script, Verdict};
 use crate::system::GuestSystem;
 
@@ -30,26 +35,49 @@ pub struct FakeMachine {
     console: Console,
     started: Instant,
     script: Script,
+    pub(crate) memory_base: Utf8PathBuf,
+    pub(crate) discovery: DeviceDiscovery,
+    pub(crate) compatibility: Compatibility,
+    can_branch: bool,
+    disks: Arc<Disks>,
+    /// What each writable disk is written to, by serial number.
+    tops: Mutex<BTreeMap<String, Utf8PathBuf>>,
+}
+
+/// What a machine must know to be branched.
+#[derive(Debug)]
+pub(crate) struct Saving {
+    pub(crate) discovery: DeviceDiscovery,
+    pub(crate) compatibility: Compatibility,
+    pub(crate) can_branch: bool,
 }
 
 impl FakeMachine {
     pub(crate) fn new(
-        id: VmId,
-        directory: Utf8PathBuf,
+        spec: &MachineSpec,
         serial: u64,
         system: Arc<GuestSystem>,
         console: Console,
-        script: Script,
+        saving: Saving,
+        world: &World,
     ) -> Self {
+        let writable = spec.disks.iter().filter(|disk| !disk.read_only);
+        let tops = writable.map(|disk| (disk.serial.clone(), disk.path.clone())).collect();
         Self {
-            id,
-            directory,
+            id: spec.id.clone(),
+            directory: spec.directory.clone(),
             serial,
             system,
             state: watch::Sender::new(MachineState::Paused),
             console,
             started: Instant::now(),
-            script,
+            script: world.script.clone(),
+            memory_base: spec.memory_base.clone(),
+            discovery: saving.discovery,
+            compatibility: saving.compatibility,
+            can_branch: saving.can_branch,
+            disks: Arc::clone(&world.disks),
+            tops: Mutex::new(tops),
         }
     }
 
@@ -57,7 +85,7 @@ impl FakeMachine {
     pub(crate) const DRIVER: &'static str = "fake";
 
     pub(crate) fn alive(&self) -> bool {
-        !matches!(*self.state.borrow(), MachineState::Exited(_))
+        self.exit().is_none()
     }
 
     /// Ends it; the first reason stays.
@@ -92,6 +120,13 @@ impl FakeMachine {
         if verdict == Verdict::Fail {
             return Err(MachineError::Refused { action, detail: "a fault was planned here".to_owned() });
         }
+        let changed = self.go(to);
+        verdict.finish().await;
+        changed
+    }
+
+    /// Goes over to running or standing still.
+    pub(crate) fn go(&self, to: MachineState) -> Result<(), MachineError> {
         let mut ended = None;
         self.state.send_if_modified(|state| match state {
             MachineState::Exited(exit) => {
@@ -104,8 +139,33 @@ impl FakeMachine {
                 true
             }
         });
-        verdict.finish().await;
-        ended.map_or(Ok(()), |exit| Err(MachineError::Exited(exit)))
+        if let Some(exit) = ended {
+            return Err(MachineError::Exited(exit));
+        }
+        if *self.state.borrow() == MachineState::Running {
+            self.system.wake();
+        }
+        Ok(())
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn exit(&self) -> Option<MachineExit> {
+        match &*self.state.borrow() {
+            MachineState::Exited(exit) => Some(exit.clone()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn tops(&self) -> MutexGuard<'_, BTreeMap<String, Utf8PathBuf>> {
+        self.tops.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn disks(&self) -> &Disks {
+        &self.disks
+    }
+
+    pub(crate) const fn script(&self) -> &Script {
+        &self.script
     }
 }
 
@@ -142,8 +202,8 @@ impl Machine for FakeMachine {
     }
 
     async fn counters(&self) -> Result<MachineCounters, MachineError> {
-        if let MachineState::Exited(exit) = &*self.state.borrow() {
-            return Err(MachineError::Exited(exit.clone()));
+        if let Some(exit) = self.exit() {
+            return Err(MachineError::Exited(exit));
         }
         Ok(MachineCounters {
             cpu_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -151,6 +211,10 @@ impl Machine for FakeMachine {
             memory_rss: 2 << 20,
             ..MachineCounters::default()
         })
+    }
+
+    fn brancher(&self) -> Option<&dyn Brancher> {
+        self.can_branch.then_some(self)
     }
 }
 

@@ -2,12 +2,16 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use microvm_types::ProcessId;
 use microvm_types::exec::{ExecRequest, ExitStatus, ProcessInfo, TerminalSize};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use crate::programs::Context;
+use crate::shell::Place;
 
 /// Bytes of output kept per stream for those who attach later.
 const KEPT: usize = 1 << 20;
@@ -22,7 +26,7 @@ pub(crate) enum Side {
     Stderr,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Output {
     bytes: VecDeque<u8>,
     /// Offset of the first byte still kept.
@@ -55,16 +59,29 @@ impl Output {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Inner {
     stdout: Output,
     stderr: Output,
-    input: VecDeque<Bytes>,
+    input: VecDeque<Vec<u8>>,
     input_closed: bool,
     signal: Option<u8>,
     exit: Option<ExitStatus>,
     reader: u64,
     size: Option<TerminalSize>,
+    /// Where its shell is, if it is one.
+    place: Option<Place>,
+}
+
+/// A process as it lies in memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedProcess {
+    id: ProcessId,
+    pid: u32,
+    request: ExecRequest,
+    context: Context,
+    age_ms: u64,
+    inner: Inner,
 }
 
 /// One process. Everything that happens to it wakes whoever waits on `changed`.
@@ -73,6 +90,7 @@ pub(crate) struct Process {
     pub(crate) id: ProcessId,
     pub(crate) pid: u32,
     pub(crate) request: ExecRequest,
+    pub(crate) context: Context,
     started: Instant,
     inner: Mutex<Inner>,
     changed: watch::Sender<()>,
@@ -89,16 +107,51 @@ pub(crate) enum Next {
 }
 
 impl Process {
-    pub(crate) fn new(id: ProcessId, pid: u32, request: ExecRequest) -> Self {
+    pub(crate) fn new(id: ProcessId, pid: u32, request: ExecRequest, context: Context) -> Self {
         let inner = Inner { input_closed: !request.stdin, size: request.terminal, ..Inner::default() };
         Self {
             id,
             pid,
             request,
+            context,
             started: Instant::now(),
             inner: Mutex::new(inner),
             changed: watch::Sender::new(()),
         }
+    }
+
+    /// It as it is now.
+    pub(crate) fn save(&self) -> SavedProcess {
+        SavedProcess {
+            id: self.id.clone(),
+            pid: self.pid,
+            request: self.request.clone(),
+            context: self.context.clone(),
+            age_ms: u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX),
+            inner: self.inner().clone(),
+        }
+    }
+
+    /// It as it was saved. Nobody reads it or has it run yet.
+    pub(crate) fn restored(saved: SavedProcess) -> Self {
+        let SavedProcess { id, pid, request, context, age_ms, inner } = saved;
+        let now = Instant::now();
+        let started = now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now);
+        Self { id, pid, request, context, started, inner: Mutex::new(inner), changed: watch::Sender::new(()) }
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Where its shell was when it was saved.
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.inner().place.clone()
+    }
+
+    /// Its shell has got this far.
+    pub(crate) fn note_place(&self, place: Place) {
+        self.inner().place = Some(place);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -144,7 +197,7 @@ impl Process {
     pub(crate) async fn read(&self) -> Option<Bytes> {
         let piece = self
             .until(|inner| match inner.input.pop_front() {
-                Some(piece) => Some(Some(piece)),
+                Some(piece) => Some(Some(Bytes::from(piece))),
                 None if inner.input_closed => Some(None),
                 None => None,
             })
@@ -157,12 +210,12 @@ impl Process {
     pub(crate) async fn feed(&self, data: Bytes) {
         self.until(|inner| {
             let open = inner.exit.is_none() && !inner.input_closed;
-            let waiting: usize = inner.input.iter().map(Bytes::len).sum();
+            let waiting: usize = inner.input.iter().map(Vec::len).sum();
             if open && waiting >= KEPT {
                 return None;
             }
             if open && !data.is_empty() {
-                inner.input.push_back(data.clone());
+                inner.input.push_back(data.to_vec());
             }
             Some(())
         })
@@ -211,7 +264,7 @@ impl Process {
             id: self.id.clone(),
             pid: self.pid,
             command: self.request.command.clone(),
-            age_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            age_ms: u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX),
             exit: inner.exit,
             stdout_bytes: inner.stdout.end(),
             stderr_bytes: inner.stderr.end(),

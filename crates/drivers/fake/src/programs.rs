@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use microvm_ports::hypervisor::MachineExit;
 use microvm_types::files::FileChange;
+use serde::{Deserialize, Serialize};
 
 use crate::process::{Process, Side};
 use crate::shell;
@@ -15,11 +16,13 @@ use crate::system::GuestSystem;
 use crate::tree::{Body, node};
 
 /// What a program finds around it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Context {
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) directory: String,
     pub(crate) uid: u32,
+    /// Run by a shell of its own process.
+    pub(crate) nested: bool,
 }
 
 /// How a program ends.
@@ -28,6 +31,9 @@ pub(crate) enum Ending {
     Code(u8),
     Signal(u8),
 }
+
+/// Says something else at every look, as on Linux.
+const RANDOM: &str = "/proc/sys/kernel/random/uuid";
 
 /// Where the standard output of a program goes.
 #[derive(Debug, Clone)]
@@ -179,6 +185,10 @@ impl Io<'_> {
 
     async fn cat(&self, context: &Context, paths: &[&str]) -> u8 {
         for path in paths {
+            if *path == RANDOM {
+                self.say(&format!("{}\n", self.system.random_uuid())).await;
+                continue;
+            }
             let found =
                 self.system.files().read(absolute(context, path).as_bytes()).map(|(_, data)| data.to_vec());
             match found {

@@ -8,6 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub enum Operation {
     /// `Hypervisor::launch`
     Launch,
+    /// `Hypervisor::launch` when it loads a state
+    Incoming,
+    /// `Brancher::branch`
+    Branch,
     /// `Hypervisor::adopt`
     Adopt,
     /// `Hypervisor::sweep`
@@ -20,6 +24,8 @@ pub enum Operation {
     Kill,
     /// `GuestConnector::connect`
     Connect,
+    /// `Guest::identify`
+    Identify,
     /// `Guest::ping`
     Ping,
     /// `Guest::exec`

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::process::{Process, Side};
 use crate::programs::{self, Context, Ending, Target};
 use crate::system::GuestSystem;
@@ -15,6 +17,18 @@ enum Token {
     Redirect(&'static str),
 }
 
+/// How far a script has got: what a child of the machine goes on from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Place {
+    script: String,
+    /// Commands that are done.
+    done: usize,
+    /// Code of the last one.
+    last: u8,
+    joint: String,
+    context: Context,
+}
+
 /// Runs a script to its end.
 pub(crate) async fn run(
     system: &Arc<GuestSystem>,
@@ -23,16 +37,23 @@ pub(crate) async fn run(
     script: &str,
     target: &Target,
 ) -> Ending {
-    let mut last = 0;
-    // What must hold of the last code for the next command to run.
-    let mut joint = ";";
-    for (command, next) in commands(script) {
-        let wanted = match joint {
+    let outermost = !context.nested;
+    context.nested = true;
+    let start = Place { script: script.to_owned(), done: 0, last: 0, joint: ";".to_owned(), context };
+    let saved = if outermost { process.place() } else { None };
+    // `joint`: what must hold of the last code for the next command to run.
+    let Place { script, done, mut last, mut joint, mut context } = saved.unwrap_or(start);
+    for (index, (command, next)) in commands(&script).into_iter().enumerate().skip(done) {
+        if outermost {
+            let (script, joint, context) = (script.clone(), joint.clone(), context.clone());
+            process.note_place(Place { script, done: index, last, joint, context });
+        }
+        let wanted = match joint.as_str() {
             "&&" => last == 0,
             "||" => last != 0,
             _ => true,
         };
-        joint = next;
+        next.clone_into(&mut joint);
         if !wanted || command.is_empty() {
             continue;
         }

@@ -192,7 +192,22 @@ impl SnapshotStore for FakeStorage {
         Ok(vec![NewTop { serial: SCRATCH.to_owned(), path }])
     }
 
-    async fn note_flattened(&self, _vm: &VmId, _top: &Utf8Path) -> Result<(), StorageError> {
+    async fn note_flattened(&self, vm: &VmId, top: &Utf8Path) -> Result<(), StorageError> {
+        let name = top.file_name().unwrap_or_default();
+        let mut saved = lock(&self.shared.saved);
+        let disk = saved.disks.entry(vm.clone()).or_default();
+        if disk.top.as_deref().unwrap_or(FIRST_TOP) == name {
+            disk.pending.clear();
+            disk.layers.clear();
+        } else if let Some(index) = disk.pending.iter().position(|pending| pending == name) {
+            disk.pending.truncate(index + 1);
+            disk.layers.clear();
+        } else if let Some(index) = disk.layers.iter().position(|(old, _)| old == name) {
+            disk.layers.truncate(index + 1);
+        } else {
+            let detail = format!("VM {vm} has no top `{name}` any more");
+            return Err(StorageError::BadInput { what: "the disk".to_owned(), detail });
+        }
         Ok(())
     }
 

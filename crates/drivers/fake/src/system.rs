@@ -11,18 +11,17 @@ use microvm_ports::hypervisor::MachineExit;
 use microvm_types::exec::{ExecRequest, ExitStatus};
 use microvm_types::files::{FileChange, WatchEvent};
 use microvm_types::{ErrorKind, ProcessId};
+use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
+use crate::disks::Disk;
 use crate::process::Process;
 use crate::programs::{self, Context, Ending};
-use crate::tree::{Tree, refused, show};
+use crate::tree::{Body, Tree, node, refused, show};
 
 /// Changes a watcher may be late by before it is told that it missed some.
 const WATCH_BACKLOG: usize = 1024;
-
-/// Files of a VM; they stay when its machine ends, as a disk does.
-pub(crate) type Disk = Arc<Mutex<Tree>>;
 
 /// A running guest.
 #[derive(Debug)]
@@ -41,32 +40,62 @@ pub(crate) struct GuestSystem {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    identity: Identity,
-    processes: BTreeMap<ProcessId, Arc<Process>>,
-    start_commands_done: bool,
-    epoch: u64,
-    channel: Option<watch::Sender<Option<CloseReason>>>,
+pub(crate) struct Inner {
+    pub(crate) identity: Identity,
+    pub(crate) processes: BTreeMap<ProcessId, Arc<Process>>,
+    /// Restored processes that go on when the machine runs.
+    pub(crate) asleep: Vec<Arc<Process>>,
+    pub(crate) start_commands_done: bool,
+    pub(crate) epoch: u64,
+    /// State of the random number generator: a seed, and how many numbers were drawn since.
+    pub(crate) random: ([u8; 32], u64),
+    pub(crate) channel: Option<watch::Sender<Option<CloseReason>>>,
+}
+
+impl Inner {
+    /// Becomes who `identity` says; what was drawn before tells nothing of what comes.
+    fn become_who(&mut self, identity: &Identity) {
+        self.identity = Identity { start_commands: Vec::new(), ..identity.clone() };
+        let mixed = Sha256::new().chain_update(self.random.0).chain_update(identity.entropy);
+        self.random = (mixed.finalize().into(), 0);
+    }
 }
 
 impl GuestSystem {
     pub(crate) fn new(disk: Disk, vcpus: u32, memory_mib: u32) -> Self {
+        // 1 is the agent.
+        Self::with(Inner::default(), disk, (vcpus, memory_mib), Duration::ZERO, (2, 1))
+    }
+
+    /// A guest that has been up for a while.
+    pub(crate) fn with(
+        inner: Inner,
+        disk: Disk,
+        (vcpus, memory_mib): (u32, u32),
+        uptime: Duration,
+        (next_pid, next_id): (u32, u64),
+    ) -> Self {
+        let now = Instant::now();
         Self {
             disk,
-            booted: Instant::now(),
+            booted: now.checked_sub(uptime).unwrap_or(now),
             vcpus,
             memory_mib,
-            inner: Mutex::default(),
+            inner: Mutex::new(inner),
             tasks: Mutex::default(),
-            // 1 is the agent.
-            next_pid: AtomicU32::new(2),
-            next_id: AtomicU64::new(1),
+            next_pid: AtomicU32::new(next_pid),
+            next_id: AtomicU64::new(next_id),
             changes: broadcast::Sender::new(WATCH_BACKLOG),
             wants_end: watch::Sender::new(None),
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    /// Numbers of the process that will be started next: in the guest, and ours.
+    pub(crate) fn next_numbers(&self) -> (u32, u64) {
+        (self.next_pid.load(Ordering::Relaxed), self.next_id.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -88,12 +117,28 @@ impl GuestSystem {
         let _ = self.changes.send(WatchEvent { path: show(path), change });
     }
 
-    /// Opens an epoch: an older channel ends, the identity is taken over, start commands are run.
     /// The guest is somebody else from now on.
     pub(crate) fn set_identity(&self, identity: &Identity) {
-        self.inner().identity = Identity { start_commands: Vec::new(), ..identity.clone() };
+        self.inner().become_who(identity);
+        self.write_machine_id(identity);
     }
 
+    fn write_machine_id(&self, identity: &Identity) {
+        let content = Body::File(format!("{}\n", identity.machine_id).into_bytes());
+        // A guest whose /etc was removed has none, as in life.
+        let _ = self.files().put(&[b"etc".to_vec(), b"machine-id".to_vec()], node(content, 0o444));
+    }
+
+    /// A number that nobody has seen before, as `/proc/sys/kernel/random/uuid` shows it.
+    pub(crate) fn random_uuid(&self) -> String {
+        let mut inner = self.inner();
+        inner.random.1 += 1;
+        let drawn = Sha256::new().chain_update(inner.random.0).chain_update(inner.random.1.to_le_bytes());
+        let hex: String = drawn.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+    }
+
+    /// Opens an epoch: an older channel ends, the identity is taken over, start commands are run.
     pub(crate) async fn open_epoch(
         self: &Arc<Self>,
         epoch: u64,
@@ -107,11 +152,12 @@ impl GuestSystem {
                 return Err(refused(ErrorKind::Conflict, message));
             }
             inner.epoch = epoch;
-            inner.identity = Identity { start_commands: Vec::new(), ..identity.clone() };
+            inner.become_who(identity);
             if let Some(older) = inner.channel.replace(channel.clone()) {
                 close(&older, CloseReason::EndOfStream);
             }
         }
+        self.write_machine_id(identity);
         let mut done = true;
         for command in &identity.start_commands {
             let request = ExecRequest {
@@ -142,31 +188,45 @@ impl GuestSystem {
         let number = self.next_id.fetch_add(1, Ordering::Relaxed);
         let id = ProcessId::from_parts(number, number);
         let pid = self.next_pid.fetch_add(1, Ordering::Relaxed);
-        let process = Arc::new(Process::new(id.clone(), pid, request.clone()));
+        let process = Arc::new(Process::new(id.clone(), pid, request.clone(), context));
         self.inner().processes.insert(id, Arc::clone(&process));
-        let timeout = request.timeout_ms.map(Duration::from_millis);
-        let running = Arc::clone(&process);
+        self.run(&process);
+        Ok(process)
+    }
+
+    /// Lets restored processes go on.
+    pub(crate) fn wake(self: &Arc<Self>) {
+        let asleep = std::mem::take(&mut self.inner().asleep);
+        for process in asleep {
+            self.run(&process);
+        }
+    }
+
+    fn run(self: &Arc<Self>, process: &Arc<Process>) {
+        let timeout = process.request.timeout_ms.map(Duration::from_millis);
+        let left = timeout.map(|timeout| timeout.saturating_sub(process.age()));
+        let running = Arc::clone(process);
         // The system is held weakly: it owns this task, and must end with its machine.
         let system = Arc::downgrade(self);
         let task = async move {
             let Some(system) = system.upgrade() else { return };
             let code = |code| ExitStatus { code: Some(code), signal: None, timed_out: false };
             let killed = |signal, timed_out| ExitStatus { code: None, signal: Some(signal), timed_out };
-            let program = programs::run(&system, &running, context, running.request.command.clone());
+            let (context, command) = (running.context.clone(), running.request.command.clone());
+            let program = programs::run(&system, &running, context, command);
             let exit = tokio::select! {
                 ending = program => match ending {
                     Ending::Code(value) => code(value),
                     Ending::Signal(signal) => killed(signal, false),
                 },
                 signal = running.signalled() => killed(signal, false),
-                () = sleep_or_never(timeout) => killed(9, true),
+                () = sleep_or_never(left) => killed(9, true),
             };
             running.end(exit);
         };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task);
-        Ok(process)
     }
 
     fn context(&self, request: &ExecRequest) -> Result<Context, GuestError> {
@@ -199,7 +259,7 @@ impl GuestSystem {
         ]);
         environment.extend(identity.environment);
         environment.extend(request.environment.clone());
-        Ok(Context { environment, directory, uid })
+        Ok(Context { environment, directory, uid, nested: false })
     }
 
     pub(crate) fn process(&self, id: &ProcessId) -> Result<Arc<Process>, GuestError> {

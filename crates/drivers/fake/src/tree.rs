@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 use microvm_ports::GuestError;
 use microvm_types::ErrorKind;
 use microvm_types::files::{FileKind, FileStat};
+use serde::{Deserialize, Serialize};
 
 /// Symbolic links followed in one path, as on Linux (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
 
 /// One file, directory or link.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Node {
     pub(crate) mode: u32,
     pub(crate) owner: (u32, u32),
@@ -18,15 +19,17 @@ pub(crate) struct Node {
     pub(crate) body: Body,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Body {
     File(Vec<u8>),
+    // Names are bytes, which cannot be the keys of a JSON object.
+    #[serde(with = "crate::pairs")]
     Directory(BTreeMap<Vec<u8>, Node>),
     Symlink(Vec<u8>),
 }
 
 /// A file system from its root.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Tree {
     root: Node,
 }

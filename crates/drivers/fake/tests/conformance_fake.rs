@@ -17,7 +17,7 @@ use microvm_ports::guest::{Guest, GuestConnector, Identity};
 use microvm_ports::hypervisor::{
     Hypervisor, KernelBoot, MachineDisk, MachineExit, MachineSpec, MachineStart,
 };
-use microvm_ports::{ImageStore, KernelStore, StateStore, VmStorage};
+use microvm_ports::{ImageStore, KernelStore, SnapshotStore, StateStore, VmStorage};
 use microvm_types::{SnapshotId, VmId};
 
 struct Stores;
@@ -83,6 +83,14 @@ impl HypervisorHarness for Machines {
         }
     }
 
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        Arc::new(self.storage.clone())
+    }
+
+    fn disk_mib(&self) -> u32 {
+        64
+    }
+
     async fn processes(&self, spec: &MachineSpec) -> usize {
         usize::from(self.hypervisor.machines().contains_key(&spec.id))
     }
@@ -99,6 +107,13 @@ impl HypervisorHarness for Machines {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conformance_hypervisor_fake() {
     hypervisor::run(&Machines::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_hypervisor_fake_without_branches() {
+    let machines = Machines::new();
+    machines.hypervisor.forget_branching();
+    hypervisor::run(&machines).await;
 }
 
 struct Guests {

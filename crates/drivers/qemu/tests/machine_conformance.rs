@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use common::Bench;
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_driver_qemu::{Qemu, QemuConfig};
+use microvm_ports::SnapshotStore;
 use microvm_ports::conformance::hypervisor::{self, HypervisorHarness};
 use microvm_ports::guest::GuestConnector;
 use microvm_ports::hypervisor::{Hypervisor, MachineSpec};
@@ -37,8 +38,21 @@ impl HypervisorHarness for Bench {
         self.make_spec(id).await
     }
 
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        Arc::new(self.storage.clone())
+    }
+
+    fn disk_mib(&self) -> u32 {
+        common::DISK_MIB
+    }
+
     async fn processes(&self, spec: &MachineSpec) -> usize {
         self.processes_of(&spec.id).len()
+    }
+
+    fn refuses_old_epochs(&self) -> bool {
+        // The agent repeats whatever epoch the host's greeting has.
+        false
     }
 
     fn panic_command(&self) -> Option<Vec<String>> {

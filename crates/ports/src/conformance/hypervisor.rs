@@ -11,11 +11,12 @@ use microvm_types::exec::ExecRequest;
 use microvm_types::guest::ShutdownMode;
 use tokio::sync::watch;
 
-use super::{Must, Suite};
+use super::{Must, Suite, hypervisor_branches, hypervisor_states};
 use crate::guest::{Guest, GuestConnector, Identity};
 use crate::hypervisor::{
     Hypervisor, LaunchError, Machine, MachineError, MachineExit, MachineSpec, MachineStart, MachineState,
 };
+use crate::snapshot::SnapshotStore;
 
 /// Gives the suite its machines.
 #[async_trait]
@@ -32,6 +33,12 @@ pub trait HypervisorHarness: Send + Sync {
     /// A machine that boots to an agent, with its directory and disks made, for a VM of this id.
     async fn spec(&self, id: &VmId) -> MachineSpec;
 
+    /// Where the directories and disks of [`HypervisorHarness::spec`] are made; keeps the states of branched machines.
+    fn snapshots(&self) -> Arc<dyn SnapshotStore>;
+
+    /// Size of the scratch disks of [`HypervisorHarness::spec`] in MiB.
+    fn disk_mib(&self) -> u32;
+
     /// VMM processes that belong to a VM directory, counted by the host and not by the driver.
     async fn processes(&self, spec: &MachineSpec) -> usize;
 
@@ -43,6 +50,11 @@ pub trait HypervisorHarness: Send + Sync {
         Some(vec!["sh".to_owned(), "-c".to_owned(), "echo c > /proc/sysrq-trigger".to_owned()])
     }
 
+    /// Whether the agent of these guests refuses an epoch that is not newer than the one it has seen.
+    fn refuses_old_epochs(&self) -> bool {
+        true
+    }
+
     /// Longest time from a machine's resume to its agent's answer.
     fn boot_limit(&self) -> Duration {
         Duration::from_secs(60)
@@ -50,22 +62,25 @@ pub trait HypervisorHarness: Send + Sync {
 }
 
 /// How long a machine may take to end.
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
-struct Scene<'a> {
-    harness: &'a dyn HypervisorHarness,
+pub(super) struct Scene<'a> {
+    pub(super) harness: &'a dyn HypervisorHarness,
     next: AtomicU64,
 }
 
-struct Launched {
-    spec: MachineSpec,
-    machine: Arc<dyn Machine>,
+pub(super) struct Launched {
+    pub(super) spec: MachineSpec,
+    pub(super) machine: Arc<dyn Machine>,
 }
 
 impl Scene<'_> {
+    pub(super) fn id(&self) -> VmId {
+        VmId::from_parts(1_700_000_000_000, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
     async fn spec(&self) -> MachineSpec {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.harness.spec(&VmId::from_parts(1_700_000_000_000, number)).await
+        self.harness.spec(&self.id()).await
     }
 
     async fn launch(&self) -> Launched {
@@ -74,7 +89,7 @@ impl Scene<'_> {
         Launched { spec, machine }
     }
 
-    async fn boot(&self) -> (Launched, Arc<dyn Guest>) {
+    pub(super) async fn boot(&self) -> (Launched, Arc<dyn Guest>) {
         let launched = self.launch().await;
         launched.machine.resume().await.must("resuming");
         let guest = self.connect(&launched, 1).await;
@@ -97,14 +112,14 @@ impl Scene<'_> {
             .must("connecting to the guest")
     }
 
-    async fn end(&self, launched: &Launched) {
+    pub(super) async fn end(&self, launched: &Launched) {
         launched.machine.kill(DEADLINE).await.must("ending the machine");
         let left = self.harness.processes(&launched.spec).await;
         assert_eq!(left, 0, "{left} processes are left after kill");
     }
 }
 
-async fn reach(state: &mut watch::Receiver<MachineState>, wanted: MachineState) {
+pub(super) async fn reach(state: &mut watch::Receiver<MachineState>, wanted: MachineState) {
     let reached = tokio::time::timeout(DEADLINE, state.wait_for(|now| *now == wanted)).await;
     assert!(matches!(reached, Ok(Ok(_))), "it did not get to {wanted:?}");
 }
@@ -141,6 +156,8 @@ pub async fn run(harness: &dyn HypervisorHarness) {
     suite.check("a guest that resets is told from others", exits_reset(&scene)).await;
     suite.check("a guest that panics is told from others", exits_panic(&scene)).await;
     suite.check("a VMM killed by a stranger is told from others", exits_vmm(&scene)).await;
+    hypervisor_branches::run(&mut suite, &scene).await;
+    hypervisor_states::run(&mut suite, &scene).await;
     suite.finish();
 }
 

@@ -40,6 +40,12 @@ impl Suite {
         }
     }
 
+    /// Says that a check is left out and why.
+    #[expect(clippy::print_stderr, reason = "suites are run by tests, and a skip must be seen")]
+    pub fn skip(&self, name: &str, why: &str) {
+        eprintln!("SKIPPED: {}: {name}: {why}", self.name);
+    }
+
     /// Ends the run.
     ///
     /// # Panics

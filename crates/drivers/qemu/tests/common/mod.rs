@@ -14,12 +14,16 @@ use microvm_ports::storage::DiskFormat;
 use microvm_ports::{ImageStore as _, KernelStore as _, VmStorage as _};
 use microvm_types::VmId;
 
+/// Size of scratch disks.
+pub(crate) const DISK_MIB: u32 = 1024;
+
 /// What the tests launch machines with.
 pub(crate) struct Bench {
     pub(crate) driver: Arc<Qemu>,
     pub(crate) launcher: Utf8PathBuf,
     pub(crate) kernel: &'static str,
-    storage: Storage,
+    #[allow(dead_code, reason = "not every test file keeps states")]
+    pub(crate) storage: Storage,
     directory: tempfile::TempDir,
 }
 
@@ -60,7 +64,7 @@ impl Bench {
 
     /// A machine of the default image and kernel.
     pub(crate) async fn make_spec(&self, id: &VmId) -> MachineSpec {
-        let files = self.storage.create_vm_files(id, 1024).await.unwrap();
+        let files = self.storage.create_vm_files(id, DISK_MIB).await.unwrap();
         let kernel = self.storage.kernel(self.kernel).await.unwrap();
         let image = std::env::var("MICROVM_TEST_IMAGE").ok().filter(|image| !image.contains('/'));
         let image = self.storage.image(image.as_deref().unwrap_or("debian-python")).await.unwrap();

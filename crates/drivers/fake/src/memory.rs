@@ -1,0 +1,111 @@
+//! A guest's state in pages of memory, where storage treats it as any machine's.
+//!
+//! The state begins in the second page of the memory; the device state tells how long it is and its checksum, so that a
+//! machine that is given the wrong memory notices.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use bytes::Bytes;
+use camino::Utf8Path;
+use microvm_ports::branch::{IncomingState, MemoryPages, PAGE_SIZE, PageRange};
+use serde::{Deserialize, Serialize};
+
+use crate::storage::digest;
+
+/// Number of the first page with the state.
+const FIRST: u64 = 1;
+
+/// What is not in memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct DeviceState {
+    pub(crate) vcpus: u32,
+    pub(crate) memory_mib: u32,
+    length: u64,
+    sha256: String,
+}
+
+fn pages(length: u64) -> u64 {
+    length.div_ceil(PAGE_SIZE as u64)
+}
+
+/// Puts a state into memory; `None` if it does not fit.
+pub(crate) fn put(state: &[u8], vcpus: u32, memory_mib: u32) -> Option<(Bytes, MemoryPages)> {
+    let length = state.len() as u64;
+    let count = pages(length);
+    if (FIRST + count) * PAGE_SIZE as u64 > u64::from(memory_mib) << 20 {
+        return None;
+    }
+    let mut data = state.to_vec();
+    data.resize(usize::try_from(count).ok()?.checked_mul(PAGE_SIZE)?, 0);
+    let header = DeviceState { vcpus, memory_mib, length, sha256: digest(state) };
+    let ranges = vec![PageRange { first: FIRST, count }];
+    Some((serde_json::to_vec(&header).ok()?.into(), MemoryPages { ranges, data: data.into() }))
+}
+
+/// Reads a state from the memory of a machine that is to go on from it.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn take(base: &Utf8Path, incoming: &IncomingState) -> Result<(DeviceState, Vec<u8>), String> {
+    let header: DeviceState = serde_json::from_slice(&incoming.device_state)
+        .map_err(|error| format!("its device state is not one of a fake machine: {error}"))?;
+    let memory = u64::from(header.memory_mib) << 20;
+    let room = memory.saturating_sub(FIRST * PAGE_SIZE as u64);
+    let length = Some(header.length).filter(|length| *length <= room);
+    let length =
+        length.and_then(|length| usize::try_from(length).ok()).ok_or("it is larger than its memory")?;
+    let failed = |error: std::io::Error| format!("its memory base {base} cannot be read: {error}");
+    let file = File::open(base).map_err(failed)?;
+    if file.metadata().map_err(failed)?.len() != memory {
+        return Err(format!("its memory base {base} has not the size of its memory"));
+    }
+    let count = pages(header.length);
+    let mut state = vec![0; usize::try_from(count).unwrap_or_default() * PAGE_SIZE];
+    file.read_exact_at(&mut state, FIRST * PAGE_SIZE as u64).map_err(failed)?;
+    for (range, content) in incoming.pages.iter() {
+        for (number, page) in (range.first..range.end()).zip(content.chunks(PAGE_SIZE)) {
+            let at = number.checked_sub(FIRST).filter(|at| *at < count);
+            if let Some(at) = at.and_then(|at| usize::try_from(at).ok()) {
+                state[at * PAGE_SIZE..][..page.len()].copy_from_slice(page);
+            }
+        }
+    }
+    state.truncate(length);
+    if digest(&state) != header.sha256 {
+        return Err("its memory is not the one it was saved with".to_owned());
+    }
+    Ok((header, state))
+}
+
+#[cfg(test)]
+mod tests {
+    use microvm_ports::branch::Compatibility;
+    use microvm_ports::hypervisor::DeviceDiscovery;
+
+    use super::*;
+
+    #[test]
+    fn a_state_is_read_from_base_and_pages_and_a_wrong_memory_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = Utf8Path::from_path(directory.path()).unwrap().join("base");
+        let file = File::create(&base).unwrap();
+        file.set_len(1 << 20).unwrap();
+        let state: Vec<u8> = (0..10_000u32).map(|number| u8::try_from(number % 251).unwrap()).collect();
+        let (device_state, pages) = put(&state, 1, 1).unwrap();
+        let mut incoming = IncomingState {
+            device_state,
+            pages: pages.clone(),
+            discovery: DeviceDiscovery::Acpi,
+            compatibility: Compatibility::new(),
+        };
+        assert_eq!(take(&base, &incoming).unwrap().1, state);
+        incoming.pages = MemoryPages::default();
+        assert!(take(&base, &incoming).unwrap_err().contains("not the one"));
+        file.write_all_at(&pages.data, FIRST * PAGE_SIZE as u64).unwrap();
+        assert_eq!(take(&base, &incoming).unwrap().1, state);
+        incoming.device_state = vec![7; 4096].into();
+        assert!(take(&base, &incoming).is_err());
+        assert!(put(&vec![1; 1 << 20], 1, 1).is_none(), "it does not fit beside the first page");
+    }
+}

@@ -1,0 +1,300 @@
+//! What a machine does when it is branched, and what a child of the branch is.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use microvm_types::exec::{ExecRequest, OutputOffsets};
+
+use super::hypervisor::{Launched, Scene, reach};
+use super::{Must, Suite};
+use crate::branch::{BranchError, BranchRequest, IncomingState};
+use crate::guest::{Guest, Identity, ProcessEvent, ProcessHandle, ProcessInput};
+use crate::hypervisor::{DeviceDiscovery, MachineError, MachineSpec, MachineStart, MachineState};
+use crate::snapshot::{BranchFiles, BranchSource, StateDescription};
+
+/// Keeps a word in its memory until it is told another one, then says both.
+const REMEMBERING: &str = "word=before; read line; echo $word-$line";
+
+pub(super) async fn run(suite: &mut Suite, scene: &Scene<'_>) {
+    if skipped(suite, scene).await {
+        return;
+    }
+    suite.check("a branched machine goes on running", goes_on(scene)).await;
+    suite.check("a paused machine is branched and stays paused", stays_paused(scene)).await;
+    suite.check("a child knows what its parent knew, and nothing later", child(scene)).await;
+    suite.check("two children of one state are two", two_children(scene)).await;
+    suite.check("a child is branched like any machine", grandchild(scene)).await;
+    suite.check("a machine is branched by the next server", adopted(scene)).await;
+    suite.check("a branch that cannot be leaves the machine as it was", refused(scene)).await;
+}
+
+/// Whether this driver has no branches; says so then.
+pub(super) async fn skipped(suite: &Suite, scene: &Scene<'_>) -> bool {
+    let hypervisor = scene.harness.hypervisor();
+    let needs = hypervisor.compatibility(DeviceDiscovery::Acpi).await.must("asking what its states need");
+    if needs.is_none() {
+        suite.skip("branches", "this hypervisor neither saves nor loads states");
+    }
+    needs.is_none()
+}
+
+impl Scene<'_> {
+    /// Branches a machine and makes the state ready for children.
+    pub(super) async fn branch(&self, parent: &Launched, guest: &dyn Guest) -> BranchSource {
+        let request = BranchRequest {
+            tops: self.harness.snapshots().prepare_tops(&parent.spec.id).await.must("preparing new tops"),
+            input: Some(guest.hold_input().await),
+            stay_paused: false,
+        };
+        self.branch_by(parent, request).await
+    }
+
+    async fn branch_by(&self, parent: &Launched, request: BranchRequest) -> BranchSource {
+        let tops = request.tops.clone();
+        let Some(brancher) = parent.machine.brancher() else { panic!("the machine has no brancher") };
+        let branch = brancher.branch(request).await.must("branching");
+        let description = StateDescription {
+            memory_mib: parent.spec.memory_mib,
+            disk_mib: self.harness.disk_mib(),
+            discovery: brancher.discovery(),
+            compatibility: brancher.compatibility().clone(),
+            record: serde_json::Value::Null,
+        };
+        let memory_base = brancher.memory_base().to_owned();
+        let files = BranchFiles { vm: parent.spec.id.clone(), tops, memory_base, branch, description };
+        self.harness.snapshots().fork_point(files, 2).await.must("making a fork point")
+    }
+
+    /// A machine like `parent` that goes on from `source`, with its files made.
+    pub(super) async fn child_spec(&self, parent: &Launched, source: &BranchSource) -> MachineSpec {
+        let id = self.id();
+        let files =
+            self.harness.snapshots().create_vm_files_from(&id, source).await.must("making a child's files");
+        let mut spec = parent.spec.clone();
+        (spec.name, spec.id) = ((&id).into(), id);
+        spec.memory_base = source.memory_base.clone();
+        spec.directory = files.directory;
+        for disk in &mut spec.disks {
+            if disk.serial == files.scratch.serial {
+                *disk = files.scratch.clone();
+            }
+        }
+        spec.start = MachineStart::Incoming(IncomingState {
+            device_state: source.device_state.clone(),
+            pages: source.pages.clone(),
+            discovery: source.description.discovery,
+            compatibility: source.description.compatibility.clone(),
+        });
+        spec
+    }
+
+    /// Launches a child, lets it run and opens its first epoch.
+    async fn child(&self, parent: &Launched, source: &BranchSource, who: u8) -> (Launched, Arc<dyn Guest>) {
+        let spec = self.child_spec(parent, source).await;
+        let machine = self.harness.hypervisor().launch(&spec).await.must("launching a child");
+        assert_eq!(*machine.state().borrow(), MachineState::Paused, "a child runs before it is told to");
+        machine.resume().await.must("resuming a child");
+        let child = Launched { spec, machine };
+        let (endpoint, limit) = (child.machine.endpoint(), self.harness.boot_limit());
+        let connector = self.harness.connector();
+        let guest = connector
+            .connect(&endpoint, u64::from(who), &identity(who), limit)
+            .await
+            .must("connecting to a child");
+        (child, guest)
+    }
+}
+
+/// Who the child of this number is.
+pub(super) fn identity(who: u8) -> Identity {
+    Identity {
+        host_name: format!("child-{who}"),
+        machine_id: format!("{who:032x}"),
+        entropy: [who; 32],
+        ..Identity::default()
+    }
+}
+
+/// What a shell prints for a script.
+async fn say(guest: &dyn Guest, script: &str) -> String {
+    let handle = guest.exec(&shell(script, false)).await.must("starting a shell");
+    rest(handle).await
+}
+
+fn shell(script: &str, stdin: bool) -> ExecRequest {
+    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    ExecRequest { command, stdin, ..ExecRequest::default() }
+}
+
+/// Everything that is still printed.
+async fn rest(mut handle: ProcessHandle) -> String {
+    let mut text = Vec::new();
+    while let Some(event) = handle.events.next().await {
+        match event {
+            ProcessEvent::Stdout(data) | ProcessEvent::Stderr(data) => text.extend_from_slice(&data),
+            ProcessEvent::Exited(_) => break,
+            ProcessEvent::Lost(error) => panic!("the process was lost: {error}"),
+        }
+    }
+    String::from_utf8_lossy(&text).trim().to_owned()
+}
+
+/// Gives a process of [`REMEMBERING`] its line and returns what it says.
+async fn told(handle: ProcessHandle, line: &str) -> String {
+    let input = Bytes::from(format!("{line}\n"));
+    handle.input.send(ProcessInput::Stdin(input)).await.must("sending a line");
+    handle.input.send(ProcessInput::CloseStdin).await.must("ending the input");
+    rest(handle).await
+}
+
+async fn goes_on(scene: &Scene<'_>) {
+    let (parent, guest) = scene.boot().await;
+    let process = guest.exec(&shell(REMEMBERING, true)).await.must("starting a process");
+    for _ in 0..2 {
+        drop(scene.branch(&parent, &*guest).await);
+        assert_eq!(*parent.machine.state().borrow(), MachineState::Running, "it stands still");
+        guest.ping().await.must("pinging over the channel of before");
+    }
+    assert_eq!(told(process, "parent").await, "before-parent");
+    scene.end(&parent).await;
+}
+
+async fn stays_paused(scene: &Scene<'_>) {
+    let (parent, guest) = scene.boot().await;
+    guest.expect_heartbeats(false);
+    parent.machine.pause().await.must("pausing");
+    drop(scene.branch(&parent, &*guest).await);
+    assert_eq!(*parent.machine.state().borrow(), MachineState::Paused, "the branch let it run");
+    parent.machine.resume().await.must("resuming");
+    guest.ping().await.must("pinging after the resume");
+    let tops = scene.harness.snapshots().prepare_tops(&parent.spec.id).await.must("preparing new tops");
+    let input = Some(guest.hold_input().await);
+    drop(scene.branch_by(&parent, BranchRequest { tops, input, stay_paused: true }).await);
+    reach(&mut parent.machine.state(), MachineState::Paused).await;
+    parent.machine.resume().await.must("resuming again");
+    guest.ping().await.must("pinging after the second resume");
+    scene.end(&parent).await;
+}
+
+async fn child(scene: &Scene<'_>) {
+    let (parent, guest) = scene.boot().await;
+    say(&*guest, "echo before > /root/note").await;
+    let process = guest.exec(&shell(REMEMBERING, true)).await.must("starting a process");
+    let id = process.id.clone();
+    let source = scene.branch(&parent, &*guest).await;
+    say(&*guest, "echo later > /root/note; echo later > /root/new").await;
+    let later = guest.exec(&shell(REMEMBERING, true)).await.must("starting a later process");
+
+    let (child, child_guest) = scene.child(&parent, &source, 2).await;
+    assert_eq!(say(&*child_guest, "cat /root/note").await, "before");
+    child_guest.stat(b"/root/new").await.must_fail("looking at a file of later");
+    let known = child_guest.processes().await.must("listing processes");
+    assert!(known.iter().any(|one| one.id == id && one.exit.is_none()), "{known:?}");
+    assert!(known.iter().all(|one| one.id != later.id), "a process of later is known");
+    let copy = child_guest.attach(&id, OutputOffsets::default()).await.must("attaching to the copy");
+    assert_eq!(told(copy, "child").await, "before-child");
+    say(&*child_guest, "echo child > /root/note").await;
+
+    assert_eq!(told(process, "parent").await, "before-parent");
+    assert_eq!(told(later, "too").await, "before-too");
+    assert_eq!(say(&*guest, "cat /root/note").await, "later");
+    scene.end(&parent).await;
+    assert_eq!(say(&*child_guest, "cat /root/note").await, "child", "it depends on its parent");
+    scene.end(&child).await;
+}
+
+async fn two_children(scene: &Scene<'_>) {
+    let (parent, guest) = scene.boot().await;
+    let script = "hostname; cat /etc/machine-id /proc/sys/kernel/random/uuid";
+    say(&*guest, script).await;
+    let source = scene.branch(&parent, &*guest).await;
+    let mut said = vec![say(&*guest, script).await];
+    let mut children = Vec::new();
+    for who in [2, 3] {
+        let (child, guest) = scene.child(&parent, &source, who).await;
+        said.push(say(&*guest, script).await);
+        children.push(child);
+    }
+    for (text, who) in said[1..].iter().zip([2, 3]) {
+        let expected = identity(who);
+        let beginning = format!("{}\n{}\n", expected.host_name, expected.machine_id);
+        assert!(text.starts_with(&beginning), "child {who} says {text}");
+    }
+    // Names and ids are told from outside; a random number drawn inside shows that the generator is another one too.
+    for at in 0..3 {
+        let mut values: Vec<_> = said.iter().map(|text| text.lines().nth(at)).collect();
+        values.sort_unstable();
+        values.dedup();
+        assert_eq!(values.len(), 3, "two are the same: {said:?}");
+    }
+    for machine in children.iter().chain([&parent]) {
+        scene.end(machine).await;
+    }
+}
+
+async fn grandchild(scene: &Scene<'_>) {
+    let (mut parent, mut guest) = scene.boot().await;
+    let process = guest.exec(&shell(REMEMBERING, true)).await.must("starting a process");
+    let id = process.id.clone();
+    drop(process);
+    say(&*guest, "echo 1 > /root/note").await;
+    for generation in 2..=4 {
+        let source = scene.branch(&parent, &*guest).await;
+        let (child, child_guest) = scene.child(&parent, &source, generation).await;
+        drop(source);
+        scene.end(&parent).await;
+        say(&*child_guest, &format!("echo {generation} >> /root/note")).await;
+        (parent, guest) = (child, child_guest);
+    }
+    assert_eq!(say(&*guest, "cat /root/note").await, "1\n2\n3\n4");
+    let copy = guest.attach(&id, OutputOffsets::default()).await.must("attaching to the copy");
+    assert_eq!(told(copy, "4").await, "before-4");
+    scene.end(&parent).await;
+}
+
+async fn adopted(scene: &Scene<'_>) {
+    let (parent, guest) = scene.boot().await;
+    say(&*guest, "echo before > /root/note").await;
+    let Launched { spec, machine } = parent;
+    let record = machine.record();
+    guest.close();
+    drop((guest, machine));
+    let adopt = scene.harness.restarted();
+    let machine = adopt.adopt(&spec.id, &spec.directory, &record).await.must("adopting");
+    let parent = Launched { spec, machine };
+    let connector = scene.harness.connector();
+    let endpoint = parent.machine.endpoint();
+    let limit = scene.harness.boot_limit();
+    let guest = connector.connect(&endpoint, 2, &identity(2), limit).await.must("connecting again");
+    for who in [3, 4] {
+        let source = scene.branch(&parent, &*guest).await;
+        let (child, child_guest) = scene.child(&parent, &source, who).await;
+        assert_eq!(say(&*child_guest, "cat /root/note").await, "before");
+        scene.end(&child).await;
+    }
+    guest.ping().await.must("pinging the parent");
+    scene.end(&parent).await;
+}
+
+async fn refused(scene: &Scene<'_>) {
+    let (parent, guest) = scene.boot().await;
+    let Some(brancher) = parent.machine.brancher() else { panic!("the machine has no brancher") };
+    let request = |tops| BranchRequest { tops, input: None, stay_paused: false };
+    let error = brancher.branch(request(Vec::new())).await.must_fail("branching without a new top");
+    assert!(matches!(error, BranchError::Disk { .. }), "wrong error: {error}");
+    let mut tops = scene.harness.snapshots().prepare_tops(&parent.spec.id).await.must("preparing new tops");
+    tops[0].path = parent.spec.directory.join("nothing-here");
+    let error = brancher.branch(request(tops)).await.must_fail("branching to a top that is not there");
+    assert!(matches!(error, BranchError::Disk { .. }), "wrong error: {error}");
+    assert_eq!(*parent.machine.state().borrow(), MachineState::Running, "it stands still");
+    guest.ping().await.must("pinging after refused branches");
+    // The tops of refused branches stay below those of the next one.
+    let source = scene.branch(&parent, &*guest).await;
+    let (child, _guest) = scene.child(&parent, &source, 2).await;
+    scene.end(&child).await;
+    scene.end(&parent).await;
+    let tops = scene.harness.snapshots().prepare_tops(&parent.spec.id).await.must("preparing new tops");
+    let error = brancher.branch(request(tops)).await.must_fail("branching a dead machine");
+    assert!(matches!(error, BranchError::Machine(MachineError::Exited(_))), "wrong error: {error}");
+}

@@ -1,0 +1,105 @@
+//! States that must not be loaded, and guests that must not be talked to.
+
+use microvm_types::ErrorKind;
+
+use super::hypervisor::{Launched, Scene};
+use super::hypervisor_branches::{identity, skipped};
+use super::{Must, Suite};
+use crate::branch::IncomingState;
+use crate::guest::GuestError;
+use crate::hypervisor::{LaunchError, MachineSpec, MachineStart};
+
+pub(super) async fn run(suite: &mut Suite, scene: &Scene<'_>) {
+    if skipped(suite, scene).await {
+        return;
+    }
+    suite.check("a state of another VMM is refused and leaves nothing", incompatible(scene)).await;
+    suite.check("garbage for a state is refused and leaves nothing", garbage(scene)).await;
+    let name = "a child's guest refuses an epoch that is not newer";
+    if scene.harness.refuses_old_epochs() {
+        suite.check(name, old_epoch(scene)).await;
+    } else {
+        suite.skip(name, "the agent of these guests answers every epoch");
+    }
+}
+
+/// The state that a machine is going to be launched from.
+fn state(spec: &mut MachineSpec) -> &mut IncomingState {
+    match &mut spec.start {
+        MachineStart::Incoming(state) => state,
+        MachineStart::Boot(_) => panic!("it boots"),
+    }
+}
+
+async fn expect_refused(scene: &Scene<'_>, spec: &MachineSpec, what: &str) -> LaunchError {
+    let outcome = scene.harness.hypervisor().launch(spec).await;
+    let error = outcome.map(drop).must_fail(what);
+    let left = scene.harness.processes(spec).await;
+    assert_eq!(left, 0, "{what}: {left} processes are left");
+    error
+}
+
+async fn incompatible(scene: &Scene<'_>) {
+    let (parent, guest) = scene.boot().await;
+    let source = scene.branch(&parent, &*guest).await;
+    let good = scene.child_spec(&parent, &source).await;
+    assert!(!source.description.compatibility.is_empty(), "its states need nothing");
+    for what in source.description.compatibility.keys() {
+        let mut bad = good.clone();
+        state(&mut bad).compatibility.insert(what.clone(), "something else".to_owned());
+        match expect_refused(scene, &bad, what).await {
+            LaunchError::Incompatible { what: told, needed, here } => {
+                assert_eq!((&told, needed.as_str()), (what, "something else"));
+                assert_ne!(here, needed);
+            }
+            error => panic!("{what}: wrong error: {error}"),
+        }
+    }
+    let mut bad = good.clone();
+    state(&mut bad).compatibility.insert("a thing of the future".to_owned(), "1".to_owned());
+    let error = expect_refused(scene, &bad, "a need that nobody knows").await;
+    assert!(matches!(error, LaunchError::Incompatible { .. }), "wrong error: {error}");
+    let machine = scene.harness.hypervisor().launch(&good).await.must("launching where others were refused");
+    scene.end(&Launched { spec: good, machine }).await;
+    scene.end(&parent).await;
+}
+
+async fn garbage(scene: &Scene<'_>) {
+    let (parent, guest) = scene.boot().await;
+    let source = scene.branch(&parent, &*guest).await;
+    let good = scene.child_spec(&parent, &source).await;
+    let sound = source.device_state.clone();
+    let cases = [
+        ("nothing", sound.slice(..0)),
+        ("sevens", vec![7; 4096].into()),
+        ("half of it", sound.slice(..sound.len() / 2)),
+    ];
+    for (what, device_state) in cases {
+        let mut bad = good.clone();
+        state(&mut bad).device_state = device_state;
+        let error = expect_refused(scene, &bad, what).await;
+        assert!(matches!(error, LaunchError::BadState(_)), "{what}: wrong error: {error}");
+    }
+    let machine = scene.harness.hypervisor().launch(&good).await.must("launching where others were refused");
+    scene.end(&Launched { spec: good, machine }).await;
+    scene.end(&parent).await;
+}
+
+async fn old_epoch(scene: &Scene<'_>) {
+    let (parent, guest) = scene.boot().await;
+    let source = scene.branch(&parent, &*guest).await;
+    let spec = scene.child_spec(&parent, &source).await;
+    let machine = scene.harness.hypervisor().launch(&spec).await.must("launching a child");
+    machine.resume().await.must("resuming a child");
+    let (connector, endpoint) = (scene.harness.connector(), machine.endpoint());
+    let connect =
+        async |epoch| connector.connect(&endpoint, epoch, &identity(2), scene.harness.boot_limit()).await;
+    // The parent's epoch, which is in the child's memory.
+    let error = connect(1).await.map(drop).must_fail("opening the epoch of the parent again");
+    assert!(matches!(error, GuestError::Refused { kind: ErrorKind::Conflict, .. }), "wrong error: {error}");
+    let guest = connect(2).await.must("opening a new epoch");
+    guest.ping().await.must("pinging the child");
+    let child = Launched { spec, machine };
+    scene.end(&child).await;
+    scene.end(&parent).await;
+}
