@@ -452,7 +452,8 @@ impl VmService {
     fn images_in_use(&self) -> Vec<String> {
         let of_snapshots =
             self.shared.snapshots.all().into_iter().map(|snapshot| snapshot.record.image_digest);
-        let of_vms = self.list(&VmFilter::default()).into_iter().map(|vm| vm.record.image_digest);
+        let everything = VmFilter { waiting: true, ..VmFilter::default() };
+        let of_vms = self.list(&everything).into_iter().map(|vm| vm.record.image_digest);
         of_vms.chain(of_snapshots).collect()
     }
 

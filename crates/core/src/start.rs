@@ -12,9 +12,9 @@ use microvm_ports::hypervisor::{
 use microvm_ports::snapshot::BranchSource;
 use microvm_ports::storage::{ImageConfig, ResolvedImage, VmFiles};
 use microvm_ports::{Guest, GuestError, Machine, StorageError};
-use microvm_types::ErrorKind;
 use microvm_types::template::{InitMode, Template};
 use microvm_types::vm::{Origin, VmRecord};
+use microvm_types::{ErrorKind, Phase};
 use tokio::sync::watch;
 
 use crate::error::ServiceError;
@@ -83,12 +83,11 @@ pub(crate) async fn bring_up(
     let how = if source.is_some() { "state" } else { "boot" };
     let machine = ports.hypervisor.launch(&spec).await?;
     let guard = LaunchGuard { machine: Some(Arc::clone(&machine)), deadline: kill_deadline };
-    let start_commands = match &record.origin {
-        // Nobody has run them yet.
-        Origin::Boot | Origin::Golden { .. } => template.start_commands.clone(),
-        Origin::Fork { .. } | Origin::Snapshot { .. } if source.is_none() => template.start_commands.clone(),
-        Origin::Fork { .. } | Origin::Snapshot { .. } => Vec::new(),
-    };
+    // Run at every boot, and in a new child of a golden snapshot, which was booted without them. Everything else goes on
+    // from a state in which they have been run: forks, restored VMs, and a VM that is put back on its own snapshot.
+    let new_from_golden = matches!(record.origin, Origin::Golden { .. }) && record.phase == Phase::Creating;
+    let start_commands =
+        if source.is_none() || new_from_golden { template.start_commands.clone() } else { Vec::new() };
     let identity = identity(ports, record, &image.info.config, start_commands);
     let deadline = Duration::from_millis(template.boot_timeout_ms);
     let epoch = record.epoch + 1;

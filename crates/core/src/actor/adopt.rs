@@ -6,7 +6,7 @@ use std::time::Duration;
 use microvm_ports::guest::Identity;
 use microvm_ports::hypervisor::MachineRecord;
 use microvm_ports::{GuestError, LaunchError, Machine};
-use microvm_types::Phase;
+use microvm_types::{ErrorKind, Phase};
 
 use super::{Command, VmActor};
 use crate::start;
@@ -15,6 +15,9 @@ use crate::start;
 const ADOPT_RETRY: Duration = Duration::from_secs(3);
 /// Tries of taking up a machine.
 const ADOPT_TRIES: u32 = 5;
+
+/// Epochs that are skipped at most when the guest has seen newer ones than the record tells of.
+const MOST_LOST_EPOCHS: u32 = 16;
 
 /// Why a machine could not be taken up.
 enum AdoptFailure {
@@ -115,19 +118,24 @@ impl VmActor {
     }
 
     pub(super) async fn connect_again(&mut self, machine: &Arc<dyn Machine>) -> Result<(), GuestError> {
-        let ports = &self.shared.ports;
         let identity = self.own_identity().await;
-        let guest = ports
-            .connector
-            .connect(
-                &machine.endpoint(),
-                self.record.epoch + 1,
-                &identity,
-                self.shared.settings.adopt_deadline,
-            )
-            .await?;
-        self.record.epoch += 1;
-        self.guest = Some(guest);
-        Ok(())
+        let (endpoint, deadline) = (machine.endpoint(), self.shared.settings.adopt_deadline);
+        for lost in 0..=MOST_LOST_EPOCHS {
+            let epoch = self.record.epoch + 1;
+            let connector = &self.shared.ports.connector;
+            match connector.connect(&endpoint, epoch, &identity, deadline).await {
+                Ok(guest) => {
+                    self.record.epoch = epoch;
+                    self.guest = Some(guest);
+                    return Ok(());
+                }
+                // A server that died between opening an epoch and storing its number.
+                Err(GuestError::Refused { kind: ErrorKind::Conflict, .. }) if lost < MOST_LOST_EPOCHS => {
+                    self.record.epoch = epoch;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(GuestError::Unreachable("it refuses every epoch".to_owned()))
     }
 }

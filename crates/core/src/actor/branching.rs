@@ -2,7 +2,7 @@
 
 use microvm_ports::BranchError;
 use microvm_ports::branch::{BranchRequest, BranchTimes};
-use microvm_ports::snapshot::{BranchFiles, BranchSource, SnapshotInfo, StateDescription};
+use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription};
 use microvm_ports::{Machine, Progress};
 use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::VmActor;
 use crate::error::ServiceError;
 use crate::service::Shared;
+use crate::snapshots::Snapshot;
 
 /// Layers below a disk from which on it is flattened in the background.
 const FLATTEN_SOON: usize = 12;
@@ -46,10 +47,41 @@ pub(crate) struct SnapshotOrder {
     pub(crate) taken: oneshot::Sender<BranchTimes>,
 }
 
-/// A snapshot that was written.
+/// A snapshot that was written. Dropping it removes the snapshot again: whoever asked for it went away.
 pub(crate) struct Written {
-    pub(crate) record: SnapshotRecord,
-    pub(crate) info: SnapshotInfo,
+    shared: std::sync::Arc<Shared>,
+    snapshot: Option<Snapshot>,
+}
+
+impl Written {
+    /// It is there to stay.
+    pub(crate) fn keep(mut self) -> Result<Snapshot, ServiceError> {
+        self.snapshot.take().ok_or(ServiceError::ShuttingDown)
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        let Some(Snapshot { record, .. }) = self.snapshot.take() else { return };
+        let shared = std::sync::Arc::clone(&self.shared);
+        self.shared.actors.spawn(async move {
+            if let Err(error) = shared.ports.snapshots.remove_snapshot(&record.id).await {
+                tracing::warn!(snapshot = %record.id, %error, "a snapshot that nobody waited for could not be removed");
+            }
+        });
+    }
+}
+
+/// Only what runs or stands still can be branched.
+pub(crate) fn check_branchable(phase: Phase) -> Result<(), ServiceError> {
+    if matches!(phase, Phase::Running | Phase::Paused) {
+        return Ok(());
+    }
+    let advice = match phase {
+        Phase::Stopped | Phase::Failed => "`microvm start` starts it",
+        _ => "wait until it runs and try again",
+    };
+    Err(ServiceError::NotRunning { phase, advice: advice.to_owned() })
 }
 
 impl VmActor {
@@ -94,7 +126,7 @@ impl VmActor {
         if !order.stay_paused {
             self.care_for_chain().await;
         }
-        Ok(Written { record, info })
+        Ok(Written { shared: std::sync::Arc::clone(&self.shared), snapshot: Some(Snapshot { record, info }) })
     }
 
     /// Layers below the VM's disk.
@@ -127,15 +159,7 @@ impl VmActor {
         stay_paused: bool,
         describe: impl FnOnce(&BranchTimes) -> serde_json::Value,
     ) -> Result<(BranchFiles, BranchTimes), ServiceError> {
-        if !matches!(self.record.phase, Phase::Running | Phase::Paused) {
-            return Err(ServiceError::NotRunning {
-                phase: self.record.phase,
-                advice: match self.record.phase {
-                    Phase::Stopped | Phase::Failed => "`microvm start` starts it".to_owned(),
-                    _ => "wait until it runs and try again".to_owned(),
-                },
-            });
-        }
+        check_branchable(self.record.phase)?;
         if let Some(disk) = self.record.template.extra_disks.iter().find(|disk| !disk.read_only) {
             return Err(ServiceError::WritableDisk(disk.name.clone()));
         }

@@ -21,7 +21,7 @@ use microvm_types::vm::VmRecord;
 use microvm_types::{Phase, guest::ShutdownMode};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(crate) use self::branching::{ForkPoint, SnapshotOrder, Written};
+pub(crate) use self::branching::{ForkPoint, SnapshotOrder, Written, check_branchable};
 pub(crate) use self::claim::Claim;
 use crate::activity::Activity;
 use crate::error::ServiceError;
@@ -518,6 +518,9 @@ impl VmActor {
         tracing::warn!(vm = %self.record.id, reason, "VM failed");
         self.end_machine(None).await;
         self.note(LifecycleEvent::Lost, Some(reason)).await;
+        if let Some(member) = &self.record.pool {
+            self.shared.pools.vm_gone(&member.pool);
+        }
         if self.record.limits.ephemeral {
             self.erase_ephemeral().await;
         }

@@ -45,7 +45,7 @@ impl VmActor {
             guest.expect_heartbeats(false);
         }
         let asleep = async {
-            self.snapshot(order).await?;
+            self.snapshot(order).await?.keep()?;
             self.record.rest = Some(Rest::Asleep { snapshot: id.clone() });
             self.request(LifecycleEvent::Stop).await
         };

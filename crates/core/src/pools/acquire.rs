@@ -1,12 +1,14 @@
 //! Handing VMs out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use microvm_types::Name;
 use microvm_types::vm::{Limits, Origin, PoolMember};
 use tokio::time::Instant;
 
+use super::state::{Place, Pool};
 use crate::actor::{Claim, Command};
 use crate::error::ServiceError;
 use crate::service::{CreateRequest, VmService, made_up_name};
@@ -59,38 +61,23 @@ impl VmService {
         if let Some(name) = &request.name {
             self.check_names_free(std::slice::from_ref(&Some(name.clone())))?;
         }
-        while let Some(id) = pool.take() {
-            let name = match &request.name {
-                Some(name) => name.clone(),
-                None => made_up_name(id.as_str())?,
-            };
-            let claim = Claim {
-                name,
-                labels: request.labels.clone(),
-                metadata: request.metadata.clone(),
-                limits: request.limits,
-            };
-            let vm = id.clone().into();
-            match self.ask(&vm, |reply| Command::Claim { claim, reply }).await {
-                Ok(()) => {
-                    note(Tier::Pool, began.elapsed());
-                    return Ok((self.get(&vm)?, Tier::Pool));
-                }
-                // A name that somebody took meanwhile will not become free with another VM.
-                Err(error @ ServiceError::State(_)) => {
-                    self.delete_in_background(id);
-                    return Err(error);
-                }
-                Err(error) => {
-                    tracing::warn!(vm = %id, %error, "a waiting VM was not fit to be handed out");
-                    self.delete_in_background(id);
-                }
+        let _place = loop {
+            // Listened to before anything is looked at: what is made meanwhile is not missed.
+            let made = pool.made.notified();
+            if let Some(view) = self.claim_waiting(&pool, &request).await? {
+                note(Tier::Pool, began.elapsed());
+                return Ok((view, Tier::Pool));
             }
-        }
+            match self.place(&pool)? {
+                Some(place) => break place,
+                // The last places are those of VMs that are being made: one of them will do.
+                None => tokio::select! {
+                    () = made => {}
+                    () = pool.ending.cancelled() => return Err(ServiceError::UnknownPool(pool.lock().record.name.to_string())),
+                },
+            }
+        };
         let record = pool.lock().record.clone();
-        if self.members(&record.name) >= record.max {
-            return Err(ServiceError::PoolExhausted { pool: record.name, max: record.max });
-        }
         let request = CreateRequest {
             name: request.name,
             labels: request.labels,
@@ -104,6 +91,56 @@ impl VmService {
         let tier = if view.record.origin == Origin::Boot { Tier::Boot } else { Tier::Fork };
         note(tier, began.elapsed());
         Ok((view, tier))
+    }
+
+    /// Hands out a VM that waits; `None` if none does that is fit for it.
+    async fn claim_waiting(
+        &self,
+        pool: &Pool,
+        request: &AcquireRequest,
+    ) -> Result<Option<VmView>, ServiceError> {
+        while let Some(id) = pool.take() {
+            let name = match &request.name {
+                Some(name) => name.clone(),
+                None => made_up_name(id.as_str())?,
+            };
+            let claim = Claim {
+                name,
+                labels: request.labels.clone(),
+                metadata: request.metadata.clone(),
+                limits: request.limits,
+            };
+            let vm = id.clone().into();
+            match self.ask(&vm, |reply| Command::Claim { claim, reply }).await {
+                Ok(()) => return Ok(Some(self.get(&vm)?)),
+                // A name that somebody took meanwhile will not become free with another VM.
+                Err(error @ ServiceError::State(_)) => {
+                    self.delete_in_background(id);
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!(vm = %id, %error, "a waiting VM was not fit to be handed out");
+                    self.delete_in_background(id);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A place for one more VM; `None` while those that are being made have the last ones.
+    fn place(&self, pool: &Arc<Pool>) -> Result<Option<Place>, ServiceError> {
+        let mut inner = pool.lock();
+        let max = inner.record.max;
+        // Some that are on their way are counted twice here: never too few, and whoever waits looks again when they are
+        // there.
+        let coming = inner.acquiring + inner.filling;
+        if self.members(&inner.record.name) + coming < max {
+            return Ok(Some(Place::take(pool, &mut inner)));
+        }
+        if coming == 0 && inner.waiting.is_empty() {
+            return Err(ServiceError::PoolExhausted { pool: inner.record.name.clone(), max });
+        }
+        Ok(None)
     }
 }
 

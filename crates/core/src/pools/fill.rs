@@ -62,11 +62,24 @@ pub(super) async fn keep_filled(shared: Arc<Shared>, pool: Arc<Pool>) {
                     }
                     Err(error) => tracing::error!(%error, "a task that made a VM for a pool panicked"),
                 }
+                inner.filling = making.len();
+                pool.made.notify_waiters();
             }
         }
     }
     // What is being made is undone by its guards; a server that ends leaves the rest for the next one.
-    making.shutdown().await;
+    making.abort_all();
+    let mut left = Vec::new();
+    while let Some(made) = making.join_next().await {
+        left.extend(made.ok().and_then(Result::ok));
+    }
+    if pool.ending.is_cancelled() {
+        // The pool was removed in the moment in which these were done.
+        left.extend(pool.lock().waiting.drain(..).map(|waiting| waiting.id));
+        for id in left {
+            service.delete_in_background(id);
+        }
+    }
 }
 
 impl VmService {
@@ -77,7 +90,7 @@ impl VmService {
         let name = &inner.record.name;
         let alive = self.members(name);
         let wanted = inner.record.min.saturating_sub(inner.waiting.len() + making);
-        let room = inner.record.max.saturating_sub(alive.max(inner.waiting.len()) + making);
+        let room = inner.record.max.saturating_sub(alive.max(inner.waiting.len()) + making + inner.acquiring);
         let at_once = std::thread::available_parallelism().map_or(2, usize::from).max(2);
         wanted.min(room).min(at_once.saturating_sub(making))
     }

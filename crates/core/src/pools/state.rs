@@ -20,6 +20,8 @@ pub(crate) struct Pool {
     pub(super) inner: Mutex<Inner>,
     /// Told when something changed that filling depends on.
     pub(super) changed: Notify,
+    /// Told when a VM was made, or could not be.
+    pub(super) made: Notify,
     /// Ends its filling.
     pub(super) ending: CancellationToken,
 }
@@ -31,6 +33,8 @@ pub(super) struct Inner {
     pub(super) waiting: VecDeque<Waiting>,
     /// VMs being made.
     pub(super) filling: usize,
+    /// VMs that are being made for somebody who found none waiting.
+    pub(super) acquiring: usize,
     /// Why the last one could not be made; `None` after a success.
     pub(super) failure: Option<String>,
     /// Failures in a row.
@@ -47,8 +51,9 @@ pub(super) struct Waiting {
 
 impl Pool {
     pub(super) fn new(record: PoolRecord, ending: CancellationToken) -> Arc<Self> {
-        let inner = Inner { record, waiting: VecDeque::new(), filling: 0, failure: None, failures: 0 };
-        Arc::new(Self { inner: Mutex::new(inner), changed: Notify::new(), ending })
+        let inner =
+            Inner { record, waiting: VecDeque::new(), filling: 0, acquiring: 0, failure: None, failures: 0 };
+        Arc::new(Self { inner: Mutex::new(inner), changed: Notify::new(), made: Notify::new(), ending })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -60,6 +65,24 @@ impl Pool {
         let taken = self.lock().waiting.pop_back();
         self.changed.notify_one();
         taken.map(|waiting| waiting.id)
+    }
+}
+
+/// A place in a pool for a VM that is being made for somebody; given back when dropped.
+pub(super) struct Place(Arc<Pool>);
+
+impl Place {
+    pub(super) fn take(pool: &Arc<Pool>, inner: &mut Inner) -> Self {
+        inner.acquiring += 1;
+        Self(Arc::clone(pool))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.lock().acquiring -= 1;
+        self.0.changed.notify_one();
+        self.0.made.notify_waiters();
     }
 }
 

@@ -41,7 +41,7 @@ impl VmService {
             return Err(ServiceError::Invalid { field: "count", reason: "at least 1 is needed".to_owned() });
         }
         let limit = self.shared.settings.limits.max_vms;
-        if self.shared.registry.all().len() + count > limit {
+        if self.shared.registry.all().len().saturating_add(count) > limit {
             return Err(ServiceError::TooManyVms { limit });
         }
         match self.shared.ports.hypervisor.room(memory_mib, own_bytes).await {
@@ -70,6 +70,9 @@ impl VmService {
         }
         while let Some((index, outcome)) = coming.next().await {
             if let Err(error) = outcome.map_err(|_| ServiceError::ShuttingDown).and_then(|outcome| outcome) {
+                // Told when all are gone: whoever tries again finds names and memory free.
+                let gone = brood.ids.iter().map(|id| self.delete_child(id));
+                futures::future::join_all(gone).await;
                 if count == 1 {
                     return Err(error);
                 }
@@ -78,5 +81,12 @@ impl VmService {
         }
         brood.ids.clear();
         Ok(handles.iter().map(view).collect())
+    }
+
+    async fn delete_child(&self, id: &VmId) {
+        match self.delete_vm(&id.clone().into()).await {
+            Ok(()) | Err(ServiceError::UnknownVm(_)) => {}
+            Err(error) => tracing::warn!(vm = %id, %error, "a child of a failed fork could not be deleted"),
+        }
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::index::Snapshot;
-use crate::actor::{Command, SnapshotOrder};
+use crate::actor::{Command, SnapshotOrder, check_branchable};
 use crate::error::ServiceError;
 use crate::service::{Shared, VmService};
 
@@ -113,6 +113,7 @@ impl VmService {
         taken: oneshot::Sender<BranchTimes>,
     ) -> Result<(SnapshotId, Name, JoinHandle<Result<Snapshot, ServiceError>>), ServiceError> {
         let record = self.get(vm)?.record;
+        check_branchable(record.phase)?;
         let id = self.shared.ports.new_snapshot_id();
         let name = match request.name {
             Some(name) => name,
@@ -136,7 +137,7 @@ impl VmService {
             let written = written.inspect_err(|error| {
                 tracing::warn!(%vm, %error, "a snapshot was not written");
             })?;
-            let snapshot = Snapshot { record: written.record, info: written.info };
+            let snapshot = written.keep()?;
             guard.keep(snapshot.clone());
             service.drop_oldest(&record.id).await;
             Ok(snapshot)

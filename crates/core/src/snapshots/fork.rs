@@ -8,7 +8,7 @@ use microvm_types::vm::{Limits, Origin, VmRecord};
 use microvm_types::{Name, Phase, VmRef};
 
 use super::names::names;
-use crate::actor::{Command, ForkPoint};
+use crate::actor::{Command, ForkPoint, check_branchable};
 use crate::error::ServiceError;
 use crate::service::{VmService, made_up_name};
 use crate::view::VmView;
@@ -49,9 +49,10 @@ impl VmService {
     /// See [`ServiceError`]; in particular a VM in no phase to be forked, names that are taken, and no room.
     pub async fn fork_vm(&self, vm: &VmRef, request: ForkRequest) -> Result<Forked, ServiceError> {
         let began = tokio::time::Instant::now();
-        let names = names(request.name.as_deref(), request.count)?;
         let parent = self.get(vm)?;
+        check_branchable(parent.record.phase)?;
         self.check_room(request.count, parent.record.template.memory_mib, 0).await?;
+        let names = names(request.name.as_deref(), request.count)?;
         self.check_names_free(&names)?;
         let count = request.count;
         let point: ForkPoint = self.ask(vm, |reply| Command::Fork { count, reply }).await?;

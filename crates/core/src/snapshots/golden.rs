@@ -82,10 +82,11 @@ impl VmService {
             return Ok(None);
         }
         let Some(key) = self.golden_key(template, image, kernel).await? else { return Ok(None) };
-        let mut again = true;
+        let mut unfit: Option<SnapshotId> = None;
         loop {
             let cell = self.shared.goldens.cell(&key);
-            let id = cell.get_or_try_init(|| self.find_or_make(&key, template)).await?.clone();
+            let find = || self.find_or_make(&key, template, unfit.as_ref());
+            let id = cell.get_or_try_init(find).await?.clone();
             let error = match self.source_of(&id).await {
                 Ok(source) => return Ok(Some(source)),
                 Err(error) => error,
@@ -93,10 +94,11 @@ impl VmService {
             // Removed by somebody, or damaged: it is only a cache, made anew once.
             self.shared.goldens.forget(&key);
             tracing::warn!(snapshot = %id, %error, "a golden snapshot cannot be used");
-            if !again || !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Internal) {
+            if unfit.is_some() || !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Internal) {
                 return Err(error);
             }
-            again = false;
+            unfit = Some(id.clone());
+            // What others build on stays, and is not used any more.
             if self.shared.ports.snapshots.remove_snapshot(&id).await.is_ok() {
                 self.shared.snapshots.remove(&id);
             }
@@ -137,9 +139,18 @@ impl VmService {
         Ok(Some(key.to_string()))
     }
 
-    async fn find_or_make(&self, key: &str, template: &Template) -> Result<SnapshotId, ServiceError> {
-        if let Some(snapshot) = self.current_golden(key) {
-            return Ok(snapshot.record.id);
+    async fn find_or_make(
+        &self,
+        key: &str,
+        template: &Template,
+        unfit: Option<&SnapshotId>,
+    ) -> Result<SnapshotId, ServiceError> {
+        let current = self.current_golden(key).map(|snapshot| snapshot.record.id);
+        if let Some(id) = current.filter(|id| Some(id) != unfit) {
+            return Ok(id);
+        }
+        if unfit.is_some() {
+            self.choose(key, None).await?;
         }
         self.make_golden(key, template).await
     }
@@ -208,7 +219,7 @@ impl VmService {
             taken,
         };
         let written = self.ask(&vm.into(), |reply| Command::Snapshot { order, reply }).await?;
-        guard.keep(Snapshot { record: written.record, info: written.info });
+        guard.keep(written.keep()?);
         Ok(id)
     }
 }

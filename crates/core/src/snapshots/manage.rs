@@ -200,7 +200,9 @@ impl VmService {
         let limit = self.shared.settings.snapshots_per_vm;
         let mut of_vm = self.shared.snapshots.of_vm(vm);
         while of_vm.len() > limit {
-            let Some(at) = of_vm.iter().position(|one| self.may_go(one)) else { return };
+            // Never the newest: it was just taken.
+            let older = &of_vm[..of_vm.len() - 1];
+            let Some(at) = older.iter().position(|one| self.may_go(one)) else { return };
             let oldest = of_vm.remove(at);
             tracing::info!(snapshot = %oldest.record.name, limit, "the VM has too many snapshots, its oldest goes");
             if let Err(error) = self.absorb(&oldest).await {

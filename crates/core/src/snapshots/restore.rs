@@ -37,9 +37,9 @@ impl VmService {
         snapshot: &str,
         request: RestoreRequest,
     ) -> Result<Vec<VmView>, ServiceError> {
-        let names = names(request.name.as_deref(), request.count)?;
         let snapshot = self.shared.snapshots.find(snapshot)?;
         self.check_room(request.count, snapshot.record.template.memory_mib, 0).await?;
+        let names = names(request.name.as_deref(), request.count)?;
         self.check_names_free(&names)?;
         let source = self.shared.ports.snapshots.snapshot_source(&snapshot.record.id, request.count).await?;
         let from = record_of(&snapshot, &request);

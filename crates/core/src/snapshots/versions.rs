@@ -91,7 +91,7 @@ impl VmService {
         Ok(GoldenVersion { current: true, ..before.clone() })
     }
 
-    async fn choose(&self, key: &str, id: Option<SnapshotId>) -> Result<(), ServiceError> {
+    pub(super) async fn choose(&self, key: &str, id: Option<SnapshotId>) -> Result<(), ServiceError> {
         let store = &self.shared.ports.store;
         match &id {
             Some(id) => store.put_document(DocumentKind::GoldenChoice, key, &id.as_str().into()).await?,

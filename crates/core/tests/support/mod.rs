@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use microvm_core::{CreateRequest, Ports, ServiceError, Settings, VmService};
 use microvm_driver_fake::{FakeHooks, FakeHypervisor, FakeStorage, FrozenClock, MemoryStore};
+use microvm_ports::guest::ProcessEvent;
 use microvm_ports::{StateStore, VmStorage};
+use microvm_types::exec::ExecRequest;
 use microvm_types::template::Template;
 
 /// What stays when a server dies.
@@ -129,4 +131,31 @@ pub(crate) fn named(name: &str) -> CreateRequest {
 #[allow(dead_code, reason = "not every test file looks at codes")]
 pub(crate) fn code<T: std::fmt::Debug>(outcome: Result<T, ServiceError>) -> &'static str {
     outcome.unwrap_err().code()
+}
+
+/// What a shell in a VM prints.
+#[allow(dead_code, reason = "not every test file runs commands")]
+pub(crate) async fn say(service: &VmService, vm: &str, script: &str) -> String {
+    use futures::StreamExt as _;
+    let guest = service.guest(&vm.parse().unwrap()).await.unwrap();
+    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let mut process = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await.unwrap();
+    let mut output = Vec::new();
+    while let Some(event) = process.events.next().await {
+        if let ProcessEvent::Stdout(bytes) | ProcessEvent::Stderr(bytes) = event {
+            output.extend_from_slice(&bytes);
+        }
+    }
+    String::from_utf8(output).unwrap().trim().to_owned()
+}
+
+/// Waits until something holds that no event tells of.
+#[allow(dead_code, reason = "not every test file waits")]
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waited = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waited).await.unwrap_or_else(|_| panic!("never: {what}"));
 }

@@ -1,0 +1,299 @@
+//! Golden snapshots on fakes: booted once, forked ever after.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod support;
+
+use microvm_core::{BootChoice, CreateRequest, SnapshotFilter, SnapshotRequest, VmService};
+use microvm_driver_fake::{Fault, Operation};
+use microvm_ports::Progress;
+use microvm_types::vm::Origin;
+use microvm_types::{Phase, SnapshotId, VmRef};
+use support::{Host, code, named, say, until};
+
+const TEMPLATE: &str = "linux-default";
+
+fn vm(name: &str) -> VmRef {
+    name.parse().unwrap()
+}
+
+fn goldens(service: &VmService) -> Vec<SnapshotId> {
+    let filter = SnapshotFilter { golden: true, ..SnapshotFilter::default() };
+    service.snapshots(&filter).into_iter().map(|snapshot| snapshot.record.id).collect()
+}
+
+fn golden_of(origin: &Origin) -> &SnapshotId {
+    match origin {
+        Origin::Golden { snapshot } => snapshot,
+        other => panic!("it is from {other:?}"),
+    }
+}
+
+/// Somebody's VM with a secret and commands of their own.
+fn private(name: &str, secret: &str) -> CreateRequest {
+    let mut request = named(name);
+    request.overrides.environment.insert("SECRET".to_owned(), secret.to_owned());
+    request.overrides.start_commands = Some(vec![format!("echo {secret} >> /root/started")]);
+    request.labels.insert("owner".to_owned(), secret.to_owned());
+    request
+}
+
+#[test]
+fn the_first_vm_boots_for_all_and_leaves_nothing_of_its_own() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let first = service.create(private("first", "alpha")).await.unwrap().record;
+        let second = service.create(private("second", "beta")).await.unwrap().record;
+        let plain = service.create(named("plain")).await.unwrap().record;
+        let all = goldens(service);
+        assert_eq!(all.len(), 1);
+        for record in [&first, &second, &plain] {
+            assert_eq!(golden_of(&record.origin), &all[0]);
+        }
+        // The golden machine, and one per VM; no fourth boot.
+        assert_eq!(host.hypervisor.script().calls(Operation::Launch), 4);
+        assert_eq!(host.hypervisor.script().calls(Operation::Incoming), 3);
+        assert_eq!(host.hypervisor.machines().len(), 3, "the golden machine is left");
+        assert_eq!(say(service, "first", "cat /root/started; echo $SECRET").await, "alpha\nalpha");
+        let second_says = say(service, "second", "cat /root/started; env; hostname").await;
+        assert!(second_says.starts_with("beta\n") && !second_says.contains("alpha"), "{second_says}");
+        let plain_says = say(service, "plain", "env; cat /root/started").await;
+        assert!(!plain_says.contains("SECRET") && plain_says.contains("no such file"), "{plain_says}");
+        let golden = service.snapshot(all[0].as_str()).unwrap();
+        let kept = format!("{:?} {:?}", golden.record, golden.info.description.record);
+        assert!(!kept.contains("alpha"), "the golden snapshot tells of who asked first: {kept}");
+        assert_eq!(plain.labels.get("owner"), None);
+        for name in ["first", "second", "plain"] {
+            service.delete_vm(&vm(name)).await.unwrap();
+        }
+    });
+    host.assert_empty("after all of a golden snapshot");
+}
+
+#[test]
+fn many_at_once_wait_for_one_golden_snapshot() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let names: Vec<String> = (0..8).map(|number| format!("vm-{number}")).collect();
+        let made = futures::future::join_all(names.iter().map(|name| service.create(named(name)))).await;
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
+        assert_eq!(goldens(service).len(), 1);
+        assert_eq!(host.hypervisor.script().calls(Operation::Launch), 9);
+    });
+}
+
+#[test]
+fn what_boots_to_something_else_has_another_golden_snapshot() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let made = service.create(named("small")).await.unwrap().record;
+        let mut large = named("large");
+        large.overrides.memory_mib = Some(1_024);
+        let large = service.create(large).await.unwrap().record;
+        assert_ne!(golden_of(&made.origin), golden_of(&large.origin));
+        let cold = CreateRequest { boot: BootChoice::Cold, ..named("cold") };
+        assert_eq!(service.create(cold).await.unwrap().record.origin, Origin::Boot);
+        host.hypervisor.upgrade("99");
+        let upgraded = service.create(named("upgraded")).await.unwrap().record;
+        assert_ne!(golden_of(&made.origin), golden_of(&upgraded.origin));
+        assert_eq!(goldens(service).len(), 3);
+    });
+}
+
+#[test]
+fn a_golden_snapshot_that_cannot_be_made_tells_why_and_leaves_nothing() {
+    let steps = [
+        Operation::CreateFiles,
+        Operation::Launch,
+        Operation::Connect,
+        Operation::PrepareTops,
+        Operation::Branch,
+        Operation::WriteSnapshot,
+        Operation::SnapshotSource,
+        Operation::Incoming,
+    ];
+    for step in steps {
+        let host = Host::with_golden();
+        let server = host.serve();
+        let service = &server.service;
+        server.run(async {
+            host.hypervisor.script().next(step, Fault::Fail);
+            host.storage.script().next(step, Fault::Fail);
+            // Told to the caller, or made good by a second try; never a VM that is half there.
+            match service.create(named("dev")).await {
+                Ok(made) => assert_eq!(made.record.phase, Phase::Running, "{step:?}"),
+                Err(error) => {
+                    assert!(error.to_string().len() > 10, "{step:?}: {error}");
+                    host.assert_empty_in(service);
+                    host.clear_faults();
+                    service.create(named("dev")).await.unwrap();
+                }
+            }
+            service.create(named("next")).await.unwrap();
+            for name in ["dev", "next"] {
+                service.delete_vm(&vm(name)).await.unwrap();
+            }
+        });
+        drop(server);
+        host.assert_empty(&format!("after {step:?} of a golden snapshot failed"));
+    }
+}
+
+#[test]
+fn a_request_dropped_while_the_golden_snapshot_is_made_leaves_nothing() {
+    for step in [Operation::Connect, Operation::Launch] {
+        let host = Host::with_golden();
+        let server = host.serve();
+        let service = &server.service;
+        host.hypervisor.script().next(step, Fault::Hang);
+        assert!(server.run_a_moment(service.create(named("dev"))).is_none());
+        server.run(async {
+            let all = microvm_core::VmFilter { waiting: true, ..microvm_core::VmFilter::default() };
+            until("the golden machine goes", || {
+                service.list(&all).is_empty() && host.hypervisor.machines().is_empty()
+            })
+            .await;
+            service.create(named("dev")).await.unwrap();
+            assert_eq!(goldens(service).len(), 1);
+        });
+    }
+}
+
+#[test]
+fn a_damaged_golden_snapshot_is_made_anew_even_if_others_build_on_it() {
+    for others in [false, true] {
+        let host = Host::with_golden();
+        let server = host.serve();
+        let service = &server.service;
+        server.run(async {
+            let first = service.create(named("first")).await.unwrap().record;
+            let damaged = golden_of(&first.origin).clone();
+            if others {
+                let request = SnapshotRequest { name: Some("mine".parse().unwrap()), ..Default::default() };
+                let mine = service.create_snapshot(&vm("first"), request, Progress::ignored()).await.unwrap();
+                assert_eq!(mine.info.parent.as_ref(), Some(&damaged));
+            }
+            host.storage.damage_snapshot(&damaged, "memory");
+            let second = service.create(named("second")).await.unwrap().record;
+            assert_ne!(golden_of(&second.origin), &damaged);
+            let third = service.create(named("third")).await.unwrap().record;
+            assert_eq!(golden_of(&second.origin), golden_of(&third.origin), "one for each VM");
+            assert_eq!(service.snapshot(damaged.as_str()).is_ok(), others);
+        });
+    }
+}
+
+#[test]
+fn a_removed_golden_snapshot_is_made_anew() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let first = service.create(named("first")).await.unwrap().record;
+        service.remove_snapshot(golden_of(&first.origin).as_str(), false).await.unwrap();
+        let second = service.create(named("second")).await.unwrap().record;
+        assert_ne!(golden_of(&first.origin), golden_of(&second.origin));
+        // The first needs nothing of it.
+        service.stop_vm(&vm("first"), false, None).await.unwrap();
+        service.start_vm(&vm("first")).await.unwrap();
+        assert_eq!(say(service, "first", "hostname").await, "first");
+    });
+}
+
+#[test]
+fn golden_versions_are_chosen_and_the_choice_outlives_the_server() {
+    let host = Host::with_golden();
+    let first = host.serve();
+    let old = first.run(async {
+        let service = &first.service;
+        let made = service.create(named("one")).await.unwrap().record;
+        let old = golden_of(&made.origin).clone();
+        assert_eq!(code(service.rollback_golden(TEMPLATE).await), "invalid_field");
+        host.clock.advance(1_000);
+        let new = service.update_golden(TEMPLATE).await.unwrap().snapshot.record.id;
+        assert_ne!(old, new);
+        let made = service.create(named("two")).await.unwrap().record;
+        assert_eq!(golden_of(&made.origin), &new);
+        assert_eq!(service.rollback_golden(TEMPLATE).await.unwrap().snapshot.record.id, old);
+        let made = service.create(named("three")).await.unwrap().record;
+        assert_eq!(golden_of(&made.origin), &old);
+        old
+    });
+    drop(first);
+    let second = host.serve();
+    let service = &second.service;
+    second.run(async {
+        let launched = host.hypervisor.script().calls(Operation::Launch);
+        let made = service.create(named("four")).await.unwrap().record;
+        assert_eq!(golden_of(&made.origin), &old, "the choice was forgotten");
+        assert_eq!(host.hypervisor.script().calls(Operation::Launch), launched + 1, "it was booted again");
+        // A failed update leaves the present one.
+        host.hypervisor.script().next(Operation::Branch, Fault::Fail);
+        service.update_golden(TEMPLATE).await.unwrap_err();
+        let made = service.create(named("five")).await.unwrap().record;
+        assert_eq!(golden_of(&made.origin), &old);
+        for _ in 0..4 {
+            host.clock.advance(1_000);
+            service.update_golden(TEMPLATE).await.unwrap();
+        }
+        let versions = service.golden_versions(TEMPLATE).await.unwrap();
+        assert_eq!(versions.len(), 3);
+        assert!(versions[2].current && !versions[0].current && !versions[1].current);
+        for name in ["one", "two", "three", "four", "five"] {
+            say(service, name, "true").await;
+            service.delete_vm(&vm(name)).await.unwrap();
+        }
+    });
+    drop(second);
+    host.assert_empty("after all versions");
+}
+
+#[test]
+fn a_server_that_dies_while_it_makes_or_uses_a_golden_snapshot_leaves_no_half() {
+    let steps = [
+        Operation::Launch,
+        Operation::Connect,
+        Operation::Branch,
+        Operation::WriteSnapshot,
+        Operation::SnapshotSource,
+        Operation::Incoming,
+        Operation::Delete,
+    ];
+    for step in steps {
+        for fault in [Fault::Hang, Fault::HangAfterwards] {
+            let host = Host::with_golden();
+            let first = host.serve();
+            for script in [host.hypervisor.script(), host.storage.script(), host.store.script()] {
+                script.next(step, fault);
+            }
+            let _ = first.run_a_moment(first.service.create(named("dev")));
+            drop(first);
+            host.clear_faults();
+            let second = host.serve();
+            let service = &second.service;
+            second.run(async {
+                let _ = service.delete_vm(&vm("dev")).await;
+                let made = service.create(named("dev")).await.unwrap().record;
+                golden_of(&made.origin);
+                service.delete_vm(&vm("dev")).await.unwrap();
+                // A golden machine that was running when the server died is taken up and ends by its idle limit.
+                for left in service.list(&microvm_core::VmFilter::default()) {
+                    assert!(
+                        left.record.limits.ephemeral,
+                        "{:?} is left after {step:?} {fault:?}",
+                        left.record
+                    );
+                    service.delete_vm(&left.record.id.clone().into()).await.unwrap();
+                }
+            });
+            drop(second);
+            host.assert_empty(&format!("after {step:?} {fault:?}"));
+        }
+    }
+}
