@@ -23,16 +23,16 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(60);
 /// Lives as long as the pool: makes what is missing, removes what is too old or dead.
 pub(super) async fn keep_filled(shared: Arc<Shared>, pool: Arc<Pool>) {
     let service = VmService { shared };
+    let _ended = pool.ended.clone().drop_guard();
     let mut making: JoinSet<Result<VmId, ServiceError>> = JoinSet::new();
     let mut rest_until = Instant::now();
     loop {
         let next_expiry = service.remove_unfit(&pool);
-        let missing = if Instant::now() < rest_until { 0 } else { service.missing(&pool, making.len()) };
+        let missing = service.reserve_missing(&pool, making.len(), Instant::now() < rest_until);
         for _ in 0..missing {
             let (service, pool) = (VmService { shared: Arc::clone(&service.shared) }, Arc::clone(&pool));
             making.spawn(async move { service.make_waiting(&pool).await });
         }
-        pool.lock().filling = making.len();
         let wake_at =
             [Some(rest_until).filter(|at| *at > Instant::now()), next_expiry].into_iter().flatten().min();
         tokio::select! {
@@ -69,15 +69,11 @@ pub(super) async fn keep_filled(shared: Arc<Shared>, pool: Arc<Pool>) {
     }
     // What is being made is undone by its guards; a server that ends leaves the rest for the next one.
     making.abort_all();
-    let mut left = Vec::new();
     while let Some(made) = making.join_next().await {
-        left.extend(made.ok().and_then(Result::ok));
-    }
-    if pool.ending.is_cancelled() {
-        // The pool was removed in the moment in which these were done.
-        left.extend(pool.lock().waiting.drain(..).map(|waiting| waiting.id));
-        for id in left {
-            service.delete_in_background(id);
+        if let Ok(Ok(id)) = made {
+            // Done in the moment of the end: whoever removes the pool removes it too.
+            let since_ms = service.now_ms();
+            pool.lock().waiting.push_back(Waiting { id, since_ms });
         }
     }
 }
@@ -85,14 +81,17 @@ pub(super) async fn keep_filled(shared: Arc<Shared>, pool: Arc<Pool>) {
 impl VmService {
     /// How many VMs are to be begun now: what is missing to the minimum, within the maximum, and not more at once than
     /// the host has cores (but two, so that one that waits does not hold up the other).
-    fn missing(&self, pool: &Pool, making: usize) -> usize {
-        let inner = pool.lock();
-        let name = &inner.record.name;
-        let alive = self.members(name);
+    /// Their places are taken in the same moment, so that nobody else gets them too.
+    fn reserve_missing(&self, pool: &Pool, making: usize, resting: bool) -> usize {
+        let mut inner = pool.lock();
+        let alive = self.members(&inner.record.name);
         let wanted = inner.record.min.saturating_sub(inner.waiting.len() + making);
-        let room = inner.record.max.saturating_sub(alive.max(inner.waiting.len()) + making + inner.acquiring);
+        let taken = alive.max(inner.waiting.len()) + making + inner.acquiring;
+        let room = inner.record.max.saturating_sub(taken);
         let at_once = std::thread::available_parallelism().map_or(2, usize::from).max(2);
-        wanted.min(room).min(at_once.saturating_sub(making))
+        let missing = if resting { 0 } else { wanted.min(room).min(at_once.saturating_sub(making)) };
+        inner.filling = making + missing;
+        missing
     }
 
     /// VMs of a pool that exist, waiting or handed out.

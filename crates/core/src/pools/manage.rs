@@ -66,7 +66,7 @@ impl VmService {
         }
         for (name, document) in stored.documents {
             match serde_json::from_value::<PoolRecord>(document) {
-                Ok(record) => drop(self.begin(record)?),
+                Ok(record) => drop(self.add_pool(record)?),
                 Err(error) => tracing::error!(pool = name, %error, "a stored pool cannot be read"),
             };
         }
@@ -76,21 +76,27 @@ impl VmService {
             match self.shared.pools.find(member.pool.as_str()) {
                 Ok(pool) if record.phase == Phase::Paused => {
                     pool.lock().waiting.push_back(Waiting { id: record.id, since_ms: record.created_ms });
-                    pool.changed.notify_one();
                 }
                 // One that was being made, or whose pool is gone.
                 _ => self.delete_in_background(record.id),
             }
         }
+        // Not before: what the new server makes must not be taken for something that the last one left.
+        for pool in self.shared.pools.all() {
+            self.begin_to_fill(pool);
+        }
         Ok(())
     }
 
-    fn begin(&self, record: PoolRecord) -> Result<Arc<Pool>, ServiceError> {
+    fn add_pool(&self, record: PoolRecord) -> Result<Arc<Pool>, ServiceError> {
         let name = record.name.clone();
         let pool = Pool::new(record, self.shared.ending.child_token());
         self.shared.pools.insert(&name, Arc::clone(&pool))?;
-        self.shared.actors.spawn(keep_filled(Arc::clone(&self.shared), Arc::clone(&pool)));
         Ok(pool)
+    }
+
+    fn begin_to_fill(&self, pool: Arc<Pool>) {
+        self.shared.actors.spawn(keep_filled(Arc::clone(&self.shared), pool));
     }
 
     /// Makes a pool and begins to fill it.
@@ -118,7 +124,8 @@ impl VmService {
             return Err(ServiceError::PoolNameTaken(record.name));
         }
         self.keep_record(&record).await?;
-        let pool = self.begin(record)?;
+        let pool = self.add_pool(record)?;
+        self.begin_to_fill(Arc::clone(&pool));
         Ok(self.pool_view(&pool))
     }
 
@@ -212,10 +219,17 @@ impl VmService {
         self.shared.ports.store.delete_document(DocumentKind::Pool, name.as_str()).await?;
         self.shared.pools.remove(&name);
         pool.ending.cancel();
+        // Nothing is made for it any more.
+        pool.ended.cancelled().await;
         let waiting: Vec<Waiting> = pool.lock().waiting.drain(..).collect();
+        let mut outcome = Ok(());
         for Waiting { id, .. } in waiting {
-            self.delete_vm(&id.into()).await?;
+            match self.delete_vm(&id.into()).await {
+                // One that died meanwhile keeps nothing of the others.
+                Ok(()) | Err(ServiceError::UnknownVm(_)) => {}
+                Err(error) => outcome = Err(error),
+            }
         }
-        Ok(())
+        outcome
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Pool {
     pub(super) made: Notify,
     /// Ends its filling.
     pub(super) ending: CancellationToken,
+    /// Cancelled when its filling has ended.
+    pub(super) ended: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -53,7 +55,13 @@ impl Pool {
     pub(super) fn new(record: PoolRecord, ending: CancellationToken) -> Arc<Self> {
         let inner =
             Inner { record, waiting: VecDeque::new(), filling: 0, acquiring: 0, failure: None, failures: 0 };
-        Arc::new(Self { inner: Mutex::new(inner), changed: Notify::new(), made: Notify::new(), ending })
+        Arc::new(Self {
+            inner: Mutex::new(inner),
+            changed: Notify::new(),
+            made: Notify::new(),
+            ending,
+            ended: CancellationToken::new(),
+        })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
