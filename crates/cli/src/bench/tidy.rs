@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::StreamExt as _;
 use microvm_client::VmQuery;
-use microvm_types::VmRef;
+use microvm_types::{ErrorKind, VmRef};
 
 use crate::bench::{Scene, pool, saved};
 use crate::error::CliError;
@@ -19,10 +19,16 @@ pub(super) fn labels() -> BTreeMap<String, String> {
     [(LABEL.to_owned(), std::process::id().to_string())].into()
 }
 
-/// Deletes some VMs, several at once. All are tried; the first failure is told.
+/// Deletes some VMs, several at once. All are tried; the first failure is told. One that is gone is fine: the server goes
+/// on deleting what a bench that was interrupted had begun to delete.
 pub(super) async fn delete(scene: &Scene, vms: Vec<VmRef>) -> Result<(), CliError> {
     let deleted = futures_util::stream::iter(vms)
-        .map(|vm| async move { scene.client.delete_vm(&vm).await })
+        .map(|vm| async move {
+            match scene.client.delete_vm(&vm).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                other => other,
+            }
+        })
         .buffer_unordered(AT_ONCE);
     let outcomes: Vec<_> = deleted.collect().await;
     outcomes.into_iter().collect::<Result<Vec<()>, _>>()?;
