@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use support::dice::{Dice, number};
 use support::{Home, signal, text};
 
 /// Clients at once.
@@ -23,18 +24,6 @@ const CLIENTS: u64 = 3;
 const STEPS: u64 = 2;
 /// VMs of one client.
 const MOST_VMS: usize = 2;
-
-/// Numbers that look random (xorshift64*, Vigna 2016).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % sides
-    }
-}
 
 /// What a client knows of a VM of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,10 +251,6 @@ fn check(home: &Home, clients: &mut [Client], blow: &Blow) {
     }
     let there: BTreeSet<String> = home.states().into_iter().map(|(name, _)| name).collect();
     assert_eq!(there, expected, "VMs nobody knows, or VMs lost");
-}
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 
 #[test]
