@@ -7,6 +7,25 @@ use microvm_ports::{Clock, Guest};
 
 use crate::activity::Activity;
 
+/// A VM in use, whether its guest can be reached or not.
+pub(crate) struct UseGuard {
+    activity: Arc<Activity>,
+    clock: Arc<dyn Clock>,
+}
+
+impl UseGuard {
+    pub(crate) fn begin(activity: &Arc<Activity>, clock: &Arc<dyn Clock>) -> Self {
+        activity.begin();
+        Self { activity: Arc::clone(activity), clock: Arc::clone(clock) }
+    }
+}
+
+impl Drop for UseGuard {
+    fn drop(&mut self) {
+        self.activity.end(self.clock.now_ms());
+    }
+}
+
 /// A running guest in use: as long as this lives the VM does not count as idle.
 pub struct GuestLease {
     guest: Arc<dyn Guest>,

@@ -19,7 +19,7 @@ use crate::actor::{Beginning, Command, Reply, VmActor};
 use crate::admission;
 use crate::error::ServiceError;
 use crate::events::VmEvent;
-use crate::lease::GuestLease;
+use crate::lease::{GuestLease, UseGuard};
 use crate::pools::Pools;
 use crate::ports::Ports;
 use crate::reconcile;
@@ -30,6 +30,8 @@ use crate::view::{Snapshot, VmFilter, VmView};
 
 /// Commands that may wait for one VM's actor before senders wait too.
 const COMMAND_QUEUE: usize = 16;
+/// How often a VM that goes to rest again and again is woken for one request.
+const WAKE_TRIES: u32 = 3;
 /// Events kept for slow watchers.
 const EVENT_QUEUE: usize = 1_024;
 
@@ -72,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) snapshots: SnapshotIndex,
     pub(crate) goldens: Goldens,
     pub(crate) pools: Pools,
+    /// Held while a snapshot is taken out of a chain: two at once could each build on what the other removes.
+    pub(crate) absorbing: tokio::sync::Mutex<()>,
     /// Told when something was removed that may have left files behind.
     pub(crate) litter: Notify,
     pub(crate) events: broadcast::Sender<VmEvent>,
@@ -123,6 +127,7 @@ impl VmService {
             snapshots: SnapshotIndex::default(),
             goldens: Goldens::default(),
             pools: Pools::default(),
+            absorbing: tokio::sync::Mutex::default(),
             litter: Notify::new(),
             events: broadcast::channel(EVENT_QUEUE).0,
             ending: CancellationToken::new(),
@@ -174,7 +179,23 @@ impl VmService {
             shared.ports.kernels.kernel(&template.kernel)
         )?;
         let golden = match request.boot {
-            BootChoice::Auto if request.start => Box::pin(self.golden(&template, &image, &kernel)).await?,
+            BootChoice::Auto if request.start => {
+                match Box::pin(self.golden(&template, &image, &kernel)).await {
+                    // A machine that does not come up would not come up for this VM either.
+                    Err(
+                        error @ (ServiceError::Boot { .. }
+                        | ServiceError::ShuttingDown
+                        | ServiceError::Launch(_)),
+                    ) => {
+                        return Err(error);
+                    }
+                    Err(error) => {
+                        tracing::warn!(template = %template.name, %error, "there is no golden snapshot to fork from, the VM boots");
+                        None
+                    }
+                    Ok(golden) => golden,
+                }
+            }
             BootChoice::Auto | BootChoice::Cold => None,
         };
         let (source, origin, epoch) = golden
@@ -300,6 +321,7 @@ impl VmService {
     }
 
     async fn command(&self, vm: &VmRef, make: impl FnOnce(Reply) -> Command) -> Result<VmView, ServiceError> {
+        self.refuse_waiting(vm)?;
         let handle = self.shared.registry.find(vm)?;
         self.ask(vm, make).await?;
         Ok(view(&handle))
@@ -351,24 +373,49 @@ impl VmService {
     /// # Errors
     /// [`ServiceError::NotRunning`] with what to do.
     pub async fn guest(&self, vm: &VmRef) -> Result<GuestLease, ServiceError> {
+        self.refuse_waiting(vm)?;
+        self.guest_of(vm).await
+    }
+
+    /// A VM that waits in a pool is nobody's: what is done to it now would be done to whoever gets it.
+    pub(crate) fn refuse_waiting(&self, vm: &VmRef) -> Result<(), ServiceError> {
         let handle = self.shared.registry.find(vm)?;
-        self.wake(vm, &handle).await?;
+        let waits = handle.snapshot.borrow().record.pool.as_ref().is_some_and(|member| member.waiting);
+        if waits { Err(ServiceError::UnknownVm(vm.to_string())) } else { Ok(()) }
+    }
+
+    /// The same for a VM that waits in a pool too.
+    pub(crate) async fn guest_of(&self, vm: &VmRef) -> Result<GuestLease, ServiceError> {
+        let handle = self.shared.registry.find(vm)?;
+        // Counts as use from before it is looked at whether the VM rests: it is not put to rest meanwhile.
+        let _use = UseGuard::begin(&handle.activity, &self.shared.ports.clock);
         let mut snapshot = handle.snapshot.clone();
-        let settled = snapshot.wait_for(|now| {
-            now.gone || now.guest.is_some() || !matches!(now.record.phase, Phase::Running | Phase::Starting)
-        });
-        let now = tokio::time::timeout(self.shared.settings.adopt_deadline, settled)
-            .await
-            .map_err(|_| not_running(Phase::Starting))?
-            .map_err(|_| ServiceError::ShuttingDown)?
-            .clone();
-        match now.guest {
-            _ if now.gone => Err(ServiceError::UnknownVm(vm.to_string())),
-            Some(guest) if now.record.phase == Phase::Running => {
-                Ok(GuestLease::new(guest, handle.activity, Arc::clone(&self.shared.ports.clock)))
+        for _ in 0..WAKE_TRIES {
+            let woken = self.wake(vm, &handle).await;
+            let settled = snapshot.wait_for(|now| {
+                now.gone
+                    || now.guest.is_some()
+                    || !matches!(now.record.phase, Phase::Running | Phase::Starting)
+            });
+            let now = tokio::time::timeout(self.shared.settings.adopt_deadline, settled)
+                .await
+                .map_err(|_| not_running(Phase::Starting))?
+                .map_err(|_| ServiceError::ShuttingDown)?
+                .clone();
+            match now.guest {
+                _ if now.gone => return Err(ServiceError::UnknownVm(vm.to_string())),
+                Some(guest) if now.record.phase == Phase::Running => {
+                    return Ok(GuestLease::new(guest, handle.activity, Arc::clone(&self.shared.ports.clock)));
+                }
+                // It went to rest, or from one rest into another, while this was asked.
+                _ if now.record.rest.is_some() && !matches!(woken, Err(ServiceError::Storage(_))) => {}
+                _ => {
+                    woken?;
+                    return Err(not_running(now.record.phase));
+                }
             }
-            _ => Err(not_running(now.record.phase)),
         }
+        Err(not_running(handle.snapshot.borrow().record.phase))
     }
 
     /// Counters of a VM that has a machine.

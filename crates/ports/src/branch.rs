@@ -216,12 +216,13 @@ pub trait Brancher: Send + Sync {
     /// The memory file that the machine was launched over.
     fn memory_base(&self) -> &Utf8Path;
 
-    /// Makes a writable disk independent of all layers between its top and its lowest file, while the machine runs. A branch
-    /// interrupts it; it fails then and nothing has changed.
+    /// Makes a writable disk independent of all layers between its top and its lowest file, while the machine runs. Returns
+    /// the file name of the top that holds everything then; `None` if there was nothing to do. A branch interrupts it; it
+    /// fails then and nothing has changed.
     ///
     /// # Errors
     /// See [`BranchError`].
-    async fn flatten(&self, serial: &str) -> Result<(), BranchError>;
+    async fn flatten(&self, serial: &str) -> Result<Option<String>, BranchError>;
 
     /// Takes the machine's whole state at one moment; afterwards it does what it did before, writing to the new tops.
     /// Dropping the future does not interrupt a branch that has begun: the machine is never left standing still.

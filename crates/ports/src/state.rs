@@ -68,13 +68,13 @@ pub enum DocumentKind {
     Pool,
     /// Which golden snapshot a template uses, where it is not the newest.
     GoldenChoice,
-    /// The name of an imported snapshot, by its id.
-    SnapshotName,
+    /// What is kept of the description of an imported snapshot, by its id.
+    ImportedSnapshot,
 }
 
 impl DocumentKind {
     /// All kinds, for tests.
-    pub const ALL: [Self; 3] = [Self::Pool, Self::GoldenChoice, Self::SnapshotName];
+    pub const ALL: [Self; 3] = [Self::Pool, Self::GoldenChoice, Self::ImportedSnapshot];
 
     /// The word stored with it.
     #[must_use]
@@ -82,7 +82,7 @@ impl DocumentKind {
         match self {
             Self::Pool => "pool",
             Self::GoldenChoice => "golden_choice",
-            Self::SnapshotName => "snapshot_name",
+            Self::ImportedSnapshot => "imported_snapshot",
         }
     }
 }

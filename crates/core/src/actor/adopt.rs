@@ -6,6 +6,7 @@ use std::time::Duration;
 use microvm_ports::guest::Identity;
 use microvm_ports::hypervisor::MachineRecord;
 use microvm_ports::{GuestError, LaunchError, Machine};
+use microvm_types::vm::Rest;
 use microvm_types::{ErrorKind, Phase};
 
 use super::{Command, VmActor};
@@ -49,7 +50,13 @@ impl VmActor {
     async fn adopt_machine(&mut self) {
         for attempt in 1..=ADOPT_TRIES {
             let failure = match self.try_adopt().await {
-                Ok(()) => return self.save_or_log(None).await,
+                Ok(()) => {
+                    // The server died between the wake and the end of the sleep.
+                    let sleeps = matches!(self.record.rest, Some(Rest::Asleep { .. }));
+                    let slept = if sleeps { self.record.rest.take() } else { None };
+                    self.save_or_log(None).await;
+                    return self.end_sleep(slept).await;
+                }
                 Err(failure) => failure,
             };
             let last = attempt == ADOPT_TRIES;

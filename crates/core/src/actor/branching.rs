@@ -1,5 +1,6 @@
 //! Branching the actor's VM: for forks, for snapshots, and back in time.
 
+use camino::Utf8Path;
 use microvm_ports::BranchError;
 use microvm_ports::branch::{BranchRequest, BranchTimes};
 use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription};
@@ -189,8 +190,24 @@ impl VmActor {
         Ok((BranchFiles { vm: self.record.id.clone(), tops, memory_base, branch, description }, times))
     }
 
+    /// Refuses a state that this host cannot load, before the present is given up for it.
+    async fn check_loadable(&self, source: &BranchSource) -> Result<(), ServiceError> {
+        let description = &source.description;
+        let here = self.shared.ports.hypervisor.compatibility(description.discovery).await?;
+        let here = here.ok_or(ServiceError::NoBranching)?;
+        for (what, needed) in &description.compatibility {
+            let found = here.get(what).cloned().unwrap_or_else(|| "nothing known".to_owned());
+            if found != *needed {
+                let (what, needed) = (what.clone(), needed.clone());
+                return Err(microvm_ports::LaunchError::Incompatible { what, needed, here: found }.into());
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the VM back to a state: what it did since is gone. It runs afterwards.
     pub(super) async fn rollback(&mut self, source: BranchSource, epoch: u64) -> Result<(), ServiceError> {
+        self.check_loadable(&source).await?;
         match self.record.phase {
             Phase::Running | Phase::Paused => {
                 self.request(LifecycleEvent::Stop).await?;
@@ -204,9 +221,10 @@ impl VmActor {
             }
         }
         self.shared.ports.snapshots.reset_vm_files(&self.record.id, &source).await?;
-        self.end_sleep().await;
         self.record.epoch = self.record.epoch.max(epoch);
+        let slept = self.record.rest.take();
         self.request(LifecycleEvent::Start).await?;
+        self.end_sleep(slept).await;
         self.bring_up_after_request(Some(source)).await
     }
 }
@@ -214,11 +232,12 @@ impl VmActor {
 /// Makes a VM's disk independent of the layers between its top and its lowest file.
 async fn flatten(shared: &Shared, id: &VmId, machine: &dyn Machine) -> Result<(), ServiceError> {
     let Some(brancher) = machine.brancher() else { return Ok(()) };
-    let top = shared.ports.vm_storage.vm_files(id).await?.scratch;
-    brancher.flatten(&top.serial).await?;
-    shared.ports.snapshots.note_flattened(id, &top.path).await?;
+    let files = shared.ports.vm_storage.vm_files(id).await?;
+    // The VMM says which file it was: the newest one that was prepared may not be in use.
+    let Some(top) = brancher.flatten(&files.scratch.serial).await? else { return Ok(()) };
+    shared.ports.snapshots.note_flattened(id, Utf8Path::new(&top)).await?;
     shared.litter.notify_one();
-    tracing::info!(vm = %id, layers = top.backing.len(), "its disk was made independent of its layers");
+    tracing::info!(vm = %id, layers = files.scratch.backing.len(), "its disk was made independent of its layers");
     Ok(())
 }
 

@@ -291,7 +291,6 @@ impl VmActor {
                     self.note(LifecycleEvent::Lost, Some(format!("it could not be recorded: {error}"))).await;
                     return Err(error);
                 }
-                self.woken().await;
                 let _ = hooks::run(&ports, &self.record, HookPoint::AfterStart).await;
                 Ok(())
             }
@@ -344,9 +343,15 @@ impl VmActor {
         self.record.started_ms = Some(now);
         self.record.failure = None;
         self.record.phase = Phase::Running;
+        let slept = self.record.rest.take();
         self.machine = Some(up.machine);
         self.guest = Some(up.guest);
-        self.save(None).await
+        if let Err(error) = self.save(None).await {
+            self.record.rest = slept;
+            return Err(error);
+        }
+        self.end_sleep(slept).await;
+        Ok(())
     }
 
     async fn stop(&mut self, force: bool, grace: Duration) -> Result<(), ServiceError> {
@@ -413,6 +418,8 @@ impl VmActor {
             guest.expect_heartbeats(false);
         }
         if let Err(error) = machine.pause().await {
+            // One that answers too late still stops; what follows it lets it go on.
+            let _ = machine.resume().await;
             if let Some(guest) = &self.guest {
                 guest.expect_heartbeats(true);
             }

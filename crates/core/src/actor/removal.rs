@@ -44,7 +44,8 @@ impl VmActor {
     /// point is found again. If something cannot be removed the VM stays, failed, and can be deleted again.
     pub(super) async fn erase(&mut self) -> Result<(), ServiceError> {
         self.end_machine(None).await;
-        self.end_sleep().await;
+        let slept = self.record.rest.take();
+        self.end_sleep(slept).await;
         let (id, ports) = (self.record.id.clone(), self.shared.ports.clone());
         let removed = async {
             ports.vm_storage.remove_vm_files(&id).await?;

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{SnapshotOrder, VmActor};
 use crate::error::ServiceError;
+use crate::snapshots::Snapshot;
 
 impl VmActor {
     /// Stands still until somebody wants it.
@@ -18,6 +19,9 @@ impl VmActor {
         let paused = self.pause().await;
         if paused.is_err() {
             self.record.rest = None;
+        } else if self.activity.idle_since_ms().is_none() {
+            // Somebody came at this very moment, and may have seen it awake.
+            return self.resume().await;
         }
         paused
     }
@@ -41,18 +45,24 @@ impl VmActor {
             taken,
             id: id.clone(),
         };
+        let before = self.record.rest.clone();
         if let Some(guest) = &self.guest {
             guest.expect_heartbeats(false);
         }
+        // Nobody gets a guest that is going to stand still; who asks now waits for how it ends.
+        self.publish.send_modify(|now| now.guest = None);
         let asleep = async {
-            self.snapshot(order).await?.keep()?;
+            let written = self.snapshot(order).await?.keep()?;
+            let asleep = Snapshot { record: written.record, info: written.info };
+            self.shared.snapshots.insert(asleep);
             self.record.rest = Some(Rest::Asleep { snapshot: id.clone() });
             self.request(LifecycleEvent::Stop).await
         };
         if let Err(error) = asleep.await {
-            self.record.rest = None;
+            self.record.rest = before;
             self.forget_sleep(&id).await;
             self.awake_again().await;
+            self.publish_now();
             return Err(error);
         }
         self.end_machine(None).await;
@@ -82,26 +92,23 @@ impl VmActor {
         Ok(Some(source))
     }
 
-    /// It runs: what it slept on is not needed any more.
-    pub(super) async fn woken(&mut self) {
-        if let Some(Rest::Asleep { snapshot }) = self.record.rest.take() {
-            self.save_or_log(None).await;
-            self.forget_sleep(&snapshot).await;
-        }
-    }
-
-    /// Removes what a VM slept on, if it does.
-    pub(super) async fn end_sleep(&mut self) {
-        if let Some(Rest::Asleep { snapshot }) = self.record.rest.take() {
+    /// Removes what a VM slept on, after its record says that it sleeps no more.
+    pub(super) async fn end_sleep(&mut self, slept: Option<Rest>) {
+        if let Some(Rest::Asleep { snapshot }) = slept {
             self.forget_sleep(&snapshot).await;
         }
     }
 
     async fn forget_sleep(&self, snapshot: &microvm_types::SnapshotId) {
         // A later snapshot of this VM may build on it: that gets what it needs of it.
+        let _alone = self.shared.absorbing.lock().await;
         let snapshots = &self.shared.ports.snapshots;
         match snapshots.absorb_snapshot(snapshot, Progress::ignored()).await {
-            Ok(changed) => changed.into_iter().for_each(|info| self.shared.snapshots.renew(info)),
+            Ok(changed) => {
+                self.shared.snapshots.remove(snapshot);
+                changed.into_iter().for_each(|info| self.shared.snapshots.renew(info));
+                self.shared.litter.notify_one();
+            }
             Err(error) => tracing::warn!(vm = %self.record.id, %error, "what it slept on stays for now"),
         }
     }

@@ -8,6 +8,7 @@ use microvm_types::Name;
 use microvm_types::vm::{Limits, Origin, PoolMember};
 use tokio::time::Instant;
 
+use super::fill::Doomed;
 use super::state::{Place, Pool};
 use crate::actor::{Claim, Command};
 use crate::error::ServiceError;
@@ -111,16 +112,18 @@ impl VmService {
                 limits: request.limits,
             };
             let vm = id.clone().into();
+            // If whoever asks goes away now, the VM is nobody's.
+            let doomed = Doomed { service: self, id: Some(id.clone()) };
             match self.ask(&vm, |reply| Command::Claim { claim, reply }).await {
-                Ok(()) => return Ok(Some(self.get(&vm)?)),
-                // A name that somebody took meanwhile will not become free with another VM.
-                Err(error @ ServiceError::State(_)) => {
-                    self.delete_in_background(id);
-                    return Err(error);
+                Ok(()) => {
+                    let view = self.get(&vm)?;
+                    doomed.keep();
+                    return Ok(Some(view));
                 }
+                // A name that somebody took meanwhile will not become free with another VM.
+                Err(error @ ServiceError::State(_)) => return Err(error),
                 Err(error) => {
                     tracing::warn!(vm = %id, %error, "a waiting VM was not fit to be handed out");
-                    self.delete_in_background(id);
                 }
             }
         }

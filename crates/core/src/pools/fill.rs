@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::state::{Pool, Waiting};
+use crate::actor::Command;
 use crate::error::ServiceError;
 use crate::service::{CreateRequest, Shared, VmService};
 
@@ -141,7 +142,7 @@ impl VmService {
         let id = self.create_from(record.template, request, Some(member)).await?.record.id;
         let doomed = Doomed { service: self, id: Some(id.clone()) };
         self.probe(&id).await?;
-        self.pause_vm(&id.clone().into()).await?;
+        self.ask(&id.clone().into(), Command::Pause).await?;
         doomed.keep();
         Ok(id)
     }
@@ -149,7 +150,7 @@ impl VmService {
     /// A command that answers has gone through all that the first command of a user goes through.
     async fn probe(&self, id: &VmId) -> Result<(), ServiceError> {
         use futures::StreamExt as _;
-        let guest = self.guest(&id.clone().into()).await?;
+        let guest = self.guest_of(&id.clone().into()).await?;
         let command = vec!["true".to_owned()];
         let probed = async {
             let mut process = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await?;
@@ -167,13 +168,13 @@ impl VmService {
 }
 
 /// A VM that is removed unless it got all the way.
-struct Doomed<'a> {
-    service: &'a VmService,
-    id: Option<VmId>,
+pub(super) struct Doomed<'a> {
+    pub(super) service: &'a VmService,
+    pub(super) id: Option<VmId>,
 }
 
 impl Doomed<'_> {
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.id = None;
     }
 }

@@ -112,6 +112,7 @@ impl VmService {
         progress: Progress,
         taken: oneshot::Sender<BranchTimes>,
     ) -> Result<(SnapshotId, Name, JoinHandle<Result<Snapshot, ServiceError>>), ServiceError> {
+        self.refuse_waiting(vm)?;
         let record = self.get(vm)?.record;
         check_branchable(record.phase)?;
         let id = self.shared.ports.new_snapshot_id();

@@ -49,6 +49,7 @@ impl VmService {
     /// See [`ServiceError`]; in particular a VM in no phase to be forked, names that are taken, and no room.
     pub async fn fork_vm(&self, vm: &VmRef, request: ForkRequest) -> Result<Forked, ServiceError> {
         let began = tokio::time::Instant::now();
+        self.refuse_waiting(vm)?;
         let parent = self.get(vm)?;
         check_branchable(parent.record.phase)?;
         self.check_room(request.count, parent.record.template.memory_mib, 0).await?;

@@ -1,17 +1,20 @@
 //! Listing, verifying, removing snapshots.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8Path;
-use microvm_ports::snapshot::Damage;
-use microvm_ports::{DocumentKind, Progress};
+use microvm_ports::snapshot::{Damage, SnapshotInfo};
+use microvm_ports::{DocumentKind, Progress, StorageError};
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
-use microvm_types::vm::Rest;
+use microvm_types::template::Template;
+use microvm_types::vm::{LOCAL_TENANT, Rest};
 use microvm_types::{Name, VmId};
 
 use super::create::NameGuard;
 use super::index::Snapshot;
+use crate::admission;
 use crate::error::ServiceError;
 use crate::service::VmService;
 
@@ -44,21 +47,27 @@ pub struct SnapshotStatistics {
 impl VmService {
     /// Reads what is on disk. One that cannot be read is told in the log and left alone.
     pub(crate) async fn load_snapshots(&self) -> Result<(), ServiceError> {
-        let names = self.shared.ports.store.documents(DocumentKind::SnapshotName).await?.documents;
-        let names: BTreeMap<String, serde_json::Value> = names.into_iter().collect();
+        let imported = self.shared.ports.store.documents(DocumentKind::ImportedSnapshot).await?.documents;
+        let imported: BTreeMap<String, serde_json::Value> = imported.into_iter().collect();
         for found in self.shared.ports.snapshots.snapshots().await? {
             match found {
-                Ok(info) => match serde_json::from_value::<SnapshotRecord>(info.description.record.clone()) {
-                    Ok(mut record) => {
-                        record.id = info.id.clone();
-                        let name = names.get(info.id.as_str()).and_then(|name| name.as_str()?.parse().ok());
-                        record.name = name.unwrap_or(record.name);
-                        self.shared.snapshots.insert(Snapshot { record, info });
+                Ok(info) => {
+                    let of_file = info.description.record.clone();
+                    let adapted = imported.get(info.id.as_str()).cloned();
+                    match serde_json::from_value::<SnapshotRecord>(adapted.unwrap_or(of_file)) {
+                        Ok(record) if record.id == info.id => {
+                            self.shared.snapshots.insert(Snapshot { record, info });
+                        }
+                        // Only an imported one has the id of another inside, and this one's import never ended.
+                        Ok(_) => {
+                            tracing::warn!(snapshot = %info.id, "removing what an interrupted import left");
+                            self.shared.ports.snapshots.remove_snapshot(&info.id).await?;
+                        }
+                        Err(error) => {
+                            tracing::error!(snapshot = %info.id, %error, "its description cannot be read");
+                        }
                     }
-                    Err(error) => {
-                        tracing::error!(snapshot = %info.id, %error, "its description cannot be read")
-                    }
-                },
+                }
                 Err((id, damage)) => tracing::error!(snapshot = %id, ?damage, "a snapshot cannot be read"),
             }
         }
@@ -135,6 +144,11 @@ impl VmService {
                 next += 1;
             }
         }
+        // A VM sleeps on it: without it the VM could never wake.
+        if let Some(sleep) = doomed.iter().find(|one| one.record.purpose == SnapshotPurpose::Hibernation) {
+            let users = format!("the VM `{}`, which sleeps on it: start it first", sleep.record.vm_name);
+            return Err(StorageError::InUse { name: reference.to_owned(), users }.into());
+        }
         let count = doomed.len();
         // Children before parents: at no time does one stand without what it builds on.
         for snapshot in doomed.into_iter().rev() {
@@ -187,6 +201,7 @@ impl VmService {
     /// Removes a snapshot; later ones of the same VM that build on it get what they need of it.
     async fn absorb(&self, snapshot: &Snapshot) -> Result<(), ServiceError> {
         let id = &snapshot.record.id;
+        let _alone = self.shared.absorbing.lock().await;
         let changed = self.shared.ports.snapshots.absorb_snapshot(id, Progress::ignored()).await?;
         self.shared.snapshots.remove(id);
         for info in changed {
@@ -249,10 +264,12 @@ impl VmService {
         Ok(self.shared.ports.snapshots.export_snapshot(&id, to, progress).await?)
     }
 
-    /// Takes in an exported snapshot. Its image must be here, since its disk lies over it.
+    /// Takes in an exported snapshot. Its image must be here, since its disk lies over it. What the file says of itself is
+    /// a stranger's word: it becomes a plain snapshot of a VM that is not here, without hooks and disks of this host. If the
+    /// future is dropped it goes on to its end.
     ///
     /// # Errors
-    /// Storage errors; a name that is taken.
+    /// Storage errors; a name that is taken; sizes beyond what this host allows.
     pub async fn import_snapshot(
         &self,
         name: Name,
@@ -261,29 +278,58 @@ impl VmService {
     ) -> Result<Snapshot, ServiceError> {
         let id = self.shared.ports.new_snapshot_id();
         let guard = NameGuard::reserve(&self.shared, &name, &id)?;
-        let info = self.shared.ports.snapshots.import_snapshot(&id, from, progress).await?;
-        let record = serde_json::from_value::<SnapshotRecord>(info.description.record.clone());
-        let checked = async {
-            let record = record.map_err(|error| microvm_ports::StorageError::BadInput {
-                what: from.to_string(),
-                detail: format!("its description cannot be read: {error}"),
-            })?;
-            self.shared.ports.images.image(&record.image_digest).await?;
-            Ok::<_, ServiceError>(record)
+        let (service, from) = (Self { shared: Arc::clone(&self.shared) }, from.to_owned());
+        let importing = self.shared.actors.spawn(async move {
+            let info = service.shared.ports.snapshots.import_snapshot(&id, &from, progress).await?;
+            match service.adapt(&info, &from, name).await {
+                Ok(record) => {
+                    let snapshot = Snapshot { record, info };
+                    guard.keep(snapshot.clone());
+                    Ok(snapshot)
+                }
+                Err(error) => {
+                    service.shared.ports.snapshots.remove_snapshot(&id).await?;
+                    Err(error)
+                }
+            }
+        });
+        importing.await.map_err(|_| ServiceError::ShuttingDown)?
+    }
+
+    /// What is kept of a stranger's description, stored where the next server finds it.
+    async fn adapt(
+        &self,
+        info: &SnapshotInfo,
+        from: &Utf8Path,
+        name: Name,
+    ) -> Result<SnapshotRecord, ServiceError> {
+        let bad = |detail: String| StorageError::BadInput { what: from.to_string(), detail };
+        let theirs: SnapshotRecord = serde_json::from_value(info.description.record.clone())
+            .map_err(|error| bad(format!("its description cannot be read: {error}")))?;
+        let template = Template {
+            hooks: Vec::new(),
+            extra_disks: Vec::new(),
+            start_commands: Vec::new(),
+            ..theirs.template
         };
-        match checked.await {
-            Ok(record) => {
-                // What the file says of itself stays as it was written; the new name is kept beside it.
-                let (store, kind) = (&self.shared.ports.store, DocumentKind::SnapshotName);
-                store.put_document(kind, id.as_str(), &name.as_str().into()).await?;
-                let snapshot = Snapshot { record: SnapshotRecord { id, name, ..record }, info };
-                guard.keep(snapshot.clone());
-                Ok(snapshot)
-            }
-            Err(error) => {
-                self.shared.ports.snapshots.remove_snapshot(&id).await?;
-                Err(error)
-            }
+        admission::check(&template, &self.shared.settings.limits)?;
+        let sizes = (template.memory_mib, template.disk_mib);
+        if sizes != (info.description.memory_mib, info.description.disk_mib) || theirs.epoch > u64::MAX / 2 {
+            return Err(bad("its description does not fit its parts".to_owned()).into());
         }
+        self.shared.ports.images.image(&theirs.image_digest).await?;
+        let record = SnapshotRecord {
+            id: info.id.clone(),
+            name,
+            tenant: LOCAL_TENANT.to_owned(),
+            purpose: SnapshotPurpose::User,
+            vm: self.shared.ports.new_vm_id(),
+            template,
+            ..theirs
+        };
+        let document = serde_json::to_value(&record).map_err(|error| bad(error.to_string()))?;
+        let kind = DocumentKind::ImportedSnapshot;
+        self.shared.ports.store.put_document(kind, info.id.as_str(), &document).await?;
+        Ok(record)
     }
 }

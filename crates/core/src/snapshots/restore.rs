@@ -56,6 +56,7 @@ impl VmService {
     /// # Errors
     /// See [`ServiceError`]. A snapshot of another VM is refused.
     pub async fn rollback(&self, vm: &VmRef, snapshot: &str) -> Result<VmView, ServiceError> {
+        self.refuse_waiting(vm)?;
         let snapshot = self.shared.snapshots.find(snapshot)?;
         let record = self.get(vm)?.record;
         if snapshot.record.vm != record.id {

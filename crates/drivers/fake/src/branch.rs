@@ -107,14 +107,14 @@ impl Brancher for FakeMachine {
         &self.memory_base
     }
 
-    async fn flatten(&self, serial: &str) -> Result<(), BranchError> {
+    async fn flatten(&self, serial: &str) -> Result<Option<String>, BranchError> {
         if let Some(exit) = self.exit() {
             return Err(MachineError::Exited(exit).into());
         }
         // What a living machine sees is in memory as a whole, whatever lies below its top.
         let known = self.tops().contains_key(serial);
         let detail = "there is no such disk".to_owned();
-        if known { Ok(()) } else { Err(BranchError::Disk { serial: serial.to_owned(), detail }) }
+        if known { Ok(None) } else { Err(BranchError::Disk { serial: serial.to_owned(), detail }) }
     }
 
     async fn branch(&self, request: BranchRequest) -> Result<Branch, BranchError> {

@@ -11,14 +11,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::OpenOptions;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::branch::{
     Branch, BranchRequest, BranchTimes, Compatibility, InputProbe, MemoryPages, NewTop,
 };
-use microvm_ports::hypervisor::{DeviceDiscovery, MachineExit, MachineSpec, MachineState};
+use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk, MachineExit, MachineSpec, MachineState};
 use microvm_ports::storage::DiskFormat;
 use microvm_ports::{BranchError, Brancher, LaunchError, MachineError};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,10 @@ use crate::state_file::StateFile;
 const SLACK: usize = 4 << 20;
 /// Memory the host keeps when changed pages are copied, in MiB.
 const HOST_RESERVE_MIB: u64 = 128;
+/// Longest time for all rounds of waiting for input; they take some milliseconds.
+const INPUT_DEADLINE: Duration = Duration::from_secs(2);
+/// Most sets of descriptors that are looked at.
+const SETS_MAX: usize = 256;
 /// Rounds of QEMU's main loop after which it has taken all that a guest can have room for: 128 buffers of 4 KiB (the
 /// queue of virtio-serial), one in a round, and as many again for safety. What is then still on its way stays there.
 const INPUT_ROUNDS: u32 = 256;
@@ -45,6 +49,9 @@ pub(crate) struct Saving {
     pub(crate) memory: MemoryFile,
     /// Index of each writable disk by its serial number.
     pub(crate) disks: BTreeMap<String, usize>,
+    /// File name of the top that each of them began with.
+    #[serde(default)]
+    pub(crate) first_tops: BTreeMap<String, String>,
     pub(crate) compatibility: Compatibility,
     pub(crate) discovery: DeviceDiscovery,
 }
@@ -58,8 +65,17 @@ impl Saving {
         let memory = MemoryFile::of(&spec.memory_base, spec.memory_mib)
             .map_err(|error| LaunchError::Spec(format!("{}: {error}", spec.memory_base)))?;
         let writable = spec.disks.iter().enumerate().filter(|(_, disk)| !disk.read_only);
-        let disks = writable.map(|(index, disk)| (disk.serial.clone(), index)).collect();
-        Ok(Self { memory_base: spec.memory_base.clone(), memory, disks, compatibility, discovery })
+        let disks = writable.clone().map(|(index, disk)| (disk.serial.clone(), index)).collect();
+        let name = |disk: &MachineDisk| disk.path.file_name().unwrap_or_default().to_owned();
+        let first_tops = writable.map(|(_, disk)| (disk.serial.clone(), name(disk))).collect();
+        Ok(Self {
+            memory_base: spec.memory_base.clone(),
+            memory,
+            disks,
+            first_tops,
+            compatibility,
+            discovery,
+        })
     }
 }
 
@@ -86,7 +102,7 @@ impl Brancher for Branching {
         &self.saving.memory_base
     }
 
-    async fn flatten(&self, serial: &str) -> Result<(), BranchError> {
+    async fn flatten(&self, serial: &str) -> Result<Option<String>, BranchError> {
         self.flatten_disk(serial).await
     }
 
@@ -145,8 +161,10 @@ impl Branching {
         let was_running = status["running"].as_bool() == Some(true);
         let mut times = BranchTimes::default();
         let began = Instant::now();
-        if was_running {
-            self.call("pause", "stop", json!({})).await?;
+        if was_running && let Err(error) = self.call("pause", "stop", json!({})).await {
+            // One that answers too late still stops; what follows it lets it go on.
+            let _ = self.call("resume", "cont", json!({})).await;
+            return Err(error.into());
         }
         times.stop = began.elapsed();
         let taken =
@@ -213,9 +231,13 @@ impl Branching {
     /// A machine that stands still still takes bytes that its guest has made room for: into memory that is being copied,
     /// past a device state that was saved. Waits until there are none on the way.
     async fn input_stands_still(&self, input: &InputProbe) -> Result<(), MachineError> {
+        let began = Instant::now();
         for _ in 0..INPUT_ROUNDS {
             if input() == 0 {
                 break;
+            }
+            if began.elapsed() > INPUT_DEADLINE {
+                return Err(MachineError::Timeout { action: "take its input", after: INPUT_DEADLINE });
             }
             // Between two answers QEMU's main loop has looked once at everything that was ready.
             self.call("tell its status", "query-status", json!({})).await?;
@@ -265,12 +287,26 @@ impl Branching {
         };
         let (writing, reading) = (open(true)?, open(false)?);
         let action = "take a disk's new top";
-        let mark = json!({ "opaque": node });
+        let mark = mark_of(node, top);
+        let mark = json!({ "opaque": mark });
         let added = self.qmp.call_with_descriptor(action, "add-fd", mark, writing.as_fd()).await?;
         let set = added["fdset-id"].clone();
-        let beside = json!({ "fdset-id": set, "opaque": node });
+        let beside = json!({ "fdset-id": set, "opaque": mark_of(node, top) });
         self.qmp.call_with_descriptor(action, "add-fd", beside, reading.as_fd()).await?;
         Ok(set)
+    }
+
+    /// Name of the file that a node writes to.
+    pub(crate) async fn file_of(&self, serial: &str, node: &str) -> Result<String, BranchError> {
+        let sets = self.call("list its descriptors", "query-fdsets", json!({})).await?;
+        let marks = sets.as_array().into_iter().flatten().filter_map(|set| set["fds"][0]["opaque"].as_str());
+        let handed_over = marks.filter_map(|mark| mark.split_once(' ')).find(|(name, _)| *name == node);
+        match handed_over {
+            Some((_, file)) => Some(file.to_owned()),
+            None if disks::number_of(node) == 0 => self.saving.first_tops.get(serial).cloned(),
+            None => None,
+        }
+        .ok_or_else(|| disk_error(serial, "nobody knows which file it writes to"))
     }
 
     /// Closes descriptors of tops that are no disk's any more.
@@ -280,8 +316,8 @@ impl Branching {
             self.call("list its block nodes", "query-named-block-nodes", json!({ "flat": true })).await?;
         let known: HashSet<&str> =
             nodes.as_array().into_iter().flatten().filter_map(|node| node["node-name"].as_str()).collect();
-        for set in sets.as_array().into_iter().flatten() {
-            let mark = set["fds"][0]["opaque"].as_str();
+        for set in sets.as_array().into_iter().flatten().take(SETS_MAX) {
+            let mark = set["fds"][0]["opaque"].as_str().and_then(|mark| mark.split(' ').next());
             if mark.is_some_and(|node| disks::index_of(node).is_some() && !known.contains(node)) {
                 let unused = json!({ "fdset-id": set["fdset-id"] });
                 self.call("forget a descriptor", "remove-fd", unused).await?;
@@ -317,6 +353,10 @@ fn copy(mapping: &Mapping, mut buffer: PageBuffer) -> Result<MemoryPages, Branch
     let needed = total(&ranges);
     if needed > buffer.capacity() {
         // The guest was faster than the room allowed for; the pause is longer, nothing else.
+        let available_mib = crate::host_memory::available_mib();
+        if (needed as u64 >> 20) + HOST_RESERVE_MIB > available_mib {
+            return Err(BranchError::NoMemory { changed_mib: needed as u64 >> 20, available_mib });
+        }
         buffer = PageBuffer::with_capacity(needed).map_err(memory_error("making more room for a copy"))?;
     }
     buffer.fill(mapping, ranges).map_err(memory_error("copying it"))
@@ -328,6 +368,11 @@ fn memory_error(step: &'static str) -> impl FnOnce(std::io::Error) -> BranchErro
 
 fn disk_error(serial: &str, detail: impl Into<String>) -> BranchError {
     BranchError::Disk { serial: serial.to_owned(), detail: detail.into() }
+}
+
+/// What a set of descriptors is marked with: its node and its file.
+fn mark_of(node: &str, top: &NewTop) -> String {
+    format!("{node} {}", top.path.file_name().unwrap_or_default())
 }
 
 /// Name of the node that a disk's device writes to, from the answer to `query-block`. Versions of QEMU name a device by

@@ -54,7 +54,7 @@ pub(crate) fn first_node(index: usize) -> String {
 /// Name of the top node after the one called `current`.
 pub(crate) fn next_node(current: &str) -> String {
     let disk = current.split('.').next().unwrap_or(current);
-    format!("{disk}.{}", number_of(current) + 1)
+    format!("{disk}.{}", number_of(current).saturating_add(1))
 }
 
 /// Index of the disk whose device or node is called `name`.

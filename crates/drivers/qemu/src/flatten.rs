@@ -7,64 +7,100 @@ use serde_json::{Value, json};
 
 use crate::branch::Branching;
 use crate::disks;
+use crate::qmp::EndedJob;
 
-/// How long a job may take to end after it was told to.
-const CANCEL_ROUNDS: u32 = 500;
+/// How long a cancelled job may take to end.
+const CANCEL_DEADLINE: Duration = Duration::from_secs(10);
 const CANCEL_REST: Duration = Duration::from_millis(10);
+/// How long a disk may take to be flattened; one that is larger stays as it is.
+const FLATTEN_DEADLINE: Duration = Duration::from_secs(300);
+/// Most nodes of one disk that are looked at: the VMM may be under its guest's control.
+const NODES_MAX: usize = 256;
 
-fn job_of(index: usize) -> String {
-    format!("flatten-{}", disks::first_node(index))
-}
+/// Ids of our jobs begin with this.
+const JOB: &str = "flatten-";
 
 impl Branching {
-    /// Copies what the layers between the top and the lowest file hold into the top, then forgets those layers.
-    pub(crate) async fn flatten_disk(&self, serial: &str) -> Result<(), BranchError> {
+    /// Copies what the layers between the top and the lowest file hold into the top, then forgets those layers. Returns the
+    /// file name of the top that holds everything now; `None` if there was nothing to do.
+    pub(crate) async fn flatten_disk(&self, serial: &str) -> Result<Option<String>, BranchError> {
         let index = *self.saving.disks.get(serial).ok_or_else(|| BranchError::Disk {
             serial: serial.to_owned(),
             detail: "there is no such disk".to_owned(),
         })?;
-        let blocks = self.call("list its disks", "query-block", json!({})).await?;
-        let Some((top, lowest)) = top_and_lowest(&blocks, index) else { return Ok(()) };
-        let job = job_of(index);
+        self.stop_flattening().await?;
+        let Some((top, lowest)) = self.top_and_lowest(index).await? else { return Ok(None) };
+        let file = self.file_of(serial, &top).await?;
+        // An id of its own: the end of an earlier job is never taken for the end of this one.
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| refused(error.to_string()))?;
+        let job = format!("{JOB}{}-{:016x}", disks::first_node(index), u64::from_le_bytes(random));
         let mut ended = self.qmp.jobs();
         let wish = json!({ "job-id": job, "device": top, "base-node": lowest });
         self.call("flatten a disk", "block-stream", wish).await?;
-        let outcome = ended
-            .wait_for(|last| last.as_ref().is_some_and(|(id, _)| *id == job))
-            .await
-            .map_err(|_| refused("its control socket closed".to_owned()))?
-            .clone();
-        match outcome {
-            Some((_, None)) => {}
-            Some((_, Some(error))) => return Err(refused(error).into()),
-            None => return Err(refused("nobody tells how it ended".to_owned()).into()),
+        let is_ours = |last: &EndedJob| last.as_ref().is_some_and(|(id, _)| *id == job);
+        let outcome = async { ended.wait_for(is_ours).await.map(|last| last.clone()) };
+        let outcome = match tokio::time::timeout(FLATTEN_DEADLINE, outcome).await {
+            Ok(outcome) => outcome.map_err(|_| refused("its control socket closed".to_owned()))?,
+            Err(_) => {
+                self.stop_flattening().await?;
+                return Err(
+                    MachineError::Timeout { action: "flatten a disk", after: FLATTEN_DEADLINE }.into()
+                );
+            }
+        };
+        if let Some((_, Some(error))) = outcome {
+            return Err(refused(error).into());
+        }
+        // What was copied may be known to QEMU's caches only; making the processors stand still empties them.
+        self.flush().await?;
+        if self.top_and_lowest(index).await?.is_some() {
+            return Err(refused("the layers are still there".to_owned()).into());
         }
         self.drop_old_tops(index, &top).await?;
-        Ok(())
+        Ok(Some(file))
+    }
+
+    async fn top_and_lowest(&self, index: usize) -> Result<Option<(String, String)>, MachineError> {
+        let blocks = self.call("list its disks", "query-block", json!({})).await?;
+        Ok(top_and_lowest(&blocks, index))
+    }
+
+    async fn flush(&self) -> Result<(), MachineError> {
+        let status = self.call("tell its status", "query-status", json!({})).await?;
+        let stopped = self.call("empty its caches", "stop", json!({})).await;
+        if status["running"].as_bool() == Some(true) {
+            self.call("resume", "cont", json!({})).await?;
+        }
+        stopped.map(|_| ())
     }
 
     /// Ends a job that is under way on any disk, so that disks can be switched.
     pub(crate) async fn stop_flattening(&self) -> Result<(), MachineError> {
-        for _ in 0..CANCEL_ROUNDS {
-            let jobs = self.call("list its jobs", "query-block-jobs", json!({})).await?;
-            let ours: Vec<&str> = jobs
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|job| job["device"].as_str())
-                .filter(|id| id.starts_with("flatten-"))
-                .collect();
-            if ours.is_empty() {
-                return Ok(());
+        let stopping = async {
+            loop {
+                let jobs = self.call("list its jobs", "query-block-jobs", json!({})).await?;
+                let ours: Vec<&str> = jobs
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|job| job["device"].as_str())
+                    .filter(|id| id.starts_with(JOB))
+                    .take(NODES_MAX)
+                    .collect();
+                if ours.is_empty() {
+                    return Ok(());
+                }
+                for job in ours {
+                    // One that is at its end cannot be cancelled; it is gone in the next round.
+                    let wish = json!({ "device": job, "force": true });
+                    let _ = self.call("stop flattening", "block-job-cancel", wish).await;
+                }
+                tokio::time::sleep(CANCEL_REST).await;
             }
-            for job in ours {
-                // One that is at its end cannot be cancelled; it is gone in the next round.
-                let wish = json!({ "device": job, "force": true });
-                let _ = self.call("stop flattening", "block-job-cancel", wish).await;
-            }
-            tokio::time::sleep(CANCEL_REST).await;
-        }
-        Err(MachineError::Timeout { action: "stop flattening", after: CANCEL_REST * CANCEL_ROUNDS })
+        };
+        let timeout = MachineError::Timeout { action: "stop flattening", after: CANCEL_DEADLINE };
+        tokio::time::timeout(CANCEL_DEADLINE, stopping).await.unwrap_or(Err(timeout))
     }
 
     /// Nodes that were tops once and have no user any more.
@@ -77,6 +113,7 @@ impl Branching {
             .flatten()
             .filter_map(|node| node["node-name"].as_str())
             .filter(|name| *name != top && disks::index_of(name) == Some(index))
+            .take(NODES_MAX)
             .map(str::to_owned)
             .collect();
         // Newest first: each has the one before it below.

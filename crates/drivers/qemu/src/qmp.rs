@@ -132,9 +132,7 @@ impl Qmp {
 
     /// The block job that ended last.
     pub(crate) fn jobs(&self) -> watch::Receiver<EndedJob> {
-        let mut jobs = self.jobs.clone();
-        jobs.mark_unchanged();
-        jobs
+        self.jobs.clone()
     }
 
     /// Sends one command together with a descriptor (unix(7), SCM_RIGHTS).
