@@ -141,8 +141,9 @@ impl Branching {
 
     async fn run(&self, request: BranchRequest) -> Result<Branch, BranchError> {
         self.stop_flattening().await?;
-        self.forget_unused().await?;
-        let switches = self.add_tops(&request.tops).await?;
+        let blocks = self.call("list its disks", "query-block", json!({})).await?;
+        self.forget_unused(&blocks).await?;
+        let switches = self.add_tops(&blocks, &request.tops).await?;
         let outcome = self.prepared(&request, &switches).await;
         if outcome.is_err() {
             // Tops that were not switched to would stay open for as long as the machine lives.
@@ -246,13 +247,12 @@ impl Branching {
     }
 
     /// Opens the new tops and makes them known to QEMU, without any effect on the disks yet.
-    async fn add_tops(&self, tops: &[NewTop]) -> Result<Vec<Switch>, BranchError> {
+    async fn add_tops(&self, blocks: &Value, tops: &[NewTop]) -> Result<Vec<Switch>, BranchError> {
         if let Some(serial) =
             self.saving.disks.keys().find(|serial| tops.iter().all(|top| top.serial != **serial))
         {
             return Err(disk_error(serial, "it is writable and has no new top"));
         }
-        let blocks = self.call("list its disks", "query-block", json!({})).await?;
         let mut switches = Vec::new();
         for top in tops {
             let index = *self
@@ -260,7 +260,7 @@ impl Branching {
                 .disks
                 .get(&top.serial)
                 .ok_or_else(|| disk_error(&top.serial, "there is no such disk"))?;
-            let node = current_node(&blocks, index)
+            let node = current_node(blocks, index)
                 .ok_or_else(|| disk_error(&top.serial, "the VMM does not name what it writes to"))?;
             let overlay = disks::next_node(&node);
             let set = self.hand_over(top, &overlay).await?;
@@ -309,13 +309,18 @@ impl Branching {
         .ok_or_else(|| disk_error(serial, "nobody knows which file it writes to"))
     }
 
-    /// Closes descriptors of tops that are no disk's any more.
-    async fn forget_unused(&self) -> Result<(), MachineError> {
+    /// Closes what no disk uses: new tops that a server made known and died before it switched to them, and descriptors
+    /// of tops that are no disk's any more.
+    async fn forget_unused(&self, blocks: &Value) -> Result<(), MachineError> {
         let sets = self.call("list its descriptors", "query-fdsets", json!({})).await?;
         let nodes =
             self.call("list its block nodes", "query-named-block-nodes", json!({ "flat": true })).await?;
-        let known: HashSet<&str> =
+        let mut known: HashSet<&str> =
             nodes.as_array().into_iter().flatten().filter_map(|node| node["node-name"].as_str()).collect();
+        for node in never_used(blocks, &known) {
+            self.call("forget a disk's new top", "blockdev-del", json!({ "node-name": node })).await?;
+            known.remove(node);
+        }
         for set in sets.as_array().into_iter().flatten().take(SETS_MAX) {
             let mark = set["fds"][0]["opaque"].as_str().and_then(|mark| mark.split(' ').next());
             if mark.is_some_and(|node| disks::index_of(node).is_some() && !known.contains(node)) {
@@ -386,9 +391,26 @@ pub(crate) fn current_node(blocks: &Value, index: usize) -> Option<String> {
     })
 }
 
+/// Nodes that come after the one their disk writes to.
+fn never_used<'a>(blocks: &Value, nodes: &HashSet<&'a str>) -> Vec<&'a str> {
+    let later = |node: &&&str| {
+        let current = disks::index_of(node).and_then(|index| current_node(blocks, index));
+        current.is_some_and(|current| disks::number_of(node) > disks::number_of(&current))
+    };
+    nodes.iter().filter(later).copied().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_top_that_was_never_switched_to_is_found() {
+        let inserted = json!({ "node-name": "disk1.4" });
+        let blocks = json!([{ "qdev": "disk1", "inserted": inserted }]);
+        let nodes = HashSet::from(["disk1", "disk1.3", "disk1.4", "disk1.5", "disk1-lowest", "disk0", "#b7"]);
+        assert_eq!(never_used(&blocks, &nodes), ["disk1.5"]);
+    }
 
     #[test]
     fn the_current_top_is_found_by_its_device() {
