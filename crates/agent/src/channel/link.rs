@@ -35,6 +35,8 @@ pub(crate) struct Link {
     written: usize,
     /// A preamble was seen; its `Hello` has not come yet.
     greeting: bool,
+    /// Since when nobody is connected; not longer than the session exists.
+    alone_since: Option<Instant>,
 }
 
 impl Link {
@@ -50,12 +52,12 @@ impl Link {
             output: Vec::new(),
             written: 0,
             greeting: false,
+            alone_since: None,
         }
     }
 
     /// Serves sessions until the device fails. With `once`, until the first one has ended.
     pub(crate) async fn serve(mut self, once: bool) -> std::io::Result<()> {
-        let mut alone_since = None;
         // The port may have something to say: asking costs a system call, so it is asked only after it has changed.
         let mut changed = true;
         let mut hung_up = false;
@@ -82,7 +84,7 @@ impl Link {
                 self.end_session("the host hung up");
                 return Ok(());
             }
-            alone_since = hung_up.then(|| alone_since.unwrap_or_else(Instant::now));
+            self.alone_since = hung_up.then(|| self.alone_since.unwrap_or_else(Instant::now));
             let more = !hung_up && self.write()?;
             while self.tasks.try_join_next().is_some() {}
             if changed || more {
@@ -96,6 +98,7 @@ impl Link {
                     _ => std::future::pending().await,
                 }
             };
+            let alone_since = self.alone_since;
             let abandoned = async {
                 match alone_since {
                     Some(since) if session.is_some() => tokio::time::sleep_until(since + HANG_UP_GRACE).await,
@@ -213,6 +216,8 @@ impl Link {
             }
         });
         self.session = Some(session);
+        // The hang-up that is told of now may be the one before this host; it has its own time to show itself.
+        self.alone_since = None;
         Ok(())
     }
 
