@@ -52,6 +52,7 @@ pub struct Vm {
     /// Why it failed, while it is `failed`.
     pub failure: Option<String>,
     /// How it came to its first instruction.
+    #[serde(default)]
     pub origin: Origin,
     /// How it rests, if it does and the next request is to wake it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
