@@ -24,7 +24,7 @@ impl Activity {
     pub(crate) fn end(&self, now_ms: i64) {
         self.last_ms.store(now_ms, Ordering::Release);
         self.leases.fetch_sub(1, Ordering::AcqRel);
-        self.changed.notify_one();
+        self.changed.notify_waiters();
     }
 
     /// Counts as use at this moment: a VM that has just started has not been idle.
@@ -37,8 +37,17 @@ impl Activity {
         (self.leases.load(Ordering::Acquire) == 0).then(|| self.last_ms.load(Ordering::Acquire))
     }
 
-    /// Waits until a lease has ended since the last call.
-    pub(crate) async fn changed(&self) {
-        self.changed.notified().await;
+    /// Waits until nobody uses the VM; tells since when, in milliseconds of the wall clock. Any number may wait.
+    pub(crate) async fn idle(&self) -> i64 {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Listened to before it is looked at: an end in between is not missed.
+            changed.as_mut().enable();
+            if let Some(since) = self.idle_since_ms() {
+                return since;
+            }
+            changed.await;
+        }
     }
 }

@@ -53,10 +53,11 @@ impl VmActor {
             match connected {
                 Some(guest) => {
                     let identity = self.own_identity().await;
-                    machine.resume().await?;
                     guest.expect_heartbeats(true);
-                    guest.identify(&identity).await?;
-                    Ok::<_, ServiceError>(())
+                    // It finds its identity waiting when it wakes.
+                    let (resumed, identified) = futures::join!(machine.resume(), guest.identify(&identity));
+                    resumed?;
+                    Ok::<_, ServiceError>(identified?)
                 }
                 // It waited when the server was started again: the channel is opened now.
                 None => {

@@ -76,16 +76,11 @@ pub(super) async fn limit_passes(shared: &Shared, record: &VmRecord, activity: &
             return std::future::pending().await;
         };
         loop {
-            match activity.idle_since_ms() {
-                None => activity.changed().await,
-                Some(since) => {
-                    let left = left(since, seconds);
-                    if left.is_zero() {
-                        return;
-                    }
-                    tokio::time::sleep(left).await;
-                }
+            let left = left(activity.idle().await, seconds);
+            if left.is_zero() {
+                return;
             }
+            tokio::time::sleep(left).await;
         }
     };
     let limits = &record.limits;
