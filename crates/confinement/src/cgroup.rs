@@ -78,10 +78,10 @@ pub(crate) fn remove(id: &str) {
     for (_, root) in hierarchies() {
         let group = root.join(PARENT).join(id);
         // A group stays busy for a moment after its last process was waited for, and nothing tells when it is not.
-        for _ in 0..50 {
+        for _ in 0..250 {
             match fs::remove_dir(&group) {
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                    std::thread::sleep(Duration::from_millis(2))
+                    std::thread::sleep(Duration::from_millis(4))
                 }
                 _ => break,
             }

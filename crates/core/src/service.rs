@@ -138,6 +138,7 @@ impl VmService {
         service.load_golden_choices().await?;
         reconcile::reconcile(&service.shared).await?;
         service.remove_stray_sleeps().await;
+        service.remove_stray_builders();
         service.load_pools().await?;
         service.shared.actors.spawn(keep_clean(Arc::clone(&service.shared)));
         service.shared.litter.notify_one();

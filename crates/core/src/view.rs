@@ -8,6 +8,8 @@ use microvm_types::guest::AgentInfo;
 use microvm_types::vm::VmRecord;
 use microvm_types::{Phase, VmId};
 
+use crate::snapshots::GOLDEN_LABEL;
+
 /// A VM as it is at one moment.
 #[derive(Debug, Clone)]
 pub struct VmView {
@@ -45,7 +47,10 @@ impl VmFilter {
         let has = |wanted: &BTreeMap<String, String>, there: &BTreeMap<String, String>| {
             wanted.iter().all(|(key, value)| there.get(key) == Some(value))
         };
-        (self.waiting || !record.pool.as_ref().is_some_and(|member| member.waiting))
+        // What the server makes for itself is not shown.
+        let own = record.labels.contains_key(GOLDEN_LABEL)
+            || record.pool.as_ref().is_some_and(|member| member.waiting);
+        (self.waiting || !own)
             && has(&self.labels, &record.labels)
             && has(&self.metadata, &record.metadata)
             && (self.phases.is_empty() || self.phases.contains(&record.phase))

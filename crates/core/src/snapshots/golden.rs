@@ -105,6 +105,16 @@ impl VmService {
         }
     }
 
+    /// Removes machines that an earlier server booted for golden snapshots and did not live to take.
+    pub(crate) fn remove_stray_builders(&self) {
+        for handle in self.shared.registry.all() {
+            let record = handle.snapshot.borrow().record.clone();
+            if record.labels.contains_key(GOLDEN_LABEL) {
+                self.delete_in_background(record.id);
+            }
+        }
+    }
+
     async fn source_of(&self, id: &SnapshotId) -> Result<GoldenSource, ServiceError> {
         let snapshot = self.shared.snapshots.find(id.as_str())?;
         let source = self.shared.ports.snapshots.snapshot_source(id, CHILDREN).await?;

@@ -26,6 +26,6 @@ pub use manage::{SnapshotFilter, SnapshotStatistics};
 pub use restore::RestoreRequest;
 pub use versions::GoldenVersion;
 
-pub(crate) use golden::Goldens;
+pub(crate) use golden::{GOLDEN_LABEL, Goldens};
 pub(crate) use index::SnapshotIndex;
 pub(crate) use janitor::keep_clean;
