@@ -53,11 +53,10 @@ impl VmActor {
             match connected {
                 Some(guest) => {
                     let identity = self.own_identity().await;
+                    machine.resume().await?;
                     guest.expect_heartbeats(true);
-                    // It finds its identity waiting when it wakes.
-                    let (resumed, identified) = futures::join!(machine.resume(), guest.identify(&identity));
-                    resumed?;
-                    Ok::<_, ServiceError>(identified?)
+                    guest.identify(&identity).await?;
+                    Ok::<_, ServiceError>(())
                 }
                 // It waited when the server was started again: the channel is opened now.
                 None => {
