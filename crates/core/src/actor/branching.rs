@@ -146,7 +146,7 @@ impl VmActor {
                     () = shared.ending.cancelled() => {}
                     outcome = flatten(&shared, &id, &*machine) => {
                         if let Err(error) = outcome {
-                            tracing::info!(vm = %id, %error, "its chain of layers stays long for now");
+                            tracing::info!(vm = %id, %error, "its chain of layers stays long: the next branch tries again to shorten it");
                         }
                     }
                 }

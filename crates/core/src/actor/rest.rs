@@ -109,7 +109,9 @@ impl VmActor {
                 changed.into_iter().for_each(|info| self.shared.snapshots.renew(info));
                 self.shared.litter.notify_one();
             }
-            Err(error) => tracing::warn!(vm = %self.record.id, %error, "what it slept on stays for now"),
+            Err(error) => {
+                tracing::warn!(vm = %self.record.id, %error, "what it slept on stays until the next start of the server removes it")
+            }
         }
     }
 }
