@@ -1,5 +1,6 @@
 //! What every [`Hypervisor`] must do.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -141,7 +142,9 @@ async fn exit_of(state: &mut watch::Receiver<MachineState>) -> MachineExit {
 /// If a check fails.
 pub async fn run(harness: &dyn HypervisorHarness) {
     let mut suite = Suite::new("hypervisor", harness.boot_limit() + DEADLINE * 3);
-    let scene = Scene { harness, next: AtomicU64::new(1) };
+    // Other runs on this host are not to meet these machines' control groups.
+    let first = RandomState::new().build_hasher().finish();
+    let scene = Scene { harness, next: AtomicU64::new(first) };
     suite.check("it says what it is", probe(&scene)).await;
     suite.check("a launched machine is paused and runs when told", launch_paused(&scene)).await;
     suite.check("pause and resume may be repeated", idempotent(&scene)).await;

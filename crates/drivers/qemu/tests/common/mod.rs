@@ -105,8 +105,7 @@ impl Bench {
         }
     }
 
-    /// The VMM processes of a VM: those with its id on their command line, and a file of ours in their cage (the ids of
-    /// the suite are the same in every run).
+    /// The VMM processes of a VM: those with its id on their command line, and a file of ours in their cage.
     pub(crate) fn processes_of(&self, id: &VmId) -> Vec<i32> {
         let (mark, root) = (format!("guest={id}"), self.root());
         let mut found = Vec::new();
