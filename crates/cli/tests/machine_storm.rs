@@ -1,5 +1,5 @@
-//! A storm: clients live through the real program while a killer ends server, VMMs, supervisors and guest kernels at
-//! random moments. After each round no VM that was reported running may be lost, and at the end nothing may be left.
+//! A storm: clients live through the real program while a killer ends server, VMMs, supervisors, agents and guest kernels
+//! at random moments. After each round no VM that was reported running may be lost, and at the end nothing may be left.
 //!
 //! `MICROVM_STORM_ROUNDS` is the number of rounds, one to two kills each; `MICROVM_STORM_SEED` repeats a choice (not the
 //! moments at which the host runs things).
@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use support::dice::{Dice, number};
-use support::{Home, signal, text};
+use support::{Home, agent_killer, signal, text};
 
 /// Clients at once.
 const CLIENTS: u64 = 3;
@@ -140,6 +140,7 @@ enum Victim {
     Server,
     Vmm,
     Supervisor,
+    Agent,
     Kernel,
 }
 
@@ -169,13 +170,22 @@ impl Killer {
         }
     }
 
-    fn strike(&mut self, home: &Home, panicking: &[(String, String)], round: u64) -> Blow {
+    /// Runs a command in one of the VMs; gives its id. The VM may be stopped or gone by now.
+    fn in_guest(&mut self, home: &Home, vms: &[Vm], command: &[&str]) -> String {
+        let id = self.dice.pick(vms).and_then(|vm| vm.id).unwrap();
+        home.run(&[&["exec", "-d", &id, "--"], command].concat());
+        id
+    }
+
+    /// `running`: VMs that run when the round begins.
+    fn strike(&mut self, home: &Home, running: &[Vm], round: u64) -> Blow {
         let mut blow = Blow::default();
         self.wait(home, 2_500);
         let ids: Vec<String> = home.ids().into_iter().collect();
         let target = ids.get(usize::try_from(self.dice.roll(ids.len().max(1) as u64)).unwrap()).cloned();
         let processes = target.as_ref().and_then(|id| home.processes_of(id));
-        let victim = match (self.dice.roll(20), target, processes) {
+        let panicking: Vec<Vm> = running.iter().filter(|vm| vm.can_panic).cloned().collect();
+        let victim = match (self.dice.roll(24), target, processes) {
             (0..=3, Some(id), Some((vmm, _))) => {
                 blow.struck.insert(id);
                 signal("KILL", vmm);
@@ -187,11 +197,16 @@ impl Killer {
                 Victim::Supervisor
             }
             (7..=10, ..) if !panicking.is_empty() => {
-                let count = panicking.len() as u64;
-                let (name, id) = &panicking[usize::try_from(self.dice.roll(count)).unwrap()];
-                blow.struck.insert(id.clone());
-                home.run(&["exec", "-d", name, "--", "sh", "-c", "echo c > /proc/sysrq-trigger"]);
+                blow.struck.insert(self.in_guest(
+                    home,
+                    &panicking,
+                    &["sh", "-c", "echo c > /proc/sysrq-trigger"],
+                ));
                 Victim::Kernel
+            }
+            (11..=14, ..) if !running.is_empty() => {
+                blow.struck.insert(self.in_guest(home, running, &["python3", "-c", agent_killer::CRASH]));
+                Victim::Agent
             }
             _ => {
                 blow.server = true;
@@ -271,17 +286,17 @@ fn nothing_is_lost_and_nothing_is_left_in_a_storm() {
     let killer = Mutex::new(Killer { dice: Dice(seed), done: BTreeMap::new(), seen: BTreeSet::new() });
     for round in 1..=rounds {
         let begun = Instant::now();
-        let panicking: Vec<(String, String)> = clients
+        let running: Vec<Vm> = clients
             .iter()
-            .flat_map(|client| &client.vms)
-            .filter(|(_, vm)| vm.can_panic && vm.known == Known::Running)
-            .filter_map(|(name, vm)| Some((name.clone(), vm.id.clone()?)))
+            .flat_map(|client| client.vms.values())
+            .filter(|vm| vm.known == Known::Running && vm.id.is_some())
+            .cloned()
             .collect();
         let blow = std::thread::scope(|scope| {
             for client in &mut clients {
                 scope.spawn(|| client.live(&home));
             }
-            killer.lock().unwrap().strike(&home, &panicking, round)
+            killer.lock().unwrap().strike(&home, &running, round)
         });
         check(&home, &mut clients, &blow);
         let vms: usize = clients.iter().map(|client| client.vms.len()).sum();

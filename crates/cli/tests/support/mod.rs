@@ -1,6 +1,7 @@
 //! A root of its own with images and kernels, the real program in it, and what the host shows of it.
 #![allow(dead_code, reason = "every test program uses its own part")]
 
+pub(crate) mod agent_killer;
 pub(crate) mod dice;
 pub(crate) mod guest_word;
 pub(crate) mod shared_files;
