@@ -7,9 +7,6 @@ use super::{Failures, remove};
 use crate::support::dice::Dice;
 use crate::support::{Home, text};
 
-/// VMs that are taken in a round.
-const STEPS: u64 = 2;
-
 pub(crate) struct Acquirer {
     dice: Dice,
     number: u64,
@@ -25,11 +22,12 @@ impl Acquirer {
     }
 
     pub(crate) fn live(&mut self, home: &Home) {
-        for _ in 0..STEPS {
+        // Two at once in a quarter of the rounds, none in another.
+        if self.dice.roll(2) == 0 {
             self.acquire(home);
         }
         // What a template boots to is made anew now and then, while others are forked from it.
-        if self.dice.roll(12) == 0 {
+        if self.dice.roll(24) == 0 {
             let template = home.json(&["pool", "show", "pool"])["template"].as_str().unwrap().to_owned();
             let output = home.run(&["golden", "update", &template]);
             if !output.status.success() {

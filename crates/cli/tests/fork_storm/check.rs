@@ -1,8 +1,9 @@
 //! What must be so after each round.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::support::shared_files::unnamed;
 use crate::support::{Home, names, text, until};
@@ -45,31 +46,64 @@ pub(crate) fn pool(home: &Home, waiting: u64) {
     });
 }
 
-/// Nothing is on disk, in memory or mounted that belongs to nothing.
-pub(crate) fn files(home: &Home) {
-    let mut left = Vec::new();
-    let look = |left: &mut Vec<String>| {
-        left.clear();
-        let pools = home.json(&["pool", "ls"]);
-        let waiting: u64 =
-            pools["pools"].as_array().unwrap().iter().map(|pool| pool["waiting"].as_u64().unwrap()).sum();
-        let listed = self::listed(home);
-        let there = home.ids();
-        if !listed.is_subset(&there) || (there.len() - listed.len()) as u64 != waiting {
-            left.push(format!("VM directories {there:?}, listed {listed:?}, {waiting} wait"));
-        }
-        left.extend(unnamed(home.root()));
-        let work = names(&home.root().join("tmp"));
-        left.extend(work.into_iter().filter(|name| name != ".gate").map(|name| format!("tmp/{name}")));
-        left.extend(nameless(home, &there));
-        left.is_empty()
-    };
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    // The collector works in the background.
-    while !look(&mut left) && std::time::Instant::now() < end {
-        std::thread::sleep(std::time::Duration::from_millis(200));
+/// What may be left of what was removed is gone after so long: the collector works in the background, and rests.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What was found after a round that belongs to nothing, and since when. Waiting for the collector in each round would be
+/// most of its time; what leaks stays, and is told in a later round.
+#[derive(Default)]
+pub(crate) struct Litter(BTreeMap<String, Instant>);
+
+impl Litter {
+    /// Nothing is for long on disk, in memory or mounted that belongs to nothing.
+    pub(crate) fn look(&mut self, home: &Home) {
+        until("the directories of VMs are those of VMs", 20, || directories_fit(home));
+        let now = Instant::now();
+        let before = std::mem::take(&mut self.0);
+        let since = |what: String| {
+            let since = before.get(&what).copied().unwrap_or(now);
+            (what, since)
+        };
+        self.0 = left(home).into_iter().map(since).collect();
+        let old: Vec<&String> =
+            self.0.iter().filter(|(_, since)| since.elapsed() > PATIENCE).map(|(what, _)| what).collect();
+        assert!(old.is_empty(), "left behind: {old:#?}");
     }
-    assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
+
+    /// Nothing at all is left, once the collector has come by.
+    pub(crate) fn expect_none(home: &Home) {
+        until("the directories of VMs are those of VMs", 20, || directories_fit(home));
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = left(home);
+            if left.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < end, "left behind: {left:#?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Every VM that is listed has a directory, and those that wait in pools, and nobody else.
+fn directories_fit(home: &Home) -> bool {
+    let pools = home.json(&["pool", "ls"]);
+    let waiting: u64 =
+        pools["pools"].as_array().unwrap().iter().map(|pool| pool["waiting"].as_u64().unwrap()).sum();
+    let (listed, there) = (listed(home), home.ids());
+    let fit = listed.is_subset(&there) && (there.len() - listed.len()) as u64 == waiting;
+    if !fit {
+        eprintln!("  VM directories {there:?}, listed {listed:?}, {waiting} wait");
+    }
+    fit
+}
+
+fn left(home: &Home) -> Vec<String> {
+    let mut left = unnamed(home.root());
+    let work = names(&home.root().join("tmp"));
+    left.extend(work.into_iter().filter(|name| name != ".gate").map(|name| format!("tmp/{name}")));
+    left.extend(nameless(home, &home.ids()));
+    left
 }
 
 /// Processes that work in directories of VMs that are gone, and files that somebody keeps open after their removal.

@@ -7,8 +7,8 @@ use super::{Failures, Vm, id_of, make, remove};
 use crate::support::dice::Dice;
 use crate::support::{Home, guest_word};
 
-/// Forks in a round.
-const STEPS: u64 = 2;
+/// Most children of one fork.
+const MOST: u64 = 3;
 /// Children that are kept from round to round.
 const KEPT: usize = 2;
 
@@ -54,27 +54,25 @@ impl Forker {
     }
 
     pub(crate) fn live(&mut self, home: &Home) {
-        for _ in 0..STEPS {
-            let all: Vec<Vm> = self.source.iter().chain(&self.children).cloned().collect();
-            let from = match self.dice.roll(3) {
-                0 => self.dice.pick(&all).unwrap(),
-                _ => all[0].clone(),
-            };
-            self.fork(home, &from);
-            while self.children.len() > KEPT {
-                let child = self.children.remove(0);
-                let output = home.run(&["rm", &child.name]);
-                if !output.status.success() {
-                    self.failures.note("rm of a child", &[&child.id], &output);
-                    self.uncertain.push(child.name);
-                }
+        let all: Vec<Vm> = self.source.iter().chain(&self.children).cloned().collect();
+        let from = match self.dice.roll(3) {
+            0 => self.dice.pick(&all).unwrap(),
+            _ => all[0].clone(),
+        };
+        self.fork(home, &from);
+        while self.children.len() > KEPT {
+            let child = self.children.remove(0);
+            let output = home.run(&["rm", &child.name]);
+            if !output.status.success() {
+                self.failures.note("rm of a child", &[&child.id], &output);
+                self.uncertain.push(child.name);
             }
         }
     }
 
     fn fork(&mut self, home: &Home, from: &Vm) {
         self.made += 1;
-        let count = self.dice.roll(4) + 1;
+        let count = self.dice.roll(MOST) + 1;
         let pattern = format!("child-{}-{{n}}", self.made);
         let names: Vec<String> = (1..=count).map(|n| format!("child-{}-{n}", self.made)).collect();
         let arguments =
@@ -87,11 +85,17 @@ impl Forker {
             return;
         }
         let forked: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut children = Vec::new();
         for (vm, name) in forked["vms"].as_array().unwrap().iter().zip(names) {
             assert_eq!(vm["name"], *name);
-            let child = Vm { name, id: id_of(vm), words: from.words.clone() };
-            let question = self.question();
-            let output = guest_word::look(home, &child.name, &question);
+            children.push((Vm { name, id: id_of(vm), words: from.words.clone() }, self.question()));
+        }
+        let looks: Vec<_> = std::thread::scope(|scope| {
+            let look = |(child, question): &(Vm, String)| guest_word::look(home, &child.name, question);
+            let looks: Vec<_> = children.iter().map(|one| scope.spawn(move || look(one))).collect();
+            looks.into_iter().map(|look| look.join().unwrap()).collect()
+        });
+        for ((child, _), output) in children.into_iter().zip(looks) {
             if output.status.success() {
                 assert_eq!(guest_word::wrong(&output, &child.name, &child.words[0]), None, "{child:?}");
             } else {
@@ -108,15 +112,19 @@ impl Forker {
             remove(home, &name);
         }
         let mut whole = Vec::new();
-        for mut vm in self.source.take().into_iter().chain(std::mem::take(&mut self.children)) {
+        for vm in self.source.take().into_iter().chain(std::mem::take(&mut self.children)) {
             if blow.struck.contains(&vm.id) {
                 remove(home, &vm.name);
             } else {
-                vm.expect_whole(home, &self.question());
-                whole.push(vm);
+                whole.push((vm, self.question()));
             }
         }
-        for vm in whole {
+        std::thread::scope(|scope| {
+            for (vm, question) in &mut whole {
+                scope.spawn(|| vm.expect_whole(home, question));
+            }
+        });
+        for (vm, _) in whole {
             if vm.name.starts_with("dev-") {
                 self.source = Some(vm);
             } else {

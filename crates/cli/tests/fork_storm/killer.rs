@@ -1,6 +1,8 @@
 //! Ends processes at random moments.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::dice::Dice;
@@ -46,18 +48,20 @@ impl Killer {
         self.seen.extend(home.ids());
     }
 
-    fn wait(&mut self, home: &Home, most_ms: u64) {
+    /// Lets some time pass, but no longer than `goes_on`, looking which VMs there are.
+    fn wait(&mut self, home: &Home, most_ms: u64, mut goes_on: impl FnMut() -> bool) {
         // Not for an event: a random moment is what is wanted.
         let end = Instant::now() + Duration::from_millis(self.dice.roll(most_ms));
-        while Instant::now() < end {
+        while Instant::now() < end && goes_on() {
             self.look(home);
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    pub(crate) fn strike(&mut self, home: &Home, sources: &[String], round: u64) -> Blow {
+    /// `busy`: how many still do something that can be disturbed.
+    pub(crate) fn strike(&mut self, home: &Home, sources: &[String], busy: &AtomicUsize, round: u64) -> Blow {
         let mut blow = Blow::default();
-        self.wait(home, 2_000);
+        self.wait(home, 1_000, || busy.load(Ordering::Acquire) > 0);
         let choice = self.dice.roll(10);
         let target = match choice {
             0..=1 => self.dice.pick(sources),
@@ -87,13 +91,14 @@ impl Killer {
             }
             _ => {
                 blow.server = true;
-                for _ in 0..=round % 2 {
-                    if let Some(pid) = home.server() {
-                        signal("KILL", pid);
-                        wait_for_end(pid);
-                    }
+                kill_server(home);
+                if round % 2 == 1 {
                     // The second time it dies while it takes up what there is.
-                    self.wait(home, 600);
+                    let mut wakes =
+                        home.command(&["ls"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+                    self.wait(home, 400, || true);
+                    kill_server(home);
+                    wakes.wait().unwrap();
                 }
                 Victim::Server
             }
@@ -101,5 +106,12 @@ impl Killer {
         *self.done.entry(victim).or_default() += 1;
         self.look(home);
         blow
+    }
+}
+
+fn kill_server(home: &Home) {
+    if let Some(pid) = home.server() {
+        signal("KILL", pid);
+        wait_for_end(pid);
     }
 }

@@ -8,7 +8,7 @@ use crate::support::dice::Dice;
 use crate::support::{Home, guest_word, text};
 
 /// What is done in a round.
-const STEPS: u64 = 4;
+const STEPS: u64 = 2;
 /// Snapshots from which on old ones are removed.
 const MOST: usize = 6;
 

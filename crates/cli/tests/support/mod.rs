@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags};
 use serde_json::Value;
 
 /// Longest time for one command, in seconds.
@@ -217,7 +219,7 @@ pub(crate) fn until(what: &str, seconds: u64, mut reached: impl FnMut() -> bool)
     let end = Instant::now() + Duration::from_secs(seconds);
     while !reached() {
         assert!(Instant::now() < end, "after {seconds} s it is not so that {what}");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -248,9 +250,12 @@ pub(crate) fn signal(name: &str, pid: i32) {
     let _ = kill.args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status().unwrap();
 }
 
+/// Waits until a process has ended, whether or not its parent has taken notice: the first process of some machines looks
+/// for its dead every two seconds only.
 pub(crate) fn wait_for_end(pid: i32) {
-    let mut wait = Command::new("timeout");
-    let ended =
-        wait.args(["30", "tail", "--sleep-interval=0.02", &format!("--pid={pid}"), "-f", "/dev/null"]);
-    assert!(ended.status().unwrap().success(), "process {pid} does not end");
+    let process = Pid::from_raw(pid).unwrap();
+    let Ok(process) = rustix::process::pidfd_open(process, PidfdFlags::empty()) else { return };
+    let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
+    let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)).unwrap();
+    assert_eq!(ended, 1, "process {pid} does not end");
 }
