@@ -22,6 +22,7 @@ mod system;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent::{Agent, Place};
 use channel::{Link, Port};
@@ -47,7 +48,12 @@ fn main() -> std::process::ExitCode {
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(64)
+        // A new helper thread costs a child that has translated nothing yet some 10 ms; one that waits costs nothing.
+        .thread_keep_alive(Duration::from_secs(3600))
+        .build()
 }
 
 /// PID 1 of a guest. Returns only with the end of the machine.

@@ -15,6 +15,7 @@ mod context;
 mod descriptors;
 mod duration;
 mod error;
+mod heap;
 mod interrupts;
 mod output;
 mod progress;

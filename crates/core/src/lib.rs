@@ -23,6 +23,7 @@ mod events;
 mod hooks;
 mod image_build;
 mod lease;
+mod own_command;
 mod pools;
 mod ports;
 mod reconcile;

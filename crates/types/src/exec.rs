@@ -53,6 +53,10 @@ pub struct ExecRequest {
     /// command being held up.
     #[serde(default)]
     pub detach: bool,
+    /// Forget the command when it has ended: for what the service runs by itself, which no user looks for. Not settable
+    /// from outside.
+    #[serde(skip)]
+    pub unlisted: bool,
 }
 
 /// How a command ended.

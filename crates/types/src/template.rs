@@ -153,6 +153,11 @@ pub struct Template {
     /// Commands run in the guest, in order, once it is up; each is given to `sh -c`.
     #[serde(default)]
     pub start_commands: Vec<String>,
+    /// Commands run once, by `sh -c`, before the golden snapshot of the template is taken: what they read from the disk
+    /// is in the memory of every VM from then on. One that fails, or takes longer than a minute, is noted in the
+    /// server's log and changes nothing else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warm_up: Vec<String>,
     /// Who is PID 1.
     #[serde(default)]
     pub init: InitMode,

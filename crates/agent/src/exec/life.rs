@@ -32,6 +32,9 @@ pub(super) async fn follow(agent: &Agent, process: &Process, life: Life) {
         stderr,
         end(agent, process, life.exited, life.timeout)
     );
+    if process.unlisted {
+        agent.processes.forget(&process.id);
+    }
 }
 
 /// Notes the end of a process, and brings it about when its time is up.

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use microvm_protocol::messages::{self, Exited, FailureKind, Terminal};
+use microvm_protocol::messages::{self, Exec, Exited, FailureKind, Terminal};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ pub(crate) struct Process {
     pub(crate) command: Vec<String>,
     pub(crate) started: Instant,
     pub(crate) detached: bool,
+    /// Forgotten when it has ended.
+    pub(crate) unlisted: bool,
     pub(crate) is_terminal: bool,
     /// Where input goes; empty after its end.
     pub(crate) stdin: tokio::sync::Mutex<Option<AsyncFd<OwnedFd>>>,
@@ -55,10 +57,8 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn new(
-        id: String,
+        request: Exec,
         pid: u32,
-        command: Vec<String>,
-        detached: bool,
         stdin: Option<AsyncFd<OwnedFd>>,
         terminal: Option<OwnedFd>,
         group: Option<ControlGroup>,
@@ -67,11 +67,12 @@ impl Process {
         let is_terminal = terminal.is_some();
         state.outputs[1].finished = is_terminal;
         Self {
-            id,
+            id: request.id,
             pid,
-            command,
+            command: request.command,
             started: Instant::now(),
-            detached,
+            detached: request.detach,
+            unlisted: request.unlisted,
             is_terminal,
             stdin: tokio::sync::Mutex::new(stdin),
             terminal,

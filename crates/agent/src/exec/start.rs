@@ -75,12 +75,11 @@ fn start_now(agent: &Arc<Agent>, request: Exec) -> AgentResult<(Arc<Process>, Li
         describe(step, error, &request, plan.directory.as_bytes(), &plan.user.name)
     })?;
     let exited = guard.claim(pid);
-    let process =
-        Arc::new(Process::new(request.id, pid, request.command, request.detach, stdin, terminal, group));
+    let timeout = (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms));
+    let process = Arc::new(Process::new(request, pid, stdin, terminal, group));
     // The caller is the first reader: nothing is dropped before it has begun.
     process.lock().has_reader = true;
     agent.processes.insert(Arc::clone(&process));
-    let timeout = (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms));
     Ok((process, Life { stdout, stderr, exited, timeout }))
 }
 

@@ -37,6 +37,11 @@ impl Table {
         })
     }
 
+    /// Whoever takes its output goes on with it.
+    pub(crate) fn forget(&self, id: &str) {
+        self.lock().remove(id);
+    }
+
     pub(crate) fn contains(&self, id: &str) -> bool {
         self.lock().contains_key(id)
     }

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::os::fd::AsRawFd as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use microvm_protocol::messages::{Configure, Configured, Exec, PARTS, Part};
@@ -12,6 +11,7 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 use crate::agent::{Agent, Place, StartCommands};
 use crate::console::say;
 use crate::exec::Defaults;
+use crate::system::line::write_line;
 
 /// Takes the identity over.
 pub(crate) async fn configure(agent: &Arc<Agent>, identity: Configure) -> Configured {
@@ -80,7 +80,7 @@ fn set_host_name(name: &str) -> Result<(), String> {
         return Ok(());
     }
     rustix::system::sethostname(name.as_bytes()).map_err(|error| format!("set the host name: {error}"))?;
-    fs::write("/etc/hostname", format!("{name}\n")).map_err(|error| format!("write /etc/hostname: {error}"))
+    write_line("/etc/hostname", &format!("{name}\n"))
 }
 
 fn set_machine_id(id: &str) -> Result<(), String> {
@@ -88,11 +88,11 @@ fn set_machine_id(id: &str) -> Result<(), String> {
         return Ok(());
     }
     let line = format!("{id}\n");
-    fs::write("/etc/machine-id", &line).map_err(|error| format!("write /etc/machine-id: {error}"))?;
-    let bus = Path::new("/var/lib/dbus/machine-id");
+    write_line("/etc/machine-id", &line)?;
+    let bus = "/var/lib/dbus/machine-id";
     // Usually a link to the other one.
-    if bus.is_file() && !bus.is_symlink() {
-        fs::write(bus, &line).map_err(|error| format!("write {}: {error}", bus.display()))?;
+    if fs::symlink_metadata(bus).is_ok_and(|found| found.is_file()) {
+        write_line(bus, &line)?;
     }
     Ok(())
 }

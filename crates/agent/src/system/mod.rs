@@ -3,6 +3,7 @@
 pub(crate) mod health;
 pub(crate) mod identity;
 pub(crate) mod info;
+mod line;
 pub(crate) mod measure;
 pub(crate) mod port;
 pub(crate) mod processes;

@@ -62,6 +62,7 @@ impl CommandOptions {
             stdin: self.interactive || self.tty,
             timeout_ms: self.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             detach: false,
+            unlisted: false,
         })
     }
 }

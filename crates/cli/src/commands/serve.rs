@@ -48,6 +48,7 @@ impl Serve {
         }
         log(settings);
         crate::descriptors::raise_limit();
+        crate::heap::limit_arenas();
         let outcome = runtime()?.block_on(self.serve(settings));
         if let (true, Err(CliError::Problem(problem))) = (self.background, &outcome) {
             tracing::error!(code = problem.code, detail = problem.detail, "the server could not serve");
@@ -86,6 +87,7 @@ impl Serve {
         let served = tokio::select! {
             served = microvm_server::serve(bound, app) => served,
             signal = end => return Err(CliError::Interrupted(signal)),
+            never = crate::heap::keep_small() => match never {},
         };
         service.close().await;
         served.map_err(|error| {

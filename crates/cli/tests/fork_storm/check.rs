@@ -17,7 +17,8 @@ pub(crate) fn listed(home: &Home) -> BTreeSet<String> {
 pub(crate) fn vms(home: &Home, expected: &BTreeSet<String>) {
     // The machine of a golden snapshot is nobody's; it is removed when its maker has died.
     until("no machine of a golden snapshot is left", 30, || {
-        home.states().iter().all(|(name, _)| !name.starts_with("golden-"))
+        let vms = home.json(&["ls"]);
+        vms["vms"].as_array().unwrap().iter().all(|vm| vm["labels"].get("microvm.golden").is_none())
     });
     let there: BTreeSet<String> = home.states().into_iter().map(|(name, _)| name).collect();
     assert_eq!(there, *expected, "VMs nobody knows, or VMs lost");

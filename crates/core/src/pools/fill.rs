@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use microvm_ports::guest::ProcessEvent;
 use microvm_types::VmId;
-use microvm_types::exec::ExecRequest;
 use microvm_types::vm::{Limits, PoolMember};
 use microvm_types::{Name, Phase};
 use tokio::task::JoinSet;
@@ -14,6 +12,7 @@ use tokio::time::Instant;
 use super::state::{Pool, Waiting};
 use crate::actor::Command;
 use crate::error::ServiceError;
+use crate::own_command;
 use crate::service::{CreateRequest, Shared, VmService};
 
 /// Longest rest after VMs could not be made, doubled from one second on.
@@ -149,21 +148,8 @@ impl VmService {
 
     /// A command that answers has gone through all that the first command of a user goes through.
     async fn probe(&self, id: &VmId) -> Result<(), ServiceError> {
-        use futures::StreamExt as _;
         let guest = self.guest_of(&id.clone().into()).await?;
-        let command = vec!["true".to_owned()];
-        let probed = async {
-            let mut process = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await?;
-            while let Some(event) = process.events.next().await {
-                if let ProcessEvent::Lost(error) = event {
-                    return Err(error);
-                }
-            }
-            Ok(())
-        };
-        let action = "answer its first command";
-        let timeout = microvm_ports::GuestError::Timeout { action, after: PROBE_DEADLINE };
-        Ok(tokio::time::timeout(PROBE_DEADLINE, probed).await.unwrap_or(Err(timeout))?)
+        Ok(own_command::probe(&*guest, PROBE_DEADLINE).await?)
     }
 }
 

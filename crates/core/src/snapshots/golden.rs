@@ -17,7 +17,7 @@ use super::create::NameGuard;
 use super::index::Snapshot;
 use crate::actor::{Command, SnapshotOrder};
 use crate::error::ServiceError;
-use crate::service::{BootChoice, CreateRequest, VmService};
+use crate::service::{BootChoice, CreateRequest, VmService, made_up_name};
 
 /// Machines that a golden snapshot is made ready for: so many that its memory is written once for all of them.
 const CHILDREN: usize = 1_000;
@@ -144,6 +144,7 @@ impl VmService {
             "vcpus": template.vcpus,
             "memory_mib": template.memory_mib,
             "disk_mib": template.disk_mib,
+            "warm_up": template.warm_up,
             "compatibility": compatibility,
         });
         Ok(Some(key.to_string()))
@@ -189,9 +190,8 @@ impl VmService {
         };
         let id = self.shared.ports.new_snapshot_id();
         let request = CreateRequest {
-            name: Some(format!("golden-{id}").parse().map_err(|error: microvm_types::NameError| {
-                ServiceError::Invalid { field: "name", reason: error.to_string() }
-            })?),
+            // As long as the made-up names of its children: their host names are written over its own.
+            name: Some(made_up_name(id.as_str())?),
             labels: [(GOLDEN_LABEL.to_owned(), "building".to_owned())].into(),
             limits: Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() },
             boot: BootChoice::Cold,
@@ -217,6 +217,7 @@ impl VmService {
             ServiceError::Invalid { field: "name", reason: error.to_string() }
         })?;
         let guard = NameGuard::reserve(&self.shared, &name, &id)?;
+        self.warm_up(&vm, template).await?;
         let (taken, _) = oneshot::channel();
         let order = SnapshotOrder {
             id: id.clone(),

@@ -18,6 +18,7 @@ mod manage;
 mod names;
 mod restore;
 mod versions;
+mod warm_up;
 
 pub use create::{BegunSnapshot, SnapshotRequest};
 pub use fork::{ForkRequest, Forked};

@@ -246,7 +246,10 @@ impl Guest for FakeGuest {
     }
 
     async fn processes(&self) -> Result<Vec<ProcessInfo>, GuestError> {
-        Ok(self.system().await?.processes().iter().map(|process| process.info()).collect())
+        let processes = self.system().await?.processes();
+        let listed =
+            processes.iter().filter(|process| !(process.request.unlisted && process.exit().is_some()));
+        Ok(listed.map(|process| process.info()).collect())
     }
 
     async fn signal(&self, process: &ProcessId, signal: u8) -> Result<(), GuestError> {

@@ -35,6 +35,7 @@ pub(crate) async fn exec(channel: &Arc<Channel>, request: &ExecRequest) -> Resul
         stdin: request.stdin,
         timeout_ms: request.timeout_ms.unwrap_or(0),
         detach: request.detach,
+        unlisted: request.unlisted,
     });
     let stream = channel.open(operation)?;
     if !request.stdin && request.terminal.is_none() {

@@ -34,6 +34,7 @@ pub(super) async fn run(suite: &mut Suite, scene: &Scene) {
     suite.check("a detached command is not held up", detached(scene)).await;
     suite.check("a terminal has its size", terminal(scene)).await;
     suite.check("processes are listed with how they ended", listed(scene)).await;
+    suite.check("what the service runs by itself is forgotten", unlisted(scene)).await;
 }
 
 async fn exit_codes(scene: &Scene) {
@@ -281,4 +282,12 @@ async fn listed(scene: &Scene) {
     assert_eq!((found.exit, found.stdout_bytes, found.stderr_bytes), (Some(code(4)), 6, 0));
     scene.guest.signal(&living.id, 9).await.must("ending it");
     collect(living).await;
+}
+
+async fn unlisted(scene: &Scene) {
+    let handle = scene.start(&ExecRequest { unlisted: true, ..shell("echo 12345") }).await;
+    let id = handle.id.clone();
+    assert_eq!(collect(handle).await.text(), "12345");
+    let known = scene.guest.processes().await.must("listing processes");
+    assert!(known.iter().all(|process| process.id != id), "it is listed");
 }

@@ -43,6 +43,9 @@ pub struct Exec {
     /// Whether it lives on without a reader.
     #[prost(bool, tag = "9")]
     pub detach: bool,
+    /// Whether it is forgotten when it has ended.
+    #[prost(bool, tag = "10")]
+    pub unlisted: bool,
 }
 
 /// Taking up output again.

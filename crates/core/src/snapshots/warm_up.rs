@@ -1,0 +1,32 @@
+//! Getting a machine warm before its golden snapshot is taken.
+
+use std::time::Duration;
+
+use microvm_types::VmId;
+use microvm_types::template::Template;
+
+use crate::error::ServiceError;
+use crate::own_command;
+use crate::service::VmService;
+
+/// Longest time for one command, in which an emulated guest starts Python three dozen times.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+impl VmService {
+    /// Runs what VMs of the template will run, so that it is in the page cache of each of them. A guest that
+    /// does not answer is none to make others from.
+    pub(super) async fn warm_up(&self, vm: &VmId, template: &Template) -> Result<(), ServiceError> {
+        let guest = self.guest_of(&vm.clone().into()).await?;
+        own_command::probe(&*guest, DEADLINE).await?;
+        for line in &template.warm_up {
+            let command = ["/bin/sh", "-c", line].map(str::to_owned).to_vec();
+            let problem = match own_command::run(&*guest, command, DEADLINE).await {
+                Ok(status) if status.shell_code() == 0 => continue,
+                Ok(status) => format!("exit code {}", status.shell_code()),
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(template = %template.name, command = line, problem, "a command to warm up failed");
+        }
+        Ok(())
+    }
+}
