@@ -36,7 +36,8 @@ const OTHERS: &[&str] = &[
     "libssl-dev",
     "rsync",
     "kmod", //
-    // Tests: a registry on loopback and something to fill it with.
+    // Tests: a registry on loopback, something to fill it with, and certificates for it.
+    "openssl",
     "skopeo",
     "docker-registry",
 ];

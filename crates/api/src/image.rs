@@ -68,6 +68,9 @@ pub enum ImageSource {
         /// Speak plain HTTP; only for registries on loopback.
         #[serde(default)]
         plain_http: bool,
+        /// Authorities whose certificates are trusted besides those that the server's host trusts: the text of a PEM file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        authorities: Option<String>,
     },
     /// Debian packages, put together from the package sources of the server's host.
     Debian {

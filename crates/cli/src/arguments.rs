@@ -117,6 +117,8 @@ pub(crate) enum Command {
     Serve(commands::serve::Serve),
     /// Print completions for a shell
     Completions(commands::completions::Completions),
+    /// Write manual pages
+    Man(commands::man::Man),
 }
 
 #[cfg(test)]
@@ -172,6 +174,7 @@ mod tests {
             "microvm image build debian-python",
             "microvm image import ./x --name y",
             "microvm image pull localhost:5000/x --plain-http",
+            "microvm image pull registry.test/x --ca-file ./authority.pem",
             "microvm image inspect x",
             "microvm kernel build --distribution",
             "microvm kernel add ./k --name k --discovery command-line",
@@ -180,6 +183,7 @@ mod tests {
             "microvm verify",
             "microvm serve",
             "microvm completions bash",
+            "microvm man ./man1",
         ] {
             let parsed = Arguments::try_parse_from(
                 line.split(' ').chain(["--output", "json"].into_iter().filter(|_| !line.contains(" -- "))),

@@ -55,6 +55,19 @@ fn help_is_data_and_names_every_command() {
 }
 
 #[test]
+fn every_command_has_a_manual_page() {
+    let home = Home::new();
+    let folder = home.0.path().join("share/man1");
+    let output = home.run(&["man", folder.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let page = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    assert!(page("microvm.1").contains("microvm\\-run(1)"), "{}", page("microvm.1"));
+    for name in ["microvm-run.1", "microvm-image-pull.1", "microvm-snapshot-create.1"] {
+        assert!(page(name).contains(".SH SYNOPSIS"), "{}", page(name));
+    }
+}
+
+#[test]
 fn a_wrong_command_line_is_told_on_standard_error() {
     for wrong in [&["nonsense"][..], &["run"], &["create", "--memory", "-1"], &["create", "--name", "a b"]] {
         let output = Home::new().run(wrong);

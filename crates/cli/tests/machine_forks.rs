@@ -88,7 +88,7 @@ fn memory_and_disk_are_of_one_moment() {
     for part in ["count", "answer"] {
         home.must(&["exec", "-d", "dev", "--", "python3", "/root/counter.py", part]);
     }
-    until("it counts", 20, || {
+    until("it counts", 100, || {
         let ready = "test -s /root/counter/0 && test -p /dev/shm/ask";
         home.run(&["exec", "dev", "--", "sh", "-c", ready]).status.success()
     });

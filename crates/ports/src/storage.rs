@@ -102,6 +102,8 @@ pub enum ImageSource {
         reference: String,
         /// Speak plain HTTP; only for registries on loopback.
         plain_http: bool,
+        /// Authorities (PEM) whose certificates are trusted besides those that the host trusts.
+        authorities: Option<String>,
     },
 }
 

@@ -49,10 +49,20 @@ fn operation(route: &Route) -> Value {
             },
         },
     });
+    if let Some((status, gives)) = otherwise(route) {
+        operation["responses"][status] =
+            json!({ "description": "Goes on after the answer", "content": content(gives) });
+    }
     if !route.takes.is_empty() {
         operation["requestBody"] = json!({ "content": content(route.takes) });
     }
     operation
+}
+
+/// A second way to succeed, where there is one.
+fn otherwise(route: &Route) -> Option<(&'static str, &'static str)> {
+    // With `wait` false.
+    (route.takes == "CreateSnapshot").then_some(("202", "BegunSnapshot"))
 }
 
 fn answer(route: &Route) -> Value {

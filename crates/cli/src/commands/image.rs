@@ -79,8 +79,11 @@ pub(crate) struct Pull {
     #[arg(long)]
     name: Option<String>,
     /// Speak plain HTTP; only for registries on this host
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ca_file")]
     plain_http: bool,
+    /// Trust the authorities in this PEM file too, besides those the server's host trusts
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<Utf8PathBuf>,
 }
 
 /// Remove images
@@ -126,7 +129,15 @@ impl Image {
             }
             Self::Pull(pull) => {
                 let name = pull.name.unwrap_or_else(|| last_part(&pull.reference));
-                let source = ImageSource::Registry { reference: pull.reference, plain_http: pull.plain_http };
+                let read = |path: &Utf8PathBuf| {
+                    std::fs::read_to_string(path)
+                        .map_err(|error| CliError::file("reading", path.as_str(), &error))
+                };
+                let source = ImageSource::Registry {
+                    reference: pull.reference,
+                    plain_http: pull.plain_http,
+                    authorities: pull.ca_file.as_ref().map(read).transpose()?,
+                };
                 add(context, &plain(name, source)).await?;
             }
         }

@@ -14,6 +14,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod machine;
+pub(crate) mod man;
 pub(crate) mod pool;
 pub(crate) mod ps;
 pub(crate) mod resize;
@@ -39,6 +40,9 @@ const SERVER_THREADS: usize = 3;
 /// Runs a command; gives the exit code.
 pub(crate) fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
     if let Command::Completions(command) = arguments.command {
+        return command.run();
+    }
+    if let Command::Man(command) = arguments.command {
         return command.run();
     }
     let settings = Settings::new(arguments.root)?;
@@ -98,6 +102,10 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Kernel(command) => command.run(context).await,
         Command::Template(command) => command.run(context).await,
         Command::Verify(command) => command.run(context).await,
-        Command::Serve(_) | Command::Completions(_) | Command::Doctor(_) | Command::Bench(_) => Ok(0),
+        Command::Serve(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Doctor(_)
+        | Command::Bench(_) => Ok(0),
     }
 }

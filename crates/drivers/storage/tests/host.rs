@@ -8,29 +8,13 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use common::{Home, SmallDisk, extract, is_root, vm_id};
+use common::{Home, SmallDisk, extract, have, is_root, vm_id};
 use microvm_driver_storage::{ArchiveLimits, host_tools};
 use microvm_ports::storage::{ImageConfig, ImageSource, KernelSource};
 use microvm_ports::{ImageStore, KernelStore, Progress, StorageError, VmStorage};
-
-/// Whether programs are there; otherwise tells why the test does nothing.
-fn have(programs: &[&str]) -> bool {
-    for program in programs {
-        let found = Command::new("sh")
-            .args(["-c", &format!("PATH=$PATH:/usr/sbin:/sbin command -v {program}")])
-            .stdout(Stdio::null())
-            .status();
-        if !found.is_ok_and(|status| status.success()) {
-            println!("SKIP: `{program}` is not installed");
-            return false;
-        }
-    }
-    true
-}
 
 #[test]
 fn the_doctor_knows_tools_and_packages() {
@@ -155,114 +139,6 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
     let result = storage.create_vm_files(&vm_id(1), 64).await;
     assert!(matches!(result, Err(StorageError::DiskFull { .. })), "{result:?}");
     assert!(storage.vm_directories().await.unwrap().is_empty());
-}
-
-/// A registry on loopback, ended with the test.
-struct Registry {
-    child: Child,
-    address: String,
-    _files: tempfile::TempDir,
-}
-
-impl Registry {
-    fn start() -> Self {
-        let files = tempfile::tempdir().unwrap();
-        let config = files.path().join("config.yml");
-        // Port 0: the registry picks a free one and says which.
-        std::fs::write(
-            &config,
-            format!("version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: '{}'}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n", files.path().display()),
-        )
-        .unwrap();
-        let mut child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut messages = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        let address = loop {
-            line.clear();
-            assert!(messages.read_line(&mut line).unwrap() > 0, "the registry ended early");
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                break rest.split(['"', ' ', '\n']).next().unwrap().to_owned();
-            }
-        };
-        // Someone must go on reading, or the registry stops at a full pipe. Ends with it.
-        std::thread::spawn(move || std::io::copy(&mut messages, &mut std::io::sink()));
-        Self { child, address, _files: files }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[tokio::test]
-async fn an_image_is_pulled_from_a_registry() {
-    if !have(&["docker-registry", "skopeo"]) {
-        return;
-    }
-    let home = Home::new();
-    let layout = home.path("layout");
-    common::oci::write_layout(&layout);
-    let registry = Registry::start();
-    let push = Command::new("skopeo")
-        .args([
-            "copy",
-            "--insecure-policy",
-            "--dest-tls-verify=false",
-            &format!("oci:{layout}:latest"),
-            &format!("docker://{}/tiny:1", registry.address),
-        ])
-        .output()
-        .unwrap();
-    assert!(push.status.success(), "{}", String::from_utf8_lossy(&push.stderr));
-    let reference = format!("{}/tiny:1", registry.address);
-    let source = ImageSource::Registry { reference: reference.clone(), plain_http: true };
-    let info = home
-        .storage
-        .add_image("tiny", &source, &[], &ImageConfig::default(), Progress::ignored())
-        .await
-        .unwrap();
-    common::oci::check(&home, &info).await;
-    let missing =
-        ImageSource::Registry { reference: format!("{}/absent:1", registry.address), plain_http: true };
-    let error = home
-        .storage
-        .add_image("x", &missing, &[], &ImageConfig::default(), Progress::ignored())
-        .await
-        .unwrap_err();
-    assert!(matches!(error, StorageError::Registry(_)), "{error:?}");
-    let far = ImageSource::Registry { reference: "registry.invalid/x:1".into(), plain_http: true };
-    let error = home
-        .storage
-        .add_image("x", &far, &[], &ImageConfig::default(), Progress::ignored())
-        .await
-        .unwrap_err();
-    assert!(matches!(error, StorageError::BadInput { .. }), "{error:?}");
-    assert!(home.work().is_empty());
-    // The same image packed by skopeo, as `docker save` and as a layout, is the same image.
-    for kind in ["docker-archive", "oci-archive"] {
-        let archive = home.path(kind);
-        let packed = Command::new("skopeo")
-            .args([
-                "copy",
-                "--insecure-policy",
-                "--src-tls-verify=false",
-                &format!("docker://{reference}"),
-                &format!("{kind}:{archive}:tiny:1"),
-            ])
-            .output()
-            .unwrap();
-        assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
-        assert_eq!(home.add_path(kind, &archive).await.unwrap().digest, info.digest, "{kind}");
-    }
 }
 
 /// Processes whose root or working directory is below a path.

@@ -83,7 +83,9 @@ fn base(source: ImageSource) -> Result<ImageBase, Failure> {
     Ok(ImageBase::Source(match source {
         ImageSource::Image { reference } => return Ok(ImageBase::Image(reference)),
         ImageSource::Path { path } => StoreSource::Path { path: absolute(&path)? },
-        ImageSource::Registry { reference, plain_http } => StoreSource::Registry { reference, plain_http },
+        ImageSource::Registry { reference, plain_http, authorities } => {
+            StoreSource::Registry { reference, plain_http, authorities }
+        }
         ImageSource::Debian { suite, packages } => StoreSource::Debian { suite, packages },
     }))
 }

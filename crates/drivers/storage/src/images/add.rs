@@ -66,12 +66,13 @@ impl Storage {
                 })
                 .await
             }
-            ImageSource::Registry { reference, plain_http } => {
+            ImageSource::Registry { reference, plain_http, authorities } => {
                 let workspace = self.blocking(|inner, _| inner.workspace()).await?;
                 // The workspace goes with this future if it is dropped while the network is slow.
                 let layout = workspace.join("layout");
-                registry::pull(&reference, plain_http, &layout, self.0.config.limits.bytes, &progress)
-                    .await?;
+                let from =
+                    registry::From { reference: &reference, plain_http, authorities: authorities.as_deref() };
+                registry::pull(from, &layout, self.0.config.limits.bytes, &progress).await?;
                 self.blocking(move |inner, cancel| {
                     let mut builder = inner.builder(&workspace, cancel, progress)?;
                     crate::source::oci::add_layout(&mut builder, &reference, &layout)?;

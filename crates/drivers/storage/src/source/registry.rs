@@ -6,13 +6,15 @@ use std::time::Duration;
 use camino::Utf8Path;
 use futures::StreamExt;
 use microvm_ports::{Progress, StorageError};
-use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::manifest::{
     IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE,
     OCI_IMAGE_MEDIA_TYPE, OciDescriptor,
 };
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tokio::io::AsyncWriteExt;
 
 use super::oci::{self, Descriptor, SMALL_MAX};
@@ -29,10 +31,17 @@ const ACCEPTED: [&str; 4] = [
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// What is asked of whom.
+pub(crate) struct From<'a> {
+    pub(crate) reference: &'a str,
+    pub(crate) plain_http: bool,
+    /// PEM.
+    pub(crate) authorities: Option<&'a str>,
+}
+
 /// Downloads the image for this machine. Dropping the future ends the download; the caller's work directory goes with it.
 pub(crate) async fn pull(
-    reference: &str,
-    plain_http: bool,
+    From { reference, plain_http, authorities }: From<'_>,
     layout: &Utf8Path,
     bytes_max: u64,
     progress: &Progress,
@@ -52,6 +61,7 @@ pub(crate) async fn pull(
         protocol: if plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
         read_timeout: Some(READ_TIMEOUT),
         connect_timeout: Some(CONNECT_TIMEOUT),
+        extra_root_certificates: authorities.map(trusted).transpose()?.into_iter().collect(),
         ..ClientConfig::default()
     })
     .map_err(refused)?;
@@ -80,6 +90,22 @@ pub(crate) async fn pull(
         .await?;
     }
     Ok(())
+}
+
+/// Authorities as the client takes them. One that cannot be read would trust nobody, and say so only later.
+fn trusted(authorities: &str) -> Result<Certificate, StorageError> {
+    let refused = |reason: String| bad_input("the file of trusted authorities", reason);
+    let mut count = 0;
+    for certificate in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
+        let certificate = certificate.map_err(|error| refused(format!("it is not PEM: {error}")))?;
+        let mut one = rustls::RootCertStore::empty();
+        one.add(certificate).map_err(|error| refused(format!("it holds no usable certificate: {error}")))?;
+        count += 1;
+    }
+    if count == 0 {
+        return Err(refused("it holds no certificate: `BEGIN CERTIFICATE` is missing".into()));
+    }
+    Ok(Certificate { encoding: CertificateEncoding::Pem, data: authorities.as_bytes().to_vec() })
 }
 
 /// Fetches the manifest for this machine, and writes an index that holds it alone.
@@ -163,14 +189,29 @@ fn refused(error: oci_client::errors::OciDistributionError) -> StorageError {
     // The whole chain: "error sending request" alone explains nothing.
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
+    let mut untrusted = false;
     while let Some(cause) = source {
+        untrusted |= is_certificate_refused(cause);
         let cause_text = cause.to_string();
         if !text.contains(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
         source = cause.source();
     }
+    if untrusted {
+        text.push_str(
+            "; if the registry's authority is one of your own, name its certificate with --ca-file",
+        );
+    }
     StorageError::Registry(text.chars().filter(|c| !c.is_control()).take(1000).collect())
+}
+
+/// Whether this is, or holds, the refusal of a certificate.
+fn is_certificate_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let refused = |error: &rustls::Error| matches!(error, rustls::Error::InvalidCertificate(_));
+    error.downcast_ref::<rustls::Error>().is_some_and(refused)
+        || inner.is_some_and(|inner| is_certificate_refused(inner))
 }
 
 fn is_loopback(registry: &str) -> bool {

@@ -3,6 +3,7 @@
 
 pub(crate) mod oci;
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -156,4 +157,19 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount").arg(self.0.path()).status();
     }
+}
+
+/// Whether programs are there; otherwise tells why the test does nothing.
+pub(crate) fn have(programs: &[&str]) -> bool {
+    for program in programs {
+        let found = Command::new("sh")
+            .args(["-c", &format!("PATH=$PATH:/usr/sbin:/sbin command -v {program}")])
+            .stdout(Stdio::null())
+            .status();
+        if !found.is_ok_and(|status| status.success()) {
+            println!("SKIP: `{program}` is not installed");
+            return false;
+        }
+    }
+    true
 }

@@ -1,0 +1,28 @@
+//! `microvm man`: manual pages, made from the same description of the commands as `--help`.
+
+use camino::Utf8PathBuf;
+use clap::{Args, CommandFactory as _};
+
+use crate::arguments::{Arguments, Format};
+use crate::error::CliError;
+use crate::output::Output;
+
+/// Write a manual page for every command into a folder
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  microvm man /usr/local/share/man/man1")]
+pub(crate) struct Man {
+    /// The folder; made if it is not there
+    directory: Utf8PathBuf,
+}
+
+impl Man {
+    pub(crate) fn run(self) -> Result<u8, CliError> {
+        let failed = |error: std::io::Error| {
+            CliError::file("writing manual pages to", self.directory.as_str(), &error)
+        };
+        std::fs::create_dir_all(&self.directory).map_err(failed)?;
+        clap_mangen::generate_to(Arguments::command(), &self.directory).map_err(failed)?;
+        Output::new(Format::Table).line(&format!("{}/microvm.1", self.directory))?;
+        Ok(0)
+    }
+}
