@@ -132,7 +132,7 @@ impl Bench {
             }
         }
         if wanted(Part::Pool) {
-            rows.push(pool::measure(scene).await?);
+            rows.extend(pool::measure(scene).await?);
         }
         if wanted(Part::Density) {
             rows.extend(density::measure(scene).await?);

@@ -7,9 +7,9 @@ use microvm_types::vm::Limits;
 use microvm_types::{Name, VmRef};
 
 use crate::autostart::say;
-use crate::bench::boot::request;
+use crate::bench::boot::{execute, request};
 use crate::bench::report::{Promise, Row};
-use crate::bench::samples::Samples;
+use crate::bench::samples::{Percentiles, Samples};
 use crate::bench::{Scene, failed};
 use crate::error::CliError;
 
@@ -28,7 +28,7 @@ pub(super) fn name() -> Result<Name, CliError> {
     name.map_err(|error: microvm_types::NameError| failed("naming a pool", &error))
 }
 
-pub(super) async fn measure(scene: &Scene) -> Result<Row, CliError> {
+pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
     say("filling a pool");
     let pool = name()?;
     let like = request("default");
@@ -49,13 +49,45 @@ pub(super) async fn measure(scene: &Scene) -> Result<Row, CliError> {
         limits: Limits { ephemeral: true, ..Limits::default() },
         ..Acquire::default()
     };
+    let mut rows = Vec::new();
+    for (answer, name) in [
+        (Answer::Ping, "pool acquire to first answer of the agent, over REST"),
+        (Answer::Command, "pool acquire to first command answered, over REST"),
+    ] {
+        let (floor, ours) = acquire(scene, &pool, &wish, answer).await?;
+        let promise = Promise::AtMost { times_floor: 3.0, plus: 5.0 };
+        rows.push(Row::times(name, "ping over REST", floor, ours, promise));
+    }
+    scene.client.remove_pool(&pool).await?;
+    Ok(rows)
+}
+
+/// What tells that a VM is there.
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    Ping,
+    /// `true`, run in it: its fork and exec in the guest are in it too.
+    Command,
+}
+
+/// Takes VMs one after the other; how long a ping takes, and how long it was until the first answer.
+async fn acquire(
+    scene: &Scene,
+    pool: &Name,
+    wish: &Acquire,
+    answer: Answer,
+) -> Result<(Percentiles, Percentiles), CliError> {
     let (mut floor, mut ours) = (Vec::new(), Vec::new());
+    let command = execute("true");
     for _ in 0..=scene.rounds.max(ROUNDS) {
-        full(scene, &pool).await?;
+        full(scene, pool).await?;
         let started = Instant::now();
-        let acquired = scene.client.acquire(&pool, &wish).await?;
+        let acquired = scene.client.acquire(pool, wish).await?;
         let vm = VmRef::from(acquired.vm.id);
-        scene.client.ping(&vm).await?;
+        match answer {
+            Answer::Ping => drop(scene.client.ping(&vm).await?),
+            Answer::Command => drop(scene.client.execute(&vm, &command).await?),
+        }
         ours.push(started.elapsed());
         if acquired.tier != "pool" {
             return Err(failed("taking a VM of a full pool", &format!("it was a {}", acquired.tier)));
@@ -71,14 +103,7 @@ pub(super) async fn measure(scene: &Scene) -> Result<Row, CliError> {
         floor.push(pings[pings.len() / 2]);
         scene.client.delete_vm(&vm).await?;
     }
-    scene.client.remove_pool(&pool).await?;
-    Ok(Row::times(
-        "pool acquire to first answer of the agent, over REST",
-        "ping over REST",
-        Samples::new(floor).percentiles(),
-        Samples::new(ours).percentiles(),
-        Promise::AtMost { times_floor: 3.0, plus: 5.0 },
-    ))
+    Ok((Samples::new(floor).percentiles(), Samples::new(ours).percentiles()))
 }
 
 /// Waits until as many VMs wait as shall.
