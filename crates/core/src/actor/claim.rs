@@ -52,8 +52,8 @@ impl VmActor {
         let woken = async {
             match connected {
                 Some(guest) => {
-                    let identity = self.own_identity().await;
-                    machine.resume().await?;
+                    let identity = async { Ok(self.own_identity().await) };
+                    let (identity, ()) = futures::try_join!(identity, machine.resume())?;
                     guest.expect_heartbeats(true);
                     guest.identify(&identity).await?;
                     Ok::<_, ServiceError>(())

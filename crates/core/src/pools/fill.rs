@@ -25,9 +25,10 @@ pub(super) async fn keep_filled(shared: Arc<Shared>, pool: Arc<Pool>) {
     let service = VmService { shared };
     let _ended = pool.ended.clone().drop_guard();
     let mut making: JoinSet<Result<VmId, ServiceError>> = JoinSet::new();
-    let mut rest_until = Instant::now();
+    let mut failed_until = Instant::now();
     loop {
         let next_expiry = service.remove_unfit(&pool);
+        let rest_until = pool.lock().quiet_until().map_or(failed_until, |quiet| failed_until.max(quiet));
         let missing = service.reserve_missing(&pool, making.len(), Instant::now() < rest_until);
         for _ in 0..missing {
             let (service, pool) = (VmService { shared: Arc::clone(&service.shared) }, Arc::clone(&pool));
@@ -58,7 +59,7 @@ pub(super) async fn keep_filled(shared: Arc<Shared>, pool: Arc<Pool>) {
                         inner.failure = Some(error.to_string());
                         inner.failures = inner.failures.saturating_add(1);
                         let rest = Duration::from_secs(1 << inner.failures.min(6).saturating_sub(1));
-                        rest_until = Instant::now() + rest.min(LONGEST_REST);
+                        failed_until = Instant::now() + rest.min(LONGEST_REST);
                     }
                     Err(error) => tracing::error!(%error, "a task that made a VM for a pool panicked"),
                 }
@@ -91,6 +92,9 @@ impl VmService {
         let at_once = std::thread::available_parallelism().map_or(2, usize::from).max(2);
         let missing = if resting { 0 } else { wanted.min(room).min(at_once.saturating_sub(making)) };
         inner.filling = making + missing;
+        if missing > 0 {
+            inner.taken = None;
+        }
         missing
     }
 

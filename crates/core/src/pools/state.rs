@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use microvm_types::pool::PoolRecord;
 use microvm_types::{Name, VmId};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ServiceError;
@@ -41,7 +43,15 @@ pub(super) struct Inner {
     pub(super) failure: Option<String>,
     /// Failures in a row.
     pub(super) failures: u32,
+    /// When the first and the last VM were taken since the pool was last filled.
+    pub(super) taken: Option<(Instant, Instant)>,
 }
+
+/// Whoever was given a VM has the host to himself for so long before another is made in its place: making one takes a
+/// core for a tenth of a second, which the first command would wait for.
+const QUIET: Duration = Duration::from_millis(100);
+/// However many are taken one after the other, filling does not wait longer than this.
+const LONGEST_QUIET: Duration = Duration::from_millis(500);
 
 /// A VM that waits.
 #[derive(Debug, Clone)]
@@ -51,10 +61,25 @@ pub(super) struct Waiting {
     pub(super) since_ms: i64,
 }
 
+impl Inner {
+    /// Until when nothing is to be made; `None` also where the next customer would find nothing.
+    pub(super) fn quiet_until(&self) -> Option<Instant> {
+        let (first, last) = self.taken.filter(|_| !self.waiting.is_empty())?;
+        Some((last + QUIET).min(first + LONGEST_QUIET))
+    }
+}
+
 impl Pool {
     pub(super) fn new(record: PoolRecord, ending: CancellationToken) -> Arc<Self> {
-        let inner =
-            Inner { record, waiting: VecDeque::new(), filling: 0, acquiring: 0, failure: None, failures: 0 };
+        let inner = Inner {
+            record,
+            waiting: VecDeque::new(),
+            filling: 0,
+            acquiring: 0,
+            failure: None,
+            failures: 0,
+            taken: None,
+        };
         Arc::new(Self {
             inner: Mutex::new(inner),
             changed: Notify::new(),
@@ -70,7 +95,11 @@ impl Pool {
 
     /// The VM that waits the shortest: its memory is the warmest, and old ones are replaced anyway.
     pub(super) fn take(&self) -> Option<VmId> {
-        let taken = self.lock().waiting.pop_back();
+        let mut inner = self.lock();
+        let taken = inner.waiting.pop_back();
+        let now = Instant::now();
+        inner.taken = Some((inner.taken.map_or(now, |(first, _)| first), now));
+        drop(inner);
         self.changed.notify_one();
         taken.map(|waiting| waiting.id)
     }
