@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use microvm_types::share::Share;
 use microvm_types::template::{NetworkMode, Overrides};
 use microvm_types::vm::{Limits, Origin, Rest};
 use microvm_types::{Name, Phase, VmId};
@@ -37,6 +38,9 @@ pub struct Vm {
     pub kernel: String,
     /// How it is connected.
     pub network: NetworkMode,
+    /// Folders of the host that it sees.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
     /// Labels, for filters.
     pub labels: BTreeMap<String, String>,
     /// Free text of its owner's.

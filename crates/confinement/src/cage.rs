@@ -3,17 +3,18 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Error};
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, make_bitflags,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, setrlimit};
 
+use crate::folders;
 use crate::spec::{CageSpec, MountAccess};
 
 /// A step of building the cage that failed.
@@ -22,7 +23,7 @@ pub(crate) struct CageError {
     pub(crate) error: Error,
 }
 
-trait Step<T> {
+pub(crate) trait Step<T> {
     fn step(self, step: &'static str) -> Result<T, CageError>;
 }
 
@@ -32,12 +33,10 @@ impl<T, E: Into<Error>> Step<T> for Result<T, E> {
     }
 }
 
-/// User and group id inside the cage; no account is there to have it.
-pub(crate) const INSIDE_ID: u32 = 1_000;
-
 /// Becomes the cage's own user, builds its file system and enters it. The process keeps all rights in its own
-/// namespaces, so that it can mount; outside it has none from here on.
-pub(crate) fn enter_file_system(spec: &CageSpec) -> Result<(), CageError> {
+/// namespaces, so that it can mount; outside it has none from here on. `detached` are the folders of the specification in
+/// its order, where the supervisor had to prepare them; otherwise it is empty.
+pub(crate) fn enter_file_system(spec: &CageSpec, detached: Vec<OwnedFd>) -> Result<(), CageError> {
     const NONE: Option<&str> = None;
     // A mount point that exists everywhere; what is below it on the host is not seen from here any more.
     let root = Utf8Path::new("/tmp");
@@ -58,7 +57,8 @@ pub(crate) fn enter_file_system(spec: &CageSpec) -> Result<(), CageError> {
             }
         }
     }
-    become_own_user()?;
+    let detached = if detached.is_empty() { folders::detach(&spec.folders, None)? } else { detached };
+    become_own_user(spec.inside_id())?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).step("separating its mounts")?;
     mount(
         Some("tmpfs"),
@@ -83,6 +83,8 @@ pub(crate) fn enter_file_system(spec: &CageSpec) -> Result<(), CageError> {
         // Flags of the mount below cannot be taken away in a user namespace; keep them where they are set.
         remount(&target, flags).step("making a mount read-only")?;
     }
+    folders::attach(root, &spec.folders, &detached)?;
+    drop(detached);
     for (link, target) in [("lib", "usr/lib"), ("lib64", "usr/lib64"), ("bin", "usr/bin")] {
         let path = root.join(link);
         if fs::symlink_metadata(Path::new("/").join(link)).is_ok_and(|found| found.is_symlink())
@@ -108,7 +110,7 @@ pub(crate) fn enter_file_system(spec: &CageSpec) -> Result<(), CageError> {
     Ok(())
 }
 
-fn inside(root: &Utf8Path, target: &Utf8Path) -> Utf8PathBuf {
+pub(crate) fn inside(root: &Utf8Path, target: &Utf8Path) -> Utf8PathBuf {
     root.join(target.as_str().trim_start_matches('/'))
 }
 
@@ -145,8 +147,8 @@ fn remount(target: &Utf8Path, flags: MsFlags) -> nix::Result<()> {
 }
 
 /// Changes ids; capabilities in the own namespaces stay, since the old id was not their root (capabilities(7)).
-fn become_own_user() -> Result<(), CageError> {
-    let (user, group) = (nix::unistd::Uid::from_raw(INSIDE_ID), nix::unistd::Gid::from_raw(INSIDE_ID));
+fn become_own_user(id: u32) -> Result<(), CageError> {
+    let (user, group) = (nix::unistd::Uid::from_raw(id), nix::unistd::Gid::from_raw(id));
     // Without root the kernel forbids changing them, and there are only the user's own (user_namespaces(7)).
     let _ = nix::unistd::setgroups(&[]);
     nix::unistd::setresgid(group, group, group).step("becoming its own group")?;
@@ -192,6 +194,12 @@ fn drop_capabilities() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
 }
 
+/// What may be done in a writable folder: nothing there becomes a device, a pipe or a socket, on which a program of the
+/// host would hang, and nothing there is run.
+const FOLDER_ACCESS: BitFlags<AccessFs> = make_bitflags!(AccessFs::{
+    ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeDir | MakeSym | RemoveFile | RemoveDir | Refer
+});
+
 /// Landlock on top of the mounts: reading everywhere in the cage, writing only what was mounted for it. A kernel without
 /// Landlock is reported by `layers`.
 fn restrict_paths(spec: &CageSpec) -> Result<(), CageError> {
@@ -207,6 +215,9 @@ fn restrict_paths(spec: &CageSpec) -> Result<(), CageError> {
                 let access = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
                 ruleset = ruleset.add_rule(PathBeneath::new(path, access))?;
             }
+        }
+        for folder in spec.folders.iter().filter(|folder| folder.writable) {
+            ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(&folder.target)?, FOLDER_ACCESS))?;
         }
         ruleset.restrict_self()?;
         Ok(())

@@ -23,8 +23,10 @@ mod cage;
 mod capped_log;
 mod cgroup;
 mod clone;
+mod folders;
 mod handshake;
 mod layers;
+mod mode_filter;
 mod open_filter;
 mod process;
 mod spawn;
@@ -32,10 +34,11 @@ mod spec;
 mod supervisor;
 
 pub use capped_log::tail;
+pub use folders::FOLDER_STEP;
 pub use layers::layers;
 pub use process::{ExitRecord, ProcessIdentity, ProcessRecord};
 pub use spawn::{SpawnError, Spawned, spawn};
-pub use spec::{CageSpec, Listener, Mount, MountAccess, OpenFile};
+pub use spec::{CageSpec, Folder, Listener, Mount, MountAccess, OpenFile};
 pub use supervisor::supervise;
 
 /// First argument of the program that makes it a supervisor.

@@ -21,6 +21,10 @@ pub struct CageSpec {
     pub directory: Utf8PathBuf,
     /// All files and folders it can see.
     pub mounts: Vec<Mount>,
+    /// Folders of users that it may work in. With any, the cage has a `/proc` of its own: a VMM changes modes and attributes
+    /// through it.
+    #[serde(default)]
+    pub folders: Vec<Folder>,
     /// Paths in the cage that are opened read-only even where the program asks for writing. QEMU before 8.2 opens the
     /// file behind a private memory mapping for writing although it never writes to it; the file is shared by all VMs.
     pub read_only_opens: Vec<Utf8PathBuf>,
@@ -66,6 +70,31 @@ pub struct Mount {
     pub optional: bool,
     /// What may be done with it.
     pub access: MountAccess,
+}
+
+/// A user's folder shown in the cage. What its owner may do there, the caged process may do, and what it makes there is the
+/// owner's; files of others it meets as a stranger.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Folder {
+    /// Where it is on the host; no symbolic link may be on the way.
+    pub source: Utf8PathBuf,
+    /// Where it appears.
+    pub target: Utf8PathBuf,
+    /// Whether it may change anything.
+    pub writable: bool,
+}
+
+impl CageSpec {
+    /// User and group id inside the cage. Ordinarily no account has it. A VMM that shares folders shows their owner as
+    /// root, as whom guests do most of their work; without capabilities this is a number like any other.
+    pub(crate) fn inside_id(&self) -> u32 {
+        if self.folders.is_empty() { 1_000 } else { 0 }
+    }
+
+    /// Whether it may change anything in somebody's folder.
+    pub(crate) fn has_writable_folder(&self) -> bool {
+        self.folders.iter().any(|folder| folder.writable)
+    }
 }
 
 /// A file handed over as a descriptor.

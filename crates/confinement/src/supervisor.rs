@@ -12,12 +12,14 @@ use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
-use crate::cage::{self, CageError, INSIDE_ID};
+use crate::cage::{self, CageError};
 use crate::capped_log::CappedLog;
 use crate::cgroup;
 use crate::clone::{Side, clone};
+use crate::folders;
 use crate::handshake::{GO, Report};
 use crate::layers::NAMESPACES;
+use crate::mode_filter;
 use crate::open_filter::{self, OpenFilter};
 use crate::process::{ExitRecord, ProcessIdentity, ProcessRecord, SupervisorLock, boot_id};
 use crate::spec::CageSpec;
@@ -156,18 +158,25 @@ fn start(
     let (filter_end, filter) = at("making a socket", UnixStream::pair())?;
     let filter = (at("making a socket", duplicate(filter))?, at("making a socket", duplicate(filter_end))?);
 
+    // Only root may map owners, and only outside of the cage.
+    let folders = match spec.user {
+        Some(user) => folders::detach(&spec.folders, Some(user))?,
+        None => Vec::new(),
+    };
+
     let pid = match at("making its namespaces", clone(NAMESPACES))? {
         Side::Child => {
             drop((go_end, failure, console, messages, filter.0));
-            let CageError { step, error } = child(spec, &mut go, &inherited, &messages_end, &filter.1);
+            let CageError { step, error } =
+                child(spec, &mut go, &inherited, &messages_end, &filter.1, folders);
             let _ = failure_end.write_all(format!("{step}\n{error}").as_bytes());
             std::process::exit(127);
         }
         Side::Parent(pid) => Pid::from_raw(pid),
     };
     let mut guard = ChildGuard(Some((pid, &spec.id)));
-    drop((go, failure_end, inherited, messages_end, filter.1));
-    at("mapping its user", map_ids(pid, spec.user))?;
+    drop((go, failure_end, inherited, messages_end, filter.1, folders));
+    at("mapping its user", map_ids(pid, spec.inside_id(), spec.user))?;
     // The child builds its cage while its cgroups are made.
     at("letting it build its cage", go_end.write_all(BUILD))?;
     if spec.limits {
@@ -204,6 +213,9 @@ fn start(
     let mut text = String::new();
     at("watching it start", failure.read_to_string(&mut text))?;
     if let Some((step, detail)) = text.split_once('\n') {
+        if step == folders::FOLDER_STEP {
+            return Err(CageError { step: folders::FOLDER_STEP, error: io::Error::other(detail) });
+        }
         return Err(CageError { step: "starting it", error: io::Error::other(format!("{step}: {detail}")) });
     }
     at("letting it go", sent)?;
@@ -228,11 +240,13 @@ fn child(
     inherited: &[(OwnedFd, RawFd)],
     messages: &OwnedFd,
     filter: &OwnedFd,
+    folders: Vec<OwnedFd>,
 ) -> CageError {
+    let mut folders = Some(folders);
     let mut build = || -> Result<(), CageError> {
         // Waits for its user mapping; end of file means that the supervisor is gone.
         await_word(go, BUILD)?;
-        cage::enter_file_system(spec)?;
+        cage::enter_file_system(spec, folders.take().unwrap_or_default())?;
         at("placing descriptors", cage::place_descriptor(messages.as_raw_fd(), 2))?;
         for (descriptor, number) in inherited {
             at("placing descriptors", cage::place_descriptor(descriptor.as_raw_fd(), *number))?;
@@ -240,6 +254,11 @@ fn child(
         cage::drop_rights(spec)?;
         if !spec.read_only_opens.is_empty() {
             at("filtering what it opens", open_filter::install(filter))?;
+        }
+        if spec.has_writable_folder() {
+            // Modes of what is made there are the guest's business.
+            nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+            at("filtering the modes it sets", mode_filter::install())?;
         }
         // Its cgroups and the server's word.
         await_word(go, EXECUTE)
@@ -251,15 +270,15 @@ fn child(
 }
 
 /// Maps the cage's own user id to `user` outside (or to ours).
-fn map_ids(pid: Pid, user: Option<u32>) -> io::Result<()> {
+fn map_ids(pid: Pid, inside: u32, user: Option<u32>) -> io::Result<()> {
     let outside_user = user.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
     let outside_group = user.unwrap_or_else(|| nix::unistd::getegid().as_raw());
     if !nix::unistd::geteuid().is_root() {
         // Without this an unprivileged process may not write a group map (user_namespaces(7)).
         std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
     }
-    std::fs::write(format!("/proc/{pid}/uid_map"), format!("{INSIDE_ID} {outside_user} 1"))?;
-    std::fs::write(format!("/proc/{pid}/gid_map"), format!("{INSIDE_ID} {outside_group} 1"))
+    std::fs::write(format!("/proc/{pid}/uid_map"), format!("{inside} {outside_user} 1"))?;
+    std::fs::write(format!("/proc/{pid}/gid_map"), format!("{inside} {outside_group} 1"))
 }
 
 fn detach_standard_streams() -> io::Result<()> {

@@ -1,5 +1,8 @@
 //! Whether a request can be carried out at all, before anything is touched.
 
+use microvm_ports::hypervisor::DeviceDiscovery;
+use microvm_ports::storage::KernelInfo;
+use microvm_types::share::Share;
 use microvm_types::template::{HookAction, NetworkMode, Template};
 
 use crate::error::ServiceError;
@@ -11,8 +14,11 @@ const MIN_MEMORY_MIB: u32 = 128;
 const MIN_DISK_MIB: u32 = 64;
 /// Longest disk serial number that virtio-blk carries, in bytes (virtio 1.1, 5.2.6: VIRTIO_BLK_T_GET_ID).
 const DISK_SERIAL_MAX: usize = 20;
-/// QEMU's `microvm` machine has 8 virtio-mmio places without ACPI; channel, balloon, image and scratch take four.
-const MAX_EXTRA_DISKS: usize = 4;
+/// Further disks and shared folders of one machine, each of which is a device.
+const MAX_EXTRA_DEVICES: usize = 4;
+/// The same where the kernel is told of its devices on its command line. QEMU's `microvm` machine has 8 virtio-mmio places
+/// then; channel, balloon, image and scratch take four, and one has the interrupt of the clock.
+const MAX_EXTRA_DEVICES_TOLD: usize = 3;
 
 /// Checks a template with all overrides applied against what can be and what is allowed.
 pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), ServiceError> {
@@ -36,13 +42,8 @@ pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), Serv
             ));
         }
     }
-    if template.extra_disks.len() > MAX_EXTRA_DISKS {
-        return Err(ServiceError::OverLimit {
-            field: "extra_disks",
-            asked: template.extra_disks.len() as u64,
-            limit: MAX_EXTRA_DISKS as u64,
-        });
-    }
+    devices(template, MAX_EXTRA_DEVICES)?;
+    Share::check_all(&template.shares).map_err(|error| invalid("shares", error.to_string()))?;
     let mut names = vec!["image", "scratch"];
     for disk in &template.extra_disks {
         let name = disk.name.as_str();
@@ -74,6 +75,23 @@ pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), Serv
         }
     }
     Ok(())
+}
+
+/// Checks what depends on the kernel that was found for a template.
+pub(crate) fn check_kernel(template: &Template, kernel: &KernelInfo) -> Result<(), ServiceError> {
+    match kernel.discovery {
+        DeviceDiscovery::Acpi => Ok(()),
+        DeviceDiscovery::CommandLine => devices(template, MAX_EXTRA_DEVICES_TOLD),
+    }
+}
+
+fn devices(template: &Template, limit: usize) -> Result<(), ServiceError> {
+    let asked = template.extra_disks.len() + template.shares.len();
+    if asked <= limit {
+        return Ok(());
+    }
+    let field = if template.shares.is_empty() { "extra_disks" } else { "shares and extra_disks" };
+    Err(ServiceError::OverLimit { field, asked: asked as u64, limit: limit as u64 })
 }
 
 /// Checks one variable of an environment.
@@ -144,5 +162,14 @@ mod tests {
         };
         assert!(refused(|t| t.extra_disks.push(disk("scratch", "/x"))).starts_with("extra_disks"));
         assert!(refused(|t| t.extra_disks.push(disk("data", "x"))).contains("absolute"));
+        let share = |target: &str| Share { source: "/x".into(), target: target.into(), read_only: true };
+        assert!(refused(|t| t.shares.push(share("/proc/x"))).starts_with("shares: the path in the guest"));
+        assert!(refused(|t| t.shares.extend([share("/a"), share("/a")])).contains("separate"));
+        let many = ["/a", "/b", "/c", "/d"].map(share);
+        let refusal = refused(|t| {
+            t.shares.extend(many);
+            t.extra_disks.push(disk("data", "/x"));
+        });
+        assert!(refusal.contains("limit of 4"), "{refusal}");
     }
 }

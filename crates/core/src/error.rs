@@ -107,6 +107,29 @@ pub enum ServiceError {
         "this VM cannot be branched: its extra disk `{0}` is writable and can belong to one machine only; attach it read-only, or keep its data on the VM's own disk"
     )]
     WritableDisk(microvm_types::Name),
+    /// A shared folder cannot belong to two machines, and what is open in it cannot be saved.
+    #[error(
+        "this VM cannot be branched or put to disk: it has the shared folder `{target}`, whose open files no snapshot can hold; make it without shared folders and copy files with `microvm cp`"
+    )]
+    SharedFolder {
+        /// Its path in the guest.
+        target: String,
+    },
+    /// This hypervisor shares no folders.
+    #[error(
+        "folders of the host cannot be shared: this hypervisor offers no way to; copy files with `microvm cp`"
+    )]
+    NoSharing,
+    /// This kernel cannot mount shared folders.
+    #[error(
+        "the kernel `{name}` ({release}) has no 9P file system, which shared folders need: `microvm kernel build` makes one that has it, then use --kernel built (the default once it is there)"
+    )]
+    KernelWithoutShares {
+        /// Which kernel.
+        name: String,
+        /// Its release.
+        release: String,
+    },
     /// A branch failed; the VM does what it did before.
     #[error(transparent)]
     Branch(BranchError),
@@ -184,9 +207,13 @@ impl ServiceError {
             Self::UnknownVm(_) | Self::UnknownTemplate { .. } => ErrorKind::NotFound,
             Self::Invalid { .. } | Self::OverLimit { .. } | Self::BuildCommand { .. } => ErrorKind::Invalid,
             Self::TooManyVms { .. } => ErrorKind::Exhausted,
-            Self::Network(_) | Self::NoBalloon | Self::NoBranching | Self::WritableDisk(_) => {
-                ErrorKind::Unsupported
-            }
+            Self::Network(_)
+            | Self::NoBalloon
+            | Self::NoBranching
+            | Self::WritableDisk(_)
+            | Self::SharedFolder { .. }
+            | Self::NoSharing
+            | Self::KernelWithoutShares { .. } => ErrorKind::Unsupported,
             Self::Branch(error) => error.kind(),
             Self::UnknownPool(_) => ErrorKind::NotFound,
             Self::PoolExhausted { .. } => ErrorKind::Exhausted,
@@ -225,6 +252,9 @@ impl ServiceError {
             Self::NoBalloon => "no_balloon",
             Self::NoBranching => "no_branching",
             Self::WritableDisk(_) => "disk_not_shareable",
+            Self::SharedFolder { .. } => "share_not_branchable",
+            Self::NoSharing => "sharing_unsupported",
+            Self::KernelWithoutShares { .. } => "kernel_without_shares",
             Self::Branch(BranchError::NoMemory { .. }) => "host_memory_short",
             Self::Branch(_) => "branch_failed",
             Self::UnknownPool(_) => "pool_not_found",
@@ -268,6 +298,7 @@ const fn launch_code(error: &LaunchError) -> &'static str {
         LaunchError::ProgramTooOld { .. } => "hypervisor_too_old",
         LaunchError::Spec(_) => "machine_impossible",
         LaunchError::Incompatible { .. } => "state_incompatible",
+        LaunchError::Share(_) => "share_failed",
         LaunchError::BadState(_) => "state_refused",
         LaunchError::NoMemory { .. } => "host_memory_short",
         LaunchError::Process { .. } | LaunchError::Died { .. } => "launch_failed",

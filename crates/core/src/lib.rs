@@ -30,6 +30,7 @@ mod reconcile;
 mod registry;
 mod service;
 mod settings;
+mod shares;
 mod snapshots;
 mod start;
 mod templates;

@@ -25,6 +25,7 @@ use crate::ports::Ports;
 use crate::reconcile;
 use crate::registry::{Registry, VmHandle};
 use crate::settings::Settings;
+use crate::shares;
 use crate::snapshots::{Goldens, SnapshotIndex, keep_clean};
 use crate::view::{Snapshot, VmFilter, VmView};
 
@@ -168,7 +169,7 @@ impl VmService {
     /// Creates a VM of a template that was made for it.
     pub(crate) async fn create_from(
         &self,
-        template: Template,
+        mut template: Template,
         request: CreateRequest,
         pool: Option<PoolMember>,
     ) -> Result<VmView, ServiceError> {
@@ -179,6 +180,11 @@ impl VmService {
             shared.ports.images.image(&template.image),
             shared.ports.kernels.kernel(&template.kernel)
         )?;
+        admission::check_kernel(&template, &kernel.info)?;
+        shares::admit(&shared.ports, &mut template, &kernel).await?;
+        if request.limits.hibernate_seconds.is_some() {
+            shares::check_whole(&template)?;
+        }
         let golden = match request.boot {
             BootChoice::Auto if request.start => {
                 match Box::pin(self.golden(&template, &image, &kernel)).await {

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::error::ServiceError;
 use crate::ports::Ports;
+use crate::shares;
 
 /// Bytes of console shown with a failed boot.
 const CONSOLE_TAIL: usize = 2_000;
@@ -77,6 +78,7 @@ pub(crate) async fn bring_up(
         memory_base,
         start,
         disks: disks(ports, template, &image, &files).await?,
+        shares: shares::for_machine(ports, &template.shares).await?,
         directory: files.directory,
     };
     let began = tokio::time::Instant::now();
@@ -88,7 +90,10 @@ pub(crate) async fn bring_up(
     let new_from_golden = matches!(record.origin, Origin::Golden { .. }) && record.phase == Phase::Creating;
     let start_commands =
         if source.is_none() || new_from_golden { template.start_commands.clone() } else { Vec::new() };
-    let identity = identity(ports, record, &image.info.config, start_commands);
+    let mut identity = identity(ports, record, &image.info.config, start_commands);
+    if source.is_none() {
+        identity.shares = shares::for_guest(&template.shares);
+    }
     let deadline = Duration::from_millis(template.boot_timeout_ms);
     let epoch = record.epoch + 1;
     let endpoint = machine.endpoint();
@@ -177,7 +182,7 @@ async fn disks(
     Ok(disks)
 }
 
-/// What the guest is told about itself. `start_commands` only after a boot.
+/// What the guest is told about itself. `start_commands` only after a boot; whoever boots adds the shares.
 pub(crate) fn identity(
     ports: &Ports,
     record: &VmRecord,
@@ -194,6 +199,7 @@ pub(crate) fn identity(
         entropy,
         environment: environment.into_iter().collect(),
         start_commands,
+        shares: Vec::new(),
         user: config.user.clone(),
         working_directory: config.working_directory.clone(),
     }

@@ -44,6 +44,17 @@ pub enum GuestEndpoint {
     },
 }
 
+/// A shared folder as the guest mounts it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestShare {
+    /// What the machine calls it.
+    pub tag: String,
+    /// Absolute path in the guest.
+    pub target: String,
+    /// Whether it is mounted read-only.
+    pub read_only: bool,
+}
+
 /// What a VM is told about itself at the start of every epoch: after a boot, a fork or a restore. The wall clock is
 /// taken when it is sent. Values of `environment` may be secrets: they are never logged.
 #[derive(Clone, Default)]
@@ -58,6 +69,8 @@ pub struct Identity {
     pub environment: Vec<(String, String)>,
     /// Commands to run once, in order, each by `sh -c`; empty after an adoption.
     pub start_commands: Vec<String>,
+    /// Folders to mount, before the start commands run; only after a boot.
+    pub shares: Vec<GuestShare>,
     /// Default user for commands, from the image; empty: root.
     pub user: String,
     /// Default working directory for commands, from the image; empty: the user's home.

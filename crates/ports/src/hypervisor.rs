@@ -31,6 +31,8 @@ pub struct MachineSpec {
     pub start: MachineStart,
     /// Disks in the order the guest sees them.
     pub disks: Vec<MachineDisk>,
+    /// Folders of the host that the guest may mount.
+    pub shares: Vec<MachineShare>,
     /// Directory of this VM: sockets, logs and the driver's own files go there. Exists, is private to this VM.
     pub directory: Utf8PathBuf,
 }
@@ -80,6 +82,26 @@ pub struct MachineDisk {
     pub read_only: bool,
     /// Serial number the guest sees, at most 20 bytes.
     pub serial: String,
+}
+
+/// A folder of the host that a machine offers its guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineShare {
+    /// The folder: absolute, and no symbolic link on the way to it.
+    pub source: Utf8PathBuf,
+    /// What the guest asks for to get it: 1 to 31 letters and digits, no two alike.
+    pub tag: String,
+    /// Whether the guest may not write. Enforced on the host.
+    pub read_only: bool,
+}
+
+/// Whether and how a driver shares folders of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FolderSharing {
+    /// Not at all: a machine with shares is refused as [`LaunchError::Spec`].
+    Unsupported,
+    /// By 9P over virtio: the guest's kernel needs its file system. Such a machine cannot be branched.
+    Plan9,
 }
 
 /// What a driver needs to find a machine again; stored as JSON with the VM, opaque to core.
@@ -201,6 +223,9 @@ pub enum LaunchError {
         /// What is here.
         here: String,
     },
+    /// A folder of the host cannot be shared.
+    #[error("the folder cannot be shared: {0}")]
+    Share(String),
     /// The saved state was refused by the VMM.
     #[error("the saved state could not be loaded: {0}")]
     BadState(String),
@@ -246,7 +271,9 @@ impl LaunchError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::ProgramMissing { .. } | Self::ProgramTooOld { .. } => ErrorKind::Unsupported,
+            Self::ProgramMissing { .. } | Self::ProgramTooOld { .. } | Self::Share(_) => {
+                ErrorKind::Unsupported
+            }
             Self::Spec(_) => ErrorKind::Invalid,
             Self::Incompatible { .. } => ErrorKind::Conflict,
             Self::BadState(_) => ErrorKind::Internal,
@@ -312,6 +339,11 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// As [`Hypervisor::probe`].
     async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Option<Compatibility>, LaunchError>;
+
+    /// Whether and how machines of this driver can see folders of the host.
+    fn folder_sharing(&self) -> FolderSharing {
+        FolderSharing::Unsupported
+    }
 
     /// How many more machines of `memory_mib` MiB, each beginning with `own_bytes` of pages of its own, this host can back
     /// right now: a careful guess, for refusing many at once before any is begun. `None`: not known.

@@ -346,6 +346,10 @@ pub trait KernelStore: Send + Sync {
     /// initial file system if the agent has changed since.
     async fn kernel(&self, name: &str) -> Result<ResolvedKernel, StorageError>;
 
+    /// Whether a kernel can mount folders of the host (9P over virtio), as far as can be seen from here: `true` where that
+    /// is not known.
+    async fn mounts_shares(&self, name: &str) -> Result<bool, StorageError>;
+
     /// Puts a kernel there, replacing one of the same name. If the future is dropped nothing is left behind.
     async fn add_kernel(
         &self,
@@ -382,6 +386,10 @@ pub trait VmStorage: Send + Sync {
 
     /// Examines a disk file of the user's: its format, and that it exists and can be opened.
     async fn inspect_disk(&self, path: &Utf8Path) -> Result<DiskFormat, StorageError>;
+
+    /// Examines a folder of the host that a guest is to see; returns its real path, without symbolic links. Refused: what
+    /// is not a folder, a folder of the kernel's, and whatever shows the store itself to a guest.
+    async fn inspect_folder(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError>;
 
     /// Bytes that the files of a VM take on disk.
     async fn vm_disk_usage(&self, id: &VmId) -> Result<u64, StorageError>;

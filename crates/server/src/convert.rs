@@ -33,6 +33,7 @@ impl App {
             image_digest: record.image_digest,
             kernel: template.kernel,
             network: template.network,
+            shares: template.shares,
             labels: record.labels,
             metadata: record.metadata,
             limits: record.limits,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
+use crate::share::Share;
 
 /// How a VM is connected. Only `isolated` can be served until the network driver exists; the others are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -170,6 +171,9 @@ pub struct Template {
     /// Further disks.
     #[serde(default)]
     pub extra_disks: Vec<ExtraDisk>,
+    /// Folders of the host that its VMs see.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
     /// Hooks around lifecycle events.
     #[serde(default)]
     pub hooks: Vec<Hook>,
@@ -232,6 +236,9 @@ pub struct Overrides {
     /// See [`Template::extra_disks`]; added to the template's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_disks: Vec<ExtraDisk>,
+    /// See [`Template::shares`]; added to the template's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
     /// See [`Template::hooks`]; added to the template's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Hook>,
@@ -258,6 +265,7 @@ impl Template {
         self.kernel_arguments.extend(overrides.kernel_arguments);
         self.environment.extend(overrides.environment);
         self.extra_disks.extend(overrides.extra_disks);
+        self.shares.extend(overrides.shares);
         self.hooks.extend(overrides.hooks);
         self
     }

@@ -5,13 +5,14 @@ use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
-use microvm_protocol::messages::{Configure, Configured, Exec, PARTS, Part};
+use microvm_protocol::messages::{Configure, Configured, Exec, PARTS, Part, SHARES_PART};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::agent::{Agent, Place, StartCommands};
 use crate::console::say;
 use crate::exec::Defaults;
 use crate::system::line::write_line;
+use crate::system::shares;
 
 /// Takes the identity over.
 pub(crate) async fn configure(agent: &Arc<Agent>, identity: Configure) -> Configured {
@@ -28,11 +29,16 @@ pub(crate) async fn configure(agent: &Arc<Agent>, identity: Configure) -> Config
         user: identity.user,
         working_directory: identity.working_directory,
     });
+    let shares = if in_guest && !identity.shares.is_empty() {
+        Some(shares::mount_all(identity.shares).await)
+    } else {
+        None
+    };
     run_start_commands(agent, identity.start_commands);
-    let parts = PARTS
-        .iter()
-        .zip(problems)
-        .map(|(name, problem)| Part { name: (*name).to_owned(), problem: problem.err().unwrap_or_default() });
+    let parts =
+        PARTS.iter().copied().zip(problems).chain(shares.map(|result| (SHARES_PART, result))).map(
+            |(name, problem)| Part { name: name.to_owned(), problem: problem.err().unwrap_or_default() },
+        );
     Configured { parts: parts.collect() }
 }
 

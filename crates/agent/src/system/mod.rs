@@ -7,4 +7,5 @@ mod line;
 pub(crate) mod measure;
 pub(crate) mod port;
 pub(crate) mod processes;
+pub(crate) mod shares;
 pub(crate) mod shutdown;

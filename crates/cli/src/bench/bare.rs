@@ -106,6 +106,7 @@ impl BareHost {
                 },
                 files.scratch,
             ],
+            shares: Vec::new(),
             directory: files.directory.clone(),
         };
         self.start(&spec).await

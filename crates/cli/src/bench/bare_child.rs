@@ -75,6 +75,7 @@ impl BareHost {
                 },
                 files.scratch,
             ],
+            shares: Vec::new(),
             directory: files.directory,
         };
         self.start(&spec).await

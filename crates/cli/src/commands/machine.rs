@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::{Args, ValueEnum};
 use microvm_api::CreateVm;
 use microvm_types::template::{NetworkMode, Overrides};
-use microvm_types::{ByteSize, Name};
+use microvm_types::{ByteSize, Name, Share};
 
 /// How a VM is connected.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -48,6 +48,9 @@ pub(crate) struct MachineOptions {
     /// How it is connected
     #[arg(long, value_enum, value_name = "MODE")]
     network: Option<Network>,
+    /// Folder of this host that it sees: HOST_DIR:GUEST_DIR[:ro|:rw], read-only unless said otherwise
+    #[arg(long = "share", value_name = "HOST_DIR:GUEST_DIR[:MODE]", value_parser = share)]
+    shares: Vec<Share>,
     /// Label, for filters
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
@@ -76,6 +79,7 @@ impl MachineOptions {
                 disk_mib: self.disk,
                 network,
                 environment,
+                shares: self.shares.clone(),
                 ..Overrides::default()
             },
             labels: self.labels.iter().cloned().collect(),
@@ -92,6 +96,16 @@ pub(crate) fn whole_mib(text: &str) -> Result<u32, String> {
     }
     let size: ByteSize = text.parse().map_err(|error: microvm_types::SizeError| error.to_string())?;
     size.whole_mib().ok_or_else(|| format!("`{text}` is not a whole number of MiB"))
+}
+
+/// A shared folder; a path of this host that is relative is so to the working directory.
+fn share(text: &str) -> Result<Share, String> {
+    let mut share: Share = text.parse().map_err(|error: microvm_types::ShareError| error.to_string())?;
+    let absolute = std::path::absolute(&share.source).map_err(|error| error.to_string())?;
+    share.source = absolute.into_os_string().into_string().map_err(|path| {
+        format!("`{}` is not UTF-8: share a folder whose path is text", path.to_string_lossy())
+    })?;
+    Ok(share)
 }
 
 /// `KEY=VALUE`.
@@ -114,6 +128,16 @@ pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_beside_us_gets_its_whole_path() {
+        let here = std::env::current_dir().unwrap();
+        let shared = share("data:/data:rw").unwrap();
+        assert_eq!(shared.source, here.join("data").to_str().unwrap());
+        assert!(!shared.read_only);
+        assert_eq!(share("/a:/b").unwrap().source, "/a");
+        assert!(share("data").unwrap_err().contains("HOST_DIR:GUEST_DIR"));
+    }
 
     #[test]
     fn sizes_are_whole_mib() {

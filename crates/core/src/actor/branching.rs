@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::VmActor;
 use crate::error::ServiceError;
 use crate::service::Shared;
+use crate::shares::check_whole;
 use crate::snapshots::Snapshot;
 
 /// Layers below a disk from which on it is flattened in the background.
@@ -161,9 +162,7 @@ impl VmActor {
         describe: impl FnOnce(&BranchTimes) -> serde_json::Value,
     ) -> Result<(BranchFiles, BranchTimes), ServiceError> {
         check_branchable(self.record.phase)?;
-        if let Some(disk) = self.record.template.extra_disks.iter().find(|disk| !disk.read_only) {
-            return Err(ServiceError::WritableDisk(disk.name.clone()));
-        }
+        check_whole(&self.record.template)?;
         let machine = self.living()?;
         let brancher = machine.brancher().ok_or(ServiceError::NoBranching)?;
         let ports = &self.shared.ports;

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{SnapshotOrder, VmActor};
 use crate::error::ServiceError;
+use crate::shares::check_whole;
 use crate::snapshots::Snapshot;
 
 impl VmActor {
@@ -31,6 +32,7 @@ impl VmActor {
         if self.record.phase == Phase::Stopped && self.record.rest.is_some() {
             return Ok(());
         }
+        check_whole(&self.record.template)?;
         let id = self.shared.ports.new_snapshot_id();
         let (taken, _) = oneshot::channel();
         let order = SnapshotOrder {

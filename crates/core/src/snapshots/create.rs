@@ -14,6 +14,7 @@ use super::index::Snapshot;
 use crate::actor::{Command, SnapshotOrder, check_branchable};
 use crate::error::ServiceError;
 use crate::service::{Shared, VmService};
+use crate::shares::check_whole;
 
 /// What a snapshot is to be.
 #[derive(Debug, Clone, Default)]
@@ -115,6 +116,7 @@ impl VmService {
         self.refuse_waiting(vm)?;
         let record = self.get(vm)?.record;
         check_branchable(record.phase)?;
+        check_whole(&record.template)?;
         let id = self.shared.ports.new_snapshot_id();
         let name = match request.name {
             Some(name) => name,

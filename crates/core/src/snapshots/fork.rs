@@ -11,6 +11,7 @@ use super::names::names;
 use crate::actor::{Command, ForkPoint, check_branchable};
 use crate::error::ServiceError;
 use crate::service::{VmService, made_up_name};
+use crate::shares::check_whole;
 use crate::view::VmView;
 
 /// How to fork.
@@ -52,6 +53,7 @@ impl VmService {
         self.refuse_waiting(vm)?;
         let parent = self.get(vm)?;
         check_branchable(parent.record.phase)?;
+        check_whole(&parent.record.template)?;
         self.check_room(request.count, parent.record.template.memory_mib, 0).await?;
         let names = names(request.name.as_deref(), request.count)?;
         self.check_names_free(&names)?;

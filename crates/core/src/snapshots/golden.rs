@@ -74,9 +74,10 @@ impl VmService {
         image: &ResolvedImage,
         kernel: &ResolvedKernel,
     ) -> Result<Option<GoldenSource>, ServiceError> {
-        // A user's disk belongs to one machine, and an init of the image's own may note who it is when it starts.
+        // A user's disk and a shared folder belong to one machine, and an init of the image's own may note who it is when it starts.
         if !self.shared.settings.golden
             || !template.extra_disks.is_empty()
+            || !template.shares.is_empty()
             || template.init != InitMode::Agent
         {
             return Ok(None);

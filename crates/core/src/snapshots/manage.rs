@@ -309,6 +309,7 @@ impl VmService {
         let template = Template {
             hooks: Vec::new(),
             extra_disks: Vec::new(),
+            shares: Vec::new(),
             start_commands: Vec::new(),
             ..theirs.template
         };

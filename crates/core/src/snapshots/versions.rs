@@ -7,6 +7,7 @@ use microvm_types::template::Template;
 use super::index::Snapshot;
 use crate::error::ServiceError;
 use crate::service::VmService;
+use crate::shares::check_whole;
 
 /// Versions kept of one template, the current one included.
 const VERSIONS_KEPT: usize = 3;
@@ -59,6 +60,7 @@ impl VmService {
     /// As for a VM that does not come up; the current version stays then.
     pub async fn update_golden(&self, template: &str) -> Result<GoldenVersion, ServiceError> {
         let (template, key) = self.template_and_key(template).await?;
+        check_whole(&template)?;
         let id = self.make_golden(&key, &template).await?;
         self.choose(&key, None).await?;
         let mut versions = self.shared.snapshots.goldens(&key);

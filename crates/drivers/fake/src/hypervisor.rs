@@ -9,8 +9,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::branch::Compatibility;
 use microvm_ports::guest::CloseReason;
 use microvm_ports::hypervisor::{
-    DeviceDiscovery, Hypervisor, HypervisorReport, LaunchError, Machine, MachineExit, MachineRecord,
-    MachineSpec, MachineStart,
+    DeviceDiscovery, FolderSharing, Hypervisor, HypervisorReport, LaunchError, Machine, MachineExit,
+    MachineRecord, MachineSpec, MachineStart,
 };
 use microvm_types::VmId;
 use tokio::task::JoinSet;
@@ -39,6 +39,7 @@ pub(crate) struct World {
     /// Of the VMM, if it was changed.
     version: Mutex<Option<String>>,
     no_branches: AtomicBool,
+    no_shares: AtomicBool,
     pub(crate) script: Script,
 }
 
@@ -103,6 +104,11 @@ impl FakeHypervisor {
         self.world.no_branches.store(true, Ordering::Relaxed);
     }
 
+    /// From now on machines see no folders of the host, as with a hypervisor that cannot share any.
+    pub fn forget_sharing(&self) {
+        self.world.no_shares.store(true, Ordering::Relaxed);
+    }
+
     fn build(&self, spec: &MachineSpec) -> Result<Arc<FakeMachine>, LaunchError> {
         if spec.vcpus == 0 || spec.memory_mib == 0 {
             return Err(LaunchError::Spec("it needs at least one processor and 1 MiB of memory".to_owned()));
@@ -114,6 +120,12 @@ impl FakeHypervisor {
         let files = boot.into_iter().chain([&spec.memory_base]);
         if let Some(path) = files.chain(spec.disks.iter().map(|disk| &disk.path)).find(|p| !p.exists()) {
             return Err(LaunchError::Spec(format!("{path} does not exist")));
+        }
+        if !spec.shares.is_empty() && self.folder_sharing() == FolderSharing::Unsupported {
+            return Err(LaunchError::Spec("this hypervisor cannot share folders".to_owned()));
+        }
+        if let Some(share) = spec.shares.iter().find(|share| !share.source.is_dir()) {
+            return Err(LaunchError::Share(format!("{} is not a folder", share.source)));
         }
         let mut machines = lock(&self.world.machines);
         if machines.get(&spec.directory).is_some_and(|machine| machine.alive()) {
@@ -182,6 +194,14 @@ impl Hypervisor for FakeHypervisor {
     async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Option<Compatibility>, LaunchError> {
         let here = branch::compatibility(&self.world.version(), discovery);
         Ok(self.world.can_branch().then_some(here))
+    }
+
+    fn folder_sharing(&self) -> FolderSharing {
+        if self.world.no_shares.load(Ordering::Relaxed) {
+            FolderSharing::Unsupported
+        } else {
+            FolderSharing::Plan9
+        }
     }
 
     async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError> {

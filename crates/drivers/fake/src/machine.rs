@@ -9,8 +9,8 @@ use camino::Utf8PathBuf;
 use microvm_ports::branch::{Brancher, Compatibility};
 use microvm_ports::guest::{CloseReason, GuestEndpoint};
 use microvm_ports::hypervisor::{
-    DeviceDiscovery, Machine, MachineCounters, MachineError, MachineExit, MachineRecord, MachineSpec,
-    MachineState,
+    DeviceDiscovery, Machine, MachineCounters, MachineError, MachineExit, MachineRecord, MachineShare,
+    MachineSpec, MachineState,
 };
 use microvm_types::VmId;
 use tokio::sync::watch;
@@ -39,6 +39,8 @@ pub struct FakeMachine {
     pub(crate) discovery: DeviceDiscovery,
     pub(crate) compatibility: Compatibility,
     can_branch: bool,
+    /// Folders of the host it was launched with.
+    pub shares: Vec<MachineShare>,
     disks: Arc<Disks>,
     /// What each writable disk is written to, by serial number.
     tops: Mutex<BTreeMap<String, Utf8PathBuf>>,
@@ -76,6 +78,7 @@ impl FakeMachine {
             discovery: saving.discovery,
             compatibility: saving.compatibility,
             can_branch: saving.can_branch,
+            shares: spec.shares.clone(),
             disks: Arc::clone(&world.disks),
             tops: Mutex::new(tops),
         }

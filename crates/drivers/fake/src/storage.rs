@@ -312,6 +312,11 @@ impl KernelStore for FakeStorage {
         Ok(ResolvedKernel { path: file("kernel"), initramfs: file("initramfs"), info })
     }
 
+    async fn mounts_shares(&self, name: &str) -> Result<bool, StorageError> {
+        // As in life: the distribution's cloud kernel cannot.
+        Ok(self.kernel(name).await?.info.name != "distribution")
+    }
+
     async fn add_kernel(
         &self,
         name: &str,
@@ -403,6 +408,12 @@ impl VmStorage for FakeStorage {
             .map_err(|error| StorageError::BadInput { what: path.to_string(), detail: error.to_string() })?;
         // The first bytes of every qcow2 file.
         Ok(if data.starts_with(b"QFI\xfb") { DiskFormat::Qcow2 } else { DiskFormat::Raw })
+    }
+
+    async fn inspect_folder(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
+        let bad = |detail: String| StorageError::BadInput { what: path.to_string(), detail };
+        let real = path.canonicalize_utf8().map_err(|error| bad(error.to_string()))?;
+        if real.is_dir() { Ok(real) } else { Err(bad("it is not a folder".to_owned())) }
     }
 
     async fn vm_disk_usage(&self, id: &VmId) -> Result<u64, StorageError> {

@@ -55,7 +55,7 @@ pub(crate) struct Inner {
 impl Inner {
     /// Becomes who `identity` says; what was drawn before tells nothing of what comes.
     fn become_who(&mut self, identity: &Identity) {
-        self.identity = Identity { start_commands: Vec::new(), ..identity.clone() };
+        self.identity = Identity { start_commands: Vec::new(), shares: Vec::new(), ..identity.clone() };
         let mixed = Sha256::new().chain_update(self.random.0).chain_update(identity.entropy);
         self.random = (mixed.finalize().into(), 0);
     }
@@ -158,6 +158,9 @@ impl GuestSystem {
             }
         }
         self.write_machine_id(identity);
+        for share in &identity.shares {
+            self.files().make_directory(share.target.as_bytes(), 0o755, true)?;
+        }
         let mut done = true;
         for command in &identity.start_commands {
             let request = ExecRequest {

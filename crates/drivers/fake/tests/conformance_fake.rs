@@ -79,6 +79,7 @@ impl HypervisorHarness for Machines {
                 arguments: Vec::new(),
             }),
             disks: vec![files.scratch],
+            shares: Vec::new(),
             directory: files.directory,
         }
     }

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use microvm_ports::GuestError;
 use microvm_ports::guest::Identity;
-use microvm_protocol::messages::{Configure, Operation, PARTS, Reply, Variable};
+use microvm_protocol::messages::{Configure, Operation, PARTS, Reply, SHARES_PART, Share, Variable};
 use microvm_types::ErrorKind;
 
 use crate::channel::Channel;
@@ -26,12 +26,22 @@ pub(crate) async fn push(channel: &Channel, identity: &Identity) -> Result<(), G
         user: identity.user.clone(),
         working_directory: identity.working_directory.clone(),
         start_commands: identity.start_commands.clone(),
+        shares: identity
+            .shares
+            .iter()
+            .map(|share| Share {
+                tag: share.tag.clone(),
+                target: share.target.clone(),
+                read_only: share.read_only,
+            })
+            .collect(),
     };
     let reply = channel.unary(Operation::Configure(configure)).await?;
     let Reply::Configured(configured) = reply else {
         return Err(channel.broken("the answer to the identity is something else"));
     };
-    for name in PARTS {
+    let shares = (!identity.shares.is_empty()).then_some(SHARES_PART);
+    for name in PARTS.into_iter().chain(shares) {
         let problem = match configured.parts.iter().find(|part| part.name == name) {
             Some(part) if part.problem.is_empty() => continue,
             Some(part) => clean(&part.problem),

@@ -1,12 +1,15 @@
 //! From a machine specification to a QEMU command line. Paths are those inside the cage.
 
 use camino::Utf8Path;
-use microvm_confinement::{Listener, Mount, MountAccess, OpenFile};
+use microvm_confinement::{Folder, Listener, Mount, MountAccess, OpenFile};
 use microvm_ports::LaunchError;
-use microvm_ports::hypervisor::{DeviceDiscovery, KernelBoot, MachineDisk, MachineSpec, MachineStart};
+use microvm_ports::hypervisor::{
+    DeviceDiscovery, KernelBoot, MachineDisk, MachineShare, MachineSpec, MachineStart,
+};
 
 use crate::accelerator::Kind;
 use crate::disks;
+use crate::shares;
 
 /// Descriptor numbers in the VMM.
 const QMP_DESCRIPTOR: i32 = 10;
@@ -26,6 +29,13 @@ pub(crate) const AGENT_SOCKET: &str = "agent.sock";
 /// Where the base of the memory appears in the cage.
 pub(crate) const MEMORY_PATH: &str = "/memory";
 
+/// Disks that every machine has: image and scratch.
+const OWN_DISKS: usize = 2;
+/// Places for further devices, in the order in which they are taken, where the kernel is told of devices on its command
+/// line. There are eight, with the interrupts 5 to 12; QEMU fills them from the last one, and the fifth from there would be
+/// number 3 with interrupt 8, which the real-time clock has and does not share.
+const FURTHER_PLACES: [&str; 3] = ["virtio-mmio-bus.2", "virtio-mmio-bus.1", "virtio-mmio-bus.0"];
+
 /// Where QEMU runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Surroundings {
@@ -38,8 +48,12 @@ pub(crate) enum Surroundings {
 /// Everything QEMU is started with.
 pub(crate) struct CommandLine {
     surroundings: Surroundings,
+    discovery: DeviceDiscovery,
+    /// Places of [`FURTHER_PLACES`] that are taken.
+    further: usize,
     pub(crate) arguments: Vec<String>,
     pub(crate) mounts: Vec<Mount>,
+    pub(crate) folders: Vec<Folder>,
     pub(crate) files: Vec<OpenFile>,
     pub(crate) listeners: Vec<Listener>,
 }
@@ -53,19 +67,22 @@ pub(crate) fn build(
     tsc_khz: u64,
     surroundings: Surroundings,
 ) -> Result<CommandLine, LaunchError> {
+    let discovery = match &spec.start {
+        MachineStart::Boot(boot) => boot.discovery,
+        MachineStart::Incoming(state) => state.discovery,
+    };
     let mut line = CommandLine {
         surroundings,
+        discovery,
+        further: 0,
         arguments: Vec::new(),
         mounts: Vec::new(),
+        folders: Vec::new(),
         files: Vec::new(),
         listeners: vec![
             Listener { name: QMP_SOCKET.to_owned(), descriptor: QMP_DESCRIPTOR },
             Listener { name: AGENT_SOCKET.to_owned(), descriptor: AGENT_DESCRIPTOR },
         ],
-    };
-    let discovery = match &spec.start {
-        MachineStart::Boot(boot) => boot.discovery,
-        MachineStart::Incoming(state) => state.discovery,
     };
     line.machine(spec, discovery, accelerator);
     match &spec.start {
@@ -78,6 +95,9 @@ pub(crate) fn build(
         line.disk(spec, index, disk)?;
     }
     line.push("-device", "virtio-balloon-device,id=balloon0");
+    for (index, share) in spec.shares.iter().enumerate() {
+        line.share(index, share)?;
+    }
     Ok(line)
 }
 
@@ -98,6 +118,20 @@ impl CommandLine {
             Surroundings::Caged => target.to_owned(),
             Surroundings::Bare => source.to_string(),
         }
+    }
+
+    /// The property that puts a device beyond those that every machine has in its place; nothing where QEMU's choice is
+    /// right.
+    fn place(&mut self) -> Result<String, LaunchError> {
+        if self.discovery == DeviceDiscovery::Acpi {
+            return Ok(String::new());
+        }
+        let place = FURTHER_PLACES.get(self.further).ok_or_else(|| {
+            let most = FURTHER_PLACES.len();
+            LaunchError::Spec(format!("this kernel finds {most} further disks and shared folders at most"))
+        })?;
+        self.further += 1;
+        Ok(format!(",bus={place}"))
     }
 
     /// Address of a listening socket.
@@ -209,14 +243,30 @@ impl CommandLine {
         }
         top["node-name"] = serde_json::json!(disks::first_node(index));
         self.push("-blockdev", top.to_string());
+        let place = if index < OWN_DISKS { String::new() } else { self.place()? };
         self.push(
             "-device",
             format!(
-                "virtio-blk-device,id={name},drive={name},serial={serial},werror=report,rerror=report",
+                "virtio-blk-device,id={name},drive={name},serial={serial},werror=report,rerror=report{place}",
                 name = disks::first_node(index),
                 serial = disk.serial
             ),
         );
+        Ok(())
+    }
+
+    fn share(&mut self, index: usize, share: &MachineShare) -> Result<(), LaunchError> {
+        let target = format!("/share-{index}");
+        let path = match self.surroundings {
+            Surroundings::Caged => target.as_str(),
+            Surroundings::Bare => share.source.as_str(),
+        };
+        let (export, device) = shares::arguments(share, path)?;
+        let place = self.place()?;
+        self.push("-fsdev", export);
+        self.push("-device", device + &place);
+        let (source, writable) = (share.source.clone(), !share.read_only);
+        self.folders.push(Folder { source, target: target.into(), writable });
         Ok(())
     }
 
@@ -291,6 +341,10 @@ mod tests {
                     serial: "data".into(),
                 },
             ],
+            shares: vec![
+                MachineShare { source: "/home/u/a,b=c".into(), tag: "share0".into(), read_only: true },
+                MachineShare { source: "/home/u/out".into(), tag: "share1".into(), read_only: false },
+            ],
             directory: "/s/vms/x".into(),
         }
     }
@@ -308,6 +362,44 @@ mod tests {
         assert!(line.mounts.iter().any(|mount| mount.source == "/s/base.raw"));
         assert_eq!(line.files[0].path, "/home/u/data.qcow2");
         assert!(line.files[0].writable);
+    }
+
+    #[test]
+    fn a_folder_is_read_only_on_both_sides_of_the_vmm() {
+        let line = build(&spec(), Kind::Tcg, 2_600_000, Surroundings::Caged).unwrap();
+        let exports = value_of(&line, "-fsdev");
+        assert!(
+            exports[0].contains("path=/share-0,") && exports[0].contains("readonly=on"),
+            "{}",
+            exports[0]
+        );
+        assert!(
+            exports[1].contains("path=/share-1,") && exports[1].contains("readonly=off"),
+            "{}",
+            exports[1]
+        );
+        assert_eq!((line.folders[0].source.as_str(), line.folders[0].writable), ("/home/u/a,b=c", false));
+        assert!(line.folders[1].writable);
+        assert!(line.mounts.iter().all(|mount| !mount.source.starts_with("/home")));
+    }
+
+    #[test]
+    fn no_device_gets_the_interrupt_of_the_clock() {
+        let mut spec = spec();
+        let line = build(&spec, Kind::Tcg, 2_600_000, Surroundings::Caged).unwrap();
+        let placed = |line: &CommandLine| -> Vec<String> {
+            let devices =
+                value_of(line, "-device").into_iter().filter_map(|device| device.split_once(",bus=virtio"));
+            devices.map(|(_, place)| place.to_owned()).collect()
+        };
+        assert_eq!(placed(&line), ["-mmio-bus.2", "-mmio-bus.1", "-mmio-bus.0"]);
+        spec.shares.push(MachineShare { tag: "share2".into(), ..spec.shares[0].clone() });
+        assert!(build(&spec, Kind::Tcg, 2_600_000, Surroundings::Caged).is_err());
+        if let MachineStart::Boot(boot) = &mut spec.start {
+            boot.discovery = DeviceDiscovery::Acpi;
+        }
+        let line = build(&spec, Kind::Tcg, 2_600_000, Surroundings::Caged).unwrap();
+        assert!(placed(&line).is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use camino::Utf8Path;
 use microvm_confinement::ProcessRecord;
 use microvm_ports::branch::Compatibility;
 use microvm_ports::hypervisor::{
-    DeviceDiscovery, HypervisorReport, Machine, MachineRecord, MachineSpec, MachineStart,
+    DeviceDiscovery, FolderSharing, HypervisorReport, Machine, MachineRecord, MachineSpec, MachineStart,
 };
 use microvm_ports::{Hypervisor, LaunchError};
 use microvm_types::VmId;
@@ -79,6 +79,10 @@ impl Hypervisor for Qemu {
 
     async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Option<Compatibility>, LaunchError> {
         Ok(Some(compatibility::of(self.host().await?, discovery)))
+    }
+
+    fn folder_sharing(&self) -> FolderSharing {
+        FolderSharing::Plan9
     }
 
     async fn room(&self, memory_mib: u32, own_bytes: u64) -> Option<usize> {

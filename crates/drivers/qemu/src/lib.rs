@@ -25,6 +25,7 @@ mod memory;
 mod probe;
 mod process;
 mod qmp;
+mod shares;
 mod socket;
 mod state_file;
 mod timestamp_counter;

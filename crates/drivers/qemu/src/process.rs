@@ -1,7 +1,7 @@
 //! Starting a confined QEMU process.
 
 use camino::Utf8Path;
-use microvm_confinement::{CageSpec, Mount, MountAccess, ProcessRecord, SpawnError, spawn};
+use microvm_confinement::{CageSpec, FOLDER_STEP, Mount, MountAccess, ProcessRecord, SpawnError, spawn};
 use microvm_ports::LaunchError;
 use microvm_ports::hypervisor::MachineSpec;
 
@@ -23,7 +23,7 @@ pub(crate) async fn start(
     spec: &MachineSpec,
     user: Option<u32>,
 ) -> Result<ProcessRecord, LaunchError> {
-    let CommandLine { arguments, mut mounts, files, listeners, .. } =
+    let CommandLine { arguments, mut mounts, folders, files, listeners, .. } =
         command_line::build(spec, host.accelerator.kind, host.tsc_khz, Surroundings::Caged)?;
     for (path, optional) in [
         ("/usr/lib", false),
@@ -56,6 +56,7 @@ pub(crate) async fn start(
         environment: [("LANG".to_owned(), "C".to_owned())].into(),
         directory: spec.directory.clone(),
         mounts,
+        folders,
         read_only_opens: vec![command_line::MEMORY_PATH.into()],
         files,
         listeners,
@@ -69,6 +70,7 @@ pub(crate) async fn start(
     spawn(&config.launcher, &cage, config.start_deadline).await.map(|spawned| spawned.record).map_err(
         |error| match error {
             SpawnError::Timeout(after) => LaunchError::Timeout { step: "starting its process", after },
+            SpawnError::Cage { step, detail } if step == FOLDER_STEP => LaunchError::Share(detail),
             SpawnError::Cage { step, detail } => {
                 LaunchError::Process { step: "confining it", detail: format!("{step}: {detail}") }
             }

@@ -20,6 +20,11 @@ pub(crate) struct Directories {
 }
 
 impl Directories {
+    /// The directory that holds all of them, without symbolic links on the way.
+    pub(crate) fn root(&self) -> &Utf8Path {
+        self.images.parent().unwrap_or(&self.images)
+    }
+
     /// Makes what is missing. Directories of shared files can be passed but not listed by others. What belongs to a VM
     /// (its disk, its console, its memory, and what was saved of them) is for the server's user alone: a VMM under its own user gets its files by mounts that
     /// are opened before the change of user, so it needs no way to them.

@@ -12,7 +12,7 @@ use microvm_types::exec::ExecRequest;
 use microvm_types::guest::ShutdownMode;
 use tokio::sync::watch;
 
-use super::{Must, Suite, hypervisor_branches, hypervisor_states};
+use super::{Must, Suite, hypervisor_branches, hypervisor_shares, hypervisor_states};
 use crate::guest::{Guest, GuestConnector, Identity};
 use crate::hypervisor::{
     Hypervisor, LaunchError, Machine, MachineError, MachineExit, MachineSpec, MachineStart, MachineState,
@@ -80,7 +80,7 @@ impl Scene<'_> {
         VmId::from_parts(1_700_000_000_000, self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    async fn spec(&self) -> MachineSpec {
+    pub(super) async fn spec(&self) -> MachineSpec {
         self.harness.spec(&self.id()).await
     }
 
@@ -153,6 +153,7 @@ pub async fn run(harness: &dyn HypervisorHarness) {
     suite.check("a record without a machine is Gone", adopt_gone(&scene)).await;
     suite.check("sweep leaves no process", sweep(&scene)).await;
     suite.check("impossible machines are refused and leave nothing", impossible(&scene)).await;
+    suite.check("folders of the host are offered or refused", hypervisor_shares::folders(&scene)).await;
     suite.check("two machines live beside each other", two(&scene)).await;
     suite.check("counters and console are there", counters(&scene)).await;
     suite.check("a guest that powers off is told from others", exits_shutdown(&scene)).await;

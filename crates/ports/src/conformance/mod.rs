@@ -11,6 +11,7 @@ mod guest_files;
 mod guest_processes;
 pub mod hypervisor;
 mod hypervisor_branches;
+mod hypervisor_shares;
 mod hypervisor_states;
 mod snapshot_bench;
 mod snapshot_exports;

@@ -63,6 +63,20 @@ pub struct Variable {
     pub value: String,
 }
 
+/// A folder of the host that the machine offers.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Share {
+    /// What the machine calls it: the tag of a virtio-9p device.
+    #[prost(string, tag = "1")]
+    pub tag: String,
+    /// Absolute path where it is mounted; made if missing.
+    #[prost(string, tag = "2")]
+    pub target: String,
+    /// Mounted read-only.
+    #[prost(bool, tag = "3")]
+    pub read_only: bool,
+}
+
 /// Identity of this epoch.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Configure {
@@ -90,6 +104,10 @@ pub struct Configure {
     /// Run once per boot, in order, by `sh -c`.
     #[prost(string, repeated, tag = "8")]
     pub start_commands: Vec<String>,
+    /// Mounted before the start commands run; sent once per boot. If there are any, the agent confirms the part
+    /// [`SHARES_PART`] too.
+    #[prost(message, repeated, tag = "9")]
+    pub shares: Vec<Share>,
 }
 
 /// What became of one part of a [`Configure`].
@@ -106,6 +124,9 @@ pub struct Part {
 /// Parts every agent confirms, in this order.
 pub const PARTS: [&str; 6] =
     ["entropy", "wall_clock", "host_name", "machine_id", "environment", "start_commands"];
+
+/// Part that an agent confirms besides [`PARTS`] when it was given shares.
+pub const SHARES_PART: &str = "shares";
 
 /// Answer to [`Configure`]: every part by itself.
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -88,6 +88,7 @@ impl Bench {
                 arguments: Vec::new(),
             }),
             disks: vec![image, files.scratch],
+            shares: Vec::new(),
             directory: files.directory,
         }
     }

@@ -11,6 +11,7 @@ mod modules;
 mod packages;
 mod port;
 mod read;
+mod shares;
 
 use microvm_ports::hypervisor::DeviceDiscovery;
 use serde::{Deserialize, Serialize};

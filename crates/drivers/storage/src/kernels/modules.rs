@@ -14,7 +14,7 @@ use crate::source::compression::decompress;
 const NEEDED: [&str; 7] =
     ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "virtio_console", "erofs", "overlay"];
 /// What is taken if it is there.
-const WANTED: [&str; 4] = ["ext4", "virtio_balloon", "virtio_rng", "9pnet_virtio"];
+const WANTED: [&str; 5] = ["ext4", "virtio_balloon", "virtio_rng", "9pnet_virtio", "9p"];
 /// Largest module that is believed.
 const MODULE_MAX: u64 = 64 << 20;
 

@@ -29,6 +29,11 @@ impl KernelStore for Storage {
         self.blocking(move |inner, _| inner.resolve_kernel(&name)).await
     }
 
+    async fn mounts_shares(&self, name: &str) -> Result<bool, StorageError> {
+        let name = name.to_owned();
+        self.blocking(move |inner, _| inner.kernel_mounts_shares(&name)).await
+    }
+
     async fn add_kernel(
         &self,
         name: &str,

@@ -9,8 +9,8 @@ use microvm_ports::storage::{DiskFormat, VmFiles};
 use microvm_ports::{StorageError, VmStorage};
 use microvm_types::VmId;
 
-use super::disks;
 use super::manifest::{DiskManifest, MANIFEST, is_top};
+use super::{disks, folders};
 use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, damaged, failed, io_error};
 use crate::base::files::{
@@ -172,6 +172,11 @@ impl VmStorage for Storage {
     async fn inspect_disk(&self, path: &Utf8Path) -> Result<DiskFormat, StorageError> {
         let path = path.to_owned();
         self.blocking(move |_, _| disks::inspect(&path)).await
+    }
+
+    async fn inspect_folder(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
+        let path = path.to_owned();
+        self.blocking(move |inner, _| folders::inspect(&path, inner.directories.root())).await
     }
 
     async fn vm_disk_usage(&self, id: &VmId) -> Result<u64, StorageError> {

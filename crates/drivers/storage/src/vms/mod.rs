@@ -2,6 +2,7 @@
 
 mod disks;
 pub(crate) mod files;
+mod folders;
 pub(crate) mod manifest;
 pub(crate) mod qcow2;
 pub(crate) mod qcow2_overlay;

@@ -1,0 +1,33 @@
+//! Folders of the host in a machine: offered or refused, never forgotten.
+
+use camino::Utf8PathBuf;
+
+use super::Must;
+use super::hypervisor::{Launched, Scene};
+use crate::hypervisor::{FolderSharing, LaunchError, MachineShare};
+
+pub(super) async fn folders(scene: &Scene<'_>) {
+    let hypervisor = scene.harness.hypervisor();
+    let mut spec = scene.spec().await;
+    let share = |source: Utf8PathBuf| MachineShare { source, tag: "share0".to_owned(), read_only: true };
+    // A folder that surely is there.
+    let folder = spec.directory.canonicalize_utf8().must("finding the machine's own directory");
+    spec.shares = vec![share(folder.clone())];
+    if hypervisor.folder_sharing() == FolderSharing::Unsupported {
+        match hypervisor.launch(&spec).await {
+            Err(LaunchError::Spec(_)) => return,
+            Err(error) => panic!("wrong error: {error}"),
+            Ok(_) => panic!("a machine was launched without the folder it was to have"),
+        }
+    }
+    let machine = hypervisor.launch(&spec).await.must("launching with a folder");
+    let launched = Launched { spec: spec.clone(), machine };
+    scene.end(&launched).await;
+    spec.shares.push(MachineShare { tag: "share1".to_owned(), ..share(folder.join("nowhere")) });
+    match hypervisor.launch(&spec).await {
+        Err(LaunchError::Share(detail)) => assert!(detail.contains("nowhere"), "{detail}"),
+        Err(error) => panic!("wrong error: {error}"),
+        Ok(_) => panic!("a machine was launched with a folder that is not there"),
+    }
+    assert_eq!(scene.harness.processes(&spec).await, 0, "a process is left");
+}
