@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -88,4 +89,41 @@ fn a_user_without_rights_runs_forks_and_saves() {
     assert_eq!(home.must(&["exec", "copy", "--", "sh", "-c", "cat /root/file; hostname"]), "kept\ncopy\n");
     home.must(&["rm", "--all"]);
     assert!(names(&home.directory.path().join("root/vms")).is_empty());
+}
+
+#[test]
+fn a_user_without_rights_shares_folders_of_theirs() {
+    let Some(home) = Rootless::open() else { return };
+    let folder = home.directory.path().join("shared");
+    let id = NOBODY.parse().ok();
+    let make = |name: &str, owner, mode| {
+        let path = folder.join(name);
+        fs::write(&path, name).unwrap();
+        std::os::unix::fs::chown(&path, owner, owner).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    fs::create_dir(&folder).unwrap();
+    make("own", id, 0o600);
+    make("foreign", Some(0), 0o600);
+    std::os::unix::fs::chown(&folder, id, id).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    let share = |target: &str| format!("{}:{target}", folder.display());
+    let (data, out) = (share("/data"), share("/out:rw"));
+    home.must(&["create", "--name", "dev", "--kernel", "built", "--share", &data, "--share", &out]);
+    let sh = |script: &str| home.run(&["exec", "dev", "--", "sh", "-c", script]);
+    assert_eq!(
+        home.must(&["exec", "dev", "--", "sh", "-c", "cat /data/own; stat -c :%u /data/own"]),
+        "own:0\n"
+    );
+    for refused in ["cat /data/foreign", "touch /data/new", "cp /bin/true /out/s && chmod u+s /out/s"] {
+        assert!(!sh(refused).status.success(), "`{refused}` worked");
+    }
+    home.must(&["exec", "dev", "--", "sh", "-c", "echo result > /out/file && chmod 640 /out/file"]);
+    let file = fs::metadata(folder.join("file")).unwrap();
+    assert_eq!((Some(file.uid()), file.mode() & 0o7777), (id, 0o640));
+    assert_eq!(fs::metadata(folder.join("s")).unwrap().mode() & 0o6000, 0);
+    home.must(&["rm", "--all"]);
+    // What the user cannot reach the guest does not get.
+    let refused = home.run(&["create", "--name", "no", "--share", "/root:/data:ro"]);
+    assert!(!refused.status.success(), "{}", text(&refused.stdout));
 }
