@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+use crate::epoch::Epoch;
 use crate::exec::{ControlGroups, Defaults, Reaper, Table};
 use crate::system::health::Sampler;
 
@@ -42,6 +43,7 @@ pub(crate) struct Agent {
     pub(crate) sampler: Sampler,
     defaults: Mutex<Defaults>,
     start_commands: Mutex<StartCommands>,
+    epoch: Mutex<Epoch>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -66,6 +68,7 @@ impl Agent {
             sampler: Sampler::default(),
             defaults: Mutex::default(),
             start_commands: Mutex::new(StartCommands::NotGiven),
+            epoch: Mutex::default(),
             tasks: Mutex::new(JoinSet::new()),
         }
     }
@@ -83,6 +86,11 @@ impl Agent {
 
     pub(crate) fn set_defaults(&self, defaults: Defaults) {
         *lock(&self.defaults) = defaults;
+    }
+
+    /// Which epoch this guest is in.
+    pub(crate) fn epoch(&self) -> MutexGuard<'_, Epoch> {
+        lock(&self.epoch)
     }
 
     pub(crate) fn start_commands(&self) -> StartCommands {

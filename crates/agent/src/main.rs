@@ -14,6 +14,7 @@ mod boot;
 mod channel;
 mod console;
 mod descriptor;
+mod epoch;
 mod exec;
 mod failure;
 mod files;

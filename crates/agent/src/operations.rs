@@ -9,16 +9,21 @@ use crate::agent::Agent;
 use crate::failure::{AgentError, AgentResult};
 use crate::{exec, files, system};
 
-/// Serves one stream to its end.
-pub(crate) async fn run(agent: Arc<Agent>, stream: StreamHandle, request: Request) {
+/// Serves one stream of a session of `session_epoch` to its end.
+pub(crate) async fn run(agent: Arc<Agent>, session_epoch: u64, stream: StreamHandle, request: Request) {
     let stream = Arc::new(stream);
-    match dispatch(&agent, &stream, request).await {
+    match dispatch(&agent, session_epoch, &stream, request).await {
         Ok(()) => stream.end(),
         Err(error) => stream.fail(error.kind, &error.message),
     }
 }
 
-async fn dispatch(agent: &Arc<Agent>, stream: &Arc<StreamHandle>, request: Request) -> AgentResult<()> {
+async fn dispatch(
+    agent: &Arc<Agent>,
+    session_epoch: u64,
+    stream: &Arc<StreamHandle>,
+    request: Request,
+) -> AgentResult<()> {
     let operation = request.operation.ok_or_else(|| {
         AgentError::new(
             microvm_protocol::messages::FailureKind::Unsupported,
@@ -27,7 +32,7 @@ async fn dispatch(agent: &Arc<Agent>, stream: &Arc<StreamHandle>, request: Reque
     })?;
     let reply = match operation {
         Operation::Configure(identity) => {
-            Reply::Configured(system::identity::configure(agent, identity).await)
+            Reply::Configured(system::identity::configure(agent, session_epoch, identity).await?)
         }
         Operation::Exec(request) => return exec::exec(agent, stream, request).await,
         Operation::Attach(request) => return exec::attach(agent, stream, request).await,

@@ -24,11 +24,16 @@ use crate::shares;
 /// Bytes of console shown with a failed boot.
 const CONSOLE_TAIL: usize = 2_000;
 
+/// Epochs that a guest may have seen at most without the record's telling of them.
+pub(crate) const MOST_LOST_EPOCHS: u32 = 16;
+
 /// A machine that runs and whose agent has confirmed its identity.
 pub(crate) struct BroughtUp {
     pub(crate) machine: Arc<dyn Machine>,
     pub(crate) guest: Arc<dyn Guest>,
     pub(crate) image_digest: String,
+    /// The epoch it has confirmed.
+    pub(crate) epoch: u64,
 }
 
 /// Ends the machine when dropped before [`LaunchGuard::keep`]: a failed or overtaken start leaves no process.
@@ -95,7 +100,9 @@ pub(crate) async fn bring_up(
         identity.shares = shares::for_guest(&template.shares);
     }
     let deadline = Duration::from_millis(template.boot_timeout_ms);
-    let epoch = record.epoch + 1;
+    // A saved memory may know of epochs whose numbers a server did not live to store.
+    let unknown = if source.is_some() { u64::from(MOST_LOST_EPOCHS) } else { 0 };
+    let epoch = record.epoch + unknown + 1;
     let endpoint = machine.endpoint();
     let connect = ports.connector.connect(&endpoint, epoch, &identity, deadline);
     let up = async {
@@ -110,7 +117,7 @@ pub(crate) async fn bring_up(
             Ok(guest) => {
                 if let Some(machine) = guard.keep() {
                     metrics::histogram!("microvm_vm_start_duration_seconds", "from" => how).record(began.elapsed());
-                    return Ok(BroughtUp { machine, guest, image_digest: image.info.digest });
+                    return Ok(BroughtUp { machine, guest, image_digest: image.info.digest, epoch });
                 }
                 ServiceError::ShuttingDown
             }

@@ -236,7 +236,8 @@ pub trait GuestConnector: Send + Sync {
     /// A machine that is still booting is waited for.
     ///
     /// # Errors
-    /// [`GuestError::Timeout`] when `deadline` passes; [`GuestError::Refused`] when a part was not confirmed.
+    /// [`GuestError::Timeout`] when `deadline` passes; [`GuestError::Refused`] when a part was not confirmed, of kind
+    /// [`ErrorKind::Conflict`] when `epoch` is not newer than the newest the guest has confirmed.
     async fn connect(
         &self,
         endpoint: &GuestEndpoint,
@@ -255,11 +256,12 @@ pub trait Guest: Send + Sync {
     /// Becomes `Some` when the channel ends, with the reason.
     fn closed(&self) -> watch::Receiver<Option<CloseReason>>;
 
-    /// Gives a running guest another identity, and waits until the agent has confirmed every part.
+    /// Gives a running guest another identity, that of `epoch`, and waits until the agent has confirmed every part.
     ///
     /// # Errors
-    /// [`GuestError::Refused`] when a part was not confirmed: the guest is then not to be used.
-    async fn identify(&self, identity: &Identity) -> Result<(), GuestError>;
+    /// [`GuestError::Refused`] when a part was not confirmed, or `epoch` is not newer than the newest the guest has
+    /// confirmed ([`ErrorKind::Conflict`]): the guest is then not to be used.
+    async fn identify(&self, epoch: u64, identity: &Identity) -> Result<(), GuestError>;
 
     /// Stops expecting heartbeats (the machine is going to stand still), or expects them again.
     fn expect_heartbeats(&self, expected: bool);

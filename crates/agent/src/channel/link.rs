@@ -190,11 +190,14 @@ impl Link {
         }
         let hello = Hello::decode(frame.payload).map_err(|error| error.to_string())?;
         let common = (hello.min_version..=hello.max_version).contains(&PROTOCOL_VERSION);
+        let newest = self.agent.epoch().newest();
+        let admitted = self.agent.epoch().admits(hello.epoch);
         let reply = HelloReply {
             version: if common { PROTOCOL_VERSION } else { 0 },
             features: 0,
             nonce: hello.nonce,
-            epoch: hello.epoch,
+            // A newer epoch than the host's is the refusal: it speaks for a machine that this one was once.
+            epoch: hello.epoch.max(newest),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_release: self.agent.kernel_release.clone(),
             boot_ms: self.agent.boot_ms,
@@ -203,15 +206,18 @@ impl Link {
         self.written = 0;
         self.output.extend_from_slice(&PREAMBLE);
         Frame::new(FrameKind::HelloReply, 0, reply.encode_to_vec().into()).encode_into(&mut self.output);
-        if !common {
+        if !admitted {
+            say(&format!("a host of epoch {} is refused: this is epoch {newest}", hello.epoch));
+        }
+        if !common || !admitted {
             return Ok(());
         }
         let session = Mux::with_features(Role::Agent, hello.features);
-        let (agent, accepting) = (Arc::clone(&self.agent), session.clone());
+        let (agent, accepting, epoch) = (Arc::clone(&self.agent), session.clone(), hello.epoch);
         self.tasks.spawn(async move {
             let mut operations = JoinSet::new();
             while let Some((stream, request)) = accepting.accept().await {
-                operations.spawn(crate::operations::run(Arc::clone(&agent), stream, request));
+                operations.spawn(crate::operations::run(Arc::clone(&agent), epoch, stream, request));
                 while operations.try_join_next().is_some() {}
             }
         });

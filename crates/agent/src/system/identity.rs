@@ -11,11 +11,19 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 use crate::agent::{Agent, Place, StartCommands};
 use crate::console::say;
 use crate::exec::Defaults;
+use crate::failure::AgentResult;
 use crate::system::line::write_line;
 use crate::system::shares;
 
-/// Takes the identity over.
-pub(crate) async fn configure(agent: &Arc<Agent>, identity: Configure) -> Configured {
+/// Takes the identity over, which has to be one of a newer epoch than any before. `session_epoch`: that of the greeting.
+pub(crate) async fn configure(
+    agent: &Arc<Agent>,
+    session_epoch: u64,
+    identity: Configure,
+) -> AgentResult<Configured> {
+    // A host that is older than the field means the epoch it has greeted with.
+    let epoch = if identity.epoch == 0 { session_epoch } else { identity.epoch };
+    agent.epoch().enter(epoch)?;
     let in_guest = agent.place == Place::Guest;
     let mut problems: [Result<(), String>; PARTS.len()] = std::array::from_fn(|_| Ok(()));
     if in_guest {
@@ -39,7 +47,7 @@ pub(crate) async fn configure(agent: &Arc<Agent>, identity: Configure) -> Config
         PARTS.iter().copied().zip(problems).chain(shares.map(|result| (SHARES_PART, result))).map(
             |(name, problem)| Part { name: name.to_owned(), problem: problem.err().unwrap_or_default() },
         );
-    Configured { parts: parts.collect() }
+    Ok(Configured { parts: parts.collect() })
 }
 
 fn add_entropy(entropy: &[u8]) -> Result<(), String> {

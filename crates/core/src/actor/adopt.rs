@@ -10,15 +10,12 @@ use microvm_types::vm::Rest;
 use microvm_types::{ErrorKind, Phase};
 
 use super::{Command, VmActor};
-use crate::start;
+use crate::start::{self, MOST_LOST_EPOCHS};
 
 /// Rest between tries of taking up a machine that lives but does not answer yet.
 const ADOPT_RETRY: Duration = Duration::from_secs(3);
 /// Tries of taking up a machine.
 const ADOPT_TRIES: u32 = 5;
-
-/// Epochs that are skipped at most when the guest has seen newer ones than the record tells of.
-const MOST_LOST_EPOCHS: u32 = 16;
 
 /// Why a machine could not be taken up.
 enum AdoptFailure {

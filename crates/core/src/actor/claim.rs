@@ -44,18 +44,21 @@ impl VmActor {
     /// Stored while it wakes up: neither waits for the other, both are done when it is handed over.
     async fn wake_as_its_own(&mut self, now: i64) -> Result<(), ServiceError> {
         let machine = self.living()?;
+        let connected = self.guest.clone();
         let mut record = self.record.clone();
+        // Another identity is another epoch; without a channel, opening one makes it.
+        record.epoch += u64::from(connected.is_some());
+        let epoch = record.epoch;
         record.phase = next(record.phase, LifecycleEvent::Resume)?;
         let store = std::sync::Arc::clone(&self.shared.ports.store);
         let stored = async { Ok::<_, ServiceError>(store.update_vm(&record).await?) };
-        let connected = self.guest.clone();
         let woken = async {
             match connected {
                 Some(guest) => {
                     let identity = async { Ok(self.own_identity().await) };
                     let (identity, ()) = futures::try_join!(identity, machine.resume())?;
                     guest.expect_heartbeats(true);
-                    guest.identify(&identity).await?;
+                    guest.identify(epoch, &identity).await?;
                     Ok::<_, ServiceError>(())
                 }
                 // It waited when the server was started again: the channel is opened now.
@@ -68,9 +71,9 @@ impl VmActor {
         let (stored, woken) = futures::join!(stored, woken);
         woken?;
         stored?;
-        let epoch = self.record.epoch;
+        let opened = self.record.epoch;
         self.record = record;
-        self.record.epoch = epoch;
+        self.record.epoch = epoch.max(opened);
         self.activity.touch(now);
         self.publish_now();
         self.tell(None);

@@ -337,7 +337,7 @@ impl VmActor {
     async fn running(&mut self, up: BroughtUp) -> Result<(), ServiceError> {
         let now = self.shared.ports.clock.now_ms();
         self.activity.touch(now);
-        self.record.epoch += 1;
+        self.record.epoch = up.epoch;
         self.record.image_digest = up.image_digest;
         self.record.machine = serde_json::to_value(up.machine.record()).ok();
         self.record.started_ms = Some(now);

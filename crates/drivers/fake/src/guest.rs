@@ -208,9 +208,9 @@ impl Guest for FakeGuest {
         self.channel.subscribe()
     }
 
-    async fn identify(&self, identity: &Identity) -> Result<(), GuestError> {
+    async fn identify(&self, epoch: u64, identity: &Identity) -> Result<(), GuestError> {
         let verdict = self.ask(Operation::Identify).await?;
-        self.system().await?.set_identity(identity);
+        self.system().await?.set_identity(epoch, identity)?;
         verdict.finish().await;
         Ok(())
     }

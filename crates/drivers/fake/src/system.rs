@@ -53,6 +53,17 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    /// Becomes somebody else in a newer epoch.
+    fn enter(&mut self, epoch: u64, identity: &Identity) -> Result<(), GuestError> {
+        if epoch <= self.epoch {
+            let message = format!("epoch {epoch} is not newer than {}", self.epoch);
+            return Err(refused(ErrorKind::Conflict, message));
+        }
+        self.epoch = epoch;
+        self.become_who(identity);
+        Ok(())
+    }
+
     /// Becomes who `identity` says; what was drawn before tells nothing of what comes.
     fn become_who(&mut self, identity: &Identity) {
         self.identity = Identity { start_commands: Vec::new(), shares: Vec::new(), ..identity.clone() };
@@ -118,9 +129,10 @@ impl GuestSystem {
     }
 
     /// The guest is somebody else from now on.
-    pub(crate) fn set_identity(&self, identity: &Identity) {
-        self.inner().become_who(identity);
+    pub(crate) fn set_identity(&self, epoch: u64, identity: &Identity) -> Result<(), GuestError> {
+        self.inner().enter(epoch, identity)?;
         self.write_machine_id(identity);
+        Ok(())
     }
 
     fn write_machine_id(&self, identity: &Identity) {
@@ -147,12 +159,7 @@ impl GuestSystem {
         let channel = watch::Sender::new(None);
         {
             let mut inner = self.inner();
-            if epoch <= inner.epoch {
-                let message = format!("epoch {epoch} is not newer than {}", inner.epoch);
-                return Err(refused(ErrorKind::Conflict, message));
-            }
-            inner.epoch = epoch;
-            inner.become_who(identity);
+            inner.enter(epoch, identity)?;
             if let Some(older) = inner.channel.replace(channel.clone()) {
                 close(&older, CloseReason::EndOfStream);
             }

@@ -39,7 +39,7 @@ impl GuestConnector for SocketGuestConnector {
             let mut socket = socket::connect(endpoint).await?;
             let (agent, decoder) = handshake::greet(&mut socket, epoch).await?;
             let channel = Channel::start(socket, decoder, &self.config);
-            identity::push(&channel, identity).await?;
+            identity::push(&channel, epoch, identity).await?;
             Ok(Arc::new(SocketGuest::new(channel, agent, self.config.clone())) as Arc<dyn Guest>)
         };
         tokio::time::timeout(deadline, connect)

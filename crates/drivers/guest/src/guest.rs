@@ -56,8 +56,8 @@ impl Guest for SocketGuest {
         self.channel.closed()
     }
 
-    async fn identify(&self, identity: &Identity) -> Result<(), GuestError> {
-        self.short("take its identity over", identity::push(&self.channel, identity)).await
+    async fn identify(&self, epoch: u64, identity: &Identity) -> Result<(), GuestError> {
+        self.short("take its identity over", identity::push(&self.channel, epoch, identity)).await
     }
 
     fn expect_heartbeats(&self, expected: bool) {

@@ -52,7 +52,7 @@ pub(crate) async fn greet(socket: &mut UnixStream, epoch: u64) -> Result<(AgentI
         if found {
             match decoder.next_frame() {
                 Ok(Some(frame)) => {
-                    if let Some(info) = answer(&frame, nonce)? {
+                    if let Some(info) = answer(&frame, nonce, epoch)? {
                         return Ok((info, decoder));
                     }
                     // An answer to somebody before us: ours is still to come.
@@ -71,7 +71,7 @@ pub(crate) async fn greet(socket: &mut UnixStream, epoch: u64) -> Result<(AgentI
     }
 }
 
-fn answer(frame: &Frame, nonce: u64) -> Result<Option<AgentInfo>, GuestError> {
+fn answer(frame: &Frame, nonce: u64, epoch: u64) -> Result<Option<AgentInfo>, GuestError> {
     if frame.kind != FrameKind::HelloReply {
         return Err(GuestError::Protocol(format!("the guest answers the greeting with {:?}", frame.kind)));
     }
@@ -87,6 +87,12 @@ fn answer(frame: &Frame, nonce: u64) -> Result<Option<AgentInfo>, GuestError> {
                 "the guest's agent ({}) does not speak version {PROTOCOL_VERSION} of the protocol: start the VM anew",
                 clean(&reply.agent_version)
             ),
+        });
+    }
+    if reply.epoch > epoch {
+        return Err(GuestError::Refused {
+            kind: ErrorKind::Conflict,
+            message: format!("the guest is in epoch {} already: {epoch} is over", reply.epoch),
         });
     }
     Ok(Some(AgentInfo {

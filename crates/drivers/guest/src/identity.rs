@@ -10,8 +10,8 @@ use microvm_types::ErrorKind;
 use crate::channel::Channel;
 use crate::sanitize::clean;
 
-/// Tells the guest who it is; fails unless it confirms every part.
-pub(crate) async fn push(channel: &Channel, identity: &Identity) -> Result<(), GuestError> {
+/// Tells the guest who it is in `epoch`; fails unless it confirms every part.
+pub(crate) async fn push(channel: &Channel, epoch: u64, identity: &Identity) -> Result<(), GuestError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let configure = Configure {
         entropy: identity.entropy.to_vec(),
@@ -35,6 +35,7 @@ pub(crate) async fn push(channel: &Channel, identity: &Identity) -> Result<(), G
                 read_only: share.read_only,
             })
             .collect(),
+        epoch,
     };
     let reply = channel.unary(Operation::Configure(configure)).await?;
     let Reply::Configured(configured) = reply else {

@@ -50,11 +50,6 @@ impl HypervisorHarness for Bench {
         self.processes_of(&spec.id).len()
     }
 
-    fn refuses_old_epochs(&self) -> bool {
-        // The agent repeats whatever epoch the host's greeting has.
-        false
-    }
-
     fn panic_command(&self) -> Option<Vec<String>> {
         // The built kernel has no magic keys; how a panic is told does not depend on the kernel.
         let command = ["sh", "-c", "echo c > /proc/sysrq-trigger"].map(str::to_owned).to_vec();

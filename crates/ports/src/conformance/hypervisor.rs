@@ -51,11 +51,6 @@ pub trait HypervisorHarness: Send + Sync {
         Some(vec!["sh".to_owned(), "-c".to_owned(), "echo c > /proc/sysrq-trigger".to_owned()])
     }
 
-    /// Whether the agent of these guests refuses an epoch that is not newer than the one it has seen.
-    fn refuses_old_epochs(&self) -> bool {
-        true
-    }
-
     /// Longest time from a machine's resume to its agent's answer.
     fn boot_limit(&self) -> Duration {
         Duration::from_secs(60)

@@ -38,7 +38,7 @@ pub struct HelloReply {
     /// The host's nonce.
     #[prost(fixed64, tag = "3")]
     pub nonce: u64,
-    /// The host's epoch.
+    /// The host's epoch; a newer one is a refusal: the newest the agent has had.
     #[prost(uint64, tag = "4")]
     pub epoch: u64,
     /// Version of the agent.
@@ -108,6 +108,9 @@ pub struct Configure {
     /// [`SHARES_PART`] too.
     #[prost(message, repeated, tag = "9")]
     pub shares: Vec<Share>,
+    /// The epoch it is the identity of, newer than any the agent has had; 0: that of the [`Hello`].
+    #[prost(uint64, tag = "10")]
+    pub epoch: u64,
 }
 
 /// What became of one part of a [`Configure`].

@@ -6,6 +6,7 @@ pub mod machine;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
@@ -30,6 +31,8 @@ pub struct HostAgent {
     pub directory: tempfile::TempDir,
     pub endpoint: GuestEndpoint,
     child: Child,
+    /// The newest epoch: the agent takes every one only once.
+    epoch: AtomicU64,
 }
 
 impl HostAgent {
@@ -49,12 +52,13 @@ impl HostAgent {
             .spawn()
             .unwrap();
         let endpoint = GuestEndpoint::UnixSocket(Utf8PathBuf::from_path_buf(path).unwrap());
-        Some(Self { directory, endpoint, child })
+        Some(Self { directory, endpoint, child, epoch: AtomicU64::new(0) })
     }
 
-    /// Connects, as soon as it listens.
+    /// Connects in a new epoch, as soon as it listens.
     pub async fn connect(&self) -> Arc<dyn Guest> {
-        connect(&self.endpoint, 1, &Identity::default()).await
+        let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
+        connect(&self.endpoint, epoch, &Identity::default()).await
     }
 
     pub fn path(&self, name: &str) -> Vec<u8> {
