@@ -102,9 +102,9 @@ pub enum ServiceError {
         "this VM cannot be branched: its hypervisor offers neither snapshots nor forks, or an older server started it (then `microvm stop` and `microvm start` help)"
     )]
     NoBranching,
-    /// A disk of the user's cannot belong to two machines.
+    /// A disk of the user's that cannot be branched.
     #[error(
-        "this VM cannot be branched: its extra disk `{0}` is writable and can belong to one machine only; attach it read-only, or keep its data on the VM's own disk"
+        "this VM cannot be branched: its extra disk `{0}` is a writable qcow2 file, and only raw ones can be branched; `qemu-img convert -O raw` makes one of it, or attach it read-only"
     )]
     WritableDisk(microvm_types::Name),
     /// A shared folder cannot belong to two machines, and what is open in it cannot be saved.
@@ -284,6 +284,7 @@ const fn storage_code(error: &StorageError) -> &'static str {
         StorageError::BadInput { .. } => "bad_input",
         StorageError::InUse { .. } => "in_use",
         StorageError::NameTaken(_) => "name_taken",
+        StorageError::NotWrittenBack { .. } => "disk_not_written_back",
         StorageError::DiskFull { .. } => "disk_full",
         StorageError::ToolMissing { .. } => "tool_missing",
         StorageError::ToolFailed { .. } => "tool_failed",

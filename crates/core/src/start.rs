@@ -75,6 +75,7 @@ pub(crate) async fn bring_up(
         Some(source) => (source.memory_base.clone(), incoming(source)),
         None => tokio::try_join!(ports.vm_storage.zero_memory(template.memory_mib), boot(ports, template))?,
     };
+    let is_child = matches!(record.origin, Origin::Fork { .. } | Origin::Snapshot { .. });
     let spec = MachineSpec {
         id: record.id.clone(),
         name: record.name.clone(),
@@ -82,7 +83,7 @@ pub(crate) async fn bring_up(
         memory_mib: template.memory_mib,
         memory_base,
         start,
-        disks: disks(ports, template, &image, &files).await?,
+        disks: disks(ports, template, &image, &files, is_child).await?,
         shares: shares::for_machine(ports, &template.shares).await?,
         directory: files.directory,
     };
@@ -164,6 +165,7 @@ async fn disks(
     template: &Template,
     image: &ResolvedImage,
     files: &VmFiles,
+    is_child: bool,
 ) -> Result<Vec<MachineDisk>, StorageError> {
     let mut disks = vec![
         MachineDisk {
@@ -176,6 +178,17 @@ async fn disks(
         files.scratch.clone(),
     ];
     for disk in &template.extra_disks {
+        // Its own copy, or what a branch put over the user's file.
+        if let Some(own) = files.own.iter().find(|own| own.serial == disk.name.as_str()) {
+            disks.push(own.clone());
+            continue;
+        }
+        if is_child && !disk.read_only {
+            return Err(StorageError::Damaged {
+                what: format!("the VM's copy of the disk `{}`", disk.name),
+                detail: "it is missing, and the original belongs to another VM".to_owned(),
+            });
+        }
         let path = Utf8PathBuf::from(&disk.path);
         let format = ports.vm_storage.inspect_disk(&path).await?;
         disks.push(MachineDisk {

@@ -40,6 +40,15 @@ pub struct StateDescription {
     pub record: serde_json::Value,
 }
 
+/// A writable disk of the user's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserDisk {
+    /// Serial number of the disk.
+    pub serial: String,
+    /// The user's file. While the VM has branches its writes go elsewhere; [`crate::VmStorage::write_back`] brings them.
+    pub path: Utf8PathBuf,
+}
+
 /// A branch to be kept. Its VM was prepared by [`SnapshotStore::prepare_tops`] before it was branched.
 #[derive(Debug, Clone)]
 pub struct BranchFiles {
@@ -116,8 +125,12 @@ impl std::fmt::Debug for BranchSource {
 #[async_trait]
 pub trait SnapshotStore: Send + Sync {
     /// Makes a new empty top for every writable disk of a VM, and notes durably that the old ones lie below it. Harmless
-    /// if the branch is never made: an empty top shows what is below.
-    async fn prepare_tops(&self, vm: &VmId) -> Result<Vec<NewTop>, StorageError>;
+    /// if the branch is never made: an empty top shows what is below. `own`: the VM's writable disks that are files of
+    /// the user's; a disk that is the VM's own copy already is known without.
+    ///
+    /// # Errors
+    /// [`StorageError::BadInput`] for a disk of the user's that cannot be branched.
+    async fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<NewTop>, StorageError>;
 
     /// Notes that the top of a VM's disk holds everything that the layers below it did: they are not the VM's any more. `top`
     /// was the current one when [`crate::Brancher::flatten`] began.

@@ -181,6 +181,8 @@ pub struct VmFiles {
     pub directory: Utf8PathBuf,
     /// The disk that holds all it writes.
     pub scratch: MachineDisk,
+    /// Further writable disks that it has copies of, or that were branched: to be used instead of the user's files.
+    pub own: Vec<MachineDisk>,
 }
 
 /// Why storage refused or failed.
@@ -228,6 +230,16 @@ pub enum StorageError {
         name: String,
         /// By whom.
         users: String,
+    },
+    /// A disk file of the user's cannot be given what its VM wrote.
+    #[error(
+        "what the VM wrote to its disk could not be written back to {path}: {reason}; end that use and try again, or move the file away to give up what the VM wrote"
+    )]
+    NotWrittenBack {
+        /// The user's file.
+        path: Utf8PathBuf,
+        /// Why not.
+        reason: String,
     },
     /// A name that is taken.
     #[error("the name `{0}` is taken")]
@@ -288,7 +300,7 @@ impl StorageError {
             }
             Self::Damaged { .. } | Self::Io { .. } | Self::ToolFailed { .. } => ErrorKind::Internal,
             Self::BadInput { .. } => ErrorKind::Invalid,
-            Self::InUse { .. } | Self::NameTaken(_) => ErrorKind::Conflict,
+            Self::InUse { .. } | Self::NameTaken(_) | Self::NotWrittenBack { .. } => ErrorKind::Conflict,
             Self::DiskFull { .. } => ErrorKind::Exhausted,
             Self::ToolMissing { .. } => ErrorKind::Unsupported,
             Self::Registry(_) => ErrorKind::Unavailable,
@@ -374,6 +386,14 @@ pub trait VmStorage: Send + Sync {
     /// Removes all files of a VM; nothing there is fine. The directory vanishes first from sight (renamed), so that a
     /// crash in the middle leaves only garbage that the next start removes.
     async fn remove_vm_files(&self, id: &VmId) -> Result<(), StorageError>;
+
+    /// Gives the user's disk files what the VM wrote to those disks since they were branched; the VM writes to the files
+    /// themselves again afterwards. It has no machine. Interrupted, it can be done again; nothing to do is fine.
+    ///
+    /// # Errors
+    /// [`StorageError::NotWrittenBack`] if somebody else uses or has changed a file: nothing was written to it, and what
+    /// the VM wrote is kept. A file that was removed is passed over.
+    async fn write_back(&self, id: &VmId) -> Result<(), StorageError>;
 
     /// Ids of all VM directories, known to the store or not; leftovers of interrupted work are removed on the way.
     async fn vm_directories(&self) -> Result<Vec<VmId>, StorageError>;

@@ -83,7 +83,7 @@ impl BareHost {
 
     /// How long a bare machine stands still at least for a branch in which no memory is copied.
     pub(super) async fn pause(&self, machine: &BareMachine) -> Result<Duration, CliError> {
-        let tops = self.storage.prepare_tops(&machine.id).await;
+        let tops = self.storage.prepare_tops(&machine.id, &[]).await;
         let tops = tops.map_err(|error| failed("making a new top", &error))?;
         let [top] = tops.as_slice() else {
             return Err(failed("making a new top", &"there is not exactly one disk"));

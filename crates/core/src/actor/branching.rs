@@ -1,9 +1,10 @@
 //! Branching the actor's VM: for forks, for snapshots, and back in time.
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::BranchError;
 use microvm_ports::branch::{BranchRequest, BranchTimes};
-use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription};
+use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription, UserDisk};
+use microvm_ports::storage::DiskFormat;
 use microvm_ports::{Machine, Progress};
 use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
@@ -131,9 +132,11 @@ impl VmActor {
         Ok(Written { shared: std::sync::Arc::clone(&self.shared), snapshot: Some(Snapshot { record, info }) })
     }
 
-    /// Layers below the VM's disk.
+    /// Layers below the disk of the VM that has most.
     async fn depth(&self) -> Result<usize, ServiceError> {
-        Ok(self.shared.ports.vm_storage.vm_files(&self.record.id).await?.scratch.backing.len())
+        let files = self.shared.ports.vm_storage.vm_files(&self.record.id).await?;
+        let disks = std::iter::once(&files.scratch).chain(&files.own);
+        Ok(disks.map(|disk| disk.backing.len()).max().unwrap_or(0))
     }
 
     /// Shortens a long chain of layers in the background. A branch that comes meanwhile interrupts it; the next one begins
@@ -163,13 +166,14 @@ impl VmActor {
     ) -> Result<(BranchFiles, BranchTimes), ServiceError> {
         check_branchable(self.record.phase)?;
         check_whole(&self.record.template)?;
+        let own = self.own_disks().await?;
         let machine = self.living()?;
         let brancher = machine.brancher().ok_or(ServiceError::NoBranching)?;
         let ports = &self.shared.ports;
         if self.depth().await? >= FLATTEN_NOW {
             flatten(&self.shared, &self.record.id, &*machine).await?;
         }
-        let tops = ports.snapshots.prepare_tops(&self.record.id).await?;
+        let tops = ports.snapshots.prepare_tops(&self.record.id, &own).await?;
         let input = match &self.guest {
             Some(guest) => Some(guest.hold_input().await),
             None => None,
@@ -187,6 +191,40 @@ impl VmActor {
         };
         let memory_base = brancher.memory_base().to_owned();
         Ok((BranchFiles { vm: self.record.id.clone(), tops, memory_base, branch, description }, times))
+    }
+
+    /// The writable disks that are files of the user's; every one must be of a kind that can be branched.
+    async fn own_disks(&self) -> Result<Vec<UserDisk>, ServiceError> {
+        let ports = &self.shared.ports;
+        let known = ports.vm_storage.vm_files(&self.record.id).await?.own;
+        let mut own = Vec::new();
+        for disk in self.record.template.extra_disks.iter().filter(|disk| !disk.read_only) {
+            let serial = disk.name.to_string();
+            if known.iter().any(|known| known.serial == serial) {
+                continue;
+            }
+            let path = Utf8PathBuf::from(&disk.path);
+            if ports.vm_storage.inspect_disk(&path).await? != DiskFormat::Raw {
+                return Err(ServiceError::WritableDisk(disk.name.clone()));
+            }
+            own.push(UserDisk { serial, path });
+        }
+        Ok(own)
+    }
+
+    /// Gives the user's disk files what the VM wrote since they were branched. The VM has no machine.
+    pub(super) async fn write_back(&self) -> Result<(), ServiceError> {
+        if self.record.template.extra_disks.iter().all(|disk| disk.read_only) {
+            return Ok(());
+        }
+        Ok(self.shared.ports.vm_storage.write_back(&self.record.id).await?)
+    }
+
+    /// The same at the end of a machine: what fails now is done before the next start, or at the removal.
+    pub(super) async fn write_back_or_log(&self) {
+        if let Err(error) = self.write_back().await {
+            tracing::warn!(vm = %self.record.id, %error, "the VM keeps what it wrote to its disks until then");
+        }
     }
 
     /// Refuses a state that this host cannot load, before the present is given up for it.
@@ -228,15 +266,17 @@ impl VmActor {
     }
 }
 
-/// Makes a VM's disk independent of the layers between its top and its lowest file.
+/// Makes a VM's disks independent of the layers between their tops and their lowest files.
 async fn flatten(shared: &Shared, id: &VmId, machine: &dyn Machine) -> Result<(), ServiceError> {
     let Some(brancher) = machine.brancher() else { return Ok(()) };
     let files = shared.ports.vm_storage.vm_files(id).await?;
-    // The VMM says which file it was: the newest one that was prepared may not be in use.
-    let Some(top) = brancher.flatten(&files.scratch.serial).await? else { return Ok(()) };
-    shared.ports.snapshots.note_flattened(id, Utf8Path::new(&top)).await?;
-    shared.litter.notify_one();
-    tracing::info!(vm = %id, layers = files.scratch.backing.len(), "its disk was made independent of its layers");
+    for disk in std::iter::once(&files.scratch).chain(&files.own) {
+        // The VMM says which file it was: the newest one that was prepared may not be in use.
+        let Some(top) = brancher.flatten(&disk.serial).await? else { continue };
+        shared.ports.snapshots.note_flattened(id, Utf8Path::new(&top)).await?;
+        shared.litter.notify_one();
+        tracing::info!(vm = %id, disk = disk.serial, layers = disk.backing.len(), "made independent of its layers");
+    }
     Ok(())
 }
 

@@ -277,6 +277,10 @@ impl VmActor {
     async fn start(&mut self) -> Result<(), ServiceError> {
         hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeStart).await?;
         let source = self.dream().await?;
+        if source.is_none() {
+            // A boot is one on the user's own disk files.
+            self.write_back().await?;
+        }
         self.request(LifecycleEvent::Start).await?;
         self.bring_up_after_request(source).await
     }
@@ -362,6 +366,7 @@ impl VmActor {
         let was_running = self.record.phase == Phase::Running;
         self.request(LifecycleEvent::Stop).await?;
         self.end_machine(if force || !was_running { None } else { Some(grace) }).await;
+        self.write_back_or_log().await;
         self.note(LifecycleEvent::Stopped, None).await;
         let _ = hooks::run(&ports, &self.record, HookPoint::AfterStop).await;
         Ok(())
@@ -497,6 +502,7 @@ impl VmActor {
         let asked_to_restart = exit == MachineExit::GuestReset;
         if matches!(exit, MachineExit::GuestShutdown | MachineExit::GuestReset) {
             self.end_machine(None).await;
+            self.write_back_or_log().await;
             self.note(LifecycleEvent::Stopped, Some(exit.to_string())).await;
             if asked_to_restart {
                 if let Err(error) = self.start().await {

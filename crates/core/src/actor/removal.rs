@@ -44,10 +44,14 @@ impl VmActor {
     /// point is found again. If something cannot be removed the VM stays, failed, and can be deleted again.
     pub(super) async fn erase(&mut self) -> Result<(), ServiceError> {
         self.end_machine(None).await;
-        let slept = self.record.rest.take();
-        self.end_sleep(slept).await;
         let (id, ports) = (self.record.id.clone(), self.shared.ports.clone());
+        let written_back = self.write_back().await;
+        if written_back.is_ok() {
+            let slept = self.record.rest.take();
+            self.end_sleep(slept).await;
+        }
         let removed = async {
+            written_back?;
             ports.vm_storage.remove_vm_files(&id).await?;
             match ports.store.delete_vm(&id).await {
                 // What it leaves behind makes room, but is usually removed later.

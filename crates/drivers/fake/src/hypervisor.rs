@@ -40,6 +40,8 @@ pub(crate) struct World {
     version: Mutex<Option<String>>,
     no_branches: AtomicBool,
     no_shares: AtomicBool,
+    /// How many more machines fit, if that was said.
+    room: Mutex<Option<usize>>,
     pub(crate) script: Script,
 }
 
@@ -97,6 +99,11 @@ impl FakeHypervisor {
     /// From now on the VMM is another version: it refuses states of the old one.
     pub fn upgrade(&self, version: &str) {
         *lock(&self.world.version) = Some(version.to_owned());
+    }
+
+    /// From now on the host says that so many more machines fit; `None`: it does not know.
+    pub fn set_room(&self, machines: Option<usize>) {
+        *lock(&self.world.room) = machines;
     }
 
     /// From now on machines cannot be branched, as with a hypervisor that offers no snapshots.
@@ -202,6 +209,10 @@ impl Hypervisor for FakeHypervisor {
         } else {
             FolderSharing::Plan9
         }
+    }
+
+    async fn room(&self, _memory_mib: u32, _own_bytes: u64) -> Option<usize> {
+        *lock(&self.world.room)
     }
 
     async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError> {

@@ -47,6 +47,10 @@ pub(crate) struct FakeDisk {
     pub(crate) pending: Vec<String>,
     /// Newest first, each with the name it had as a top.
     pub(crate) layers: Vec<(String, Arc<SharedFile>)>,
+    /// Disks that were the user's: serial number and file name of the top.
+    pub(crate) own: Vec<(String, String)>,
+    /// Those are copies: they belong to this VM alone.
+    pub(crate) copies: bool,
     pub(crate) memory_base: Option<Arc<Base>>,
     pub(crate) memory_parent: Option<SnapshotId>,
 }
@@ -61,6 +65,8 @@ pub(crate) struct Snapshot {
     /// Bytes that differ from the parent.
     pub(crate) memory_bytes: u64,
     pub(crate) layers: Vec<(String, Arc<SharedFile>)>,
+    /// Serial numbers of disks that were the user's.
+    pub(crate) own: Vec<String>,
     /// Its memory in a file.
     pub(crate) base: Option<Arc<Base>>,
     pub(crate) sha256: String,
@@ -82,6 +88,8 @@ pub(crate) struct Saved {
 #[derive(Debug)]
 pub(crate) struct FakeSource {
     pub(crate) layers: Vec<(String, Arc<SharedFile>)>,
+    /// Serial numbers of disks that were the user's.
+    pub(crate) own: Vec<String>,
     pub(crate) base: Option<Arc<Base>>,
     pub(crate) memory_parent: Option<SnapshotId>,
 }

@@ -36,6 +36,8 @@ pub enum Operation {
     CreateFiles,
     /// `VmStorage::remove_vm_files`
     RemoveFiles,
+    /// `VmStorage::write_back`
+    WriteBack,
     /// `SnapshotStore::prepare_tops`
     PrepareTops,
     /// `SnapshotStore::write_snapshot`

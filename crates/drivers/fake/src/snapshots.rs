@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use camino::Utf8Path;
 use microvm_ports::branch::{MemoryPages, NewTop};
 use microvm_ports::progress::Progress;
-use microvm_ports::snapshot::{BranchFiles, BranchSource, Damage, SnapshotInfo, SnapshotStore};
+use microvm_ports::snapshot::{BranchFiles, BranchSource, Damage, SnapshotInfo, SnapshotStore, UserDisk};
 use microvm_ports::storage::{StorageError, VmFiles, VmStorage};
 use microvm_types::{SnapshotId, VmId};
 
@@ -25,6 +25,7 @@ const INJECT_MAX: u64 = 64 << 20;
 /// A branch as it is kept.
 struct Frozen {
     layers: Vec<(String, Arc<SharedFile>)>,
+    own: Vec<String>,
     memory: Memory,
     base: Option<Arc<Base>>,
     memory_parent: Option<SnapshotId>,
@@ -45,7 +46,8 @@ impl FakeStorage {
 
     /// Turns what lies below the tops of a branch into layers.
     fn freeze(&self, saved: &mut Saved, files: &BranchFiles) -> Result<Frozen, StorageError> {
-        let [top] = files.tops.as_slice() else { return Err(bad_branch("it must name one top")) };
+        let scratch = files.tops.iter().find(|top| top.serial == SCRATCH);
+        let Some(top) = scratch else { return Err(bad_branch("it must name a top of the scratch disk")) };
         let name = top.path.file_name().unwrap_or_default();
         let zero = self.zero_path(files.description.memory_mib);
         let base = saved.bases.iter().find(|base| base.file.0 == files.memory_base).cloned();
@@ -82,7 +84,8 @@ impl FakeStorage {
             },
         };
         let layers = disk.layers[skip..].to_vec();
-        Ok(Frozen { layers, memory, base, memory_parent: disk.memory_parent.clone() })
+        let own = disk.own.iter().map(|(serial, _)| serial.clone()).collect();
+        Ok(Frozen { layers, own, memory, base, memory_parent: disk.memory_parent.clone() })
     }
 
     fn source(
@@ -110,7 +113,12 @@ impl FakeStorage {
                 .as_ref()
                 .map_or_else(|| self.zero_path(description.memory_mib), |base| base.file.0.clone()),
             pages,
-            handle: Arc::new(FakeSource { layers: frozen.layers, base, memory_parent: frozen.memory_parent }),
+            handle: Arc::new(FakeSource {
+                layers: frozen.layers,
+                own: frozen.own,
+                base,
+                memory_parent: frozen.memory_parent,
+            }),
         })
     }
 
@@ -119,11 +127,17 @@ impl FakeStorage {
         let Some(source) = source.handle.downcast_ref::<FakeSource>() else {
             return Err(bad_branch("its source is of another storage"));
         };
-        let name = format!("scratch-{}.qcow2", lock(&self.shared.saved).next());
-        let path = self.vm_directory(vm).join(&name);
-        fs::write(&path, EMPTY_DISK).map_err(io("writing", &path))?;
+        let new_top = || {
+            let name = format!("scratch-{}.qcow2", lock(&self.shared.saved).next());
+            let path = self.vm_directory(vm).join(&name);
+            fs::write(&path, EMPTY_DISK).map_err(io("writing", &path))?;
+            Ok::<_, StorageError>(name)
+        };
+        let own = source.own.iter().map(|serial| Ok((serial.clone(), new_top()?)));
         Ok(FakeDisk {
-            top: Some(name),
+            top: Some(new_top()?),
+            own: own.collect::<Result<_, StorageError>>()?,
+            copies: true,
             pending: Vec::new(),
             layers: source.layers.clone(),
             memory_base: source.base.clone(),
@@ -175,21 +189,36 @@ impl FakeStorage {
 
 #[async_trait]
 impl SnapshotStore for FakeStorage {
-    async fn prepare_tops(&self, vm: &VmId) -> Result<Vec<NewTop>, StorageError> {
+    async fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<NewTop>, StorageError> {
         let verdict = self.ask(Operation::PrepareTops, &self.shared.root).await?;
         self.vm_files(vm).await?;
-        let path = {
+        let directory = self.vm_directory(vm);
+        let tops = {
             let mut saved = lock(&self.shared.saved);
-            let name = format!("scratch-{}.qcow2", saved.next());
-            let path = self.vm_directory(vm).join(&name);
-            fs::write(&path, EMPTY_DISK).map_err(io("writing", &path))?;
-            let disk = saved.disks.entry(vm.clone()).or_default();
-            let old = disk.top.replace(name).unwrap_or_else(|| FIRST_TOP.to_owned());
+            let mut disk = saved.disks.get(vm).cloned().unwrap_or_default();
+            let mut tops = Vec::new();
+            let mut new_top = |serial: &str| {
+                let name = format!("scratch-{}.qcow2", saved.next());
+                let path = directory.join(&name);
+                fs::write(&path, EMPTY_DISK).map_err(io("writing", &path))?;
+                tops.push(NewTop { serial: serial.to_owned(), path });
+                Ok::<_, StorageError>(name)
+            };
+            let old = disk.top.replace(new_top(SCRATCH)?).unwrap_or_else(|| FIRST_TOP.to_owned());
             disk.pending.insert(0, old);
-            path
+            for (serial, top) in &mut disk.own {
+                *top = new_top(serial)?;
+            }
+            for new in own {
+                if disk.own.iter().all(|(serial, _)| *serial != new.serial) {
+                    disk.own.push((new.serial.clone(), new_top(&new.serial)?));
+                }
+            }
+            saved.disks.insert(vm.clone(), disk);
+            tops
         };
         verdict.finish().await;
-        Ok(vec![NewTop { serial: SCRATCH.to_owned(), path }])
+        Ok(tops)
     }
 
     async fn note_flattened(&self, vm: &VmId, top: &Utf8Path) -> Result<(), StorageError> {
@@ -235,6 +264,7 @@ impl SnapshotStore for FakeStorage {
                 memory: frozen.memory,
                 memory_bytes,
                 layers: frozen.layers,
+                own: frozen.own,
                 base: None,
                 sha256: String::new(),
                 damage: None,
@@ -272,6 +302,7 @@ impl SnapshotStore for FakeStorage {
                 if snapshot.base.is_some() { MemoryPages::default() } else { pages_of(&snapshot.memory) };
             let frozen = Frozen {
                 layers: snapshot.layers,
+                own: snapshot.own,
                 memory: snapshot.memory,
                 base: snapshot.base.clone(),
                 memory_parent: Some(id.clone()),
@@ -421,6 +452,7 @@ impl SnapshotStore for FakeStorage {
             memory: exported.memory,
             memory_bytes,
             layers,
+            own: Vec::new(),
             base: None,
             sha256: String::new(),
             damage: None,

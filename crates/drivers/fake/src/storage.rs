@@ -365,7 +365,14 @@ impl VmStorage for FakeStorage {
             read_only: false,
             serial: SCRATCH.to_owned(),
         };
-        Ok(VmFiles { directory, scratch })
+        let own = disk.own.iter().map(|(serial, name)| MachineDisk {
+            path: directory.join(name),
+            backing: Vec::new(),
+            serial: serial.clone(),
+            ..scratch.clone()
+        });
+        let own = own.collect();
+        Ok(VmFiles { directory, scratch, own })
     }
 
     async fn remove_vm_files(&self, id: &VmId) -> Result<(), StorageError> {
@@ -378,6 +385,15 @@ impl VmStorage for FakeStorage {
             _ => {}
         }
         lock(&self.shared.saved).disks.remove(id);
+        verdict.finish().await;
+        Ok(())
+    }
+
+    async fn write_back(&self, id: &VmId) -> Result<(), StorageError> {
+        let verdict = self.ask(Operation::WriteBack, &self.vm_directory(id)).await?;
+        if let Some(disk) = lock(&self.shared.saved).disks.get_mut(id).filter(|disk| !disk.copies) {
+            disk.own.clear();
+        }
         verdict.finish().await;
         Ok(())
     }

@@ -266,7 +266,9 @@ impl Branching {
             let set = self.hand_over(top, &overlay).await?;
             let mut description =
                 disks::node(DiskFormat::Qcow2, &format!("/dev/fdset/{set}"), false, Value::Null);
-            disks::without_flush(&mut description);
+            if top.serial == disks::SCRATCH {
+                disks::without_flush(&mut description);
+            }
             description["node-name"] = json!(overlay);
             let known = self.call("open a disk's new top", "blockdev-add", description).await;
             if let Err(error) = known {

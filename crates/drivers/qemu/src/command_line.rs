@@ -238,7 +238,7 @@ impl CommandLine {
             .map(|(depth, path)| self.show(path, &format!("/disk-{index}-below-{depth}"), MountAccess::Read))
             .collect();
         let mut top = disks::node(disk.format, &file, disk.read_only, disks::chain(index, &below));
-        if ours && !disk.read_only {
+        if disk.serial == disks::SCRATCH {
             disks::without_flush(&mut top);
         }
         top["node-name"] = serde_json::json!(disks::first_node(index));

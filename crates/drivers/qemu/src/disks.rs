@@ -38,6 +38,9 @@ pub(crate) fn number_of(name: &str) -> u64 {
     name.split_once('.').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
 }
 
+/// Serial number of the disk that lives no longer than its VM. Every other one is the user's, or a copy of it.
+pub(crate) const SCRATCH: &str = "scratch";
+
 /// A flush of the guest's reaches the host's page cache and no further (docs/design/0007): the disk survives every crash
 /// but that of the host, which no VM survives.
 pub(crate) fn without_flush(node: &mut Value) {

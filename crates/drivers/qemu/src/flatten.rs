@@ -29,7 +29,8 @@ impl Branching {
             detail: "there is no such disk".to_owned(),
         })?;
         self.stop_flattening().await?;
-        let Some((top, lowest)) = self.top_and_lowest(index).await? else { return Ok(None) };
+        let Some(top) = self.long_chain(index).await? else { return Ok(None) };
+        let lowest = self.lowest(index).await?;
         let file = self.file_of(serial, &top).await?;
         // An id of its own: the end of an earlier job is never taken for the end of this one.
         let mut random = [0; 8];
@@ -54,16 +55,25 @@ impl Branching {
         }
         // What was copied may be known to QEMU's caches only; making the processors stand still empties them.
         self.flush().await?;
-        if self.top_and_lowest(index).await?.is_some() {
+        if self.long_chain(index).await?.is_some() {
             return Err(refused("the layers are still there".to_owned()).into());
         }
-        self.drop_old_tops(index, &top).await?;
+        self.drop_old_tops(index, &top, &lowest).await?;
         Ok(Some(file))
     }
 
-    async fn top_and_lowest(&self, index: usize) -> Result<Option<(String, String)>, MachineError> {
+    async fn long_chain(&self, index: usize) -> Result<Option<String>, MachineError> {
         let blocks = self.call("list its disks", "query-block", json!({})).await?;
-        Ok(top_and_lowest(&blocks, index))
+        Ok(top_of_long_chain(&blocks, index))
+    }
+
+    /// Name of the lowest node of a disk: a disk that began without layers began with it.
+    async fn lowest(&self, index: usize) -> Result<String, MachineError> {
+        let flat = json!({ "flat": true });
+        let nodes = self.call("list its block nodes", "query-named-block-nodes", flat).await?;
+        let lowest = disks::lowest_node(index);
+        let known = nodes.as_array().into_iter().flatten().any(|node| node["node-name"] == json!(lowest));
+        Ok(if known { lowest } else { disks::first_node(index) })
     }
 
     async fn flush(&self) -> Result<(), MachineError> {
@@ -104,7 +114,7 @@ impl Branching {
     }
 
     /// Nodes that were tops once and have no user any more.
-    async fn drop_old_tops(&self, index: usize, top: &str) -> Result<(), MachineError> {
+    async fn drop_old_tops(&self, index: usize, top: &str, lowest: &str) -> Result<(), MachineError> {
         let flat = json!({ "flat": true });
         let nodes = self.call("list its block nodes", "query-named-block-nodes", flat).await?;
         let mut old: Vec<String> = nodes
@@ -112,7 +122,7 @@ impl Branching {
             .into_iter()
             .flatten()
             .filter_map(|node| node["node-name"].as_str())
-            .filter(|name| *name != top && disks::index_of(name) == Some(index))
+            .filter(|name| *name != top && *name != lowest && disks::index_of(name) == Some(index))
             .take(NODES_MAX)
             .map(str::to_owned)
             .collect();
@@ -130,8 +140,8 @@ fn refused(detail: String) -> MachineError {
     MachineError::Refused { action: "flatten a disk", detail }
 }
 
-/// Names of the node a disk writes to and of the lowest node of its chain; `None` if nothing lies between.
-fn top_and_lowest(blocks: &Value, index: usize) -> Option<(String, String)> {
+/// Name of the node a disk writes to; `None` if nothing lies between it and the lowest one of its chain.
+fn top_of_long_chain(blocks: &Value, index: usize) -> Option<String> {
     let block = blocks
         .as_array()?
         .iter()
@@ -143,7 +153,7 @@ fn top_and_lowest(blocks: &Value, index: usize) -> Option<(String, String)> {
         image = &image["backing-image"];
         depth += 1;
     }
-    (depth > 1).then(|| (top, disks::lowest_node(index)))
+    (depth > 1).then_some(top)
 }
 
 #[cfg(test)]
@@ -159,9 +169,8 @@ mod tests {
             )
         };
         let blocks = |layers| json!([{ "inserted": { "node-name": "disk0" } }, { "inserted": { "node-name": "disk1.3", "image": image(layers) } }]);
-        assert_eq!(top_and_lowest(&blocks(1), 1), None);
-        let found = top_and_lowest(&blocks(2), 1);
-        assert_eq!(found, Some(("disk1.3".to_owned(), "disk1-lowest".to_owned())));
-        assert_eq!(top_and_lowest(&blocks(5), 2), None);
+        assert_eq!(top_of_long_chain(&blocks(1), 1), None);
+        assert_eq!(top_of_long_chain(&blocks(2), 1).as_deref(), Some("disk1.3"));
+        assert_eq!(top_of_long_chain(&blocks(5), 2), None);
     }
 }

@@ -57,7 +57,7 @@ struct Bench {
 impl Bench {
     async fn branch(&self, vm: &VmId, base: &Utf8Path, pages: &MemoryPages) -> (BranchFiles, Duration) {
         let begin = Instant::now();
-        let tops = self.storage.prepare_tops(vm).await.unwrap();
+        let tops = self.storage.prepare_tops(vm, &[]).await.unwrap();
         let took = begin.elapsed();
         let files = BranchFiles {
             vm: vm.clone(),

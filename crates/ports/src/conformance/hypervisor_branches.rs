@@ -43,7 +43,12 @@ impl Scene<'_> {
     /// Branches a machine and makes the state ready for children.
     pub(super) async fn branch(&self, parent: &Launched, guest: &dyn Guest) -> BranchSource {
         let request = BranchRequest {
-            tops: self.harness.snapshots().prepare_tops(&parent.spec.id).await.must("preparing new tops"),
+            tops: self
+                .harness
+                .snapshots()
+                .prepare_tops(&parent.spec.id, &[])
+                .await
+                .must("preparing new tops"),
             input: Some(guest.hold_input().await),
             stay_paused: false,
         };
@@ -168,7 +173,7 @@ async fn stays_paused(scene: &Scene<'_>) {
     assert_eq!(*parent.machine.state().borrow(), MachineState::Paused, "the branch let it run");
     parent.machine.resume().await.must("resuming");
     guest.ping().await.must("pinging after the resume");
-    let tops = scene.harness.snapshots().prepare_tops(&parent.spec.id).await.must("preparing new tops");
+    let tops = scene.harness.snapshots().prepare_tops(&parent.spec.id, &[]).await.must("preparing new tops");
     let input = Some(guest.hold_input().await);
     drop(scene.branch_by(&parent, BranchRequest { tops, input, stay_paused: true }).await);
     reach(&mut parent.machine.state(), MachineState::Paused).await;
@@ -283,7 +288,8 @@ async fn refused(scene: &Scene<'_>) {
     let request = |tops| BranchRequest { tops, input: None, stay_paused: false };
     let error = brancher.branch(request(Vec::new())).await.must_fail("branching without a new top");
     assert!(matches!(error, BranchError::Disk { .. }), "wrong error: {error}");
-    let mut tops = scene.harness.snapshots().prepare_tops(&parent.spec.id).await.must("preparing new tops");
+    let mut tops =
+        scene.harness.snapshots().prepare_tops(&parent.spec.id, &[]).await.must("preparing new tops");
     tops[0].path = parent.spec.directory.join("nothing-here");
     let error = brancher.branch(request(tops)).await.must_fail("branching to a top that is not there");
     assert!(matches!(error, BranchError::Disk { .. }), "wrong error: {error}");
@@ -294,7 +300,7 @@ async fn refused(scene: &Scene<'_>) {
     let (child, _guest) = scene.child(&parent, &source, 2).await;
     scene.end(&child).await;
     scene.end(&parent).await;
-    let tops = scene.harness.snapshots().prepare_tops(&parent.spec.id).await.must("preparing new tops");
+    let tops = scene.harness.snapshots().prepare_tops(&parent.spec.id, &[]).await.must("preparing new tops");
     let error = brancher.branch(request(tops)).await.must_fail("branching a dead machine");
     assert!(matches!(error, BranchError::Machine(MachineError::Exited(_))), "wrong error: {error}");
 }

@@ -92,7 +92,7 @@ impl<'a> Bench<'a> {
     }
 
     pub(super) async fn prepare(&self, number: u64) -> Vec<NewTop> {
-        self.snapshots().prepare_tops(&vm_id(number)).await.must("preparing a branch")
+        self.snapshots().prepare_tops(&vm_id(number), &[]).await.must("preparing a branch")
     }
 
     /// A branch of a booted VM.

@@ -103,7 +103,7 @@ pub async fn run(harness: &dyn SnapshotHarness) {
 
 async fn tops_change_nothing(harness: &dyn SnapshotHarness) {
     let bench = Bench::new(harness).await;
-    bench.snapshots().prepare_tops(&vm_id(9)).await.must_fail("preparing a VM that is not there");
+    bench.snapshots().prepare_tops(&vm_id(9), &[]).await.must_fail("preparing a VM that is not there");
     bench.vm(1).await;
     bench.write(1, "first").await;
     let before = bench.files(1).await;

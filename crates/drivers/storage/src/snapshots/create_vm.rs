@@ -10,7 +10,8 @@ use crate::base::cancel::Cancel;
 use crate::base::error::damaged;
 use crate::base::files::exists;
 use crate::store::Inner;
-use crate::vms::manifest::DiskManifest;
+use crate::vms::manifest::{Chain, DiskManifest, OwnDisk};
+use crate::vms::tops::FrozenOwn;
 
 impl Inner {
     /// What the disk of a VM consists of that stems from `source`, with a new top that is not written yet.
@@ -27,12 +28,22 @@ impl Inner {
         Ok(DiskManifest {
             disk_mib: source.disk_mib,
             base: source.base.clone(),
-            top: self.fresh_top(directory),
-            pending: Vec::new(),
-            layers: source.layers.clone(),
+            chain: Chain::new(self.fresh_top(directory), source.layers.clone()),
+            own: source.own.iter().map(|own| self.copy_of(directory, own)).collect(),
             memory_base: source.memory_base.clone(),
             memory_parent: source.memory_parent.clone(),
         })
+    }
+
+    /// A disk of the VM's own that begins as what was the user's; its top is not written yet.
+    fn copy_of(&self, directory: &Utf8Path, own: &FrozenOwn) -> OwnDisk {
+        OwnDisk {
+            serial: own.serial.clone(),
+            bytes: own.bytes,
+            chain: Chain::new(self.fresh_top(directory), own.layers.clone()),
+            base: Some(own.base.clone()),
+            home: None,
+        }
     }
 
     pub(crate) fn create_vm_from(

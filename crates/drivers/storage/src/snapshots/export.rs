@@ -62,6 +62,11 @@ impl Inner {
             return Err(bad_input(to.as_str(), "it exists already"));
         }
         let snapshot = self.snapshot_manifest(id)?;
+        if let Some(disk) = snapshot.own_disks.first() {
+            let detail =
+                format!("it has the disk `{}`, which was a file of yours and is not exported", disk.serial);
+            return Err(bad_input(format!("snapshot {id}"), detail));
+        }
         let _pins: Vec<Pin> =
             snapshot.disk.layers.iter().map(|layer| self.pins.pin(layer_key(&layer.id))).collect();
         self.device_state(&snapshot)?;

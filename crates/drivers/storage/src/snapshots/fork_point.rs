@@ -62,7 +62,7 @@ impl Inner {
         }
         let name = self.base_of_path(&files.memory_base)?;
         let mut pins: Vec<Pin> = name.iter().map(|name| self.pins.pin(memory_key(name))).collect();
-        let frozen = self.freeze(&files.vm, &files.tops, name.as_deref())?;
+        let frozen = self.freeze(&files.vm, &files.tops, name.as_deref(), cancel)?;
         pins.extend(frozen.pins);
         let view = self.branch_view(files, name.as_deref())?;
         let memory = if inject(files.branch.pages.len(), view.size()?, count) {
@@ -87,6 +87,7 @@ impl Inner {
                 disk_mib: frozen.disk_mib,
                 base: frozen.base,
                 layers: frozen.layers,
+                own: frozen.own,
                 memory_base: memory.name,
                 memory_parent: frozen.memory_parent,
                 _pins: pins,

@@ -6,6 +6,7 @@ use microvm_types::SnapshotId;
 
 use super::pins::Pin;
 use crate::base::error::bad_input;
+use crate::vms::tops::FrozenOwn;
 
 /// Files of a state, kept from the collector for as long as this lives.
 pub(crate) struct SourceHandle {
@@ -14,6 +15,8 @@ pub(crate) struct SourceHandle {
     pub(crate) base: String,
     /// Newest first.
     pub(crate) layers: Vec<String>,
+    /// Disks that were the user's.
+    pub(crate) own: Vec<FrozenOwn>,
     /// File name of the memory base; `None`: zeros.
     pub(crate) memory_base: Option<String>,
     pub(crate) memory_parent: Option<SnapshotId>,

@@ -166,6 +166,7 @@ impl Inner {
             && (DISK_MIN_MIB..=DISK_MAX_MIB).contains(&disk.disk_mib)
             && snapshot.description.disk_mib == disk.disk_mib
             && snapshot.parent.is_none()
+            && snapshot.own_disks.is_empty()
             && snapshot.memory.depth == 0
             && snapshot.device_state.length <= DEVICE_STATE_MAX
             && snapshot.memory.file.length <= packed_max(memory)

@@ -41,15 +41,13 @@ impl Inner {
     }
 
     fn info(&self, manifest: SnapshotManifest, sha256: String, references: &References) -> SnapshotInfo {
-        let own_layers = manifest
-            .disk
-            .layers
-            .iter()
-            .filter(|layer| references.layers.get(&layer.id).is_none_or(|users| *users <= 1));
+        let own_layers = self
+            .snapshot_layers(&manifest)
+            .filter(|(layer, _)| references.layers.get(&layer.id).is_none_or(|users| *users <= 1));
         // What vanishes meanwhile takes nothing.
         let usage = |path: &camino::Utf8Path| disk_usage(path).unwrap_or(0);
-        let own_bytes = usage(&self.snapshot_path(&manifest.id))
-            + own_layers.map(|layer| usage(&self.layer_path(&layer.id))).sum::<u64>();
+        let own_bytes =
+            usage(&self.snapshot_path(&manifest.id)) + own_layers.map(|(_, path)| usage(&path)).sum::<u64>();
         SnapshotInfo {
             id: manifest.id,
             parent: manifest.parent,

@@ -30,6 +30,9 @@ pub(crate) struct SnapshotManifest {
     pub(crate) device_state: Part,
     pub(crate) memory: MemoryPart,
     pub(crate) disk: DiskPart,
+    /// Disks that were the user's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) own_disks: Vec<OwnDiskPart>,
 }
 
 /// The packed pages.
@@ -52,6 +55,20 @@ pub(crate) struct DiskPart {
     pub(crate) base_sha256: String,
     /// Newest first.
     pub(crate) layers: Vec<LayerPart>,
+}
+
+/// A disk that was the user's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OwnDiskPart {
+    pub(crate) serial: String,
+    pub(crate) bytes: u64,
+    /// The raw layer below all.
+    pub(crate) base: LayerPart,
+    /// Newest first.
+    pub(crate) layers: Vec<LayerPart>,
+    /// The file it belongs to in the VM that the snapshot was taken of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) home: Option<Utf8PathBuf>,
 }
 
 /// One frozen layer.
@@ -97,6 +114,18 @@ impl Inner {
     /// The directory of a snapshot.
     pub(crate) fn snapshot_path(&self, id: &SnapshotId) -> Utf8PathBuf {
         self.directories.snapshots.join(id.as_str())
+    }
+
+    /// All layers of a snapshot, with the file of each.
+    pub(crate) fn snapshot_layers<'a>(
+        &'a self,
+        snapshot: &'a SnapshotManifest,
+    ) -> impl Iterator<Item = (&'a LayerPart, Utf8PathBuf)> {
+        let own = snapshot.own_disks.iter();
+        let layers = snapshot.disk.layers.iter().chain(own.clone().flat_map(|disk| &disk.layers));
+        layers
+            .map(|layer| (layer, self.layer_path(&layer.id)))
+            .chain(own.map(|disk| (&disk.base, self.raw_layer_path(&disk.base.id))))
     }
 
     /// Ids of all snapshots that are there, oldest first.

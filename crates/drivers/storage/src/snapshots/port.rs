@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use camino::Utf8Path;
 use microvm_ports::branch::NewTop;
-use microvm_ports::snapshot::{BranchFiles, BranchSource, Damage, SnapshotInfo, SnapshotStore};
+use microvm_ports::snapshot::{BranchFiles, BranchSource, Damage, SnapshotInfo, SnapshotStore, UserDisk};
 use microvm_ports::storage::VmFiles;
 use microvm_ports::{Progress, StorageError};
 use microvm_types::{SnapshotId, VmId};
@@ -13,9 +13,9 @@ use crate::store::Storage;
 
 #[async_trait]
 impl SnapshotStore for Storage {
-    async fn prepare_tops(&self, vm: &VmId) -> Result<Vec<NewTop>, StorageError> {
-        let vm = vm.clone();
-        self.blocking(move |inner, _| Ok(vec![inner.prepare_top(&vm)?])).await
+    async fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<NewTop>, StorageError> {
+        let (vm, own) = (vm.clone(), own.to_vec());
+        self.blocking(move |inner, _| inner.prepare_tops(&vm, &own)).await
     }
 
     async fn note_flattened(&self, vm: &VmId, top: &Utf8Path) -> Result<(), StorageError> {

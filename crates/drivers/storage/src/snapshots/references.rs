@@ -28,8 +28,8 @@ impl Inner {
         for id in names_in(&self.directories.vms)?.iter().filter_map(|name| name.parse::<VmId>().ok()) {
             match self.read_disk(&id) {
                 Ok(disk) => {
-                    for layer in disk.layers {
-                        *found.layers.entry(layer).or_default() += 1;
+                    for layer in disk.all_layers() {
+                        *found.layers.entry(layer.clone()).or_default() += 1;
                     }
                     found.bases.extend(disk.memory_base);
                 }
@@ -40,8 +40,8 @@ impl Inner {
         for id in self.snapshot_ids()? {
             match self.read_snapshot(&id) {
                 Ok(Ok((manifest, _))) => {
-                    for layer in manifest.disk.layers {
-                        *found.layers.entry(layer.id).or_default() += 1;
+                    for (layer, _) in self.snapshot_layers(&manifest) {
+                        *found.layers.entry(layer.id.clone()).or_default() += 1;
                     }
                     if let Some(parent) = manifest.parent {
                         found.parents.entry(parent).or_default().push(id);

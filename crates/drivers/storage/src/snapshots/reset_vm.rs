@@ -1,12 +1,15 @@
 //! Puts a VM back on a state.
 
+use camino::Utf8Path;
 use microvm_ports::StorageError;
 use microvm_ports::storage::VmFiles;
 use microvm_types::VmId;
 
 use super::handle::SourceHandle;
-use crate::base::files::{remove_all, require_space};
+use crate::base::files::{exists, remove_all, require_space};
 use crate::store::Inner;
+use crate::vms::manifest::{DiskManifest, Home, OwnDisk};
+use crate::vms::own_disk::{Left, open};
 
 /// Less free space than this and nothing is begun.
 const SPACE_MIN: u64 = 4 << 20;
@@ -17,19 +20,38 @@ impl Inner {
         let lock = self.locks.of(&format!("disk/{vm}"));
         let _alone = lock.hold();
         // It must be there, whatever it holds.
-        self.read_disk(vm)?;
+        let before = self.read_disk(vm)?;
         let directory = self.vm_path(vm);
         require_space(&directory, SPACE_MIN, "putting the VM back")?;
-        let disk = self.disk_from(&directory, source)?;
-        let top = directory.join(&disk.top);
-        let replaced = self.write_top(&top, &disk).and_then(|()| self.write_disk(vm, &disk));
+        let mut disk = self.disk_from(&directory, source)?;
+        for (own, from) in disk.own.iter_mut().zip(&source.own) {
+            own.home = from.home.as_ref().map(|path| home_again(path, own, &before)).transpose()?;
+        }
+        let replaced = self.write_tops(&directory, &disk).and_then(|()| self.write_disk(vm, &disk));
         if let Err(error) = replaced {
-            if self.read_disk(vm).is_ok_and(|now| now.top != disk.top) {
-                remove_all(&top)?;
+            if self.read_disk(vm).is_ok_and(|now| now.chain.top != disk.chain.top) {
+                for chain in disk.chains() {
+                    remove_all(&directory.join(&chain.top))?;
+                }
             }
             return Err(error);
         }
         self.remove_stray_tops(&directory, &disk)?;
         Ok(self.files_of(directory, &disk))
+    }
+}
+
+/// The user's file that a disk goes on to belong to. It has what the VM last gave it, or what it had when it was copied.
+fn home_again(path: &Utf8Path, own: &OwnDisk, before: &DiskManifest) -> Result<Home, StorageError> {
+    let known = before.own.iter().find(|known| known.serial == own.serial);
+    match known.and_then(|known| Some((known, known.home.as_ref()?))) {
+        Some((known, home)) if home.path == path => {
+            Ok(Home { holds_base: home.holds_base && known.base == own.base, ..home.clone() })
+        }
+        // It was given everything when the VM was stopped.
+        _ => {
+            let left = if exists(path) { Some(Left::of(&open(path, false)?, path)?) } else { None };
+            Ok(Home { path: path.to_owned(), left, holds_base: false })
+        }
     }
 }

@@ -10,7 +10,7 @@ use microvm_types::SnapshotId;
 
 use super::fork_point::{ReadyMemory, inject};
 use super::handle::SourceHandle;
-use super::manifest::{DEVICE_STATE, SnapshotManifest, damaged_snapshot};
+use super::manifest::{DEVICE_STATE, LayerPart, SnapshotManifest, damaged_snapshot};
 use super::memory_base::base_name;
 use super::open_memory::{Bases, gather};
 use super::part::Part;
@@ -20,6 +20,11 @@ use crate::base::cancel::Cancel;
 use crate::base::error::io_error;
 use crate::base::files::exists;
 use crate::store::Inner;
+use crate::vms::tops::FrozenOwn;
+
+fn ids(layers: Vec<LayerPart>) -> Vec<String> {
+    layers.into_iter().map(|layer| layer.id).collect()
+}
 
 impl Inner {
     pub(crate) fn snapshot_source(
@@ -51,7 +56,7 @@ impl Inner {
     ) -> Result<BranchSource, StorageError> {
         let snapshot = self.snapshot_manifest(id)?;
         let mut pins: Vec<Pin> =
-            snapshot.disk.layers.iter().map(|layer| self.pins.pin(layer_key(&layer.id))).collect();
+            self.snapshot_layers(&snapshot).map(|(layer, _)| self.pins.pin(layer_key(&layer.id))).collect();
         let device_state = self.device_state(&snapshot)?;
         self.check_layers(&snapshot, cancel)?;
         let memory = self.ready_memory(&snapshot, count, &mut pins, cancel)?;
@@ -65,7 +70,18 @@ impl Inner {
             handle: Arc::new(SourceHandle {
                 disk_mib: snapshot.disk.disk_mib,
                 base: snapshot.disk.base,
-                layers: snapshot.disk.layers.into_iter().map(|layer| layer.id).collect(),
+                layers: ids(snapshot.disk.layers),
+                own: snapshot
+                    .own_disks
+                    .into_iter()
+                    .map(|disk| FrozenOwn {
+                        serial: disk.serial,
+                        bytes: disk.bytes,
+                        base: disk.base.id,
+                        layers: ids(disk.layers),
+                        home: disk.home,
+                    })
+                    .collect(),
                 memory_base: memory.name,
                 memory_parent: Some(snapshot.id),
                 _pins: pins,
@@ -88,14 +104,9 @@ impl Inner {
     }
 
     fn check_layers(&self, snapshot: &SnapshotManifest, cancel: &Cancel) -> Result<(), StorageError> {
-        for layer in &snapshot.disk.layers {
+        for (layer, path) in self.snapshot_layers(snapshot) {
             let part = format!("disk/{}", layer.id);
-            let found = layer.file.find_damage(
-                &part,
-                &self.layer_path(&layer.id),
-                &self.layer_sums(&layer.id),
-                cancel,
-            )?;
+            let found = layer.file.find_damage(&part, &path, &self.layer_sums(&layer.id), cancel)?;
             if let Some(found) = found {
                 return Err(damaged_snapshot(&snapshot.id, &found));
             }

@@ -37,9 +37,8 @@ impl Inner {
                 &manifest.memory.file,
             ),
         ];
-        for layer in &manifest.disk.layers {
-            let (path, sums) = (self.layer_path(&layer.id), self.layer_sums(&layer.id));
-            parts.push((format!("disk/{}", layer.id), path, sums, &layer.file));
+        for (layer, path) in self.snapshot_layers(&manifest) {
+            parts.push((format!("disk/{}", layer.id), path, self.layer_sums(&layer.id), &layer.file));
         }
         let mut found = Vec::new();
         let total: u64 = parts.iter().map(|(.., part)| part.length).sum();

@@ -7,8 +7,8 @@ use microvm_types::{SnapshotId, VmId};
 
 use super::difference::difference;
 use super::manifest::{
-    DEVICE_STATE, DiskPart, LAYERS_MAX, LayerPart, MEMORY, MemoryPart, SnapshotManifest, check_description,
-    write_manifest,
+    DEVICE_STATE, DiskPart, LAYERS_MAX, LayerPart, MEMORY, MemoryPart, OwnDiskPart, SnapshotManifest,
+    check_description, write_manifest,
 };
 use super::open_memory::{Bases, DEPTH_MAX, MEMORY_STAMP};
 use super::page_file::{PAGE, content_pages};
@@ -21,7 +21,7 @@ use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, io_error};
 use crate::base::files::{exists, make_directory, require_space, sync_directory, write_new};
 use crate::store::Inner;
-use crate::vms::tops::FrozenDisk;
+use crate::vms::tops::{FrozenDisk, FrozenOwn};
 
 /// A device state is some 100 KiB; more than this is not one.
 pub(crate) const DEVICE_STATE_MAX: u64 = 256 << 20;
@@ -54,12 +54,11 @@ impl Inner {
         }
         let base = self.base_of_path(&files.memory_base)?;
         let _base_pin = base.as_deref().map(|name| self.pins.pin(memory_key(name)));
-        let frozen = self.freeze(&files.vm, &files.tops, base.as_deref())?;
-        if frozen.layers.len() > LAYERS_MAX {
-            return Err(bad_input(
-                "the disk",
-                format!("it has {} layers, {LAYERS_MAX} are possible", frozen.layers.len()),
-            ));
+        let frozen = self.freeze(&files.vm, &files.tops, base.as_deref(), cancel)?;
+        let layers = frozen.layers.len() + frozen.own.iter().map(|own| own.layers.len() + 1).sum::<usize>();
+        if layers > LAYERS_MAX {
+            let detail = format!("they have {layers} layers, {LAYERS_MAX} are possible");
+            return Err(bad_input("its disks", detail));
         }
         let view = self.branch_view(files, base.as_deref())?;
         let parent = if full { None } else { self.find_parent(&frozen, view.pages, cancel) };
@@ -95,7 +94,8 @@ impl Inner {
                 content_bytes: content_pages(&runs) * PAGE,
                 depth: parent.as_ref().map_or(0, |parent| parent.depth + 1),
             },
-            disk: self.seal_layers(&frozen, cancel, progress)?,
+            disk: self.seal_disk(&frozen, cancel, progress)?,
+            own_disks: self.seal_own(&frozen, cancel, progress)?,
         };
         let sha256 = self.publish_snapshot(&new, &manifest, cancel)?;
         self.note_parent(&files.vm, id);
@@ -124,26 +124,54 @@ impl Inner {
         Ok(sha256)
     }
 
-    /// Makes the layers durable and takes their checksums.
-    fn seal_layers(
+    fn seal_disk(
         &self,
         frozen: &FrozenDisk,
         cancel: &Cancel,
         progress: &Progress,
     ) -> Result<DiskPart, StorageError> {
-        let mut layers = Vec::with_capacity(frozen.layers.len());
-        for (done, id) in frozen.layers.iter().enumerate() {
-            progress.advance("sealing the disk", done as u64, Some(frozen.layers.len() as u64));
-            let path = self.layer_path(id);
-            std::fs::File::open(&path)
-                .and_then(|layer| layer.sync_all())
-                .map_err(io_error("syncing", &path))?;
-            let file = measure(&path, None, &self.layer_sums(id), cancel)?;
-            layers.push(LayerPart { id: id.clone(), file });
-        }
+        let layers = self.seal_layers(&frozen.layers, cancel, progress)?;
         let base = self.directories.scratch_base.join(&frozen.base);
         let base_sha256 = self.verify_scratch_base(&base)?;
         Ok(DiskPart { disk_mib: frozen.disk_mib, base: frozen.base.clone(), base_sha256, layers })
+    }
+
+    fn seal_own(
+        &self,
+        frozen: &FrozenDisk,
+        cancel: &Cancel,
+        progress: &Progress,
+    ) -> Result<Vec<OwnDiskPart>, StorageError> {
+        let seal = |own: &FrozenOwn| {
+            Ok(OwnDiskPart {
+                serial: own.serial.clone(),
+                bytes: own.bytes,
+                base: self.seal_layer(&own.base, &self.raw_layer_path(&own.base), cancel)?,
+                layers: self.seal_layers(&own.layers, cancel, progress)?,
+                home: own.home.clone(),
+            })
+        };
+        frozen.own.iter().map(seal).collect()
+    }
+
+    fn seal_layers(
+        &self,
+        ids: &[String],
+        cancel: &Cancel,
+        progress: &Progress,
+    ) -> Result<Vec<LayerPart>, StorageError> {
+        let seal = |(done, id): (usize, &String)| {
+            progress.advance("sealing the disk", done as u64, Some(ids.len() as u64));
+            self.seal_layer(id, &self.layer_path(id), cancel)
+        };
+        ids.iter().enumerate().map(seal).collect()
+    }
+
+    /// Makes a layer durable and takes its checksums.
+    fn seal_layer(&self, id: &str, path: &Utf8Path, cancel: &Cancel) -> Result<LayerPart, StorageError> {
+        std::fs::File::open(path).and_then(|layer| layer.sync_all()).map_err(io_error("syncing", path))?;
+        let file = measure(path, None, &self.layer_sums(id), cancel)?;
+        Ok(LayerPart { id: id.to_owned(), file })
     }
 
     /// The snapshot that the VM stems from, if it is there, sound, of the same size, and not at the end of a long chain.

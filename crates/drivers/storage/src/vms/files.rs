@@ -9,7 +9,7 @@ use microvm_ports::storage::{DiskFormat, VmFiles};
 use microvm_ports::{StorageError, VmStorage};
 use microvm_types::VmId;
 
-use super::manifest::{DiskManifest, MANIFEST, is_top};
+use super::manifest::{Chain, DiskManifest, MANIFEST, is_top};
 use super::{disks, folders};
 use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, damaged, failed, io_error};
@@ -34,17 +34,32 @@ impl Inner {
 
     /// What a VMM is given: the newest top over everything below it.
     pub(crate) fn files_of(&self, directory: Utf8PathBuf, disk: &DiskManifest) -> VmFiles {
-        let tops = disk.pending.iter().map(|name| directory.join(name));
-        let layers = disk.layers.iter().map(|id| self.layer_path(id));
-        let base = self.directories.scratch_base.join(&disk.base);
-        let scratch = MachineDisk {
-            path: directory.join(&disk.top),
+        let machine_disk = |chain: &Chain, base: Utf8PathBuf, serial: &str| MachineDisk {
+            path: directory.join(&chain.top),
             format: DiskFormat::Qcow2,
-            backing: tops.chain(layers).chain(std::iter::once(base)).collect(),
+            backing: self.below_top(&directory, chain).chain(std::iter::once(base)).collect(),
             read_only: false,
-            serial: SCRATCH_SERIAL.into(),
+            serial: serial.to_owned(),
         };
-        VmFiles { directory, scratch }
+        let base = self.directories.scratch_base.join(&disk.base);
+        let scratch = machine_disk(&disk.chain, base, SCRATCH_SERIAL);
+        let own = disk.own.iter().filter_map(|own| {
+            let copy = own.base.as_ref().map(|id| self.raw_layer_path(id));
+            let base = copy.or_else(|| own.home.as_ref().map(|home| home.path.clone()))?;
+            Some(machine_disk(&own.chain, base, &own.serial))
+        });
+        let own = own.collect();
+        VmFiles { directory, scratch, own }
+    }
+
+    /// The files of a chain between its top and its base, newest first.
+    pub(crate) fn below_top<'a>(
+        &'a self,
+        directory: &'a Utf8Path,
+        chain: &'a Chain,
+    ) -> impl Iterator<Item = Utf8PathBuf> + 'a {
+        let tops = chain.pending.iter().map(|name| directory.join(name));
+        tops.chain(chain.layers.iter().map(|id| self.layer_path(id)))
     }
 
     /// Makes the directory of a VM with its first top, or nothing at all.
@@ -62,7 +77,7 @@ impl Inner {
         let workspace = self.workspace()?;
         let new = workspace.join("vm");
         make_directory(&new, 0o700)?;
-        self.write_top(&new.join(&disk.top), disk)?;
+        self.write_tops(&new, disk)?;
         crate::base::manifest::write(&new.join(MANIFEST), disk)?;
         sync_directory(&new)?;
         cancel.check()?;
@@ -119,9 +134,11 @@ impl VmStorage for Storage {
             let directory = inner.vm_path(&id);
             let what = format!("the disk of VM {id}");
             let files = inner.files_of(directory, &inner.read_disk(&id)?);
-            for path in std::iter::once(&files.scratch.path).chain(&files.scratch.backing) {
-                if !exists(path) {
-                    return Err(damaged(what, format!("{path} is missing")));
+            for disk in std::iter::once(&files.scratch).chain(&files.own) {
+                for path in std::iter::once(&disk.path).chain(&disk.backing) {
+                    if !exists(path) {
+                        return Err(damaged(what, format!("{path} is missing")));
+                    }
                 }
             }
             Ok(files)
@@ -151,6 +168,11 @@ impl VmStorage for Storage {
             }
         })
         .await
+    }
+
+    async fn write_back(&self, id: &VmId) -> Result<(), StorageError> {
+        let id = id.clone();
+        self.blocking(move |inner, cancel| inner.write_back(&id, &cancel)).await
     }
 
     async fn vm_directories(&self) -> Result<Vec<VmId>, StorageError> {

@@ -1,10 +1,10 @@
-//! `disk.json`: what the disk of a VM consists of.
+//! `disk.json`: what the disks of a VM consist of.
 //!
 //! ```text
 //!  top        written by the VMM from its next branch on, or already
 //!  pending    older tops, newest first: the VMM may still write to one of them
 //!  layers     frozen, newest first; shared with snapshots and other VMs
-//!  base       the empty ext4 below all
+//!  base       the empty ext4 below all; of a disk that was the user's: a copy of it
 //! ```
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -30,6 +30,23 @@ pub(crate) struct DiskManifest {
     pub(crate) disk_mib: u32,
     /// File name of the empty disk below all.
     pub(crate) base: String,
+    /// The scratch disk.
+    #[serde(flatten)]
+    pub(crate) chain: Chain,
+    /// Writable disks of the user's that were branched, or that the VM has a copy of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) own: Vec<OwnDisk>,
+    /// File name of the memory base that its machine is mapped over; `None`: zeros.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_base: Option<String>,
+    /// The snapshot that its memory has most in common with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_parent: Option<SnapshotId>,
+}
+
+/// The files of one disk above its base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Chain {
     /// File name of the newest top.
     #[serde(default = "first_top")]
     pub(crate) top: String,
@@ -39,12 +56,41 @@ pub(crate) struct DiskManifest {
     /// Ids of frozen layers, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) layers: Vec<String>,
-    /// File name of the memory base that its machine is mapped over; `None`: zeros.
+}
+
+impl Chain {
+    /// Nothing but a top over some layers.
+    pub(crate) fn new(top: String, layers: Vec<String>) -> Self {
+        Self { top, pending: Vec::new(), layers }
+    }
+}
+
+/// A disk that is or was a file of the user's (docs/design/0014).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OwnDisk {
+    pub(crate) serial: String,
+    /// Size of the disk.
+    pub(crate) bytes: u64,
+    #[serde(flatten)]
+    pub(crate) chain: Chain,
+    /// Id of the raw layer below all; `None`: the user's file itself, which no branch has copied yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) memory_base: Option<String>,
-    /// The snapshot that its memory has most in common with.
+    pub(crate) base: Option<String>,
+    /// The user's file, to which what the VM writes goes in the end; `None`: the disk is the VM's alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) memory_parent: Option<SnapshotId>,
+    pub(crate) home: Option<Home>,
+}
+
+/// The user's file behind a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Home {
+    pub(crate) path: Utf8PathBuf,
+    /// How the file was when its content was copied; `None`: it may have changed since by our own doing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) left: Option<super::own_disk::Left>,
+    /// Whether it still has what the base has.
+    #[serde(default)]
+    pub(crate) holds_base: bool,
 }
 
 fn first_top() -> String {
@@ -57,12 +103,32 @@ impl DiskManifest {
         Self {
             disk_mib,
             base,
-            top: first_top(),
-            pending: Vec::new(),
-            layers: Vec::new(),
+            chain: Chain::new(first_top(), Vec::new()),
+            own: Vec::new(),
             memory_base: None,
             memory_parent: None,
         }
+    }
+
+    /// The chains of all disks.
+    pub(crate) fn chains(&self) -> impl Iterator<Item = &Chain> {
+        std::iter::once(&self.chain).chain(self.own.iter().map(|disk| &disk.chain))
+    }
+
+    /// The chains of all disks, to be changed.
+    pub(crate) fn chains_mut(&mut self) -> impl Iterator<Item = &mut Chain> {
+        std::iter::once(&mut self.chain).chain(self.own.iter_mut().map(|disk| &mut disk.chain))
+    }
+
+    /// Whether a file of this name is a top of any of the disks.
+    pub(crate) fn names_top(&self, name: &str) -> bool {
+        self.chains().any(|chain| chain.top == name || chain.pending.iter().any(|older| older == name))
+    }
+
+    /// Ids of all layers, those below all included.
+    pub(crate) fn all_layers(&self) -> impl Iterator<Item = &String> {
+        let bases = self.own.iter().filter_map(|disk| disk.base.as_ref());
+        self.chains().flat_map(|chain| &chain.layers).chain(bases)
     }
 }
 
@@ -109,7 +175,7 @@ impl Inner {
         disk: &DiskManifest,
     ) -> Result<(), StorageError> {
         for name in crate::base::files::names_in(directory)? {
-            if is_top(&name) && name != disk.top && !disk.pending.contains(&name) {
+            if is_top(&name) && !disk.names_top(&name) {
                 let path = directory.join(name);
                 std::fs::remove_file(&path).map_err(io_error("removing", &path))?;
             }
@@ -120,6 +186,11 @@ impl Inner {
     /// The file of a layer.
     pub(crate) fn layer_path(&self, id: &str) -> Utf8PathBuf {
         self.directories.layers.join(format!("{id}.qcow2"))
+    }
+
+    /// The file of a raw layer, below all others of a disk.
+    pub(crate) fn raw_layer_path(&self, id: &str) -> Utf8PathBuf {
+        self.directories.layers.join(format!("{id}.raw"))
     }
 
     /// Where the checksums of a layer are remembered.
@@ -136,6 +207,23 @@ mod tests {
     fn a_manifest_of_the_first_version_still_reads() {
         let disk: DiskManifest = serde_json::from_str(r#"{"disk_mib":64,"base":"ext4-64-v1.raw"}"#).unwrap();
         assert_eq!(disk, DiskManifest::new(64, "ext4-64-v1.raw".into()));
+    }
+
+    #[test]
+    fn disks_of_the_users_keep_their_chains_apart() {
+        let mut disk = DiskManifest::new(64, "ext4-64-v1.raw".into());
+        disk.chain.layers.push("a".into());
+        disk.own.push(OwnDisk {
+            serial: "data".into(),
+            bytes: 512,
+            chain: Chain::new("scratch-0123456789abcdefghij.qcow2".into(), vec!["b".into()]),
+            base: Some("c".into()),
+            home: None,
+        });
+        let read: DiskManifest = serde_json::from_str(&serde_json::to_string(&disk).unwrap()).unwrap();
+        assert_eq!(read, disk);
+        assert_eq!(disk.all_layers().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert!(disk.names_top(FIRST_TOP) && disk.names_top("scratch-0123456789abcdefghij.qcow2"));
     }
 
     #[test]

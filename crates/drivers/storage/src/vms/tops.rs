@@ -6,14 +6,16 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::StorageError;
 use microvm_ports::branch::NewTop;
+use microvm_ports::snapshot::UserDisk;
 use microvm_types::{SnapshotId, VmId};
 
 use super::files::{SCRATCH_SERIAL, write_sparse};
-use super::manifest::{DiskManifest, layer_of_top, top_name};
+use super::manifest::{Chain, DiskManifest, layer_of_top, top_name};
 use super::qcow2_overlay;
+use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, damaged, failed, io_error};
 use crate::base::files::{exists, remove_all, require_space, sync_directory};
 use crate::snapshots::{Pin, layer_key};
@@ -21,41 +23,132 @@ use crate::store::Inner;
 
 /// Less free space than this and no branch is begun.
 const SPACE_MIN: u64 = 4 << 20;
+/// What the header of a top of a user's disk names below it: whoever opens it says what is there.
+const OWN_BACKING: &str = "user-disk";
 
-/// The disk of a VM as it was at a branch.
+/// One disk's part of a freeze.
+struct FrozenChain {
+    /// The layers of the branch begin there.
+    below: usize,
+    changed: bool,
+    /// No later branch was kept before.
+    is_current: bool,
+}
+
+impl Chain {
+    /// The top called `top` holds all that was below it; `false` if it is none of this chain.
+    fn flattened_to(&mut self, top: &str) -> bool {
+        if self.top == top {
+            self.pending.clear();
+            self.layers.clear();
+        } else if let Some(index) = self.pending.iter().position(|name| name == top) {
+            self.pending.truncate(index + 1);
+            self.layers.clear();
+        } else if let Some(index) =
+            layer_of_top(top).and_then(|id| self.layers.iter().position(|layer| layer == id))
+        {
+            self.layers.truncate(index + 1);
+        } else {
+            return false;
+        }
+        true
+    }
+}
+
+/// Writes an empty top of a disk and syncs it.
+fn write_top(path: &Utf8Path, bytes: u64, backing: &str) -> Result<(), StorageError> {
+    let written = write_sparse(path, &qcow2_overlay::encode(bytes, backing));
+    if written.is_err() {
+        // A torn top must not stay; the first error is the one to tell.
+        let _ = remove_all(path);
+    }
+    written
+}
+
+/// The disks of a VM as they were at a branch.
 pub(crate) struct FrozenDisk {
     pub(crate) disk_mib: u32,
     pub(crate) base: String,
     /// Newest first, each pinned by `pins`.
     pub(crate) layers: Vec<String>,
+    /// Disks that were the user's.
+    pub(crate) own: Vec<FrozenOwn>,
     pub(crate) memory_parent: Option<SnapshotId>,
     pub(crate) pins: Vec<Pin>,
 }
 
+/// A disk that was the user's, as it was at a branch.
+#[derive(Debug, Clone)]
+pub(crate) struct FrozenOwn {
+    pub(crate) serial: String,
+    pub(crate) bytes: u64,
+    /// Id of the raw layer below all.
+    pub(crate) base: String,
+    /// Newest first.
+    pub(crate) layers: Vec<String>,
+    /// The file that the VM itself writes it back to.
+    pub(crate) home: Option<Utf8PathBuf>,
+}
+
 impl Inner {
-    /// Makes a new top and notes it.
-    pub(crate) fn prepare_top(&self, vm: &VmId) -> Result<NewTop, StorageError> {
+    /// Makes a new top for every disk and notes them. `own`: writable disks of the user's, for those that have none yet.
+    pub(crate) fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<NewTop>, StorageError> {
         let lock = self.locks.of(&format!("disk/{vm}"));
         let _alone = lock.hold();
         let mut disk = self.read_disk(vm)?;
         let directory = self.vm_path(vm);
         require_space(&directory, SPACE_MIN, "preparing a branch")?;
         self.remove_stray_tops(&directory, &disk)?;
-        let name = self.fresh_top(&directory);
-        let path = directory.join(&name);
-        let made = self.write_top(&path, &disk).and_then(|()| {
-            let older = std::mem::replace(&mut disk.top, name);
-            disk.pending.insert(0, older);
-            self.write_disk(vm, &disk)
-        });
-        if let Err(error) = made {
-            // Only if the manifest does not name it: the step that failed may have been the last sync.
-            if self.read_disk(vm).is_ok_and(|now| path.file_name() != Some(&now.top)) {
-                remove_all(&path)?;
+        let mut made: Vec<Utf8PathBuf> = Vec::new();
+        let noted = self.add_tops(vm, own, &mut disk, &directory, &mut made);
+        if let Err(error) = noted {
+            // Only if the manifest does not name them: the step that failed may have been the last sync.
+            if let Ok(now) = self.read_disk(vm) {
+                for path in &made {
+                    if !now.names_top(path.file_name().unwrap_or_default()) {
+                        remove_all(path)?;
+                    }
+                }
             }
             return Err(error);
         }
-        Ok(NewTop { serial: SCRATCH_SERIAL.to_owned(), path })
+        let serials = std::iter::once(SCRATCH_SERIAL).chain(disk.own.iter().map(|own| own.serial.as_str()));
+        let tops = serials
+            .zip(disk.chains())
+            .map(|(serial, chain)| NewTop { serial: serial.to_owned(), path: directory.join(&chain.top) });
+        Ok(tops.collect())
+    }
+
+    fn add_tops(
+        &self,
+        vm: &VmId,
+        own: &[UserDisk],
+        disk: &mut DiskManifest,
+        directory: &Utf8Path,
+        made: &mut Vec<Utf8PathBuf>,
+    ) -> Result<(), StorageError> {
+        let mut fresh = |bytes, backing: &str| {
+            let name = self.fresh_top(directory);
+            let path = directory.join(&name);
+            write_top(&path, bytes, backing)?;
+            made.push(path);
+            Ok::<_, StorageError>(name)
+        };
+        let base = self.directories.scratch_base.join(&disk.base);
+        let newest = fresh(u64::from(disk.disk_mib) << 20, base.as_str())?;
+        disk.chain.pending.insert(0, std::mem::replace(&mut disk.chain.top, newest));
+        for known in &mut disk.own {
+            let newest = fresh(known.bytes, OWN_BACKING)?;
+            known.chain.pending.insert(0, std::mem::replace(&mut known.chain.top, newest));
+        }
+        for new in own {
+            if disk.own.iter().all(|known| known.serial != new.serial) {
+                let mut adopted = self.adopt_disk(new, String::new())?;
+                adopted.chain.top = fresh(adopted.bytes, OWN_BACKING)?;
+                disk.own.push(adopted);
+            }
+        }
+        self.write_disk(vm, disk)
     }
 
     /// A name for a new top that neither a file nor a layer has.
@@ -63,94 +156,142 @@ impl Inner {
         top_name(&self.fresh_id(|id| exists(&directory.join(top_name(id))) || exists(&self.layer_path(id))))
     }
 
-    /// Writes an empty top of a disk and syncs it.
-    pub(crate) fn write_top(&self, path: &Utf8Path, disk: &DiskManifest) -> Result<(), StorageError> {
+    /// Writes the empty tops that a new manifest names.
+    pub(crate) fn write_tops(&self, directory: &Utf8Path, disk: &DiskManifest) -> Result<(), StorageError> {
         let base = self.directories.scratch_base.join(&disk.base);
-        let bytes = qcow2_overlay::encode(u64::from(disk.disk_mib) << 20, base.as_str());
-        let written = write_sparse(path, &bytes);
-        if written.is_err() {
-            // A torn top must not stay; the first error is the one to tell.
-            let _ = remove_all(path);
+        write_top(&directory.join(&disk.chain.top), u64::from(disk.disk_mib) << 20, base.as_str())?;
+        for own in &disk.own {
+            write_top(&directory.join(&own.chain.top), own.bytes, OWN_BACKING)?;
         }
-        written
+        Ok(())
     }
 
-    /// Turns what lies below the top of a branch into layers that may be shared. `memory_base`: what its machine is
+    /// Turns what lies below the tops of a branch into layers that may be shared. `memory_base`: what its machine is
     /// mapped over, noted on the way.
     ///
-    /// The VMM that wrote to them keeps its open files: it has switched to the top and an honest one writes no more. If it
+    /// The VMM that wrote to them keeps its open files: it has switched to the tops and an honest one writes no more. If it
     /// does, the layer's checksum tells at its next use, and it has harmed what stems from its own state, nothing else.
     pub(crate) fn freeze(
         &self,
         vm: &VmId,
         tops: &[NewTop],
         memory_base: Option<&str>,
+        cancel: &Cancel,
     ) -> Result<FrozenDisk, StorageError> {
         let lock = self.locks.of(&format!("disk/{vm}"));
         let _alone = lock.hold();
-        let top = match tops {
-            [top] if top.serial == SCRATCH_SERIAL => top.path.file_name().unwrap_or_default(),
-            _ => return Err(bad_input("the branch", "it must name one top, that of the scratch disk")),
-        };
         let mut disk = self.read_disk(vm)?;
         let directory = self.vm_path(vm);
-        let place = if disk.top == top {
+        let top_of = |serial: &str| {
+            let top = tops.iter().find(|top| top.serial == serial).and_then(|top| top.path.file_name());
+            top.ok_or_else(|| bad_input("the branch", format!("it names no top of the disk `{serial}`")))
+        };
+        if tops.len() != disk.own.len() + 1 {
+            return Err(bad_input("the branch", "it names other disks than the VM has"));
+        }
+        let mut pins = Vec::new();
+        let mut place =
+            self.freeze_chain(vm, &directory, &mut disk.chain, top_of(SCRATCH_SERIAL)?, &mut pins)?;
+        let scratch_below = place.below;
+        let mut own_below = Vec::new();
+        for own in &mut disk.own {
+            let frozen =
+                self.freeze_chain(vm, &directory, &mut own.chain, top_of(&own.serial)?, &mut pins)?;
+            own_below.push(frozen.below);
+            place.changed |= frozen.changed;
+            if let (None, Some(home)) = (&own.base, &mut own.home) {
+                let id = self.fresh_id(|id| exists(&self.raw_layer_path(id)) || exists(&self.layer_path(id)));
+                pins.push(self.pins.pin(layer_key(&id)));
+                self.copy_home(&id, own.bytes, home, cancel)?;
+                own.base = Some(id);
+                place.changed = true;
+            }
+        }
+        if place.is_current && disk.memory_base.as_deref() != memory_base {
+            disk.memory_base = memory_base.map(str::to_owned);
+            place.changed = true;
+        }
+        if place.changed {
+            sync_directory(&self.directories.layers)?;
+            self.write_disk(vm, &disk)?;
+        }
+        self.remove_stray_tops(&directory, &disk)?;
+        let layers = self.shared_layers(vm, &disk.chain.layers[scratch_below..], &mut pins)?;
+        let mut own = Vec::new();
+        for (known, below) in disk.own.into_iter().zip(own_below) {
+            let base = known.base.ok_or_else(|| {
+                bad_input("the branch", format!("the disk `{}` has nothing below its layers", known.serial))
+            })?;
+            pins.push(self.pins.pin(layer_key(&base)));
+            own.push(FrozenOwn {
+                layers: self.shared_layers(vm, &known.chain.layers[below..], &mut pins)?,
+                serial: known.serial,
+                bytes: known.bytes,
+                base,
+                home: known.home.map(|home| home.path),
+            });
+        }
+        let (disk_mib, base, memory_parent) = (disk.disk_mib, disk.base, disk.memory_parent);
+        Ok(FrozenDisk { disk_mib, base, layers, own, memory_parent, pins })
+    }
+
+    /// Gives what lies below one top its place among the layers.
+    fn freeze_chain(
+        &self,
+        vm: &VmId,
+        directory: &Utf8Path,
+        chain: &mut Chain,
+        top: &str,
+        pins: &mut Vec<Pin>,
+    ) -> Result<FrozenChain, StorageError> {
+        let place = if chain.top == top {
             Some(0)
         } else {
-            disk.pending.iter().position(|name| name == top).map(|index| index + 1)
+            chain.pending.iter().position(|name| name == top).map(|index| index + 1)
         };
-        let mut pins = Vec::new();
-        let below = match place {
+        let Some(kept) = place else {
             // It is a layer itself by now: a later branch was kept earlier.
-            None => match layer_of_top(top).and_then(|id| disk.layers.iter().position(|layer| layer == id)) {
-                Some(index) => index + 1,
-                None => {
-                    return Err(bad_input("the branch", format!("VM {vm} has no top `{top}` any more")));
-                }
-            },
-            Some(kept) => {
-                let old = disk.pending.split_off(kept);
-                let mut frozen = Vec::new();
-                for name in &old {
-                    let id = match layer_of_top(name) {
-                        Some(id) => id.to_owned(),
-                        None => self.fresh_id(|id| exists(&self.layer_path(id))),
-                    };
-                    // Before it exists, so that it is never seen without a user.
-                    pins.push(self.pins.pin(layer_key(&id)));
-                    self.link_layer(&directory.join(name), &id)?;
-                    frozen.push(id);
-                }
-                disk.layers.splice(0..0, frozen);
-                let noted = memory_base.map(str::to_owned);
-                if !old.is_empty() || disk.memory_base != noted {
-                    disk.memory_base = noted;
-                    sync_directory(&self.directories.layers)?;
-                    self.write_disk(vm, &disk)?;
-                }
-                self.remove_stray_tops(&directory, &disk)?;
-                0
-            }
+            let index = layer_of_top(top).and_then(|id| chain.layers.iter().position(|layer| layer == id));
+            let Some(index) = index else {
+                return Err(bad_input("the branch", format!("VM {vm} has no top `{top}` any more")));
+            };
+            return Ok(FrozenChain { below: index + 1, changed: false, is_current: false });
         };
+        let old = chain.pending.split_off(kept);
+        let mut frozen = Vec::new();
+        for name in &old {
+            let id = match layer_of_top(name) {
+                Some(id) => id.to_owned(),
+                None => self.fresh_id(|id| exists(&self.layer_path(id))),
+            };
+            // Before it exists, so that it is never seen without a user.
+            pins.push(self.pins.pin(layer_key(&id)));
+            self.link_layer(&directory.join(name), &id)?;
+            frozen.push(id);
+        }
+        chain.layers.splice(0..0, frozen);
+        Ok(FrozenChain { below: 0, changed: !old.is_empty(), is_current: true })
+    }
+
+    /// Pins layers, and leaves out those to which nothing was written between two branches: nobody new needs them.
+    fn shared_layers(
+        &self,
+        vm: &VmId,
+        ids: &[String],
+        pins: &mut Vec<Pin>,
+    ) -> Result<Vec<String>, StorageError> {
         let mut layers = Vec::new();
-        for id in &disk.layers[below..] {
+        for id in ids {
             pins.push(self.pins.pin(layer_key(id)));
             let path = self.layer_path(id);
             if !exists(&path) {
                 return Err(damaged(format!("the disk of VM {vm}"), format!("its layer {path} is missing")));
             }
-            // Nothing was written between two branches: nobody new needs it.
             if !super::qcow2::is_empty_overlay(&path)? {
                 layers.push(id.clone());
             }
         }
-        Ok(FrozenDisk {
-            disk_mib: disk.disk_mib,
-            base: disk.base,
-            layers,
-            memory_parent: disk.memory_parent,
-            pins,
-        })
+        Ok(layers)
     }
 
     /// The top called `top` holds all that was below it. The layers are left to the collector.
@@ -158,17 +299,7 @@ impl Inner {
         let lock = self.locks.of(&format!("disk/{vm}"));
         let _alone = lock.hold();
         let mut disk = self.read_disk(vm)?;
-        if disk.top == top {
-            disk.pending.clear();
-            disk.layers.clear();
-        } else if let Some(index) = disk.pending.iter().position(|name| name == top) {
-            disk.pending.truncate(index + 1);
-            disk.layers.clear();
-        } else if let Some(index) =
-            layer_of_top(top).and_then(|id| disk.layers.iter().position(|layer| layer == id))
-        {
-            disk.layers.truncate(index + 1);
-        } else {
+        if !disk.chains_mut().any(|chain| chain.flattened_to(top)) {
             return Err(bad_input("the disk", format!("VM {vm} has no top `{top}` any more")));
         }
         self.write_disk(vm, &disk)?;

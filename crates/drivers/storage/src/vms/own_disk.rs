@@ -1,0 +1,157 @@
+//! A writable disk of the user's that takes part in a branch (docs/design/0014).
+//!
+//! ```text
+//!            first branch                       later branches              the VM ends
+//!  file ◀──  top ─▶ file, then file copied ──▶  top ─▶ layers ─▶ copy  ──▶  written back to the file
+//! ```
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+
+use camino::Utf8Path;
+use microvm_ports::StorageError;
+use microvm_ports::snapshot::UserDisk;
+use microvm_ports::storage::DiskFormat;
+use rustix::fs::{OFlags, SeekFrom};
+use serde::{Deserialize, Serialize};
+
+use super::disks;
+use super::manifest::{Chain, Home, OwnDisk};
+use crate::base::cancel::Cancel;
+use crate::base::error::{bad_input, errno, io_error};
+use crate::base::files::{canonical, require_space};
+use crate::store::Inner;
+
+/// Bytes that are read at once, and the grain in which zeros are left out.
+const BUFFER: usize = 1 << 20;
+const GRAIN: usize = 64 << 10;
+
+/// What tells that nobody else has written to a file since it was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Left {
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Left {
+    /// A file as it is now.
+    pub(crate) fn of(file: &File, path: &Utf8Path) -> Result<Self, StorageError> {
+        let metadata = file.metadata().map_err(io_error("examining", path))?;
+        Ok(Self {
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+}
+
+/// Size of a disk in a file or block device.
+pub(crate) fn size_of(file: &File, path: &Utf8Path) -> Result<u64, StorageError> {
+    let metadata = file.metadata().map_err(io_error("examining", path))?;
+    if metadata.is_file() {
+        return Ok(metadata.len());
+    }
+    if !metadata.file_type().is_block_device() {
+        return Err(bad_input(path.as_str(), "it is neither a file nor a block device"));
+    }
+    rustix::fs::seek(file, SeekFrom::End(0)).map_err(errno("measuring", path))
+}
+
+/// Opens a file of the user's, never waiting for a pipe.
+pub(crate) fn open(path: &Utf8Path, write: bool) -> Result<File, StorageError> {
+    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::CLOEXEC).bits()).unwrap_or(0);
+    let opened = File::options().read(true).write(write).custom_flags(flags).open(path);
+    opened.map_err(io_error("opening", path))
+}
+
+impl Inner {
+    /// A user's disk as it is noted before its first branch: a new top over the file itself.
+    pub(crate) fn adopt_disk(&self, disk: &UserDisk, top: String) -> Result<OwnDisk, StorageError> {
+        let what = || format!("the disk `{}`", disk.serial);
+        if disks::inspect(&disk.path)? != DiskFormat::Raw {
+            let advice = "only raw files can be branched; `qemu-img convert -O raw` makes one of it";
+            return Err(bad_input(what(), advice));
+        }
+        let path = canonical(&disk.path)?;
+        let bytes = size_of(&open(&path, false)?, &path)?;
+        if bytes == 0 || !bytes.is_multiple_of(512) {
+            return Err(bad_input(what(), format!("its {bytes} bytes are not a multiple of 512")));
+        }
+        Ok(OwnDisk {
+            serial: disk.serial.clone(),
+            bytes,
+            chain: Chain::new(top, Vec::new()),
+            base: None,
+            home: Some(Home { path, left: None, holds_base: true }),
+        })
+    }
+
+    /// Copies the user's file, to which nobody writes any more, to the raw layer `id`.
+    pub(crate) fn copy_home(
+        &self,
+        id: &str,
+        bytes: u64,
+        home: &mut Home,
+        cancel: &Cancel,
+    ) -> Result<(), StorageError> {
+        let from = open(&home.path, false)?;
+        let left = Left::of(&from, &home.path)?;
+        let used = from.metadata().map_err(io_error("examining", &home.path))?.blocks() * 512;
+        require_space(&self.directories.layers, used.min(bytes), "copying a disk for its branch")?;
+        let workspace = self.workspace()?;
+        let new = workspace.join("disk");
+        let into = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            // VMMs run under other users and get it by a mount; the directory lets nobody else through.
+            .mode(0o444)
+            .open(&new)
+            .map_err(io_error("creating", &new))?;
+        copy(&from, &home.path, &into, &new, bytes, cancel)?;
+        into.set_len(bytes).map_err(io_error("resizing", &new))?;
+        if Left::of(&from, &home.path)? != left {
+            return Err(bad_input(home.path.as_str(), "somebody else writes to it while a VM has it"));
+        }
+        let path = self.raw_layer_path(id);
+        std::fs::rename(&new, &path).map_err(io_error("renaming to", &path))?;
+        (home.left, home.holds_base) = (Some(left), true);
+        Ok(())
+    }
+}
+
+/// Shares the blocks where the file system can, else copies what is not zero.
+fn copy(
+    from: &File,
+    from_path: &Utf8Path,
+    into: &File,
+    into_path: &Utf8Path,
+    bytes: u64,
+    cancel: &Cancel,
+) -> Result<(), StorageError> {
+    if rustix::fs::ioctl_ficlone(into, from).is_ok() {
+        return Ok(());
+    }
+    let mut buffer = vec![0; BUFFER];
+    let mut at = 0;
+    while at < bytes {
+        cancel.check()?;
+        // Holes are passed over; what does not know of holes (a block device) is all data.
+        at = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(data) => data / GRAIN as u64 * GRAIN as u64,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(_) => at,
+        };
+        let count = usize::try_from(bytes.saturating_sub(at)).unwrap_or(BUFFER).min(BUFFER);
+        from.read_exact_at(&mut buffer[..count], at).map_err(io_error("reading", from_path))?;
+        for (number, piece) in buffer[..count].chunks(GRAIN).enumerate() {
+            if piece.iter().any(|byte| *byte != 0) {
+                let place = at + (number * GRAIN) as u64;
+                into.write_all_at(piece, place).map_err(io_error("writing", into_path))?;
+            }
+        }
+        at += count as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! Gives the user's files what their VM wrote while branches kept them still (docs/design/0014).
+//!
+//! Whatever is interrupted here is done again: until a file has everything, the manifest names what it still needs.
+
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::FileExt;
+
+use camino::Utf8Path;
+use microvm_ports::StorageError;
+use microvm_types::VmId;
+
+use super::manifest::{Home, OwnDisk};
+use super::own_disk::{Left, open, size_of};
+use super::qcow2_map::{CLUSTER, Cluster, PER_TABLE, Qcow2Map};
+use crate::base::cancel::Cancel;
+use crate::base::error::io_error;
+use crate::base::files::exists;
+use crate::store::Inner;
+
+/// A disk whose content is to be written.
+struct Source {
+    /// Newest first.
+    maps: Vec<Qcow2Map>,
+    /// What is below; `None`: what the file has already.
+    base: Option<(File, camino::Utf8PathBuf)>,
+}
+
+/// Reads at a place; what the file has no bytes of is zero.
+pub(super) fn read_padded(
+    file: &File,
+    path: &Utf8Path,
+    mut at: u64,
+    mut into: &mut [u8],
+) -> Result<(), StorageError> {
+    while !into.is_empty() {
+        match file.read_at(into, at).map_err(io_error("reading", path))? {
+            0 => {
+                into.fill(0);
+                return Ok(());
+            }
+            count => {
+                at += count as u64;
+                into = &mut into[count..];
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Inner {
+    /// See [`microvm_ports::VmStorage::write_back`].
+    pub(crate) fn write_back(&self, vm: &VmId, cancel: &Cancel) -> Result<(), StorageError> {
+        let directory = self.vm_path(vm);
+        if !exists(&directory) {
+            return Ok(());
+        }
+        let lock = self.locks.of(&format!("disk/{vm}"));
+        let _alone = lock.hold();
+        let mut disk = self.read_disk(vm)?;
+        let serials = disk.own.iter().filter(|own| own.home.is_some()).map(|own| own.serial.clone());
+        for serial in serials.collect::<Vec<_>>() {
+            let Some(index) = disk.own.iter().position(|own| own.serial == serial) else { continue };
+            let Some(home) = disk.own[index].home.clone() else { continue };
+            if exists(&home.path) {
+                let file = open(&home.path, true)?;
+                check_untouched(&file, &home, &disk.own[index])?;
+                let source = self.content(&directory, &disk.own[index], &home)?;
+                // From here on its changes are ours.
+                if let Some(home) = disk.own[index].home.as_mut().filter(|home| home.left.is_some()) {
+                    home.left = None;
+                    self.write_disk(vm, &disk)?;
+                }
+                let written = source.write(&file, &home.path, disk.own[index].bytes, cancel)?;
+                tracing::info!(%vm, disk = serial, path = %home.path, bytes = written, "written back");
+            } else {
+                tracing::warn!(%vm, disk = serial, path = %home.path, "the file of a disk is gone: nothing is written back to it");
+            }
+            disk.own.remove(index);
+            self.write_disk(vm, &disk)?;
+            self.remove_stray_tops(&directory, &disk)?;
+        }
+        Ok(())
+    }
+
+    fn content(&self, directory: &Utf8Path, own: &OwnDisk, home: &Home) -> Result<Source, StorageError> {
+        let files =
+            std::iter::once(directory.join(&own.chain.top)).chain(self.below_top(directory, &own.chain));
+        let maps = files.map(|path| Qcow2Map::open(&path, own.bytes)).collect::<Result<_, _>>()?;
+        let base = match &own.base {
+            Some(id) if !home.holds_base => {
+                let path = self.raw_layer_path(id);
+                Some((File::open(&path).map_err(io_error("opening", &path))?, path))
+            }
+            _ => None,
+        };
+        Ok(Source { maps, base })
+    }
+}
+
+/// Nobody else has the file, or has written to it.
+fn check_untouched(file: &File, home: &Home, own: &OwnDisk) -> Result<(), StorageError> {
+    let refused = |reason: &str| {
+        Err(StorageError::NotWrittenBack { path: home.path.clone(), reason: reason.to_owned() })
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return refused("another VM or program has it open"),
+        Err(TryLockError::Error(error)) => return Err(io_error("locking", &home.path)(error)),
+    }
+    if size_of(file, &home.path)? != own.bytes {
+        return refused("it has another size than the VM's disk");
+    }
+    match home.left {
+        Some(left) if left != Left::of(file, &home.path)? => {
+            refused("somebody else has written to it since the VM was branched")
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Source {
+    /// Writes what differs; returns how many bytes that were.
+    fn write(&self, file: &File, path: &Utf8Path, bytes: u64, cancel: &Cancel) -> Result<u64, StorageError> {
+        let size = usize::try_from(CLUSTER).unwrap_or(0);
+        let (mut new, mut old) = (vec![0; size], vec![0; size]);
+        let mut written = 0;
+        let clusters = bytes.div_ceil(CLUSTER);
+        for table in 0..clusters.div_ceil(PER_TABLE) {
+            cancel.check()?;
+            let index = usize::try_from(table).unwrap_or(usize::MAX);
+            let tables = self.maps.iter().map(|map| map.clusters(index)).collect::<Result<Vec<_>, _>>()?;
+            if self.base.is_none() && tables.iter().all(Option::is_none) {
+                continue;
+            }
+            for number in table * PER_TABLE..clusters.min((table + 1) * PER_TABLE) {
+                let within = usize::try_from(number % PER_TABLE).unwrap_or(0);
+                let found = self.maps.iter().zip(&tables).find_map(|(map, table)| {
+                    let cluster = table.as_ref()?[within];
+                    (cluster != Cluster::Below).then_some((map, cluster))
+                });
+                let at = number * CLUSTER;
+                let count = usize::try_from(bytes - at).unwrap_or(size).min(size);
+                let new = &mut new[..count];
+                match (found, &self.base) {
+                    (Some((map, Cluster::Data(offset))), _) => map.read(offset, new)?,
+                    (Some(_), _) => new.fill(0),
+                    (None, Some((base, base_path))) => read_padded(base, base_path, at, new)?,
+                    (None, None) => continue,
+                }
+                let old = &mut old[..count];
+                read_padded(file, path, at, old)?;
+                if old != new {
+                    file.write_all_at(new, at).map_err(io_error("writing", path))?;
+                    written += count as u64;
+                }
+            }
+        }
+        file.sync_all().map_err(io_error("syncing", path))?;
+        Ok(written)
+    }
+}
