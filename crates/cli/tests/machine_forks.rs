@@ -158,6 +158,56 @@ fn generations_keep_every_file_and_every_variable() {
     home.expect_nothing_left(&ids);
 }
 
+/// Writes one number after the other all over 96 MiB, as fast as it can. Told to stop in the middle of a pass it looks
+/// whether everything before that place has the number of this pass and everything after it that of the one before.
+const HOT: &str = "
+import os, mmap
+size = 96 << 20
+memory = mmap.mmap(-1, size)
+def stop(number, place):
+    old, new = ((value.to_bytes(8, 'little') * 512) for value in (number - 1, number))
+    whole = all(memory[at:at + 4096] == (new if at <= place else old) for at in range(0, size, 4096))
+    with open('/tmp/verdict.new', 'w') as file:
+        file.write('whole' if whole else 'torn')
+    os.rename('/tmp/verdict.new', '/tmp/verdict')
+    raise SystemExit
+number = 0
+while True:
+    number += 1
+    page = number.to_bytes(8, 'little') * 512
+    for at in range(0, size, 4096):
+        memory[at:at + 4096] = page
+        if at % (1 << 20) == 0 and os.path.exists('/tmp/stop'):
+            stop(number, at)
+    with open('/tmp/passes', 'w') as file:
+        file.write(str(number))
+";
+
+#[test]
+fn a_guest_that_writes_memory_as_fast_as_it_can_is_forked_whole() {
+    let Some(home) = Home::open() else { return };
+    home.must(&["create", "--name", "dev", "--memory", "384MiB"]);
+    home.must(&["exec", "-d", "dev", "--", "python3", "-c", HOT]);
+    let passes =
+        |vm: &str| exec(&home, vm, "cat /tmp/passes 2>/dev/null || echo 0").parse::<u64>().unwrap_or(0);
+    until("it has written everything once", 100, || passes("dev") > 0);
+    for round in 1..=rounds(3).min(20) {
+        let child = format!("child-{round}");
+        let before = passes("dev");
+        home.must(&["fork", "dev", "--name", &child]);
+        exec(&home, &child, "touch /tmp/stop");
+        until("the child has looked at its memory", 100, || {
+            home.run(&["exec", &child, "--", "test", "-e", "/tmp/verdict"]).status.success()
+        });
+        assert_eq!(exec(&home, &child, "cat /tmp/verdict"), "whole", "round {round}");
+        until("the parent goes on", 100, || passes("dev") > before);
+        home.must(&["rm", &child]);
+    }
+    let process = home.json(&["ps", "dev"]);
+    assert!(process.to_string().contains("python3"), "{process}");
+    home.must(&["rm", "dev"]);
+}
+
 #[test]
 fn impossible_forks_are_refused_and_leave_nothing() {
     let Some(home) = Home::open() else { return };

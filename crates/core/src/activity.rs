@@ -37,15 +37,20 @@ impl Activity {
         (self.leases.load(Ordering::Acquire) == 0).then(|| self.last_ms.load(Ordering::Acquire))
     }
 
-    /// Waits until nobody uses the VM; tells since when, in milliseconds of the wall clock. Any number may wait.
-    pub(crate) async fn idle(&self) -> i64 {
+    /// The last use, which was not later than now: the clock may have been set back since.
+    pub(crate) fn idle_at_most_since(&self, now_ms: i64) -> i64 {
+        self.last_ms.fetch_min(now_ms, Ordering::AcqRel).min(now_ms)
+    }
+
+    /// Waits until nobody uses the VM. Any number may wait.
+    pub(crate) async fn idle(&self) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             // Listened to before it is looked at: an end in between is not missed.
             changed.as_mut().enable();
-            if let Some(since) = self.idle_since_ms() {
-                return since;
+            if self.idle_since_ms().is_some() {
+                return;
             }
             changed.await;
         }

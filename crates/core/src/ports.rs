@@ -6,7 +6,7 @@ use microvm_ports::{
     Clock, GuestConnector, HookRunner, Hypervisor, ImageStore, KernelStore, SnapshotStore, StateStore,
     VmStorage,
 };
-use microvm_types::{SnapshotId, VmId};
+use microvm_types::VmId;
 
 /// The drivers a service works with. Cheap to clone.
 #[derive(Clone)]
@@ -38,13 +38,7 @@ impl Ports {
         VmId::from_parts(self.clock.now_ms().unsigned_abs(), self.random_u64())
     }
 
-    /// A new id, never used before.
-    #[must_use]
-    pub fn new_snapshot_id(&self) -> SnapshotId {
-        SnapshotId::from_parts(self.clock.now_ms().unsigned_abs(), self.random_u64())
-    }
-
-    fn random_u64(&self) -> u64 {
+    pub(crate) fn random_u64(&self) -> u64 {
         let mut bytes = [0; 8];
         self.clock.fill_random(&mut bytes);
         u64::from_le_bytes(bytes)

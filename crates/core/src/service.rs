@@ -84,6 +84,13 @@ pub(crate) struct Shared {
     pub(crate) actors: TaskTracker,
 }
 
+impl Shared {
+    /// A new id, never used before, that sorts after those of all other snapshots.
+    pub(crate) fn new_snapshot_id(&self) -> microvm_types::SnapshotId {
+        self.snapshots.fresh_id(self.ports.clock.now_ms(), self.ports.random_u64())
+    }
+}
+
 /// The service. Use it as `Arc<VmService>`; all methods may be called at the same time.
 pub struct VmService {
     pub(crate) shared: Arc<Shared>,

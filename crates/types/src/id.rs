@@ -63,6 +63,14 @@ macro_rules! id_type {
                 })
             }
 
+            /// The Unix time in milliseconds it was made with. An id that was not made here gives any number.
+            #[must_use]
+            pub fn time_ms(&self) -> u64 {
+                // The first ten characters are 50 bits, of which 48 are the time.
+                let digit = |byte| ALPHABET.iter().position(|known| *known == byte).unwrap_or(0) as u64;
+                self.0.bytes().take(10).fold(0, |value, byte| value << 5 | digit(byte)) >> 2
+            }
+
             /// Whether `text` has the form of an id.
             #[must_use]
             pub fn is_valid(text: &str) -> bool {
@@ -136,6 +144,7 @@ mod tests {
             let first = VmId::from_parts(early, a);
             let second = VmId::from_parts(early + gap, b);
             prop_assert!(first < second);
+            prop_assert_eq!((first.time_ms(), second.time_ms()), (early, early + gap));
             prop_assert_eq!(first.as_str().parse::<VmId>().unwrap(), first.clone());
             prop_assert_eq!(first.as_str().len(), ID_LENGTH);
         }

@@ -5,6 +5,7 @@ pub(crate) mod agent_killer;
 pub(crate) mod dice;
 pub(crate) mod guest_word;
 pub(crate) mod shared_files;
+pub(crate) mod small_disk;
 
 use std::collections::BTreeSet;
 use std::fs;

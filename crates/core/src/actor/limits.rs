@@ -61,7 +61,9 @@ pub(super) async fn limit_passes(shared: &Shared, record: &VmRecord, activity: &
     let clock = &shared.ports.clock;
     let left = |since_ms: i64, seconds: u64| {
         let end = since_ms.saturating_add(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000));
-        Duration::from_millis(u64::try_from(end.saturating_sub(clock.now_ms())).unwrap_or(0))
+        let left = Duration::from_millis(u64::try_from(end.saturating_sub(clock.now_ms())).unwrap_or(0));
+        // A clock that was set back makes nothing last longer than its limit from now.
+        left.min(Duration::from_secs(seconds))
     };
     // Only what has a machine costs anything; an ephemeral VM is removed even when it is stopped.
     let applies = record.limits.ephemeral || matches!(record.phase, Phase::Running | Phase::Paused);
@@ -76,7 +78,8 @@ pub(super) async fn limit_passes(shared: &Shared, record: &VmRecord, activity: &
             return std::future::pending().await;
         };
         loop {
-            let left = left(activity.idle().await, seconds);
+            activity.idle().await;
+            let left = left(activity.idle_at_most_since(clock.now_ms()), seconds);
             if left.is_zero() {
                 return;
             }

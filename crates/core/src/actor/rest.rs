@@ -33,7 +33,7 @@ impl VmActor {
             return Ok(());
         }
         check_whole(&self.record.template)?;
-        let id = self.shared.ports.new_snapshot_id();
+        let id = self.shared.new_snapshot_id();
         let (taken, _) = oneshot::channel();
         let order = SnapshotOrder {
             name: format!("sleep-{id}").parse().map_err(|error: microvm_types::NameError| {

@@ -114,7 +114,9 @@ impl VmService {
         let age_ms = i64::try_from(inner.record.max_age_seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
         let surplus = inner.waiting.len().saturating_sub(inner.record.min);
         let mut removed: Vec<VmId> = inner.waiting.drain(..surplus).map(|waiting| waiting.id).collect();
-        inner.waiting.retain(|waiting| {
+        inner.waiting.retain_mut(|waiting| {
+            // The clock may have been set back since.
+            waiting.since_ms = waiting.since_ms.min(now);
             let lives = self
                 .shared
                 .registry

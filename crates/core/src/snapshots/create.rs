@@ -117,7 +117,7 @@ impl VmService {
         let record = self.get(vm)?.record;
         check_branchable(record.phase)?;
         check_whole(&record.template)?;
-        let id = self.shared.ports.new_snapshot_id();
+        let id = self.shared.new_snapshot_id();
         let name = match request.name {
             Some(name) => name,
             None => made_up(&record.name, &id)?,

@@ -189,7 +189,7 @@ impl VmService {
             hooks: Vec::new(),
             ..template.clone()
         };
-        let id = self.shared.ports.new_snapshot_id();
+        let id = self.shared.new_snapshot_id();
         let request = CreateRequest {
             // As long as the made-up names of its children: their host names are written over its own.
             name: Some(made_up_name(id.as_str())?),

@@ -26,11 +26,21 @@ pub(crate) struct SnapshotIndex(Mutex<Inner>);
 struct Inner {
     snapshots: BTreeMap<SnapshotId, Snapshot>,
     reserved: BTreeMap<Name, SnapshotId>,
+    /// Time of the newest id.
+    newest_ms: u64,
 }
 
 impl SnapshotIndex {
     fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A new id that sorts after all others, also when the host's clock was set back: what is oldest goes first.
+    pub(crate) fn fresh_id(&self, now_ms: i64, random: u64) -> SnapshotId {
+        self.with(|inner| {
+            inner.newest_ms = now_ms.unsigned_abs().max(inner.newest_ms.saturating_add(1));
+            SnapshotId::from_parts(inner.newest_ms, random)
+        })
     }
 
     /// Takes a name for a snapshot that is going to be written.
@@ -54,6 +64,7 @@ impl SnapshotIndex {
     pub(crate) fn insert(&self, snapshot: Snapshot) {
         self.with(|inner| {
             inner.reserved.remove(&snapshot.record.name);
+            inner.newest_ms = inner.newest_ms.max(snapshot.record.id.time_ms());
             inner.snapshots.insert(snapshot.record.id.clone(), snapshot);
         });
     }

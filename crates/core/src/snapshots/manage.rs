@@ -276,7 +276,7 @@ impl VmService {
         from: &Utf8Path,
         progress: Progress,
     ) -> Result<Snapshot, ServiceError> {
-        let id = self.shared.ports.new_snapshot_id();
+        let id = self.shared.new_snapshot_id();
         let guard = NameGuard::reserve(&self.shared, &name, &id)?;
         let (service, from) = (Self { shared: Arc::clone(&self.shared) }, from.to_owned());
         let importing = self.shared.actors.spawn(async move {

@@ -1,0 +1,122 @@
+//! A disk that is full during a branch, a snapshot, a prune, the filling of a pool and an acquire: each is told, nothing is
+//! lost, and everything works as soon as there is room.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests fail by panicking and say why they skip")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::small_disk::Small;
+use support::{Home, names, text};
+
+/// Takes the rest of a disk; gives it back when dropped.
+struct Ballast(PathBuf);
+
+impl Ballast {
+    fn fill(root: &Path, but_kib: u64) -> Self {
+        let path = root.join("ballast");
+        let free = Command::new("df").args(["--output=avail", "--block-size=1K"]).arg(root).output().unwrap();
+        let free: u64 = text(&free.stdout).lines().last().unwrap().trim().parse().unwrap();
+        let length = format!("{}K", free.saturating_sub(but_kib).max(1));
+        let filled = Command::new("fallocate").args(["-l", &length]).arg(&path).status();
+        assert!(filled.unwrap().success());
+        Self(path)
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn exec(home: &Home, vm: &str, script: &str) -> String {
+    home.must(&["exec", vm, "--", "sh", "-c", script]).trim_end().to_owned()
+}
+
+fn snapshots(home: &Home) -> usize {
+    home.json(&["snapshot", "ls"])["snapshots"].as_array().unwrap().len()
+}
+
+#[test]
+fn branches_snapshots_prunes_and_pools_live_through_a_full_disk() {
+    let Some(mut home) = Home::open() else { return };
+    let whole = home.root().join("whole");
+    let parts = ["images", "kernels"].map(|part| home.root().join(part));
+    let used =
+        Command::new("du").args(["--summarize", "--total", "--block-size=1M"]).args(&parts).output().unwrap();
+    let used: u64 = text(&used.stdout).lines().last().unwrap().split('\t').next().unwrap().parse().unwrap();
+    let Some(small) = Small::disk(&whole, &format!("{}M", used + 600)) else { return };
+    let copied =
+        Command::new("cp").args(["--recursive", "--sparse=always"]).args(&parts).arg(&whole).status();
+    assert!(copied.unwrap().success());
+    home.set("MICROVM_ROOT", whole.to_str().unwrap());
+    home.must(&["create", "--name", "dev", "--memory", "256MiB"]);
+    exec(&home, "dev", "head -c 12000000 /dev/urandom > /dev/shm/noise; echo kept > /root/note; sync");
+    for name in ["one", "two", "three"] {
+        exec(
+            &home,
+            "dev",
+            &format!("echo {name} >> /root/note; head -c 2000000 /dev/urandom > /dev/shm/{name}"),
+        );
+        home.must(&["snapshot", "create", "dev", "--name", name]);
+    }
+    home.must(&["pool", "create", "py", "--memory", "256MiB", "--min", "1", "--max", "3"]);
+    let waiting = || home.json(&["pool", "show", "py"])["waiting"].as_u64().unwrap();
+    support::until("a VM waits", 60, || waiting() == 1);
+    let noise = exec(&home, "dev", "md5sum /dev/shm/noise /root/note");
+
+    let mut refused = 0;
+    for left_kib in [0, 200, 1_000, 5_000] {
+        let ballast = Ballast::fill(&whole, left_kib);
+        let attempts: [&[&str]; 4] = [
+            &["fork", "dev", "--count", "2", "--name", "full-{n}"],
+            &["snapshot", "create", "dev", "--name", "full"],
+            &["snapshot", "prune", "--keep", "2"],
+            &["restore", "one", "--name", "full-copy"],
+        ];
+        for attempt in attempts {
+            let output = home.run(&[&["--output", "json"], attempt].concat());
+            if !output.status.success() {
+                let said = text(&output.stderr);
+                assert!(
+                    said.contains("space") || said.contains("full"),
+                    "{attempt:?} with {left_kib} KiB: {said}"
+                );
+                refused += 1;
+            }
+        }
+        // Handed out, made, or refused with the reason: never half.
+        let taken = home.run(&["--output", "json", "run", "--pool", "py", "--", "echo", "from-the-pool"]);
+        let said = text(&taken.stdout) + &text(&taken.stderr);
+        assert!(said.contains("from-the-pool") || said.contains("space") || said.contains("full"), "{said}");
+        assert_eq!(exec(&home, "dev", "md5sum /dev/shm/noise /root/note"), noise, "with {left_kib} KiB");
+        drop(ballast);
+        for gone in ["full-1", "full-2", "full-copy"] {
+            let _ = home.run(&["rm", gone]);
+        }
+        let _ = home.run(&["snapshot", "rm", "full"]);
+    }
+    assert!(refused > 0, "nothing was refused on a full disk");
+
+    // There is room: everything that was there is whole, and everything works.
+    support::until("the pool is filled again", 100, || waiting() == 1);
+    assert!(home.must(&["run", "--pool", "py", "--", "echo", "fine"]).contains("fine"));
+    assert!(snapshots(&home) >= 2);
+    assert!(home.run(&["snapshot", "verify"]).status.success());
+    home.must(&["restore", "three", "--name", "copy"]);
+    assert_eq!(exec(&home, "copy", "cat /root/note"), "kept\none\ntwo\nthree");
+    home.must(&["fork", "dev", "--name", "child"]);
+    assert_eq!(exec(&home, "child", "md5sum /dev/shm/noise /root/note"), noise);
+    home.must(&["pool", "rm", "py"]);
+    let ids = names(&whole.join("vms"));
+    home.must(&["rm", "--all"]);
+    home.must(&["snapshot", "prune", "--keep", "0"]);
+    support::until("no VM is left", 60, || names(&whole.join("vms")).is_empty());
+    assert_eq!(snapshots(&home), 0);
+    support::end_server_on(&whole);
+    drop(small);
+    home.expect_nothing_left(&ids);
+}

@@ -1,0 +1,375 @@
+//! Bad days of snapshots, forks and pools on fakes: many at once, a clock that is set back, a host without memory, a
+//! server that dies while it tidies.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod support;
+
+use std::time::Duration;
+
+use microvm_core::{
+    AcquireRequest, ForkRequest, PoolRequest, RestoreRequest, ServiceError, Snapshot, SnapshotFilter,
+    SnapshotRequest, VmFilter, VmService,
+};
+use microvm_driver_fake::{Fault, Operation};
+use microvm_ports::Progress;
+use microvm_types::template::Overrides;
+use microvm_types::vm::Limits;
+use microvm_types::{Phase, VmRef};
+use support::{Host, code, named, say, until};
+
+const HOUR_MS: i64 = 3_600_000;
+
+fn vm(name: &str) -> VmRef {
+    name.parse().unwrap()
+}
+
+fn forks(count: usize, name: &str) -> ForkRequest {
+    ForkRequest { count, name: Some(name.to_owned()), ..ForkRequest::default() }
+}
+
+fn restored(name: &str) -> RestoreRequest {
+    RestoreRequest { count: 1, name: Some(name.to_owned()), ..RestoreRequest::default() }
+}
+
+async fn snap(service: &VmService, of: &str, name: &str) -> Result<Snapshot, ServiceError> {
+    let request = SnapshotRequest { name: Some(name.parse().unwrap()), ..SnapshotRequest::default() };
+    service.create_snapshot(&vm(of), request, Progress::ignored()).await
+}
+
+fn snapshots(service: &VmService) -> Vec<String> {
+    let all = service.snapshots(&SnapshotFilter::default());
+    all.into_iter().map(|snapshot| snapshot.record.name.to_string()).collect()
+}
+
+fn vms(service: &VmService) -> Vec<String> {
+    let everything = VmFilter { waiting: true, ..VmFilter::default() };
+    service.list(&everything).into_iter().map(|vm| vm.record.name.to_string()).collect()
+}
+
+#[test]
+fn two_restores_and_a_delete_at_once_leave_whole_vms_or_none() {
+    // What is slow differs from round to round, so that the delete comes first, in between and last.
+    let steps = [
+        None,
+        Some(Operation::SnapshotSource),
+        Some(Operation::CreateFiles),
+        Some(Operation::Incoming),
+        Some(Operation::RemoveSnapshot),
+    ];
+    let (mut refused, mut made) = (0, 0);
+    for round in 0..30 {
+        let host = Host::new();
+        let server = host.serve();
+        let service = &server.service;
+        server.run(async {
+            service.create(named("dev")).await.unwrap();
+            say(service, "dev", "echo kept > /root/note").await;
+            snap(service, "dev", "s").await.unwrap();
+            if let Some(step) = steps[round % steps.len()] {
+                host.storage.script().next(step, Fault::Fail);
+                host.hypervisor.script().next(step, Fault::Fail);
+            }
+            let rest = async |turns: usize| {
+                for _ in 0..turns {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let one = service.restore("s", restored("one"));
+            let two = async {
+                rest(round % 7).await;
+                service.restore("s", restored("two")).await
+            };
+            let delete = async {
+                rest(round * 3 % 11).await;
+                service.remove_snapshot("s", false).await
+            };
+            let (one, two, deleted) = tokio::join!(one, two, delete);
+            for (name, outcome) in [("one", one), ("two", two)] {
+                match outcome {
+                    Ok(vms) => {
+                        assert_eq!(vms[0].record.name.as_str(), name);
+                        assert_eq!(say(service, name, "cat /root/note").await, "kept", "round {round}");
+                        made += 1;
+                    }
+                    Err(error) => {
+                        assert!(!error.to_string().is_empty());
+                        assert!(service.get(&vm(name)).is_err(), "{name} is half there: {error}");
+                        refused += 1;
+                    }
+                }
+            }
+            host.clear_faults();
+            if deleted.is_err() {
+                service.remove_snapshot("s", false).await.unwrap();
+            }
+            assert_eq!(snapshots(service), [""; 0]);
+            assert_eq!(code(service.restore("s", restored("late")).await), "snapshot_not_found");
+            for name in vms(service) {
+                service.delete_vm(&vm(&name)).await.unwrap();
+            }
+        });
+        drop(server);
+        host.assert_empty(&format!("after round {round}"));
+    }
+    assert!(refused > 0 && made > 0, "{refused} refused, {made} made: every round went the same way");
+}
+
+#[test]
+fn a_clock_that_is_set_back_confuses_no_snapshot() {
+    let host = Host::new();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        service.create(named("dev")).await.unwrap();
+        for name in ["first", "second"] {
+            snap(service, "dev", name).await.unwrap();
+            host.clock.advance(1000);
+        }
+        // To before the VM was made.
+        host.clock.advance(-24 * HOUR_MS);
+        snap(service, "dev", "third").await.unwrap();
+        assert_eq!(snapshots(service), ["first", "second", "third"], "the newest one is last");
+        // Nothing is older than it is: what lies in the future has no age.
+        let pruned = service.prune_snapshots(None, Some(Duration::from_secs(60))).await.unwrap();
+        assert_eq!(pruned, [], "nothing is a minute old");
+        let pruned = service.prune_snapshots(Some(1), None).await.unwrap();
+        assert_eq!(pruned.len(), 2);
+        assert_eq!(snapshots(service), ["third"], "the newest one stays");
+        // A VM keeps the newest ones, whatever the clock says.
+        for number in 0..12 {
+            host.clock.advance(-HOUR_MS);
+            snap(service, "dev", &format!("s-{number}")).await.unwrap();
+        }
+        let kept = snapshots(service);
+        assert_eq!((kept.len(), kept.last().unwrap().as_str()), (10, "s-11"), "{kept:?}");
+        assert_eq!(kept[0], "s-2");
+        let copy = service.restore("s-11", restored("copy")).await.unwrap().remove(0);
+        assert!(copy.record.created_ms <= copy.record.updated_ms);
+        service.rollback(&vm("dev"), "s-5").await.unwrap();
+        assert_eq!(say(service, "dev", "hostname").await, "dev");
+    });
+    drop(server);
+    // The order is that of the files too.
+    let next = host.serve();
+    next.run(async {
+        snap(&next.service, "dev", "after-restart").await.unwrap();
+        let kept = snapshots(&next.service);
+        assert_eq!((kept[0].as_str(), kept.last().unwrap().as_str()), ("s-3", "after-restart"));
+    });
+}
+
+#[test]
+fn a_clock_that_is_set_back_confuses_no_golden_snapshot() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        service.create(named("dev")).await.unwrap();
+        for _ in 0..4 {
+            host.clock.advance(-HOUR_MS);
+            let made = service.update_golden("linux-default").await.unwrap().snapshot.record.id;
+            let versions = service.golden_versions("linux-default").await.unwrap();
+            let current: Vec<_> = versions.iter().filter(|version| version.current).collect();
+            assert_eq!(current.len(), 1);
+            assert_eq!(current[0].snapshot.record.id, made, "the version just made is the current one");
+            assert_eq!(versions.last().unwrap().snapshot.record.id, made);
+        }
+    });
+}
+
+#[test]
+fn a_clock_that_is_set_back_ends_no_vm_and_keeps_none_for_ever() {
+    let host = Host::new();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let mut idle = named("idle");
+        idle.limits = Limits { idle_seconds: Some(1), ..Limits::default() };
+        service.create(idle).await.unwrap();
+        let mut long = named("long");
+        long.limits = Limits { lifetime_seconds: Some(3600), idle_seconds: Some(3600), ..Limits::default() };
+        service.create(long).await.unwrap();
+        host.clock.advance(-24 * HOUR_MS);
+        // Looked at anew with the clock as it is; the other one was last used in what is the future now.
+        assert_eq!(say(service, "long", "hostname").await, "long");
+        // Idle for its second, not for a day; the clock of the test stands still, so it is moved like a real one.
+        until("the idle one is stopped", || {
+            host.clock.advance(1);
+            service.get(&vm("idle")).unwrap().record.phase == Phase::Stopped
+        })
+        .await;
+        assert_eq!(service.get(&vm("long")).unwrap().record.phase, Phase::Running);
+    });
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_pools_as_they_are() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let request = PoolRequest {
+            name: "py".parse().unwrap(),
+            template: None,
+            overrides: Overrides::default(),
+            min: 2,
+            max: 4,
+            max_age_seconds: Some(60),
+        };
+        service.create_pool(request).await.unwrap();
+        let waiting = |service: &VmService| {
+            let all = service.list(&VmFilter { waiting: true, ..VmFilter::default() });
+            all.into_iter().map(|vm| vm.record.id).collect::<Vec<_>>()
+        };
+        let full = |count| service.pool("py").is_ok_and(|view| view.waiting == count && view.filling == 0);
+        until("the pool is full", || full(2)).await;
+        let before = waiting(service);
+        host.clock.advance(-24 * HOUR_MS);
+        // One more is wanted: when it is there, the others have been looked at with the clock as it is now.
+        let more = |min| microvm_core::PoolChange { min: Some(min), ..microvm_core::PoolChange::default() };
+        service.resize_pool("py", more(3)).await.unwrap();
+        until("the pool is full", || full(3)).await;
+        let now = waiting(service);
+        assert!(before.iter().all(|id| now.contains(id)), "those that waited are not too old");
+        // Their age counts from there: not from a day ahead.
+        host.clock.advance(61_000);
+        service.resize_pool("py", more(2)).await.unwrap();
+        let replaced = || full(2) && waiting(service).iter().all(|id| !now.contains(id));
+        until("all were replaced", replaced).await;
+        let (taken, _) = service.acquire("py", AcquireRequest::default()).await.unwrap();
+        assert_eq!(say(service, taken.record.name.as_str(), "echo fine").await, "fine");
+    });
+}
+
+#[test]
+fn more_forks_than_the_host_has_memory_for_are_refused_before_anything_is_begun() {
+    let host = Host::new();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        service.create(named("dev")).await.unwrap();
+        snap(service, "dev", "s").await.unwrap();
+        host.hypervisor.set_room(Some(200));
+        let (branches, launches) = (
+            host.hypervisor.script().calls(Operation::Branch),
+            host.hypervisor.script().calls(Operation::Launch),
+        );
+        let error = service.fork_vm(&vm("dev"), forks(900, "try-{n}")).await.unwrap_err();
+        assert_eq!(error.kind(), microvm_types::ErrorKind::Exhausted, "{error}");
+        assert!(error.to_string().contains("900") && error.to_string().contains("200"), "{error}");
+        let many =
+            RestoreRequest { count: 900, name: Some("copy-{n}".to_owned()), ..RestoreRequest::default() };
+        assert_eq!(service.restore("s", many).await.unwrap_err().kind(), microvm_types::ErrorKind::Exhausted);
+        let script = host.hypervisor.script();
+        assert_eq!((script.calls(Operation::Branch), script.calls(Operation::Launch)), (branches, launches));
+        assert_eq!(vms(service), ["dev"]);
+        service.fork_vm(&vm("dev"), forks(3, "try-{n}")).await.unwrap();
+        // Gone while they come up: the one that failed is named, the source and what was there before go on.
+        host.hypervisor.script().after(Operation::Incoming, 2, Fault::Fail);
+        let error = service.fork_vm(&vm("dev"), forks(5, "more-{n}")).await.unwrap_err();
+        assert!(matches!(error, ServiceError::Fork { count: 5, number: 1..=5, .. }), "{error}");
+        assert_eq!(vms(service).len(), 4, "children of the failed fork are left");
+        for name in ["dev", "try-1", "try-2", "try-3"] {
+            assert_eq!(say(service, name, "hostname").await, name);
+        }
+        // None at all: also a pool says so, and lives.
+        host.hypervisor.set_room(Some(0));
+        assert!(service.fork_vm(&vm("dev"), forks(1, "none")).await.is_err());
+        host.hypervisor.set_room(None);
+        service.fork_vm(&vm("dev"), forks(1, "again")).await.unwrap();
+    });
+}
+
+#[test]
+fn a_server_that_dies_while_it_prunes_leaves_whole_snapshots() {
+    for good in 0..3 {
+        for fault in [Fault::Hang, Fault::HangAfterwards] {
+            let host = Host::new();
+            let first = host.serve();
+            let service = &first.service;
+            first.run(async {
+                service.create(named("dev")).await.unwrap();
+                for number in 0..5 {
+                    say(service, "dev", &format!("echo {number} > /root/note")).await;
+                    snap(service, "dev", &format!("s-{number}")).await.unwrap();
+                }
+            });
+            host.storage.script().after(Operation::RemoveSnapshot, good, fault);
+            let _ = first.run_a_moment(first.service.prune_snapshots(Some(2), None));
+            drop(first);
+            host.clear_faults();
+            let second = host.serve();
+            let service = &second.service;
+            second.run(async {
+                let left = snapshots(service);
+                assert!(left.ends_with(&["s-3".to_owned(), "s-4".to_owned()]), "{good} {fault:?}: {left:?}");
+                for name in &left {
+                    assert_eq!(service.verify_snapshot(name, Progress::ignored()).await.unwrap(), []);
+                    service.restore(name, restored("copy")).await.unwrap();
+                    assert_eq!(format!("s-{}", say(service, "copy", "cat /root/note").await), *name);
+                    service.delete_vm(&vm("copy")).await.unwrap();
+                }
+                service.prune_snapshots(Some(0), None).await.unwrap();
+                assert_eq!(snapshots(service), [""; 0]);
+                assert_eq!(say(service, "dev", "cat /root/note").await, "4");
+                service.delete_vm(&vm("dev")).await.unwrap();
+            });
+            drop(second);
+            host.assert_empty(&format!("after {good} {fault:?}"));
+        }
+    }
+}
+
+#[test]
+fn disks_of_the_users_take_part_in_branches() {
+    let host = Host::new();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("data.img").to_str().unwrap().to_owned();
+    std::fs::write(&path, [0; 512]).unwrap();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let mut request = named("dev");
+        request.overrides.extra_disks =
+            serde_json::from_value(serde_json::json!([{ "name": "data", "path": path }])).unwrap();
+        service.create(request).await.unwrap();
+        service.fork_vm(&vm("dev"), forks(2, "try-{n}")).await.unwrap();
+        snap(service, "dev", "s").await.unwrap();
+        service.restore("s", restored("copy")).await.unwrap();
+        service.fork_vm(&vm("try-1"), forks(1, "deep")).await.unwrap();
+        // A child is stopped and started on its copy, whatever became of the source and of the file.
+        let written = host.storage.script().calls(Operation::WriteBack);
+        service.stop_vm(&vm("dev"), false, None).await.unwrap();
+        assert_eq!(host.storage.script().calls(Operation::WriteBack), written + 1);
+        service.start_vm(&vm("dev")).await.unwrap();
+        service.delete_vm(&vm("dev")).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for name in ["try-1", "copy", "deep"] {
+            service.stop_vm(&vm(name), false, None).await.unwrap();
+            service.start_vm(&vm(name)).await.unwrap();
+        }
+        // What cannot be written back keeps the VM, with the reason.
+        host.storage.script().next(Operation::WriteBack, Fault::Fail);
+        assert!(service.delete_vm(&vm("deep")).await.is_err());
+        let failed = service.get(&vm("deep")).unwrap().record;
+        assert_eq!(failed.phase, Phase::Failed);
+        assert!(failed.failure.unwrap().contains("could not be deleted"));
+        service.remove_snapshot("s", false).await.unwrap();
+        for name in vms(service) {
+            service.delete_vm(&vm(&name)).await.unwrap();
+        }
+        // A qcow2 file is refused before the VM stands still.
+        std::fs::write(&path, b"QFI\xfb and so on").unwrap();
+        let mut request = named("other");
+        request.overrides.extra_disks =
+            serde_json::from_value(serde_json::json!([{ "name": "data", "path": path }])).unwrap();
+        service.create(request).await.unwrap();
+        let branches = host.hypervisor.script().calls(Operation::Branch);
+        assert_eq!(code(service.fork_vm(&vm("other"), forks(1, "no")).await), "disk_not_shareable");
+        assert_eq!(host.hypervisor.script().calls(Operation::Branch), branches);
+        service.delete_vm(&vm("other")).await.unwrap();
+    });
+    drop(server);
+    host.assert_empty("after all");
+}
