@@ -76,7 +76,7 @@ pub(crate) enum Command {
     /// Put VMs to disk with their memory; the next request wakes them
     Hibernate(commands::lifecycle::Targets),
     /// Start stopped VMs
-    Start(commands::lifecycle::Targets),
+    Start(commands::lifecycle::Start),
     /// Shut VMs down; their disks stay
     Stop(commands::lifecycle::Stop),
     /// Delete VMs, whatever they are doing

@@ -78,6 +78,11 @@ impl Client {
         self.act(vm, "start", None::<&()>).await
     }
 
+    /// Boots a VM from its disk, also one that sleeps: what it had in memory is given up.
+    pub async fn start_vm_cold(&self, vm: &VmRef) -> Result<Vm, ClientError> {
+        self.act(vm, "start?cold=true", None::<&()>).await
+    }
+
     /// Makes its processors stand still.
     pub async fn pause_vm(&self, vm: &VmRef) -> Result<Vm, ClientError> {
         self.act(vm, "pause", None::<&()>).await

@@ -130,6 +130,16 @@ pub enum ServiceError {
         /// Its release.
         release: String,
     },
+    /// A VM that sleeps cannot go on where it was.
+    #[error(
+        "the VM `{vm}` cannot be woken: {source}; `microvm start --cold {vm}` boots it from its disk instead, without what was in its memory"
+    )]
+    CannotWake {
+        /// Its name.
+        vm: microvm_types::Name,
+        /// Why not.
+        source: Box<ServiceError>,
+    },
     /// A branch failed; the VM does what it did before.
     #[error(transparent)]
     Branch(BranchError),
@@ -219,7 +229,7 @@ impl ServiceError {
             Self::PoolExhausted { .. } => ErrorKind::Exhausted,
             Self::SnapshotNameTaken(_) | Self::PoolNameTaken(_) => ErrorKind::Conflict,
             Self::NoRoomForForks { .. } => ErrorKind::Exhausted,
-            Self::Fork { source, .. } => source.kind(),
+            Self::Fork { source, .. } | Self::CannotWake { source, .. } => source.kind(),
             Self::Denied(_) | Self::NotRunning { .. } | Self::Overtaken(_) | Self::Hook { .. } => {
                 ErrorKind::Conflict
             }
@@ -255,6 +265,7 @@ impl ServiceError {
             Self::SharedFolder { .. } => "share_not_branchable",
             Self::NoSharing => "sharing_unsupported",
             Self::KernelWithoutShares { .. } => "kernel_without_shares",
+            Self::CannotWake { .. } => "vm_cannot_wake",
             Self::Branch(BranchError::NoMemory { .. }) => "host_memory_short",
             Self::Branch(_) => "branch_failed",
             Self::UnknownPool(_) => "pool_not_found",

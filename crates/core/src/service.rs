@@ -26,7 +26,7 @@ use crate::reconcile;
 use crate::registry::{Registry, VmHandle};
 use crate::settings::Settings;
 use crate::shares;
-use crate::snapshots::{Goldens, SnapshotIndex, keep_clean};
+use crate::snapshots::{Goldens, SnapshotIndex, keep_clean, keep_goldens_young};
 use crate::view::{Snapshot, VmFilter, VmView};
 
 /// Commands that may wait for one VM's actor before senders wait too.
@@ -144,11 +144,13 @@ impl VmService {
         let service = Arc::new(Self { shared });
         service.load_snapshots().await?;
         service.load_golden_choices().await?;
+        service.load_golden_uses().await?;
         reconcile::reconcile(&service.shared).await?;
         service.remove_stray_sleeps().await;
         service.remove_stray_builders();
         service.load_pools().await?;
         service.shared.actors.spawn(keep_clean(Arc::clone(&service.shared)));
+        service.shared.actors.spawn(keep_goldens_young(Arc::clone(&service.shared)));
         service.shared.litter.notify_one();
         Ok(service)
     }
@@ -275,7 +277,16 @@ impl VmService {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn start_vm(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
-        self.command(vm, Command::Start).await
+        self.command(vm, |reply| Command::Start { cold: false, reply }).await
+    }
+
+    /// Boots a VM that is stopped, sleeps, or has failed from its disk: what a sleeping one had in its memory is given up, as
+    /// after a power cut. Running already is fine.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]; a VM that sleeps still sleeps then.
+    pub async fn start_vm_cold(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.command(vm, |reply| Command::Start { cold: true, reply }).await
     }
 
     /// Stops a VM: by its agent within `grace`, then hard; at once if `force`. Stopped already is fine.
@@ -368,7 +379,9 @@ impl VmService {
         };
         match (rest, phase) {
             (Some(Rest::Paused), Phase::Paused) => self.ask(vm, Command::Resume).await,
-            (Some(Rest::Asleep { .. }), Phase::Stopped) => self.ask(vm, Command::Start).await,
+            (Some(Rest::Asleep { .. }), Phase::Stopped) => {
+                self.ask(vm, |reply| Command::Start { cold: false, reply }).await
+            }
             _ => Ok(()),
         }
     }

@@ -373,3 +373,33 @@ fn disks_of_the_users_take_part_in_branches() {
     drop(server);
     host.assert_empty("after all");
 }
+
+#[test]
+fn a_sleeping_vm_that_cannot_be_woken_boots_from_its_disk_if_asked() {
+    let host = Host::new();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        service.create(named("dev")).await.unwrap();
+        say(service, "dev", "echo kept > /root/note").await;
+        service.hibernate_vm(&vm("dev")).await.unwrap();
+        host.hypervisor.upgrade("2.0");
+        let error = service.start_vm(&vm("dev")).await.unwrap_err();
+        assert_eq!(error.code(), "vm_cannot_wake", "{error}");
+        assert!(error.to_string().contains("start --cold dev"), "{error}");
+        // Nothing was touched: with the old VMM it would still wake.
+        assert_eq!(service.get(&vm("dev")).unwrap().record.phase, Phase::Stopped);
+        assert_eq!(code(service.start_vm(&vm("dev")).await), "vm_cannot_wake");
+        service.start_vm_cold(&vm("dev")).await.unwrap();
+        assert_eq!(say(service, "dev", "cat /root/note; hostname").await, "kept\ndev");
+        // It sleeps on nothing any more, and can sleep again.
+        service.hibernate_vm(&vm("dev")).await.unwrap();
+        service.start_vm(&vm("dev")).await.unwrap();
+        assert_eq!(say(service, "dev", "cat /root/note").await, "kept");
+        service.stop_vm(&vm("dev"), false, None).await.unwrap();
+        service.start_vm_cold(&vm("dev")).await.unwrap();
+        service.delete_vm(&vm("dev")).await.unwrap();
+    });
+    drop(server);
+    host.assert_empty("after all");
+}

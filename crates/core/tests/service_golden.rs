@@ -297,3 +297,44 @@ fn a_server_that_dies_while_it_makes_or_uses_a_golden_snapshot_leaves_no_half() 
         }
     }
 }
+
+#[test]
+fn golden_snapshots_that_nothing_leads_to_any_more_go_after_a_month() {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let host = Host::with_golden();
+    let first = host.serve();
+    first.run(first.service.create(named("old"))).unwrap();
+    let golden = SnapshotFilter { golden: true, ..SnapshotFilter::default() };
+    let count = |service: &VmService| service.snapshots(&golden).len();
+    drop(first);
+    // Another VMM: the template leads to another golden snapshot from now on.
+    host.hypervisor.upgrade("2.0");
+    let second = host.serve();
+    let service = &second.service;
+    second.run(async {
+        service.create(named("new")).await.unwrap();
+        assert_eq!(count(service), 2);
+        host.clock.advance(29 * DAY_MS);
+        assert_eq!(service.collect_old_goldens().await.unwrap(), 0, "it is not a month old");
+        host.clock.advance(-60 * DAY_MS);
+        assert_eq!(service.collect_old_goldens().await.unwrap(), 0, "the clock was set back");
+        host.clock.advance(62 * DAY_MS);
+        service.collect_old_goldens().await.unwrap();
+        assert_eq!(count(service), 1, "the one in use stays, however old");
+        assert_eq!(say(service, "old", "hostname").await, "old");
+        service.create(named("newer")).await.unwrap();
+        assert_eq!(count(service), 1, "it was made anew");
+    });
+    drop(second);
+    // A use is remembered: the way back to the old VMM within a month finds its golden snapshot.
+    host.hypervisor.upgrade("3.0");
+    let third = host.serve();
+    third.run(async {
+        third.service.create(named("newest")).await.unwrap();
+        host.clock.advance(20 * DAY_MS);
+        assert_eq!(third.service.collect_old_goldens().await.unwrap(), 0);
+        host.clock.advance(20 * DAY_MS);
+        third.service.collect_old_goldens().await.unwrap();
+        assert_eq!(count(&third.service), 1);
+    });
+}

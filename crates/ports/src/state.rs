@@ -68,13 +68,15 @@ pub enum DocumentKind {
     Pool,
     /// Which golden snapshot a template uses, where it is not the newest.
     GoldenChoice,
+    /// When a golden snapshot was last used, by its id.
+    GoldenUse,
     /// What is kept of the description of an imported snapshot, by its id.
     ImportedSnapshot,
 }
 
 impl DocumentKind {
     /// All kinds, for tests.
-    pub const ALL: [Self; 3] = [Self::Pool, Self::GoldenChoice, Self::ImportedSnapshot];
+    pub const ALL: [Self; 4] = [Self::Pool, Self::GoldenChoice, Self::GoldenUse, Self::ImportedSnapshot];
 
     /// The word stored with it.
     #[must_use]
@@ -82,6 +84,7 @@ impl DocumentKind {
         match self {
             Self::Pool => "pool",
             Self::GoldenChoice => "golden_choice",
+            Self::GoldenUse => "golden_use",
             Self::ImportedSnapshot => "imported_snapshot",
         }
     }

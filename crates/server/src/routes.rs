@@ -58,7 +58,7 @@ pub fn table() -> Vec<Route> {
         row(p(), "/vms", VmCreate, "Create a VM", &[], "CreateVm", 201, "Vm", post(vms::create)),
         row(g(), "/vms/{vm}", VmRead, "One VM", &[], "", 200, "Vm", get(vms::get)),
         row(d(), "/vms/{vm}", VmDelete, "Delete a VM", &[], "", 204, "", delete(vms::delete)),
-        row(p(), "/vms/{vm}/start", VmOperate, "Start a VM", &[], "", 200, "Vm", post(vms::start)),
+        row(p(), "/vms/{vm}/start", VmOperate, "Start a VM", &["cold"], "", 200, "Vm", post(vms::start)),
         row(p(), "/vms/{vm}/stop", VmOperate, "Stop a VM", &[], "StopVm", 200, "Vm", post(vms::stop)),
         row(p(), "/vms/{vm}/pause", VmOperate, "Pause a VM", &[], "", 200, "Vm", post(vms::pause)),
         row(p(), "/vms/{vm}/resume", VmOperate, "Resume a VM", &[], "", 200, "Vm", post(vms::resume)),

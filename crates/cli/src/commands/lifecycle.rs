@@ -42,6 +42,25 @@ impl Targets {
     }
 }
 
+/// Start VMs; one that sleeps goes on where it was
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    targets: Targets,
+    /// Boot one that sleeps from its disk; what it had in memory is given up
+    #[arg(long)]
+    cold: bool,
+}
+
+impl Start {
+    pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        if !self.cold {
+            return self.targets.run(context, Verb::Start).await;
+        }
+        each(context, &self.targets.vms, async |vm: &VmRef| context.client.start_vm_cold(vm).await).await
+    }
+}
+
 /// Shut VMs down; their disks stay
 #[derive(Debug, Args)]
 #[command(after_help = "\

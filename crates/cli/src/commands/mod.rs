@@ -88,7 +88,7 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Pause(targets) => targets.run(context, lifecycle::Verb::Pause).await,
         Command::Resume(targets) => targets.run(context, lifecycle::Verb::Resume).await,
         Command::Hibernate(targets) => targets.run(context, lifecycle::Verb::Hibernate).await,
-        Command::Start(targets) => targets.run(context, lifecycle::Verb::Start).await,
+        Command::Start(start) => start.run(context).await,
         Command::Stop(command) => command.run(context).await,
         Command::Rm(command) => command.run(context).await,
         Command::Resize(command) => command.run(context).await,

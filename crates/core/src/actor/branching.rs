@@ -228,7 +228,7 @@ impl VmActor {
     }
 
     /// Refuses a state that this host cannot load, before the present is given up for it.
-    async fn check_loadable(&self, source: &BranchSource) -> Result<(), ServiceError> {
+    pub(super) async fn check_loadable(&self, source: &BranchSource) -> Result<(), ServiceError> {
         let description = &source.description;
         let here = self.shared.ports.hypervisor.compatibility(description.discovery).await?;
         let here = here.ok_or(ServiceError::NoBranching)?;

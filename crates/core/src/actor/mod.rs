@@ -34,16 +34,40 @@ pub(crate) type Reply = oneshot::Sender<Result<(), ServiceError>>;
 
 /// What can be asked of a VM.
 pub(crate) enum Command {
-    Start(Reply),
-    Stop { force: bool, grace: Duration, reply: Reply },
+    /// `cold`: one that sleeps boots from its disk instead of going on where it was.
+    Start {
+        cold: bool,
+        reply: Reply,
+    },
+    Stop {
+        force: bool,
+        grace: Duration,
+        reply: Reply,
+    },
     Pause(Reply),
     Resume(Reply),
     Delete(Reply),
-    ResizeMemory { memory_mib: u32, reply: Reply },
-    Fork { count: usize, reply: oneshot::Sender<Result<ForkPoint, ServiceError>> },
-    Snapshot { order: SnapshotOrder, reply: oneshot::Sender<Result<Written, ServiceError>> },
-    Rollback { source: BranchSource, epoch: u64, reply: Reply },
-    Claim { claim: Claim, reply: Reply },
+    ResizeMemory {
+        memory_mib: u32,
+        reply: Reply,
+    },
+    Fork {
+        count: usize,
+        reply: oneshot::Sender<Result<ForkPoint, ServiceError>>,
+    },
+    Snapshot {
+        order: SnapshotOrder,
+        reply: oneshot::Sender<Result<Written, ServiceError>>,
+    },
+    Rollback {
+        source: BranchSource,
+        epoch: u64,
+        reply: Reply,
+    },
+    Claim {
+        claim: Claim,
+        reply: Reply,
+    },
     Hibernate(Reply),
 }
 
@@ -167,9 +191,9 @@ impl VmActor {
 
     async fn handle(&mut self, command: Command) {
         match command {
-            Command::Start(reply) => {
+            Command::Start { cold, reply } => {
                 let outcome = match self.admitted(LifecycleEvent::Start) {
-                    Ok(true) => self.start().await,
+                    Ok(true) => self.start(cold).await,
                     other => other.map(|_| ()),
                 };
                 let _ = reply.send(outcome);
@@ -274,9 +298,9 @@ impl VmActor {
         self.bring_up_or_overtaken(source).await
     }
 
-    async fn start(&mut self) -> Result<(), ServiceError> {
+    async fn start(&mut self, cold: bool) -> Result<(), ServiceError> {
         hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeStart).await?;
-        let source = self.dream().await?;
+        let source = if cold { None } else { self.dream().await? };
         if source.is_none() {
             // A boot is one on the user's own disk files.
             self.write_back().await?;
@@ -505,7 +529,7 @@ impl VmActor {
             self.write_back_or_log().await;
             self.note(LifecycleEvent::Stopped, Some(exit.to_string())).await;
             if asked_to_restart {
-                if let Err(error) = self.start().await {
+                if let Err(error) = self.start(false).await {
                     tracing::warn!(vm = %self.record.id, %error, "restart asked by the guest failed");
                 }
             } else if self.record.limits.ephemeral {

@@ -1,7 +1,7 @@
 //! Rest: a VM that nobody uses stands still, or sleeps on disk, until the next request wakes it.
 
-use microvm_ports::Progress;
 use microvm_ports::snapshot::BranchSource;
+use microvm_ports::{Progress, StorageError};
 use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::snapshot::SnapshotPurpose;
@@ -89,7 +89,21 @@ impl VmActor {
     pub(super) async fn dream(&self) -> Result<Option<BranchSource>, ServiceError> {
         let Some(Rest::Asleep { snapshot }) = &self.record.rest else { return Ok(None) };
         let snapshots = &self.shared.ports.snapshots;
-        let source = snapshots.snapshot_source(snapshot, 1).await?;
+        let waken = async {
+            let source = snapshots.snapshot_source(snapshot, 1).await?;
+            // Before its disk is put back on what cannot be loaded.
+            self.check_loadable(&source).await?;
+            Ok::<_, ServiceError>(source)
+        };
+        let source = match waken.await {
+            Err(error @ (ServiceError::Launch(_) | ServiceError::Storage(StorageError::Damaged { .. }))) => {
+                return Err(ServiceError::CannotWake {
+                    vm: self.record.name.clone(),
+                    source: Box::new(error),
+                });
+            }
+            other => other?,
+        };
         snapshots.reset_vm_files(&self.record.id, &source).await?;
         Ok(Some(source))
     }

@@ -32,6 +32,8 @@ pub(crate) struct Goldens {
     current: Mutex<HashMap<String, Arc<OnceCell<SnapshotId>>>>,
     /// Versions that somebody went back to; without a choice it is the newest.
     choices: Mutex<HashMap<String, SnapshotId>>,
+    /// When each was last used, in milliseconds of the wall clock; noted once a day.
+    uses: Mutex<HashMap<SnapshotId, i64>>,
 }
 
 impl Goldens {
@@ -43,6 +45,14 @@ impl Goldens {
     /// The next VM looks anew.
     pub(super) fn forget(&self, key: &str) {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    pub(super) fn last_use(&self, id: &SnapshotId) -> Option<i64> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
+    }
+
+    pub(super) fn note_use(&self, id: &SnapshotId, now_ms: i64) {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), now_ms);
     }
 
     pub(super) fn choice(&self, key: &str) -> Option<SnapshotId> {
@@ -118,6 +128,7 @@ impl VmService {
 
     async fn source_of(&self, id: &SnapshotId) -> Result<GoldenSource, ServiceError> {
         let snapshot = self.shared.snapshots.find(id.as_str())?;
+        self.note_golden_use(id).await;
         let source = self.shared.ports.snapshots.snapshot_source(id, CHILDREN).await?;
         Ok(GoldenSource {
             source,

@@ -104,7 +104,7 @@ impl VmService {
         Ok(())
     }
 
-    async fn template_and_key(&self, name: &str) -> Result<(Template, String), ServiceError> {
+    pub(super) async fn template_and_key(&self, name: &str) -> Result<(Template, String), ServiceError> {
         let template = self.template(name)?;
         let ports = &self.shared.ports;
         let (image, kernel) =

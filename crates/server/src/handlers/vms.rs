@@ -123,8 +123,14 @@ pub(crate) async fn delete(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<St
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn start(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
-    Ok(Json(app.vm(app.service.start_vm(&vm).await?)))
+pub(crate) async fn start(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    Parameters(query): Parameters,
+) -> Result<Json<VmBody>, Failure> {
+    let cold = query.value("cold", "true or false")?.unwrap_or(false);
+    let started = if cold { app.service.start_vm_cold(&vm).await } else { app.service.start_vm(&vm).await };
+    Ok(Json(app.vm(started?)))
 }
 
 pub(crate) async fn pause(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {

@@ -1,0 +1,103 @@
+//! Golden snapshots of images, kernels and VMMs that are not there any more.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use microvm_ports::DocumentKind;
+use microvm_types::snapshot::SnapshotPurpose;
+use microvm_types::{ErrorKind, SnapshotId};
+
+use crate::error::ServiceError;
+use crate::service::{Shared, VmService};
+
+/// One that no template resolves to goes when it was not used for so long.
+const UNUSED_MS: i64 = 30 * 24 * 3_600_000;
+/// Uses are noted no more often than this.
+const NOTED_EVERY_MS: i64 = 24 * 3_600_000;
+/// Rest between two looks.
+const REST: Duration = Duration::from_secs(24 * 3_600);
+
+/// Lives as long as the server: looks when it starts, and once a day.
+pub(crate) async fn keep_goldens_young(shared: Arc<Shared>) {
+    let service = VmService { shared };
+    loop {
+        match service.collect_old_goldens().await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "golden snapshots that nothing uses any more were removed"),
+            Err(error) => tracing::warn!(%error, "old golden snapshots could not be looked for"),
+        }
+        tokio::select! {
+            () = service.shared.ending.cancelled() => return,
+            () = tokio::time::sleep(REST) => {}
+        }
+    }
+}
+
+impl VmService {
+    /// Takes up when golden snapshots were used.
+    pub(crate) async fn load_golden_uses(&self) -> Result<(), ServiceError> {
+        let stored = self.shared.ports.store.documents(DocumentKind::GoldenUse).await?;
+        for (id, document) in stored.documents {
+            if let (Ok(id), Some(used_ms)) = (id.parse(), document.as_i64()) {
+                self.shared.goldens.note_use(&id, used_ms);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a golden snapshot is used now. Failing at that makes it look older, nothing else.
+    pub(super) async fn note_golden_use(&self, id: &SnapshotId) {
+        let now = self.now_ms();
+        let last = self.shared.goldens.last_use(id);
+        // Also when the clock was set back.
+        if last.is_some_and(|last| now.saturating_sub(last).saturating_abs() < NOTED_EVERY_MS) {
+            return;
+        }
+        self.shared.goldens.note_use(id, now);
+        let store = &self.shared.ports.store;
+        if let Err(error) = store.put_document(DocumentKind::GoldenUse, id.as_str(), &now.into()).await {
+            tracing::warn!(snapshot = %id, %error, "the use of a golden snapshot could not be noted");
+        }
+    }
+
+    /// Removes golden snapshots that no template resolves to and that nobody has used for 30 days; tells how many.
+    ///
+    /// # Errors
+    /// Whatever keeps it from telling what templates resolve to: nothing is removed then.
+    pub async fn collect_old_goldens(&self) -> Result<usize, ServiceError> {
+        let mut wanted = HashSet::new();
+        for name in self.shared.settings.templates.keys() {
+            match self.template_and_key(name).await {
+                Ok((_, key)) => {
+                    wanted.insert(key);
+                }
+                // Its image or kernel is not here: it has none, or cannot use it now.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(ServiceError::NoBranching) => return Ok(0),
+                Err(error) => return Err(error),
+            }
+        }
+        let now = self.now_ms();
+        let mut removed = 0;
+        for snapshot in self.shared.snapshots.all() {
+            let SnapshotPurpose::Golden { key } = &snapshot.record.purpose else { continue };
+            let id = &snapshot.record.id;
+            let used_ms = self.shared.goldens.last_use(id).unwrap_or(0).max(snapshot.record.created_ms);
+            if wanted.contains(key)
+                || now.saturating_sub(used_ms) < UNUSED_MS
+                || self.shared.snapshots.has_children(id)
+            {
+                continue;
+            }
+            if self.shared.goldens.choice(key).as_ref() == Some(id) {
+                self.choose(key, None).await?;
+            }
+            self.shared.goldens.forget(key);
+            self.remove_snapshot(id.as_str(), false).await?;
+            self.shared.ports.store.delete_document(DocumentKind::GoldenUse, id.as_str()).await?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+}
