@@ -19,8 +19,11 @@ impl Ballast {
         let path = root.join("ballast");
         let free = Command::new("df").args(["--output=avail", "--block-size=1K"]).arg(root).output().unwrap();
         let free: u64 = text(&free.stdout).lines().last().unwrap().trim().parse().unwrap();
-        let length = format!("{}K", free.saturating_sub(but_kib).max(1));
-        let filled = Command::new("fallocate").args(["-l", &length]).arg(&path).status();
+        // The last blocks by writing: how many the file system needs for itself is not known.
+        let script = "fallocate -l \"$2\" \"$1\" && { [ \"$3\" != 0 ] || cat /dev/zero >> \"$1\" 2> /dev/null || true; }";
+        let length = format!("{}K", free.saturating_sub(but_kib + 512).max(1));
+        let mut fill = Command::new("sh");
+        let filled = fill.args(["-c", script, "sh"]).arg(&path).args([length, but_kib.to_string()]).status();
         assert!(filled.unwrap().success());
         Self(path)
     }
