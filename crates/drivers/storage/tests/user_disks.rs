@@ -1,5 +1,9 @@
 //! Writable disks of the user's in branches: what children see, what the user's file gets back, and what is refused.
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail by panicking, and say what they skip"
+)]
 
 mod common;
 
@@ -56,9 +60,9 @@ fn write(top: &Utf8Path, cluster: u64, text: &str) {
     let entry = long(40) + cluster / 8192 * 8;
     if long(entry) == 0 {
         let table = append(&[]);
-        file.write_all_at(&(table | 1 << 63).to_be_bytes(), entry).unwrap();
+        file.write_all_at(&(table | (1 << 63)).to_be_bytes(), entry).unwrap();
     }
-    let value = if text == "zero" { 1 } else { append(text.as_bytes()) | 1 << 63 };
+    let value = if text == "zero" { 1 } else { append(text.as_bytes()) | (1 << 63) };
     file.write_all_at(&value.to_be_bytes(), long(entry) + cluster % 8192 * 8).unwrap();
 }
 

@@ -140,17 +140,17 @@ mod tests {
         let cluster = usize::try_from(CLUSTER).unwrap();
         let mut bytes = qcow2_overlay::encode(1 << 29, "x");
         let table_at = 3 * cluster;
-        bytes[table_at..table_at + 8].copy_from_slice(&(4 * CLUSTER | 1 << 63).to_be_bytes());
+        bytes[table_at..table_at + 8].copy_from_slice(&((4 * CLUSTER) | (1 << 63)).to_be_bytes());
         bytes.resize(5 * cluster, 0);
         let entry = |number: usize, value: u64, bytes: &mut Vec<u8>| {
             let at = 4 * cluster + number * 8;
             bytes[at..at + 8].copy_from_slice(&value.to_be_bytes());
         };
-        entry(0, 1 << 63 | 2 * CLUSTER, &mut bytes);
+        entry(0, (1 << 63) | (2 * CLUSTER), &mut bytes);
         entry(1, 1, &mut bytes);
         let clusters = map_of(&bytes, 1 << 29).unwrap().clusters(0).unwrap().unwrap();
         assert_eq!(clusters[..3], [Cluster::Data(2 * CLUSTER), Cluster::Zero, Cluster::Below]);
-        for wrong in [1 << 62 | CLUSTER, 5 * CLUSTER, CLUSTER + 512] {
+        for wrong in [(1 << 62) | CLUSTER, 5 * CLUSTER, CLUSTER + 512] {
             entry(2, wrong, &mut bytes);
             assert!(map_of(&bytes, 1 << 29).unwrap().clusters(0).is_err(), "{wrong:#x}");
         }
