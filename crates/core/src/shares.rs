@@ -71,9 +71,6 @@ fn tag(index: usize) -> String {
 
 /// Refuses to branch a VM that uses what can belong to one machine only.
 pub(crate) fn check_whole(template: &Template) -> Result<(), ServiceError> {
-    if let Some(disk) = template.extra_disks.iter().find(|disk| !disk.read_only) {
-        return Err(ServiceError::WritableDisk(disk.name.clone()));
-    }
     match template.shares.first() {
         Some(share) => Err(ServiceError::SharedFolder { target: share.target.clone() }),
         None => Ok(()),

@@ -61,6 +61,10 @@ impl VmService {
     pub async fn update_golden(&self, template: &str) -> Result<GoldenVersion, ServiceError> {
         let (template, key) = self.template_and_key(template).await?;
         check_whole(&template)?;
+        if !template.extra_disks.is_empty() {
+            let reason = format!("`{}` has disks of yours: VMs of it always boot", template.name);
+            return Err(ServiceError::Invalid { field: "template", reason });
+        }
         let id = self.make_golden(&key, &template).await?;
         self.choose(&key, None).await?;
         let mut versions = self.shared.snapshots.goldens(&key);
