@@ -1,5 +1,5 @@
 //! Which epoch this guest is in. The number lives in the guest's memory, so a child or a restored machine knows the one
-//! its parent had, and whoever still speaks for the parent is refused.
+//! its parent had; once it has been told who it is itself, a host of that epoch is refused.
 
 use microvm_protocol::messages::FailureKind;
 

@@ -1,5 +1,6 @@
 //! Giving memory that a server no longer uses back to its host.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How often is looked.
@@ -23,11 +24,17 @@ pub(crate) async fn keep_small() -> std::convert::Infallible {
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
 fn trim() {
-    // SAFETY: both only look at and change the heap's own books, under its locks.
-    unsafe {
-        if libc::mallinfo2().fordblks > KEPT {
-            libc::malloc_trim(0);
-        }
+    /// What was free after the last time: pieces between others stay in the books though their pages are given back.
+    static LEFT: AtomicUsize = AtomicUsize::new(0);
+    // SAFETY: only looks at the heap's own books, under its locks.
+    let free = || unsafe { libc::mallinfo2() }.fordblks;
+    let now = free();
+    if now > LEFT.load(Ordering::Relaxed).saturating_add(KEPT) {
+        // SAFETY: changes nothing that is in use.
+        unsafe { libc::malloc_trim(0) };
+        LEFT.store(free(), Ordering::Relaxed);
+    } else {
+        LEFT.fetch_min(now, Ordering::Relaxed);
     }
 }
 

@@ -159,7 +159,9 @@ fn open_tree(opened: BorrowedFd<'_>, deep: libc::c_int) -> io::Result<OwnedFd> {
 fn set_attributes(tree: &OwnedFd, deep: libc::c_int, set: u64, map: Option<&OwnedFd>) -> io::Result<()> {
     let descriptor = map.map_or(0, |namespace| u64::from(namespace.as_raw_fd().cast_unsigned()));
     let set = if map.is_some() { set | MOUNT_ATTR_IDMAP } else { set };
-    let attributes = MountAttributes { set, clear: 0, propagation: 0, user_namespace: descriptor };
+    // Private: what the host mounts below the folder later does not appear in the cage.
+    let attributes =
+        MountAttributes { set, clear: 0, propagation: libc::MS_PRIVATE, user_namespace: descriptor };
     // SAFETY: the path ends with NUL, and the structure is live, of the layout and the size that are named.
     let result = unsafe {
         libc::syscall(

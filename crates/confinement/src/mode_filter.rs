@@ -9,6 +9,9 @@
 //! | `chmod` and its kin | EPERM | done without doing it, as POSIX allows: a guest's `mkdir` in a folder with the bit asks for it, and the kernel has passed it on to the new folder already |
 //! | `open`, `mknod` and their kin | EPERM | EPERM |
 //!
+//! The same filter keeps it from making pipes, sockets and devices there, on which a program of the host would hang, and from
+//! connecting to sockets that lie there, behind which is a program of the host (also in a read-only folder).
+//!
 //! What could get around it is not there: `openat2` and `io_uring` (which take modes from memory), and other system call
 //! tables.
 
@@ -19,6 +22,8 @@ use libc::{c_long, sock_filter};
 /// Set-user-id and set-group-id (inode(7)).
 const SET_USER: u32 = 0o4000;
 const SET_GROUP: u32 = 0o2000;
+/// Bits of a file type that regular files (0o100000) do not have and every other type has (inode(7)).
+const SPECIAL: u32 = 0o070_000;
 /// Of linux/seccomp.h: a call is answered with an error number without being carried out; 0 is success.
 const REFUSE: u32 = libc::SECCOMP_RET_ERRNO;
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -40,6 +45,11 @@ const MAKES: [(c_long, u32); 5] = [
     (libc::SYS_mknod, 1),
     (libc::SYS_mknodat, 2),
 ];
+/// Calls that make files of any type, and which argument has the type.
+const SPECIAL_MAKES: [(c_long, u32); 2] = [(libc::SYS_mknod, 1), (libc::SYS_mknodat, 2)];
+/// Calls by which a program reaches sockets that it was not handed: to connect to one that lies in a folder takes no more
+/// than write permission, also where the mount is read-only.
+const SOCKETS: [c_long; 3] = [libc::SYS_socket, libc::SYS_socketpair, libc::SYS_connect];
 /// Calls whose arguments cannot be seen.
 const HIDDEN: [c_long; 2] = [libc::SYS_openat2, libc::SYS_io_uring_setup];
 
@@ -73,6 +83,20 @@ fn program() -> io::Result<Vec<sock_filter>> {
     for call in HIDDEN {
         program.push(jump(libc::BPF_JEQ, (0, 1), number(call)?));
         program.push(refuse(libc::ENOSYS));
+    }
+    for call in SOCKETS {
+        program.push(jump(libc::BPF_JEQ, (0, 1), number(call)?));
+        program.push(refuse(libc::EPERM));
+    }
+    for (call, argument) in SPECIAL_MAKES {
+        program.extend([
+            jump(libc::BPF_JEQ, (0, 4), number(call)?),
+            load(16 + 8 * argument),
+            jump(libc::BPF_JSET, (0, 1), SPECIAL),
+            refuse(libc::EPERM),
+            // Back to the number, for the bits below.
+            load(0),
+        ]);
     }
     let changes = CHANGES.iter().map(|call| (call, 0));
     for ((call, argument), group_error) in changes.chain(MAKES.iter().map(|call| (call, libc::EPERM))) {
@@ -147,6 +171,23 @@ mod tests {
         for (call, argument) in MAKES {
             assert_eq!(answer_to(call, argument, 0o2755), refused, "{call}");
         }
+    }
+
+    #[test]
+    fn only_regular_files_are_made_and_no_socket_is_reached() {
+        let refused = REFUSE | libc::EPERM.cast_unsigned();
+        for (call, argument) in SPECIAL_MAKES {
+            for kind in [libc::S_IFIFO, libc::S_IFCHR, libc::S_IFBLK, libc::S_IFSOCK] {
+                assert_eq!(answer_to(call, argument, u64::from(kind | 0o644)), refused, "{call} {kind:o}");
+            }
+            for kind in [0, libc::S_IFREG] {
+                assert_eq!(answer_to(call, argument, u64::from(kind | 0o644)), ALLOW, "{call} {kind:o}");
+            }
+        }
+        for call in SOCKETS {
+            assert_eq!(answer_to(call, 0, 0), refused, "{call}");
+        }
+        assert_eq!(answer_to(libc::SYS_accept4, 0, 0), ALLOW);
     }
 
     #[test]

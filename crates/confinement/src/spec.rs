@@ -90,11 +90,6 @@ impl CageSpec {
     pub(crate) fn inside_id(&self) -> u32 {
         if self.folders.is_empty() { 1_000 } else { 0 }
     }
-
-    /// Whether it may change anything in somebody's folder.
-    pub(crate) fn has_writable_folder(&self) -> bool {
-        self.folders.iter().any(|folder| folder.writable)
-    }
 }
 
 /// A file handed over as a descriptor.

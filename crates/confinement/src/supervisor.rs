@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -78,6 +78,22 @@ fn close_inherited() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Opens a file that no symbolic link leads to: the path was made real when the VM was made, and a guest that may write to
+/// the folder since does not choose what is opened with our rights.
+fn open_real(path: &camino::Utf8Path, writable: bool) -> io::Result<File> {
+    let access = if writable { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+    let how = OpenHow::new()
+        .flags(access | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match openat2(AT_FDCWD, path.as_std_path(), how) {
+        Ok(descriptor) => Ok(File::from(descriptor)),
+        Err(nix::errno::Errno::ELOOP) => {
+            Err(io::Error::other(format!("{path} leads over a symbolic link now")))
+        }
+        Err(error) => Err(io::Error::other(format!("{path}: {error}"))),
+    }
+}
+
 fn report(server: &mut UnixStream, report: &Report) -> io::Result<()> {
     let mut line = serde_json::to_vec(report)?;
     line.push(b'\n');
@@ -136,8 +152,7 @@ fn start(
         inherited.push((at("making its sockets", duplicate(socket))?, listener.descriptor));
     }
     for file in &spec.files {
-        let opened =
-            at("opening a disk", OpenOptions::new().read(true).write(file.writable).open(&file.path))?;
+        let opened = at("opening a disk", open_real(&file.path, file.writable))?;
         // The lock lives with this open file, which is exactly as long as the VMM: no two VMs write one disk.
         let locked = if file.writable { opened.try_lock() } else { opened.try_lock_shared() };
         if locked.is_err() {
@@ -255,7 +270,7 @@ fn child(
         if !spec.read_only_opens.is_empty() {
             at("filtering what it opens", open_filter::install(filter))?;
         }
-        if spec.has_writable_folder() {
+        if !spec.folders.is_empty() {
             // Modes of what is made there are the guest's business.
             nix::sys::stat::umask(nix::sys::stat::Mode::empty());
             at("filtering the modes it sets", mode_filter::install())?;

@@ -14,6 +14,10 @@ const MIN_MEMORY_MIB: u32 = 128;
 const MIN_DISK_MIB: u32 = 64;
 /// Longest disk serial number that virtio-blk carries, in bytes (virtio 1.1, 5.2.6: VIRTIO_BLK_T_GET_ID).
 const DISK_SERIAL_MAX: usize = 20;
+/// Commands to warm up; whoever is first waits for all of them.
+const WARM_UP_MAX: usize = 16;
+/// Bytes of one of them.
+const WARM_UP_LINE_MAX: usize = 4_096;
 /// Further disks and shared folders of one machine, each of which is a device.
 const MAX_EXTRA_DEVICES: usize = 4;
 /// The same where the kernel is told of its devices on its command line. QEMU's `microvm` machine has 8 virtio-mmio places
@@ -41,6 +45,11 @@ pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), Serv
                 format!("`{argument}` is not one word of at most 256 characters"),
             ));
         }
+    }
+    let too_long = |line: &String| line.len() > WARM_UP_LINE_MAX || line.contains('\0');
+    if template.warm_up.len() > WARM_UP_MAX || template.warm_up.iter().any(too_long) {
+        let reason = format!("at most {WARM_UP_MAX} commands of {WARM_UP_LINE_MAX} bytes, without NUL");
+        return Err(invalid("warm_up", reason));
     }
     devices(template, MAX_EXTRA_DEVICES)?;
     Share::check_all(&template.shares).map_err(|error| invalid("shares", error.to_string()))?;

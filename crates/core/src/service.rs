@@ -191,6 +191,10 @@ impl VmService {
         )?;
         admission::check_kernel(&template, &kernel.info)?;
         shares::admit(&shared.ports, &mut template, &kernel).await?;
+        for disk in &mut template.extra_disks {
+            let real = shared.ports.vm_storage.real_disk_path(disk.path.as_str().into()).await?;
+            disk.path = real.into_string();
+        }
         if request.limits.hibernate_seconds.is_some() {
             shares::check_whole(&template)?;
         }

@@ -392,8 +392,9 @@ pub trait VmStorage: Send + Sync {
     ///
     /// # Errors
     /// [`StorageError::NotWrittenBack`] if somebody else uses or has changed a file: nothing was written to it, and what
-    /// the VM wrote is kept. A file that was removed is passed over.
-    async fn write_back(&self, id: &VmId) -> Result<(), StorageError>;
+    /// the VM wrote is kept. The same for a file that is not there, unless `give_up_missing`: then it is passed over, and
+    /// what the VM wrote is lost.
+    async fn write_back(&self, id: &VmId, give_up_missing: bool) -> Result<(), StorageError>;
 
     /// Ids of all VM directories, known to the store or not; leftovers of interrupted work are removed on the way.
     async fn vm_directories(&self) -> Result<Vec<VmId>, StorageError>;
@@ -406,6 +407,12 @@ pub trait VmStorage: Send + Sync {
 
     /// Examines a disk file of the user's: its format, and that it exists and can be opened.
     async fn inspect_disk(&self, path: &Utf8Path) -> Result<DiskFormat, StorageError>;
+
+    /// The path of a disk file of the user's without symbolic links: what the file's name leads to is chosen once.
+    ///
+    /// # Errors
+    /// [`StorageError::BadInput`] if it is not there.
+    async fn real_disk_path(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError>;
 
     /// Examines a folder of the host that a guest is to see; returns its real path, without symbolic links. Refused: what
     /// is not a folder, a folder of the kernel's, and whatever shows the store itself to a guest.

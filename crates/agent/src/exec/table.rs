@@ -49,7 +49,8 @@ impl Table {
     pub(crate) fn all(&self) -> Vec<Arc<Process>> {
         let mut processes = self.lock();
         Self::prune(&mut processes);
-        processes.values().cloned().collect()
+        // What the service runs by itself is nobody else's business, also while it lives.
+        processes.values().filter(|process| !process.unlisted).cloned().collect()
     }
 
     /// Forgets the oldest of the ended; one whose output someone is taking stays.

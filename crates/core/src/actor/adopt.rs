@@ -35,6 +35,9 @@ impl VmActor {
             }
             Phase::Starting | Phase::Stopping => {
                 self.end_machine(None).await;
+                if self.record.rest.is_none() {
+                    self.write_back_or_log().await;
+                }
                 self.stopped_by_force().await;
             }
             Phase::Stopped | Phase::Failed => self.sweep().await,
@@ -122,6 +125,13 @@ impl VmActor {
     }
 
     pub(super) async fn connect_again(&mut self, machine: &Arc<dyn Machine>) -> Result<(), GuestError> {
+        let after = self.shared.settings.adopt_deadline;
+        // All tries together: a guest that refuses each of them late holds nobody up for longer.
+        let late = GuestError::Timeout { action: "take its channel up again", after };
+        tokio::time::timeout(after, self.connect_in_some_epoch(machine)).await.unwrap_or(Err(late))
+    }
+
+    async fn connect_in_some_epoch(&mut self, machine: &Arc<dyn Machine>) -> Result<(), GuestError> {
         let identity = self.own_identity().await;
         let (endpoint, deadline) = (machine.endpoint(), self.shared.settings.adopt_deadline);
         for lost in 0..=MOST_LOST_EPOCHS {

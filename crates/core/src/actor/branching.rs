@@ -214,10 +214,18 @@ impl VmActor {
 
     /// Gives the user's disk files what the VM wrote since they were branched. The VM has no machine.
     pub(super) async fn write_back(&self) -> Result<(), ServiceError> {
+        self.write_back_or_give_up(false).await
+    }
+
+    /// The same; a file that was moved away gives up what the VM wrote.
+    pub(super) async fn write_back_or_give_up(&self, give_up_missing: bool) -> Result<(), ServiceError> {
         if self.record.template.extra_disks.iter().all(|disk| disk.read_only) {
             return Ok(());
         }
-        Ok(self.shared.ports.vm_storage.write_back(&self.record.id).await?)
+        self.shared.ports.vm_storage.write_back(&self.record.id, give_up_missing).await?;
+        // The copies that branches were made of may be nobody's now.
+        self.shared.litter.notify_one();
+        Ok(())
     }
 
     /// The same at the end of a machine: what fails now is done before the next start, or at the removal.

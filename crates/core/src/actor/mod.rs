@@ -201,6 +201,8 @@ impl VmActor {
             Command::Stop { force, grace, reply } => {
                 let outcome = match self.admitted(LifecycleEvent::Stop) {
                     Ok(true) => self.stop(force, grace).await,
+                    // What could not be written back when it stopped is tried again. What a sleeping VM has is its own.
+                    Ok(false) if self.record.rest.is_none() => self.write_back().await,
                     other => other.map(|_| ()),
                 };
                 let _ = reply.send(outcome);
@@ -390,10 +392,11 @@ impl VmActor {
         let was_running = self.record.phase == Phase::Running;
         self.request(LifecycleEvent::Stop).await?;
         self.end_machine(if force || !was_running { None } else { Some(grace) }).await;
-        self.write_back_or_log().await;
+        // It has stopped in any case; whoever asked must know that a file of his is behind.
+        let written_back = self.write_back().await;
         self.note(LifecycleEvent::Stopped, None).await;
         let _ = hooks::run(&ports, &self.record, HookPoint::AfterStop).await;
-        Ok(())
+        written_back
     }
 
     /// Ends the machine: by the agent within `grace`, else by the VMM, else by signal.

@@ -45,7 +45,7 @@ impl VmActor {
     pub(super) async fn erase(&mut self) -> Result<(), ServiceError> {
         self.end_machine(None).await;
         let (id, ports) = (self.record.id.clone(), self.shared.ports.clone());
-        let written_back = self.write_back().await;
+        let written_back = self.write_back_or_give_up(true).await;
         if written_back.is_ok() {
             let slept = self.record.rest.take();
             self.end_sleep(slept).await;

@@ -59,6 +59,9 @@ impl VmService {
     pub async fn acquire(&self, pool: &str, request: AcquireRequest) -> Result<(VmView, Tier), ServiceError> {
         let began = Instant::now();
         let pool = self.shared.pools.find(pool)?;
+        if request.limits.hibernate_seconds.is_some() {
+            crate::shares::check_whole(&pool.lock().record.template)?;
+        }
         if let Some(name) = &request.name {
             self.check_names_free(std::slice::from_ref(&Some(name.clone())))?;
         }

@@ -29,13 +29,14 @@ pub(super) async fn keep_filled(shared: Arc<Shared>, pool: Arc<Pool>) {
     loop {
         let next_expiry = service.remove_unfit(&pool);
         let rest_until = pool.lock().quiet_until().map_or(failed_until, |quiet| failed_until.max(quiet));
-        let missing = service.reserve_missing(&pool, making.len(), Instant::now() < rest_until);
+        // One moment for both: a rest that ends in between would wake nobody.
+        let now = Instant::now();
+        let missing = service.reserve_missing(&pool, making.len(), now < rest_until);
         for _ in 0..missing {
             let (service, pool) = (VmService { shared: Arc::clone(&service.shared) }, Arc::clone(&pool));
             making.spawn(async move { service.make_waiting(&pool).await });
         }
-        let wake_at =
-            [Some(rest_until).filter(|at| *at > Instant::now()), next_expiry].into_iter().flatten().min();
+        let wake_at = [Some(rest_until).filter(|at| *at > now), next_expiry].into_iter().flatten().min();
         tokio::select! {
             () = pool.ending.cancelled() => break,
             () = service.shared.ending.cancelled() => break,

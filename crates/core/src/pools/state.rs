@@ -62,9 +62,11 @@ pub(super) struct Waiting {
 }
 
 impl Inner {
-    /// Until when nothing is to be made; `None` also where the next customer would find nothing.
+    /// Until when nothing is to be made; `None` also where less than half of what shall wait is left: then the next
+    /// customers matter more than the last one.
     pub(super) fn quiet_until(&self) -> Option<Instant> {
-        let (first, last) = self.taken.filter(|_| !self.waiting.is_empty())?;
+        let enough = !self.waiting.is_empty() && self.waiting.len() * 2 >= self.record.min;
+        let (first, last) = self.taken.filter(|_| enough)?;
         Some((last + QUIET).min(first + LONGEST_QUIET))
     }
 }

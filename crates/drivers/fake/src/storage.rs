@@ -389,7 +389,7 @@ impl VmStorage for FakeStorage {
         Ok(())
     }
 
-    async fn write_back(&self, id: &VmId) -> Result<(), StorageError> {
+    async fn write_back(&self, id: &VmId, _give_up_missing: bool) -> Result<(), StorageError> {
         let verdict = self.ask(Operation::WriteBack, &self.vm_directory(id)).await?;
         if let Some(disk) = lock(&self.shared.saved).disks.get_mut(id).filter(|disk| !disk.copies) {
             disk.own.clear();
@@ -424,6 +424,11 @@ impl VmStorage for FakeStorage {
             .map_err(|error| StorageError::BadInput { what: path.to_string(), detail: error.to_string() })?;
         // The first bytes of every qcow2 file.
         Ok(if data.starts_with(b"QFI\xfb") { DiskFormat::Qcow2 } else { DiskFormat::Raw })
+    }
+
+    async fn real_disk_path(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
+        path.canonicalize_utf8()
+            .map_err(|error| StorageError::BadInput { what: path.to_string(), detail: error.to_string() })
     }
 
     async fn inspect_folder(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {

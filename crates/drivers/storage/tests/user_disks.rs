@@ -69,6 +69,9 @@ fn write(top: &Utf8Path, cluster: u64, text: &str) {
 /// A branch that its machine has made: it writes to the new tops.
 async fn branch(home: &Home, vm: &VmId, own: &[UserDisk]) -> Result<BranchFiles, StorageError> {
     let memory_base = home.storage.zero_memory(MEMORY_MIB).await.unwrap();
+    // The VMM has its disks locked.
+    let locked: Vec<_> = own.iter().filter_map(|disk| std::fs::File::open(&disk.path).ok()).collect();
+    locked.iter().for_each(|file| file.lock().unwrap());
     let tops = home.storage.prepare_tops(vm, own).await?;
     let branch = Branch {
         device_state: vec![3; 1000].into(),
@@ -140,7 +143,7 @@ async fn children_keep_the_moment_and_the_file_gets_everything_back() {
     assert_eq!(sees(&later.own[0]).last(), Some(copy));
     assert_eq!(sees(&later.own[0]).len(), 3, "what was written between both branches is a layer");
 
-    storage.write_back(&vm).await.unwrap();
+    storage.write_back(&vm, false).await.unwrap();
     assert!(storage.vm_files(&vm).await.unwrap().own.is_empty());
     assert_eq!(at(&user.path, 0, 14), "over the first");
     assert_eq!(at(&user.path, CLUSTER as u64, 14), "after the fork");
@@ -151,11 +154,11 @@ async fn children_keep_the_moment_and_the_file_gets_everything_back() {
         ("first".into(), "second".into()),
         "children keep theirs"
     );
-    storage.write_back(&vm).await.unwrap();
+    storage.write_back(&vm, false).await.unwrap();
 
     // A child's copy is its own: nothing is written back, and it goes with the child, in any order.
     write(&files.own[0].path, 0, "of the child");
-    storage.write_back(&child).await.unwrap();
+    storage.write_back(&child, false).await.unwrap();
     assert_eq!(at(&user.path, 0, 14), "over the first");
     assert_eq!(storage.vm_files(&child).await.unwrap().own.len(), 1);
     storage.remove_vm_files(&vm).await.unwrap();
@@ -179,7 +182,7 @@ async fn snapshots_hold_the_disk_and_rollback_brings_it_back() {
     let top = data_top(&files.tops).to_owned();
     storage.write_snapshot(&snapshot_id(1), files, false, Progress::ignored()).await.unwrap();
     write(&top, 0, "to be undone");
-    storage.write_back(&vm).await.unwrap();
+    storage.write_back(&vm, false).await.unwrap();
     assert_eq!(at(&user.path, 0, 12), "to be undone");
     assert_eq!(storage.verify_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap(), []);
 
@@ -191,7 +194,7 @@ async fn snapshots_hold_the_disk_and_rollback_brings_it_back() {
     let source = storage.snapshot_source(&snapshot_id(1), 1).await.unwrap();
     let files = storage.reset_vm_files(&vm, &source).await.unwrap();
     write(&files.own[0].path, 2, "again");
-    storage.write_back(&vm).await.unwrap();
+    storage.write_back(&vm, false).await.unwrap();
     assert_eq!(
         (at(&user.path, 0, 12), at(&user.path, 2 * CLUSTER as u64, 5)),
         ("first\0\0\0\0\0\0\0".into(), "again".into())
@@ -224,7 +227,7 @@ async fn a_file_that_others_use_or_changed_is_not_touched() {
     drop(source);
     write(&top, 1, "kept");
     let expect_refused = async |why: &str| {
-        let error = storage.write_back(&vm).await.unwrap_err();
+        let error = storage.write_back(&vm, false).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
         assert!(error.to_string().contains(why), "{error}");
         assert_eq!(at(&user.path, CLUSTER as u64, 4), "\0\0\0\0");
@@ -238,9 +241,12 @@ async fn a_file_that_others_use_or_changed_is_not_touched() {
     expect_refused("written to it").await;
     file.set_len(SIZE + 512).unwrap();
     expect_refused("another size").await;
-    // Moved away: what the VM wrote is given up.
+    // Not there for a moment: what the VM wrote is kept, unless it is given up.
     std::fs::rename(&user.path, user.path.with_extension("old")).unwrap();
-    storage.write_back(&vm).await.unwrap();
+    let error = storage.write_back(&vm, false).await.unwrap_err();
+    assert!(error.to_string().contains("not there"), "{error}");
+    assert_eq!(storage.vm_files(&vm).await.unwrap().own.len(), 1);
+    storage.write_back(&vm, true).await.unwrap();
     assert!(storage.vm_files(&vm).await.unwrap().own.is_empty());
 }
 
@@ -259,7 +265,7 @@ async fn what_failed_or_cannot_be_leaves_nothing() {
     let child = storage.create_vm_files_from(&vm_id(2), &source).await.unwrap();
     assert_eq!(at(sees(&child.own[0]).last().unwrap(), CLUSTER as u64, 7), "the VMM");
     write(&top, 3, "more");
-    storage.write_back(&vm).await.unwrap();
+    storage.write_back(&vm, false).await.unwrap();
     assert_eq!(
         (at(&user.path, CLUSTER as u64, 7), at(&user.path, 3 * CLUSTER as u64, 4)),
         ("the VMM".into(), "more".into())
@@ -281,9 +287,23 @@ async fn what_failed_or_cannot_be_leaves_nothing() {
         assert!(matches!(error, StorageError::BadInput { .. }), "{error}");
         assert_eq!(names(), before, "something is left of it");
     }
-    // A top that is not one of ours any more is never written back.
+    // A file that took the name of the one that the VM has is not branched.
+    let other = user.path.with_extension("other");
+    std::fs::copy(&user.path, &other).unwrap();
+    let replaced = UserDisk { serial: "replaced".into(), path: other };
+    let error = storage.prepare_tops(&vm, &[replaced]).await.map(drop).unwrap_err();
+    assert!(error.to_string().contains("another file"), "{error}");
+    // A top that is not one of ours any more is never written back, not even the part that can be read.
     let (_, top) = fork(&home, &vm, std::slice::from_ref(&user)).await;
+    write(&top, 1, "its first part");
+    write(&top, 9000, "its second");
+    let file = std::fs::File::options().read(true).write(true).open(&top).unwrap();
+    let mut entry = [0; 8];
+    file.read_exact_at(&mut entry, 40).unwrap();
+    file.write_all_at(&(1u64 << 50).to_be_bytes(), u64::from_be_bytes(entry) + 8).unwrap();
+    assert!(storage.write_back(&vm, false).await.is_err());
+    assert_eq!(at(&user.path, CLUSTER as u64, 7), "the VMM");
     std::fs::write(&top, b"garbage of a VMM").unwrap();
-    assert!(storage.write_back(&vm).await.is_err());
+    assert!(storage.write_back(&vm, false).await.is_err());
     assert_eq!(at(&user.path, CLUSTER as u64, 7), "the VMM");
 }

@@ -45,13 +45,14 @@ impl Inner {
 fn home_again(path: &Utf8Path, own: &OwnDisk, before: &DiskManifest) -> Result<Home, StorageError> {
     let known = before.own.iter().find(|known| known.serial == own.serial);
     match known.and_then(|known| Some((known, known.home.as_ref()?))) {
-        Some((known, home)) if home.path == path => {
+        // Without a mark, the file may have half of what the VM wrote.
+        Some((known, home)) if home.path == path && home.left.is_some() => {
             Ok(Home { holds_base: home.holds_base && known.base == own.base, ..home.clone() })
         }
-        // It was given everything when the VM was stopped.
+        // It was given everything when the VM was stopped, or nothing is known of it: all of it is compared.
         _ => {
             let left = if exists(path) { Some(Left::of(&open(path, false)?, path)?) } else { None };
-            Ok(Home { path: path.to_owned(), left, holds_base: false })
+            Ok(Home { path: path.to_owned(), inode: None, left, holds_base: false })
         }
     }
 }

@@ -14,8 +14,8 @@ use super::{disks, folders};
 use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, damaged, failed, io_error};
 use crate::base::files::{
-    disk_usage, exists, make_directory, names_in, remove_all, rename_durably, require_space, sync_directory,
-    write_new,
+    canonical, disk_usage, exists, make_directory, names_in, remove_all, rename_durably, require_space,
+    sync_directory, write_new,
 };
 use crate::base::workspace::remove_leftovers;
 use crate::store::{Inner, Storage};
@@ -170,9 +170,9 @@ impl VmStorage for Storage {
         .await
     }
 
-    async fn write_back(&self, id: &VmId) -> Result<(), StorageError> {
+    async fn write_back(&self, id: &VmId, give_up_missing: bool) -> Result<(), StorageError> {
         let id = id.clone();
-        self.blocking(move |inner, cancel| inner.write_back(&id, &cancel)).await
+        self.blocking(move |inner, cancel| inner.write_back(&id, give_up_missing, &cancel)).await
     }
 
     async fn vm_directories(&self) -> Result<Vec<VmId>, StorageError> {
@@ -194,6 +194,15 @@ impl VmStorage for Storage {
     async fn inspect_disk(&self, path: &Utf8Path) -> Result<DiskFormat, StorageError> {
         let path = path.to_owned();
         self.blocking(move |_, _| disks::inspect(&path)).await
+    }
+
+    async fn real_disk_path(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
+        let path = path.to_owned();
+        self.blocking(move |_, _| {
+            disks::inspect(&path)?;
+            canonical(&path)
+        })
+        .await
     }
 
     async fn inspect_folder(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
@@ -222,6 +231,8 @@ fn remove_in_place(directory: &Utf8Path) -> Result<(), StorageError> {
             tracing::debug!(%error, "a disk is removed without being emptied first");
         }
     }
+    // Without it nothing is written back any more: what is left is garbage.
+    remove_all(&directory.join(MANIFEST))?;
     remove_all(directory)?;
     directory.parent().map_or(Ok(()), sync_directory)
 }

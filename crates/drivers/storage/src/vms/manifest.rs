@@ -85,6 +85,9 @@ pub(crate) struct OwnDisk {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Home {
     pub(crate) path: Utf8PathBuf,
+    /// Its number in its file system: another file may take its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inode: Option<u64>,
     /// How the file was when its content was copied; `None`: it may have changed since by our own doing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) left: Option<super::own_disk::Left>,

@@ -5,14 +5,14 @@
 //!  file ◀──  top ─▶ file, then file copied ──▶  top ─▶ layers ─▶ copy  ──▶  written back to the file
 //! ```
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 
 use camino::Utf8Path;
 use microvm_ports::StorageError;
 use microvm_ports::snapshot::UserDisk;
 use microvm_ports::storage::DiskFormat;
-use rustix::fs::{OFlags, SeekFrom};
+use rustix::fs::{Mode, OFlags, ResolveFlags, SeekFrom};
 use serde::{Deserialize, Serialize};
 
 use super::disks;
@@ -58,11 +58,13 @@ pub(crate) fn size_of(file: &File, path: &Utf8Path) -> Result<u64, StorageError>
     rustix::fs::seek(file, SeekFrom::End(0)).map_err(errno("measuring", path))
 }
 
-/// Opens a file of the user's, never waiting for a pipe.
+/// Opens a file of the user's by its real path, never waiting for a pipe.
 pub(crate) fn open(path: &Utf8Path, write: bool) -> Result<File, StorageError> {
-    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::CLOEXEC).bits()).unwrap_or(0);
-    let opened = File::options().read(true).write(write).custom_flags(flags).open(path);
-    opened.map_err(io_error("opening", path))
+    let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+    let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let opened = rustix::fs::openat2(rustix::fs::CWD, path.as_std_path(), flags, Mode::empty(), resolve);
+    opened.map(File::from).map_err(errno("opening", path))
 }
 
 impl Inner {
@@ -74,7 +76,18 @@ impl Inner {
             return Err(bad_input(what(), advice));
         }
         let path = canonical(&disk.path)?;
-        let bytes = size_of(&open(&path, false)?, &path)?;
+        let file = open(&path, false)?;
+        let metadata = file.metadata().map_err(io_error("examining", &path))?;
+        if !metadata.is_file() {
+            // Nothing tells whether somebody else has written to one.
+            return Err(bad_input(what(), "a block device cannot be branched; a raw file can"));
+        }
+        // The VMM holds the lock of every disk that it writes (confinement), for as long as it lives.
+        if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+            let advice = "another file is at its path than the one the VM has";
+            return Err(bad_input(what(), advice));
+        }
+        let bytes = metadata.len();
         if bytes == 0 || !bytes.is_multiple_of(512) {
             return Err(bad_input(what(), format!("its {bytes} bytes are not a multiple of 512")));
         }
@@ -83,7 +96,7 @@ impl Inner {
             bytes,
             chain: Chain::new(top, Vec::new()),
             base: None,
-            home: Some(Home { path, left: None, holds_base: true }),
+            home: Some(Home { path, inode: Some(metadata.ino()), left: None, holds_base: true }),
         })
     }
 
@@ -96,7 +109,12 @@ impl Inner {
         cancel: &Cancel,
     ) -> Result<(), StorageError> {
         let from = open(&home.path, false)?;
+        // A time that is not on the disk yet would not be the same after a crash.
+        from.sync_all().map_err(io_error("syncing", &home.path))?;
         let left = Left::of(&from, &home.path)?;
+        if home.inode.is_some_and(|inode| inode != left.inode) {
+            return Err(bad_input(home.path.as_str(), "another file is there than the one the VM has"));
+        }
         let used = from.metadata().map_err(io_error("examining", &home.path))?.blocks() * 512;
         require_space(&self.directories.layers, used.min(bytes), "copying a disk for its branch")?;
         let workspace = self.workspace()?;
@@ -111,6 +129,7 @@ impl Inner {
             .map_err(io_error("creating", &new))?;
         copy(&from, &home.path, &into, &new, bytes, cancel)?;
         into.set_len(bytes).map_err(io_error("resizing", &new))?;
+        into.sync_all().map_err(io_error("syncing", &new))?;
         if Left::of(&from, &home.path)? != left {
             return Err(bad_input(home.path.as_str(), "somebody else writes to it while a VM has it"));
         }

@@ -87,6 +87,11 @@ impl Qcow2Map {
         entries.map(|entry| self.cluster(entry)).collect::<Result<Vec<_>, _>>().map(Some)
     }
 
+    /// Whether all tables can be followed.
+    pub(super) fn check_all(&self) -> Result<(), StorageError> {
+        (0..self.tables.len()).try_for_each(|index| self.clusters(index).map(drop))
+    }
+
     fn cluster(&self, entry: u64) -> Result<Cluster, StorageError> {
         if entry & COMPRESSED != 0 {
             return Err(damaged(self.path.to_string(), "it has compressed parts, which are never ours"));

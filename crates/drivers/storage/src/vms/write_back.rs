@@ -3,13 +3,13 @@
 //! Whatever is interrupted here is done again: until a file has everything, the manifest names what it still needs.
 
 use std::fs::{File, TryLockError};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use camino::Utf8Path;
 use microvm_ports::StorageError;
 use microvm_types::VmId;
 
-use super::manifest::{Home, OwnDisk};
+use super::manifest::{Home, MANIFEST, OwnDisk};
 use super::own_disk::{Left, open, size_of};
 use super::qcow2_map::{CLUSTER, Cluster, PER_TABLE, Qcow2Map};
 use crate::base::cancel::Cancel;
@@ -49,9 +49,15 @@ pub(super) fn read_padded(
 
 impl Inner {
     /// See [`microvm_ports::VmStorage::write_back`].
-    pub(crate) fn write_back(&self, vm: &VmId, cancel: &Cancel) -> Result<(), StorageError> {
+    pub(crate) fn write_back(
+        &self,
+        vm: &VmId,
+        give_up_missing: bool,
+        cancel: &Cancel,
+    ) -> Result<(), StorageError> {
         let directory = self.vm_path(vm);
-        if !exists(&directory) {
+        // Without a manifest it is the rest of a removal.
+        if !exists(&directory.join(MANIFEST)) {
             return Ok(());
         }
         let lock = self.locks.of(&format!("disk/{vm}"));
@@ -61,7 +67,13 @@ impl Inner {
         for serial in serials.collect::<Vec<_>>() {
             let Some(index) = disk.own.iter().position(|own| own.serial == serial) else { continue };
             let Some(home) = disk.own[index].home.clone() else { continue };
-            if exists(&home.path) {
+            if is_missing(&home.path)? {
+                if !give_up_missing {
+                    let reason = "it is not there".to_owned();
+                    return Err(StorageError::NotWrittenBack { path: home.path, reason });
+                }
+                tracing::warn!(%vm, disk = serial, path = %home.path, "the file of a disk is gone: nothing is written back to it");
+            } else {
                 let file = open(&home.path, true)?;
                 check_untouched(&file, &home, &disk.own[index])?;
                 let source = self.content(&directory, &disk.own[index], &home)?;
@@ -70,10 +82,18 @@ impl Inner {
                     home.left = None;
                     self.write_disk(vm, &disk)?;
                 }
-                let written = source.write(&file, &home.path, disk.own[index].bytes, cancel)?;
-                tracing::info!(%vm, disk = serial, path = %home.path, bytes = written, "written back");
-            } else {
-                tracing::warn!(%vm, disk = serial, path = %home.path, "the file of a disk is gone: nothing is written back to it");
+                match source.write(&file, &home.path, disk.own[index].bytes, cancel) {
+                    Ok(bytes) => {
+                        tracing::info!(%vm, disk = serial, path = %home.path, bytes, "written back");
+                    }
+                    Err(error) => {
+                        // Whoever changes it until this is tried again is noticed; nothing is known of its content.
+                        let left = Left::of(&file, &home.path).ok();
+                        disk.own[index].home = Some(Home { left, holds_base: false, ..home });
+                        self.write_disk(vm, &disk)?;
+                        return Err(error);
+                    }
+                }
             }
             disk.own.remove(index);
             self.write_disk(vm, &disk)?;
@@ -85,7 +105,11 @@ impl Inner {
     fn content(&self, directory: &Utf8Path, own: &OwnDisk, home: &Home) -> Result<Source, StorageError> {
         let files =
             std::iter::once(directory.join(&own.chain.top)).chain(self.below_top(directory, &own.chain));
-        let maps = files.map(|path| Qcow2Map::open(&path, own.bytes)).collect::<Result<_, _>>()?;
+        let maps: Vec<_> = files.map(|path| Qcow2Map::open(&path, own.bytes)).collect::<Result<_, _>>()?;
+        // All of it is looked at before the first byte is written: no half of it reaches the user's file.
+        for map in &maps {
+            map.check_all()?;
+        }
         let base = match &own.base {
             Some(id) if !home.holds_base => {
                 let path = self.raw_layer_path(id);
@@ -94,6 +118,15 @@ impl Inner {
             _ => None,
         };
         Ok(Source { maps, base })
+    }
+}
+
+/// Whether there is surely nothing at a path; what cannot be looked at may well be there.
+fn is_missing(path: &Utf8Path) -> Result<bool, StorageError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(io_error("examining", path)(error)),
     }
 }
 
@@ -109,6 +142,9 @@ fn check_untouched(file: &File, home: &Home, own: &OwnDisk) -> Result<(), Storag
     }
     if size_of(file, &home.path)? != own.bytes {
         return refused("it has another size than the VM's disk");
+    }
+    if home.inode.is_some_and(|inode| file.metadata().is_ok_and(|found| found.ino() != inode)) {
+        return refused("another file is there than the VM was given");
     }
     match home.left {
         Some(left) if left != Left::of(file, &home.path)? => {
