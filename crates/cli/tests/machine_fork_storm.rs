@@ -32,7 +32,7 @@ const WAITING: u64 = 2;
 #[test]
 fn branches_of_running_vms_survive_a_storm() {
     let Some(home) = Home::open() else { return };
-    let rounds = number("MICROVM_STORM_ROUNDS").unwrap_or(15);
+    let rounds = number("MICROVM_STORM_ROUNDS").unwrap_or(10);
     let seed = number("MICROVM_STORM_SEED").unwrap_or(u64::from(std::process::id()) * 7919 + 1);
     eprintln!("{rounds} rounds, seed {seed}");
     home.must(&["pool", "create", "pool", "--memory", "256MiB", "--min", &WAITING.to_string(), "--max", "8"]);
