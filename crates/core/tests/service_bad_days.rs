@@ -3,39 +3,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+#[path = "support/branches.rs"]
+mod branches;
 mod support;
 
 use std::time::Duration;
 
+use branches::{forks, restored, snap, vm};
 use microvm_core::{
-    AcquireRequest, ForkRequest, PoolRequest, RestoreRequest, ServiceError, Snapshot, SnapshotFilter,
-    SnapshotRequest, VmFilter, VmService,
+    AcquireRequest, PoolRequest, RestoreRequest, ServiceError, SnapshotFilter, VmFilter, VmService,
 };
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::Progress;
+use microvm_types::Phase;
 use microvm_types::template::Overrides;
 use microvm_types::vm::Limits;
-use microvm_types::{Phase, VmRef};
 use support::{Host, code, named, say, until};
 
 const HOUR_MS: i64 = 3_600_000;
-
-fn vm(name: &str) -> VmRef {
-    name.parse().unwrap()
-}
-
-fn forks(count: usize, name: &str) -> ForkRequest {
-    ForkRequest { count, name: Some(name.to_owned()), ..ForkRequest::default() }
-}
-
-fn restored(name: &str) -> RestoreRequest {
-    RestoreRequest { count: 1, name: Some(name.to_owned()), ..RestoreRequest::default() }
-}
-
-async fn snap(service: &VmService, of: &str, name: &str) -> Result<Snapshot, ServiceError> {
-    let request = SnapshotRequest { name: Some(name.parse().unwrap()), ..SnapshotRequest::default() };
-    service.create_snapshot(&vm(of), request, Progress::ignored()).await
-}
 
 fn snapshots(service: &VmService) -> Vec<String> {
     let all = service.snapshots(&SnapshotFilter::default());

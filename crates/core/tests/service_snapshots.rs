@@ -2,31 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+#[path = "support/branches.rs"]
+mod branches;
 mod support;
 
-use microvm_core::{ForkRequest, RestoreRequest, ServiceError, SnapshotFilter, SnapshotRequest, VmService};
+use branches::{forks, restored, snap, vm};
+use microvm_core::{RestoreRequest, ServiceError, SnapshotFilter, SnapshotRequest, VmService};
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::Progress;
+use microvm_types::Phase;
 use microvm_types::vm::Origin;
-use microvm_types::{Phase, VmRef};
 use support::{Host, code, named, say, until};
-
-fn vm(name: &str) -> VmRef {
-    name.parse().unwrap()
-}
-
-fn forks(count: usize, name: &str) -> ForkRequest {
-    ForkRequest { count, name: Some(name.to_owned()), ..ForkRequest::default() }
-}
-
-fn restored(name: &str) -> RestoreRequest {
-    RestoreRequest { count: 1, name: Some(name.to_owned()), ..RestoreRequest::default() }
-}
-
-async fn snap(service: &VmService, of: &str, name: &str) -> Result<microvm_core::Snapshot, ServiceError> {
-    let request = SnapshotRequest { name: Some(name.parse().unwrap()), ..SnapshotRequest::default() };
-    service.create_snapshot(&vm(of), request, Progress::ignored()).await
-}
 
 fn names(service: &VmService) -> Vec<String> {
     let all = service.snapshots(&SnapshotFilter::default());

@@ -147,6 +147,13 @@ pub(crate) fn remove_all(path: &Utf8Path) -> Result<(), StorageError> {
     }
 }
 
+/// Creates a file that VMMs read: they run under other users and get it by a mount; the directory lets nobody else through.
+pub(crate) fn create_for_vmms(path: &Utf8Path) -> Result<std::fs::File, StorageError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::File::options();
+    options.read(true).write(true).create_new(true).mode(0o444).open(path).map_err(io_error("creating", path))
+}
+
 /// An absolute path without links, as UTF-8.
 pub(crate) fn canonical(path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
     path.canonicalize_utf8().map_err(io_error("finding", path))

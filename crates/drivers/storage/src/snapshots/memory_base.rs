@@ -18,7 +18,7 @@ use super::page_file::PAGE;
 use super::view::{BaseFile, Place, View, byte, extents};
 use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, damaged, errno, io_error};
-use crate::base::files::{names_in, remove_all, require_space};
+use crate::base::files::{create_for_vmms, names_in, remove_all, require_space};
 use crate::store::Inner;
 
 const END: &str = ".mem";
@@ -85,14 +85,7 @@ impl Inner {
         require_space(&self.directories.memory, view.size()?, "writing the memory of a machine")?;
         let workspace = self.workspace()?;
         let new = workspace.join("memory");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            // VMMs run under other users and get it by a mount; the directory lets nobody else through.
-            .mode(0o444)
-            .open(&new)
-            .map_err(io_error("creating", &new))?;
+        let file = create_for_vmms(&new)?;
         if let Some(base) = &view.base {
             copy_base(base, &file, &new, cancel)?;
         }

@@ -6,7 +6,7 @@
 //! ```
 
 use std::fs::{File, TryLockError};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 
 use camino::Utf8Path;
 use microvm_ports::StorageError;
@@ -19,7 +19,7 @@ use super::disks;
 use super::manifest::{Chain, Home, OwnDisk};
 use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, errno, io_error};
-use crate::base::files::{canonical, require_space};
+use crate::base::files::{canonical, create_for_vmms, require_space};
 use crate::store::Inner;
 
 /// Bytes that are read at once, and the grain in which zeros are left out.
@@ -119,14 +119,7 @@ impl Inner {
         require_space(&self.directories.layers, used.min(bytes), "copying a disk for its branch")?;
         let workspace = self.workspace()?;
         let new = workspace.join("disk");
-        let into = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            // VMMs run under other users and get it by a mount; the directory lets nobody else through.
-            .mode(0o444)
-            .open(&new)
-            .map_err(io_error("creating", &new))?;
+        let into = create_for_vmms(&new)?;
         copy(&from, &home.path, &into, &new, bytes, cancel)?;
         into.set_len(bytes).map_err(io_error("resizing", &new))?;
         into.sync_all().map_err(io_error("syncing", &new))?;

@@ -1,0 +1,22 @@
+//! Requests for forks, snapshots and restores, as the tests of both make them.
+
+use microvm_core::{ForkRequest, RestoreRequest, ServiceError, Snapshot, SnapshotRequest, VmService};
+use microvm_ports::Progress;
+use microvm_types::VmRef;
+
+pub(crate) fn vm(name: &str) -> VmRef {
+    name.parse().unwrap()
+}
+
+pub(crate) fn forks(count: usize, name: &str) -> ForkRequest {
+    ForkRequest { count, name: Some(name.to_owned()), ..ForkRequest::default() }
+}
+
+pub(crate) fn restored(name: &str) -> RestoreRequest {
+    RestoreRequest { count: 1, name: Some(name.to_owned()), ..RestoreRequest::default() }
+}
+
+pub(crate) async fn snap(service: &VmService, of: &str, name: &str) -> Result<Snapshot, ServiceError> {
+    let request = SnapshotRequest { name: Some(name.parse().unwrap()), ..SnapshotRequest::default() };
+    service.create_snapshot(&vm(of), request, Progress::ignored()).await
+}
