@@ -1,6 +1,6 @@
 //! The store on one SQLite file.
 
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,6 +8,8 @@ use camino::Utf8Path;
 use microvm_ports::{DocumentKind, StateError, StateStore, StoredDocuments, StoredVms};
 use microvm_types::VmId;
 use microvm_types::vm::VmRecord;
+use rustix::fs::{CWD, FileType, Mode};
+use rustix::io::Errno;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
@@ -17,6 +19,9 @@ use crate::{migrations, queries};
 
 /// How long a writer waits for another one. Writes take milliseconds; only a stuck disk takes this long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two attempts to switch a new file to the write-ahead log.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Connections: one writes (SQLite has one writer at a time), the others read meanwhile.
 const CONNECTIONS: u32 = 4;
@@ -41,12 +46,8 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(BUSY_TIMEOUT)
-            .connect_with(options)
-            .await
-            .map_err(|source| OpenError::Open { path: path.to_owned(), source })?;
+        let pool =
+            connect(options).await.map_err(|source| OpenError::Open { path: path.to_owned(), source })?;
         if let Err(error) = migrations::migrate(&pool, path).await {
             pool.close().await;
             return Err(error);
@@ -88,6 +89,25 @@ impl SqliteStore {
     }
 }
 
+/// Connects, and waits for another program that is making the same database just now: `SQLite` does not wait by itself
+/// when two switch a new file to the write-ahead log at once.
+async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
+    let deadline = tokio::time::Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(BUSY_TIMEOUT)
+            .connect_with(options.clone())
+            .await;
+        match pool {
+            Err(error) if is_code(&error, BUSY) && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
 /// SQLite's extended result code for a violated UNIQUE constraint (`SQLITE_CONSTRAINT_UNIQUE`). A clash of primary
 /// keys has its own code, 1555.
 const CONSTRAINT_UNIQUE: &str = "2067";
@@ -99,24 +119,35 @@ fn is_name_clash(error: &dyn sqlx::error::DatabaseError) -> bool {
 /// SQLite's result code for a full disk (`SQLITE_FULL`).
 const FULL: &str = "13";
 
+/// SQLite's result code for a file that another one has locked (`SQLITE_BUSY`).
+const BUSY: &str = "5";
+
+fn is_code(error: &sqlx::Error, code: &str) -> bool {
+    matches!(error, sqlx::Error::Database(found) if found.code().as_deref() == Some(code))
+}
+
 fn failed(action: &'static str) -> impl FnOnce(sqlx::Error) -> StateError {
-    move |error| match &error {
-        sqlx::Error::Database(found) if found.code().as_deref() == Some(FULL) => StateError::Full { action },
-        _ => StateError::Database { action, source: Box::new(error) },
+    move |error| {
+        if is_code(&error, FULL) {
+            StateError::Full { action }
+        } else {
+            StateError::Database { action, source: Box::new(error) }
+        }
     }
 }
 
 /// Makes the file before SQLite does, so that it is never readable by others, not even for a moment. SQLite gives its
 /// log files the permissions of the database.
+///
+/// It is never opened here: closing any descriptor of a file drops all locks this process has on it, those of another
+/// connection too.
 fn make_private(path: &Utf8Path) -> std::io::Result<()> {
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))
+    let owner_only = Mode::RUSR | Mode::WUSR;
+    match rustix::fs::mknodat(CWD, path.as_std_path(), FileType::RegularFile, owner_only, 0) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }
 
 #[async_trait]
