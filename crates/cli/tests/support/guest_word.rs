@@ -4,8 +4,9 @@ use std::process::Output;
 
 use super::{Home, text};
 
-/// Keeps a word; answers who asks, and takes a new word.
-const KEEPER: &str = "mkfifo /dev/shm/in; know=$1; while :; do read question word < /dev/shm/in || continue; \
+/// Keeps a word; answers who asks, and takes a new word. It holds both ends of the pipe open: a question that comes while
+/// another one is read stays in it (one that was cut off may still be asked in the guest).
+const KEEPER: &str = "mkfifo /dev/shm/in; exec 3<> /dev/shm/in; know=$1; while read question word <&3; do \
     if [ -n \"$word\" ]; then know=$word; fi; echo \"$know\" > /dev/shm/answer.$question; done";
 /// In the shell alone: under emulation every program that a child starts first takes 20 ms.
 const SHOW: &str = "show() { while read -r line || [ -n \"$line\" ]; do echo \"$line\"; done < $1; }";
