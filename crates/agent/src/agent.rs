@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::epoch::Epoch;
 use crate::exec::{ControlGroups, Defaults, Reaper, Table};
+use crate::system::entropy::EntropyPool;
 use crate::system::health::Sampler;
 
 /// How the agent was started.
@@ -35,6 +36,9 @@ pub(crate) enum StartCommands {
 /// The agent: one per guest.
 pub(crate) struct Agent {
     pub(crate) place: Place,
+    /// Whether only a score keeps the out-of-memory killer away from the agent. The kernel never ends PID 1.
+    pub(crate) shielded: bool,
+    pub(crate) entropy: EntropyPool,
     pub(crate) kernel_release: String,
     pub(crate) boot_ms: u64,
     pub(crate) processes: Table,
@@ -57,6 +61,8 @@ impl Agent {
         let boot_ms = uptime.tv_sec.unsigned_abs() * 1000 + uptime.tv_nsec.unsigned_abs() / 1_000_000;
         Self {
             place,
+            shielded: place == Place::Guest && !rustix::process::getpid().is_init(),
+            entropy: EntropyPool::open(),
             kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
             boot_ms,
             processes: Table::default(),

@@ -66,8 +66,6 @@ fn serve_guest() -> Result<(), AnyError> {
     if let Some(init) = parameters.init {
         become_init_beside(&init)?;
     }
-    // Whoever runs out of memory, it is not the agent.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     let port = channel::open_port().unwrap_or_else(|error| {
         say(&format!("boot failed: {error}"));
         system::shutdown::end_machine(false)
@@ -94,6 +92,8 @@ fn become_init_beside(init: &str) -> Result<(), AnyError> {
     if child == 0 {
         rustix::process::setsid()?;
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        // Whoever runs out of memory, it is not the agent.
+        let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
         return Ok(());
     }
     let error = std::os::unix::process::CommandExt::exec(&mut std::process::Command::new(init));

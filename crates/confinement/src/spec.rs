@@ -60,7 +60,7 @@ pub enum MountAccess {
 }
 
 /// A host path shown in the cage.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Where it is on the host.
     pub source: Utf8PathBuf,
@@ -93,7 +93,7 @@ impl CageSpec {
 }
 
 /// A file handed over as a descriptor.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenFile {
     /// Where it is on the host.
     pub path: Utf8PathBuf,

@@ -35,6 +35,7 @@ mod snapshots;
 mod start;
 mod templates;
 mod view;
+mod waiting;
 
 pub use error::ServiceError;
 pub use events::VmEvent;

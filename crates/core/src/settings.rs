@@ -40,6 +40,8 @@ pub struct Settings {
     pub golden: bool,
     /// Most snapshots of one VM; the oldest goes.
     pub snapshots_per_vm: usize,
+    /// VMMs that wait for the next children of a VM that is forked; 0: none.
+    pub waiting_vmms: usize,
     /// How long a guest may take to power off by itself before it is killed.
     pub stop_grace: Duration,
     /// How long a VMM may take to end.
@@ -57,6 +59,7 @@ impl Default for Settings {
             golden: true,
             // FEATURES row A33.
             snapshots_per_vm: 10,
+            waiting_vmms: 1,
             stop_grace: Duration::from_secs(10),
             kill_deadline: Duration::from_secs(10),
             adopt_deadline: Duration::from_secs(30),

@@ -75,18 +75,7 @@ pub(crate) async fn bring_up(
         Some(source) => (source.memory_base.clone(), incoming(source)),
         None => tokio::try_join!(ports.vm_storage.zero_memory(template.memory_mib), boot(ports, template))?,
     };
-    let is_child = matches!(record.origin, Origin::Fork { .. } | Origin::Snapshot { .. });
-    let spec = MachineSpec {
-        id: record.id.clone(),
-        name: record.name.clone(),
-        vcpus: template.vcpus,
-        memory_mib: template.memory_mib,
-        memory_base,
-        start,
-        disks: disks(ports, template, &image, &files, is_child).await?,
-        shares: shares::for_machine(ports, &template.shares).await?,
-        directory: files.directory,
-    };
+    let spec = machine_spec(ports, record, &image, files, memory_base, start).await?;
     let began = tokio::time::Instant::now();
     let how = if source.is_some() { "state" } else { "boot" };
     let machine = ports.hypervisor.launch(&spec).await?;
@@ -133,6 +122,30 @@ pub(crate) async fn bring_up(
         },
     };
     Err(failure)
+}
+
+/// The machine of `record`, in the directory of `files`.
+pub(crate) async fn machine_spec(
+    ports: &Ports,
+    record: &VmRecord,
+    image: &ResolvedImage,
+    files: VmFiles,
+    memory_base: Utf8PathBuf,
+    start: MachineStart,
+) -> Result<MachineSpec, ServiceError> {
+    let template = &record.template;
+    let is_child = matches!(record.origin, Origin::Fork { .. } | Origin::Snapshot { .. });
+    Ok(MachineSpec {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        vcpus: template.vcpus,
+        memory_mib: template.memory_mib,
+        memory_base,
+        start,
+        disks: disks(ports, template, image, &files, is_child).await?,
+        shares: shares::for_machine(ports, &template.shares).await?,
+        directory: files.directory,
+    })
 }
 
 /// A cold boot of the template's kernel.

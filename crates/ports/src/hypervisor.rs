@@ -360,6 +360,19 @@ pub trait Hypervisor: Send + Sync {
     /// See [`LaunchError`]; whatever was started is ended before an error is returned.
     async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError>;
 
+    /// Starts a VMM that waits in the directory of `spec` for a [`Hypervisor::launch`] with the same directory, which takes
+    /// less time then: the processors, memory base, devices and compatibility must be the same; states, and files of
+    /// writable disks, need not be there yet and are not looked at. Answers `false` if this driver gains nothing by it, or
+    /// not for this machine; nothing was started then. [`Hypervisor::sweep`] ends it. It is not found again by a later
+    /// server, which must sweep it.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::launch`].
+    async fn prepare(&self, spec: &MachineSpec) -> Result<bool, LaunchError> {
+        let _ = spec;
+        Ok(false)
+    }
+
     /// Finds a machine again that an earlier server process launched.
     ///
     /// # Errors

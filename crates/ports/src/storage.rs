@@ -380,6 +380,14 @@ pub trait VmStorage: Send + Sync {
     /// Makes the directory and the scratch disk of a VM, or nothing at all.
     async fn create_vm_files(&self, id: &VmId, disk_mib: u32) -> Result<VmFiles, StorageError>;
 
+    /// Makes the directory of a VM that may be made later, for a VMM that is started before: [`VmStorage::create_vm_files`]
+    /// and [`crate::SnapshotStore::create_vm_files_from`] fill it, [`VmStorage::remove_vm_files`] removes it. To
+    /// [`VmStorage::vm_directories`] it is one like others.
+    ///
+    /// # Errors
+    /// [`StorageError::DiskFull`] and others; nothing is left then.
+    async fn reserve_vm_directory(&self, id: &VmId) -> Result<Utf8PathBuf, StorageError>;
+
     /// The files of a VM made earlier.
     async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError>;
 

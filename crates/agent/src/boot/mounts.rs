@@ -1,12 +1,15 @@
 //! The file systems every Linux program expects.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, mount, mount_bind};
 
 use super::{BootError, failed};
+
+/// Directory of the files that say who this guest is.
+const IDENTITY: &str = "/run/microvm";
 
 /// Before anything else: devices, processes, system; and the console as our standard streams.
 pub(super) fn early() -> Result<(), BootError> {
@@ -47,6 +50,31 @@ fn attach(kind: &str, target: &str, flags: MountFlags, options: &str) -> Result<
         Ok(()) | Err(Errno::BUSY) => Ok(()),
         Err(error) => Err(failed(format!("mount {kind} on {target}"))(error)),
     }
+}
+
+/// Puts the files that say who this guest is into memory, over those of the image: a child changes them before its first
+/// answer, and a change on the disk costs an emulated guest 3,000 pieces of translated code, then as many seconds later
+/// when the kernel writes it back.
+///
+/// The price is the one of containers: the files can be written but not replaced by renaming another one over them.
+pub(super) fn identity_in_memory() {
+    for (name, mode) in [("hostname", 0o644), ("machine-id", 0o444)] {
+        let over = format!("/etc/{name}");
+        if let Err(error) = put_in_memory(&over, &format!("{IDENTITY}/{name}"), mode) {
+            crate::console::say(&format!("{over} stays on the disk: {error}"));
+        }
+    }
+}
+
+fn put_in_memory(over: &str, file: &str, mode: u32) -> std::io::Result<()> {
+    fs::DirBuilder::new().mode(0o755).recursive(true).create(IDENTITY)?;
+    if fs::metadata(over).is_err() {
+        fs::File::create(over)?; // a place to mount on
+    }
+    let content = fs::read(over)?;
+    fs::write(file, content)?;
+    fs::set_permissions(file, fs::Permissions::from_mode(mode))?;
+    Ok(mount_bind(file, over)?)
 }
 
 /// The kernel could not open a console for us: the initial file system has no device nodes.

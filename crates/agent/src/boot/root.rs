@@ -20,8 +20,7 @@ pub(super) fn assemble(image: &Disk, scratch: &Disk) -> Result<(), BootError> {
     let none = c"";
     mount(&*image.device, IMAGE, image.file_system, MountFlags::RDONLY | MountFlags::NOATIME, none)
         .map_err(failed(format!("mount the image {}", image.device)))?;
-    mount(&*scratch.device, SCRATCH, scratch.file_system, MountFlags::NOATIME, none)
-        .map_err(failed(format!("mount the scratch disk {}", scratch.device)))?;
+    mount_scratch(scratch).map_err(failed(format!("mount the scratch disk {}", scratch.device)))?;
     let (upper, work) = (format!("{SCRATCH}/upper"), format!("{SCRATCH}/work"));
     for directory in [&upper, &work] {
         fs::create_dir_all(directory).map_err(failed(format!("make {directory}")))?;
@@ -30,6 +29,19 @@ pub(super) fn assemble(image: &Disk, scratch: &Disk) -> Result<(), BootError> {
         .expect("paths are constants without NUL");
     mount("overlay", ROOT, "overlay", MountFlags::NOATIME, options.as_c_str())
         .map_err(failed("join image and scratch disk by overlayfs"))
+}
+
+/// Mounts the scratch disk without ext4's background thread: seconds after the start it would read bitmaps and clear inode
+/// tables, which every emulated child of this guest would translate and run again. Kernels before 5.13 do not know the
+/// second option.
+fn mount_scratch(scratch: &Disk) -> rustix::io::Result<()> {
+    let quiet = match scratch.file_system {
+        "ext4" => c"noinit_itable,no_prefetch_block_bitmaps",
+        _ => c"",
+    };
+    let attempt =
+        |options| mount(&*scratch.device, SCRATCH, scratch.file_system, MountFlags::NOATIME, options);
+    attempt(quiet).or_else(|_| attempt(c""))
 }
 
 /// Makes the joined root ours and forgets the initial file system, whose memory is freed.

@@ -23,6 +23,8 @@ pub(crate) struct SpawnPlan<'a> {
     pub(crate) stdio: [RawFd; 3],
     /// Whether `stdio[0]` becomes the controlling terminal.
     pub(crate) terminal: bool,
+    /// Whether the agent is shielded from the out-of-memory killer by a score, which programs must not inherit.
+    pub(crate) shielded: bool,
     /// Directory of the control group to join.
     pub(crate) control_group: Option<RawFd>,
 }
@@ -153,8 +155,8 @@ unsafe fn become_program(child: &mut Child<'_>) -> (SpawnStep, i32) {
             libc::write(members, c"0".as_ptr().cast(), 1);
             libc::close(members);
         }
-        let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        if score >= 0 {
+        if plan.shielded {
+            let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
             libc::write(score, c"0".as_ptr().cast(), 1);
             libc::close(score);
         }

@@ -69,6 +69,7 @@ fn start_now(agent: &Arc<Agent>, request: Exec) -> AgentResult<(Arc<Process>, Li
         identity: may_change_user.then_some((plan.user.uid, plan.user.gid, &*plan.user.groups)),
         stdio: [streams.child[0].as_raw_fd(), streams.child[1].as_raw_fd(), streams.child[2].as_raw_fd()],
         terminal: request.terminal.is_some(),
+        shielded: agent.shielded,
         control_group: group.as_ref().map(|group| group.directory().as_raw_fd()),
     });
     let pid = result.map_err(|(step, error)| {
@@ -97,6 +98,7 @@ pub(crate) fn start_bare(agent: &Agent, request: Exec) -> AgentResult<oneshot::R
         identity: None,
         stdio: [null.as_raw_fd(); 3],
         terminal: false,
+        shielded: agent.shielded,
         control_group: None,
     })
     .map_err(|(step, error)| describe(step, error, &request, plan.directory.as_bytes(), &plan.user.name))?;

@@ -1,8 +1,6 @@
 //! Who this guest is in this epoch. Every part is done and confirmed by itself.
-#![allow(unsafe_code)]
 
 use std::fs;
-use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
 use microvm_protocol::messages::{Configure, Configured, Exec, PARTS, Part, SHARES_PART};
@@ -27,7 +25,7 @@ pub(crate) async fn configure(
     let in_guest = agent.place == Place::Guest;
     let mut problems: [Result<(), String>; PARTS.len()] = std::array::from_fn(|_| Ok(()));
     if in_guest {
-        problems[0] = add_entropy(&identity.entropy);
+        problems[0] = agent.entropy.add(&identity.entropy);
         problems[1] = set_clock(identity.wall_clock_ns);
         problems[2] = set_host_name(&identity.host_name);
         problems[3] = set_machine_id(&identity.machine_id);
@@ -48,34 +46,6 @@ pub(crate) async fn configure(
             |(name, problem)| Part { name: name.to_owned(), problem: problem.err().unwrap_or_default() },
         );
     Ok(Configured { parts: parts.collect() })
-}
-
-fn add_entropy(entropy: &[u8]) -> Result<(), String> {
-    if entropy.is_empty() {
-        return Ok(());
-    }
-    let entropy: &[u8; 32] = entropy.try_into().map_err(|_| "entropy is 32 bytes".to_owned())?;
-    /// `struct rand_pool_info` of `linux/random.h` with room for 32 bytes.
-    #[repr(C)]
-    struct Pool {
-        bits: libc::c_int,
-        bytes: libc::c_int,
-        data: [u8; 32],
-    }
-    /// `_IOW('R', 0x03, int[2])` and `_IO('R', 0x07)` of `linux/random.h`.
-    const ADD_ENTROPY: libc::Ioctl = 0x4008_5203;
-    const RESEED: libc::Ioctl = 0x5207;
-    let device = fs::File::options().write(true).open("/dev/urandom").map_err(|error| error.to_string())?;
-    let pool = Pool { bits: 256, bytes: 32, data: *entropy };
-    // SAFETY: the descriptor is open and the structure is what the kernel expects, whole for the time of the call.
-    if unsafe { libc::ioctl(device.as_raw_fd(), ADD_ENTROPY, &raw const pool) } != 0 {
-        return Err(format!("add entropy: {}", std::io::Error::last_os_error()));
-    }
-    // SAFETY: the request takes no argument.
-    if unsafe { libc::ioctl(device.as_raw_fd(), RESEED, 0) } != 0 {
-        return Err(format!("reseed the random number generator: {}", std::io::Error::last_os_error()));
-    }
-    Ok(())
 }
 
 fn set_clock(nanoseconds: i64) -> Result<(), String> {

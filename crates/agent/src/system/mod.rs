@@ -1,5 +1,6 @@
 //! The guest as a system: identity, figures, ports, the end.
 
+pub(crate) mod entropy;
 pub(crate) mod health;
 pub(crate) mod identity;
 pub(crate) mod info;

@@ -18,6 +18,7 @@ use crate::error::ServiceError;
 use crate::service::Shared;
 use crate::shares::check_whole;
 use crate::snapshots::Snapshot;
+use crate::waiting::WaitingVmm;
 
 /// Layers below a disk from which on it is flattened in the background.
 const FLATTEN_SOON: usize = 12;
@@ -33,6 +34,8 @@ pub(crate) struct ForkPoint {
     pub(crate) times: BranchTimes,
     /// Bytes of memory that differ from what the VM was launched with.
     pub(crate) changed_bytes: u64,
+    /// VMMs for the first children.
+    pub(crate) waiting: Vec<WaitingVmm>,
 }
 
 /// What a snapshot is to be.
@@ -94,7 +97,9 @@ impl VmActor {
         let changed_bytes = files.branch.pages.len();
         let source = self.shared.ports.snapshots.fork_point(files, count).await?;
         self.care_for_chain().await;
-        Ok(ForkPoint { source, record: self.record.clone(), times, changed_bytes })
+        let waiting = self.waiting.take(count);
+        self.waiting.refill(&self.shared, &self.record, &source);
+        Ok(ForkPoint { source, record: self.record.clone(), times, changed_bytes, waiting })
     }
 
     /// Writes a snapshot. Further commands wait: until the layers below the new tops are safe they must not be branched.

@@ -29,6 +29,7 @@ use crate::hooks;
 use crate::service::Shared;
 use crate::start::{self, BroughtUp, bring_up};
 use crate::view::Snapshot;
+use crate::waiting::WaitingVmms;
 
 pub(crate) type Reply = oneshot::Sender<Result<(), ServiceError>>;
 
@@ -103,6 +104,7 @@ pub(crate) struct VmActor {
     /// No limit is looked at before.
     limits_rest_until: tokio::time::Instant,
     gone: bool,
+    waiting: WaitingVmms,
 }
 
 impl VmActor {
@@ -124,6 +126,7 @@ impl VmActor {
             pending: VecDeque::new(),
             limits_rest_until: tokio::time::Instant::now(),
             gone: false,
+            waiting: WaitingVmms::default(),
         }
     }
 
@@ -401,6 +404,7 @@ impl VmActor {
 
     /// Ends the machine: by the agent within `grace`, else by the VMM, else by signal.
     async fn end_machine(&mut self, grace: Option<Duration>) {
+        self.waiting.clear();
         if let Some(machine) = self.machine.clone() {
             if let (Some(grace), Some(guest)) = (grace, self.guest.clone())
                 && !self.powered_off(&*machine, &*guest, grace).await

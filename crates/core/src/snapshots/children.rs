@@ -14,6 +14,7 @@ use crate::actor::Beginning;
 use crate::error::ServiceError;
 use crate::service::{Shared, VmService, spawn_actor, view};
 use crate::view::VmView;
+use crate::waiting::WaitingVmm;
 
 /// Removes children that nobody was told of, also when the request is dropped.
 struct Brood {
@@ -50,11 +51,12 @@ impl VmService {
         }
     }
 
-    /// Brings up one VM per record from the same state, several at once.
+    /// Brings up one VM per record from the same state, several at once. `waiting`: VMMs of some of them.
     pub(super) async fn bring_up_children(
         &self,
         source: &BranchSource,
         records: Vec<VmRecord>,
+        mut waiting: Vec<WaitingVmm>,
     ) -> Result<Vec<VmView>, ServiceError> {
         let count = records.len();
         let mut brood = Brood { shared: Arc::clone(&self.shared), ids: Vec::new() };
@@ -65,6 +67,9 @@ impl VmService {
             let (reply, outcome) = oneshot::channel();
             let beginning = Beginning::Create { start: true, source: Some(Box::new(source.clone())), reply };
             handles.push(spawn_actor(&self.shared, record, beginning)?);
+            if let Some(index) = waiting.iter().position(|one| one.id() == Some(&id)) {
+                waiting.swap_remove(index).claim();
+            }
             brood.ids.push(id);
             coming.push(async move { (index, outcome.await) });
         }

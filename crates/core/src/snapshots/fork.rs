@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use microvm_ports::branch::BranchTimes;
 use microvm_types::vm::{Limits, Origin, VmRecord};
-use microvm_types::{Name, Phase, VmRef};
+use microvm_types::{Name, Phase, VmId, VmRef};
 
 use super::names::names;
 use crate::actor::{Command, ForkPoint, check_branchable};
@@ -60,6 +60,7 @@ impl VmService {
         let count = request.count;
         let point: ForkPoint = self.ask(vm, |reply| Command::Fork { count, reply }).await?;
         let origin = Origin::Fork { vm: point.record.id.clone() };
+        let mut ready = point.waiting.iter().filter_map(|waiting| waiting.id().cloned());
         let records = names
             .into_iter()
             .map(|name| {
@@ -71,23 +72,24 @@ impl VmService {
                     limits: request.limits,
                     ..point.record.clone()
                 };
-                self.child_record(child, name, origin.clone())
+                let id = ready.next().unwrap_or_else(|| self.shared.ports.new_vm_id());
+                self.child_record(id, child, name, origin.clone())
             })
             .collect::<Result<Vec<_>, _>>()?;
         let own_bytes = point.source.pages.len();
         self.check_room(count, point.record.template.memory_mib, own_bytes).await?;
-        let vms = self.bring_up_children(&point.source, records).await?;
+        let vms = self.bring_up_children(&point.source, records, point.waiting).await?;
         Ok(Forked { vms, times: point.times, changed_bytes: point.changed_bytes, duration: began.elapsed() })
     }
 
     /// A record like `from` for a new VM.
     pub(super) fn child_record(
         &self,
+        id: VmId,
         from: VmRecord,
         name: Option<Name>,
         origin: Origin,
     ) -> Result<VmRecord, ServiceError> {
-        let id = self.shared.ports.new_vm_id();
         let name = match name {
             Some(name) => name,
             None => made_up_name(id.as_str())?,

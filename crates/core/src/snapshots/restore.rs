@@ -46,9 +46,9 @@ impl VmService {
         let origin = Origin::Snapshot { snapshot: snapshot.record.id.clone() };
         let records = names
             .into_iter()
-            .map(|name| self.child_record(from.clone(), name, origin.clone()))
+            .map(|name| self.child_record(self.shared.ports.new_vm_id(), from.clone(), name, origin.clone()))
             .collect::<Result<Vec<_>, _>>()?;
-        self.bring_up_children(&source, records).await
+        self.bring_up_children(&source, records, Vec::new()).await
     }
 
     /// Puts a VM back to a snapshot that was taken of it: what it did since is gone; id and name stay.

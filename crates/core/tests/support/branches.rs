@@ -12,10 +12,12 @@ pub(crate) fn forks(count: usize, name: &str) -> ForkRequest {
     ForkRequest { count, name: Some(name.to_owned()), ..ForkRequest::default() }
 }
 
+#[allow(dead_code, reason = "not every test file restores")]
 pub(crate) fn restored(name: &str) -> RestoreRequest {
     RestoreRequest { count: 1, name: Some(name.to_owned()), ..RestoreRequest::default() }
 }
 
+#[allow(dead_code, reason = "not every test file makes snapshots")]
 pub(crate) async fn snap(service: &VmService, of: &str, name: &str) -> Result<Snapshot, ServiceError> {
     let request = SnapshotRequest { name: Some(name.parse().unwrap()), ..SnapshotRequest::default() };
     service.create_snapshot(&vm(of), request, Progress::ignored()).await

@@ -35,6 +35,8 @@ pub(crate) struct World {
     consoles: Mutex<HashMap<Utf8PathBuf, Console>>,
     /// One task per machine that ends it when its guest wants to.
     watchers: Mutex<JoinSet<()>>,
+    /// Directories in which a VMM waits.
+    prepared: Mutex<BTreeMap<Utf8PathBuf, VmId>>,
     launched: AtomicU64,
     /// Of the VMM, if it was changed.
     version: Mutex<Option<String>>,
@@ -81,6 +83,12 @@ impl FakeHypervisor {
     pub fn machines(&self) -> BTreeMap<VmId, Arc<FakeMachine>> {
         let machines = lock(&self.world.machines);
         machines.values().filter(|machine| machine.alive()).map(|m| (m.id.clone(), Arc::clone(m))).collect()
+    }
+
+    /// VMs for which a VMM waits.
+    #[must_use]
+    pub fn prepared(&self) -> Vec<VmId> {
+        lock(&self.world.prepared).values().cloned().collect()
     }
 
     /// Ends the machine of a VM for a reason of the caller's choice; returns whether there was one.
@@ -227,10 +235,24 @@ impl Hypervisor for FakeHypervisor {
         if loaded == Verdict::Fail {
             return Err(LaunchError::BadState("a fault was planned here".to_owned()));
         }
+        lock(&self.world.prepared).remove(&spec.directory);
         let machine = self.build(spec)?;
         loaded.finish().await;
         verdict.finish().await;
         Ok(machine)
+    }
+
+    async fn prepare(&self, spec: &MachineSpec) -> Result<bool, LaunchError> {
+        let verdict = self.world.script.ask(Operation::Prepare).await;
+        if verdict == Verdict::Fail {
+            return Err(LaunchError::Died { detail: "a fault was planned here".to_owned() });
+        }
+        let possible = matches!(spec.start, MachineStart::Incoming(_));
+        if possible {
+            lock(&self.world.prepared).insert(spec.directory.clone(), spec.id.clone());
+        }
+        verdict.finish().await;
+        Ok(possible)
     }
 
     async fn adopt(
@@ -258,6 +280,7 @@ impl Hypervisor for FakeHypervisor {
             let after = std::time::Duration::ZERO;
             return Err(LaunchError::Timeout { step: "ending leftover processes", after });
         }
+        lock(&self.world.prepared).remove(directory);
         let found = lock(&self.world.machines).remove(directory);
         if let Some(machine) = found {
             machine.end(MachineExit::Killed);

@@ -10,6 +10,8 @@ pub enum Operation {
     Launch,
     /// `Hypervisor::launch` when it loads a state
     Incoming,
+    /// `Hypervisor::prepare`
+    Prepare,
     /// `Brancher::branch`
     Branch,
     /// `Hypervisor::adopt`

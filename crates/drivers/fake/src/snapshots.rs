@@ -323,7 +323,7 @@ impl SnapshotStore for FakeStorage {
     async fn create_vm_files_from(&self, vm: &VmId, source: &BranchSource) -> Result<VmFiles, StorageError> {
         let directory = self.vm_directory(vm);
         let verdict = self.ask(Operation::CreateFiles, &directory).await?;
-        fs::create_dir(&directory).map_err(io("making", &directory))?;
+        self.make_directory(&directory)?;
         let disk = self.disk_from(vm, source)?;
         lock(&self.shared.saved).disks.insert(vm.clone(), disk);
         verdict.finish().await;

@@ -108,6 +108,12 @@ impl FakeStorage {
         }
     }
 
+    /// Makes the directory of a VM; an empty one was reserved for it.
+    pub(crate) fn make_directory(&self, directory: &Utf8Path) -> Result<(), StorageError> {
+        let reserved = fs::read_dir(directory).is_ok_and(|mut found| found.next().is_none());
+        if reserved { Ok(()) } else { fs::create_dir(directory).map_err(io("making", directory)) }
+    }
+
     pub(crate) fn zero_path(&self, memory_mib: u32) -> Utf8PathBuf {
         self.shared.root.join("memory").join(format!("{memory_mib}.zero"))
     }
@@ -343,12 +349,18 @@ impl VmStorage for FakeStorage {
     async fn create_vm_files(&self, id: &VmId, _disk_mib: u32) -> Result<VmFiles, StorageError> {
         let directory = self.vm_directory(id);
         let verdict = self.ask(Operation::CreateFiles, &directory).await?;
-        fs::create_dir(&directory).map_err(io("making", &directory))?;
+        self.make_directory(&directory)?;
         let path = directory.join(FIRST_TOP);
         fs::write(&path, EMPTY_DISK).map_err(io("writing", &path))?;
         lock(&self.shared.saved).disks.insert(id.clone(), FakeDisk::default());
         verdict.finish().await;
         self.vm_files(id).await
+    }
+
+    async fn reserve_vm_directory(&self, id: &VmId) -> Result<Utf8PathBuf, StorageError> {
+        let directory = self.vm_directory(id);
+        fs::create_dir(&directory).map_err(io("making", &directory))?;
+        Ok(directory)
     }
 
     async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError> {

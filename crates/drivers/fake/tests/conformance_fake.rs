@@ -88,6 +88,10 @@ impl HypervisorHarness for Machines {
         Arc::new(self.storage.clone())
     }
 
+    fn storage(&self) -> Arc<dyn VmStorage> {
+        Arc::new(self.storage.clone())
+    }
+
     fn disk_mib(&self) -> u32 {
         64
     }

@@ -289,11 +289,10 @@ impl Branching {
         };
         let (writing, reading) = (open(true)?, open(false)?);
         let action = "take a disk's new top";
-        let mark = mark_of(node, top);
-        let mark = json!({ "opaque": mark });
+        let mark = json!({ "opaque": mark_of(node, &top.path) });
         let added = self.qmp.call_with_descriptor(action, "add-fd", mark, writing.as_fd()).await?;
         let set = added["fdset-id"].clone();
-        let beside = json!({ "fdset-id": set, "opaque": mark_of(node, top) });
+        let beside = json!({ "fdset-id": set, "opaque": mark_of(node, &top.path) });
         self.qmp.call_with_descriptor(action, "add-fd", beside, reading.as_fd()).await?;
         Ok(set)
     }
@@ -378,8 +377,8 @@ fn disk_error(serial: &str, detail: impl Into<String>) -> BranchError {
 }
 
 /// What a set of descriptors is marked with: its node and its file.
-fn mark_of(node: &str, top: &NewTop) -> String {
-    format!("{node} {}", top.path.file_name().unwrap_or_default())
+pub(crate) fn mark_of(node: &str, path: &Utf8Path) -> String {
+    format!("{node} {}", path.file_name().unwrap_or_default())
 }
 
 /// Name of the node that a disk's device writes to, from the answer to `query-block`. Versions of QEMU name a device by

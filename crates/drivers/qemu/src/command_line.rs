@@ -41,13 +41,15 @@ const FURTHER_PLACES: [&str; 3] = ["virtio-mmio-bus.2", "virtio-mmio-bus.1", "vi
 pub(crate) enum Surroundings {
     /// In a cage, waiting for `cont`.
     Caged,
+    /// The same, and its writable disks are handed over later, with the state that it loads.
+    Waiting,
     /// Bare on the host and running at once: the floor that `microvm bench` compares with.
     Bare,
 }
 
 /// Everything QEMU is started with.
 pub(crate) struct CommandLine {
-    surroundings: Surroundings,
+    pub(crate) surroundings: Surroundings,
     discovery: DeviceDiscovery,
     /// Places of [`FURTHER_PLACES`] that are taken.
     further: usize,
@@ -102,6 +104,11 @@ pub(crate) fn build(
 }
 
 impl CommandLine {
+    /// Whether QEMU could not tell the two apart.
+    pub(crate) fn starts_alike(&self, other: &Self) -> bool {
+        self.arguments == other.arguments && self.mounts == other.mounts && self.files == other.files
+    }
+
     fn push(&mut self, option: &str, value: impl Into<String>) {
         self.arguments.push(option.to_owned());
         self.arguments.push(value.into());
@@ -115,7 +122,7 @@ impl CommandLine {
     fn show(&mut self, source: &Utf8Path, target: &str, access: MountAccess) -> String {
         self.mounts.push(Mount { source: source.to_owned(), target: target.into(), optional: false, access });
         match self.surroundings {
-            Surroundings::Caged => target.to_owned(),
+            Surroundings::Caged | Surroundings::Waiting => target.to_owned(),
             Surroundings::Bare => source.to_string(),
         }
     }
@@ -137,7 +144,7 @@ impl CommandLine {
     /// Address of a listening socket.
     fn socket(&self, spec: &MachineSpec, descriptor: i32, name: &str) -> String {
         match self.surroundings {
-            Surroundings::Caged => format!("fd={descriptor}"),
+            Surroundings::Caged | Surroundings::Waiting => format!("fd={descriptor}"),
             Surroundings::Bare => format!("path={}", spec.directory.join(name)),
         }
     }
@@ -177,7 +184,7 @@ impl CommandLine {
         self.push("-global", "migration.send-configuration=off");
         // A reset ends the process: every boot starts from a known state.
         self.flag("-no-reboot");
-        if self.surroundings == Surroundings::Caged {
+        if self.surroundings != Surroundings::Bare {
             self.flag("-S");
         }
         self.push("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
@@ -222,6 +229,32 @@ impl CommandLine {
     }
 
     fn disk(&mut self, spec: &MachineSpec, index: usize, disk: &MachineDisk) -> Result<(), LaunchError> {
+        let node = if self.surroundings == Surroundings::Waiting && !disk.read_only {
+            disks::placeholder(index)
+        } else {
+            self.disk_node(spec, index, disk)?
+        };
+        let drive = node["node-name"].as_str().unwrap_or_default().to_owned();
+        self.push("-blockdev", node.to_string());
+        let place = if index < OWN_DISKS { String::new() } else { self.place()? };
+        self.push(
+            "-device",
+            format!(
+                "virtio-blk-device,id={name},drive={drive},serial={serial},werror=report,rerror=report{place}",
+                name = disks::first_node(index),
+                serial = disk.serial
+            ),
+        );
+        Ok(())
+    }
+
+    /// The disk with all that is below it, opened when QEMU starts.
+    fn disk_node(
+        &mut self,
+        spec: &MachineSpec,
+        index: usize,
+        disk: &MachineDisk,
+    ) -> Result<serde_json::Value, LaunchError> {
         // What is ours can be mounted; a user's disk may lie where the VMM's own user has no business.
         let ours = disk.path.starts_with(&spec.directory) || index == 0;
         let file = if ours {
@@ -237,28 +270,13 @@ impl CommandLine {
             .enumerate()
             .map(|(depth, path)| self.show(path, &format!("/disk-{index}-below-{depth}"), MountAccess::Read))
             .collect();
-        let mut top = disks::node(disk.format, &file, disk.read_only, disks::chain(index, &below));
-        if disk.serial == disks::SCRATCH {
-            disks::without_flush(&mut top);
-        }
-        top["node-name"] = serde_json::json!(disks::first_node(index));
-        self.push("-blockdev", top.to_string());
-        let place = if index < OWN_DISKS { String::new() } else { self.place()? };
-        self.push(
-            "-device",
-            format!(
-                "virtio-blk-device,id={name},drive={name},serial={serial},werror=report,rerror=report{place}",
-                name = disks::first_node(index),
-                serial = disk.serial
-            ),
-        );
-        Ok(())
+        Ok(disks::tree(index, disk, &file, &below))
     }
 
     fn share(&mut self, index: usize, share: &MachineShare) -> Result<(), LaunchError> {
         let target = format!("/share-{index}");
         let path = match self.surroundings {
-            Surroundings::Caged => target.as_str(),
+            Surroundings::Caged | Surroundings::Waiting => target.as_str(),
             Surroundings::Bare => share.source.as_str(),
         };
         let (export, device) = shares::arguments(share, path)?;
@@ -410,6 +428,20 @@ mod tests {
         assert_eq!(nodes[2]["backing"], Value::Null);
         assert!(nodes[2].as_object().unwrap().contains_key("backing"));
         assert_eq!(nodes[1]["backing"]["read-only"], json!(true));
+    }
+
+    #[test]
+    fn one_that_waits_knows_no_writable_disk() {
+        let spec = spec();
+        let waiting = build(&spec, Kind::Tcg, 2_600_000, Surroundings::Waiting).unwrap();
+        let shown = |path: &str| waiting.mounts.iter().any(|mount| mount.source == path);
+        assert!(shown("/s/images/i") && !shown("/s/base.raw") && !shown("/s/vms/x/scratch.qcow2"));
+        assert!(waiting.files.is_empty());
+        let drives: Vec<_> = value_of(&waiting, "-device")
+            .into_iter()
+            .filter_map(|device| device.strip_prefix("virtio-blk-device,id=")?.split(',').nth(1))
+            .collect();
+        assert_eq!(drives, ["drive=disk0", "drive=disk1-later", "drive=disk2-later"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Disks as QEMU's block layer sees them: a format node over a file node, layers below, names of ours.
 
+use microvm_ports::hypervisor::MachineDisk;
 use microvm_ports::storage::DiskFormat;
 use serde_json::{Value, json};
 
@@ -26,6 +27,26 @@ pub(crate) fn chain(index: usize, files: &[String]) -> Value {
         lowest["node-name"] = json!(lowest_node(index));
         lowest
     })
+}
+
+/// A whole disk, named: its top is known to the VMM as `file`, what lies below it as `below`.
+pub(crate) fn tree(index: usize, disk: &MachineDisk, file: &str, below: &[String]) -> Value {
+    let mut top = node(disk.format, file, disk.read_only, chain(index, below));
+    if disk.serial == SCRATCH {
+        without_flush(&mut top);
+    }
+    top["node-name"] = json!(first_node(index));
+    top
+}
+
+/// Name of what a device has until its disk is handed over.
+pub(crate) fn later_node(index: usize) -> String {
+    format!("disk{index}-later")
+}
+
+/// Holds the place of a disk that is handed over later. A guest never sees it.
+pub(crate) fn placeholder(index: usize) -> Value {
+    json!({ "driver": "null-co", "size": 1 << 20, "node-name": later_node(index) })
 }
 
 /// Name of the lowest node of a disk's chain, which stays when all between it and the top goes.
@@ -75,6 +96,6 @@ mod tests {
         assert_eq!(next_node("disk1.9"), "disk1.10");
         assert_eq!(index_of("disk12.3"), Some(12));
         assert_eq!(index_of("image"), None);
-        assert_eq!(index_of(&lowest_node(1)), None);
+        assert_eq!((index_of(&lowest_node(1)), index_of(&later_node(1))), (None, None));
     }
 }

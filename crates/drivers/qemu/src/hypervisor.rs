@@ -15,7 +15,7 @@ use microvm_types::VmId;
 use tokio::sync::OnceCell;
 
 use crate::branch::Saving;
-use crate::command_line::{self, Surroundings};
+use crate::command_line::{self, CommandLine, Surroundings};
 use crate::compatibility;
 use crate::config::QemuConfig;
 use crate::console;
@@ -24,6 +24,7 @@ use crate::machine::QemuMachine;
 use crate::probe::{self, Host};
 use crate::process;
 use crate::users::{UserLease, Users};
+use crate::waiting::{Waiting, WaitingRoom};
 
 /// How long a process may take to end after SIGKILL; a host in trouble takes seconds.
 const SWEEP_DEADLINE: Duration = Duration::from_secs(10);
@@ -33,13 +34,14 @@ pub struct Qemu {
     config: QemuConfig,
     host: OnceCell<Host>,
     users: Arc<Users>,
+    waiting: WaitingRoom,
 }
 
 impl Qemu {
     /// A driver with these settings. Nothing is looked at before the first use.
     #[must_use]
     pub fn new(config: QemuConfig) -> Self {
-        Self { config, host: OnceCell::new(), users: Arc::default() }
+        Self { config, host: OnceCell::new(), users: Arc::default(), waiting: WaitingRoom::default() }
     }
 
     /// Program and arguments of a QEMU for `spec` without a cage, running at once, with its sockets in the directory of
@@ -58,6 +60,45 @@ impl Qemu {
 
     async fn host(&self) -> Result<&Host, LaunchError> {
         self.host.get_or_try_init(|| probe::probe(&self.config)).await
+    }
+
+    /// Looks whether the machine can be made here.
+    async fn plan(&self, spec: &MachineSpec) -> Result<(&Host, Saving), LaunchError> {
+        if spec.vcpus == 0 || spec.memory_mib == 0 {
+            let detail = format!("{} processors and {} MiB of memory", spec.vcpus, spec.memory_mib);
+            return Err(LaunchError::Spec(detail));
+        }
+        let host = self.host().await?;
+        let discovery = match &spec.start {
+            MachineStart::Boot(boot) => boot.discovery,
+            MachineStart::Incoming(state) => state.discovery,
+        };
+        let here = compatibility::of(host, discovery);
+        if let MachineStart::Incoming(state) = &spec.start {
+            compatibility::check(&state.compatibility, &here)?;
+        }
+        Ok((host, Saving::of(spec, discovery, here)?))
+    }
+
+    /// Starts a caged QEMU and connects to it. What it leaves when it fails is the caller's to sweep.
+    async fn start(
+        &self,
+        host: &Host,
+        spec: &MachineSpec,
+        line: CommandLine,
+        saving: Saving,
+    ) -> Result<QemuMachine, LaunchError> {
+        let user = self.users.take().map_err(|error| LaunchError::Process {
+            step: "choosing its user id",
+            detail: error.to_string(),
+        })?;
+        let user = UserLease { users: Arc::clone(&self.users), user };
+        if line.surroundings == Surroundings::Caged {
+            process::give_files(spec, user.user)?;
+        }
+        let process = process::start(&self.config, host, spec, line, user.user).await?;
+        let version = host.version.clone();
+        QemuMachine::attach(&self.config, &spec.directory, process, version, user, Some(saving)).await
     }
 }
 
@@ -91,32 +132,19 @@ impl Hypervisor for Qemu {
     }
 
     async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError> {
-        if spec.vcpus == 0 || spec.memory_mib == 0 {
-            let detail = format!("{} processors and {} MiB of memory", spec.vcpus, spec.memory_mib);
-            return Err(LaunchError::Spec(detail));
-        }
-        let host = self.host().await?;
         check_memory(spec)?;
-        let discovery = match &spec.start {
-            MachineStart::Boot(boot) => boot.discovery,
-            MachineStart::Incoming(state) => state.discovery,
-        };
-        let here = compatibility::of(host, discovery);
-        if let MachineStart::Incoming(state) = &spec.start {
-            compatibility::check(&state.compatibility, &here)?;
+        let (host, saving) = self.plan(spec).await?;
+        if let (MachineStart::Incoming(state), Some(waiting)) = (&spec.start, self.waiting.take(&spec.id)) {
+            match waiting.load(&line(host, spec, Surroundings::Waiting)?, spec, &saving, state).await {
+                Ok(machine) => return Ok(Arc::new(machine)),
+                Err(error) => {
+                    tracing::info!(vm = %spec.id, %error, "the VMM that waited for it is of no use, another one is started");
+                    self.sweep(&spec.id, &spec.directory).await?;
+                }
+            }
         }
-        let saving = Saving::of(spec, discovery, here)?;
-        let user = self.users.take().map_err(|error| LaunchError::Process {
-            step: "choosing its user id",
-            detail: error.to_string(),
-        })?;
-        let user = UserLease { users: Arc::clone(&self.users), user };
-        let process = process::start(&self.config, host, spec, user.user).await?;
         let started = async {
-            let version = host.version.clone();
-            let machine =
-                QemuMachine::attach(&self.config, &spec.directory, process, version, user, Some(saving))
-                    .await?;
+            let machine = self.start(host, spec, line(host, spec, Surroundings::Caged)?, saving).await?;
             if let MachineStart::Incoming(state) = &spec.start {
                 machine.load(state).await?;
             }
@@ -124,6 +152,25 @@ impl Hypervisor for Qemu {
         };
         match started.await {
             Ok(machine) => Ok(Arc::new(machine)),
+            Err(error) => {
+                self.sweep(&spec.id, &spec.directory).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn prepare(&self, spec: &MachineSpec) -> Result<bool, LaunchError> {
+        // A cold boot takes seconds, and a folder is mounted when the VMM starts.
+        if matches!(spec.start, MachineStart::Boot(_)) || !spec.shares.is_empty() {
+            return Ok(false);
+        }
+        let (host, saving) = self.plan(spec).await?;
+        let shape = line(host, spec, Surroundings::Waiting)?;
+        match self.start(host, spec, line(host, spec, Surroundings::Waiting)?, saving).await {
+            Ok(machine) => {
+                self.waiting.add(&spec.id, Waiting::new(machine, shape));
+                Ok(true)
+            }
             Err(error) => {
                 self.sweep(&spec.id, &spec.directory).await?;
                 Err(error)
@@ -163,6 +210,7 @@ impl Hypervisor for Qemu {
     }
 
     async fn sweep(&self, id: &VmId, directory: &Utf8Path) -> Result<(), LaunchError> {
+        drop(self.waiting.take(id));
         ProcessRecord::end_all(directory, id.as_str(), SWEEP_DEADLINE).await.map_err(|error| {
             if error.kind() == std::io::ErrorKind::TimedOut {
                 LaunchError::Timeout { step: "ending its process", after: SWEEP_DEADLINE }
@@ -175,6 +223,10 @@ impl Hypervisor for Qemu {
     async fn console(&self, directory: &Utf8Path, limit: usize) -> std::io::Result<Vec<u8>> {
         console::read(directory, limit).await
     }
+}
+
+fn line(host: &Host, spec: &MachineSpec, surroundings: Surroundings) -> Result<CommandLine, LaunchError> {
+    command_line::build(spec, host.accelerator.kind, host.tsc_khz, surroundings)
 }
 
 /// What a machine needs at once beyond its pages: QEMU's own 64 MiB at most (measured 30 to 40 for an idle child).

@@ -31,6 +31,7 @@ mod state_file;
 mod timestamp_counter;
 mod usage;
 mod users;
+mod waiting;
 
 pub use config::{AcceleratorChoice, QemuConfig};
 pub use hypervisor::Qemu;

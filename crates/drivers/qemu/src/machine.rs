@@ -132,6 +132,17 @@ impl QemuMachine {
         })
     }
 
+    pub(crate) fn qmp(&self) -> &Qmp {
+        &self.qmp
+    }
+
+    /// It was started before it was known what for.
+    pub(crate) fn is_now(&mut self, saving: Saving) {
+        if let Some(branching) = &mut self.branching {
+            branching.saving = saving;
+        }
+    }
+
     /// Loads the state of another machine; the processors stand still before and after.
     pub(crate) async fn load(&self, state: &IncomingState) -> Result<(), LaunchError> {
         let failed = match &self.branching {

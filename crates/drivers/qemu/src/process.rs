@@ -5,7 +5,7 @@ use microvm_confinement::{CageSpec, FOLDER_STEP, Mount, MountAccess, ProcessReco
 use microvm_ports::LaunchError;
 use microvm_ports::hypervisor::MachineSpec;
 
-use crate::command_line::{self, CONSOLE_DESCRIPTOR, CommandLine, Surroundings};
+use crate::command_line::{self, CONSOLE_DESCRIPTOR, CommandLine};
 use crate::config::QemuConfig;
 use crate::console;
 use crate::probe::Host;
@@ -16,15 +16,15 @@ const MEMORY_OVERHEAD: u64 = 1_280 << 20;
 /// QEMU has one thread per processor, a main loop, an RCU thread and up to 64 block workers.
 const TASK_LIMIT: u32 = 256;
 
-/// Starts QEMU for `spec`; its QMP socket listens when this returns.
+/// Starts QEMU for `spec` with the command line `line`; its QMP socket listens when this returns.
 pub(crate) async fn start(
     config: &QemuConfig,
     host: &Host,
     spec: &MachineSpec,
+    line: CommandLine,
     user: Option<u32>,
 ) -> Result<ProcessRecord, LaunchError> {
-    let CommandLine { arguments, mut mounts, folders, files, listeners, .. } =
-        command_line::build(spec, host.accelerator.kind, host.tsc_khz, Surroundings::Caged)?;
+    let CommandLine { arguments, mut mounts, folders, files, listeners, .. } = line;
     for (path, optional) in [
         ("/usr/lib", false),
         ("/usr/lib64", true),
@@ -48,7 +48,6 @@ pub(crate) async fn start(
         optional: false,
         access: MountAccess::Read,
     });
-    give_files(spec, user)?;
     let cage = CageSpec {
         id: spec.id.to_string(),
         program: host.program.clone(),
@@ -98,7 +97,7 @@ pub(crate) fn died(directory: &Utf8Path) -> LaunchError {
 }
 
 /// The VM's own writable disks belong to the user id of its VMM; everything else stays the server's.
-fn give_files(spec: &MachineSpec, user: Option<u32>) -> Result<(), LaunchError> {
+pub(crate) fn give_files(spec: &MachineSpec, user: Option<u32>) -> Result<(), LaunchError> {
     let own = |disk: &&microvm_ports::hypervisor::MachineDisk| {
         !disk.read_only && disk.path.starts_with(&spec.directory)
     };

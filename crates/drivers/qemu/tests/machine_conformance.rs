@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use common::Bench;
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_driver_qemu::{Qemu, QemuConfig};
-use microvm_ports::SnapshotStore;
+use microvm_ports::{SnapshotStore, VmStorage};
 use microvm_ports::conformance::hypervisor::{self, HypervisorHarness};
 use microvm_ports::guest::GuestConnector;
 use microvm_ports::hypervisor::{Hypervisor, MachineSpec};
@@ -39,6 +39,10 @@ impl HypervisorHarness for Bench {
     }
 
     fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        Arc::new(self.storage.clone())
+    }
+
+    fn storage(&self) -> Arc<dyn VmStorage> {
         Arc::new(self.storage.clone())
     }
 

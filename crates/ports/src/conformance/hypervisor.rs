@@ -12,12 +12,13 @@ use microvm_types::exec::ExecRequest;
 use microvm_types::guest::ShutdownMode;
 use tokio::sync::watch;
 
-use super::{Must, Suite, hypervisor_branches, hypervisor_shares, hypervisor_states};
+use super::{Must, Suite, hypervisor_branches, hypervisor_shares, hypervisor_states, hypervisor_waiting};
 use crate::guest::{Guest, GuestConnector, Identity};
 use crate::hypervisor::{
     Hypervisor, LaunchError, Machine, MachineError, MachineExit, MachineSpec, MachineStart, MachineState,
 };
 use crate::snapshot::SnapshotStore;
+use crate::storage::VmStorage;
 
 /// Gives the suite its machines.
 #[async_trait]
@@ -36,6 +37,9 @@ pub trait HypervisorHarness: Send + Sync {
 
     /// Where the directories and disks of [`HypervisorHarness::spec`] are made; keeps the states of branched machines.
     fn snapshots(&self) -> Arc<dyn SnapshotStore>;
+
+    /// The same storage, for the directories of VMs.
+    fn storage(&self) -> Arc<dyn VmStorage>;
 
     /// Size of the scratch disks of [`HypervisorHarness::spec`] in MiB.
     fn disk_mib(&self) -> u32;
@@ -157,6 +161,7 @@ pub async fn run(harness: &dyn HypervisorHarness) {
     suite.check("a VMM killed by a stranger is told from others", exits_vmm(&scene)).await;
     hypervisor_branches::run(&mut suite, &scene).await;
     hypervisor_states::run(&mut suite, &scene).await;
+    hypervisor_waiting::run(&mut suite, &scene).await;
     suite.finish();
 }
 

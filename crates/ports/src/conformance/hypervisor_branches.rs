@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use microvm_types::VmId;
 use microvm_types::exec::{ExecRequest, OutputOffsets};
 
 use super::hypervisor::{Launched, Scene, reach};
@@ -73,7 +74,16 @@ impl Scene<'_> {
 
     /// A machine like `parent` that goes on from `source`, with its files made.
     pub(super) async fn child_spec(&self, parent: &Launched, source: &BranchSource) -> MachineSpec {
-        let id = self.id();
+        self.child_spec_of(self.id(), parent, source).await
+    }
+
+    /// The same for a VM with this id.
+    pub(super) async fn child_spec_of(
+        &self,
+        id: VmId,
+        parent: &Launched,
+        source: &BranchSource,
+    ) -> MachineSpec {
         let files =
             self.harness.snapshots().create_vm_files_from(&id, source).await.must("making a child's files");
         let mut spec = parent.spec.clone();
@@ -96,7 +106,11 @@ impl Scene<'_> {
 
     /// Launches a child, lets it run and opens its first epoch.
     async fn child(&self, parent: &Launched, source: &BranchSource, who: u8) -> (Launched, Arc<dyn Guest>) {
-        let spec = self.child_spec(parent, source).await;
+        self.go_on(self.child_spec(parent, source).await, who).await
+    }
+
+    /// The same with everything ready for it.
+    pub(super) async fn go_on(&self, spec: MachineSpec, who: u8) -> (Launched, Arc<dyn Guest>) {
         let machine = self.harness.hypervisor().launch(&spec).await.must("launching a child");
         assert_eq!(*machine.state().borrow(), MachineState::Paused, "a child runs before it is told to");
         machine.resume().await.must("resuming a child");
@@ -122,7 +136,7 @@ pub(super) fn identity(who: u8) -> Identity {
 }
 
 /// What a shell prints for a script.
-async fn say(guest: &dyn Guest, script: &str) -> String {
+pub(super) async fn say(guest: &dyn Guest, script: &str) -> String {
     let handle = guest.exec(&shell(script, false)).await.must("starting a shell");
     rest(handle).await
 }

@@ -13,6 +13,7 @@ pub mod hypervisor;
 mod hypervisor_branches;
 mod hypervisor_shares;
 mod hypervisor_states;
+mod hypervisor_waiting;
 mod snapshot_bench;
 mod snapshot_exports;
 mod snapshot_lives;

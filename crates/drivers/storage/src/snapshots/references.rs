@@ -33,6 +33,7 @@ impl Inner {
                     }
                     found.bases.extend(disk.memory_base);
                 }
+                Err(_) if self.is_reserved(&id) => {}
                 Err(error) if exists(&self.vm_path(&id)) => found.unreadable.push(error.to_string()),
                 Err(_) => {}
             }

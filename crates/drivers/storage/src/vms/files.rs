@@ -24,6 +24,8 @@ use crate::store::{Inner, Storage};
 pub(crate) const SCRATCH_SERIAL: &str = "scratch";
 /// Largest memory file: 1 TiB.
 pub(crate) const MEMORY_MAX_MIB: u32 = 1 << 20;
+/// Marks the directory of a VM that is not made yet.
+const RESERVED: &str = "reserved";
 /// Less free space than this and a VM is not begun.
 const SPACE_MIN: u64 = 16 << 20;
 
@@ -71,7 +73,7 @@ impl Inner {
     ) -> Result<VmFiles, StorageError> {
         let directory = self.vm_path(id);
         if exists(&directory) {
-            return Err(StorageError::NameTaken(id.to_string()));
+            return self.fill_reserved(id, directory, disk, cancel);
         }
         require_space(&self.directories.vms, SPACE_MIN, "creating the VM")?;
         let workspace = self.workspace()?;
@@ -83,6 +85,42 @@ impl Inner {
         cancel.check()?;
         rename_durably(&new, &directory)?;
         Ok(self.files_of(directory, disk))
+    }
+
+    /// The same in a directory that was reserved: the manifest, written last, makes it one of a VM.
+    fn fill_reserved(
+        &self,
+        id: &VmId,
+        directory: Utf8PathBuf,
+        disk: &DiskManifest,
+        cancel: &Cancel,
+    ) -> Result<VmFiles, StorageError> {
+        let reserved = directory.join(RESERVED);
+        if !exists(&reserved) || exists(&directory.join(MANIFEST)) {
+            return Err(StorageError::NameTaken(id.to_string()));
+        }
+        require_space(&directory, SPACE_MIN, "creating the VM")?;
+        let filled = self.write_tops(&directory, disk).and_then(|()| {
+            cancel.check()?;
+            self.write_disk(id, disk)
+        });
+        if let Err(error) = filled {
+            // Only if the manifest does not name them: the step that failed may have been the last sync.
+            if !exists(&directory.join(MANIFEST)) {
+                for name in names_in(&directory)?.iter().filter(|name| is_top(name)) {
+                    remove_all(&directory.join(name))?;
+                }
+            }
+            return Err(error);
+        }
+        remove_all(&reserved)?;
+        Ok(self.files_of(directory, disk))
+    }
+
+    /// Whether the directory was made for a VM that is not made yet.
+    pub(crate) fn is_reserved(&self, id: &VmId) -> bool {
+        let directory = self.vm_path(id);
+        exists(&directory.join(RESERVED)) && !exists(&directory.join(MANIFEST))
     }
 
     pub(crate) fn zero_memory_file(&self, memory_mib: u32) -> Result<Utf8PathBuf, StorageError> {
@@ -124,6 +162,19 @@ impl VmStorage for Storage {
             let base = inner.scratch_base(disk_mib, &cancel)?;
             let disk = DiskManifest::new(disk_mib, base.file_name().unwrap_or_default().to_owned());
             inner.create_vm(&id, &disk, &cancel)
+        })
+        .await
+    }
+
+    async fn reserve_vm_directory(&self, id: &VmId) -> Result<Utf8PathBuf, StorageError> {
+        let directory = self.0.vm_path(id);
+        self.blocking(move |_, _| {
+            // Not synced: it means something only while this server and its VMMs live.
+            make_directory(&directory, 0o700)?;
+            write_new(&directory.join(RESERVED), 0o600, &[]).inspect_err(|_| {
+                let _ = remove_all(&directory);
+            })?;
+            Ok(directory)
         })
         .await
     }

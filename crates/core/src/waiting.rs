@@ -1,0 +1,172 @@
+//! VMMs that wait for children of a VM: started and confined, without a state. To start one takes longer than to load a
+//! state, so a VM that is forked gets its next child's VMM ahead (docs/design/0015).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use microvm_ports::branch::IncomingState;
+use microvm_ports::hypervisor::MachineStart;
+use microvm_ports::snapshot::BranchSource;
+use microvm_types::VmId;
+use microvm_types::vm::VmRecord;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::error::ServiceError;
+use crate::service::Shared;
+use crate::start::machine_spec;
+
+/// After a fork, before the next VMM is started: its children come first.
+const REFILL_AFTER: Duration = Duration::from_millis(100);
+/// A VM that was not forked for so long keeps none: each takes some 20 MiB of the host.
+const KEPT_FOR: Duration = Duration::from_secs(300);
+/// Machines that must still fit into the host's memory: it has better uses for it when it is short.
+const LEAST_ROOM: usize = 8;
+
+/// A VMM that waits in the directory of a VM that is not made yet. It is ended when this is dropped before
+/// [`WaitingVmm::claim`].
+pub(crate) struct WaitingVmm {
+    shared: Arc<Shared>,
+    id: Option<VmId>,
+}
+
+impl WaitingVmm {
+    /// Starts one for a child of `parent`; `None` if the driver gains nothing by it.
+    async fn start(
+        shared: &Arc<Shared>,
+        parent: &VmRecord,
+        source: &LikeSource,
+    ) -> Result<Option<Self>, ServiceError> {
+        let ports = &shared.ports;
+        let id = ports.new_vm_id();
+        // From here on what there is of it is removed if this is dropped.
+        let waiting = Self { shared: Arc::clone(shared), id: Some(id.clone()) };
+        metrics::gauge!("microvm_waiting_vmms").increment(1.0);
+        let directory = ports.vm_storage.reserve_vm_directory(&id).await?;
+        let files = ports.vm_storage.vm_files(&parent.id).await?;
+        let image = ports.images.image(&parent.image_digest).await?;
+        let record = VmRecord { id, ..parent.clone() };
+        let spec = microvm_ports::hypervisor::MachineSpec {
+            directory,
+            ..machine_spec(ports, &record, &image, files, source.memory_base.clone(), source.start()).await?
+        };
+        Ok(ports.hypervisor.prepare(&spec).await?.then_some(waiting))
+    }
+
+    /// Whose VMM it will be.
+    pub(crate) fn id(&self) -> Option<&VmId> {
+        self.id.as_ref()
+    }
+
+    /// Its VM is being made: whoever makes it removes it, too.
+    pub(crate) fn claim(mut self) {
+        self.id = None;
+        metrics::gauge!("microvm_waiting_vmms").decrement(1.0);
+    }
+}
+
+impl Drop for WaitingVmm {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        metrics::gauge!("microvm_waiting_vmms").decrement(1.0);
+        let ports = self.shared.ports.clone();
+        self.shared.actors.spawn(async move {
+            let directory = ports.vm_storage.vm_directory(&id);
+            let swept = ports.hypervisor.sweep(&id, &directory).await;
+            if let Err(error) = swept.map_err(ServiceError::from) {
+                tracing::error!(vm = %id, %error, "a VMM that waited for a child could not be ended");
+            } else if let Err(error) = ports.vm_storage.remove_vm_files(&id).await {
+                tracing::error!(vm = %id, %error, "the directory of a VMM that waited could not be removed");
+            }
+        });
+    }
+}
+
+/// What must be known of a state before it is there.
+struct LikeSource {
+    memory_base: camino::Utf8PathBuf,
+    state: IncomingState,
+}
+
+impl LikeSource {
+    fn start(&self) -> MachineStart {
+        MachineStart::Incoming(self.state.clone())
+    }
+}
+
+/// Those that wait for children of one VM.
+#[derive(Default)]
+pub(crate) struct WaitingVmms {
+    ready: Arc<Mutex<Vec<WaitingVmm>>>,
+    refill: Option<AbortOnDropHandle<()>>,
+}
+
+fn lock(ready: &Mutex<Vec<WaitingVmm>>) -> MutexGuard<'_, Vec<WaitingVmm>> {
+    ready.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl WaitingVmms {
+    /// Gives up to `count` of them away.
+    pub(crate) fn take(&self, count: usize) -> Vec<WaitingVmm> {
+        let mut ready = lock(&self.ready);
+        let kept = ready.len().saturating_sub(count);
+        ready.split_off(kept)
+    }
+
+    /// Ends all, and starts no more.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Starts more in a moment, for children like those of `source`, which was made of the VM `parent`.
+    pub(crate) fn refill(&mut self, shared: &Arc<Shared>, parent: &VmRecord, source: &BranchSource) {
+        let wanted = shared.settings.waiting_vmms;
+        if wanted == 0 {
+            return;
+        }
+        let source = LikeSource {
+            memory_base: source.memory_base.clone(),
+            state: IncomingState {
+                device_state: Default::default(),
+                pages: microvm_ports::branch::MemoryPages::default(),
+                discovery: source.description.discovery,
+                compatibility: source.description.compatibility.clone(),
+            },
+        };
+        let (shared_too, parent, ready) = (Arc::clone(shared), parent.clone(), Arc::clone(&self.ready));
+        let refill = shared.actors.spawn(async move {
+            let shared = shared_too;
+            tokio::select! {
+                () = shared.ending.cancelled() => {}
+                () = keep(&shared, &parent, &source, &ready, wanted) => {}
+            }
+            lock(&ready).clear();
+        });
+        self.refill = Some(AbortOnDropHandle::new(refill));
+    }
+}
+
+/// Returns when nobody has come for them.
+async fn keep(
+    shared: &Arc<Shared>,
+    parent: &VmRecord,
+    source: &LikeSource,
+    ready: &Mutex<Vec<WaitingVmm>>,
+    wanted: usize,
+) {
+    tokio::time::sleep(REFILL_AFTER).await;
+    while lock(ready).len() < wanted {
+        let room = shared.ports.hypervisor.room(parent.template.memory_mib, 0).await;
+        if room.is_some_and(|room| room < LEAST_ROOM) {
+            return;
+        }
+        match WaitingVmm::start(shared, parent, source).await {
+            Ok(Some(waiting)) => lock(ready).push(waiting),
+            Ok(None) => return,
+            Err(error) => {
+                tracing::info!(vm = %parent.id, %error, "no VMM waits for its next child");
+                return;
+            }
+        }
+    }
+    tokio::time::sleep(KEPT_FOR).await;
+}

@@ -1,0 +1,106 @@
+//! VMMs that wait for the children of a VM.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+#[path = "support/branches.rs"]
+mod branches;
+mod support;
+
+use branches::{forks, vm};
+use microvm_core::VmService;
+use microvm_driver_fake::{Fault, Operation};
+use microvm_types::VmId;
+use support::{Host, named, until};
+
+/// Forks `dev` once and returns the child's id.
+async fn child(service: &VmService, name: &str) -> VmId {
+    service.fork_vm(&vm("dev"), forks(1, name)).await.unwrap().vms[0].record.id.clone()
+}
+
+/// Waits until a VMM waits for the next child; whose it will be.
+async fn waiting(host: &Host) -> VmId {
+    until("a VMM waits", || host.hypervisor.prepared().len() == 1).await;
+    host.hypervisor.prepared().remove(0)
+}
+
+async fn none_waits(host: &Host, directory: &camino::Utf8Path) {
+    until("no VMM waits", || host.hypervisor.prepared().is_empty() && !directory.exists()).await;
+}
+
+fn directory(host: &Host, id: &VmId) -> camino::Utf8PathBuf {
+    microvm_ports::VmStorage::vm_directory(&host.storage, id)
+}
+
+#[test]
+fn the_next_child_gets_the_vmm_that_waits_and_the_end_of_the_vm_ends_it() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        service.create(named("dev")).await.unwrap();
+        child(service, "first").await;
+        let next = waiting(&host).await;
+        assert_eq!(child(service, "second").await, next);
+        let other = waiting(&host).await;
+        assert_ne!(other, next);
+        // More children than VMMs.
+        let forked = service.fork_vm(&vm("dev"), forks(3, "more-{n}")).await.unwrap();
+        assert_eq!(forked.vms[0].record.id, other);
+        let last = waiting(&host).await;
+        service.stop_vm(&vm("dev"), true, None).await.unwrap();
+        none_waits(&host, &directory(&host, &last)).await;
+        for name in ["dev", "first", "second", "more-1", "more-2", "more-3"] {
+            service.delete_vm(&vm(name)).await.unwrap();
+        }
+        host.assert_empty_in(service);
+    });
+    host.assert_empty("after everything was deleted");
+}
+
+#[test]
+fn a_fork_that_fails_ends_the_vmm_that_waited_for_it() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        service.create(named("dev")).await.unwrap();
+        child(service, "first").await;
+        let next = waiting(&host).await;
+        host.hypervisor.script().next(Operation::Incoming, Fault::Fail);
+        service.fork_vm(&vm("dev"), forks(1, "second")).await.unwrap_err();
+        until("its directory is gone", || !directory(&host, &next).exists()).await;
+        // And one that cannot be started keeps nobody from forking.
+        host.hypervisor.script().next(Operation::Prepare, Fault::Fail);
+        let prepared = host.hypervisor.script().calls(Operation::Prepare);
+        child(service, "third").await;
+        until("it was tried", || host.hypervisor.script().calls(Operation::Prepare) > prepared).await;
+        child(service, "fourth").await;
+        waiting(&host).await;
+        for name in ["dev", "first", "third", "fourth"] {
+            service.delete_vm(&vm(name)).await.unwrap();
+        }
+    });
+    server.run(server.service.close());
+    drop(server);
+    host.assert_empty("after forks that failed");
+}
+
+#[test]
+fn the_next_server_ends_what_waited() {
+    let host = Host::new();
+    let first = host.serve();
+    let id = first.run(async {
+        first.service.create(named("dev")).await.unwrap();
+        child(&first.service, "first").await;
+        waiting(&host).await
+    });
+    drop(first);
+    assert!(directory(&host, &id).exists(), "a killed server removes nothing");
+    let second = host.serve();
+    assert!(host.hypervisor.prepared().is_empty() && !directory(&host, &id).exists());
+    second.run(async {
+        child(&second.service, "second").await;
+        let id = waiting(&host).await;
+        second.service.close().await;
+        assert!(host.hypervisor.prepared().is_empty() && !directory(&host, &id).exists());
+    });
+}
