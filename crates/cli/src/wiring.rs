@@ -37,12 +37,27 @@ pub(crate) async fn open_service(settings: &Settings) -> anyhow::Result<Arc<VmSe
         hooks: Arc::new(HostHooks),
         clock,
     };
+    let usual = CoreSettings::default();
     let settings = CoreSettings {
         limits: host_limits(),
         templates: template_files::load(&settings.root)?,
-        ..CoreSettings::default()
+        waiting_vmms: waiting_vmms(usual.waiting_vmms)?,
+        ..usual
     };
     Ok(VmService::open(ports, settings).await?)
+}
+
+/// Most VMMs that may wait for the children of one VM.
+const MOST_WAITING_VMMS: usize = 16;
+
+fn waiting_vmms(usual: usize) -> anyhow::Result<usize> {
+    let Ok(text) = env::var("MICROVM_WAITING_VMMS") else { return Ok(usual) };
+    match text.parse() {
+        Ok(number) if number <= MOST_WAITING_VMMS => Ok(number),
+        _ => anyhow::bail!(
+            "MICROVM_WAITING_VMMS is `{text}`: it must be a number from 0 to {MOST_WAITING_VMMS}"
+        ),
+    }
 }
 
 /// Opens the store; several processes may have it open.

@@ -1,7 +1,7 @@
 //! The live branch: device state, disks and changed memory of a machine in one short pause.
 //!
 //! ```text
-//!  before      new tops opened and added; changed pages counted, memory for them touched
+//!  before      new tops opened and added; meanwhile changed pages counted, memory for them touched
 //!  pause       stop ▶ ┬ device state ▶ disks switched ┬ ▶ cont
 //!                     └ changed pages found and copied ┘
 //!  after       device state read
@@ -141,10 +141,17 @@ impl Branching {
 
     async fn run(&self, request: BranchRequest) -> Result<Branch, BranchError> {
         self.stop_flattening().await?;
-        let blocks = self.call("list its disks", "query-block", json!({})).await?;
-        self.forget_unused(&blocks).await?;
-        let switches = self.add_tops(&blocks, &request.tops).await?;
-        let outcome = self.prepared(&request, &switches).await;
+        let tops = async {
+            let blocks = self.call("list its disks", "query-block", json!({})).await?;
+            self.forget_unused(&blocks).await?;
+            self.add_tops(&blocks, &request.tops).await
+        };
+        let (switches, room) = tokio::join!(tops, self.buffer());
+        let switches = switches?;
+        let outcome = match room {
+            Ok((mapping, buffer)) => self.prepared(&request, &switches, mapping, buffer).await,
+            Err(error) => Err(error),
+        };
         if outcome.is_err() {
             // Tops that were not switched to would stay open for as long as the machine lives.
             for switch in &switches {
@@ -155,9 +162,14 @@ impl Branching {
         outcome
     }
 
-    async fn prepared(&self, request: &BranchRequest, switches: &[Switch]) -> Result<Branch, BranchError> {
+    async fn prepared(
+        &self,
+        request: &BranchRequest,
+        switches: &[Switch],
+        mapping: Mapping,
+        buffer: PageBuffer,
+    ) -> Result<Branch, BranchError> {
         let state_file = StateFile::for_saving(&self.qmp).await?;
-        let (mapping, buffer) = self.buffer().await?;
         let status = self.call("tell its status", "query-status", json!({})).await?;
         let was_running = status["running"].as_bool() == Some(true);
         let mut times = BranchTimes::default();

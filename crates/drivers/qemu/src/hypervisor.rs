@@ -146,7 +146,7 @@ impl Hypervisor for Qemu {
         let started = async {
             let machine = self.start(host, spec, line(host, spec, Surroundings::Caged)?, saving).await?;
             if let MachineStart::Incoming(state) = &spec.start {
-                machine.load(state).await?;
+                machine.load(state, std::future::ready(Ok(()))).await?;
             }
             Ok(machine)
         };

@@ -11,8 +11,8 @@ use crate::memory::{Mapping, inject};
 use crate::qmp::Qmp;
 use crate::state_file;
 
-/// Puts the pages in place, then the device state: devices look at the guest's memory when they are loaded.
-pub(crate) async fn load(machine: &Branching, state: &IncomingState) -> Result<(), LaunchError> {
+/// Puts the pages in place.
+pub(crate) async fn load_pages(machine: &Branching, state: &IncomingState) -> Result<(), LaunchError> {
     if !state.pages.is_empty() {
         let (pid, memory, pages) = (machine.pid, machine.saving.memory, state.pages.clone());
         let copied = tokio::task::spawn_blocking(move || inject(&Mapping::find(pid, memory)?, &pages)).await;
@@ -21,14 +21,14 @@ pub(crate) async fn load(machine: &Branching, state: &IncomingState) -> Result<(
             .and_then(|copied| copied)
             .map_err(failed("filling its memory"))?;
     }
-    load_devices(&machine.qmp, &state.device_state).await
+    Ok(())
 }
 
 fn failed(step: &'static str) -> impl Fn(std::io::Error) -> LaunchError {
     move |error| LaunchError::Process { step, detail: error.to_string() }
 }
 
-/// Loads everything but memory and disks; the processors stand still before and after.
+/// Loads everything but memory and disks, which must be there: devices look at both when they are loaded. The processors stand still before and after.
 pub(crate) async fn load_devices(qmp: &Qmp, device_state: &[u8]) -> Result<(), LaunchError> {
     let refused = |error: MachineError| LaunchError::BadState(error.to_string());
     let file = state_file::holding(device_state).map_err(failed("handing over its state"))?;

@@ -144,14 +144,20 @@ impl QemuMachine {
     }
 
     /// Loads the state of another machine; the processors stand still before and after.
-    pub(crate) async fn load(&self, state: &IncomingState) -> Result<(), LaunchError> {
-        let failed = match &self.branching {
-            None => LaunchError::BadState("this machine was not made for it".to_owned()),
-            Some(branching) => match incoming::load(branching, state).await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            },
+    /// Meanwhile, before its devices are loaded, its disks are made ready by `disks`.
+    pub(crate) async fn load(
+        &self,
+        state: &IncomingState,
+        disks: impl Future<Output = Result<(), LaunchError>> + Send,
+    ) -> Result<(), LaunchError> {
+        let load = async {
+            let branching = self.branching.as_ref();
+            let branching = branching
+                .ok_or_else(|| LaunchError::BadState("this machine was not made for it".to_owned()))?;
+            tokio::try_join!(disks, incoming::load_pages(branching, state))?;
+            incoming::load_devices(&branching.qmp, &state.device_state).await
         };
+        let Err(failed) = load.await else { return Ok(()) };
         // QEMU ends by itself when it cannot load a state; its last words tell why.
         let mut state = self.state.clone();
         let ended = state.wait_for(|now| matches!(now, MachineState::Exited(_)));

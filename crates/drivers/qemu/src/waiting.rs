@@ -74,12 +74,14 @@ impl Waiting {
             step: "handing over its disks",
             detail: error.to_string(),
         };
-        let writable = spec.disks.iter().enumerate().filter(|(_, disk)| !disk.read_only);
-        for (index, disk) in writable {
-            attach(self.machine.qmp(), index, disk).await.map_err(handed_over)?;
-        }
         self.machine.is_now(saving.clone());
-        self.machine.load(state).await?;
+        let disks = async {
+            for (index, disk) in spec.disks.iter().enumerate().filter(|(_, disk)| !disk.read_only) {
+                attach(self.machine.qmp(), index, disk).await.map_err(handed_over)?;
+            }
+            Ok(())
+        };
+        self.machine.load(state, disks).await?;
         Ok(self.machine)
     }
 }

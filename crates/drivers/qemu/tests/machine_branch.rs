@@ -138,6 +138,35 @@ async fn a_running_machine_is_branched_and_its_child_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_process_that_waited_becomes_the_child_unless_it_was_killed() {
+    let Some(bench) = Bench::open("built").await else { return };
+    let spec = bench.make_spec(&id(21)).await;
+    let parent = bench.driver.launch(&spec).await.unwrap();
+    parent.resume().await.unwrap();
+    let guest = connect(&*parent, 1, "parent").await;
+    run(&*guest, "echo before > /root/file").await;
+    let (state, _) = branch(&bench, &*parent, 22).await;
+    for (number, killed) in [(23, false), (24, true)] {
+        let spec = child_spec(&bench, number, &spec, &state, DeviceDiscovery::CommandLine, &*parent).await;
+        assert!(bench.driver.prepare(&spec).await.unwrap());
+        let waited = bench.processes_of(&spec.id);
+        assert_eq!(waited.len(), 1);
+        if killed {
+            let kill = std::process::Command::new("kill").args(["-9", &waited[0].to_string()]).status();
+            assert!(kill.unwrap().success());
+        }
+        let child = bench.driver.launch(&spec).await.unwrap();
+        assert_eq!(bench.processes_of(&spec.id) == waited, !killed);
+        child.resume().await.unwrap();
+        let guest = connect(&*child, number, "child").await;
+        assert_eq!(run(&*guest, "cat /root/file; echo child > /root/file; sync").await, "before");
+        child.kill(LIMIT).await.unwrap();
+    }
+    parent.kill(LIMIT).await.unwrap();
+    bench.expect_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_state_of_another_build_is_refused() {
     let Some(bench) = Bench::open("built").await else { return };
     let spec = bench.make_spec(&id(11)).await;
