@@ -126,8 +126,7 @@ fn output_survives_the_death_of_the_server() {
     let script = "import time\nfor i in range(3000):\n print('line', i, flush=True)\n time.sleep(0.001)";
     let process = home.must(&["exec", "-d", "dev", "--", "python3", "-c", script]);
     let server = home.server().unwrap();
-    signal("KILL", server);
-    support::wait_for_end(server);
+    home.kill_server();
     let output = home.must(&["exec", "dev", "--attach", process.trim()]);
     let expected: Vec<String> = (0..3000).map(|number| format!("line {number}")).collect();
     assert!(output.lines().eq(expected.iter().map(String::as_str)), "{} lines came", output.lines().count());
@@ -147,9 +146,7 @@ fn a_paused_vm_waits_and_goes_on() {
     assert_eq!(exit, 103);
     assert!(problem["detail"].as_str().unwrap().contains("microvm resume"), "{problem}");
     // It stays paused, and unharmed, whatever becomes of the server.
-    let server = home.server().unwrap();
-    signal("KILL", server);
-    support::wait_for_end(server);
+    home.kill_server();
     assert_eq!(home.state("dev").0, "paused");
     home.must(&["resume", "dev"]);
     assert_eq!(home.must(&["exec", "dev", "--attach", process.trim()]), "done\n");

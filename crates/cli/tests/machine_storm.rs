@@ -211,9 +211,7 @@ impl Killer {
             _ => {
                 blow.server = true;
                 for _ in 0..=round % 2 {
-                    if let Some(pid) = home.server() {
-                        signal("KILL", pid);
-                    }
+                    home.kill_server();
                     // The second time it dies while it takes up the VMs.
                     self.wait(home, 600);
                 }

@@ -143,10 +143,7 @@ fn what_was_written_survives_the_death_of_everything() {
     exec(&home, "dev", "echo kept > /mnt/file; sync");
     let id = home.json(&["inspect", "dev"])["id"].as_str().unwrap().to_owned();
     let (vmm, _) = home.processes_of(&id).unwrap();
-    if let Some(server) = home.server() {
-        support::signal("KILL", server);
-        support::wait_for_end(server);
-    }
+    home.kill_server();
     support::signal("KILL", vmm);
     support::wait_for_end(vmm);
     support::until("the VM is seen to have failed", 60, || home.state("dev").0 == "failed");

@@ -86,13 +86,22 @@ impl Litter {
     }
 }
 
-/// Every VM that is listed has a directory, and those that wait in pools, and nobody else.
+/// Every VM that is listed has a directory, those that wait in pools, and VMMs that wait for a child, one for a VM at most;
+/// nobody else.
 fn directories_fit(home: &Home) -> bool {
     let pools = home.json(&["pool", "ls"]);
     let waiting: u64 =
         pools["pools"].as_array().unwrap().iter().map(|pool| pool["waiting"].as_u64().unwrap()).sum();
     let (listed, there) = (listed(home), home.ids());
-    let fit = listed.is_subset(&there) && (there.len() - listed.len()) as u64 == waiting;
+    let vms = home.root().join("vms");
+    let reserved = |id: &&String| {
+        let directory = vms.join(id);
+        directory.join("reserved").exists() && !directory.join("disk.json").exists()
+    };
+    let children = there.iter().filter(reserved).count();
+    let fit = listed.is_subset(&there)
+        && children <= listed.len()
+        && (there.len() - listed.len() - children) as u64 == waiting;
     if !fit {
         eprintln!("  VM directories {there:?}, listed {listed:?}, {waiting} wait");
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::dice::Dice;
-use crate::support::{Home, signal, wait_for_end};
+use crate::support::{Home, signal};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Victim {
@@ -91,13 +91,13 @@ impl Killer {
             }
             _ => {
                 blow.server = true;
-                kill_server(home);
+                home.kill_server();
                 if round % 2 == 1 {
                     // The second time it dies while it takes up what there is.
                     let mut wakes =
                         home.command(&["ls"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
                     self.wait(home, 400, || true);
-                    kill_server(home);
+                    home.kill_server();
                     wakes.wait().unwrap();
                 }
                 Victim::Server
@@ -106,12 +106,5 @@ impl Killer {
         *self.done.entry(victim).or_default() += 1;
         self.look(home);
         blow
-    }
-}
-
-fn kill_server(home: &Home) {
-    if let Some(pid) = home.server() {
-        signal("KILL", pid);
-        wait_for_end(pid);
     }
 }

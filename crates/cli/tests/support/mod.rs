@@ -133,6 +133,18 @@ impl Home {
         server_on(self.root())
     }
 
+    /// Kills the server, if one lives, and waits until its socket is gone: a process that it was just starting has it open
+    /// for a moment longer, and whoever connects then hears nothing.
+    pub(crate) fn kill_server(&self) {
+        let Some(pid) = self.server() else { return };
+        let sockets = listening(&self.root().join("run/api.sock"));
+        signal("KILL", pid);
+        wait_for_end(pid);
+        until("its socket is gone", 10, || {
+            listening(&self.root().join("run/api.sock")).is_disjoint(&sockets)
+        });
+    }
+
     /// Asks the server to end, and waits until it has.
     pub(crate) fn end_server(&self) {
         end_server_on(self.root());
@@ -244,6 +256,13 @@ fn words_of(pid: i32) -> Option<Vec<String>> {
 fn processes() -> Vec<(i32, Vec<String>)> {
     let pids = names(Path::new("/proc")).into_iter().filter_map(|name| name.parse().ok());
     pids.filter_map(|pid| Some((pid, words_of(pid)?))).collect()
+}
+
+/// Numbers of the sockets of this path, whoever listens there (`/proc/net/unix`: the number is the seventh word).
+fn listening(path: &Path) -> BTreeSet<String> {
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+    let words = sockets.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    words.filter(|words| words.get(7) == path.to_str().as_ref()).map(|words| words[6].to_owned()).collect()
 }
 
 /// Sends a signal; a process that has ended is fine.
