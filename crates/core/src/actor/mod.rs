@@ -1,8 +1,10 @@
 //! One task per VM: owns its record and its machine, does one command after the other.
 
 mod adopt;
+mod beginning;
 mod branching;
 mod claim;
+mod ending;
 mod limits;
 mod record;
 mod removal;
@@ -14,20 +16,17 @@ use std::time::Duration;
 
 use microvm_ports::hypervisor::MachineExit;
 use microvm_ports::snapshot::BranchSource;
-use microvm_ports::{Guest, GuestError, Machine};
+use microvm_ports::{Guest, Machine};
 use microvm_types::lifecycle::{Admission, LifecycleEvent, admit};
-use microvm_types::template::HookPoint;
 use microvm_types::vm::VmRecord;
-use microvm_types::{Phase, guest::ShutdownMode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::branching::{ForkPoint, SnapshotOrder, Written, check_branchable};
 pub(crate) use self::claim::Claim;
 use crate::activity::Activity;
 use crate::error::ServiceError;
-use crate::hooks;
 use crate::service::Shared;
-use crate::start::{self, BroughtUp, bring_up};
+use crate::start;
 use crate::view::Snapshot;
 use crate::waiting::WaitingVmms;
 
@@ -79,9 +78,6 @@ pub(crate) enum Beginning {
     /// A VM found in the store after a restart of the server.
     Adopt,
 }
-
-/// How long a machine may take to end after its channel has closed.
-const EXIT_AFTER_CLOSE: Duration = Duration::from_secs(2);
 
 enum Wake {
     Command(Option<Command>),
@@ -261,193 +257,6 @@ impl VmActor {
         Ok(matches!(admit(self.record.phase, event)?, Admission::Do(_)))
     }
 
-    async fn create(&mut self, start: bool, source: Option<BranchSource>) -> Result<(), ServiceError> {
-        let ports = self.shared.ports.clone();
-        hooks::run(&ports, &self.record, HookPoint::BeforeCreate).await?;
-        // The row is written while files are made and the machine boots. A crash before it is there leaves a directory
-        // that no row knows, which the next server removes with all that runs in it; the row says `creating` until the
-        // VM runs, so that a crash after it undoes the creation too.
-        let record = self.record.clone();
-        let row = ports.store.insert_vm(&record);
-        if start {
-            let (row, up) = futures::join!(row, self.create_files_and_bring_up(source));
-            row?;
-            self.running(up?).await?;
-            let _ = hooks::run(&ports, &self.record, HookPoint::AfterCreate).await;
-            let _ = hooks::run(&ports, &self.record, HookPoint::AfterStart).await;
-        } else {
-            let (row, files) = futures::join!(row, self.create_files(source.as_ref()));
-            row?;
-            files?;
-            self.request(LifecycleEvent::Created).await?;
-            let _ = hooks::run(&ports, &self.record, HookPoint::AfterCreate).await;
-        }
-        Ok(())
-    }
-
-    async fn create_files(&self, source: Option<&BranchSource>) -> Result<(), ServiceError> {
-        let (ports, id) = (&self.shared.ports, &self.record.id);
-        match source {
-            Some(source) => ports.snapshots.create_vm_files_from(id, source).await?,
-            None => ports.vm_storage.create_vm_files(id, self.record.template.disk_mib).await?,
-        };
-        Ok(())
-    }
-
-    async fn create_files_and_bring_up(
-        &mut self,
-        source: Option<BranchSource>,
-    ) -> Result<BroughtUp, ServiceError> {
-        self.create_files(source.as_ref()).await?;
-        hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeStart).await?;
-        self.bring_up_or_overtaken(source).await
-    }
-
-    async fn start(&mut self, cold: bool) -> Result<(), ServiceError> {
-        hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeStart).await?;
-        let source = if cold { None } else { self.dream().await? };
-        if source.is_none() {
-            // A boot is one on the user's own disk files.
-            self.write_back().await?;
-        }
-        self.request(LifecycleEvent::Start).await?;
-        self.bring_up_after_request(source).await
-    }
-
-    /// The phase says that it starts: it runs afterwards, or has failed.
-    async fn bring_up_after_request(&mut self, source: Option<BranchSource>) -> Result<(), ServiceError> {
-        let ports = self.shared.ports.clone();
-        match self.bring_up_or_overtaken(source).await {
-            Ok(up) => {
-                if let Err(error) = self.running(up).await {
-                    self.end_machine(None).await;
-                    self.note(LifecycleEvent::Lost, Some(format!("it could not be recorded: {error}"))).await;
-                    return Err(error);
-                }
-                let _ = hooks::run(&ports, &self.record, HookPoint::AfterStart).await;
-                Ok(())
-            }
-            Err(error) => {
-                self.sweep().await;
-                match error {
-                    ServiceError::Overtaken(_) => self.stopped_by_force().await,
-                    _ => self.note(LifecycleEvent::Lost, Some(error.to_string())).await,
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Brings the machine up, unless a stop or a delete arrives meanwhile.
-    async fn bring_up_or_overtaken(
-        &mut self,
-        source: Option<BranchSource>,
-    ) -> Result<BroughtUp, ServiceError> {
-        let shared = Arc::clone(&self.shared);
-        let record = self.record.clone();
-        let up = bring_up(&shared.ports, &record, source, shared.settings.kill_deadline);
-        tokio::pin!(up);
-        loop {
-            tokio::select! {
-                outcome = &mut up => return outcome,
-                () = shared.ending.cancelled() => return Err(ServiceError::ShuttingDown),
-                Some(command) = self.commands.recv() => {
-                    let overtaken = match &command {
-                        Command::Stop { .. } => Some("stopped"),
-                        Command::Delete(_) => Some("deleted"),
-                        _ => None,
-                    };
-                    self.pending.push_back(command);
-                    if let Some(how) = overtaken {
-                        return Err(ServiceError::Overtaken(how));
-                    }
-                }
-            }
-        }
-    }
-
-    /// The VM runs. If that cannot be stored it is ended again: the next server would not know of it.
-    async fn running(&mut self, up: BroughtUp) -> Result<(), ServiceError> {
-        let now = self.shared.ports.clock.now_ms();
-        self.activity.touch(now);
-        self.record.epoch = up.epoch;
-        self.record.image_digest = up.image_digest;
-        self.record.machine = serde_json::to_value(up.machine.record()).ok();
-        self.record.started_ms = Some(now);
-        self.record.failure = None;
-        self.record.phase = Phase::Running;
-        let slept = self.record.rest.take();
-        self.machine = Some(up.machine);
-        self.guest = Some(up.guest);
-        if let Err(error) = self.save(None).await {
-            self.record.rest = slept;
-            return Err(error);
-        }
-        self.end_sleep(slept).await;
-        Ok(())
-    }
-
-    async fn stop(&mut self, force: bool, grace: Duration) -> Result<(), ServiceError> {
-        let ports = self.shared.ports.clone();
-        if !force {
-            hooks::run(&ports, &self.record, HookPoint::BeforeStop).await?;
-        }
-        let was_running = self.record.phase == Phase::Running;
-        self.request(LifecycleEvent::Stop).await?;
-        self.end_machine(if force || !was_running { None } else { Some(grace) }).await;
-        // It has stopped in any case; whoever asked must know that a file of his is behind.
-        let written_back = self.write_back().await;
-        self.note(LifecycleEvent::Stopped, None).await;
-        let _ = hooks::run(&ports, &self.record, HookPoint::AfterStop).await;
-        written_back
-    }
-
-    /// Ends the machine: by the agent within `grace`, else by the VMM, else by signal.
-    async fn end_machine(&mut self, grace: Option<Duration>) {
-        self.waiting.clear();
-        if let Some(machine) = self.machine.clone() {
-            if let (Some(grace), Some(guest)) = (grace, self.guest.clone())
-                && !self.powered_off(&*machine, &*guest, grace).await
-            {
-                tracing::warn!(vm = %self.record.id, "the guest did not power off by itself, ending it");
-            }
-            if let Some(guest) = self.guest.take() {
-                guest.close();
-            }
-            if let Err(error) = machine.kill(self.shared.settings.kill_deadline).await {
-                tracing::error!(vm = %self.record.id, %error, "the machine did not end, sweeping");
-            }
-        }
-        self.sweep().await;
-        self.machine = None;
-        self.guest = None;
-        self.record.machine = None;
-    }
-
-    /// Asks the agent to power off and waits for it, no longer than one and a half times `grace` (the half is for the
-    /// kernel to sync), and not when a delete or a stop by force arrives or the server ends.
-    async fn powered_off(&mut self, machine: &dyn Machine, guest: &dyn Guest, grace: Duration) -> bool {
-        let polite = async {
-            guest.shutdown(ShutdownMode::PowerOff, grace).await?;
-            Ok::<_, GuestError>(start::exited(machine.state()).await)
-        };
-        let limited = tokio::time::timeout(grace + grace / 2, polite);
-        tokio::pin!(limited);
-        loop {
-            tokio::select! {
-                outcome = &mut limited => return matches!(outcome, Ok(Ok(_))),
-                () = self.shared.ending.cancelled() => return false,
-                Some(command) = self.commands.recv() => {
-                    let impatient = matches!(command, Command::Delete(_) | Command::Stop { force: true, .. });
-                    self.pending.push_back(command);
-                    if impatient {
-                        return false;
-                    }
-                }
-            }
-        }
-    }
-
     async fn pause(&mut self) -> Result<(), ServiceError> {
         let machine = self.living()?;
         if let Some(guest) = &self.guest {
@@ -520,53 +329,5 @@ impl VmActor {
         let machine = self.living()?;
         machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
         Ok(())
-    }
-
-    async fn sweep(&self) {
-        let directory = self.shared.ports.vm_storage.vm_directory(&self.record.id);
-        if let Err(error) = self.shared.ports.hypervisor.sweep(&self.record.id, &directory).await {
-            tracing::error!(vm = %self.record.id, %error, "a VMM process could not be ended");
-        }
-    }
-
-    async fn machine_exited(&mut self, exit: MachineExit) {
-        let asked_to_restart = exit == MachineExit::GuestReset;
-        if matches!(exit, MachineExit::GuestShutdown | MachineExit::GuestReset) {
-            self.end_machine(None).await;
-            self.write_back_or_log().await;
-            self.note(LifecycleEvent::Stopped, Some(exit.to_string())).await;
-            if asked_to_restart {
-                if let Err(error) = self.start(false).await {
-                    tracing::warn!(vm = %self.record.id, %error, "restart asked by the guest failed");
-                }
-            } else if self.record.limits.ephemeral {
-                self.erase_ephemeral().await;
-            }
-        } else {
-            self.fail(exit.to_string()).await;
-        }
-    }
-
-    async fn guest_closed(&mut self, reason: String) {
-        // A guest that powers off or dies closes its channel a moment before its machine ends.
-        if let Some(machine) = &self.machine {
-            let exit = tokio::time::timeout(EXIT_AFTER_CLOSE, start::exited(machine.state())).await;
-            if let Ok(exit) = exit {
-                return self.machine_exited(exit).await;
-            }
-        }
-        self.fail(format!("the agent was lost: {reason}")).await;
-    }
-
-    async fn fail(&mut self, reason: String) {
-        tracing::warn!(vm = %self.record.id, reason, "VM failed");
-        self.end_machine(None).await;
-        self.note(LifecycleEvent::Lost, Some(reason)).await;
-        if let Some(member) = &self.record.pool {
-            self.shared.pools.vm_gone(&member.pool);
-        }
-        if self.record.limits.ephemeral {
-            self.erase_ephemeral().await;
-        }
     }
 }
