@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) pools: Pools,
     /// Held while a snapshot is taken out of a chain: two at once could each build on what the other removes.
     pub(crate) absorbing: tokio::sync::Mutex<()>,
+    /// Places of VMMs that wait for children.
+    pub(crate) waiting_places: Arc<tokio::sync::Semaphore>,
     /// Told when something was removed that may have left files behind.
     pub(crate) litter: Notify,
     pub(crate) events: broadcast::Sender<VmEvent>,
@@ -136,6 +138,7 @@ impl VmService {
             goldens: Goldens::default(),
             pools: Pools::default(),
             absorbing: tokio::sync::Mutex::default(),
+            waiting_places: Arc::new(tokio::sync::Semaphore::new(crate::waiting::MOST_ON_HOST)),
             litter: Notify::new(),
             events: broadcast::channel(EVENT_QUEUE).0,
             ending: CancellationToken::new(),

@@ -9,6 +9,7 @@ use microvm_ports::hypervisor::MachineStart;
 use microvm_ports::snapshot::BranchSource;
 use microvm_types::VmId;
 use microvm_types::vm::VmRecord;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::ServiceError;
@@ -20,26 +21,31 @@ const REFILL_AFTER: Duration = Duration::from_millis(100);
 /// A VM that was not forked for so long keeps none: each takes some 20 MiB of the host.
 const KEPT_FOR: Duration = Duration::from_secs(300);
 /// Machines that must still fit into the host's memory: it has better uses for it when it is short.
-const LEAST_ROOM: usize = 8;
+const LEAST_ROOM: usize = 16;
+/// Most of them on a host, whosever children they wait for.
+pub(crate) const MOST_ON_HOST: usize = 16;
 
 /// A VMM that waits in the directory of a VM that is not made yet. It is ended when this is dropped before
 /// [`WaitingVmm::claim`].
 pub(crate) struct WaitingVmm {
     shared: Arc<Shared>,
     id: Option<VmId>,
+    /// Its place among those of the host.
+    _place: OwnedSemaphorePermit,
 }
 
 impl WaitingVmm {
-    /// Starts one for a child of `parent`; `None` if the driver gains nothing by it.
+    /// Starts one for a child of `parent`; `None` if there are enough on this host, or the driver gains nothing by it.
     async fn start(
         shared: &Arc<Shared>,
         parent: &VmRecord,
         source: &LikeSource,
     ) -> Result<Option<Self>, ServiceError> {
         let ports = &shared.ports;
+        let Ok(place) = Arc::clone(&shared.waiting_places).try_acquire_owned() else { return Ok(None) };
         let id = ports.new_vm_id();
         // From here on what there is of it is removed if this is dropped.
-        let waiting = Self { shared: Arc::clone(shared), id: Some(id.clone()) };
+        let waiting = Self { shared: Arc::clone(shared), id: Some(id.clone()), _place: place };
         metrics::gauge!("microvm_waiting_vmms").increment(1.0);
         let directory = ports.vm_storage.reserve_vm_directory(&id).await?;
         let files = ports.vm_storage.vm_files(&parent.id).await?;
@@ -97,7 +103,14 @@ impl LikeSource {
 #[derive(Default)]
 pub(crate) struct WaitingVmms {
     ready: Arc<Mutex<Vec<WaitingVmm>>>,
-    refill: Option<AbortOnDropHandle<()>>,
+    refill: Option<Refill>,
+}
+
+/// The task that starts more.
+struct Refill {
+    task: AbortOnDropHandle<()>,
+    /// Told when some were taken.
+    taken: Arc<Notify>,
 }
 
 fn lock(ready: &Mutex<Vec<WaitingVmm>>) -> MutexGuard<'_, Vec<WaitingVmm>> {
@@ -117,10 +130,16 @@ impl WaitingVmms {
         *self = Self::default();
     }
 
-    /// Starts more in a moment, for children like those of `source`, which was made of the VM `parent`.
+    /// Starts more in a moment, for children like those of `source`, which was made of the VM `parent` and has the memory
+    /// base of its machine.
     pub(crate) fn refill(&mut self, shared: &Arc<Shared>, parent: &VmRecord, source: &BranchSource) {
         let wanted = shared.settings.waiting_vmms;
         if wanted == 0 {
+            return;
+        }
+        // One that is being started just now is not given up for another.
+        if let Some(refill) = self.refill.as_ref().filter(|refill| !refill.task.is_finished()) {
+            refill.taken.notify_one();
             return;
         }
         let source = LikeSource {
@@ -132,41 +151,48 @@ impl WaitingVmms {
                 compatibility: source.description.compatibility.clone(),
             },
         };
+        let taken = Arc::new(Notify::new());
         let (shared_too, parent, ready) = (Arc::clone(shared), parent.clone(), Arc::clone(&self.ready));
-        let refill = shared.actors.spawn(async move {
+        let again = Arc::clone(&taken);
+        let task = shared.actors.spawn(async move {
             let shared = shared_too;
             tokio::select! {
                 () = shared.ending.cancelled() => {}
-                () = keep(&shared, &parent, &source, &ready, wanted) => {}
+                () = keep(&shared, &parent, &source, &ready, wanted, &again) => {}
             }
             lock(&ready).clear();
         });
-        self.refill = Some(AbortOnDropHandle::new(refill));
+        self.refill = Some(Refill { task: AbortOnDropHandle::new(task), taken });
     }
 }
 
-/// Returns when nobody has come for them.
+/// Keeps as many as are wanted; returns when nobody has come for them for long, or when there can be none.
 async fn keep(
     shared: &Arc<Shared>,
     parent: &VmRecord,
     source: &LikeSource,
     ready: &Mutex<Vec<WaitingVmm>>,
     wanted: usize,
+    taken: &Notify,
 ) {
-    tokio::time::sleep(REFILL_AFTER).await;
-    while lock(ready).len() < wanted {
-        let room = shared.ports.hypervisor.room(parent.template.memory_mib, 0).await;
-        if room.is_some_and(|room| room < LEAST_ROOM) {
-            return;
-        }
-        match WaitingVmm::start(shared, parent, source).await {
-            Ok(Some(waiting)) => lock(ready).push(waiting),
-            Ok(None) => return,
-            Err(error) => {
-                tracing::info!(vm = %parent.id, %error, "no VMM waits for its next child");
+    loop {
+        tokio::time::sleep(REFILL_AFTER).await;
+        while lock(ready).len() < wanted {
+            let room = shared.ports.hypervisor.room(parent.template.memory_mib, 0).await;
+            if room.is_some_and(|room| room < LEAST_ROOM) {
                 return;
             }
+            match WaitingVmm::start(shared, parent, source).await {
+                Ok(Some(waiting)) => lock(ready).push(waiting),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::info!(vm = %parent.id, %error, "no VMM waits for its next child");
+                    return;
+                }
+            }
+        }
+        if tokio::time::timeout(KEPT_FOR, taken.notified()).await.is_err() {
+            return;
         }
     }
-    tokio::time::sleep(KEPT_FOR).await;
 }

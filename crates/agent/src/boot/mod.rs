@@ -58,7 +58,10 @@ pub(crate) fn prepare() -> Result<Parameters, BootError> {
     root::assemble(&image, &scratch)?;
     root::switch()?;
     mounts::late()?;
-    mounts::identity_in_memory();
+    // An init of the image's has its own way with them.
+    if parameters.init.is_none() {
+        mounts::identity_in_memory();
+    }
     // Twice a second the kernel would look whether memory wants to be put together. It still does so when it has to.
     let _ = std::fs::write("/proc/sys/vm/compaction_proactiveness", "0");
     network::raise_loopback();

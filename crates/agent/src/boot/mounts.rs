@@ -1,7 +1,8 @@
 //! The file systems every Linux program expects.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
+use std::io::Read as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind};
@@ -10,6 +11,8 @@ use super::{BootError, failed};
 
 /// Directory of the files that say who this guest is.
 const IDENTITY: &str = "/run/microvm";
+/// Bytes of them that are kept.
+const LONGEST: u64 = 4096;
 
 /// Before anything else: devices, processes, system; and the console as our standard streams.
 pub(super) fn early() -> Result<(), BootError> {
@@ -66,12 +69,22 @@ pub(super) fn identity_in_memory() {
     }
 }
 
+/// A link is left alone: somebody wants the file elsewhere.
 fn put_in_memory(over: &str, file: &str, mode: u32) -> std::io::Result<()> {
     fs::DirBuilder::new().mode(0o755).recursive(true).create(IDENTITY)?;
-    if fs::metadata(over).is_err() {
-        fs::File::create(over)?; // a place to mount on
+    match fs::symlink_metadata(over) {
+        Ok(there) if there.is_symlink() => return Ok(()),
+        Ok(_) => {}
+        Err(_) => drop(fs::File::create_new(over)?), // a place to mount on
     }
-    let content = fs::read(over)?;
+    // A guest may have put a pipe, a terminal or anything else there.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW;
+    let found = fs::File::options().read(true).custom_flags(flags).open(over)?;
+    if !found.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is no file"));
+    }
+    let mut content = Vec::new();
+    found.take(LONGEST).read_to_end(&mut content)?;
     fs::write(file, content)?;
     fs::set_permissions(file, fs::Permissions::from_mode(mode))?;
     Ok(mount_bind(file, over)?)

@@ -95,10 +95,15 @@ impl VmActor {
     pub(super) async fn fork_point(&mut self, count: usize) -> Result<ForkPoint, ServiceError> {
         let (files, times) = self.branch(false, |_| serde_json::Value::Null).await?;
         let changed_bytes = files.branch.pages.len();
+        let memory_base = files.memory_base.clone();
         let source = self.shared.ports.snapshots.fork_point(files, count).await?;
         self.care_for_chain().await;
-        let waiting = self.waiting.take(count);
-        self.waiting.refill(&self.shared, &self.record, &source);
+        // Where much has changed each fork has a memory base of its own, and no VMM can wait for it.
+        let mut waiting = Vec::new();
+        if source.memory_base == memory_base {
+            waiting = self.waiting.take(count);
+            self.waiting.refill(&self.shared, &self.record, &source);
+        }
         Ok(ForkPoint { source, record: self.record.clone(), times, changed_bytes, waiting })
     }
 

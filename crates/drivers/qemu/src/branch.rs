@@ -29,6 +29,7 @@ use crate::disks;
 use crate::memory::{Mapping, MemoryFile, PageBuffer, changed_pages, total};
 use crate::qmp::Qmp;
 use crate::state_file::StateFile;
+use crate::waiting;
 
 /// Room for pages that change between counting and stopping, on top of an eighth of those counted.
 const SLACK: usize = 4 << 20;
@@ -36,7 +37,7 @@ const SLACK: usize = 4 << 20;
 const HOST_RESERVE_MIB: u64 = 128;
 /// Longest time for all rounds of waiting for input; they take some milliseconds.
 const INPUT_DEADLINE: Duration = Duration::from_secs(2);
-/// Most sets of descriptors that are looked at.
+/// Most sets of descriptors that are removed at once.
 const SETS_MAX: usize = 256;
 /// Rounds of QEMU's main loop after which it has taken all that a guest can have room for: 128 buffers of 4 KiB (the
 /// queue of virtio-serial), one in a round, and as many again for safety. What is then still on its way stays there.
@@ -334,12 +335,18 @@ impl Branching {
             self.call("forget a disk's new top", "blockdev-del", json!({ "node-name": node })).await?;
             known.remove(node);
         }
-        for set in sets.as_array().into_iter().flatten().take(SETS_MAX) {
-            let mark = set["fds"][0]["opaque"].as_str().and_then(|mark| mark.split(' ').next());
-            if mark.is_some_and(|node| disks::index_of(node).is_some() && !known.contains(node)) {
-                let unused = json!({ "fdset-id": set["fdset-id"] });
-                self.call("forget a descriptor", "remove-fd", unused).await?;
+        let files: HashSet<&str> =
+            nodes.as_array().into_iter().flatten().filter_map(|node| node["file"].as_str()).collect();
+        let unused = |set: &&Value| match set["fds"][0]["opaque"].as_str() {
+            Some(mark) => {
+                let node = mark.split(' ').next().unwrap_or_default();
+                disks::index_of(node).is_some() && !known.contains(node)
             }
+            None => waiting::is_of_a_layer(&set["fdset-id"], &files),
+        };
+        for set in sets.as_array().into_iter().flatten().filter(unused).take(SETS_MAX) {
+            let unused = json!({ "fdset-id": set["fdset-id"] });
+            self.call("forget a descriptor", "remove-fd", unused).await?;
         }
         Ok(())
     }

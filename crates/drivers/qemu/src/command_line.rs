@@ -206,6 +206,10 @@ impl CommandLine {
             "no_timer_check".to_owned(),
             "random.trust_cpu=on".to_owned(),
         ];
+        if boot.discovery == DeviceDiscovery::CommandLine {
+            // Our own kernel (crates/drivers/storage/kernel). QEMU and KVM count nanoseconds.
+            words.push("lapic_khz=1000000".to_owned());
+        }
         if accelerator == Kind::Tcg {
             // TCG translates a program anew at every new address: without randomised addresses `true` starts in a quarter
             // of the time (docs/design/0008). A guest that wants them sets kernel.randomize_va_space.

@@ -80,6 +80,32 @@ impl Qemu {
         Ok((host, Saving::of(spec, discovery, here)?))
     }
 
+    /// Launches a machine into the VMM that waits for it, if there is one. What is left when it fails is the caller's to
+    /// sweep.
+    async fn launch_by(
+        &self,
+        spec: &MachineSpec,
+        waiting: Option<Waiting>,
+    ) -> Result<QemuMachine, LaunchError> {
+        check_memory(spec)?;
+        let (host, saving) = self.plan(spec).await?;
+        if let Some(waiting) = waiting {
+            let shape = line(host, spec, Surroundings::Waiting)?;
+            match waiting.load(&shape, spec, &saving).await {
+                Ok(machine) => return Ok(machine),
+                Err(error) => {
+                    tracing::info!(vm = %spec.id, %error, "the VMM that waited for it is of no use, another one is started");
+                    self.sweep(&spec.id, &spec.directory).await?;
+                }
+            }
+        }
+        let machine = self.start(host, spec, line(host, spec, Surroundings::Caged)?, saving).await?;
+        if let MachineStart::Incoming(state) = &spec.start {
+            machine.load(state, std::future::ready(Ok(()))).await?;
+        }
+        Ok(machine)
+    }
+
     /// Starts a caged QEMU and connects to it. What it leaves when it fails is the caller's to sweep.
     async fn start(
         &self,
@@ -132,25 +158,7 @@ impl Hypervisor for Qemu {
     }
 
     async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError> {
-        check_memory(spec)?;
-        let (host, saving) = self.plan(spec).await?;
-        if let (MachineStart::Incoming(state), Some(waiting)) = (&spec.start, self.waiting.take(&spec.id)) {
-            match waiting.load(&line(host, spec, Surroundings::Waiting)?, spec, &saving, state).await {
-                Ok(machine) => return Ok(Arc::new(machine)),
-                Err(error) => {
-                    tracing::info!(vm = %spec.id, %error, "the VMM that waited for it is of no use, another one is started");
-                    self.sweep(&spec.id, &spec.directory).await?;
-                }
-            }
-        }
-        let started = async {
-            let machine = self.start(host, spec, line(host, spec, Surroundings::Caged)?, saving).await?;
-            if let MachineStart::Incoming(state) = &spec.start {
-                machine.load(state, std::future::ready(Ok(()))).await?;
-            }
-            Ok(machine)
-        };
-        match started.await {
+        match self.launch_by(spec, self.waiting.take(&spec.id)).await {
             Ok(machine) => Ok(Arc::new(machine)),
             Err(error) => {
                 self.sweep(&spec.id, &spec.directory).await?;
@@ -162,6 +170,11 @@ impl Hypervisor for Qemu {
     async fn prepare(&self, spec: &MachineSpec) -> Result<bool, LaunchError> {
         // A cold boot takes seconds, and a folder is mounted when the VMM starts.
         if matches!(spec.start, MachineStart::Boot(_)) || !spec.shares.is_empty() {
+            return Ok(false);
+        }
+        // A server that is not root has VMMs of its own user's, who owns the layers: to whoever has a descriptor of one, and
+        // not a read-only mount, that is enough to change its mode.
+        if !nix::unistd::geteuid().is_root() {
             return Ok(false);
         }
         let (host, saving) = self.plan(spec).await?;
@@ -210,7 +223,8 @@ impl Hypervisor for Qemu {
     }
 
     async fn sweep(&self, id: &VmId, directory: &Utf8Path) -> Result<(), LaunchError> {
-        drop(self.waiting.take(id));
+        // Its user id is free again when its process has ended.
+        let _waiting = self.waiting.take(id);
         ProcessRecord::end_all(directory, id.as_str(), SWEEP_DEADLINE).await.map_err(|error| {
             if error.kind() == std::io::ErrorKind::TimedOut {
                 LaunchError::Timeout { step: "ending its process", after: SWEEP_DEADLINE }

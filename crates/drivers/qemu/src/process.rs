@@ -1,6 +1,8 @@
 //! Starting a confined QEMU process.
 
-use camino::Utf8Path;
+use std::os::unix::fs::PermissionsExt as _;
+
+use camino::{Utf8Path, Utf8PathBuf};
 use microvm_confinement::{CageSpec, FOLDER_STEP, Mount, MountAccess, ProcessRecord, SpawnError, spawn};
 use microvm_ports::LaunchError;
 use microvm_ports::hypervisor::MachineSpec;
@@ -96,16 +98,22 @@ pub(crate) fn died(directory: &Utf8Path) -> LaunchError {
     LaunchError::Died { detail: if words.is_empty() { how } else { format!("{how}: {words}") } }
 }
 
-/// The VM's own writable disks belong to the user id of its VMM; everything else stays the server's.
+/// The VM's own writable disks belong to the user id of its VMM; everything else stays the server's. What lies below them in
+/// the VM's directory, since a branch was begun and not kept, may have been another VMM's: it may be read.
 pub(crate) fn give_files(spec: &MachineSpec, user: Option<u32>) -> Result<(), LaunchError> {
-    let own = |disk: &&microvm_ports::hypervisor::MachineDisk| {
-        !disk.read_only && disk.path.starts_with(&spec.directory)
+    let failed = |error: std::io::Error| LaunchError::Process {
+        step: "giving it its disk",
+        detail: error.to_string(),
     };
-    for disk in spec.disks.iter().filter(own) {
-        std::os::unix::fs::lchown(&disk.path, user, user).map_err(|error| LaunchError::Process {
-            step: "giving it its disk",
-            detail: error.to_string(),
-        })?;
+    let ours = |path: &&Utf8PathBuf| path.starts_with(&spec.directory);
+    for disk in spec.disks.iter().filter(|disk| !disk.read_only) {
+        if ours(&&disk.path) {
+            std::os::unix::fs::lchown(&disk.path, user, user).map_err(failed)?;
+        }
+        for path in disk.backing.iter().filter(ours) {
+            let readable = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(path, readable).map_err(failed)?;
+        }
     }
     Ok(())
 }

@@ -5,15 +5,14 @@
 //!  launch    disks handed over ▶ pages, device state ▶ paused, as after any launch
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use camino::Utf8Path;
 use futures::future::try_join_all;
-use microvm_ports::branch::IncomingState;
-use microvm_ports::hypervisor::{MachineDisk, MachineSpec};
+use microvm_ports::hypervisor::{MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::{LaunchError, MachineError};
 use microvm_types::VmId;
 use serde_json::{Value, json};
@@ -65,10 +64,11 @@ impl Waiting {
         shape: &CommandLine,
         spec: &MachineSpec,
         saving: &Saving,
-        state: &IncomingState,
     ) -> Result<QemuMachine, LaunchError> {
+        let other = || LaunchError::Spec("it was started for another machine".to_owned());
+        let MachineStart::Incoming(state) = &spec.start else { return Err(other()) };
         if !self.shape.starts_alike(shape) {
-            return Err(LaunchError::Spec("it was started for another machine".to_owned()));
+            return Err(other());
         }
         let handed_over = |error: MachineError| LaunchError::Process {
             step: "handing over its disks",
@@ -86,13 +86,25 @@ impl Waiting {
     }
 }
 
+/// Whether a set of descriptors was handed over for a layer that no block node has open any more. `files`: what nodes have
+/// open.
+pub(crate) fn is_of_a_layer(set: &Value, files: &HashSet<&str>) -> bool {
+    let number = set.as_u64().and_then(|number| usize::try_from(number).ok());
+    number.is_some_and(|number| number >= FIRST_SET && !files.contains(name_of(number).as_str()))
+}
+
+/// What a set of descriptors is opened as.
+fn name_of(set: usize) -> String {
+    format!("/dev/fdset/{set}")
+}
+
 /// Gives the device with this number its disk. QEMU does what it is told in the order in which it is told, so nothing is
 /// waited for in between.
 async fn attach(qmp: &Qmp, index: usize, disk: &MachineDisk) -> Result<(), MachineError> {
     let set_of = |depth: usize| FIRST_SET + index * SETS_PER_DISK + depth;
     let paths: Vec<&Utf8Path> =
         std::iter::once(&disk.path).chain(&disk.backing).map(camino::Utf8PathBuf::as_path).collect();
-    let names: Vec<String> = (0..paths.len()).map(|depth| format!("/dev/fdset/{}", set_of(depth))).collect();
+    let names: Vec<String> = (0..paths.len()).map(|depth| name_of(set_of(depth))).collect();
     let mark = mark_of(&disks::first_node(index), &disk.path);
     // A disk is opened again whenever its use changes: its top needs a descriptor to write and one to read.
     let mut files = vec![(set_of(0), open(&disk.path, true)?)];

@@ -13,7 +13,7 @@ use microvm_driver_qemu::{Qemu, QemuConfig};
 use microvm_ports::branch::{Branch, BranchRequest, IncomingState, NewTop};
 use microvm_ports::guest::{Guest, GuestConnector, Identity, ProcessEvent};
 use microvm_ports::hypervisor::{DeviceDiscovery, Machine, MachineSpec, MachineStart};
-use microvm_ports::{Hypervisor as _, LaunchError};
+use microvm_ports::{Hypervisor as _, LaunchError, SnapshotStore as _, VmStorage as _};
 use microvm_types::VmId;
 use microvm_types::exec::ExecRequest;
 
@@ -163,6 +163,26 @@ async fn the_process_that_waited_becomes_the_child_unless_it_was_killed() {
         child.kill(LIMIT).await.unwrap();
     }
     parent.kill(LIMIT).await.unwrap();
+    bench.expect_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_starts_again_over_a_top_of_a_branch_that_was_never_made() {
+    let Some(bench) = Bench::open("built").await else { return };
+    let mut spec = bench.make_spec(&id(31)).await;
+    for (epoch, script) in [(1, "echo kept > /root/file; sync"), (2, "true")] {
+        let machine = bench.driver.launch(&spec).await.unwrap();
+        machine.resume().await.unwrap();
+        let guest = connect(&*machine, epoch, "dev").await;
+        run(&*guest, script).await;
+        if epoch == 2 {
+            assert_eq!(run(&*guest, "cat /root/file").await, "kept");
+        }
+        machine.kill(LIMIT).await.unwrap();
+        bench.storage.prepare_tops(&spec.id, &[]).await.unwrap();
+        spec.disks[1] = bench.storage.vm_files(&spec.id).await.unwrap().scratch;
+        assert!(spec.disks[1].backing[0].starts_with(&spec.directory));
+    }
     bench.expect_nothing_left();
 }
 

@@ -1,5 +1,6 @@
 //! The fast kernel: the distribution's source with our own small configuration, everything built in.
 
+use std::io::Write as _;
 use std::process::Command;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -14,6 +15,8 @@ use crate::base::files::{make_directory, names_in, require_space, write_new};
 use crate::base::tool::{BC, BISON, FLEX, GCC, LD, MAKE, PERL, STRIP, TAR};
 use crate::base::workspace::Workspace;
 
+/// A kernel parameter of ours.
+const LAPIC_KHZ: &str = include_str!("../../kernel/lapic_khz.c");
 const META_PACKAGE: &str = "linux-source";
 /// The unpacked source and the objects of our configuration.
 const SPACE: u64 = 3 << 30;
@@ -47,6 +50,7 @@ pub(crate) fn build(
     let package = packages::dependency(META_PACKAGE, "linux-source-", cancel)?;
     let unpacked = packages::unpack(&package, workspace, cancel, progress)?;
     let source = unpack_source(&unpacked.join("usr/src"), workspace, cancel, progress)?;
+    add_parameter(&source)?;
     configure(&source, workspace, cancel, progress)?;
     compile(&source, cancel, progress)?;
     let file = source.join("vmlinux");
@@ -103,6 +107,18 @@ fn unpack_source(
         .args(["--strip-components=1", "--no-same-owner"]);
     TAR.run(command, cancel, |_| {})?;
     Ok(target)
+}
+
+/// Adds the one thing that the source lacks; nothing of it is changed.
+fn add_parameter(source: &Utf8Path) -> Result<(), StorageError> {
+    let directory = source.join("arch/x86/kernel");
+    write_new(&directory.join("lapic_khz.c"), 0o600, LAPIC_KHZ.as_bytes())?;
+    let makefile = directory.join("Makefile");
+    let added = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&makefile)
+        .and_then(|mut file| file.write_all(b"\nobj-y += lapic_khz.o\n"));
+    added.map_err(io_error("adding to", &makefile))
 }
 
 fn make(source: &Utf8Path) -> Result<Command, StorageError> {

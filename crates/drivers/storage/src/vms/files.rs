@@ -1,6 +1,6 @@
 //! The port for files of VMs.
 
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -104,11 +104,12 @@ impl Inner {
             cancel.check()?;
             self.write_disk(id, disk)
         });
-        if let Err(error) = filled {
-            // Only if the manifest does not name them: the step that failed may have been the last sync.
+        if let Err(error) = filled.and_then(|()| sync_directory(&self.directories.vms)) {
+            // Only if the manifest does not name them: the step that failed may have been the last sync. The first error is
+            // the one to tell.
             if !exists(&directory.join(MANIFEST)) {
-                for name in names_in(&directory)?.iter().filter(|name| is_top(name)) {
-                    remove_all(&directory.join(name))?;
+                for name in names_in(&directory).unwrap_or_default().iter().filter(|name| is_top(name)) {
+                    let _ = remove_all(&directory.join(name));
                 }
             }
             return Err(error);
@@ -168,10 +169,17 @@ impl VmStorage for Storage {
 
     async fn reserve_vm_directory(&self, id: &VmId) -> Result<Utf8PathBuf, StorageError> {
         let directory = self.0.vm_path(id);
-        self.blocking(move |_, _| {
+        self.blocking(move |_, cancel| {
+            cancel.check()?;
             // Not synced: it means something only while this server and its VMMs live.
-            make_directory(&directory, 0o700)?;
-            write_new(&directory.join(RESERVED), 0o600, &[]).inspect_err(|_| {
+            std::fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&directory)
+                .map_err(io_error("creating", &directory))?;
+            let marker = directory.join(RESERVED);
+            let marked =
+                std::fs::File::create_new(&marker).map_err(|error| failed("creating", &marker, error));
+            marked.and_then(|_| cancel.check()).inspect_err(|_| {
                 let _ = remove_all(&directory);
             })?;
             Ok(directory)
