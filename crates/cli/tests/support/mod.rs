@@ -203,8 +203,10 @@ impl Drop for Home {
             eprintln!("the server's log ends with:\n{}", self.log());
         }
         let server = self.server();
-        let vmms = self.ids().into_iter().filter_map(|id| self.processes_of(&id)).map(|(vmm, _)| vmm);
-        for pid in server.into_iter().chain(vmms) {
+        // Also one whose supervisor was killed.
+        let marks: BTreeSet<String> = self.ids().into_iter().map(|id| format!("guest={id}")).collect();
+        let vmms = processes().into_iter().filter(|(_, words)| words.iter().any(|word| marks.contains(word)));
+        for pid in server.into_iter().chain(vmms.map(|(pid, _)| pid)) {
             signal("KILL", pid);
             wait_for_end(pid);
         }
