@@ -193,17 +193,29 @@ async fn a_state_of_another_build_is_refused() {
     let parent = bench.driver.launch(&spec).await.unwrap();
     let (state, _) = branch(&bench, &*parent, 12).await;
     let mut child = child_spec(&bench, 13, &spec, &state, DeviceDiscovery::CommandLine, &*parent).await;
-    if let MachineStart::Incoming(incoming) = &mut child.start {
-        incoming.compatibility.insert("VMM".to_owned(), "QEMU 1.0".to_owned());
+    let needs = parent.brancher().unwrap().compatibility().clone();
+    assert!(["VMM", "processor", "machine"].iter().all(|what| needs.contains_key(*what)), "{needs:?}");
+    for what in needs.keys() {
+        if let MachineStart::Incoming(incoming) = &mut child.start {
+            incoming.compatibility.clone_from(&needs);
+            incoming.compatibility.insert(what.clone(), "another one".to_owned());
+        }
+        let refused = bench.driver.launch(&child).await.err().unwrap();
+        let LaunchError::Incompatible { what: named, needed, .. } = &refused else { panic!("{refused}") };
+        assert_eq!((named, needed.as_str()), (what, "another one"));
     }
-    let refused = bench.driver.launch(&child).await.err().unwrap();
-    assert!(
-        matches!(&refused, LaunchError::Incompatible { needed, .. } if needed == "QEMU 1.0"),
-        "{refused}"
-    );
+    // A state of another size of memory.
+    if let MachineStart::Incoming(incoming) = &mut child.start {
+        incoming.compatibility.clone_from(&needs);
+    }
+    for memory_mib in [128, 512] {
+        let mut other = child.clone();
+        other.memory_mib = memory_mib;
+        let refused = bench.driver.launch(&other).await.err().unwrap();
+        assert!(matches!(refused, LaunchError::Spec(_)), "{memory_mib} MiB: {refused}");
+    }
     // Garbage instead of a device state ends in an error, not in a machine.
     if let MachineStart::Incoming(incoming) = &mut child.start {
-        incoming.compatibility = parent.brancher().unwrap().compatibility().clone();
         incoming.device_state = vec![7; 4096].into();
     }
     let refused = bench.driver.launch(&child).await.err().unwrap();

@@ -198,6 +198,38 @@ async fn a_caller_that_goes_away_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_snapshot_without_its_parent_is_refused_and_says_which_it_was() {
+    let home = Home::new();
+    let vm = vm_id(1);
+    home.storage.create_vm_files(&vm, 1024).await.unwrap();
+    let zero = home.storage.zero_memory(MEMORY_MIB).await.unwrap();
+    for number in [1, 2] {
+        let files = branch(&home.storage, &vm, &zero, 1).await.unwrap();
+        let written =
+            home.storage.write_snapshot(&snapshot_id(number), files, false, Progress::ignored()).await;
+        assert_eq!(written.unwrap().parent, (number == 2).then(|| snapshot_id(1)));
+    }
+    // As somebody does who tidies up by hand.
+    let (parent, child) = (snapshot_id(1), snapshot_id(2));
+    let snapshots = home.path("store").join("snapshots");
+    let aside = home.path("aside");
+    std::fs::rename(snapshots.join(parent.as_str()), &aside).unwrap();
+    let damages = home.storage.verify_snapshot(&child, Progress::ignored()).await.unwrap();
+    assert_eq!(damages.len(), 1, "{damages:?}");
+    assert_eq!(damages[0].part, "parent");
+    assert!(damages[0].detail.contains(parent.as_str()), "{}", damages[0].detail);
+    let Err(StorageError::Damaged { what, detail }) = home.storage.snapshot_source(&child, 1).await else {
+        panic!("it can be used");
+    };
+    assert!(what.contains(child.as_str()) && detail.contains(parent.as_str()), "{what}: {detail}");
+    assert_eq!(home.work(), Vec::<String>::new(), "work is left");
+    // Nothing was lost: it is whole again with its parent.
+    std::fs::rename(&aside, snapshots.join(parent.as_str())).unwrap();
+    assert_eq!(home.storage.verify_snapshot(&child, Progress::ignored()).await.unwrap(), []);
+    home.storage.snapshot_source(&child, 1).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_snapshot_takes_little_more_than_what_changed() {
     let home = Home::new();
     let vm = vm_id(1);

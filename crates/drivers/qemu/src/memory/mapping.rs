@@ -16,7 +16,13 @@ pub(crate) struct MemoryFile {
 
 impl MemoryFile {
     pub(crate) fn of(path: &Utf8Path, memory_mib: u32) -> io::Result<Self> {
-        Ok(Self { inode: path.metadata()?.ino(), bytes: u64::from(memory_mib) << 20 })
+        let (found, bytes) = (path.metadata()?, u64::from(memory_mib) << 20);
+        if found.len() == bytes {
+            Ok(Self { inode: found.ino(), bytes })
+        } else {
+            let there = found.len() >> 20;
+            Err(io::Error::other(format!("it holds {there} MiB, the machine has {memory_mib} MiB of memory")))
+        }
     }
 }
 
