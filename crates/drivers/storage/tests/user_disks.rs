@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use common::{Home, vm_id};
+use microvm_driver_storage::ArchiveLimits;
 use microvm_ports::branch::{Branch, BranchTimes, Compatibility, MemoryPages, NewTop};
 use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk};
 use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription, UserDisk};
@@ -306,4 +307,65 @@ async fn what_failed_or_cannot_be_leaves_nothing() {
     std::fs::write(&top, b"garbage of a VMM").unwrap();
     assert!(storage.write_back(&vm, false).await.is_err());
     assert_eq!(at(&user.path, CLUSTER as u64, 7), "the VMM");
+}
+
+/// Where the child process finds its store.
+const CHILD_STORE: &str = "MICROVM_TEST_WRITE_BACK";
+/// Clusters that are to be written back: some ten milliseconds' worth.
+const CHANGED: u64 = 1_500;
+
+/// The child: says when it begins to write back, and when it has.
+#[tokio::test]
+async fn child_that_writes_back_until_it_is_killed() {
+    let Ok(path) = std::env::var(CHILD_STORE) else { return };
+    let storage = common::open(path.into(), ArchiveLimits::default()).unwrap();
+    println!("begins");
+    storage.write_back(&vm_id(1), false).await.unwrap();
+    println!("done");
+}
+
+/// Starts the child on the store of `home`; whether it was done before it was killed.
+fn killed_after(home: &Home, wait: std::time::Duration) -> bool {
+    use std::io::{BufRead as _, BufReader};
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_that_writes_back_until_it_is_killed", "--nocapture"])
+        .env(CHILD_STORE, home.path("store").as_str())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("begins")), "the child did not begin");
+    std::thread::sleep(wait);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    lines.any(|line| line.contains("done"))
+}
+
+#[tokio::test]
+async fn a_write_back_that_was_killed_at_any_point_is_done_again() {
+    let mut interrupted = 0;
+    for round in 0..12 {
+        let home = Home::new();
+        let user = user_file(&home);
+        let vm = vm_id(1);
+        home.storage.create_vm_files(&vm, 64).await.unwrap();
+        let (source, top) = fork(&home, &vm, std::slice::from_ref(&user)).await;
+        drop(source);
+        for cluster in 1..=CHANGED {
+            write(&top, cluster, &format!("cluster {cluster}"));
+        }
+        let done = killed_after(&home, std::time::Duration::from_millis(round * 10));
+        interrupted += u32::from(!done);
+        // The next server, whatever the last one came to.
+        let storage = common::open(home.path("store"), ArchiveLimits::default()).unwrap();
+        storage.write_back(&vm, false).await.unwrap();
+        assert!(storage.vm_files(&vm).await.unwrap().own.is_empty(), "it is not done");
+        for cluster in 1..=CHANGED {
+            let expected = format!("cluster {cluster}");
+            assert_eq!(at(&user.path, cluster * CLUSTER as u64, expected.len()), expected, "round {round}");
+        }
+        assert_eq!(at(&user.path, 0, 5) + &at(&user.path, SIZE - 4, 4), "firstend.", "round {round}");
+    }
+    println!("{interrupted} of 12 were killed before they were done");
+    assert!(interrupted > 0, "none was killed in the middle");
 }
