@@ -16,10 +16,10 @@ use crate::cage::{self, CageError};
 use crate::capped_log::CappedLog;
 use crate::cgroup;
 use crate::clone::{Side, clone};
+use crate::folder_filter;
 use crate::folders;
 use crate::handshake::{GO, Report};
 use crate::layers::NAMESPACES;
-use crate::mode_filter;
 use crate::open_filter::{self, OpenFilter};
 use crate::process::{ExitRecord, ProcessIdentity, ProcessRecord, SupervisorLock, boot_id};
 use crate::spec::CageSpec;
@@ -273,7 +273,7 @@ fn child(
         if !spec.folders.is_empty() {
             // Modes of what is made there are the guest's business.
             nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-            at("filtering the modes it sets", mode_filter::install())?;
+            at("filtering what it does in folders", folder_filter::install())?;
         }
         // Its cgroups and the server's word.
         await_word(go, EXECUTE)
