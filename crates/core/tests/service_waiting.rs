@@ -26,6 +26,13 @@ async fn waiting(host: &Host) -> VmId {
     host.hypervisor.prepared().remove(0)
 }
 
+/// Makes `dev` with a child called `first`; returns whose the next VMM will be.
+async fn forked_once(service: &VmService, host: &Host) -> VmId {
+    service.create(named("dev")).await.unwrap();
+    child(service, "first").await;
+    waiting(host).await
+}
+
 async fn none_waits(host: &Host, directory: &camino::Utf8Path) {
     until("no VMM waits", || host.hypervisor.prepared().is_empty() && !directory.exists()).await;
 }
@@ -40,9 +47,7 @@ fn the_next_child_gets_the_vmm_that_waits_and_the_end_of_the_vm_ends_it() {
     let server = host.serve();
     server.run(async {
         let service = &server.service;
-        service.create(named("dev")).await.unwrap();
-        child(service, "first").await;
-        let next = waiting(&host).await;
+        let next = forked_once(service, &host).await;
         assert_eq!(child(service, "second").await, next);
         let other = waiting(&host).await;
         assert_ne!(other, next);
@@ -67,9 +72,7 @@ fn a_fork_that_fails_ends_the_vmm_that_waited_for_it() {
     let server = host.serve();
     server.run(async {
         let service = &server.service;
-        service.create(named("dev")).await.unwrap();
-        child(service, "first").await;
-        let next = waiting(&host).await;
+        let next = forked_once(service, &host).await;
         host.hypervisor.script().next(Operation::Incoming, Fault::Fail);
         service.fork_vm(&vm("dev"), forks(1, "second")).await.unwrap_err();
         until("its directory is gone", || !directory(&host, &next).exists()).await;
@@ -93,11 +96,7 @@ fn a_fork_that_fails_ends_the_vmm_that_waited_for_it() {
 fn the_next_server_ends_what_waited() {
     let host = Host::new();
     let first = host.serve();
-    let id = first.run(async {
-        first.service.create(named("dev")).await.unwrap();
-        child(&first.service, "first").await;
-        waiting(&host).await
-    });
+    let id = first.run(forked_once(&first.service, &host));
     drop(first);
     assert!(directory(&host, &id).exists(), "a killed server removes nothing");
     let second = host.serve();
