@@ -126,8 +126,12 @@ fn provide_machine_tests(agent: &Path) -> Result<(PathBuf, PathBuf)> {
     };
     let from = host::data_root()?;
     std::fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
+    // What an earlier run had and this one has not would change what tests see.
+    for folder in ["images", "kernels"].map(|name| root.join(name)).iter().filter(|folder| folder.exists()) {
+        std::fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
+    }
     let mut copy = run::program("cp", Duration::from_secs(10 * 60));
-    copy.args(["--archive", "--update", "--sparse=always", "--reflink=auto"]);
+    copy.args(["--archive", "--sparse=always", "--reflink=auto"]);
     run::run(copy.arg(from.join("images")).arg(from.join("kernels")).arg(&root))?;
     let image = root.join("images").join(microvm::image_digest()?).join("root.erofs");
     Ok((root, image))

@@ -59,10 +59,11 @@ fn what_is_unknown_taken_or_impossible_is_refused() {
 fn a_damaged_image_is_never_booted() {
     let Some(home) = Home::open() else { return };
     home.must(&["create", "--name", "before"]);
+    // The root may hold more images than the one that VMs are made of.
+    let shown = home.json(&["inspect", "before"]);
+    let digest = shown["image_digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+    let file = home.root().join("images").join(digest).join("root.erofs");
     home.must(&["rm", "before"]);
-    let images = home.root().join("images");
-    let digest = support::names(&images).into_iter().find(|name| name.len() == 64).unwrap();
-    let file = images.join(digest).join("root.erofs");
     let (kept, copy) = (home.root().join("kept"), home.root().join("copy"));
     fs::rename(&file, &kept).unwrap();
     type Damage = fn(&fs::File);
@@ -85,17 +86,6 @@ fn a_damaged_image_is_never_booted() {
         // Whoever damages it may also put the clock of the file back.
         let touched = Command::new("touch").arg("-r").arg(&kept).arg(&file).status().unwrap();
         assert!(touched.success());
-        // Seen to succeed once in some hundred runs, and not explained: what is there is told then.
-        let output = home.run(&["--output", "json", "create", "--name", "bad"]);
-        if output.status.success() {
-            let told = |program: &str, path: &std::path::Path| {
-                support::text(&Command::new(program).arg(path).output().unwrap().stdout)
-            };
-            let stamp = fs::read_to_string(file.with_file_name("verified.json"));
-            let [sum, now, before] = [("sha256sum", &file), ("stat", &file), ("stat", &kept)]
-                .map(|(program, path)| told(program, path));
-            panic!("{what}: a damaged image was used: {sum}\n{now}\n{before}\n{stamp:?}\n{}", home.log());
-        }
         let (_, problem) = home.must_fail(&["create", "--name", "bad"]);
         let detail = problem["detail"].as_str().unwrap();
         assert!(

@@ -181,12 +181,17 @@ impl Home {
         }
     }
 
+    /// Whether a process has a VM's directory as its own.
+    fn works_here(&self, pid: i32) -> bool {
+        fs::read_link(format!("/proc/{pid}/cwd"))
+            .is_ok_and(|folder| folder.starts_with(self.root().join("vms")))
+    }
+
     /// What there is of VMs with these ids, and in the directories of work.
     fn left(&self, ids: &BTreeSet<String>) -> Vec<String> {
         let mut left = Vec::new();
         for (pid, words) in processes() {
-            let works_here = fs::read_link(format!("/proc/{pid}/cwd"))
-                .is_ok_and(|folder| folder.starts_with(self.root().join("vms")));
+            let works_here = self.works_here(pid);
             let is_vmm =
                 words.iter().any(|word| word.strip_prefix("guest=").is_some_and(|id| ids.contains(id)));
             if works_here || is_vmm {
@@ -222,6 +227,10 @@ impl Drop for Home {
         let vmms = processes().into_iter().filter(|(_, words)| words.iter().any(|word| marks.contains(word)));
         for pid in server.into_iter().chain(vmms.map(|(pid, _)| pid)) {
             signal("KILL", pid);
+            wait_for_end(pid);
+        }
+        // A supervisor notes how its VMM ended before it ends itself; what it writes would outlive the directory.
+        for (pid, _) in processes().into_iter().filter(|(pid, _)| self.works_here(*pid)) {
             wait_for_end(pid);
         }
     }
