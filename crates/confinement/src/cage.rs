@@ -159,6 +159,9 @@ fn become_own_user(id: u32) -> Result<(), CageError> {
 
 /// Gives up every right.
 pub(crate) fn drop_rights(spec: &CageSpec) -> Result<(), CageError> {
+    if !spec.huge_pages {
+        without_huge_pages().step("doing without huge pages")?;
+    }
     drop_capabilities().step("dropping capabilities")?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).step("forbidding core dumps")?;
     restrict_paths(spec)
@@ -192,6 +195,16 @@ fn drop_capabilities() -> io::Result<()> {
     }
     // SAFETY: prctl with integers only.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
+}
+
+/// No huge pages from here on, also in the program that is executed.
+#[allow(unsafe_code)]
+fn without_huge_pages() -> io::Result<()> {
+    // SAFETY: prctl with integers only.
+    match unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
 }
 
 /// What may be done in a writable folder: nothing there becomes a device, a pipe or a socket, on which a program of the

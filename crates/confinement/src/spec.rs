@@ -45,6 +45,8 @@ pub struct CageSpec {
     pub memory_limit: u64,
     /// Most tasks (threads and processes).
     pub task_limit: u32,
+    /// Whether its memory may be of huge pages, where it asks for them.
+    pub huge_pages: bool,
 }
 
 /// What may be done with a mounted path.

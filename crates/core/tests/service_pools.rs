@@ -58,6 +58,10 @@ fn a_pool_is_filled_and_hands_out_vms_of_their_own() {
         filled(service, "py", 3).await;
         assert!(service.list(&VmFilter::default()).is_empty(), "waiting VMs are nobody's");
         assert!(everything(service).iter().all(|vm| vm.record.phase == Phase::Paused));
+        // Beside the identity that comes with the channel, each had one and two commands as whoever gets it will; two
+        // more commands warmed up the golden snapshot.
+        let calls = |operation| host.hypervisor.script().calls(operation);
+        assert_eq!((calls(Operation::Identify), calls(Operation::Exec)), (3, 3 * 2 + 2));
         let launched = host.hypervisor.script().calls(Operation::Launch);
         let mut request = AcquireRequest { name: Some("mine".parse().unwrap()), ..AcquireRequest::default() };
         request.labels.insert("owner".into(), "me".into());
@@ -176,6 +180,24 @@ fn a_waiting_vm_that_is_not_fit_is_removed_and_the_next_taken() {
             let gone = before.iter().filter(|id| service.get(&(*id).clone().into()).is_err()).count();
             assert_eq!(gone, 1, "{step:?}: the unfit one is kept");
             assert_eq!(host.hypervisor.machines().len(), 2, "{step:?}: a machine is left");
+        });
+    }
+}
+
+#[test]
+fn a_vm_that_fails_before_it_waits_is_never_handed_out() {
+    for step in [Operation::Identify, Operation::Exec, Operation::Pause] {
+        let host = Host::with_golden();
+        let server = host.serve();
+        let service = &server.service;
+        server.run(async {
+            host.hypervisor.script().next(step, Fault::Fail);
+            service.create_pool(pool("py", 1, 2)).await.unwrap();
+            let view = filled(service, "py", 1).await;
+            assert_eq!((view.waiting, view.failure), (1, None), "{step:?}");
+            assert_eq!(everything(service).len(), 1, "{step:?}: the unfit one is kept");
+            assert_eq!(host.hypervisor.machines().len(), 1, "{step:?}: a machine is left");
+            assert_eq!(take(service, "mine").await.unwrap().1, Tier::Pool);
         });
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use microvm_ports::GuestError;
+use microvm_ports::guest::CloseReason;
 use microvm_types::Name;
 use microvm_types::lifecycle::{LifecycleEvent, next};
 use microvm_types::vm::{Limits, PoolMember};
@@ -39,6 +41,16 @@ impl VmActor {
             self.discard().await;
         }
         outcome
+    }
+
+    /// Gives a running VM that will wait its identity once more, as a claim does: an emulated guest translates a piece of
+    /// code when it first gets there, and the first claim's answer would take 2 ms longer. The pause that follows stores
+    /// the epoch.
+    pub(super) async fn rehearse(&mut self) -> Result<(), ServiceError> {
+        let guest = self.guest.clone().ok_or(GuestError::Closed(CloseReason::Local))?;
+        self.record.epoch += 1;
+        let identity = self.own_identity().await;
+        Ok(guest.identify(self.record.epoch, &identity).await?)
     }
 
     /// Stored while it wakes up: neither waits for the other, both are done when it is handed over.

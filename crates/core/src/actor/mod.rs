@@ -64,6 +64,7 @@ pub(crate) enum Command {
         epoch: u64,
         reply: Reply,
     },
+    Rehearse(Reply),
     Claim {
         claim: Claim,
         reply: Reply,
@@ -243,6 +244,9 @@ impl VmActor {
             }
             Command::Hibernate(reply) => {
                 let _ = reply.send(self.hibernate().await);
+            }
+            Command::Rehearse(reply) => {
+                let _ = reply.send(self.rehearse().await);
             }
             Command::Claim { claim, reply } => {
                 let _ = reply.send(self.claim(claim).await);

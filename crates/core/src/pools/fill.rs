@@ -140,13 +140,16 @@ impl VmService {
         })
     }
 
-    /// Makes one VM, has it answer a command, and lets it stand still.
+    /// Makes one VM, has it go through all that it will do for whoever gets it, and lets it stand still.
     async fn make_waiting(&self, pool: &Pool) -> Result<VmId, ServiceError> {
         let record = pool.lock().record.clone();
         let request = CreateRequest { limits: Limits::default(), start: true, ..CreateRequest::default() };
         let member = PoolMember { pool: record.name.clone(), waiting: true };
         let id = self.create_from(record.template, request, Some(member)).await?.record.id;
         let doomed = Doomed { service: self, id: Some(id.clone()) };
+        self.probe(&id).await?;
+        self.ask(&id.clone().into(), Command::Rehearse).await?;
+        // What is left behind by the first command is met by the second.
         self.probe(&id).await?;
         self.ask(&id.clone().into(), Command::Pause).await?;
         doomed.keep();
