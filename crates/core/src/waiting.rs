@@ -134,7 +134,7 @@ impl WaitingVmms {
     /// base of its machine.
     pub(crate) fn refill(&mut self, shared: &Arc<Shared>, parent: &VmRecord, source: &BranchSource) {
         let wanted = shared.settings.waiting_vmms;
-        if wanted == 0 {
+        if wanted == 0 || !shared.ports.hypervisor.prepares() {
             return;
         }
         // One that is being started just now is not given up for another.

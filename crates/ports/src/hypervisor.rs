@@ -360,6 +360,11 @@ pub trait Hypervisor: Send + Sync {
     /// See [`LaunchError`]; whatever was started is ended before an error is returned.
     async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError>;
 
+    /// Whether [`Hypervisor::prepare`] can be of any use on this host; where it cannot, nobody has to make room for it.
+    fn prepares(&self) -> bool {
+        false
+    }
+
     /// Starts a VMM that waits in the directory of `spec` for a [`Hypervisor::launch`] with the same directory, which takes
     /// less time then: the processors, memory base, devices and compatibility must be the same; states, and files of
     /// writable disks, need not be there yet and are not looked at. Answers `false` if this driver gains nothing by it, or

@@ -242,6 +242,10 @@ impl Hypervisor for FakeHypervisor {
         Ok(machine)
     }
 
+    fn prepares(&self) -> bool {
+        true
+    }
+
     async fn prepare(&self, spec: &MachineSpec) -> Result<bool, LaunchError> {
         let verdict = self.world.script.ask(Operation::Prepare).await;
         if verdict == Verdict::Fail {

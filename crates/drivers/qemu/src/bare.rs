@@ -11,11 +11,11 @@ use microvm_ports::{LaunchError, MachineError};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::branch::current_node;
 use crate::command_line::QMP_SOCKET;
 use crate::disks;
 use crate::hypervisor::Qemu;
 use crate::incoming;
+use crate::new_tops::current_node;
 use crate::qmp::{Event, Qmp};
 use crate::socket;
 

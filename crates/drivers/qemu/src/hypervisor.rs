@@ -167,14 +167,16 @@ impl Hypervisor for Qemu {
         }
     }
 
+    /// A server that is not root has VMMs of its own user's, who owns the layers: to whoever has a descriptor of one, and
+    /// not a read-only mount, that is enough to change its mode.
+    fn prepares(&self) -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
     async fn prepare(&self, spec: &MachineSpec) -> Result<bool, LaunchError> {
         // A cold boot takes seconds, and a folder is mounted when the VMM starts.
-        if matches!(spec.start, MachineStart::Boot(_)) || !spec.shares.is_empty() {
-            return Ok(false);
-        }
-        // A server that is not root has VMMs of its own user's, who owns the layers: to whoever has a descriptor of one, and
-        // not a read-only mount, that is enough to change its mode.
-        if !nix::unistd::geteuid().is_root() {
+        let is_boot = matches!(spec.start, MachineStart::Boot(_));
+        if !self.prepares() || is_boot || !spec.shares.is_empty() {
             return Ok(false);
         }
         let (host, saving) = self.plan(spec).await?;

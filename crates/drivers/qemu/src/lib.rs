@@ -22,6 +22,7 @@ mod hypervisor;
 mod incoming;
 mod machine;
 mod memory;
+mod new_tops;
 mod probe;
 mod process;
 mod qmp;

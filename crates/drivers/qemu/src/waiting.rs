@@ -17,10 +17,11 @@ use microvm_ports::{LaunchError, MachineError};
 use microvm_types::VmId;
 use serde_json::{Value, json};
 
-use crate::branch::{Saving, mark_of};
+use crate::branch::Saving;
 use crate::command_line::CommandLine;
 use crate::disks;
 use crate::machine::QemuMachine;
+use crate::new_tops::mark_of;
 use crate::qmp::Qmp;
 
 /// First number of the sets of descriptors of a disk's files; QEMU chooses the lowest free ones itself.
