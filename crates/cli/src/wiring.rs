@@ -78,6 +78,11 @@ pub(crate) fn qemu_config() -> anyhow::Result<QemuConfig> {
     if let Ok(program) = env::var("MICROVM_QEMU") {
         config.program = program.into();
     }
+    config.write_tracking = match env::var("MICROVM_WRITE_TRACKING").as_deref() {
+        Err(_) | Ok("on" | "") => true,
+        Ok("off") => false,
+        Ok(other) => anyhow::bail!("MICROVM_WRITE_TRACKING is `{other}`: it must be on or off"),
+    };
     config.accelerator = match env::var("MICROVM_ACCELERATOR").as_deref() {
         Err(_) | Ok("auto" | "") => AcceleratorChoice::Auto,
         Ok("kvm") => AcceleratorChoice::Kvm,

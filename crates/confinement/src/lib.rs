@@ -23,6 +23,7 @@ mod cage;
 mod capped_log;
 mod cgroup;
 mod clone;
+mod first_call;
 mod folder_filter;
 mod folders;
 mod handshake;

@@ -47,6 +47,8 @@ pub struct CageSpec {
     pub task_limit: u32,
     /// Whether its memory may be of huge pages, where it asks for them.
     pub huge_pages: bool,
+    /// Whether to give it a descriptor by which the server learns what it writes to its memory, where the kernel can.
+    pub write_tracking: bool,
 }
 
 /// What may be done with a mounted path.

@@ -16,6 +16,7 @@ use crate::cage::{self, CageError};
 use crate::capped_log::CappedLog;
 use crate::cgroup;
 use crate::clone::{Side, clone};
+use crate::first_call;
 use crate::folder_filter;
 use crate::folders;
 use crate::handshake::{GO, Report};
@@ -182,8 +183,8 @@ fn start(
     let pid = match at("making its namespaces", clone(NAMESPACES))? {
         Side::Child => {
             drop((go_end, failure, console, messages, filter.0));
-            let CageError { step, error } =
-                child(spec, &mut go, &inherited, &messages_end, &filter.1, folders);
+            let ends = ChildEnds { messages: &messages_end, filter: &filter.1, failure: &mut failure_end };
+            let CageError { step, error } = child(spec, &mut go, &inherited, ends, folders);
             let _ = failure_end.write_all(format!("{step}\n{error}").as_bytes());
             std::process::exit(127);
         }
@@ -227,6 +228,10 @@ fn start(
     // The pipe closes by itself when the program has started; otherwise it tells what failed.
     let mut text = String::new();
     at("watching it start", failure.read_to_string(&mut text))?;
+    let (traced, text) = match text.strip_prefix(first_call::UNTRACED) {
+        Some(rest) => (false, rest),
+        None => (spec.write_tracking, &*text),
+    };
     if let Some((step, detail)) = text.split_once('\n') {
         if step == folders::FOLDER_STEP {
             return Err(CageError { step: folders::FOLDER_STEP, error: io::Error::other(detail) });
@@ -234,6 +239,9 @@ fn start(
         return Err(CageError { step: "starting it", error: io::Error::other(format!("{step}: {detail}")) });
     }
     at("letting it go", sent)?;
+    if traced {
+        at("preparing its memory", first_call::go_on_with_descriptor(pid))?;
+    }
     guard.0 = None;
     Ok(Running { pid, console: File::from(console), messages: File::from(messages), opens })
 }
@@ -248,13 +256,19 @@ fn await_word(go: &mut File, wanted: &[u8; 1]) -> Result<(), CageError> {
     }
 }
 
+/// Where the child writes to.
+struct ChildEnds<'a> {
+    messages: &'a OwnedFd,
+    filter: &'a OwnedFd,
+    failure: &'a mut File,
+}
+
 /// Everything the child does up to its exec; returns only what failed.
 fn child(
     spec: &CageSpec,
     go: &mut File,
     inherited: &[(OwnedFd, RawFd)],
-    messages: &OwnedFd,
-    filter: &OwnedFd,
+    ends: ChildEnds<'_>,
     folders: Vec<OwnedFd>,
 ) -> CageError {
     let mut folders = Some(folders);
@@ -262,13 +276,13 @@ fn child(
         // Waits for its user mapping; end of file means that the supervisor is gone.
         await_word(go, BUILD)?;
         cage::enter_file_system(spec, folders.take().unwrap_or_default())?;
-        at("placing descriptors", cage::place_descriptor(messages.as_raw_fd(), 2))?;
+        at("placing descriptors", cage::place_descriptor(ends.messages.as_raw_fd(), 2))?;
         for (descriptor, number) in inherited {
             at("placing descriptors", cage::place_descriptor(descriptor.as_raw_fd(), *number))?;
         }
         cage::drop_rights(spec)?;
         if !spec.read_only_opens.is_empty() {
-            at("filtering what it opens", open_filter::install(filter))?;
+            at("filtering what it opens", open_filter::install(ends.filter))?;
         }
         if !spec.folders.is_empty() {
             // Modes of what is made there are the guest's business.
@@ -276,7 +290,11 @@ fn child(
             at("filtering what it does in folders", folder_filter::install())?;
         }
         // Its cgroups and the server's word.
-        await_word(go, EXECUTE)
+        await_word(go, EXECUTE)?;
+        if spec.write_tracking && first_call::stop_at_execution().is_err() {
+            at("telling its supervisor", ends.failure.write_all(first_call::UNTRACED.as_bytes()))?;
+        }
+        Ok(())
     };
     match build() {
         Ok(()) => CageError { step: "executing the program", error: cage::execute(spec) },

@@ -38,6 +38,22 @@ impl PageRange {
     pub const fn end(&self) -> u64 {
         self.first + self.count
     }
+
+    /// All pages of `ranges`, which may overlap, as ranges that ascend and do not touch each other.
+    #[must_use]
+    pub fn union(mut ranges: Vec<Self>) -> Vec<Self> {
+        ranges.sort_unstable_by_key(|range| range.first);
+        let mut all: Vec<Self> = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            match all.last_mut() {
+                Some(last) if range.first <= last.end() => {
+                    last.count = range.end().max(last.end()) - last.first;
+                }
+                _ => all.push(range),
+            }
+        }
+        all
+    }
 }
 
 /// Content of some pages.

@@ -185,6 +185,9 @@ pub struct HypervisorReport {
     pub accelerator_reason: String,
     /// Confinement layers by name, with `on` or the reason why not.
     pub confinement: BTreeMap<String, String>,
+    /// Whether memory is copied before the pause of a live branch and only what is written meanwhile in it: `on`, or why
+    /// not.
+    pub copying_ahead: String,
 }
 
 /// Why a machine could not be launched or found again.

@@ -203,6 +203,7 @@ impl Hypervisor for FakeHypervisor {
             accelerator: "none".to_owned(),
             accelerator_reason: "nothing is really run".to_owned(),
             confinement: BTreeMap::new(),
+            copying_ahead: "on".to_owned(),
         })
     }
 

@@ -1,10 +1,10 @@
 //! The live branch: device state, disks and changed memory of a machine in one short pause.
 //!
 //! ```text
-//!  before      new tops opened and added; meanwhile changed pages counted, memory for them touched
-//!  pause       stop ▶ ┬ device state ▶ disks switched ┬ ▶ cont
-//!                     └ changed pages found and copied ┘
-//!  after       device state read
+//!  before      new tops opened and added; meanwhile changed pages counted and copied
+//!  pause       stop ▶ ┬ device state ▶ disks switched ──────────┬ ▶ cont
+//!                     └ pages written since found and copied ───┘
+//!  after       device state read, copies put together
 //! ```
 
 use std::collections::BTreeMap;
@@ -13,22 +13,18 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
-use microvm_ports::branch::{Branch, BranchRequest, BranchTimes, Compatibility, InputProbe, MemoryPages};
+use microvm_ports::branch::{Branch, BranchRequest, BranchTimes, Compatibility, InputProbe};
 use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk, MachineExit, MachineSpec, MachineState};
 use microvm_ports::{BranchError, Brancher, LaunchError, MachineError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::memory::{Mapping, MemoryFile, PageBuffer, changed_pages, total};
+use crate::memory::{Harvest, Harvested, MemoryFile};
 use crate::new_tops::Switch;
 use crate::qmp::Qmp;
 use crate::state_file::StateFile;
 
-/// Room for pages that change between counting and stopping, on top of an eighth of those counted.
-const SLACK: usize = 4 << 20;
-/// Memory the host keeps when changed pages are copied, in MiB.
-const HOST_RESERVE_MIB: u64 = 128;
 /// Longest time for all rounds of waiting for input; they take some milliseconds.
 const INPUT_DEADLINE: Duration = Duration::from_secs(2);
 /// Rounds of QEMU's main loop after which it has taken all that a guest can have room for: 128 buffers of 4 KiB (the
@@ -133,10 +129,10 @@ impl Branching {
             self.forget_unused(&blocks).await?;
             self.add_tops(&blocks, &request.tops).await
         };
-        let (switches, room) = tokio::join!(tops, self.buffer());
+        let (switches, harvest) = tokio::join!(tops, self.harvest());
         let switches = switches?;
-        let outcome = match room {
-            Ok((mapping, buffer)) => self.prepared(&request, &switches, mapping, buffer).await,
+        let outcome = match harvest {
+            Ok(harvest) => self.prepared(&request, &switches, harvest).await,
             Err(error) => Err(error),
         };
         if outcome.is_err() {
@@ -153,8 +149,7 @@ impl Branching {
         &self,
         request: &BranchRequest,
         switches: &[Switch],
-        mapping: Mapping,
-        buffer: PageBuffer,
+        harvest: Harvest,
     ) -> Result<Branch, BranchError> {
         let state_file = StateFile::for_saving(&self.qmp).await?;
         let status = self.call("tell its status", "query-status", json!({})).await?;
@@ -167,8 +162,7 @@ impl Branching {
             return Err(error.into());
         }
         times.stop = began.elapsed();
-        let taken =
-            self.take(request.input.as_ref(), &state_file, switches, mapping, buffer, &mut times).await;
+        let taken = self.take(request.input.as_ref(), &state_file, switches, harvest, &mut times).await;
         if was_running && !request.stay_paused {
             let resuming = Instant::now();
             self.call("resume", "cont", json!({})).await?;
@@ -177,7 +171,8 @@ impl Branching {
         if was_running {
             times.pause = began.elapsed();
         }
-        let pages = taken?;
+        let harvested = taken?;
+        let pages = blocking(|| harvested.into_pages()).await?;
         let device_state = state_file.read(&self.qmp).await?;
         Ok(Branch { device_state, pages, times })
     }
@@ -188,16 +183,15 @@ impl Branching {
         input: Option<&InputProbe>,
         state_file: &StateFile,
         switches: &[Switch],
-        mapping: Mapping,
-        buffer: PageBuffer,
+        harvest: Harvest,
         times: &mut BranchTimes,
-    ) -> Result<MemoryPages, BranchError> {
+    ) -> Result<Harvested, BranchError> {
         if let Some(input) = input {
             self.input_stands_still(input).await?;
         }
         let copying = tokio::task::spawn_blocking(move || {
             let began = Instant::now();
-            copy(&mapping, buffer).map(|pages| (pages, began.elapsed()))
+            harvest.complete().map(|harvested| (harvested, began.elapsed()))
         });
         let began = Instant::now();
         let saved = state_file.save(self).await;
@@ -221,11 +215,11 @@ impl Branching {
             Err(error) => Err(error),
         };
         // The copy is waited for in any case: the processors must not run while it goes on.
-        let copied = copying.await.map_err(|error| memory_error("copying it")(std::io::Error::other(error)));
-        let (pages, duration) = copied??;
+        let copied = copying.await;
+        let (harvested, duration) = copied.map_err(broken_off)??;
         times.memory = duration;
         switched?;
-        Ok(pages)
+        Ok(harvested)
     }
 
     /// A machine that stands still still takes bytes that its guest has made room for: into memory that is being copied,
@@ -245,42 +239,20 @@ impl Branching {
         Ok(())
     }
 
-    /// Finds the guest's memory and makes room for what has changed in it and what may still change.
-    async fn buffer(&self) -> Result<(Mapping, PageBuffer), BranchError> {
+    /// What can be done of copying its memory while it runs.
+    async fn harvest(&self) -> Result<Harvest, BranchError> {
         let (pid, memory) = (self.pid, self.saving.memory);
-        let prepared = tokio::task::spawn_blocking(move || {
-            let mapping = Mapping::find(pid, memory).map_err(memory_error("finding it"))?;
-            let changed = total(&changed_pages(&mapping).map_err(memory_error("looking for changed pages"))?);
-            let whole = usize::try_from(memory.bytes).unwrap_or(usize::MAX);
-            let room = (changed + changed / 8 + SLACK).min(whole);
-            let available_mib = crate::host_memory::available_mib();
-            if (room as u64 >> 20) + HOST_RESERVE_MIB > available_mib {
-                return Err(BranchError::NoMemory { changed_mib: room as u64 >> 20, available_mib });
-            }
-            let buffer = PageBuffer::with_capacity(room).map_err(memory_error("making room for a copy"))?;
-            Ok((mapping, buffer))
-        });
-        prepared
-            .await
-            .map_err(|error| memory_error("making room for a copy")(std::io::Error::other(error)))?
+        blocking(move || Harvest::begin(pid, memory)).await
     }
 }
 
-/// Finds the changed pages and copies them.
-fn copy(mapping: &Mapping, mut buffer: PageBuffer) -> Result<MemoryPages, BranchError> {
-    let ranges = changed_pages(mapping).map_err(memory_error("looking for changed pages"))?;
-    let needed = total(&ranges);
-    if needed > buffer.capacity() {
-        // The guest was faster than the room allowed for; the pause is longer, nothing else.
-        let available_mib = crate::host_memory::available_mib();
-        if (needed as u64 >> 20) + HOST_RESERVE_MIB > available_mib {
-            return Err(BranchError::NoMemory { changed_mib: needed as u64 >> 20, available_mib });
-        }
-        buffer = PageBuffer::with_capacity(needed).map_err(memory_error("making more room for a copy"))?;
-    }
-    buffer.fill(mapping, ranges).map_err(memory_error("copying it"))
+/// Work on memory is done by a helper thread.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BranchError> + Send + 'static,
+) -> Result<T, BranchError> {
+    tokio::task::spawn_blocking(work).await.map_err(broken_off)?
 }
 
-fn memory_error(step: &'static str) -> impl FnOnce(std::io::Error) -> BranchError {
-    move |source| BranchError::Memory { step, source }
+fn broken_off(error: tokio::task::JoinError) -> BranchError {
+    BranchError::Memory { step: "copying it", source: std::io::Error::other(error) }
 }

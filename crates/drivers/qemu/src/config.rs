@@ -31,6 +31,9 @@ pub struct QemuConfig {
     pub command_deadline: Duration,
     /// Cap of the console log of one VM in bytes; twice that is kept at most.
     pub console_cap: u64,
+    /// Whether VMMs are started so that the kernel can note what they write to their guest's memory, which makes the
+    /// pause of a live branch short. It is not where the kernel cannot (before Linux 6.7).
+    pub write_tracking: bool,
 }
 
 impl QemuConfig {
@@ -45,6 +48,7 @@ impl QemuConfig {
             start_deadline: Duration::from_secs(20),
             command_deadline: Duration::from_secs(10),
             console_cap: 1 << 20,
+            write_tracking: true,
         }
     }
 }

@@ -6,6 +6,7 @@ use microvm_ports::hypervisor::HypervisorReport;
 
 use crate::accelerator::{self, Accelerator};
 use crate::config::QemuConfig;
+use crate::memory;
 use crate::timestamp_counter;
 
 /// Oldest version this driver was tried with (major, minor): the one of Debian 12.
@@ -18,6 +19,8 @@ pub(crate) struct Host {
     pub(crate) version: String,
     pub(crate) accelerator: Accelerator,
     pub(crate) tsc_khz: u64,
+    /// Whether VMMs are started so that writes to their guest's memory can be noted.
+    pub(crate) write_tracking: bool,
     /// Whether cgroup limits can be set.
     pub(crate) limits: bool,
     pub(crate) report: HypervisorReport,
@@ -38,6 +41,9 @@ pub(crate) async fn probe(config: &QemuConfig) -> Result<Host, LaunchError> {
     let version = version?;
     let limits = layers.get("cgroup limits").is_some_and(|found| found.starts_with("on"));
     layers.insert("system call filter (QEMU -sandbox)".to_owned(), "on".to_owned());
+    let copying_ahead =
+        if config.write_tracking { memory::copies_ahead() } else { Err("off by configuration".to_owned()) };
+    let write_tracking = copying_ahead.is_ok();
     let report = HypervisorReport {
         driver: "qemu".to_owned(),
         version: version.clone(),
@@ -45,8 +51,9 @@ pub(crate) async fn probe(config: &QemuConfig) -> Result<Host, LaunchError> {
         accelerator: accelerator.kind.name().to_owned(),
         accelerator_reason: accelerator.reason.clone(),
         confinement: layers,
+        copying_ahead: copying_ahead.err().unwrap_or_else(|| "on".to_owned()),
     };
-    Ok(Host { program, version, accelerator, tsc_khz, limits, report })
+    Ok(Host { program, version, accelerator, tsc_khz, write_tracking, limits, report })
 }
 
 /// The real path of the program: what `PATH` finds may be a link, and the cage shows the file itself.

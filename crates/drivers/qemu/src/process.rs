@@ -70,6 +70,7 @@ pub(crate) async fn start(
         // A guest's memory is of a file and has none. QEMU asks for them for the code it translates: a boot fills some, of
         // which a forked machine needs little, and zeroing them took a tenth of a mass fork (docs/design/0017).
         huge_pages: matches!(spec.start, MachineStart::Boot(_)),
+        write_tracking: host.write_tracking,
     };
     spawn(&config.launcher, &cage, config.start_deadline).await.map(|spawned| spawned.record).map_err(
         |error| match error {

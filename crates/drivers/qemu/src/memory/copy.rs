@@ -18,7 +18,7 @@ const CALL_BYTES: usize = 256 << 20;
 const TWO_THREADS: usize = 4 << 20;
 
 /// Memory for pages, touched before it is needed so that copying into it is nothing but copying.
-pub(crate) struct PageBuffer(MmapMut);
+pub(crate) struct PageBuffer(pub(super) MmapMut);
 
 impl PageBuffer {
     /// Room for `bytes`, given back to the host as soon as the last user of the content is gone.
@@ -35,7 +35,7 @@ impl PageBuffer {
     }
 
     /// Copies `ranges` of the guest's memory into the buffer, which must be large enough.
-    pub(crate) fn fill(mut self, mapping: &Mapping, ranges: Vec<PageRange>) -> io::Result<MemoryPages> {
+    pub(crate) fn fill(mut self, mapping: &Mapping, ranges: Vec<PageRange>) -> io::Result<Copied> {
         let bytes = total(&ranges);
         if bytes > self.0.len() {
             return Err(io::Error::new(
@@ -55,7 +55,20 @@ impl PageBuffer {
                 own.and(other.join().unwrap_or_else(|_| Err(io::Error::other("the copying thread panicked"))))
             })?;
         }
-        Ok(MemoryPages { ranges, data: Bytes::from_owner(self.0).slice(..bytes) })
+        Ok(Copied { ranges, buffer: self })
+    }
+}
+
+/// Pages in a buffer, one after the other.
+pub(crate) struct Copied {
+    pub(super) ranges: Vec<PageRange>,
+    pub(super) buffer: PageBuffer,
+}
+
+impl From<Copied> for MemoryPages {
+    fn from(copied: Copied) -> Self {
+        let bytes = total(&copied.ranges);
+        Self { ranges: copied.ranges, data: Bytes::from_owner(copied.buffer.0).slice(..bytes) }
     }
 }
 
@@ -160,7 +173,7 @@ mod tests {
         }
         let taken: Vec<PageRange> = ranges(&(0..1_000).map(|page| (page * 2, 1)).collect::<Vec<_>>());
         let buffer = PageBuffer::with_capacity(total(&taken)).unwrap();
-        let copied = buffer.fill(&mapping(&source), taken.clone()).unwrap();
+        let copied = MemoryPages::from(buffer.fill(&mapping(&source), taken).unwrap());
         for (range, content) in copied.iter() {
             let at = usize::try_from(range.first).unwrap() * PAGE_SIZE;
             assert_eq!(content, &source[at..at + content.len()]);

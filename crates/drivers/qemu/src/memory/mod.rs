@@ -1,12 +1,17 @@
 //! The guest's memory as the host sees it: a private mapping over an immutable base file in the QEMU process.
 //!
 //! What the machine has changed are the anonymous pages of that mapping. They are found through the page map and copied
-//! from (or, before a saved state is loaded, to) the process without its help.
+//! from (or, before a saved state is loaded, to) the process without its help. Where the kernel can note which pages are
+//! written, they are copied while the guest runs, and in its pause only those that were written meanwhile.
 
 mod copy;
+mod harvest;
 mod mapping;
+mod merge;
 mod scan;
+mod write_log;
 
-pub(crate) use copy::{PageBuffer, inject, total};
+pub(crate) use copy::inject;
+pub(crate) use harvest::{Harvest, Harvested};
 pub(crate) use mapping::{Mapping, MemoryFile};
-pub(crate) use scan::changed_pages;
+pub(crate) use write_log::copies_ahead;

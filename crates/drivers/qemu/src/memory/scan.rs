@@ -1,4 +1,5 @@
-//! Which pages of a private mapping were changed: those that are anonymous now, in memory or swapped out.
+//! Which pages of a private mapping were changed: those that are anonymous now, in memory or swapped out; and which of them
+//! were written since they were protected (see [`crate::memory::WriteLog`]).
 
 use std::fs::File;
 use std::io;
@@ -14,10 +15,13 @@ const REGIONS: usize = 8_192;
 /// Page map entries read at once where the kernel has no scan.
 const ENTRIES: usize = 32_768;
 
-// linux/fs.h: categories of a page, and the request `_IOWR('f', 16, struct pm_scan_arg)`.
+// linux/fs.h: categories of a page, flags of a scan, and the request `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
+const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
+const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 const PAGEMAP_SCAN: u64 = (3 << 30) | ((size_of::<ScanArguments>() as u64) << 16) | ((b'f' as u64) << 8) | 16;
 
 /// `struct pm_scan_arg` of linux/fs.h.
@@ -47,11 +51,43 @@ struct Region {
     categories: u64,
 }
 
+/// What a scan is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// All changed pages.
+    Changed,
+    /// The same; from now on it is noted which are written.
+    Protect,
+    /// Those of them that were written since, and those that have changed since for the first time.
+    Written,
+}
+
+/// As [`changed_pages`], and from now on the kernel notes which of them are written.
+///
+/// # Errors
+/// If the mapping is not registered with a `userfaultfd` for that.
+pub(super) fn protect_changed(mapping: &Mapping) -> io::Result<Vec<PageRange>> {
+    scan(&page_map(mapping)?, mapping, Purpose::Protect)
+}
+
+/// Changed pages that were not changed at the last [`protect_changed`], or were written since. Exact only while the
+/// process does not run.
+///
+/// # Errors
+/// As [`protect_changed`].
+pub(super) fn written_pages(mapping: &Mapping) -> io::Result<Vec<PageRange>> {
+    scan(&page_map(mapping)?, mapping, Purpose::Written)
+}
+
+fn page_map(mapping: &Mapping) -> io::Result<File> {
+    File::open(format!("/proc/{}/pagemap", mapping.pid))
+}
+
 /// Ranges of changed pages, by their number in the mapping, ascending. The process must not run meanwhile if the answer
 /// is to be exact.
 pub(crate) fn changed_pages(mapping: &Mapping) -> io::Result<Vec<PageRange>> {
-    let file = File::open(format!("/proc/{}/pagemap", mapping.pid))?;
-    match scan(&file, mapping) {
+    let file = page_map(mapping)?;
+    match scan(&file, mapping, Purpose::Changed) {
         // Kernels before 6.7 have no such request.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => {
             read_entries(&file, mapping)
@@ -69,7 +105,12 @@ fn push(ranges: &mut Vec<PageRange>, first: u64, count: u64) {
 }
 
 #[allow(unsafe_code)]
-fn scan(file: &File, mapping: &Mapping) -> io::Result<Vec<PageRange>> {
+fn scan(file: &File, mapping: &Mapping, purpose: Purpose) -> io::Result<Vec<PageRange>> {
+    let (flags, written) = match purpose {
+        Purpose::Changed => (0, 0),
+        Purpose::Protect => (PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC, 0),
+        Purpose::Written => (PM_SCAN_CHECK_WPASYNC, PAGE_IS_WRITTEN),
+    };
     let page = PAGE_SIZE as u64;
     let end = mapping.start + mapping.length;
     let mut regions = vec![Region::default(); REGIONS];
@@ -78,12 +119,13 @@ fn scan(file: &File, mapping: &Mapping) -> io::Result<Vec<PageRange>> {
     while at < end {
         let mut arguments = ScanArguments {
             size: size_of::<ScanArguments>() as u64,
+            flags,
             start: at,
             end,
             vec: regions.as_mut_ptr() as u64,
             vec_len: REGIONS as u64,
             category_inverted: PAGE_IS_FILE,
-            category_mask: PAGE_IS_FILE,
+            category_mask: PAGE_IS_FILE | written,
             category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
             // All regions are of one kind, so that neighbours come as one.
             return_mask: PAGE_IS_FILE,

@@ -30,6 +30,11 @@ pub(crate) struct Bench {
 impl Bench {
     /// `None`, with the reason on standard error, where something is missing.
     pub(crate) async fn open(kernel: &'static str) -> Option<Self> {
+        Self::open_with(kernel, true).await
+    }
+
+    /// `write_tracking`: as [`QemuConfig`] has it.
+    pub(crate) async fn open_with(kernel: &'static str, write_tracking: bool) -> Option<Self> {
         let variable = |name: &str| {
             let path = std::env::var(name).ok().filter(|path| Utf8Path::new(path).exists());
             if path.is_none() {
@@ -54,7 +59,7 @@ impl Bench {
         let root = Utf8PathBuf::from_path_buf(directory.path().to_owned()).unwrap();
         let config = StorageConfig::new(root, AgentSource::Path(agent.into()));
         let storage = Storage::open(config, Arc::new(SystemClock)).unwrap();
-        let driver = Arc::new(Qemu::new(QemuConfig::new(launcher.clone())));
+        let driver = Arc::new(Qemu::new(QemuConfig { write_tracking, ..QemuConfig::new(launcher.clone()) }));
         Some(Self { driver, launcher, kernel, storage, directory })
     }
 

@@ -4,7 +4,7 @@ use microvm_ports::StorageError;
 use microvm_ports::branch::{PAGE_SIZE, PageRange};
 
 use super::page_file::{Content, Run};
-use super::view::{View, byte, union};
+use super::view::{View, byte};
 use crate::base::cancel::Cancel;
 
 /// Pages compared at once: 256 KiB of each.
@@ -44,7 +44,7 @@ pub(crate) fn difference(
     }
     let (mut mine, mut theirs) = (vec![0; byte(CHUNK)], vec![0; byte(CHUNK)]);
     let mut runs: Vec<Run> = Vec::new();
-    for range in union(candidates).into_iter().flat_map(chunks) {
+    for range in PageRange::union(candidates).into_iter().flat_map(chunks) {
         cancel.check()?;
         let mine = &mut mine[..byte(range.count)];
         let theirs = &mut theirs[..byte(range.count)];

@@ -1,7 +1,7 @@
 //! Opens the memory of a snapshot, through its parents up to what is whole.
 
 use microvm_ports::StorageError;
-use microvm_ports::branch::MemoryPages;
+use microvm_ports::branch::{MemoryPages, PageRange};
 use microvm_ports::snapshot::Damage;
 use microvm_types::SnapshotId;
 
@@ -103,5 +103,5 @@ pub(crate) fn gather(view: &View) -> Result<MemoryPages, StorageError> {
             view.read_place(range, place, &mut data[begin..])
         })?;
     }
-    Ok(MemoryPages { ranges: super::view::union(ranges), data: data.into() })
+    Ok(MemoryPages { ranges: PageRange::union(ranges), data: data.into() })
 }

@@ -168,7 +168,7 @@ impl View {
     /// Pages that the overlays cover.
     pub(crate) fn covered(&self) -> Vec<PageRange> {
         let runs = self.overlays.iter().flat_map(|overlay| overlay.runs.iter());
-        union(runs.map(|run| run.range).collect())
+        PageRange::union(runs.map(|run| run.range).collect())
     }
 
     /// About how many bytes writing all of it to a file of its own takes. Looking for the holes of a base would take
@@ -187,28 +187,13 @@ impl View {
         if let Some(base) = &self.base {
             ranges.extend(extents(&base.file, &base.path)?);
         }
-        Ok(union(ranges))
+        Ok(PageRange::union(ranges))
     }
 }
 
 /// Bytes of so many pages, for indexing.
 pub(crate) fn byte(pages: u64) -> usize {
     usize::try_from(pages.saturating_mul(PAGE)).unwrap_or(usize::MAX)
-}
-
-/// Ranges in order, without overlaps, those that touch taken together.
-pub(crate) fn union(mut ranges: Vec<PageRange>) -> Vec<PageRange> {
-    ranges.sort_unstable_by_key(|range| range.first);
-    let mut all: Vec<PageRange> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match all.last_mut() {
-            Some(last) if range.first <= last.end() => {
-                last.count = range.end().max(last.end()) - last.first;
-            }
-            _ => all.push(range),
-        }
-    }
-    all
 }
 
 /// Pages of a file that are not holes.
@@ -219,7 +204,7 @@ pub(crate) fn extents(file: &File, path: &Utf8Path) -> Result<Vec<PageRange>, St
         let data = match seek(file, SeekFrom::Data(at)) {
             Ok(data) => data,
             // Nothing but a hole follows.
-            Err(rustix::io::Errno::NXIO) => return Ok(union(ranges)),
+            Err(rustix::io::Errno::NXIO) => return Ok(PageRange::union(ranges)),
             Err(error) => return Err(crate::base::error::errno("reading", path)(error)),
         };
         let end = seek(file, SeekFrom::Hole(data)).map_err(crate::base::error::errno("reading", path))?;
@@ -245,7 +230,8 @@ mod tests {
         let mut pages: Vec<(u64, u8)> = pages.to_vec();
         pages.sort_unstable();
         pages.dedup_by_key(|page| page.0);
-        let ranges = union(pages.iter().map(|page| PageRange { first: page.0, count: 1 }).collect());
+        let ranges =
+            PageRange::union(pages.iter().map(|page| PageRange { first: page.0, count: 1 }).collect());
         let data: Vec<u8> = pages.iter().flat_map(|page| vec![page.1; PAGE_SIZE]).collect();
         MemoryPages { ranges, data: data.into() }
     }

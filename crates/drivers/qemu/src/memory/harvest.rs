@@ -1,0 +1,105 @@
+//! Copies what a guest has changed, in three steps around its pause.
+//!
+//! ```text
+//!  begin      changed pages counted, memory for them touched; where the kernel notes writes: copied
+//!  complete   the guest stands still: what was written since is copied, or everything
+//!  into_pages the guest runs again: both copies become one
+//! ```
+
+use std::io;
+
+use microvm_ports::BranchError;
+use microvm_ports::branch::{MemoryPages, PageRange};
+
+use super::copy::{Copied, PageBuffer, total};
+use super::mapping::{Mapping, MemoryFile};
+use super::merge::merge;
+use super::scan::changed_pages;
+use super::write_log::WriteLog;
+use crate::host_memory;
+
+/// Room for pages that change between counting and stopping, on top of an eighth of those counted.
+const SLACK: usize = 4 << 20;
+/// Memory the host keeps when changed pages are copied, in MiB.
+const HOST_RESERVE_MIB: u64 = 128;
+
+/// A harvest before the pause.
+pub(crate) struct Harvest {
+    mapping: Mapping,
+    /// What was copied already, where the kernel notes what is written after that.
+    ahead: Option<(WriteLog, Copied)>,
+    /// For what is copied in the pause.
+    buffer: PageBuffer,
+}
+
+impl Harvest {
+    /// Finds the guest's memory in the process `pid`, makes room for what has changed in it and may still change, and
+    /// copies it if what is written meanwhile will be known.
+    pub(crate) fn begin(pid: i32, memory: MemoryFile) -> Result<Self, BranchError> {
+        let mapping = Mapping::find(pid, memory).map_err(failed("finding it"))?;
+        let changed = total(&changed_pages(&mapping).map_err(failed("looking for changed pages"))?);
+        let whole = usize::try_from(memory.bytes).unwrap_or(usize::MAX);
+        let slack = changed / 8 + SLACK;
+        let buffer = room_for((changed + slack).min(whole))?;
+        let log = match WriteLog::begin(mapping) {
+            Ok(log) => log,
+            Err(error) => {
+                tracing::debug!(%error, "all of a guest's changed memory is copied in its pause");
+                return Ok(Self { mapping, ahead: None, buffer });
+            }
+        };
+        let ranges = log.protect_changed().map_err(failed("having its writes noted"))?;
+        let ahead = fill(buffer, &mapping, ranges)?;
+        let buffer = room_for(slack.min(whole))?;
+        Ok(Self { mapping, ahead: Some((log, ahead)), buffer })
+    }
+
+    /// To be called while the guest stands still.
+    pub(crate) fn complete(self) -> Result<Harvested, BranchError> {
+        let ranges = match &self.ahead {
+            Some((log, _)) => log.written(),
+            None => changed_pages(&self.mapping),
+        };
+        let ranges = ranges.map_err(failed("looking for changed pages"))?;
+        let copied = fill(self.buffer, &self.mapping, ranges)?;
+        Ok(Harvested { ahead: self.ahead.map(|(_, ahead)| ahead), copied })
+    }
+}
+
+/// A harvest after the pause.
+pub(crate) struct Harvested {
+    ahead: Option<Copied>,
+    copied: Copied,
+}
+
+impl Harvested {
+    /// All changed pages as they were in the pause.
+    pub(crate) fn into_pages(self) -> Result<MemoryPages, BranchError> {
+        match self.ahead {
+            Some(ahead) => merge(ahead, self.copied).map_err(failed("putting its copies together")),
+            None => Ok(self.copied.into()),
+        }
+    }
+}
+
+/// Copies `ranges` into `buffer`, or into a larger one: a guest that was faster than the room allowed for has a longer
+/// pause, nothing else.
+fn fill(mut buffer: PageBuffer, mapping: &Mapping, ranges: Vec<PageRange>) -> Result<Copied, BranchError> {
+    let needed = total(&ranges);
+    if needed > buffer.capacity() {
+        buffer = room_for(needed)?;
+    }
+    buffer.fill(mapping, ranges).map_err(failed("copying it"))
+}
+
+fn room_for(bytes: usize) -> Result<PageBuffer, BranchError> {
+    let (changed_mib, available_mib) = (bytes as u64 >> 20, host_memory::available_mib());
+    if changed_mib + HOST_RESERVE_MIB > available_mib {
+        return Err(BranchError::NoMemory { changed_mib, available_mib });
+    }
+    PageBuffer::with_capacity(bytes).map_err(failed("making room for a copy"))
+}
+
+fn failed(step: &'static str) -> impl FnOnce(io::Error) -> BranchError {
+    move |source| BranchError::Memory { step, source }
+}
