@@ -160,7 +160,7 @@ fn become_own_user(id: u32) -> Result<(), CageError> {
 /// Gives up every right.
 pub(crate) fn drop_rights(spec: &CageSpec) -> Result<(), CageError> {
     if !spec.huge_pages {
-        without_huge_pages().step("doing without huge pages")?;
+        without_huge_pages();
     }
     drop_capabilities().step("dropping capabilities")?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).step("forbidding core dumps")?;
@@ -197,14 +197,11 @@ fn drop_capabilities() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
 }
 
-/// No huge pages from here on, also in the program that is executed.
+/// No huge pages from here on, also in the program that is executed. A kernel that does not know them has none.
 #[allow(unsafe_code)]
-fn without_huge_pages() -> io::Result<()> {
+fn without_huge_pages() {
     // SAFETY: prctl with integers only.
-    match unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } {
-        0 => Ok(()),
-        _ => Err(Error::last_os_error()),
-    }
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
 /// What may be done in a writable folder: nothing there becomes a device, a pipe or a socket, on which a program of the

@@ -10,6 +10,7 @@
 //! over frozen layers. Both are taken in one pause, so that they never disagree.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,6 +19,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use microvm_types::ErrorKind;
 use serde::{Deserialize, Serialize};
 
+use crate::guest::Guest;
 use crate::hypervisor::{DeviceDiscovery, MachineError};
 
 /// Bytes of one page of memory on x86-64 and on arm64 as distributions configure it.
@@ -129,8 +131,8 @@ pub type InputProbe = Box<dyn Fn() -> u64 + Send + Sync>;
 pub struct BranchRequest {
     /// A new top for every writable disk.
     pub tops: Vec<NewTop>,
-    /// Bytes on their way in; `None` if nobody is connected.
-    pub input: Option<InputProbe>,
+    /// Who is told to hold input back for the pause, and no longer; `None` if nobody is connected.
+    pub guest: Option<Arc<dyn Guest>>,
     /// Leave the machine paused whatever it did before (it is going to be ended).
     pub stay_paused: bool,
 }
@@ -160,6 +162,9 @@ pub struct BranchTimes {
     pub memory: Duration,
     /// Letting the processors run.
     pub resume: Duration,
+    /// Copying memory while the processors ran, before all that; zero if all of it was copied in the pause.
+    #[serde(default)]
+    pub ahead: Duration,
 }
 
 /// A machine's whole state at one moment.

@@ -18,6 +18,10 @@ const MEMORY_MIB: u32 = 256;
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The host keeps so much.
 const HOST_RESERVE_MIB: f64 = 2_048.0;
+/// Before idle VMs are watched: what they still have to do after their start is done.
+const SETTLE: Duration = Duration::from_secs(5);
+/// How long they are watched.
+const IDLE: Duration = Duration::from_secs(5);
 /// Children made by one request.
 const STEP: usize = 10;
 
@@ -43,16 +47,17 @@ pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
     }))
     .await;
     let last = asked.elapsed();
-    let mut pss = Vec::new();
-    for vm in &vms {
-        pss.push(scene.client.counters(vm).await?.memory_pss);
-    }
+    tokio::time::sleep(SETTLE).await;
+    let (_, before) = counters(scene, &vms).await?;
+    tokio::time::sleep(IDLE).await;
+    let (mut pss, after) = counters(scene, &vms).await?;
     let living = vms.len();
     tidy::delete(scene, vms).await?;
     let answered = answers.into_iter().filter(|answered| *answered).count();
     pss.sort_unstable();
     #[expect(clippy::cast_precision_loss, reason = "small numbers, shown to two decimals only")]
-    let (answered, wanted, each, per_vm) = (
+    let (idle, answered, wanted, each, per_vm) = (
+        after.saturating_sub(before) as f64,
         answered as f64,
         wanted as f64,
         pss.get(pss.len() / 2).copied().unwrap_or(0) as f64 / f64::from(1 << 20),
@@ -63,7 +68,19 @@ pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
     Ok(vec![
         Row::single(title, "VMs", Some((wanted, "as many as were wanted")), answered, promise),
         Row::single("until all of them had answered", "ms", None, last.as_secs_f64() * 1e3, Promise::None),
+        Row::single("processor time of all of them, idle for 5 s", "ms", None, idle, Promise::None),
         Row::single("memory on the host of each (PSS), median", "MiB", None, each, Promise::None),
         Row::single("time to make each", "ms", None, per_vm, Promise::None),
     ])
+}
+
+/// Memory of each VM in bytes, and the processor time of all in milliseconds.
+async fn counters(scene: &Scene, vms: &[VmRef]) -> Result<(Vec<u64>, u64), CliError> {
+    let (mut pss, mut cpu_ms) = (Vec::new(), 0);
+    for vm in vms {
+        let counters = scene.client.counters(vm).await?;
+        pss.push(counters.memory_pss);
+        cpu_ms += counters.cpu_ms;
+    }
+    Ok((pss, cpu_ms))
 }

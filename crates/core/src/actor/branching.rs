@@ -184,11 +184,8 @@ impl VmActor {
             flatten(&self.shared, &self.record.id, &*machine).await?;
         }
         let tops = ports.snapshots.prepare_tops(&self.record.id, &own).await?;
-        let input = match &self.guest {
-            Some(guest) => Some(guest.hold_input().await),
-            None => None,
-        };
-        let branch = brancher.branch(BranchRequest { tops: tops.clone(), input, stay_paused }).await?;
+        let request = BranchRequest { tops: tops.clone(), guest: self.guest.clone(), stay_paused };
+        let branch = brancher.branch(request).await?;
         let times = branch.times;
         metrics::histogram!("microvm_branch_pause_seconds").record(times.pause);
         tracing::info!(vm = %self.record.id, ?times, changed_bytes = branch.pages.len(), "branched");

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::disks;
 use crate::memory::{Harvest, Harvested, MemoryFile};
 use crate::new_tops::Switch;
 use crate::qmp::Qmp;
@@ -43,6 +44,9 @@ pub(crate) struct Saving {
     pub(crate) first_tops: BTreeMap<String, String>,
     pub(crate) compatibility: Compatibility,
     pub(crate) discovery: DeviceDiscovery,
+    /// Whether the host reads and writes all its disks through its page cache.
+    #[serde(default)]
+    pub(crate) buffered_disks: bool,
 }
 
 impl Saving {
@@ -64,6 +68,7 @@ impl Saving {
             first_tops,
             compatibility,
             discovery,
+            buffered_disks: spec.disks.iter().all(disks::is_buffered),
         })
     }
 }
@@ -75,6 +80,8 @@ pub(crate) struct Branching {
     pub(crate) state: watch::Receiver<MachineState>,
     pub(crate) pid: i32,
     pub(crate) saving: Saving,
+    /// Whether memory may be copied before the pause.
+    pub(crate) write_tracking: bool,
 }
 
 #[async_trait]
@@ -129,7 +136,7 @@ impl Branching {
             self.forget_unused(&blocks).await?;
             self.add_tops(&blocks, &request.tops).await
         };
-        let (switches, harvest) = tokio::join!(tops, self.harvest());
+        let (switches, harvest) = tokio::join!(tops, self.harvest(request.stay_paused));
         let switches = switches?;
         let outcome = match harvest {
             Ok(harvest) => self.prepared(&request, &switches, harvest).await,
@@ -154,7 +161,11 @@ impl Branching {
         let state_file = StateFile::for_saving(&self.qmp).await?;
         let status = self.call("tell its status", "query-status", json!({})).await?;
         let was_running = status["running"].as_bool() == Some(true);
-        let mut times = BranchTimes::default();
+        let mut times = BranchTimes { ahead: harvest.took(), ..BranchTimes::default() };
+        let held = match &request.guest {
+            Some(guest) => Some(guest.hold_input().await),
+            None => None,
+        };
         let began = Instant::now();
         if was_running && let Err(error) = self.call("pause", "stop", json!({})).await {
             // One that answers too late still stops; what follows it lets it go on.
@@ -162,12 +173,13 @@ impl Branching {
             return Err(error.into());
         }
         times.stop = began.elapsed();
-        let taken = self.take(request.input.as_ref(), &state_file, switches, harvest, &mut times).await;
+        let taken = self.take(held.as_ref(), &state_file, switches, harvest, &mut times).await;
         if was_running && !request.stay_paused {
             let resuming = Instant::now();
             self.call("resume", "cont", json!({})).await?;
             times.resume = resuming.elapsed();
         }
+        drop(held);
         if was_running {
             times.pause = began.elapsed();
         }
@@ -240,9 +252,12 @@ impl Branching {
     }
 
     /// What can be done of copying its memory while it runs.
-    async fn harvest(&self) -> Result<Harvest, BranchError> {
+    async fn harvest(&self, stay_paused: bool) -> Result<Harvest, BranchError> {
         let (pid, memory) = (self.pid, self.saving.memory);
-        blocking(move || Harvest::begin(pid, memory)).await
+        // A machine that stands still, or does not go on, gains nothing by a short pause.
+        let goes_on = matches!(*self.state.borrow(), MachineState::Running) && !stay_paused;
+        let ahead = self.write_tracking && self.saving.buffered_disks && goes_on;
+        blocking(move || Harvest::begin(pid, memory, ahead)).await
     }
 }
 

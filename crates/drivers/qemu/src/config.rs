@@ -32,7 +32,7 @@ pub struct QemuConfig {
     /// Cap of the console log of one VM in bytes; twice that is kept at most.
     pub console_cap: u64,
     /// Whether VMMs are started so that the kernel can note what they write to their guest's memory, which makes the
-    /// pause of a live branch short. It is not where the kernel cannot (before Linux 6.7).
+    /// pause of a live branch short. It is not where the kernel cannot (before Linux 6.9).
     pub write_tracking: bool,
 }
 

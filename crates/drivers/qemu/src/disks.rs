@@ -86,6 +86,19 @@ pub(crate) fn index_of(name: &str) -> Option<usize> {
     name.strip_prefix("disk")?.split('.').next()?.parse().ok()
 }
 
+/// File systems that read and write a file through the host's page cache unless they are asked not to (linux/magic.h):
+/// ext4, xfs, btrfs, f2fs, tmpfs, overlayfs, NFS, and of those outside of Linux ZFS.
+const BUFFERED: [i64; 8] =
+    [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0x0102_1994, 0x794C_7630, 0x6969, 0x2FC1_2FC1];
+
+/// Whether all of a disk lies where the kernel copies what is read into the guest's memory, as any program's writes. Others
+/// (FUSE, 9P and SMB, depending on their options) may have a device write there, which nobody notes.
+pub(crate) fn is_buffered(disk: &MachineDisk) -> bool {
+    std::iter::once(&disk.path).chain(&disk.backing).all(|path| {
+        rustix::fs::statfs(path.as_std_path()).is_ok_and(|found| BUFFERED.contains(&found.f_type))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

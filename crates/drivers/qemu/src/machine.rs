@@ -118,6 +118,7 @@ impl QemuMachine {
             state: state.clone(),
             pid: process.vmm.pid,
             saving,
+            write_tracking: config.write_tracking,
         });
         Ok(Self {
             directory: directory.to_owned(),

@@ -50,7 +50,7 @@ async fn run(guest: &dyn Guest, script: &str) -> String {
 async fn branch(bench: &Bench, machine: &dyn Machine, top_of: u64) -> (Branch, NewTop) {
     let top = bench.make_spec(&id(top_of)).await.disks.remove(1);
     let top = NewTop { serial: "scratch".to_owned(), path: top.path };
-    let request = BranchRequest { tops: vec![top.clone()], input: None, stay_paused: false };
+    let request = BranchRequest { tops: vec![top.clone()], guest: None, stay_paused: false };
     let branch = machine.brancher().unwrap().branch(request).await.unwrap();
     eprintln!("{:?}: {} KiB changed", branch.times, branch.pages.len() >> 10);
     (branch, top)
@@ -68,7 +68,8 @@ async fn child_spec(
     let mut spec = bench.make_spec(&id(number)).await;
     spec.disks[1].backing =
         std::iter::once(parent.disks[1].path.clone()).chain(parent.disks[1].backing.clone()).collect();
-    std::fs::set_permissions(&parent.disks[1].path, std::os::unix::fs::PermissionsExt::from_mode(0o444))
+    // Others may read it; its own VMM opens it for writing at later branches, too.
+    std::fs::set_permissions(&parent.disks[1].path, std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .unwrap();
     spec.start = MachineStart::Incoming(IncomingState {
         device_state: branch.device_state.clone(),
@@ -111,6 +112,7 @@ async fn branched_and_its_child_again(write_tracking: bool) {
     let guest = connect(&*parent, 1, "parent").await;
     run(&*guest, "echo before > /root/file; mkfifo /tmp/p; (while read x < /tmp/p; do echo $x-$$ >> /root/log; done) & ").await;
     let (first, top) = branch(&bench, &*parent, first_id + 1).await;
+    assert_eq!(first.times.ahead > Duration::ZERO, offered == "on", "{:?}", first.times);
     assert_eq!(run(&*guest, "echo parent > /root/mine; cat /root/file").await, "before");
 
     let began = Instant::now();
@@ -141,6 +143,7 @@ async fn branched_and_its_child_again(write_tracking: bool) {
     let child = next_server.adopt(&spec1.id, &spec1.directory, &record).await.unwrap();
     run(&*child_guest, "echo of the child > /root/mine").await;
     let (second, _) = branch(&bench, &*child, first_id + 3).await;
+    assert_eq!(second.times.ahead > Duration::ZERO, offered == "on", "{:?}", second.times);
     let spec2 = child_spec(&bench, first_id + 4, &spec1, &second, discovery, &*child).await;
     let grandchild = bench.driver.launch(&spec2).await.unwrap();
     grandchild.resume().await.unwrap();
@@ -152,6 +155,12 @@ async fn branched_and_its_child_again(write_tracking: bool) {
     // The parent wrote to its new top, nothing below it.
     assert!(run(&*guest, "sync; cat /root/mine").await == "parent");
     assert!(top.path.metadata().unwrap().len() > 0);
+    // What is switched off is off for machines that were launched before, too.
+    drop(child);
+    let config = QemuConfig { write_tracking: false, ..QemuConfig::new(bench.launcher.clone()) };
+    let child = Qemu::new(config).adopt(&spec1.id, &spec1.directory, &record).await.unwrap();
+    let (third, _) = branch(&bench, &*child, first_id + 5).await;
+    assert_eq!(third.times.ahead, Duration::ZERO);
     for machine in [parent, child, grandchild] {
         machine.kill(LIMIT).await.unwrap();
     }

@@ -42,7 +42,7 @@ pub(super) async fn skipped(suite: &Suite, scene: &Scene<'_>) -> bool {
 
 impl Scene<'_> {
     /// Branches a machine and makes the state ready for children.
-    pub(super) async fn branch(&self, parent: &Launched, guest: &dyn Guest) -> BranchSource {
+    pub(super) async fn branch(&self, parent: &Launched, guest: &Arc<dyn Guest>) -> BranchSource {
         let request = BranchRequest {
             tops: self
                 .harness
@@ -50,7 +50,7 @@ impl Scene<'_> {
                 .prepare_tops(&parent.spec.id, &[])
                 .await
                 .must("preparing new tops"),
-            input: Some(guest.hold_input().await),
+            guest: Some(Arc::clone(guest)),
             stay_paused: false,
         };
         self.branch_by(parent, request).await
@@ -171,7 +171,7 @@ async fn goes_on(scene: &Scene<'_>) {
     let (parent, guest) = scene.boot().await;
     let process = guest.exec(&shell(REMEMBERING, true)).await.must("starting a process");
     for _ in 0..2 {
-        drop(scene.branch(&parent, &*guest).await);
+        drop(scene.branch(&parent, &guest).await);
         assert_eq!(*parent.machine.state().borrow(), MachineState::Running, "it stands still");
         guest.ping().await.must("pinging over the channel of before");
     }
@@ -183,13 +183,13 @@ async fn stays_paused(scene: &Scene<'_>) {
     let (parent, guest) = scene.boot().await;
     guest.expect_heartbeats(false);
     parent.machine.pause().await.must("pausing");
-    drop(scene.branch(&parent, &*guest).await);
+    drop(scene.branch(&parent, &guest).await);
     assert_eq!(*parent.machine.state().borrow(), MachineState::Paused, "the branch let it run");
     parent.machine.resume().await.must("resuming");
     guest.ping().await.must("pinging after the resume");
     let tops = scene.harness.snapshots().prepare_tops(&parent.spec.id, &[]).await.must("preparing new tops");
-    let input = Some(guest.hold_input().await);
-    drop(scene.branch_by(&parent, BranchRequest { tops, input, stay_paused: true }).await);
+    let held = Some(Arc::clone(&guest));
+    drop(scene.branch_by(&parent, BranchRequest { tops, guest: held, stay_paused: true }).await);
     reach(&mut parent.machine.state(), MachineState::Paused).await;
     parent.machine.resume().await.must("resuming again");
     guest.ping().await.must("pinging after the second resume");
@@ -201,7 +201,7 @@ async fn child(scene: &Scene<'_>) {
     say(&*guest, "echo before > /root/note").await;
     let process = guest.exec(&shell(REMEMBERING, true)).await.must("starting a process");
     let id = process.id.clone();
-    let source = scene.branch(&parent, &*guest).await;
+    let source = scene.branch(&parent, &guest).await;
     say(&*guest, "echo later > /root/note; echo later > /root/new").await;
     let later = guest.exec(&shell(REMEMBERING, true)).await.must("starting a later process");
 
@@ -227,7 +227,7 @@ async fn two_children(scene: &Scene<'_>) {
     let (parent, guest) = scene.boot().await;
     let script = "hostname; cat /etc/machine-id /proc/sys/kernel/random/uuid";
     say(&*guest, script).await;
-    let source = scene.branch(&parent, &*guest).await;
+    let source = scene.branch(&parent, &guest).await;
     let mut said = vec![say(&*guest, script).await];
     let mut children = Vec::new();
     for who in [2, 3] {
@@ -259,7 +259,7 @@ async fn grandchild(scene: &Scene<'_>) {
     drop(process);
     say(&*guest, "echo 1 > /root/note").await;
     for generation in 2..=4 {
-        let source = scene.branch(&parent, &*guest).await;
+        let source = scene.branch(&parent, &guest).await;
         let (child, child_guest) = scene.child(&parent, &source, generation).await;
         drop(source);
         scene.end(&parent).await;
@@ -287,7 +287,7 @@ async fn adopted(scene: &Scene<'_>) {
     let limit = scene.harness.boot_limit();
     let guest = connector.connect(&endpoint, 2, &identity(2), limit).await.must("connecting again");
     for who in [3, 4] {
-        let source = scene.branch(&parent, &*guest).await;
+        let source = scene.branch(&parent, &guest).await;
         let (child, child_guest) = scene.child(&parent, &source, who).await;
         assert_eq!(say(&*child_guest, "cat /root/note").await, "before");
         scene.end(&child).await;
@@ -299,7 +299,7 @@ async fn adopted(scene: &Scene<'_>) {
 async fn refused(scene: &Scene<'_>) {
     let (parent, guest) = scene.boot().await;
     let Some(brancher) = parent.machine.brancher() else { panic!("the machine has no brancher") };
-    let request = |tops| BranchRequest { tops, input: None, stay_paused: false };
+    let request = |tops| BranchRequest { tops, guest: None, stay_paused: false };
     let error = brancher.branch(request(Vec::new())).await.must_fail("branching without a new top");
     assert!(matches!(error, BranchError::Disk { .. }), "wrong error: {error}");
     let mut tops =
@@ -310,7 +310,7 @@ async fn refused(scene: &Scene<'_>) {
     assert_eq!(*parent.machine.state().borrow(), MachineState::Running, "it stands still");
     guest.ping().await.must("pinging after refused branches");
     // The tops of refused branches stay below those of the next one.
-    let source = scene.branch(&parent, &*guest).await;
+    let source = scene.branch(&parent, &guest).await;
     let (child, _guest) = scene.child(&parent, &source, 2).await;
     scene.end(&child).await;
     scene.end(&parent).await;

@@ -36,7 +36,7 @@ async fn expect_refused(scene: &Scene<'_>, spec: &MachineSpec, what: &str) -> La
 
 async fn incompatible(scene: &Scene<'_>) {
     let (parent, guest) = scene.boot().await;
-    let source = scene.branch(&parent, &*guest).await;
+    let source = scene.branch(&parent, &guest).await;
     let good = scene.child_spec(&parent, &source).await;
     assert!(!source.description.compatibility.is_empty(), "its states need nothing");
     for what in source.description.compatibility.keys() {
@@ -61,7 +61,7 @@ async fn incompatible(scene: &Scene<'_>) {
 
 async fn garbage(scene: &Scene<'_>) {
     let (parent, guest) = scene.boot().await;
-    let source = scene.branch(&parent, &*guest).await;
+    let source = scene.branch(&parent, &guest).await;
     let good = scene.child_spec(&parent, &source).await;
     let sound = source.device_state.clone();
     let cases = [
@@ -82,7 +82,7 @@ async fn garbage(scene: &Scene<'_>) {
 
 async fn old_epoch(scene: &Scene<'_>) {
     let (parent, guest) = scene.boot().await;
-    let source = scene.branch(&parent, &*guest).await;
+    let source = scene.branch(&parent, &guest).await;
     let spec = scene.child_spec(&parent, &source).await;
     let machine = scene.harness.hypervisor().launch(&spec).await.must("launching a child");
     machine.resume().await.must("resuming a child");

@@ -47,7 +47,7 @@ async fn loaded(scene: &Scene<'_>) {
     let (parent, guest) = scene.boot().await;
     let Some((id, _)) = prepare(scene, &parent, |_| {}).await else { return scene.end(&parent).await };
     say(&*guest, "echo parent > /root/note").await;
-    let source = scene.branch(&parent, &*guest).await;
+    let source = scene.branch(&parent, &guest).await;
     let spec = scene.child_spec_of(id, &parent, &source).await;
     let (child, child_guest) = scene.go_on(spec, 2).await;
     drop(source);
@@ -56,7 +56,7 @@ async fn loaded(scene: &Scene<'_>) {
         "parent\nchild-2"
     );
     // It is a machine like any other: its disk can be branched again, and goes on after that.
-    let source = scene.branch(&child, &*child_guest).await;
+    let source = scene.branch(&child, &child_guest).await;
     let spec = scene.child_spec(&child, &source).await;
     let (grandchild, grandchild_guest) = scene.go_on(spec, 3).await;
     assert_eq!(say(&*child_guest, "echo later > /root/note; cat /root/note").await, "later");
@@ -72,7 +72,7 @@ async fn of_another_kind(scene: &Scene<'_>) {
     let other = prepare(scene, &parent, |spec| spec.vcpus += 1).await;
     let Some((id, _)) = other else { return scene.end(&parent).await };
     say(&*guest, "echo parent > /root/note").await;
-    let source = scene.branch(&parent, &*guest).await;
+    let source = scene.branch(&parent, &guest).await;
     let spec = scene.child_spec_of(id, &parent, &source).await;
     let (child, child_guest) = scene.go_on(spec, 2).await;
     assert_eq!(say(&*child_guest, "cat /root/note").await, "parent");

@@ -7,6 +7,7 @@
 //! ```
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use microvm_ports::BranchError;
 use microvm_ports::branch::{MemoryPages, PageRange};
@@ -27,42 +28,57 @@ const HOST_RESERVE_MIB: u64 = 128;
 pub(crate) struct Harvest {
     mapping: Mapping,
     /// What was copied already, where the kernel notes what is written after that.
-    ahead: Option<(WriteLog, Copied)>,
+    ahead: Option<Ahead>,
     /// For what is copied in the pause.
     buffer: PageBuffer,
 }
 
+struct Ahead {
+    log: WriteLog,
+    copied: Copied,
+    took: Duration,
+}
+
 impl Harvest {
     /// Finds the guest's memory in the process `pid`, makes room for what has changed in it and may still change, and
-    /// copies it if what is written meanwhile will be known.
-    pub(crate) fn begin(pid: i32, memory: MemoryFile) -> Result<Self, BranchError> {
+    /// copies it if `ahead` is set and what is written meanwhile will be known.
+    pub(crate) fn begin(pid: i32, memory: MemoryFile, ahead: bool) -> Result<Self, BranchError> {
         let mapping = Mapping::find(pid, memory).map_err(failed("finding it"))?;
         let changed = total(&changed_pages(&mapping).map_err(failed("looking for changed pages"))?);
         let whole = usize::try_from(memory.bytes).unwrap_or(usize::MAX);
         let slack = changed / 8 + SLACK;
         let buffer = room_for((changed + slack).min(whole))?;
+        // On a host that is too short of memory for a second copy of a little, there is one.
+        let late = ahead.then(|| room_for(slack.min(whole)).ok()).flatten();
+        let Some(late) = late else { return Ok(Self { mapping, ahead: None, buffer }) };
         let log = match WriteLog::begin(mapping) {
             Ok(log) => log,
             Err(error) => {
-                tracing::debug!(%error, "all of a guest's changed memory is copied in its pause");
+                tracing::info!(pid, %error, "all of a guest's changed memory is copied in its pause");
                 return Ok(Self { mapping, ahead: None, buffer });
             }
         };
+        let began = Instant::now();
         let ranges = log.protect_changed().map_err(failed("having its writes noted"))?;
-        let ahead = fill(buffer, &mapping, ranges)?;
-        let buffer = room_for(slack.min(whole))?;
-        Ok(Self { mapping, ahead: Some((log, ahead)), buffer })
+        let copied = fill(buffer, &mapping, ranges)?;
+        let ahead = Ahead { log, copied, took: began.elapsed() };
+        Ok(Self { mapping, ahead: Some(ahead), buffer: late })
+    }
+
+    /// How long was copied already; zero if nothing was.
+    pub(crate) fn took(&self) -> Duration {
+        self.ahead.as_ref().map_or(Duration::ZERO, |ahead| ahead.took)
     }
 
     /// To be called while the guest stands still.
     pub(crate) fn complete(self) -> Result<Harvested, BranchError> {
         let ranges = match &self.ahead {
-            Some((log, _)) => log.written(),
+            Some(ahead) => ahead.log.written(),
             None => changed_pages(&self.mapping),
         };
         let ranges = ranges.map_err(failed("looking for changed pages"))?;
         let copied = fill(self.buffer, &self.mapping, ranges)?;
-        Ok(Harvested { ahead: self.ahead.map(|(_, ahead)| ahead), copied })
+        Ok(Harvested { ahead: self.ahead.map(|ahead| ahead.copied), copied })
     }
 }
 
@@ -76,7 +92,7 @@ impl Harvested {
     /// All changed pages as they were in the pause.
     pub(crate) fn into_pages(self) -> Result<MemoryPages, BranchError> {
         match self.ahead {
-            Some(ahead) => merge(ahead, self.copied).map_err(failed("putting its copies together")),
+            Some(ahead) => merge(ahead, self.copied, room_for),
             None => Ok(self.copied.into()),
         }
     }

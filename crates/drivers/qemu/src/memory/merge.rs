@@ -1,18 +1,21 @@
 //! Puts what was copied while a guest ran and what was copied again while it stood still together.
 
-use std::io;
-
 use microvm_ports::branch::{MemoryPages, PageRange};
 
 use super::copy::{Copied, PageBuffer, total};
 
-/// All pages of both; where both have one, it is that of `late`. In place where the buffer of `ahead` has room for it.
-pub(crate) fn merge(ahead: Copied, late: Copied) -> io::Result<MemoryPages> {
+/// All pages of both; where both have one, it is that of `late`. In place where the buffer of `ahead` has room for it, else
+/// in one of so many bytes by `room_for`.
+pub(super) fn merge<E>(
+    ahead: Copied,
+    late: Copied,
+    room_for: impl FnOnce(usize) -> Result<PageBuffer, E>,
+) -> Result<MemoryPages, E> {
     let Copied { ranges: old, mut buffer } = ahead;
     let layout = Layout::of(PageRange::union([&*old, &*late.ranges].concat()));
     let bytes = total(&layout.ranges);
     if bytes > total(&old) {
-        let mut larger = (bytes > buffer.capacity()).then(|| PageBuffer::with_capacity(bytes)).transpose()?;
+        let mut larger = if bytes > buffer.capacity() { Some(room_for(bytes)?) } else { None };
         // From the end on: nothing moves to where something is that has not moved yet.
         let mut at = total(&old);
         for range in old.iter().rev() {
@@ -92,7 +95,7 @@ mod tests {
             late in proptest::collection::btree_map(0u64..60, any::<u8>(), 0..50),
             spare in 0usize..40,
         ) {
-            let merged = merge(copied(&ahead, spare), copied(&late, 0)).unwrap();
+            let merged = merge(copied(&ahead, spare), copied(&late, 0), PageBuffer::with_capacity).unwrap();
             let mut expected = ahead;
             expected.extend(late);
             let mut found = BTreeMap::new();

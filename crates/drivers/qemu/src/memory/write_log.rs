@@ -21,6 +21,8 @@ const UFFDIO_API: u64 = request::<[u64; 3]>(0x3F);
 const UFFDIO_REGISTER: u64 = request::<[u64; 4]>(0x00);
 const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
 const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
+/// The feature is of 6.7; the scan that protects pages could lose their dirty marks until 6.9.
+const OLDEST: (u32, u32) = (6, 9);
 /// `UFFD_USER_MODE_ONLY`: allowed to everybody.
 const USER_MODE_ONLY: i32 = 1;
 
@@ -39,7 +41,7 @@ impl WriteLog {
     ///
     /// # Errors
     /// If the process was not given a descriptor for it when it began (a kernel without `userfaultfd`, another processor
-    /// than x86-64, a VMM started by an earlier version of this program), or the kernel is older than 6.7.
+    /// than x86-64, a VMM started by an earlier version of this program), or the kernel does not note writes.
     pub(crate) fn begin(mapping: Mapping) -> io::Result<Self> {
         let descriptor = descriptor_of(mapping.pid)?;
         match agree(&descriptor) {
@@ -92,8 +94,13 @@ pub(crate) fn copies_ahead() -> Result<(), String> {
     if cfg!(not(target_arch = "x86_64")) {
         return Err("off: not on this processor".to_owned());
     }
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+    if (numbers.next(), numbers.next()) < (Some(OLDEST.0), Some(OLDEST.1)) {
+        return Err(format!("off: the kernel is {release}; {}.{} or newer is needed", OLDEST.0, OLDEST.1));
+    }
     let descriptor = own_descriptor().map_err(|error| format!("off: userfaultfd: {error}"))?;
-    agree(&descriptor).map_err(|_| "off: the kernel does not note writes (Linux 6.7 and newer do)".to_owned())
+    agree(&descriptor).map_err(|error| format!("off: the kernel does not note writes: {error}"))
 }
 
 /// The `userfaultfd` of a process, as a descriptor of our own.
@@ -105,7 +112,14 @@ fn descriptor_of(pid: i32) -> io::Result<OwnedFd> {
             let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(missing)?;
             let number = name.parse().map_err(io::Error::other)?;
             let process = pidfd_open(Pid::from_raw(pid).ok_or_else(missing)?, PidfdFlags::empty())?;
-            return Ok(pidfd_getfd(process, number, PidfdGetfdFlags::empty())?);
+            let taken = pidfd_getfd(process, number, PidfdGetfdFlags::empty())?;
+            // A VMM in other hands may have put something else there meanwhile.
+            let own = format!("/proc/self/fd/{}", taken.as_raw_fd());
+            return if std::fs::read_link(own)?.as_os_str() == USERFAULTFD {
+                Ok(taken)
+            } else {
+                Err(missing())
+            };
         }
     }
     Err(missing())
