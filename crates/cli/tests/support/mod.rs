@@ -170,15 +170,12 @@ impl Home {
     /// Panics if anything is left of VMs with these ids or in the directories of work, also after a while: a request that was
     /// cut off is still being undone when its client has gone.
     pub(crate) fn expect_nothing_left(&self, ids: &BTreeSet<String>) {
-        let end = Instant::now() + Duration::from_secs(15);
-        loop {
-            let left = self.left(ids);
-            if left.is_empty() {
-                return;
-            }
-            assert!(Instant::now() < end, "left behind:\n{}", left.join("\n"));
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let mut left = Vec::new();
+        let gone = reached_within(5, || {
+            left = self.left(ids);
+            left.is_empty()
+        });
+        assert!(gone, "left behind:\n{}", left.join("\n"));
     }
 
     /// Whether a process has a VM's directory as its own.
@@ -254,12 +251,20 @@ pub(crate) fn end_server_on(root: &Path) {
 
 /// Waits for what no event of the program's interface tells, for as long as a host of one's own would need at most; a
 /// shared one gets three times as long.
-pub(crate) fn until(what: &str, seconds: u64, mut reached: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, seconds: u64, reached: impl FnMut() -> bool) {
+    assert!(reached_within(seconds, reached), "after 3 × {seconds} s it is not so that {what}");
+}
+
+/// Whether it comes to be so, in the time that [`until`] waits.
+fn reached_within(seconds: u64, mut reached: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + 3 * Duration::from_secs(seconds);
     while !reached() {
-        assert!(Instant::now() < end, "after 3 × {seconds} s it is not so that {what}");
+        if Instant::now() >= end {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
+    true
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {

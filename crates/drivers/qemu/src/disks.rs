@@ -104,6 +104,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_disk_is_buffered_if_all_of_it_is_known_to_be() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let here = camino::Utf8Path::from_path(file.path()).unwrap();
+        let disk = |path: &camino::Utf8Path, backing: &[&str]| MachineDisk {
+            path: path.to_owned(),
+            format: DiskFormat::Raw,
+            backing: backing.iter().map(Into::into).collect(),
+            read_only: false,
+            serial: "data".to_owned(),
+        };
+        assert!(is_buffered(&disk(here, &[here.as_str()])));
+        // The process file system stands for all that are not known.
+        assert!(!is_buffered(&disk(here, &["/proc/version"])));
+        assert!(!is_buffered(&disk("/proc/version".into(), &[])));
+        assert!(!is_buffered(&disk("/nonexistent".into(), &[])));
+    }
+
+    #[test]
     fn names_count_up() {
         assert_eq!(next_node(&first_node(1)), "disk1.1");
         assert_eq!(next_node("disk1.9"), "disk1.10");

@@ -46,6 +46,13 @@ async fn run(guest: &dyn Guest, script: &str) -> String {
     String::from_utf8(text).unwrap().trim().to_owned()
 }
 
+/// What the kernel says of a machine's process.
+fn may_have_huge_pages(bench: &Bench, id: &VmId) -> bool {
+    let [process] = *bench.processes_of(id) else { panic!("it has one process") };
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    status.lines().any(|line| line == "THP_enabled:\t1")
+}
+
 /// Branches a machine; its scratch disk goes on writing to a new top in the directory of `top_of`.
 async fn branch(bench: &Bench, machine: &dyn Machine, top_of: u64) -> (Branch, NewTop) {
     let top = bench.make_spec(&id(top_of)).await.disks.remove(1);
@@ -119,6 +126,8 @@ async fn branched_and_its_child_again(write_tracking: bool) {
     let spec1 = child_spec(&bench, first_id + 2, &spec, &first, discovery, &*parent).await;
     let child = bench.driver.launch(&spec1).await.unwrap();
     let launched = began.elapsed();
+    // One that boots fills huge pages with what it translates; a forked one does not.
+    assert_eq!([&spec, &spec1].map(|spec| may_have_huge_pages(&bench, &spec.id)), [true, false]);
     child.resume().await.unwrap();
     let child_guest = connect(&*child, 2, "child").await;
     let connected = began.elapsed();

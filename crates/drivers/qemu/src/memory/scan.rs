@@ -1,5 +1,5 @@
 //! Which pages of a private mapping were changed: those that are anonymous now, in memory or swapped out; and which of them
-//! were written since they were protected (see [`crate::memory::WriteLog`]).
+//! were written since they were protected (see `write_log`).
 
 use std::fs::File;
 use std::io;
@@ -52,7 +52,7 @@ struct Region {
 }
 
 /// What a scan is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Purpose {
     /// All changed pages.
     Changed,
