@@ -34,8 +34,12 @@ impl PageBuffer {
         self.0.len()
     }
 
-    /// Copies `ranges` of the guest's memory into the buffer, which must be large enough.
+    /// Copies `ranges` of the guest's memory into the buffer, which must be large enough. They must ascend and not
+    /// overlap: where each page lies in the buffer follows from that.
     pub(crate) fn fill(mut self, mapping: &Mapping, ranges: Vec<PageRange>) -> io::Result<Copied> {
+        if ranges.windows(2).any(|pair| pair[1].first < pair[0].end()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "changed pages are not in order"));
+        }
         let bytes = total(&ranges);
         if bytes > self.0.len() {
             return Err(io::Error::new(
@@ -122,10 +126,14 @@ fn batches(mapping: &Mapping, ranges: &[PageRange]) -> io::Result<Vec<(Vec<Remot
 }
 
 fn read(mapping: &Mapping, ranges: &[PageRange], mut content: &mut [u8]) -> io::Result<()> {
-    for (pieces, length) in batches(mapping, ranges)? {
-        let (here, rest) = content.split_at_mut(length);
-        let count = process_vm_readv(Pid::from_raw(mapping.pid), &mut [IoSliceMut::new(here)], &pieces)?;
-        expect_all(count, length)?;
+    let pid = Pid::from_raw(mapping.pid);
+    for (mut pieces, length) in batches(mapping, ranges)? {
+        let (mut here, rest) = content.split_at_mut(length);
+        while !here.is_empty() {
+            let count = process_vm_readv(pid, &mut [IoSliceMut::new(here)], &pieces)?;
+            advance(&mut pieces, count)?;
+            here = &mut here[count..];
+        }
         content = rest;
     }
     Ok(())
@@ -133,21 +141,42 @@ fn read(mapping: &Mapping, ranges: &[PageRange], mut content: &mut [u8]) -> io::
 
 /// Writes pages into a guest's memory; its processors must stand still.
 pub(crate) fn inject(mapping: &Mapping, pages: &MemoryPages) -> io::Result<()> {
+    let pid = Pid::from_raw(mapping.pid);
     let mut content: &[u8] = &pages.data;
-    for (pieces, length) in batches(mapping, &pages.ranges)? {
-        let (here, rest) = content.split_at_checked(length).ok_or(io::ErrorKind::UnexpectedEof)?;
-        let count = process_vm_writev(Pid::from_raw(mapping.pid), &[IoSlice::new(here)], &pieces)?;
-        expect_all(count, length)?;
+    for (mut pieces, length) in batches(mapping, &pages.ranges)? {
+        let (mut here, rest) = content.split_at_checked(length).ok_or(io::ErrorKind::UnexpectedEof)?;
+        while !here.is_empty() {
+            let count = process_vm_writev(pid, &[IoSlice::new(here)], &pieces)?;
+            advance(&mut pieces, count)?;
+            here = &here[count..];
+        }
         content = rest;
     }
-    Ok(())
-}
-
-fn expect_all(count: usize, length: usize) -> io::Result<()> {
-    if count == length {
+    if content.is_empty() {
         Ok(())
     } else {
-        Err(io::Error::other(format!("only {count} of {length} bytes of the guest's memory could be copied")))
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "there is more content than pages for it"))
+    }
+}
+
+/// Drops the first `count` bytes of `pieces`: a call may do less than it was asked to, at any byte.
+///
+/// # Errors
+/// If nothing was done, or more than was asked for.
+fn advance(pieces: &mut Vec<RemoteIoVec>, mut count: usize) -> io::Result<()> {
+    if count == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "no byte of the guest's memory could be copied"));
+    }
+    let done = pieces.iter().take_while(|piece| count >= piece.len && { count -= piece.len; true }).count();
+    pieces.drain(..done);
+    match pieces.first_mut() {
+        Some(piece) => {
+            piece.base += count;
+            piece.len -= count;
+            Ok(())
+        }
+        None if count == 0 => Ok(()),
+        None => Err(io::Error::other("more of the guest's memory was copied than was asked for")),
     }
 }
 
@@ -197,6 +226,29 @@ mod tests {
         assert!(buffer.fill(&mapping(&memory), ranges(&[(3, 2)])).is_err());
         let pages = MemoryPages { ranges: ranges(&[(9, 1)]), data: Bytes::from(vec![0; PAGE_SIZE]) };
         assert!(inject(&mapping(&memory), &pages).is_err());
+    }
+
+    #[test]
+    fn ranges_out_of_order_are_refused() {
+        let memory = MmapMut::map_anon(8 * PAGE_SIZE).unwrap();
+        for list in [[(4, 1), (2, 1)], [(1, 3), (3, 1)]] {
+            let buffer = PageBuffer::with_capacity(8 * PAGE_SIZE).unwrap();
+            assert!(buffer.fill(&mapping(&memory), ranges(&list)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_call_that_does_less_goes_on_where_it_ended() {
+        let piece = |base, len| RemoteIoVec { base, len };
+        let mut pieces = vec![piece(100, 10), piece(200, 20), piece(300, 30)];
+        advance(&mut pieces, 10).unwrap();
+        assert_eq!(pieces, [piece(200, 20), piece(300, 30)]);
+        advance(&mut pieces, 25).unwrap();
+        assert_eq!(pieces, [piece(305, 25)]);
+        assert!(advance(&mut pieces, 0).is_err());
+        assert!(advance(&mut pieces.clone(), 26).is_err());
+        advance(&mut pieces, 25).unwrap();
+        assert!(pieces.is_empty());
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod copy;
 mod harvest;
 mod mapping;
 mod merge;
+#[cfg(test)]
+mod patterns;
 mod scan;
 mod write_log;
 

@@ -20,6 +20,9 @@ const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
+/// A protected page that is not in memory now was swapped out, or discarded: then the kernel keeps a mark that looks like
+/// a swapped page, and the page reads as the base file again. Copying both again is right for both.
+const WRITTEN_OR_GONE: u64 = PAGE_IS_WRITTEN | PAGE_IS_SWAPPED;
 const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
 const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 const PAGEMAP_SCAN: u64 = (3 << 30) | ((size_of::<ScanArguments>() as u64) << 16) | ((b'f' as u64) << 8) | 16;
@@ -44,7 +47,7 @@ struct ScanArguments {
 
 /// `struct page_region` of linux/fs.h.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Region {
     start: u64,
     end: u64,
@@ -58,7 +61,8 @@ enum Purpose {
     Changed,
     /// The same; from now on it is noted which are written.
     Protect,
-    /// Those of them that were written since, and those that have changed since for the first time.
+    /// Those of them that were written, swapped out or discarded since, and those that have changed since for the
+    /// first time.
     Written,
 }
 
@@ -70,8 +74,8 @@ pub(super) fn protect_changed(mapping: &Mapping) -> io::Result<Vec<PageRange>> {
     scan(&page_map(mapping)?, mapping, Purpose::Protect)
 }
 
-/// Changed pages that were not changed at the last [`protect_changed`], or were written since. Exact only while the
-/// process does not run.
+/// Pages whose content may differ from what it was at the last [`protect_changed`]: every written one, and those that
+/// are not in memory. Complete only while the process does not run.
 ///
 /// # Errors
 /// As [`protect_changed`].
@@ -106,12 +110,12 @@ fn push(ranges: &mut Vec<PageRange>, first: u64, count: u64) {
 
 #[allow(unsafe_code)]
 fn scan(file: &File, mapping: &Mapping, purpose: Purpose) -> io::Result<Vec<PageRange>> {
-    let (flags, written) = match purpose {
+    let (flags, told) = match purpose {
+        // Told nothing apart, neighbours come as one region.
         Purpose::Changed => (0, 0),
         Purpose::Protect => (PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC, 0),
-        Purpose::Written => (PM_SCAN_CHECK_WPASYNC, PAGE_IS_WRITTEN),
+        Purpose::Written => (PM_SCAN_CHECK_WPASYNC, WRITTEN_OR_GONE),
     };
-    let page = PAGE_SIZE as u64;
     let end = mapping.start + mapping.length;
     let mut regions = vec![Region::default(); REGIONS];
     let mut ranges = Vec::new();
@@ -125,10 +129,10 @@ fn scan(file: &File, mapping: &Mapping, purpose: Purpose) -> io::Result<Vec<Page
             vec: regions.as_mut_ptr() as u64,
             vec_len: REGIONS as u64,
             category_inverted: PAGE_IS_FILE,
-            category_mask: PAGE_IS_FILE | written,
+            category_mask: PAGE_IS_FILE,
             category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-            // All regions are of one kind, so that neighbours come as one.
-            return_mask: PAGE_IS_FILE,
+            // A request that asks to be told nothing is refused; no page of these is of a file.
+            return_mask: PAGE_IS_FILE | told,
             ..ScanArguments::default()
         };
         // SAFETY: the descriptor is valid, the arguments are of the layout and size they say, and `vec` points to
@@ -138,15 +142,52 @@ fn scan(file: &File, mapping: &Mapping, purpose: Purpose) -> io::Result<Vec<Page
             return Err(io::Error::last_os_error());
         }
         let found = usize::try_from(found).unwrap_or(0).min(REGIONS);
-        for region in &regions[..found] {
-            push(&mut ranges, (region.start - mapping.start) / page, (region.end - region.start) / page);
-        }
-        if arguments.walk_end <= at {
-            return Err(io::Error::other("the kernel's scan of the page map stands still"));
-        }
-        at = arguments.walk_end;
+        let wanted = |region: &Region| told == 0 || region.categories & told != 0;
+        at = take(&mut ranges, &regions[..found], wanted, mapping, at, arguments.walk_end)?;
     }
     Ok(ranges)
+}
+
+/// Adds what is `wanted` of one call's regions about the memory from `at` on; returns where the next call begins.
+///
+/// `walk_end` is believed only where nothing was reported: a kernel that fills more than one of its inner blocks of 512
+/// regions in a call leaves it at the end of an earlier block (seen with Linux 6.18), and whoever goes on from there is
+/// told the same regions twice.
+///
+/// # Errors
+/// If a region is empty, lies outside the memory asked about or before one that was reported already, or if nothing
+/// was reported and the walk did not advance.
+fn take(
+    ranges: &mut Vec<PageRange>,
+    regions: &[Region],
+    wanted: impl Fn(&Region) -> bool,
+    mapping: &Mapping,
+    at: u64,
+    walk_end: u64,
+) -> io::Result<u64> {
+    let page = PAGE_SIZE as u64;
+    let end = mapping.start + mapping.length;
+    let mut next = at;
+    for region in regions {
+        // Mappings begin at a page, so whole pages have addresses that are multiples of their size.
+        let whole = region.start.is_multiple_of(page) && region.end.is_multiple_of(page);
+        if region.start < next || region.end <= region.start || region.end > end || !whole {
+            return Err(io::Error::other("the kernel's scan of the page map is not in order"));
+        }
+        if wanted(region) {
+            push(ranges, (region.start - mapping.start) / page, (region.end - region.start) / page);
+        }
+        next = region.end;
+    }
+    if walk_end >= end && regions.len() < REGIONS {
+        Ok(end)
+    } else if !regions.is_empty() {
+        Ok(next)
+    } else if walk_end > at {
+        Ok(walk_end)
+    } else {
+        Err(io::Error::other("the kernel's scan of the page map stands still"))
+    }
 }
 
 /// One 64-bit entry per page (linux Documentation/admin-guide/mm/pagemap.rst): bit 63 present, 62 swapped, 61 of a file.
@@ -197,5 +238,51 @@ mod tests {
         assert_eq!(changed_pages(&mapping).unwrap(), expected);
         let pagemap = File::open("/proc/self/pagemap").unwrap();
         assert_eq!(read_entries(&pagemap, &mapping).unwrap(), expected);
+    }
+
+    const MAPPING: Mapping = Mapping { pid: 1, start: 0x10_0000, length: 0x10_0000 };
+
+    fn all(_: &Region) -> bool {
+        true
+    }
+
+    fn region(first: u64, end: u64) -> Region {
+        let address = |page| MAPPING.start + page * PAGE_SIZE as u64;
+        Region { start: address(first), end: address(end), categories: 0 }
+    }
+
+    #[test]
+    fn the_next_call_begins_where_the_last_region_ended_whatever_the_kernel_says() {
+        let (start, page) = (MAPPING.start, PAGE_SIZE as u64);
+        let mut ranges = Vec::new();
+        let list = [region(1, 3), region(3, 4), region(9, 10)];
+        let next = take(&mut ranges, &list, all, &MAPPING, start, start + 2 * page).unwrap();
+        assert_eq!(next, start + 10 * page);
+        assert_eq!(ranges, [PageRange { first: 1, count: 3 }, PageRange { first: 9, count: 1 }]);
+        assert_eq!(take(&mut ranges, &[], all, &MAPPING, next, start + 12 * page).unwrap(), start + 12 * page);
+        let written = |region: &Region| region.categories & PAGE_IS_WRITTEN != 0;
+        let mixed = [region(11, 12), Region { categories: PAGE_IS_WRITTEN, ..region(12, 13) }];
+        take(&mut ranges, &mixed, written, &MAPPING, next, 0).unwrap();
+        assert_eq!(ranges.last(), Some(&PageRange { first: 12, count: 1 }));
+        let end = start + MAPPING.length;
+        assert_eq!(take(&mut ranges, &[region(20, 256)], all, &MAPPING, next, end).unwrap(), end);
+    }
+
+    #[test]
+    fn regions_out_of_order_or_place_are_refused() {
+        let at = MAPPING.start + 5 * PAGE_SIZE as u64;
+        let unaligned = Region { start: at + 8, ..region(0, 7) };
+        for list in [
+            vec![region(4, 6)],
+            vec![region(6, 6)],
+            vec![region(8, 7)],
+            vec![region(200, 257)],
+            vec![region(6, 8), region(7, 9)],
+            vec![unaligned],
+            vec![Region::default()],
+        ] {
+            assert!(take(&mut Vec::new(), &list, all, &MAPPING, at, u64::MAX).is_err(), "{list:?}");
+        }
+        assert!(take(&mut Vec::new(), &[], all, &MAPPING, at, at).is_err(), "a scan that stands still");
     }
 }

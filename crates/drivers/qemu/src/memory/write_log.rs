@@ -79,7 +79,7 @@ fn agree(descriptor: &OwnedFd) -> io::Result<()> {
 }
 
 /// A descriptor of this very process.
-fn own_descriptor() -> io::Result<OwnedFd> {
+pub(super) fn own_descriptor() -> io::Result<OwnedFd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | USER_MODE_ONLY;
     // SAFETY: the call makes a descriptor, which is nobody else's, and nothing more.
     unsafe {
