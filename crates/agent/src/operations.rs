@@ -76,6 +76,10 @@ async fn dispatch(
             system::shutdown::begin(agent, request)?;
             done()
         }
+        Operation::SetClock(time) => {
+            system::identity::tell_time(agent, time.wall_clock_ns)?;
+            done()
+        }
         Operation::MeasureSink(_) => Reply::Written(system::measure::sink(stream).await?),
         Operation::MeasureSource(request) => return system::measure::source(stream, request.bytes).await,
         Operation::MeasureSpawn(request) => Reply::Measured(system::measure::spawns(agent, request).await?),

@@ -7,10 +7,13 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use support::Home;
+use support::{Home, until};
 
 /// How long the clocks are watched.
 const SPAN: Duration = Duration::from_secs(6);
+
+/// How long guests stand still.
+const STOOD_STILL: Duration = Duration::from_secs(3);
 
 /// Prints both clocks in nanoseconds for every line it gets.
 const GUEST: &str = "import sys, time
@@ -81,9 +84,22 @@ fn clocks_agree_with(kernel: &str) {
     assert!(doubt < 0.0005, "the answers were too slow to tell");
     assert!(monotonic.abs() < 0.001 && real.abs() < 0.001, "{monotonic} {real}");
     assert!(second.wall_error.abs() < 0.1, "the wall clock is off by {} s", second.wall_error);
+    home.must(&["pause", "dev"]);
+    std::thread::sleep(STOOD_STILL);
+    home.must(&["resume", "dev"]);
+    let third = best(&mut ask, &mut answers);
+    assert!(third.wall_error.abs() < 0.1, "the wall clock is off by {} s after a pause", third.wall_error);
+    // By hand or not: who is idle stands still, and the next request wakes it.
+    home.must(&["create", "--name", "idle", "--kernel", kernel, "--pause-after", "1s"]);
+    until("an idle VM stands still", 20, || home.state("idle").0 == "paused");
+    std::thread::sleep(STOOD_STILL);
+    let late = home.must(&["exec", "idle", "--", "python3", "-c", "import time; print(time.time())"]);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    let behind = now - late.trim().parse::<f64>().unwrap();
+    assert!((0.0..1.5).contains(&behind), "the wall clock is {behind} s behind after the VM was woken");
     drop(ask);
     assert!(child.wait().unwrap().success());
-    home.must(&["rm", "dev"]);
+    home.must(&["rm", "dev", "idle"]);
 }
 
 #[test]

@@ -263,6 +263,13 @@ pub trait Guest: Send + Sync {
     /// confirmed ([`ErrorKind::Conflict`]): the guest is then not to be used.
     async fn identify(&self, epoch: u64, identity: &Identity) -> Result<(), GuestError>;
 
+    /// Sets the guest's wall clock to the host's. A guest's clocks stand still with its machine, so it is told the time
+    /// whenever it runs again in the same epoch; an identity has the time with it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] from an agent that is older than this request.
+    async fn tell_time(&self) -> Result<(), GuestError>;
+
     /// Stops expecting heartbeats (the machine is going to stand still), or expects them again.
     fn expect_heartbeats(&self, expected: bool);
 

@@ -3,13 +3,13 @@
 use std::fs;
 use std::sync::Arc;
 
-use microvm_protocol::messages::{Configure, Configured, Exec, PARTS, Part, SHARES_PART};
+use microvm_protocol::messages::{Configure, Configured, Exec, FailureKind, PARTS, Part, SHARES_PART};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::agent::{Agent, Place, StartCommands};
 use crate::console::say;
 use crate::exec::Defaults;
-use crate::failure::AgentResult;
+use crate::failure::{AgentError, AgentResult};
 use crate::system::line::write_line;
 use crate::system::shares;
 
@@ -46,6 +46,22 @@ pub(crate) async fn configure(
             |(name, problem)| Part { name: name.to_owned(), problem: problem.err().unwrap_or_default() },
         );
     Ok(Configured { parts: parts.collect() })
+}
+
+/// Sets the wall clock of a guest; an agent that runs beside other programs of a host leaves the host's alone.
+///
+/// # Errors
+/// If the time is before 1970 or the kernel refuses it.
+pub(crate) fn tell_time(agent: &Agent, nanoseconds: i64) -> AgentResult<()> {
+    if nanoseconds <= 0 {
+        return Err(AgentError::invalid("the time of day must be after 1970"));
+    }
+    match agent.place {
+        Place::Guest => {
+            set_clock(nanoseconds).map_err(|problem| AgentError::new(FailureKind::Internal, problem))
+        }
+        Place::Host => Ok(()),
+    }
 }
 
 fn set_clock(nanoseconds: i64) -> Result<(), String> {

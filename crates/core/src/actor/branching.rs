@@ -5,8 +5,8 @@ use microvm_ports::BranchError;
 use microvm_ports::branch::{BranchRequest, BranchTimes};
 use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription, UserDisk};
 use microvm_ports::storage::DiskFormat;
-use microvm_ports::{Machine, Progress};
-use microvm_types::Phase;
+use microvm_ports::{GuestError, Machine, Progress};
+use microvm_types::{ErrorKind, Phase};
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
 use microvm_types::vm::VmRecord;
@@ -187,6 +187,9 @@ impl VmActor {
         let request = BranchRequest { tops: tops.clone(), guest: self.guest.clone(), stay_paused };
         let branch = brancher.branch(request).await?;
         let times = branch.times;
+        if !stay_paused && self.record.phase == Phase::Running {
+            self.tell_time_soon();
+        }
         metrics::histogram!("microvm_branch_pause_seconds").record(times.pause);
         tracing::info!(vm = %self.record.id, ?times, changed_bytes = branch.pages.len(), "branched");
         let description = StateDescription {
@@ -198,6 +201,19 @@ impl VmActor {
         };
         let memory_base = brancher.memory_base().to_owned();
         Ok((BranchFiles { vm: self.record.id.clone(), tops, memory_base, branch, description }, times))
+    }
+
+    /// Tells the guest how late it is after the pause of a branch; nobody waits for it.
+    fn tell_time_soon(&self) {
+        let Some(guest) = self.guest.clone() else { return };
+        let id = self.record.id.clone();
+        self.shared.actors.spawn(async move {
+            match guest.tell_time().await {
+                // An older agent: so little is not worth another epoch.
+                Ok(()) | Err(GuestError::Refused { kind: ErrorKind::Unsupported, .. }) => {}
+                Err(error) => tracing::info!(vm = %id, %error, "its clock is late by the pause of its branch"),
+            }
+        });
     }
 
     /// The writable disks that are files of the user's; every one must be of a kind that can be branched.

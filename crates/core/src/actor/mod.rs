@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use microvm_ports::hypervisor::MachineExit;
 use microvm_ports::snapshot::BranchSource;
-use microvm_ports::{Guest, Machine};
+use microvm_ports::{Guest, GuestError, Machine};
+use microvm_types::ErrorKind;
 use microvm_types::lifecycle::{Admission, LifecycleEvent, admit};
 use microvm_types::vm::VmRecord;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -284,6 +285,19 @@ impl VmActor {
         requested
     }
 
+    /// Tells a guest that stood still the time. One that cannot be told goes on with the old time, and the log says so.
+    async fn tell_time(&mut self) {
+        let Some(guest) = self.guest.clone() else { return };
+        let told = match guest.tell_time().await {
+            // An older agent takes the time only with an identity.
+            Err(GuestError::Refused { kind: ErrorKind::Unsupported, .. }) => self.rehearse().await,
+            told => told.map_err(ServiceError::from),
+        };
+        if let Err(error) = told {
+            tracing::warn!(vm = %self.record.id, %error, "the guest's clock is late by as long as it stood still");
+        }
+    }
+
     async fn resume(&mut self) -> Result<(), ServiceError> {
         let machine = self.living()?;
         machine.resume().await?;
@@ -297,6 +311,7 @@ impl VmActor {
                 }
             }
         }
+        self.tell_time().await;
         self.activity.touch(self.shared.ports.clock.now_ms());
         self.record.rest = None;
         let requested = self.request(LifecycleEvent::Resume).await;

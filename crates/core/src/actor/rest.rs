@@ -83,6 +83,9 @@ impl VmActor {
         if let Some(guest) = &self.guest {
             guest.expect_heartbeats(running);
         }
+        if running {
+            self.tell_time().await;
+        }
     }
 
     /// Where a sleeping VM goes on; `None` if it does not sleep.

@@ -215,6 +215,13 @@ impl Guest for FakeGuest {
         Ok(())
     }
 
+    async fn tell_time(&self) -> Result<(), GuestError> {
+        let verdict = self.ask(Operation::TellTime).await?;
+        self.system().await?;
+        verdict.finish().await;
+        Ok(())
+    }
+
     fn expect_heartbeats(&self, _expected: bool) {}
 
     async fn hold_input(&self) -> InputProbe {

@@ -28,6 +28,8 @@ pub enum Operation {
     Connect,
     /// `Guest::identify`
     Identify,
+    /// `Guest::tell_time`
+    TellTime,
     /// `Guest::ping`
     Ping,
     /// `Guest::exec`

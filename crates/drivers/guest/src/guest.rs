@@ -60,6 +60,10 @@ impl Guest for SocketGuest {
         self.short("take its identity over", identity::push(&self.channel, epoch, identity)).await
     }
 
+    async fn tell_time(&self) -> Result<(), GuestError> {
+        self.short("set its clock", identity::tell_time(&self.channel)).await
+    }
+
     fn expect_heartbeats(&self, expected: bool) {
         self.channel.expect_heartbeats(expected);
     }

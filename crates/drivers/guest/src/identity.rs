@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use microvm_ports::GuestError;
 use microvm_ports::guest::Identity;
-use microvm_protocol::messages::{Configure, Operation, PARTS, Reply, SHARES_PART, Share, Variable};
+use microvm_protocol::messages::{Configure, Operation, PARTS, Reply, SHARES_PART, SetClock, Share, Variable};
 use microvm_types::ErrorKind;
 
 use crate::channel::Channel;
@@ -12,10 +12,9 @@ use crate::sanitize::clean;
 
 /// Tells the guest who it is in `epoch`; fails unless it confirms every part.
 pub(crate) async fn push(channel: &Channel, epoch: u64, identity: &Identity) -> Result<(), GuestError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let configure = Configure {
         entropy: identity.entropy.to_vec(),
-        wall_clock_ns: i64::try_from(now.as_nanos()).unwrap_or(0),
+        wall_clock_ns: wall_clock_ns(),
         host_name: identity.host_name.clone(),
         machine_id: identity.machine_id.clone(),
         environment: identity
@@ -54,4 +53,18 @@ pub(crate) async fn push(channel: &Channel, epoch: u64, identity: &Identity) -> 
         });
     }
     Ok(())
+}
+
+/// Sets the guest's wall clock to the host's.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] from an agent that is older than the request.
+pub(crate) async fn tell_time(channel: &Channel) -> Result<(), GuestError> {
+    channel.command(Operation::SetClock(SetClock { wall_clock_ns: wall_clock_ns() })).await
+}
+
+/// The host's wall clock in nanoseconds since 1970.
+fn wall_clock_ns() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(0)
 }

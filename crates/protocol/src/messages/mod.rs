@@ -28,7 +28,7 @@ pub struct Request {
     /// The request; absent if it is one this version does not know.
     #[prost(
         oneof = "Operation",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26"
     )]
     pub operation: Option<Operation>,
 }
@@ -111,6 +111,9 @@ pub enum Operation {
     /// Times of fork, exec and wait.
     #[prost(message, tag = "25")]
     MeasureSpawn(MeasureSpawn),
+    /// The wall clock after the guest stood still; answered by `Done`. An older agent answers `Unsupported`.
+    #[prost(message, tag = "26")]
+    SetClock(SetClock),
 }
 
 /// Body of a `Message` frame.

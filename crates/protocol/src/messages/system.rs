@@ -132,3 +132,11 @@ pub struct Measured {
     #[prost(uint64, repeated, tag = "5")]
     pub nanoseconds: Vec<u64>,
 }
+
+/// The time of day. Sent when a guest runs again in the same epoch: its clocks stood still with it.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct SetClock {
+    /// Wall clock in nanoseconds since 1970-01-01T00:00:00Z, at least 1.
+    #[prost(int64, tag = "1")]
+    pub wall_clock_ns: i64,
+}
