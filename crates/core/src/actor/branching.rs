@@ -6,10 +6,10 @@ use microvm_ports::branch::{BranchRequest, BranchTimes};
 use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription, UserDisk};
 use microvm_ports::storage::DiskFormat;
 use microvm_ports::{GuestError, Machine, Progress};
-use microvm_types::{ErrorKind, Phase};
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
 use microvm_types::vm::VmRecord;
+use microvm_types::{ErrorKind, Phase};
 use microvm_types::{Name, SnapshotId, VmId};
 use tokio::sync::oneshot;
 
@@ -211,7 +211,9 @@ impl VmActor {
             match guest.tell_time().await {
                 // An older agent: so little is not worth another epoch.
                 Ok(()) | Err(GuestError::Refused { kind: ErrorKind::Unsupported, .. }) => {}
-                Err(error) => tracing::info!(vm = %id, %error, "its clock is late by the pause of its branch"),
+                Err(error) => {
+                    tracing::info!(vm = %id, %error, "its clock is late by the pause of its branch")
+                }
             }
         });
     }

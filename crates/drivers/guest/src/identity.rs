@@ -4,7 +4,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use microvm_ports::GuestError;
 use microvm_ports::guest::Identity;
-use microvm_protocol::messages::{Configure, Operation, PARTS, Reply, SHARES_PART, SetClock, Share, Variable};
+use microvm_protocol::messages::{
+    Configure, Operation, PARTS, Reply, SHARES_PART, SetClock, Share, Variable,
+};
 use microvm_types::ErrorKind;
 
 use crate::channel::Channel;

@@ -165,9 +165,20 @@ pub(crate) fn inject(mapping: &Mapping, pages: &MemoryPages) -> io::Result<()> {
 /// If nothing was done, or more than was asked for.
 fn advance(pieces: &mut Vec<RemoteIoVec>, mut count: usize) -> io::Result<()> {
     if count == 0 {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "no byte of the guest's memory could be copied"));
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "no byte of the guest's memory could be copied",
+        ));
     }
-    let done = pieces.iter().take_while(|piece| count >= piece.len && { count -= piece.len; true }).count();
+    let done = pieces
+        .iter()
+        .take_while(|piece| {
+            count >= piece.len && {
+                count -= piece.len;
+                true
+            }
+        })
+        .count();
     pieces.drain(..done);
     match pieces.first_mut() {
         Some(piece) => {

@@ -259,7 +259,10 @@ mod tests {
         let next = take(&mut ranges, &list, all, &MAPPING, start, start + 2 * page).unwrap();
         assert_eq!(next, start + 10 * page);
         assert_eq!(ranges, [PageRange { first: 1, count: 3 }, PageRange { first: 9, count: 1 }]);
-        assert_eq!(take(&mut ranges, &[], all, &MAPPING, next, start + 12 * page).unwrap(), start + 12 * page);
+        assert_eq!(
+            take(&mut ranges, &[], all, &MAPPING, next, start + 12 * page).unwrap(),
+            start + 12 * page
+        );
         let written = |region: &Region| region.categories & PAGE_IS_WRITTEN != 0;
         let mixed = [region(11, 12), Region { categories: PAGE_IS_WRITTEN, ..region(12, 13) }];
         take(&mut ranges, &mixed, written, &MAPPING, next, 0).unwrap();

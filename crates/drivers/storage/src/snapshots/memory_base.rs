@@ -144,7 +144,10 @@ fn copy_base(base: &BaseFile, to: &File, path: &Utf8Path, cancel: &Cancel) -> Re
                 rustix::fs::copy_file_range(&base.file, Some(&mut from), to, Some(&mut into), length)
                     .map_err(errno("writing", path))?;
             if copied == 0 {
-                return Err(damaged(format!("the memory file {}", base.path), format!("it ends at byte {from}")));
+                return Err(damaged(
+                    format!("the memory file {}", base.path),
+                    format!("it ends at byte {from}"),
+                ));
             }
         }
     }
