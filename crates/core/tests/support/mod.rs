@@ -99,6 +99,7 @@ impl Host {
         Server { runtime: Some(runtime), service }
     }
 
+    #[allow(dead_code, reason = "not every test file looks for leftovers")]
     /// Nothing of any VM is left.
     pub(crate) fn assert_empty(&self, when: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
