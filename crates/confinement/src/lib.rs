@@ -39,7 +39,7 @@ pub use folders::FOLDER_STEP;
 pub use layers::layers;
 pub use process::{ExitRecord, ProcessIdentity, ProcessRecord};
 pub use spawn::{SpawnError, Spawned, spawn};
-pub use spec::{CageSpec, Folder, Listener, Mount, MountAccess, OpenFile};
+pub use spec::{CageSpec, FileOwner, Folder, Listener, Mount, MountAccess, OpenFile};
 pub use supervisor::supervise;
 
 /// First argument of the program that makes it a supervisor.

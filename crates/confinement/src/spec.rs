@@ -105,6 +105,19 @@ pub struct OpenFile {
     pub writable: bool,
     /// Number of the descriptor.
     pub descriptor: i32,
+    /// Whose file it is.
+    pub owner: FileOwner,
+}
+
+/// Whose file is handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileOwner {
+    /// A user's: no symbolic link may lead to it, and it is locked against other VMs.
+    User,
+    /// The VM's own, in its directory, which nobody else can change; no other VM opens it. It may be handed over more than
+    /// once: for writing, and for reading.
+    Vm,
 }
 
 /// A listening unix socket handed over as a descriptor.

@@ -23,7 +23,7 @@ use crate::handshake::{GO, Report};
 use crate::layers::NAMESPACES;
 use crate::open_filter::{self, OpenFilter};
 use crate::process::{ExitRecord, ProcessIdentity, ProcessRecord, SupervisorLock, boot_id};
-use crate::spec::CageSpec;
+use crate::spec::{CageSpec, FileOwner};
 
 /// Cap of `vmm.log`, the VMM's own messages, in bytes.
 const VMM_LOG_CAP: u64 = 256 * 1024;
@@ -153,6 +153,12 @@ fn start(
         inherited.push((at("making its sockets", duplicate(socket))?, listener.descriptor));
     }
     for file in &spec.files {
+        if file.owner == FileOwner::Vm {
+            let opened = OpenOptions::new().read(true).write(file.writable).open(&file.path);
+            let opened = opened.map_err(|error| io::Error::other(format!("{}: {error}", file.path)));
+            inherited.push((at("opening a disk", opened.and_then(duplicate))?, file.descriptor));
+            continue;
+        }
         let opened = at("opening a disk", open_real(&file.path, file.writable))?;
         // The lock lives with this open file, which is exactly as long as the VMM: no two VMs write one disk.
         let locked = if file.writable { opened.try_lock() } else { opened.try_lock_shared() };

@@ -1,7 +1,7 @@
 //! From a machine specification to a QEMU command line. Paths are those inside the cage.
 
 use camino::Utf8Path;
-use microvm_confinement::{Folder, Listener, Mount, MountAccess, OpenFile};
+use microvm_confinement::{FileOwner, Folder, Listener, Mount, MountAccess, OpenFile};
 use microvm_ports::LaunchError;
 use microvm_ports::hypervisor::{
     DeviceDiscovery, KernelBoot, MachineDisk, MachineShare, MachineSpec, MachineStart,
@@ -9,6 +9,7 @@ use microvm_ports::hypervisor::{
 
 use crate::accelerator::Kind;
 use crate::disks;
+use crate::new_tops::mark_of;
 use crate::shares;
 
 /// Descriptor numbers in the VMM.
@@ -17,6 +18,8 @@ const AGENT_DESCRIPTOR: i32 = 11;
 /// The console goes to standard output; QEMU's own messages go to standard error.
 pub(crate) const CONSOLE_DESCRIPTOR: i32 = 1;
 const FIRST_DISK_DESCRIPTOR: i32 = 20;
+/// Disks that have a second descriptor; below the numbers that the supervisor keeps for itself.
+const FIRST_READING_DESCRIPTOR: i32 = 60;
 
 /// Processor under TCG. Without "enhanced rep movsb" the guest's kernel copies by plain instructions, which TCG
 /// translates to code 1.5 to 2 times as fast (measured: raw channel 206 → 317 MB/s to the guest, 170 → 347 MB/s back).
@@ -261,7 +264,9 @@ impl CommandLine {
     ) -> Result<serde_json::Value, LaunchError> {
         // What is ours can be mounted; a user's disk may lie where the VMM's own user has no business.
         let ours = disk.path.starts_with(&spec.directory) || index == 0;
-        let file = if ours {
+        let file = if ours && !disk.read_only && self.surroundings == Surroundings::Caged {
+            self.reopened(index, disk)?
+        } else if ours {
             let target = format!("/disk-{index}");
             let access = if disk.read_only { MountAccess::Read } else { MountAccess::Write };
             self.show(&disk.path, &target, access)
@@ -296,8 +301,24 @@ impl CommandLine {
     fn opened(&mut self, index: usize, disk: &MachineDisk) -> Result<String, LaunchError> {
         let number = i32::try_from(index).map_err(|_| LaunchError::Spec("too many disks".to_owned()))?;
         let (descriptor, set) = (FIRST_DISK_DESCRIPTOR + number, 10 + index);
-        self.files.push(OpenFile { path: disk.path.clone(), writable: !disk.read_only, descriptor });
+        let (path, writable) = (disk.path.clone(), !disk.read_only);
+        self.files.push(OpenFile { path, writable, descriptor, owner: FileOwner::User });
         self.push("-add-fd", format!("fd={descriptor},set={set}"));
+        Ok(format!("/dev/fdset/{set}"))
+    }
+
+    /// The VM's own writable disk: QEMU opens it again whenever its use changes, for which it has one descriptor to write and
+    /// one to read. By its path it could not once its supervisor, which answers such opens, is gone. The set is marked as
+    /// those of later tops are, so that it is forgotten when the file is no part of the disk any more.
+    fn reopened(&mut self, index: usize, disk: &MachineDisk) -> Result<String, LaunchError> {
+        let number = i32::try_from(index).map_err(|_| LaunchError::Spec("too many disks".to_owned()))?;
+        let set = 10 + index;
+        let mark = mark_of(&disks::first_node(index), &disk.path);
+        for (writable, first) in [(true, FIRST_DISK_DESCRIPTOR), (false, FIRST_READING_DESCRIPTOR)] {
+            let (path, descriptor) = (disk.path.clone(), first + number);
+            self.files.push(OpenFile { path, writable, descriptor, owner: FileOwner::Vm });
+            self.push("-add-fd", format!("fd={descriptor},set={set},opaque={mark}"));
+        }
         Ok(format!("/dev/fdset/{set}"))
     }
 }

@@ -205,6 +205,31 @@ async fn the_process_that_waited_becomes_the_child_unless_it_was_killed() {
     bench.expect_nothing_left();
 }
 
+/// The supervisor answers opens for writing; who is branched again and again does not need it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_its_supervisor_is_branched_like_any_other() {
+    let Some(bench) = Bench::open("built").await else { return };
+    let spec = bench.make_spec(&id(51)).await;
+    let parent = bench.driver.launch(&spec).await.unwrap();
+    parent.resume().await.unwrap();
+    let guest = connect(&*parent, 1, "parent").await;
+    let record = std::fs::read(spec.directory.join("process.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    let supervisor = record["supervisor"]["pid"].as_i64().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-9", &supervisor]).status().unwrap().success());
+    for round in 1..=3 {
+        let word = format!("round {round}");
+        run(&*guest, &format!("echo {word} > /root/file; sync")).await;
+        let (state, top) = branch(&bench, &*parent, 51 + 10 * round).await;
+        assert!(top.path.exists() && !state.pages.is_empty());
+        assert_eq!(run(&*guest, "cat /root/file").await, word, "it goes on");
+    }
+    parent.kill(LIMIT).await.unwrap();
+    // Nobody was left to remove its control groups.
+    bench.driver.sweep(&spec.id, &spec.directory).await.unwrap();
+    bench.expect_nothing_left();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_starts_again_over_a_top_of_a_branch_that_was_never_made() {
     let Some(bench) = Bench::open("built").await else { return };

@@ -57,8 +57,13 @@ fn host_paths_never_reach_the_vmm_except_as_mounts() {
     let line = build(&spec(), Kind::Tcg, 2_600_000, Surroundings::Caged).unwrap();
     assert!(line.arguments.iter().all(|argument| !argument.contains("/s/") && !argument.contains("/home/")));
     assert!(line.mounts.iter().any(|mount| mount.source == "/s/base.raw"));
-    assert_eq!(line.files[0].path, "/home/u/data.qcow2");
-    assert!(line.files[0].writable);
+    let files: Vec<_> =
+        line.files.iter().map(|file| (file.path.as_str(), file.writable, file.owner)).collect();
+    // Its own disk twice, so that QEMU can open it again for less.
+    let own = |writable| ("/s/vms/x/scratch.qcow2", writable, FileOwner::Vm);
+    assert_eq!(files, [own(true), own(false), ("/home/u/data.qcow2", true, FileOwner::User)]);
+    let numbers: std::collections::BTreeSet<i32> = line.files.iter().map(|file| file.descriptor).collect();
+    assert_eq!(numbers.len(), line.files.len());
 }
 
 #[test]
