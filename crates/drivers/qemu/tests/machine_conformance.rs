@@ -179,10 +179,7 @@ fn expect_shared_files_unwritable(pid: i32, base: &str) {
         let fields: Vec<&str> = line.split(' ').collect();
         let (target, options) = (fields[4], fields[5]);
         let writable = options.split(',').any(|option| option == "rw");
-        assert!(
-            !writable || target.starts_with("/dev/"),
-            "{target} can be written: {line}"
-        );
+        assert!(!writable || target.starts_with("/dev/"), "{target} can be written: {line}");
     }
 }
 
