@@ -55,6 +55,15 @@ pub struct Vm {
     pub started_at: Option<String>,
     /// Why it failed, while it is `failed`.
     pub failure: Option<String>,
+    /// Whether its agent answers; false in every state but `running`.
+    #[serde(default)]
+    pub reachable: bool,
+    /// Since when it runs without an agent that answers (RFC 3339 with offset); the server goes on trying.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreachable_since: Option<String>,
+    /// What was seen of its agent when it was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreachable_reason: Option<String>,
     /// How it came to its first instruction.
     #[serde(default)]
     pub origin: Origin,

@@ -20,6 +20,9 @@ use crate::settings::Settings;
 /// What the server writes when it is ready.
 pub(crate) const READY: &str = "ready\n";
 
+/// A link in the place of a file of ours would let whoever made it choose what is written to.
+const NO_LINK: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
 /// A client of a server that answers.
 pub(crate) async fn connected(settings: &Settings) -> Result<Client, CliError> {
     let client = Client::new(microvm_server::socket_path(&settings.root));
@@ -34,6 +37,7 @@ pub(crate) async fn connected(settings: &Settings) -> Result<Client, CliError> {
 }
 
 async fn start(settings: Settings, client: Client) -> Result<(), CliError> {
+    crate::root::claim(&settings.root).await?;
     let root = settings.root.clone();
     let lock = blocking(move || start_lock(&root)).await?;
     // Somebody else may have started it while we waited for the lock.
@@ -62,7 +66,9 @@ fn start_lock(root: &Utf8Path) -> Result<File, CliError> {
         .create(&folder)
         .map_err(|error| CliError::file("making", &folder, &error))?;
     let path = folder.join("start.lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(NO_LINK);
+    let file = options.open(&path);
     let file = file.map_err(|error| CliError::file("opening", &path, &error))?;
     file.lock().map_err(|error| CliError::file("locking", &path, &error))?;
     Ok(file)
@@ -72,7 +78,9 @@ fn start_lock(root: &Utf8Path) -> Result<File, CliError> {
 fn spawn(root: &Utf8Path) -> Result<(), CliError> {
     let failed = |detail: String| CliError::new(ErrorKind::Unavailable, "server_start_failed", detail);
     let log_path = root.join("server.log");
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o600).custom_flags(NO_LINK);
+    let log = options.open(&log_path);
     let log = log.map_err(|error| CliError::file("opening", &log_path, &error))?;
     let program = std::env::current_exe().map_err(|error| {
         failed(format!("this program cannot find itself ({error}): start `microvm serve` by hand"))

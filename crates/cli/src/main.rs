@@ -20,6 +20,7 @@ mod interrupts;
 mod output;
 mod progress;
 mod recipe;
+mod root;
 mod session;
 mod settings;
 mod template_files;

@@ -42,6 +42,7 @@ pub(crate) async fn open_service(settings: &Settings) -> anyhow::Result<Arc<VmSe
         limits: host_limits(),
         templates: template_files::load(&settings.root)?,
         waiting_vmms: waiting_vmms(usual.waiting_vmms)?,
+        disk_reserve: disk_reserve(usual.disk_reserve)?,
         ..usual
     };
     Ok(VmService::open(ports, settings).await?)
@@ -60,8 +61,20 @@ fn waiting_vmms(usual: usize) -> anyhow::Result<usize> {
     }
 }
 
+/// Free space that VMs which grow must leave.
+fn disk_reserve(usual: u64) -> anyhow::Result<u64> {
+    let Ok(text) = env::var("MICROVM_DISK_RESERVE") else { return Ok(usual) };
+    let size: microvm_types::ByteSize = text.parse().map_err(|error| {
+        anyhow::anyhow!("MICROVM_DISK_RESERVE is `{text}` ({error}): it must be a size such as 256MiB, or 0")
+    })?;
+    Ok(size.0)
+}
+
 /// Opens the store; several processes may have it open.
 pub(crate) async fn open_storage(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Storage> {
+    if let Err(error) = crate::root::claim(&settings.root).await {
+        anyhow::bail!(error.detail());
+    }
     let config = StorageConfig::new(settings.root.clone(), agent()?);
     Ok(tokio::task::spawn_blocking(move || Storage::open(config, clock)).await??)
 }

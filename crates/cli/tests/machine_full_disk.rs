@@ -77,7 +77,7 @@ fn branches_snapshots_prunes_and_pools_live_through_a_full_disk() {
         let attempts: [&[&str]; 4] = [
             &["fork", "dev", "--count", "2", "--name", "full-{n}"],
             &["snapshot", "create", "dev", "--name", "full"],
-            &["snapshot", "prune", "--keep", "2"],
+            &["snapshot", "prune", "--named", "--keep", "2"],
             &["restore", "one", "--name", "full-copy"],
         ];
         for attempt in attempts {
@@ -116,10 +116,60 @@ fn branches_snapshots_prunes_and_pools_live_through_a_full_disk() {
     home.must(&["pool", "rm", "py"]);
     let ids = names(&whole.join("vms"));
     home.must(&["rm", "--all"]);
-    home.must(&["snapshot", "prune", "--keep", "0"]);
+    home.must(&["snapshot", "prune", "--named", "--keep", "0"]);
     support::until("no VM is left", 60, || names(&whole.join("vms")).is_empty());
     assert_eq!(snapshots(&home), 0);
     support::end_server_on(&whole);
     drop(small);
     home.expect_nothing_left(&ids);
+}
+
+#[test]
+fn a_guest_that_fills_the_disk_of_the_host_costs_no_guest_its_file_system() {
+    let Some(mut home) = Home::open() else { return };
+    let whole = home.root().join("whole");
+    let parts = ["images", "kernels"].map(|part| home.root().join(part));
+    let used =
+        Command::new("du").args(["--summarize", "--total", "--block-size=1M"]).args(&parts).output().unwrap();
+    let used: u64 = text(&used.stdout).lines().last().unwrap().split('\t').next().unwrap().parse().unwrap();
+    let Some(small) = Small::disk(&whole, &format!("{}M", used + 500)) else { return };
+    let copied =
+        Command::new("cp").args(["--recursive", "--sparse=always"]).args(&parts).arg(&whole).status();
+    assert!(copied.unwrap().success());
+    home.set("MICROVM_ROOT", whole.to_str().unwrap());
+    // What the VMM does by itself: without a reserve.
+    home.set("MICROVM_DISK_RESERVE", "0");
+    for name in ["filler", "victim"] {
+        home.must(&["create", "--name", name, "--memory", "256MiB"]);
+    }
+    let ballast = Ballast::fill(&whole, 20_000);
+    let fill =
+        "head -c 60000000 /dev/urandom | tee /root/big | md5sum > /dev/shm/sum; sync; touch /dev/shm/done";
+    home.must(&["exec", "-d", "filler", "--", "sh", "-c", fill]);
+    let beat = "n=0; while [ $n -lt 100000 ]; do n=$((n + 1)); head -c 200000 /dev/urandom > /root/$((n % 50)) || \
+                touch /dev/shm/failed; sync; done";
+    home.must(&["exec", "-d", "victim", "--", "sh", "-c", beat]);
+    let rest = |vm: &str| home.json(&["inspect", vm])["rest"]["kind"].as_str().map(str::to_owned);
+    for name in ["filler", "victim"] {
+        support::until("the disk is full", 100, || rest(name).as_deref() == Some("disk_full"));
+        assert_eq!(home.state(name).0, "paused");
+    }
+    assert!(home.must(&["ls"]).contains("paused (disk full)"));
+    let (_, problem) = home.must_fail(&["exec", "victim", "--", "true"]);
+    assert!(problem["detail"].as_str().unwrap().contains("disk"), "{problem}");
+    drop(ballast);
+    for name in ["filler", "victim"] {
+        support::until("there is room", 60, || home.state(name).0 == "running" && rest(name).is_none());
+    }
+    support::until("the file is written", 100, || {
+        home.run(&["exec", "filler", "--", "test", "-e", "/dev/shm/done"]).status.success()
+    });
+    let sums =
+        exec(&home, "filler", "echo 3 > /proc/sys/vm/drop_caches; md5sum < /root/big; cat /dev/shm/sum");
+    let (read, written) = sums.split_once('\n').unwrap();
+    assert_eq!(read, written, "what was written when the disk was full is not what was to be written");
+    assert_eq!(exec(&home, "victim", "test ! -e /dev/shm/failed && touch /root/ok && echo fine"), "fine");
+    home.must(&["rm", "--all"]);
+    support::end_server_on(&whole);
+    drop(small);
 }

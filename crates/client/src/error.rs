@@ -25,6 +25,16 @@ pub enum ClientError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Somebody else listens on the socket; nothing was sent.
+    #[error(
+        "the server on {path} belongs to uid {uid}, who is neither you nor root: nothing was sent to it; choose another root with --root"
+    )]
+    ForeignServer {
+        /// The socket.
+        path: Utf8PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
     /// The server refused or failed, and said why.
     #[error("{0}")]
     Problem(Box<Problem>),
@@ -60,7 +70,7 @@ impl ClientError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoServer { .. } | Self::Lost { .. } => ErrorKind::Unavailable,
-            Self::Socket { .. } => ErrorKind::Forbidden,
+            Self::Socket { .. } | Self::ForeignServer { .. } => ErrorKind::Forbidden,
             Self::Problem(problem) => problem.kind,
             Self::Answer(_) | Self::Damaged { .. } => ErrorKind::Internal,
             Self::Source(_) => ErrorKind::Invalid,
@@ -73,6 +83,7 @@ impl ClientError {
         match self {
             Self::NoServer { .. } => "no_server",
             Self::Socket { .. } => "socket_unusable",
+            Self::ForeignServer { .. } => "server_foreign",
             Self::Problem(problem) => &problem.code,
             Self::Lost { .. } => "connection_lost",
             Self::Answer(_) => "answer_not_understood",

@@ -87,15 +87,17 @@ impl Client {
         self.json(Method::POST, &path, None::<&()>, "verifying a snapshot").await
     }
 
-    /// Removes old snapshots.
+    /// Removes old snapshots: with `named` also those that somebody gave a name.
     pub async fn prune_snapshots(
         &self,
         keep: Option<usize>,
         older_than: Option<Duration>,
+        named: bool,
     ) -> Result<Cleaned, ClientError> {
         let mut query = Vec::new();
         query.extend(keep.map(|keep| format!("keep={keep}")));
         query.extend(older_than.map(|age| format!("older_than_seconds={}", age.as_secs())));
+        query.extend(named.then(|| "named=true".to_owned()));
         let path = format!("/snapshots/cleanup?{}", query.join("&"));
         self.json(Method::POST, &path, None::<&()>, "removing old snapshots").await
     }

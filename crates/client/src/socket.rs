@@ -61,7 +61,26 @@ pub(crate) async fn connect(path: &Utf8Path) -> Result<UnixStream, ClientError> 
         _ => ClientError::Socket { path: path.into(), source },
     };
     let short = bind_path(path).map_err(failed)?;
-    UnixStream::connect(short.path()).await.map_err(failed)
+    let stream = UnixStream::connect(short.path()).await.map_err(failed)?;
+    // Before anything is sent: what follows may be secrets.
+    let server = stream.peer_cred().map_err(failed)?.uid();
+    if is_trusted(server, rustix::process::geteuid().as_raw(), || owner_of_root(path)) {
+        Ok(stream)
+    } else {
+        Err(ClientError::ForeignServer { path: path.into(), uid: server })
+    }
+}
+
+/// Whether a server of this user may be told what we do: our own, root's, and for root that of whoever owns the root
+/// directory it was told to use.
+fn is_trusted(server: u32, own: u32, owner: impl FnOnce() -> Option<u32>) -> bool {
+    server == own || server == 0 || (own == 0 && owner() == Some(server))
+}
+
+/// The owner of `ROOT` in `ROOT/run/api.sock`.
+fn owner_of_root(socket: &Utf8Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    socket.parent()?.parent()?.metadata().ok().map(|found| found.uid())
 }
 
 #[cfg(test)]
@@ -69,6 +88,15 @@ mod tests {
     use camino::Utf8PathBuf;
 
     use super::*;
+
+    #[test]
+    fn servers_of_other_users_are_told_nothing() {
+        let nobody = || None;
+        assert!(is_trusted(1000, 1000, nobody) && is_trusted(0, 1000, nobody) && is_trusted(0, 0, nobody));
+        assert!(!is_trusted(1001, 1000, || Some(1001)), "the owner of a directory is not enough for users");
+        assert!(is_trusted(1001, 0, || Some(1001)));
+        assert!(!is_trusted(1001, 0, || Some(0)) && !is_trusted(1001, 0, nobody));
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn paths_of_any_length_connect() {

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -15,7 +16,7 @@ pub(crate) struct CappedLog {
 
 impl CappedLog {
     pub(crate) fn open(path: Utf8PathBuf, cap: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let file = open_log(&path)?;
         let written = file.metadata()?.len();
         Ok(Self { path, file, written, cap })
     }
@@ -30,13 +31,18 @@ impl CappedLog {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.written >= self.cap {
             std::fs::rename(&self.path, old(&self.path))?;
-            self.file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+            self.file = open_log(&self.path)?;
             self.written = 0;
         }
         self.file.write_all(bytes)?;
         self.written += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// A link in its place would let whoever made it choose what is written to.
+fn open_log(path: &Utf8Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
 fn old(path: &Utf8Path) -> Utf8PathBuf {
@@ -56,7 +62,8 @@ pub fn tail(path: &Utf8Path, limit: usize) -> io::Result<Vec<u8>> {
 }
 
 fn tail_of_file(path: &Utf8Path, limit: usize) -> io::Result<Vec<u8>> {
-    let mut file = match File::open(path) {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    let mut file = match file {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
@@ -72,6 +79,18 @@ fn tail_of_file(path: &Utf8Path, limit: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_in_its_place_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let (target, log) = (folder.join("target"), folder.join("log"));
+        std::fs::write(&target, "somebody's").unwrap();
+        std::os::unix::fs::symlink(&target, &log).unwrap();
+        assert!(CappedLog::open(log.clone(), 100).is_err());
+        assert!(tail(&log, 100).is_err());
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "somebody's");
+    }
 
     #[test]
     fn keeps_the_newest_and_no_more_than_twice_the_cap() {

@@ -73,6 +73,16 @@ pub(crate) fn confine(id: &str, pid: i32, memory_limit: u64, task_limit: u32) ->
     Ok(())
 }
 
+/// Processes in the groups of a VM.
+pub(crate) fn processes(id: &str) -> Vec<i32> {
+    let mut found = std::collections::BTreeSet::new();
+    for (_, root) in hierarchies() {
+        let list = fs::read_to_string(root.join(PARENT).join(id).join("cgroup.procs")).unwrap_or_default();
+        found.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()));
+    }
+    found.into_iter().collect()
+}
+
 /// Removes the groups of a VM whose processes have ended.
 pub(crate) fn remove(id: &str) {
     for (_, root) in hierarchies() {

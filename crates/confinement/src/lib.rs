@@ -29,6 +29,7 @@ mod folders;
 mod handshake;
 mod layers;
 mod open_filter;
+mod ownership;
 mod process;
 mod spawn;
 mod spec;

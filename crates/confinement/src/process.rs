@@ -7,6 +7,8 @@ use std::time::Duration;
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
 
+use crate::ownership::{self, Belongs};
+
 /// A process, identified by number and start time: a number alone may be used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessIdentity {
@@ -208,34 +210,84 @@ impl ProcessRecord {
         write_json(&directory.join(PROCESS_FILE), self)
     }
 
-    /// Ends all that runs for a VM directory, recorded by whichever server, and removes its cgroups. Nothing there is
-    /// fine. When this returns no supervisor is at work in the directory, not even one that had not come to its record.
+    /// Ends all that runs for a VM directory, and removes its cgroups: what its `process.json` names, what `known` names
+    /// (a copy of that record kept elsewhere), and what is in its cgroups. Nothing there is fine. A process that can be
+    /// seen to work for another directory is left alone. When this returns no supervisor is at work in the directory, not
+    /// even one that had not come to its record.
     ///
     /// # Errors
     /// `TimedOut` if a process still exists after `deadline`; I/O errors of the record.
-    pub async fn end_all(directory: &Utf8Path, id: &str, deadline: Duration) -> io::Result<()> {
-        if !directory.exists() {
-            return Ok(());
+    pub async fn end_all(
+        directory: &Utf8Path,
+        id: &str,
+        known: Option<&Self>,
+        deadline: Duration,
+    ) -> io::Result<()> {
+        let exists = directory.exists();
+        if exists {
+            Self::end_recorded(directory, deadline).await?;
         }
-        Self::end_recorded(directory, deadline).await?;
-        let lock = SupervisorLock::wait(directory, deadline).await?;
-        // One that was held up may have come to its record while the lock was waited for.
-        Self::end_recorded(directory, deadline).await?;
-        drop(lock);
+        if let Some(known) = known {
+            known.end_processes(directory, deadline).await?;
+        }
+        Self::end_in_cgroups(directory, id, deadline).await?;
+        if exists {
+            let lock = SupervisorLock::wait(directory, deadline).await?;
+            // One that was held up may have come to its record while the lock was waited for.
+            Self::end_recorded(directory, deadline).await?;
+            drop(lock);
+            Self::forget(directory)?;
+        }
         crate::cgroup::remove(id);
-        Self::forget(directory)
+        Ok(())
     }
 
     async fn end_recorded(directory: &Utf8Path, deadline: Duration) -> io::Result<()> {
-        let Some(record) = Self::read(directory)?.filter(Self::is_of_this_boot) else {
+        match Self::read(directory)? {
+            Some(record) => record.end_processes(directory, deadline).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn end_processes(&self, directory: &Utf8Path, deadline: Duration) -> io::Result<()> {
+        if !self.is_of_this_boot() || self.belongs_elsewhere(directory) {
             return Ok(());
-        };
-        record.vmm.end(deadline).await?;
+        }
+        self.vmm.end(deadline).await?;
         // It ends by itself when the VMM has; it is ended here only if it hangs.
-        if let Some(supervisor) = record.supervisor.open()?
+        if let Some(supervisor) = self.supervisor.open()?
             && tokio::time::timeout(Duration::from_secs(1), supervisor.ended()?).await.is_err()
         {
-            record.supervisor.end(deadline).await?;
+            self.supervisor.end(deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the processes live and can be seen to work for another directory: that of the root that this one is a copy
+    /// of.
+    #[must_use]
+    pub fn belongs_elsewhere(&self, directory: &Utf8Path) -> bool {
+        let lives = |process: &ProcessIdentity| process.open().is_ok_and(|found| found.is_some());
+        let living: Vec<i32> =
+            [self.vmm, self.supervisor].iter().filter(|one| lives(one)).map(|one| one.pid).collect();
+        let elsewhere = !living.is_empty() && ownership::of_any(&living, directory) == Belongs::Elsewhere;
+        if elsewhere {
+            tracing::warn!(%directory, pid = self.vmm.pid, "the machine that is recorded here works for another directory: it is left alone");
+        }
+        elsewhere
+    }
+
+    /// Ends what no record names, for example because `process.json` was removed.
+    async fn end_in_cgroups(directory: &Utf8Path, id: &str, deadline: Duration) -> io::Result<()> {
+        for pid in crate::cgroup::processes(id) {
+            // It may have ended since.
+            let Ok(identity) = ProcessIdentity::of(pid) else { continue };
+            if ownership::of_any(&[pid], directory) == Belongs::Elsewhere {
+                tracing::warn!(%directory, pid, "a process in the cgroup of this VM works for another directory: it is left alone");
+                continue;
+            }
+            tracing::warn!(%directory, pid, "ending a process that only its cgroup knows");
+            identity.end(deadline).await?;
         }
         Ok(())
     }
@@ -311,6 +363,61 @@ mod tests {
         assert!(me.open().unwrap().is_some());
         let other = ProcessIdentity { start_ticks: me.start_ticks + 1, ..me };
         assert!(other.open().unwrap().is_none());
+    }
+
+    fn folder() -> (tempfile::TempDir, camino::Utf8PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = camino::Utf8PathBuf::from_path_buf(folder.path().canonicalize().unwrap()).unwrap();
+        (folder, path)
+    }
+
+    fn worker(directory: &Utf8Path) -> (tokio::process::Child, ProcessRecord) {
+        let child = tokio::process::Command::new("sleep")
+            .arg("60")
+            .current_dir(directory)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let vmm = ProcessIdentity::of(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+        let boot_id = boot_id().unwrap();
+        (child, ProcessRecord { version: 1, boot_id, vmm, supervisor: vmm, layers: Vec::new() })
+    }
+
+    async fn expect_killed(mut child: tokio::process::Child) {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = tokio::time::timeout(Duration::from_secs(5), child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
+    }
+
+    #[tokio::test]
+    async fn a_machine_of_the_root_that_this_one_was_copied_from_is_left_alone() {
+        let ((_one, original), (_two, copy)) = (folder(), folder());
+        let (child, record) = worker(&original);
+        record.write(&original).unwrap();
+        record.write(&copy).unwrap();
+        assert!(record.belongs_elsewhere(&copy) && !record.belongs_elsewhere(&original));
+        ProcessRecord::end_all(&copy, "of-a-copy", Some(&record), Duration::from_secs(5)).await.unwrap();
+        assert!(record.vmm.open().unwrap().is_some(), "it ended what is not its own");
+        ProcessRecord::end_all(&original, "of-a-copy", None, Duration::from_secs(5)).await.unwrap();
+        expect_killed(child).await;
+    }
+
+    #[tokio::test]
+    async fn a_machine_without_its_record_is_ended_by_what_the_database_knows() {
+        let (_folder, directory) = folder();
+        let (child, record) = worker(&directory);
+        ProcessRecord::end_all(&directory, "without-record", Some(&record), Duration::from_secs(5))
+            .await
+            .unwrap();
+        expect_killed(child).await;
+        // Nor does it need the directory.
+        let (folder, directory) = self::folder();
+        let (child, record) = worker(&directory);
+        drop(folder);
+        ProcessRecord::end_all(&directory, "without-record", Some(&record), Duration::from_secs(5))
+            .await
+            .unwrap();
+        expect_killed(child).await;
     }
 
     #[tokio::test]

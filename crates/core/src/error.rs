@@ -60,6 +60,18 @@ pub enum ServiceError {
         /// What to do.
         advice: String,
     },
+    /// The machine of the VM runs, and its agent does not answer.
+    #[error(
+        "the agent of the VM `{vm}` has not answered for {seconds} s ({reason}): its machine goes on, and the server tries again by itself; `microvm logs --console {vm}` shows what its kernel says, `microvm stop --force {vm}` ends it"
+    )]
+    Unreachable {
+        /// Its name.
+        vm: microvm_types::Name,
+        /// For how long.
+        seconds: i64,
+        /// What was seen of it.
+        reason: String,
+    },
     /// A VM did not come up.
     #[error("the VM did not come up: {reason}{}", console_suffix(.console))]
     Boot {
@@ -234,7 +246,7 @@ impl ServiceError {
                 ErrorKind::Conflict
             }
             Self::Boot { kind, .. } => *kind,
-            Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::ShuttingDown | Self::Unreachable { .. } => ErrorKind::Unavailable,
             Self::Storage(error) => error.kind(),
             Self::State(error) => error.kind(),
             Self::Launch(error) => error.kind(),
@@ -255,6 +267,7 @@ impl ServiceError {
             Self::Network(_) => "network_mode_unavailable",
             Self::Denied(_) => "wrong_phase",
             Self::NotRunning { .. } => "vm_not_running",
+            Self::Unreachable { .. } => "vm_unreachable",
             Self::Boot { .. } => "boot_failed",
             Self::Overtaken(_) => "overtaken",
             Self::Hook { .. } => "hook_refused",

@@ -28,6 +28,7 @@ mod pools;
 mod ports;
 mod reconcile;
 mod registry;
+mod room;
 mod service;
 mod settings;
 mod shares;
@@ -43,6 +44,7 @@ pub use image_build::{ImageBase, ImageRecipe};
 pub use lease::GuestLease;
 pub use pools::{AcquireRequest, PoolChange, PoolRequest, PoolView, Tier};
 pub use ports::Ports;
+pub use reconcile::StrayVm;
 pub use service::{BootChoice, CreateRequest, VmService};
 pub use settings::{HostLimits, Settings};
 pub use snapshots::{
@@ -50,4 +52,4 @@ pub use snapshots::{
     SnapshotRequest, SnapshotStatistics,
 };
 pub use templates::TemplateError;
-pub use view::{VmFilter, VmView};
+pub use view::{Unreachable, VmFilter, VmView};

@@ -3,15 +3,29 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use microvm_types::VmId;
+use camino::Utf8PathBuf;
+use microvm_types::vm::Rest;
+use microvm_types::{Phase, VmId};
 
 use crate::actor::Beginning;
 use crate::error::ServiceError;
-use crate::service::{Shared, spawn_actor};
+use crate::service::{Shared, VmService, spawn_actor};
 
-/// Ends and removes what the store does not know, then takes up every VM it knows. Returns when every VM has an actor;
-/// the actors adopt their machines at the same time, each on its own. One damaged row or one stubborn directory does not
-/// keep the others from being served.
+/// The directory of a VM that no record knows. It is left alone: the record may be in another copy of the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StrayVm {
+    /// Its id.
+    pub id: VmId,
+    /// Where its disk is.
+    pub directory: Utf8PathBuf,
+}
+
+/// Ends and removes what interrupted creations left, then takes up every VM the store knows. Returns when every VM has an
+/// actor; the actors adopt their machines at the same time, each on its own. One damaged row or one stubborn directory does
+/// not keep the others from being served.
+///
+/// A whole VM that the store does not know stays as it is, with its machine: that the store does not know it says something
+/// about the store.
 pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> {
     let stored = shared.ports.store.vms().await?;
     for (id, reason) in &stored.unreadable {
@@ -28,21 +42,53 @@ pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> 
         .chain(stored.unreadable.iter().map(|(id, _)| id.as_str()))
         .collect();
     for id in shared.ports.vm_storage.vm_directories().await? {
-        if !known.contains(id.as_str())
-            && let Err(error) = remove_unknown(shared, &id).await
-        {
-            tracing::error!(vm = %id, %error, "a VM directory that no record knows could not be removed");
+        if known.contains(id.as_str()) {
+            continue;
+        }
+        let outcome = match shared.ports.vm_storage.is_unfinished(&id).await {
+            Ok(true) => remove_unfinished(shared, &id).await,
+            Ok(false) => {
+                let directory = shared.ports.vm_storage.vm_directory(&id);
+                tracing::error!(vm = %id, %directory, "no record knows this VM: it is left as it is, with its disk; a copy of the database that knows it brings it back");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = outcome {
+            tracing::error!(vm = %id, %error, "what an interrupted creation left could not be removed");
         }
     }
-    for record in stored.records {
+    for mut record in stored.records {
+        // Older versions called this stopped.
+        if record.phase == Phase::Stopped && matches!(record.rest, Some(Rest::Asleep { .. })) {
+            record.phase = Phase::Hibernated;
+        }
         spawn_actor(shared, record, Beginning::Adopt)?;
     }
     Ok(())
 }
 
-async fn remove_unknown(shared: &Shared, id: &VmId) -> Result<(), ServiceError> {
-    tracing::warn!(vm = %id, "removing a VM directory that no record knows");
+async fn remove_unfinished(shared: &Shared, id: &VmId) -> Result<(), ServiceError> {
+    tracing::warn!(vm = %id, "removing what an interrupted creation left");
     let directory = shared.ports.vm_storage.vm_directory(id);
-    shared.ports.hypervisor.sweep(id, &directory).await?;
+    shared.ports.hypervisor.sweep(id, &directory, None).await?;
     Ok(shared.ports.vm_storage.remove_vm_files(id).await?)
+}
+
+impl VmService {
+    /// VMs that have a disk here and no record, for people to decide on; see [`StrayVm`].
+    ///
+    /// # Errors
+    /// If the directory of all VMs cannot be read.
+    pub async fn stray_vms(&self) -> Result<Vec<StrayVm>, ServiceError> {
+        let storage = &self.shared.ports.vm_storage;
+        let mut strays = Vec::new();
+        for id in storage.vm_directories().await? {
+            // Looked up after the list was made: a VM that was being created is known by now, or unfinished.
+            if self.shared.registry.find(&id.clone().into()).is_err() && !storage.is_unfinished(&id).await? {
+                strays.push(StrayVm { directory: storage.vm_directory(&id), id });
+            }
+        }
+        Ok(strays)
+    }
 }

@@ -111,8 +111,13 @@ pub(crate) fn spawn_actor(
     beginning: Beginning,
 ) -> Result<VmHandle, ServiceError> {
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
-    let (publish, snapshot) =
-        watch::channel(Snapshot { record: record.clone(), machine: None, guest: None, gone: false });
+    let (publish, snapshot) = watch::channel(Snapshot {
+        record: record.clone(),
+        machine: None,
+        guest: None,
+        unreachable: None,
+        gone: false,
+    });
     let activity = Arc::new(Activity::new(shared.ports.clock.now_ms()));
     let handle = VmHandle { commands, snapshot, activity: Arc::clone(&activity) };
     // What exists is served even if the limit was lowered meanwhile.
@@ -154,6 +159,7 @@ impl VmService {
         service.load_pools().await?;
         service.shared.actors.spawn(keep_clean(Arc::clone(&service.shared)));
         service.shared.actors.spawn(keep_goldens_young(Arc::clone(&service.shared)));
+        service.shared.actors.spawn(crate::room::keep_room(Arc::clone(&service.shared)));
         service.shared.litter.notify_one();
         Ok(service)
     }
@@ -386,7 +392,7 @@ impl VmService {
         };
         match (rest, phase) {
             (Some(Rest::Paused), Phase::Paused) => self.ask(vm, Command::Resume).await,
-            (Some(Rest::Asleep { .. }), Phase::Stopped) => {
+            (Some(Rest::Asleep { .. }), Phase::Hibernated) => {
                 self.ask(vm, |reply| Command::Start { cold: false, reply }).await
             }
             _ => Ok(()),
@@ -429,6 +435,7 @@ impl VmService {
             let settled = snapshot.wait_for(|now| {
                 now.gone
                     || now.guest.is_some()
+                    || now.unreachable.as_ref().is_some_and(|unreachable| unreachable.tried)
                     || !matches!(now.record.phase, Phase::Running | Phase::Starting)
             });
             let now = tokio::time::timeout(self.shared.settings.adopt_deadline, settled)
@@ -440,6 +447,16 @@ impl VmService {
                 _ if now.gone => return Err(ServiceError::UnknownVm(vm.to_string())),
                 Some(guest) if now.record.phase == Phase::Running => {
                     return Ok(GuestLease::new(guest, handle.activity, Arc::clone(&self.shared.ports.clock)));
+                }
+                None if now.record.phase == Phase::Running
+                    && let Some(unreachable) = now.unreachable =>
+                {
+                    return Err(unreachable.error(&now.record.name, self.shared.ports.clock.now_ms()));
+                }
+                None | Some(_)
+                    if now.record.phase == Phase::Paused && now.record.rest == Some(Rest::DiskFull) =>
+                {
+                    return Err(VmActor::no_room());
                 }
                 // It went to rest, or from one rest into another, while this was asked.
                 _ if now.record.rest.is_some() && !matches!(woken, Err(ServiceError::Storage(_))) => {}
@@ -564,7 +581,7 @@ fn gone_or_ending(handle: &VmHandle) -> Result<(), ServiceError> {
 fn not_running(phase: Phase) -> ServiceError {
     let advice = match phase {
         Phase::Paused => "`microvm resume` lets it go on",
-        Phase::Stopped | Phase::Failed => "`microvm start` starts it",
+        Phase::Stopped | Phase::Hibernated | Phase::Failed => "`microvm start` starts it",
         _ => "wait a moment and try again",
     };
     ServiceError::NotRunning { phase, advice: advice.to_owned() }

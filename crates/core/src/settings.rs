@@ -38,16 +38,23 @@ pub struct Settings {
     pub default_template: String,
     /// Whether VMs are forked from the golden snapshot of their template instead of booting.
     pub golden: bool,
-    /// Most snapshots of one VM; the oldest goes.
+    /// Most snapshots of one VM without a name of their own; the oldest of them goes.
     pub snapshots_per_vm: usize,
+    /// Most named snapshots of one VM; `None`: whoever names one keeps it.
+    pub named_snapshots_per_vm: Option<usize>,
     /// VMMs that wait for the next children of a VM that is forked; 0: none.
     pub waiting_vmms: usize,
+    /// Bytes of free disk below which VMs that grow stand still until there is more; of a small disk at most its fiftieth
+    /// part is kept. 0: none, so that only a full disk stops VMs.
+    pub disk_reserve: u64,
     /// How long a guest may take to power off by itself before it is killed.
     pub stop_grace: Duration,
     /// How long a VMM may take to end.
     pub kill_deadline: Duration,
     /// How long an adopted guest may take to answer after a restart of the server.
     pub adopt_deadline: Duration,
+    /// Rest between the first tries of taking a machine up again after a restart of the server.
+    pub adopt_rest: Duration,
 }
 
 impl Default for Settings {
@@ -59,10 +66,13 @@ impl Default for Settings {
             golden: true,
             // FEATURES row A33.
             snapshots_per_vm: 10,
+            named_snapshots_per_vm: None,
             waiting_vmms: 1,
+            disk_reserve: 256 << 20,
             stop_grace: Duration::from_secs(10),
             kill_deadline: Duration::from_secs(10),
             adopt_deadline: Duration::from_secs(30),
+            adopt_rest: Duration::from_secs(3),
         }
     }
 }

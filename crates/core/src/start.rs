@@ -238,6 +238,14 @@ pub(crate) fn identity(
     }
 }
 
+/// Waits until the processors of a machine stand still because the disk is full.
+pub(crate) async fn disk_full(mut state: watch::Receiver<MachineState>) {
+    if state.wait_for(|state| *state == MachineState::DiskFull).await.is_err() {
+        // Nobody watches it any more: its end is told in another way.
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Waits until a machine has ended.
 pub(crate) async fn exited(mut state: watch::Receiver<MachineState>) -> MachineExit {
     loop {

@@ -17,6 +17,20 @@ pub struct VmView {
     pub record: VmRecord,
     /// What its agent says of itself, while the channel is open.
     pub agent: Option<AgentInfo>,
+    /// Set while its machine runs and its agent does not answer.
+    pub unreachable: Option<Unreachable>,
+}
+
+/// A VM whose machine runs and whose agent does not answer. The machine is left alone, and the server tries to reach the
+/// agent until it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreachable {
+    /// Since when, in milliseconds since 1970-01-01T00:00:00Z.
+    pub since_ms: i64,
+    /// What was seen of it.
+    pub reason: String,
+    /// Whether its channel could not be opened again; until then requests wait for it.
+    pub(crate) tried: bool,
 }
 
 impl VmView {
@@ -67,12 +81,18 @@ pub(crate) struct Snapshot {
     pub(crate) machine: Option<Arc<dyn Machine>>,
     /// The guest, while its channel is open.
     pub(crate) guest: Option<Arc<dyn Guest>>,
+    /// Set while the machine runs and the agent does not answer.
+    pub(crate) unreachable: Option<Unreachable>,
     /// The VM is gone for good.
     pub(crate) gone: bool,
 }
 
 impl Snapshot {
     pub(crate) fn view(&self) -> VmView {
-        VmView { record: self.record.clone(), agent: self.guest.as_ref().map(|guest| guest.agent().clone()) }
+        VmView {
+            record: self.record.clone(),
+            agent: self.guest.as_ref().map(|guest| guest.agent().clone()),
+            unreachable: self.unreachable.clone(),
+        }
     }
 }

@@ -77,7 +77,7 @@ impl Drop for WaitingVmm {
         let ports = self.shared.ports.clone();
         self.shared.actors.spawn(async move {
             let directory = ports.vm_storage.vm_directory(&id);
-            let swept = ports.hypervisor.sweep(&id, &directory).await;
+            let swept = ports.hypervisor.sweep(&id, &directory, None).await;
             if let Err(error) = swept.map_err(ServiceError::from) {
                 tracing::error!(vm = %id, %error, "a VMM that waited for a child could not be ended");
             } else if let Err(error) = ports.vm_storage.remove_vm_files(&id).await {

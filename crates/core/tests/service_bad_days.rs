@@ -116,9 +116,9 @@ fn a_clock_that_is_set_back_confuses_no_snapshot() {
         snap(service, "dev", "third").await.unwrap();
         assert_eq!(snapshots(service), ["first", "second", "third"], "the newest one is last");
         // Nothing is older than it is: what lies in the future has no age.
-        let pruned = service.prune_snapshots(None, Some(Duration::from_secs(60))).await.unwrap();
+        let pruned = service.prune_snapshots(None, Some(Duration::from_secs(60)), true).await.unwrap();
         assert_eq!(pruned, [], "nothing is a minute old");
-        let pruned = service.prune_snapshots(Some(1), None).await.unwrap();
+        let pruned = service.prune_snapshots(Some(1), None, true).await.unwrap();
         assert_eq!(pruned.len(), 2);
         assert_eq!(snapshots(service), ["third"], "the newest one stays");
         // A VM keeps the newest ones, whatever the clock says.
@@ -281,7 +281,7 @@ fn a_server_that_dies_while_it_prunes_leaves_whole_snapshots() {
                 }
             });
             host.storage.script().after(Operation::RemoveSnapshot, good, fault);
-            let _ = first.run_a_moment(first.service.prune_snapshots(Some(2), None));
+            let _ = first.run_a_moment(first.service.prune_snapshots(Some(2), None, true));
             drop(first);
             host.clear_faults();
             let second = host.serve();
@@ -295,7 +295,7 @@ fn a_server_that_dies_while_it_prunes_leaves_whole_snapshots() {
                     assert_eq!(format!("s-{}", say(service, "copy", "cat /root/note").await), *name);
                     service.delete_vm(&vm("copy")).await.unwrap();
                 }
-                service.prune_snapshots(Some(0), None).await.unwrap();
+                service.prune_snapshots(Some(0), None, true).await.unwrap();
                 assert_eq!(snapshots(service), [""; 0]);
                 assert_eq!(say(service, "dev", "cat /root/note").await, "4");
                 service.delete_vm(&vm("dev")).await.unwrap();
@@ -373,7 +373,7 @@ fn a_sleeping_vm_that_cannot_be_woken_boots_from_its_disk_if_asked() {
         assert_eq!(error.code(), "vm_cannot_wake", "{error}");
         assert!(error.to_string().contains("start --cold dev"), "{error}");
         // Nothing was touched: with the old VMM it would still wake.
-        assert_eq!(service.get(&vm("dev")).unwrap().record.phase, Phase::Stopped);
+        assert_eq!(service.get(&vm("dev")).unwrap().record.phase, Phase::Hibernated);
         assert_eq!(code(service.start_vm(&vm("dev")).await), "vm_cannot_wake");
         service.start_vm_cold(&vm("dev")).await.unwrap();
         assert_eq!(say(service, "dev", "cat /root/note; hostname").await, "kept\ndev");

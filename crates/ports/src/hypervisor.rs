@@ -120,6 +120,8 @@ pub enum MachineState {
     Paused,
     /// Processors run.
     Running,
+    /// Processors stand still because a write of the guest's found no space on the host; a resume tries that write again.
+    DiskFull,
     /// Its process is gone. Nothing comes after this.
     Exited(MachineExit),
 }
@@ -392,12 +394,18 @@ pub trait Hypervisor: Send + Sync {
         record: &MachineRecord,
     ) -> Result<Arc<dyn Machine>, LaunchError>;
 
-    /// Ends whatever processes of this driver belong to the VM directory `directory`, recorded or not, and waits until
-    /// they are gone. Nothing there is fine.
+    /// Ends whatever processes of this driver belong to the VM directory `directory`, recorded there or not, and what
+    /// `record` (the database's) names, and waits until they are gone. Nothing there is fine; a machine that works for
+    /// another directory (that of the root which this one is a copy of) is left alone.
     ///
     /// # Errors
     /// [`LaunchError::Timeout`] if a process cannot be ended.
-    async fn sweep(&self, id: &VmId, directory: &camino::Utf8Path) -> Result<(), LaunchError>;
+    async fn sweep(
+        &self,
+        id: &VmId,
+        directory: &camino::Utf8Path,
+        record: Option<&MachineRecord>,
+    ) -> Result<(), LaunchError>;
 
     /// The newest `limit` bytes of the console kept in a VM directory, of a machine that lives or has ended; empty if
     /// none ever ran there. What is kept is capped by the driver.

@@ -374,6 +374,15 @@ pub trait KernelStore: Send + Sync {
     async fn remove_kernel(&self, name: &str) -> Result<(), StorageError>;
 }
 
+/// The file system that VMs grow on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that can still be written.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
 /// Files of VMs.
 #[async_trait]
 pub trait VmStorage: Send + Sync {
@@ -387,6 +396,14 @@ pub trait VmStorage: Send + Sync {
     /// # Errors
     /// [`StorageError::DiskFull`] and others; nothing is left then.
     async fn reserve_vm_directory(&self, id: &VmId) -> Result<Utf8PathBuf, StorageError>;
+
+    /// Notes that the VM has been reported as made. Until then its directory is that of a creation that may have been cut
+    /// off, and [`VmStorage::is_unfinished`]. Doing it again is fine.
+    async fn finish_vm_files(&self, id: &VmId) -> Result<(), StorageError>;
+
+    /// Whether the directory of a VM is what an interrupted creation or removal left: the only ones that may be removed
+    /// without a record that says so. One made by an older version never is.
+    async fn is_unfinished(&self, id: &VmId) -> Result<bool, StorageError>;
 
     /// The files of a VM made earlier.
     async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError>;
@@ -425,6 +442,9 @@ pub trait VmStorage: Send + Sync {
     /// Examines a folder of the host that a guest is to see; returns its real path, without symbolic links. Refused: what
     /// is not a folder, a folder of the kernel's, and whatever shows the store itself to a guest.
     async fn inspect_folder(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError>;
+
+    /// Bytes that can still be written to the file system of all VMs, and its size.
+    async fn space(&self) -> Result<Space, StorageError>;
 
     /// Bytes that the files of a VM take on disk.
     async fn vm_disk_usage(&self, id: &VmId) -> Result<u64, StorageError>;

@@ -1,8 +1,9 @@
 //! What every handler may use.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use bytes::Bytes;
 use camino::Utf8PathBuf;
 use microvm_api::time::Zone;
 use microvm_core::VmService;
@@ -25,6 +26,8 @@ pub struct App {
     pub(crate) settings: AppSettings,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) started: Instant,
+    /// The OpenAPI document as it is sent: it never changes, and making it takes milliseconds.
+    pub(crate) openapi: OnceLock<Bytes>,
     /// Cancelled when the server ends, so that endless streams end too.
     pub(crate) ending: CancellationToken,
 }
@@ -42,7 +45,7 @@ impl App {
         // Counts from the beginning.
         let _ = crate::metrics::recorder();
         let authenticator = Arc::new(PeerAuthenticator::new());
-        Self { service, settings, authenticator, started: Instant::now(), ending }
+        Self { service, settings, authenticator, started: Instant::now(), openapi: OnceLock::new(), ending }
     }
 
     /// The same application with another way to know its callers.

@@ -19,6 +19,7 @@ impl App {
     pub(crate) fn vm(&self, view: VmView) -> Vm {
         let record = view.record;
         let template = record.template;
+        let (since, reason) = view.unreachable.map(|lost| (lost.since_ms, lost.reason)).unzip();
         Vm {
             id: record.id,
             name: record.name,
@@ -41,6 +42,9 @@ impl App {
             updated_at: self.time(record.updated_ms),
             started_at: record.started_ms.map(|started| self.time(started)),
             failure: record.failure,
+            reachable: record.phase == Phase::Running && view.agent.is_some(),
+            unreachable_since: since.map(|since| self.time(since)),
+            unreachable_reason: reason,
             origin: record.origin,
             rest: record.rest,
         }

@@ -91,6 +91,7 @@ pub(crate) async fn doctor(app: &App) -> Doctor {
     checks.push(kernels(app).await);
     checks.push(images(app).await);
     checks.push(space(&app.settings.root));
+    checks.push(strays(app).await);
     Doctor { checks, hypervisor }
 }
 
@@ -145,6 +146,31 @@ async fn images(app: &App) -> Check {
             let names: Vec<&str> = images.iter().flat_map(|image| &image.names).map(String::as_str).collect();
             check("images", CheckStatus::Ok, names.join(", "), None)
         }
+    }
+}
+
+/// VMs without a record, for `doctor` and `verify`.
+pub(crate) async fn stray_findings(app: &App) -> Result<Vec<String>, ServiceError> {
+    let tell = |stray: microvm_core::StrayVm| {
+        format!("no record knows the VM {}, whose disk is in {}", stray.id, stray.directory)
+    };
+    Ok(app.service.stray_vms().await?.into_iter().map(tell).collect())
+}
+
+async fn strays(app: &App) -> Check {
+    match stray_findings(app).await {
+        Err(error) => broken("vm records", &error),
+        Ok(findings) if findings.is_empty() => {
+            check("vm records", CheckStatus::Ok, "every VM that has a disk has a record", None)
+        }
+        Ok(findings) => check(
+            "vm records",
+            CheckStatus::Failed,
+            findings.join("; "),
+            Some(
+                "end the server and put back a copy of state.sqlite that knows them, or remove their directories if nobody needs them",
+            ),
+        ),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_types::ErrorKind;
@@ -21,7 +21,8 @@ pub fn socket_path(root: &Utf8Path) -> Utf8PathBuf {
     root.join("run/api.sock")
 }
 
-/// The file whose lock says that a server runs on a root directory.
+/// A file whose lock says that a server runs on a root directory; servers of older versions have no other. The root
+/// directory itself is locked too.
 #[must_use]
 pub fn lock_path(root: &Utf8Path) -> Utf8PathBuf {
     root.join("run/server.lock")
@@ -41,6 +42,16 @@ pub enum BindError {
         /// Its process number, if it wrote it down.
         pid: Option<String>,
     },
+    /// The root or its folder for the socket belongs to somebody else, or is open to others.
+    #[error(
+        "{path} cannot be served from: {reason}; choose another root with --root, or give it to this user alone"
+    )]
+    Foreign {
+        /// The folder.
+        path: Utf8PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The folder, lock or socket cannot be made.
     #[error("{action} {path} failed ({source}): check that you own it and that its disk is writable")]
     Io {
@@ -59,6 +70,7 @@ impl BindError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Busy { .. } => ErrorKind::Conflict,
+            Self::Foreign { .. } => ErrorKind::Forbidden,
             Self::Io { .. } => ErrorKind::Internal,
         }
     }
@@ -68,6 +80,7 @@ impl BindError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Busy { .. } => "server_running",
+            Self::Foreign { .. } => "root_foreign",
             Self::Io { .. } => "socket_failed",
         }
     }
@@ -78,7 +91,7 @@ impl BindError {
 pub struct BoundServer {
     pub(crate) listener: UnixListener,
     path: Utf8PathBuf,
-    _lock: File,
+    _locks: [File; 2],
 }
 
 impl BoundServer {
@@ -94,14 +107,9 @@ impl BoundServer {
             let path = path.to_owned();
             move |source| BindError::Io { action, path, source }
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(failed("making the folder", &folder))?;
-        std::fs::set_permissions(&folder, Permissions::from_mode(0o700))
-            .map_err(failed("closing to others the folder", &folder))?;
-        let lock = take_lock_of_the_dead(root, &folder, &path)?;
+        let root_lock = take_root(root, &folder, &path)?;
+        make_private(&folder)?;
+        let lock = of_the_dead(&folder, &path, || take_lock(root))?;
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed("removing the old socket", &path)(error));
@@ -112,7 +120,7 @@ impl BoundServer {
         // The folder already keeps others out; this is the second lock on the door.
         std::fs::set_permissions(&path, Permissions::from_mode(0o600))
             .map_err(failed("closing to others the socket", &path))?;
-        Ok(Self { listener, path, _lock: lock })
+        Ok(Self { listener, path, _locks: [root_lock, lock] })
     }
 
     /// Where it listens.
@@ -122,15 +130,15 @@ impl BoundServer {
     }
 
     pub(crate) fn into_parts(self) -> (UnixListener, Unlink) {
-        let Self { listener, path, _lock } = self;
-        (listener, Unlink { path, _lock })
+        let Self { listener, path, _locks } = self;
+        (listener, Unlink { path, _locks })
     }
 }
 
 /// Removes the socket while the lock is still held.
 pub(crate) struct Unlink {
     path: Utf8PathBuf,
-    _lock: File,
+    _locks: [File; 2],
 }
 
 impl Drop for Unlink {
@@ -159,15 +167,87 @@ fn with_short<T>(
     act(&format!("/proc/self/fd/{}/{name}", std::os::fd::AsRawFd::as_raw_fd(&folder)))
 }
 
-/// Takes the lock; waits a moment for it if nobody listens on the socket: a killed server loses its socket a little
-/// before its lock. (The kernel announces neither a lock that becomes free nor gives waiting for one a limit.)
-fn take_lock_of_the_dead(root: &Utf8Path, folder: &Utf8Path, path: &Utf8Path) -> Result<File, BindError> {
+/// Takes the lock of the root itself, which nobody can take away by removing a file below it.
+fn take_root(root: &Utf8Path, folder: &Utf8Path, path: &Utf8Path) -> Result<File, BindError> {
+    let failed = |action| {
+        let path = root.to_owned();
+        move |source: std::io::Error| BindError::Io { action, path, source }
+    };
+    DirBuilder::new().recursive(true).mode(0o711).create(root).map_err(failed("making the folder"))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::DIRECTORY.bits().cast_signed())
+        .open(root)
+        .map_err(failed("opening the folder"))?;
+    let metadata = file.metadata().map_err(failed("examining the folder"))?;
+    refuse_foreign(root, &metadata)?;
+    if metadata.mode() & 0o002 != 0 {
+        let reason = "everybody may write to it".to_owned();
+        return Err(BindError::Foreign { path: root.to_owned(), reason });
+    }
+    let taken = of_the_dead(folder, path, || match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            Err(BindError::Busy { root: root.to_owned(), pid: holder(metadata.ino()) })
+        }
+        Err(TryLockError::Error(source)) => Err(failed("taking the lock of")(source)),
+    });
+    taken.map(|()| file)
+}
+
+/// The process that has a file locked, as `/proc/locks` tells: `1: FLOCK ADVISORY WRITE <process> <device>:<inode> …`.
+fn holder(inode: u64) -> Option<String> {
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let words = locks.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let of_file = |words: &Vec<&str>| {
+        words.get(1) == Some(&"FLOCK")
+            && words.get(5).and_then(|file| file.rsplit(':').next()) == Some(&inode.to_string())
+    };
+    words.into_iter().find(of_file).map(|words| words[4].to_owned())
+}
+
+fn refuse_foreign(path: &Utf8Path, metadata: &std::fs::Metadata) -> Result<(), BindError> {
+    let euid = rustix::process::geteuid().as_raw();
+    if metadata.uid() == euid {
+        return Ok(());
+    }
+    let reason = format!("it belongs to uid {}, and this is uid {euid}", metadata.uid());
+    Err(BindError::Foreign { path: path.to_owned(), reason })
+}
+
+/// Makes the socket's folder, for its owner alone. One of somebody else's, or a link to one, is refused: whoever may write
+/// there could put a socket of his own in the place of ours.
+fn make_private(folder: &Utf8Path) -> Result<(), BindError> {
+    let failed = |action| {
+        let path = folder.to_owned();
+        move |source: std::io::Error| BindError::Io { action, path, source }
+    };
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(failed("making the folder")(error));
+        }
+        _ => {}
+    }
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(folder);
+    let opened = opened.map_err(failed("opening, without following a link, the folder"))?;
+    refuse_foreign(folder, &opened.metadata().map_err(failed("examining the folder"))?)?;
+    opened.set_permissions(Permissions::from_mode(0o700)).map_err(failed("closing to others the folder"))
+}
+
+/// Takes a lock; waits a moment for it if nobody listens on the socket: a killed server loses its socket a little
+/// before its locks. (The kernel announces neither a lock that becomes free nor gives waiting for one a limit.)
+fn of_the_dead<T>(
+    folder: &Utf8Path,
+    path: &Utf8Path,
+    take: impl Fn() -> Result<T, BindError>,
+) -> Result<T, BindError> {
     let end = std::time::Instant::now() + LOCK_WAIT;
     loop {
-        match take_lock(root) {
+        match take() {
             Err(BindError::Busy { .. }) if std::time::Instant::now() < end => {
                 if with_short(folder, path, |short| std::os::unix::net::UnixStream::connect(short)).is_ok() {
-                    return take_lock(root);
+                    return take();
                 }
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
@@ -181,6 +261,7 @@ fn take_lock(root: &Utf8Path) -> Result<File, BindError> {
     let failed = |source| BindError::Io { action: "taking the lock", path: path.clone(), source };
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).read(true).write(true).mode(0o600);
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     let mut file = options.open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}

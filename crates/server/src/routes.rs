@@ -90,7 +90,7 @@ pub fn table() -> Vec<Route> {
         row(p(), "/vms/{vm}/fork", VmCreate, "Fork a running VM; it goes on", &[], "ForkVm", 201, "Forked", post(snapshots::fork)),
         row(g(), "/snapshots", SnapshotRead, "List snapshots", &["vm", "golden"], "", 200, "SnapshotList", get(snapshots::list)),
         row(g(), "/snapshots/statistics", SnapshotRead, "All snapshots together", &[], "", 200, "SnapshotStatistics", get(snapshots::statistics)),
-        row(p(), "/snapshots/cleanup", SnapshotDelete, "Remove old snapshots", &["days_old", "older_than_seconds", "keep"], "", 200, "Cleaned", post(snapshots::cleanup)),
+        row(p(), "/snapshots/cleanup", SnapshotDelete, "Remove old snapshots", &["days_old", "older_than_seconds", "keep", "named"], "", 200, "Cleaned", post(snapshots::cleanup)),
         row(p(), "/snapshots/import", SnapshotCreate, "Take in an exported snapshot", &[], "SnapshotFile", 200, NDJSON, post(snapshots::import)),
         row(g(), "/snapshots/{vm}", SnapshotRead, "Snapshots of a VM", &[], "", 200, "application/json", get(snapshots::of_vm)),
         row(p(), "/snapshots/{vm}", SnapshotCreate, "Take a snapshot of a running VM; it goes on", &[], "CreateSnapshot", 201, "Snapshot", post(snapshots::create)),

@@ -128,6 +128,13 @@ async fn one_root_has_one_server_and_a_stale_socket_is_replaced() {
     let server = support::start().await;
     assert!(matches!(BoundServer::bind(&server.root), Err(BindError::Busy { pid: Some(_), .. })));
     let root = server.root.clone();
+    // The lock is the root's own: without its folder for sockets there is no second server either, nor are others named.
+    std::fs::rename(root.join("run"), root.join("away")).unwrap();
+    let error = BoundServer::bind(&root).unwrap_err();
+    let own = std::process::id().to_string();
+    assert!(matches!(&error, BindError::Busy { pid: Some(pid), .. } if *pid == own), "{error}");
+    assert!(!root.join("run").exists(), "something was made for a server that cannot be");
+    std::fs::rename(root.join("away"), root.join("run")).unwrap();
     server.ending.cancel();
     let mut server = server;
     tokio::time::timeout(Duration::from_secs(10), &mut server.serving).await.unwrap().unwrap().unwrap();
@@ -138,4 +145,11 @@ async fn one_root_has_one_server_and_a_stale_socket_is_replaced() {
     let mode = |path: &camino::Utf8Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(bound.path()), 0o600);
     assert_eq!(mode(bound.path().parent().unwrap()), 0o700);
+    drop(bound);
+    // A link would let whoever made it put a socket of his own in the place of ours.
+    std::fs::rename(root.join("run"), root.join("away")).unwrap();
+    std::os::unix::fs::symlink(root.join("away"), root.join("run")).unwrap();
+    assert!(matches!(BoundServer::bind(&root), Err(BindError::Io { .. })));
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(matches!(BoundServer::bind(&root), Err(BindError::Foreign { .. })));
 }

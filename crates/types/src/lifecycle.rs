@@ -13,6 +13,8 @@ pub enum Phase {
     Creating,
     /// It has a disk and no machine.
     Stopped,
+    /// Its memory is on disk as well, and it has no machine: the next start or request goes on where it was.
+    Hibernated,
     /// Its machine is being launched and its agent awaited.
     Starting,
     /// Its agent answers.
@@ -21,7 +23,7 @@ pub enum Phase {
     Paused,
     /// Its machine is being shut down.
     Stopping,
-    /// Its machine or agent was lost; the reason is kept with the VM. It can be started again or deleted.
+    /// Its machine was lost; the reason is kept with the VM. It can be started again or deleted.
     Failed,
     /// It is being removed; the end of every life.
     Deleting,
@@ -29,9 +31,10 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, for tables and tests.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Creating,
         Self::Stopped,
+        Self::Hibernated,
         Self::Starting,
         Self::Running,
         Self::Paused,
@@ -58,6 +61,7 @@ impl Phase {
         match self {
             Self::Creating => "creating",
             Self::Stopped => "stopped",
+            Self::Hibernated => "hibernated",
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Paused => "paused",
@@ -91,7 +95,9 @@ pub enum LifecycleEvent {
     Stop,
     /// Its machine ended as asked, or the guest shut itself down.
     Stopped,
-    /// Its machine or agent was lost, or a step towards running failed.
+    /// Its machine ended, and its memory is on disk.
+    Hibernated,
+    /// Its machine was lost, or a step towards running failed.
     Lost,
     /// Somebody asks for it to be removed.
     Delete,
@@ -99,7 +105,7 @@ pub enum LifecycleEvent {
 
 impl LifecycleEvent {
     /// All events, for tables and tests.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Created,
         Self::Start,
         Self::Started,
@@ -107,6 +113,7 @@ impl LifecycleEvent {
         Self::Resume,
         Self::Stop,
         Self::Stopped,
+        Self::Hibernated,
         Self::Lost,
         Self::Delete,
     ];
@@ -120,6 +127,7 @@ impl LifecycleEvent {
             Self::Resume => "resume",
             Self::Stop => "stop",
             Self::Stopped => "report as stopped",
+            Self::Hibernated => "report as hibernated",
             Self::Lost => "report as lost",
             Self::Delete => "delete",
         }
@@ -141,9 +149,10 @@ impl Denied {
         match (self.phase, self.event) {
             (Phase::Deleting, _) => "it will be gone in a moment",
             (phase, _) if phase.is_transient() => "wait until it has finished and try again",
-            (Phase::Stopped | Phase::Failed, LifecycleEvent::Pause | LifecycleEvent::Resume) => {
-                "start it first"
-            }
+            (
+                Phase::Stopped | Phase::Hibernated | Phase::Failed,
+                LifecycleEvent::Pause | LifecycleEvent::Resume,
+            ) => "start it first",
             (Phase::Paused, LifecycleEvent::Start) => "it is paused, resume it instead",
             _ => "it is in the wrong phase for that",
         }
@@ -168,14 +177,17 @@ pub const fn next(phase: Phase, event: LifecycleEvent) -> Result<Phase, Denied> 
     use Phase as P;
     Ok(match (phase, event) {
         (P::Creating, E::Created) => P::Stopped,
-        (P::Stopped | P::Failed, E::Start) => P::Starting,
+        (P::Stopped | P::Hibernated | P::Failed, E::Start) => P::Starting,
         (P::Starting, E::Started) => P::Running,
         (P::Running, E::Pause) => P::Paused,
         (P::Paused, E::Resume) => P::Running,
         (P::Starting | P::Running | P::Paused, E::Stop) => P::Stopping,
         (P::Running | P::Paused | P::Stopping, E::Stopped) => P::Stopped,
+        (P::Stopping, E::Hibernated) => P::Hibernated,
         (P::Creating | P::Starting | P::Running | P::Paused | P::Stopping, E::Lost) => P::Failed,
-        (P::Stopped | P::Starting | P::Running | P::Paused | P::Failed, E::Delete) => P::Deleting,
+        (P::Stopped | P::Hibernated | P::Starting | P::Running | P::Paused | P::Failed, E::Delete) => {
+            P::Deleting
+        }
         _ => return Err(Denied { phase, event }),
     })
 }
@@ -190,7 +202,7 @@ pub const fn admit(phase: Phase, event: LifecycleEvent) -> Result<Admission, Den
     match (phase, event) {
         (P::Running, E::Start | E::Resume)
         | (P::Paused, E::Pause)
-        | (P::Stopped, E::Stop)
+        | (P::Stopped | P::Hibernated, E::Stop)
         | (P::Deleting, E::Delete) => Ok(Admission::AlreadySo),
         (P::Failed, E::Stop) => Ok(Admission::AlreadySo),
         _ => match next(phase, event) {
@@ -240,7 +252,7 @@ mod tests {
 
         /// `admit` never invents an arrow that `next` does not have.
         #[test]
-        fn admission_follows_the_table(index in 0usize..8, event in event()) {
+        fn admission_follows_the_table(index in 0usize..Phase::ALL.len(), event in event()) {
             let phase = Phase::ALL[index];
             match admit(phase, event) {
                 Ok(Admission::Do(after)) => prop_assert_eq!(next(phase, event), Ok(after)),

@@ -59,13 +59,15 @@ pub enum Origin {
     },
 }
 
-/// How a VM rests until the next request wakes it.
+/// How a VM rests until the next request wakes it, or until there is room.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Rest {
     /// It stands still, because nobody used it.
     Paused,
+    /// It stands still, because the host's disk is full or nearly so; it goes on by itself when there is room.
+    DiskFull,
     /// It has no machine; its memory is on disk.
     Asleep {
         /// The snapshot it goes on from.

@@ -3,6 +3,7 @@
 use clap::Args;
 use microvm_api::VmList;
 use microvm_client::VmQuery;
+use microvm_types::vm::Rest;
 use microvm_types::{ByteSize, Phase};
 
 use crate::commands::machine::pair;
@@ -15,7 +16,8 @@ use crate::output::age;
 #[command(after_help = "\
 Examples:
   microvm ls --label team=red
-  microvm ls -q --state stopped | xargs microvm rm")]
+  microvm ls --state hibernated
+  microvm ls -q --state failed")]
 pub(crate) struct Ls {
     /// Only those with this label
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
@@ -42,6 +44,16 @@ fn state(text: &str) -> Result<Phase, String> {
     })
 }
 
+/// The state, and whether something is missing in it.
+fn state_cell(vm: &microvm_api::Vm) -> String {
+    let note = match &vm.rest {
+        _ if vm.unreachable_since.is_some() => " (unreachable)",
+        Some(Rest::DiskFull) => " (disk full)",
+        _ => "",
+    };
+    format!("{}{note}", vm.state)
+}
+
 impl Ls {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let query =
@@ -58,7 +70,7 @@ impl Ls {
             .map(|vm| {
                 vec![
                     vm.name.to_string(),
-                    vm.state.to_string(),
+                    state_cell(vm),
                     vm.vcpus.to_string(),
                     ByteSize::mib(vm.memory_mib.into()).to_string(),
                     vm.image.clone(),

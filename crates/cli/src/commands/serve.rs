@@ -59,6 +59,7 @@ impl Serve {
 
     async fn serve(&self, settings: &Settings) -> Result<(), CliError> {
         let mut interrupts = Interrupts::new()?;
+        crate::root::claim(&settings.root).await?;
         let bound = BoundServer::bind(&settings.root)
             .map_err(|error| CliError::new(error.kind(), error.code(), error.to_string()))?;
         let service = wiring::open_service(settings).await.map_err(|error| {

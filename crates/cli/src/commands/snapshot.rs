@@ -47,8 +47,8 @@ pub(crate) enum Snapshot {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Memory, processes and disk are taken at one moment; the VM stands still for some milliseconds. Only what changed
-since the state the VM began with is written. A VM keeps its ten newest snapshots; the oldest goes that nothing
-builds on. Prints the name of the snapshot.
+since the state the VM began with is written. A VM keeps its ten newest snapshots without --name; named ones
+stay until they are removed. Prints the name of the snapshot.
 
 Examples:
   microvm snapshot create dev --name ready --description 'packages installed'
@@ -109,11 +109,11 @@ pub(crate) struct Remove {
 /// Remove old snapshots
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Those that others build on stay. Prints the names of those removed.
+Those that others build on stay, and those that somebody named, unless --named. Prints the names of those removed.
 
 Examples:
   microvm snapshot prune --keep 3
-  microvm snapshot prune --older-than 30d")]
+  microvm snapshot prune --named --older-than 30d")]
 pub(crate) struct Prune {
     /// Keep so many of each VM, the newest ones
     #[arg(long, value_name = "COUNT", required_unless_present = "older_than")]
@@ -121,6 +121,9 @@ pub(crate) struct Prune {
     /// Remove those older than this, for example 12h or 30d
     #[arg(long, value_name = "AGE", value_parser = duration::parse)]
     older_than: Option<Duration>,
+    /// Count and remove those that somebody gave a name, too
+    #[arg(long)]
+    named: bool,
 }
 
 /// Write a snapshot, whole in itself, to one compressed file
@@ -175,7 +178,7 @@ impl Snapshot {
             }
             Self::Stats => stats(context).await?,
             Self::Prune(which) => {
-                let cleaned = client.prune_snapshots(which.keep, which.older_than).await?;
+                let cleaned = client.prune_snapshots(which.keep, which.older_than, which.named).await?;
                 let names: Vec<&str> = cleaned.removed.iter().map(Name::as_str).collect();
                 if context.output.is_json() {
                     context.output.json(&cleaned)?;

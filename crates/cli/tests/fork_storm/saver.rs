@@ -125,7 +125,7 @@ impl Saver {
     }
 
     fn prune(&mut self, home: &Home) {
-        let output = home.run(&["snapshot", "prune", "--keep", "3"]);
+        let output = home.run(&["snapshot", "prune", "--named", "--keep", "3"]);
         for name in text(&output.stdout).lines() {
             assert!(self.saved.remove(name).is_some(), "{name} was pruned, and nobody knew it");
         }

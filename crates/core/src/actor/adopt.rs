@@ -1,20 +1,18 @@
 //! Taking up VMs of an earlier server process.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use microvm_ports::guest::Identity;
-use microvm_ports::hypervisor::MachineRecord;
-use microvm_ports::{GuestError, LaunchError, Machine};
-use microvm_types::vm::Rest;
+use microvm_ports::hypervisor::{MachineRecord, MachineState};
+use microvm_ports::{Guest, GuestError, LaunchError, Machine};
+use microvm_types::vm::{Rest, VmRecord};
 use microvm_types::{ErrorKind, Phase};
 
-use super::{Command, VmActor};
+use super::VmActor;
+use crate::service::Shared;
 use crate::start::{self, MOST_LOST_EPOCHS};
 
-/// Rest between tries of taking up a machine that lives but does not answer yet.
-const ADOPT_RETRY: Duration = Duration::from_secs(3);
-/// Tries of taking up a machine.
+/// Tries of taking up a machine before it is shown as unreachable.
 const ADOPT_TRIES: u32 = 5;
 
 /// Why a machine could not be taken up.
@@ -40,41 +38,37 @@ impl VmActor {
                 }
                 self.stopped_by_force().await;
             }
-            Phase::Stopped | Phase::Failed => self.sweep().await,
+            Phase::Stopped | Phase::Hibernated | Phase::Failed => self.sweep().await,
             Phase::Running | Phase::Paused => self.adopt_machine().await,
         }
     }
 
-    /// Takes the machine up again. One that is gone fails the VM; one that lives and does not answer yet (a host under
-    /// load after a restart) is tried again, unless a stop or a delete comes.
+    /// Takes the machine up again. One that is gone fails the VM; one that lives and does not answer (a host under load
+    /// after a restart) is tried again, and goes on meanwhile.
     async fn adopt_machine(&mut self) {
         for attempt in 1..=ADOPT_TRIES {
-            let failure = match self.try_adopt().await {
-                Ok(()) => {
-                    // The server died between the wake and the end of the sleep.
-                    let sleeps = matches!(self.record.rest, Some(Rest::Asleep { .. }));
-                    let slept = if sleeps { self.record.rest.take() } else { None };
-                    self.save_or_log(None).await;
-                    return self.end_sleep(slept).await;
-                }
-                Err(failure) => failure,
+            let reason = match self.take_up().await {
+                Ok(()) => return,
+                Err(_) if !matches!(self.record.phase, Phase::Running | Phase::Paused) => return,
+                Err(reason) => reason,
             };
-            let last = attempt == ADOPT_TRIES;
-            match failure {
-                AdoptFailure::Gone(reason) => return self.fail(reason).await,
-                AdoptFailure::NotYet(reason) if last => return self.fail(reason).await,
-                AdoptFailure::NotYet(reason) => {
-                    tracing::warn!(vm = %self.record.id, attempt, reason, "could not be taken up yet");
+            if attempt == ADOPT_TRIES {
+                self.unreachable(reason);
+                // Whoever waits for it has waited for all these tries.
+                if let Some(unreachable) = &mut self.unreachable {
+                    unreachable.tried = true;
                 }
+                return self.publish_now();
             }
-            let rest = tokio::time::sleep(ADOPT_RETRY);
+            tracing::warn!(vm = %self.record.id, attempt, reason, "could not be taken up yet");
+            let rest = tokio::time::sleep(self.shared.settings.adopt_rest);
             tokio::pin!(rest);
             loop {
                 tokio::select! {
                     () = &mut rest => break,
                     () = self.shared.ending.cancelled() => return,
                     Some(command) = self.commands.recv() => {
-                        let ends = matches!(command, Command::Stop { .. } | Command::Delete(_));
+                        let ends = Self::ends(&command);
                         self.pending.push_back(command);
                         if ends {
                             return;
@@ -85,23 +79,40 @@ impl VmActor {
         }
     }
 
-    async fn try_adopt(&mut self) -> Result<(), AdoptFailure> {
-        let record: MachineRecord = self
-            .record
-            .machine
-            .clone()
-            .and_then(|value| serde_json::from_value(value).ok())
-            .ok_or_else(|| AdoptFailure::Gone("its machine was not recorded".to_owned()))?;
-        let directory = self.shared.ports.vm_storage.vm_directory(&self.record.id);
-        let adopted = self.shared.ports.hypervisor.adopt(&self.record.id, &directory, &record).await;
-        let machine = adopted.map_err(|error| match error {
-            LaunchError::Gone(_) | LaunchError::Died { .. } => {
-                AdoptFailure::Gone(format!("its machine ended while the server was away: {error}"))
+    /// Takes the machine and its agent up, or tells why not. A machine that is gone has failed the VM then.
+    pub(super) async fn take_up(&mut self) -> Result<(), String> {
+        match self.try_adopt().await {
+            Ok(()) => {
+                // The server died between the wake and the end of the sleep.
+                let sleeps = matches!(self.record.rest, Some(Rest::Asleep { .. }));
+                let slept = if sleeps { self.record.rest.take() } else { None };
+                self.not_unreachable();
+                self.save_or_log(None).await;
+                self.end_sleep(slept).await;
+                Ok(())
             }
-            _ => AdoptFailure::NotYet(format!("its machine does not answer: {error}")),
-        })?;
+            Err(AdoptFailure::Gone(reason)) => {
+                self.fail(reason.clone()).await;
+                Err(reason)
+            }
+            Err(AdoptFailure::NotYet(reason)) => Err(reason),
+        }
+    }
+
+    async fn try_adopt(&mut self) -> Result<(), AdoptFailure> {
+        let machine = match self.machine.clone() {
+            Some(machine) => machine,
+            None => self.adopted_machine().await?,
+        };
         let not_yet =
             |what: &str, error: &dyn std::fmt::Display| AdoptFailure::NotYet(format!("{what}: {error}"));
+        // From here on its end is noticed, and a stop finds it.
+        self.machine = Some(Arc::clone(&machine));
+        if self.record.phase == Phase::Running && *machine.state().borrow() == MachineState::DiskFull {
+            // It stopped while no server was there; its agent is reached when there is room.
+            self.disk_is_full().await;
+            return Ok(());
+        }
         if self.record.phase == Phase::Running {
             // The server may have died between the VMM's pause or resume and its own note of it.
             machine.resume().await.map_err(|error| not_yet("its machine does not resume", &error))?;
@@ -111,45 +122,75 @@ impl VmActor {
         } else {
             machine.pause().await.map_err(|error| not_yet("its machine does not pause", &error))?;
         }
-        self.machine = Some(machine);
         Ok(())
+    }
+
+    async fn adopted_machine(&self) -> Result<Arc<dyn Machine>, AdoptFailure> {
+        let record: MachineRecord = self
+            .record
+            .machine
+            .clone()
+            .and_then(|value| serde_json::from_value(value).ok())
+            .ok_or_else(|| AdoptFailure::Gone("its machine was not recorded".to_owned()))?;
+        let directory = self.shared.ports.vm_storage.vm_directory(&self.record.id);
+        let adopted = self.shared.ports.hypervisor.adopt(&self.record.id, &directory, &record).await;
+        adopted.map_err(|error| match error {
+            LaunchError::Gone(_) | LaunchError::Died { .. } => {
+                AdoptFailure::Gone(format!("its machine ended while the server was away: {error}"))
+            }
+            _ => AdoptFailure::NotYet(format!("its machine does not answer: {error}")),
+        })
     }
 
     /// What this VM is told about itself, when it has run its start commands.
     pub(super) async fn own_identity(&self) -> Identity {
-        let ports = &self.shared.ports;
-        // The image's variables matter for later commands; if it cannot be read now the template's own must do.
-        let image = ports.images.image(&self.record.image_digest).await;
-        let config = image.map(|image| image.info.config).unwrap_or_default();
-        start::identity(ports, &self.record, &config, Vec::new())
+        identity_of(&self.shared, &self.record).await
     }
 
     pub(super) async fn connect_again(&mut self, machine: &Arc<dyn Machine>) -> Result<(), GuestError> {
-        let after = self.shared.settings.adopt_deadline;
-        // All tries together: a guest that refuses each of them late holds nobody up for longer.
-        let late = GuestError::Timeout { action: "take its channel up again", after };
-        tokio::time::timeout(after, self.connect_in_some_epoch(machine)).await.unwrap_or(Err(late))
+        let (guest, epoch) = connect_in_some_epoch(&self.shared, &self.record, machine).await?;
+        self.connected(guest, epoch);
+        Ok(())
     }
 
-    async fn connect_in_some_epoch(&mut self, machine: &Arc<dyn Machine>) -> Result<(), GuestError> {
-        let identity = self.own_identity().await;
-        let (endpoint, deadline) = (machine.endpoint(), self.shared.settings.adopt_deadline);
-        for lost in 0..=MOST_LOST_EPOCHS {
-            let epoch = self.record.epoch + 1;
-            let connector = &self.shared.ports.connector;
-            match connector.connect(&endpoint, epoch, &identity, deadline).await {
-                Ok(guest) => {
-                    self.record.epoch = epoch;
-                    self.guest = Some(guest);
-                    return Ok(());
-                }
-                // A server that died between opening an epoch and storing its number.
-                Err(GuestError::Refused { kind: ErrorKind::Conflict, .. }) if lost < MOST_LOST_EPOCHS => {
-                    self.record.epoch = epoch;
-                }
+    /// Takes a channel that was opened.
+    pub(super) fn connected(&mut self, guest: Arc<dyn Guest>, epoch: u64) {
+        self.record.epoch = epoch;
+        self.guest = Some(guest);
+        self.reached();
+    }
+}
+
+async fn identity_of(shared: &Shared, record: &VmRecord) -> Identity {
+    // The image's variables matter for later commands; if it cannot be read now the template's own must do.
+    let image = shared.ports.images.image(&record.image_digest).await;
+    let config = image.map(|image| image.info.config).unwrap_or_default();
+    start::identity(&shared.ports, record, &config, Vec::new())
+}
+
+/// Opens the channel of a machine in an epoch that the guest has not seen. All tries together take no longer than the
+/// deadline: a guest that refuses each of them late holds nobody up for longer.
+pub(super) async fn connect_in_some_epoch(
+    shared: &Shared,
+    record: &VmRecord,
+    machine: &Arc<dyn Machine>,
+) -> Result<(Arc<dyn Guest>, u64), GuestError> {
+    let after = shared.settings.adopt_deadline;
+    let tries = async {
+        let identity = identity_of(shared, record).await;
+        let endpoint = machine.endpoint();
+        for lost in 1..=u64::from(MOST_LOST_EPOCHS) + 1 {
+            let epoch = record.epoch + lost;
+            match shared.ports.connector.connect(&endpoint, epoch, &identity, after).await {
+                Ok(guest) => return Ok((guest, epoch)),
+                // A server that died, or gave up, between opening an epoch and storing its number.
+                Err(GuestError::Refused { kind: ErrorKind::Conflict, .. })
+                    if lost <= u64::from(MOST_LOST_EPOCHS) => {}
                 Err(error) => return Err(error),
             }
         }
         Err(GuestError::Unreachable("it refuses every epoch".to_owned()))
-    }
+    };
+    let late = GuestError::Timeout { action: "take its channel up again", after };
+    tokio::time::timeout(after, tries).await.unwrap_or(Err(late))
 }

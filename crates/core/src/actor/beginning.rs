@@ -29,6 +29,7 @@ impl VmActor {
             let (row, up) = futures::join!(row, self.create_files_and_bring_up(source));
             row?;
             self.running(up?).await?;
+            ports.vm_storage.finish_vm_files(&self.record.id).await?;
             let _ = hooks::run(&ports, &self.record, HookPoint::AfterCreate).await;
             let _ = hooks::run(&ports, &self.record, HookPoint::AfterStart).await;
         } else {
@@ -36,6 +37,7 @@ impl VmActor {
             row?;
             files?;
             self.request(LifecycleEvent::Created).await?;
+            ports.vm_storage.finish_vm_files(&self.record.id).await?;
             let _ = hooks::run(&ports, &self.record, HookPoint::AfterCreate).await;
         }
         Ok(())
@@ -138,6 +140,7 @@ impl VmActor {
         let slept = self.record.rest.take();
         self.machine = Some(up.machine);
         self.guest = Some(up.guest);
+        self.reached();
         if let Err(error) = self.save(None).await {
             self.record.rest = slept;
             return Err(error);

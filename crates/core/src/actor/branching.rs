@@ -84,7 +84,7 @@ pub(crate) fn check_branchable(phase: Phase) -> Result<(), ServiceError> {
         return Ok(());
     }
     let advice = match phase {
-        Phase::Stopped | Phase::Failed => "`microvm start` starts it",
+        Phase::Stopped | Phase::Hibernated | Phase::Failed => "`microvm start` starts it",
         _ => "wait until it runs and try again",
     };
     Err(ServiceError::NotRunning { phase, advice: advice.to_owned() })
@@ -284,7 +284,7 @@ impl VmActor {
                 self.end_machine(None).await;
                 self.note(LifecycleEvent::Stopped, None).await;
             }
-            Phase::Stopped | Phase::Failed => {}
+            Phase::Stopped | Phase::Hibernated | Phase::Failed => {}
             phase => {
                 let advice = "wait until that is done and try again".to_owned();
                 return Err(ServiceError::NotRunning { phase, advice });

@@ -24,6 +24,9 @@ impl VmActor {
         }
         let was_running = self.record.phase == Phase::Running;
         self.request(LifecycleEvent::Stop).await?;
+        if !force && was_running {
+            self.reach_for_stop(grace).await;
+        }
         self.end_machine(if force || !was_running { None } else { Some(grace) }).await;
         // It has stopped in any case; whoever asked must know that a file of his is behind.
         let written_back = self.write_back().await;
@@ -51,6 +54,7 @@ impl VmActor {
         self.sweep().await;
         self.machine = None;
         self.guest = None;
+        self.not_unreachable();
         self.record.machine = None;
     }
 
@@ -85,7 +89,9 @@ impl VmActor {
 
     pub(super) async fn sweep(&self) {
         let directory = self.shared.ports.vm_storage.vm_directory(&self.record.id);
-        if let Err(error) = self.shared.ports.hypervisor.sweep(&self.record.id, &directory).await {
+        let machine = self.record.machine.clone().and_then(|value| serde_json::from_value(value).ok());
+        let swept = self.shared.ports.hypervisor.sweep(&self.record.id, &directory, machine.as_ref());
+        if let Err(error) = swept.await {
             tracing::error!(vm = %self.record.id, %error, "a VMM process could not be ended");
         }
     }
@@ -116,7 +122,13 @@ impl VmActor {
                 return self.machine_exited(exit).await;
             }
         }
-        self.fail(format!("the agent was lost: {reason}")).await;
+        if self.record.phase == Phase::Running {
+            self.unreachable(format!("the agent was lost: {reason}"));
+        } else {
+            // Its processors stand still; the channel is opened again when they go on.
+            self.guest = None;
+            self.publish_now();
+        }
     }
 
     pub(super) async fn fail(&mut self, reason: String) {

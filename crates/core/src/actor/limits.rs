@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use microvm_types::Phase;
 use microvm_types::template::HookPoint;
-use microvm_types::vm::VmRecord;
+use microvm_types::vm::{Rest, VmRecord};
 
 use super::VmActor;
 use crate::activity::Activity;
@@ -89,7 +89,7 @@ pub(super) async fn limit_passes(shared: &Shared, record: &VmRecord, activity: &
     let limits = &record.limits;
     let runs = record.phase == Phase::Running;
     // What somebody paused by hand stays as it is; what dozes may go to sleep.
-    let may_sleep = runs || (record.phase == Phase::Paused && record.rest.is_some());
+    let may_sleep = runs || (record.phase == Phase::Paused && record.rest == Some(Rest::Paused));
     tokio::select! {
         () = lifetime => Limit::Lifetime,
         () = idle(limits.idle_seconds, applies) => Limit::Idle,

@@ -6,9 +6,11 @@ mod branching;
 mod claim;
 mod ending;
 mod limits;
+mod reach;
 mod record;
 mod removal;
 mod rest;
+mod room;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,18 +19,19 @@ use std::time::Duration;
 use microvm_ports::hypervisor::MachineExit;
 use microvm_ports::snapshot::BranchSource;
 use microvm_ports::{Guest, GuestError, Machine};
-use microvm_types::ErrorKind;
 use microvm_types::lifecycle::{Admission, LifecycleEvent, admit};
 use microvm_types::vm::VmRecord;
+use microvm_types::{ErrorKind, Phase};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::branching::{ForkPoint, SnapshotOrder, Written, check_branchable};
 pub(crate) use self::claim::Claim;
+use self::reach::Reaching;
 use crate::activity::Activity;
 use crate::error::ServiceError;
 use crate::service::Shared;
 use crate::start;
-use crate::view::Snapshot;
+use crate::view::{Snapshot, Unreachable};
 use crate::waiting::WaitingVmms;
 
 pub(crate) type Reply = oneshot::Sender<Result<(), ServiceError>>;
@@ -71,6 +74,8 @@ pub(crate) enum Command {
         reply: Reply,
     },
     Hibernate(Reply),
+    /// Stand still if it runs: the disk of the host is nearly full.
+    MakeRoom,
 }
 
 /// How an actor's life begins.
@@ -85,6 +90,9 @@ enum Wake {
     Command(Option<Command>),
     MachineExited(MachineExit),
     GuestClosed(String),
+    ReachAgain,
+    DiskFull,
+    LookForRoom,
     LimitPassed(limits::Limit),
     ServerEnding,
 }
@@ -97,6 +105,9 @@ pub(crate) struct VmActor {
     pub(crate) publish: watch::Sender<Snapshot>,
     machine: Option<Arc<dyn Machine>>,
     guest: Option<Arc<dyn Guest>>,
+    /// Set while the machine runs and the agent does not answer.
+    unreachable: Option<Unreachable>,
+    reaching: Reaching,
     /// Commands that came while a start was under way.
     pending: VecDeque<Command>,
     /// No limit is looked at before.
@@ -121,6 +132,8 @@ impl VmActor {
             publish,
             machine: None,
             guest: None,
+            unreachable: None,
+            reaching: Reaching::default(),
             pending: VecDeque::new(),
             limits_rest_until: tokio::time::Instant::now(),
             gone: false,
@@ -146,6 +159,9 @@ impl VmActor {
                 Wake::Command(None) | Wake::ServerEnding => break,
                 Wake::MachineExited(exit) => self.machine_exited(exit).await,
                 Wake::GuestClosed(reason) => self.guest_closed(reason).await,
+                Wake::ReachAgain => self.reach_again().await,
+                Wake::DiskFull => self.disk_is_full().await,
+                Wake::LookForRoom => self.look_for_room().await,
                 Wake::LimitPassed(limit) => self.limit_passed(limit).await,
             }
         }
@@ -177,12 +193,23 @@ impl VmActor {
                 None => std::future::pending().await,
             }
         };
+        let full = async {
+            match &machine {
+                Some(machine) if self.record.phase == Phase::Running => {
+                    start::disk_full(machine.state()).await
+                }
+                _ => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.shared.ending.cancelled() => Wake::ServerEnding,
             exit = exited => Wake::MachineExited(exit),
+            () = full => Wake::DiskFull,
+            () = self.look_due(), if self.waits_for_room() => Wake::LookForRoom,
             command = self.commands.recv() => Wake::Command(command),
             reason = closed => Wake::GuestClosed(reason),
+            () = self.reaching.due(), if self.unreachable.is_some() => Wake::ReachAgain,
             limit = async {
                 tokio::time::sleep_until(self.limits_rest_until).await;
                 limits::limit_passes(&self.shared, &self.record, &self.activity).await
@@ -246,6 +273,7 @@ impl VmActor {
             Command::Hibernate(reply) => {
                 let _ = reply.send(self.hibernate().await);
             }
+            Command::MakeRoom => self.make_room().await,
             Command::Rehearse(reply) => {
                 let _ = reply.send(self.rehearse().await);
             }
@@ -306,7 +334,10 @@ impl VmActor {
             // Paused when the server restarted: the channel is opened now.
             None => {
                 if let Err(error) = self.connect_again(&machine).await {
-                    self.fail(format!("the agent did not answer after the resume: {error}")).await;
+                    // Its processors run: that is noted, and what is missing is its agent.
+                    self.record.rest = None;
+                    self.request(LifecycleEvent::Resume).await?;
+                    self.unreachable(format!("the agent did not answer after the resume: {error}"));
                     return Err(error.into());
                 }
             }

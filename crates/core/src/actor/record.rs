@@ -17,6 +17,10 @@ impl VmActor {
         record.updated_ms = self.shared.ports.clock.now_ms();
         self.shared.ports.store.update_vm(&record).await?;
         self.record = record;
+        if self.record.phase != Phase::Running {
+            // Only of a VM that runs an answer is missed.
+            self.not_unreachable();
+        }
         self.publish_now();
         self.tell(None);
         Ok(())
@@ -56,6 +60,7 @@ impl VmActor {
             record: self.record.clone(),
             machine: self.machine.clone(),
             guest: self.guest.clone(),
+            unreachable: self.unreachable.clone(),
             gone: self.gone,
         });
     }

@@ -4,6 +4,7 @@ use microvm_ports::StateError;
 use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::template::HookPoint;
+use microvm_types::vm::Rest;
 
 use super::{Command, VmActor};
 use crate::error::ServiceError;
@@ -22,7 +23,8 @@ impl VmActor {
     /// A stop overtook its start.
     pub(super) async fn stopped_by_force(&mut self) {
         self.record.machine = None;
-        self.record.phase = Phase::Stopped;
+        let asleep = matches!(self.record.rest, Some(Rest::Asleep { .. }));
+        self.record.phase = if asleep { Phase::Hibernated } else { Phase::Stopped };
         self.save_or_log(None).await;
     }
 

@@ -29,7 +29,7 @@ impl VmActor {
 
     /// Goes to disk with its memory; the machine ends. The next start or request goes on where it was.
     pub(super) async fn hibernate(&mut self) -> Result<(), ServiceError> {
-        if self.record.phase == Phase::Stopped && self.record.rest.is_some() {
+        if self.record.phase == Phase::Hibernated {
             return Ok(());
         }
         check_whole(&self.record.template)?;
@@ -68,7 +68,7 @@ impl VmActor {
             return Err(error);
         }
         self.end_machine(None).await;
-        self.note(LifecycleEvent::Stopped, None).await;
+        self.note(LifecycleEvent::Hibernated, None).await;
         Ok(())
     }
 

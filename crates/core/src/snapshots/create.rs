@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use microvm_ports::Progress;
 use microvm_ports::branch::BranchTimes;
-use microvm_types::snapshot::SnapshotPurpose;
+use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
 use microvm_types::{Name, SnapshotId, VmRef};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -66,8 +66,8 @@ impl Drop for NameGuard {
 
 impl VmService {
     /// Takes a snapshot of a running or paused VM, which goes on after some milliseconds; returns when every byte is safe.
-    /// If the VM has as many snapshots as are allowed, the oldest one goes that nothing of another VM builds on. If the
-    /// future is dropped the snapshot is written all the same.
+    /// If the VM has as many snapshots without names of their own as are allowed, the oldest of them goes that nothing of
+    /// another VM builds on; the same for named ones if they are limited. If the future is dropped the snapshot is written all the same.
     ///
     /// # Errors
     /// See [`ServiceError`]; nothing is listed then.
@@ -147,6 +147,11 @@ impl VmService {
         });
         Ok((id, name, writing))
     }
+}
+
+/// Whether somebody gave it its name: limits of number and age are for those that nobody named.
+pub(super) fn is_named(record: &SnapshotRecord) -> bool {
+    made_up(&record.vm_name, &record.id).is_ok_and(|made_up| made_up != record.name)
 }
 
 /// The VM's name, shortened, and the last characters of the id.

@@ -12,7 +12,7 @@ use microvm_types::template::Template;
 use microvm_types::vm::{LOCAL_TENANT, Rest};
 use microvm_types::{Name, VmId};
 
-use super::create::NameGuard;
+use super::create::{NameGuard, is_named};
 use super::index::Snapshot;
 use crate::admission;
 use crate::error::ServiceError;
@@ -58,10 +58,10 @@ impl VmService {
                         Ok(record) if record.id == info.id => {
                             self.shared.snapshots.insert(Snapshot { record, info });
                         }
-                        // Only an imported one has the id of another inside, and this one's import never ended.
+                        // Only an imported one has the id of another inside: this one's import never ended, or
+                        // its record is in another copy of the database. Which of them cannot be told.
                         Ok(_) => {
-                            tracing::warn!(snapshot = %info.id, "removing what an interrupted import left");
-                            self.shared.ports.snapshots.remove_snapshot(&info.id).await?;
+                            tracing::error!(snapshot = %info.id, "no record knows this imported snapshot: its files are left as they are");
                         }
                         Err(error) => {
                             tracing::error!(snapshot = %info.id, %error, "its description cannot be read");
@@ -74,8 +74,16 @@ impl VmService {
         Ok(())
     }
 
-    /// Removes what a VM slept on that is awake, or gone: a crash came between.
+    /// Removes what a VM slept on that is awake, or gone: a crash came between. Of a VM that has a disk and no record it
+    /// cannot be told whether it sleeps: that stays.
     pub(crate) async fn remove_stray_sleeps(&self) {
+        let disks = match self.shared.ports.vm_storage.vm_directories().await {
+            Ok(disks) => disks,
+            Err(error) => {
+                tracing::warn!(%error, "the VMs that have a disk cannot be listed: whatever VMs slept on stays");
+                return;
+            }
+        };
         for snapshot in self.shared.snapshots.all() {
             let record = &snapshot.record;
             let asleep = || {
@@ -84,7 +92,7 @@ impl VmService {
                 Some(rest == Some(Rest::Asleep { snapshot: record.id.clone() }))
             };
             if record.purpose == SnapshotPurpose::Hibernation
-                && asleep() != Some(true)
+                && !asleep().unwrap_or_else(|| disks.contains(&record.vm))
                 && let Err(error) = self.absorb(&snapshot).await
             {
                 tracing::warn!(snapshot = %record.id, %error, "what a VM slept on could not be removed");
@@ -160,7 +168,7 @@ impl VmService {
     }
 
     /// Removes those older than `older_than` and, per VM, all but the newest `keep`; never one that another VM's build on.
-    /// Returns the names of those removed.
+    /// Those that somebody named stay, and are not counted, unless `named`. Returns the names of those removed.
     ///
     /// # Errors
     /// Storage errors; what was removed until then stays removed.
@@ -168,10 +176,12 @@ impl VmService {
         &self,
         keep: Option<usize>,
         older_than: Option<Duration>,
+        named: bool,
     ) -> Result<Vec<Name>, ServiceError> {
         let now = self.shared.ports.clock.now_ms();
         let age_ms = older_than.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
-        let all = self.snapshots(&SnapshotFilter::default());
+        let mut all = self.snapshots(&SnapshotFilter::default());
+        all.retain(|one| named || !is_named(&one.record));
         let mut removed = Vec::new();
         // Newest first: a child that goes as well needs nothing written into it.
         for snapshot in all.iter().rev() {
@@ -210,16 +220,24 @@ impl VmService {
         Ok(())
     }
 
-    /// Keeps a VM within its limit.
+    /// Keeps a VM within its limits.
     pub(super) async fn drop_oldest(&self, vm: &VmId) {
-        let limit = self.shared.settings.snapshots_per_vm;
+        let settings = &self.shared.settings;
+        self.drop_oldest_of(vm, false, settings.snapshots_per_vm).await;
+        if let Some(limit) = settings.named_snapshots_per_vm {
+            self.drop_oldest_of(vm, true, limit).await;
+        }
+    }
+
+    async fn drop_oldest_of(&self, vm: &VmId, named: bool, limit: usize) {
         let mut of_vm = self.shared.snapshots.of_vm(vm);
+        of_vm.retain(|one| is_named(&one.record) == named);
         while of_vm.len() > limit {
             // Never the newest: it was just taken.
             let older = &of_vm[..of_vm.len() - 1];
             let Some(at) = older.iter().position(|one| self.may_go(one)) else { return };
             let oldest = of_vm.remove(at);
-            tracing::info!(snapshot = %oldest.record.name, limit, "the VM has too many snapshots, its oldest goes");
+            tracing::info!(snapshot = %oldest.record.name, limit, named, "the VM has too many snapshots, its oldest goes");
             if let Err(error) = self.absorb(&oldest).await {
                 tracing::warn!(snapshot = %oldest.record.name, %error, "it could not be removed");
                 return;

@@ -20,6 +20,8 @@ pub(crate) struct Host {
     pub(crate) hooks: FakeHooks,
     /// Whether servers fork new VMs from golden snapshots.
     pub(crate) golden: bool,
+    /// Most named snapshots of one VM; those of tests have names.
+    pub(crate) named_limit: Option<usize>,
 }
 
 /// A server process; dropping it without [`Server::close`] is `kill -9`.
@@ -60,6 +62,7 @@ impl Host {
             clock: Arc::default(),
             hooks: FakeHooks::default(),
             golden: false,
+            named_limit: Some(10),
         }
     }
 
@@ -92,7 +95,9 @@ impl Host {
             stop_grace: Duration::from_millis(500),
             kill_deadline: Duration::from_millis(500),
             adopt_deadline: Duration::from_secs(2),
+            adopt_rest: Duration::from_millis(20),
             golden: self.golden,
+            named_snapshots_per_vm: self.named_limit,
             ..Settings::default()
         };
         let service = runtime.block_on(VmService::open(ports, settings)).unwrap();

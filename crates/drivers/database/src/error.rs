@@ -16,7 +16,11 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// The file is there and is not a database that can be used.
-    #[error("the state database {path} cannot be opened: if it is damaged, move it away and restore a copy")]
+    #[error(
+        "the state database {path} cannot be opened: it holds the record of every VM. If it is damaged, put a copy of it \
+         in its place (with the -wal file beside it, if the copy has one); without a copy a server that starts with no \
+         database knows none of the VMs, leaves their disks where they are and lists them in `doctor`"
+    )]
     Open {
         /// Path of the file.
         path: Utf8PathBuf,

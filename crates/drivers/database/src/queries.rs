@@ -15,6 +15,10 @@ pub(crate) const DELETE: &str = "DELETE FROM vms WHERE id = $1";
 pub(crate) const ALL: &str = "SELECT id, tenant, name, created_ms, record_version, record, checksum FROM vms \
      ORDER BY created_ms, id";
 
+/// How many of the two oldest tables of ours there are.
+pub(crate) const OWN_TABLES: &str =
+    "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name IN ('schema_version', 'vms')";
+
 /// Keeps a document.
 pub(crate) const PUT_DOCUMENT: &str = "INSERT INTO documents (kind, key, document, checksum) VALUES ($1, $2, $3, $4) \
      ON CONFLICT (kind, key) DO UPDATE SET document = excluded.document, checksum = excluded.checksum";

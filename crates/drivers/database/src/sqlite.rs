@@ -10,8 +10,8 @@ use microvm_types::VmId;
 use microvm_types::vm::VmRecord;
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
-use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, SqlitePool};
 
 use crate::error::OpenError;
 use crate::row::{Columns, Row, sum_of};
@@ -53,6 +53,17 @@ impl SqliteStore {
             return Err(error);
         }
         Ok(Self { pool })
+    }
+
+    /// Whether the file at `path` is a database that a program of ours made: one with its tables. Changes nothing in it;
+    /// whatever cannot be read is none of ours.
+    pub async fn is_ours(path: &Utf8Path) -> bool {
+        let options = SqliteConnectOptions::new().filename(path).read_only(true);
+        // Without a write-ahead log beside it nothing needs to be made to read it.
+        let options = options.immutable(!path.with_extension("sqlite-wal").exists());
+        let Ok(mut connection) = options.connect().await else { return false };
+        let tables: Result<i64, _> = sqlx::query_scalar(queries::OWN_TABLES).fetch_one(&mut connection).await;
+        tables.is_ok_and(|count| count == 2)
     }
 
     /// Waits for running work and closes the file. Not needed for safety: nothing is held back in memory.

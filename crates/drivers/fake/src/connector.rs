@@ -47,7 +47,8 @@ impl GuestConnector for FakeConnector {
                 path.parent().and_then(|directory| self.world.machine(directory)).ok_or_else(unreachable)?;
             let mut state = machine.state();
             // A paused machine does not answer, as in life: it is waited for until the deadline.
-            let running = state.wait_for(|state| *state != MachineState::Paused).await;
+            let running =
+                state.wait_for(|state| !matches!(state, MachineState::Paused | MachineState::DiskFull)).await;
             if !running.is_ok_and(|state| *state == MachineState::Running) {
                 return Err(unreachable());
             }

@@ -10,7 +10,7 @@ use microvm_ports::branch::Compatibility;
 use microvm_ports::guest::CloseReason;
 use microvm_ports::hypervisor::{
     DeviceDiscovery, FolderSharing, Hypervisor, HypervisorReport, LaunchError, Machine, MachineExit,
-    MachineRecord, MachineSpec, MachineStart,
+    MachineRecord, MachineSpec, MachineStart, MachineState,
 };
 use microvm_types::VmId;
 use tokio::task::JoinSet;
@@ -95,6 +95,11 @@ impl FakeHypervisor {
     pub fn end(&self, id: &VmId, exit: MachineExit) -> bool {
         let found = self.machines().remove(id);
         found.as_ref().inspect(|machine| drop(machine.end(exit))).is_some()
+    }
+
+    /// Stops the processors of a VM as a VMM does whose write finds no space; returns whether there was a machine.
+    pub fn fill_disk(&self, id: &VmId) -> bool {
+        self.machines().remove(id).is_some_and(|machine| machine.go(MachineState::DiskFull).is_ok())
     }
 
     /// Ends the guest channel of a VM as if its agent had stopped, broken the rules …; the machine lives on. Returns
@@ -279,7 +284,12 @@ impl Hypervisor for FakeHypervisor {
         }
     }
 
-    async fn sweep(&self, _id: &VmId, directory: &Utf8Path) -> Result<(), LaunchError> {
+    async fn sweep(
+        &self,
+        _id: &VmId,
+        directory: &Utf8Path,
+        _record: Option<&MachineRecord>,
+    ) -> Result<(), LaunchError> {
         let verdict = self.world.script.ask(Operation::Sweep).await;
         if verdict == Verdict::Fail {
             let after = std::time::Duration::ZERO;

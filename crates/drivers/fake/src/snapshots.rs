@@ -324,6 +324,7 @@ impl SnapshotStore for FakeStorage {
         let directory = self.vm_directory(vm);
         let verdict = self.ask(Operation::CreateFiles, &directory).await?;
         self.make_directory(&directory)?;
+        self.mark_unfinished(&directory)?;
         let disk = self.disk_from(vm, source)?;
         lock(&self.shared.saved).disks.insert(vm.clone(), disk);
         verdict.finish().await;

@@ -12,7 +12,7 @@ use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk};
 use microvm_ports::progress::Progress;
 use microvm_ports::storage::{
     DiskFormat, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, KernelInfo, KernelSource,
-    KernelStore, RecipeFile, ResolvedImage, ResolvedKernel, StorageError, VmFiles, VmStorage,
+    KernelStore, RecipeFile, ResolvedImage, ResolvedKernel, Space, StorageError, VmFiles, VmStorage,
 };
 use microvm_types::VmId;
 use sha2::{Digest, Sha256};
@@ -35,12 +35,15 @@ pub(crate) struct Shared {
     kernels: Mutex<BTreeMap<String, KernelInfo>>,
     pub(crate) saved: Mutex<Saved>,
     script: Script,
+    space: Mutex<Space>,
 }
 
 /// The first top of a VM's disk.
 pub(crate) const FIRST_TOP: &str = "scratch.qcow2";
 /// A disk to which nothing was written.
 pub(crate) const EMPTY_DISK: &[u8] = b"a made-up disk";
+/// Marks the directory of a VM whose creation has not been reported.
+pub(crate) const UNFINISHED: &str = "unfinished";
 /// Its serial number.
 pub(crate) const SCRATCH: &str = "scratch";
 
@@ -57,6 +60,16 @@ pub(crate) fn digest(data: &[u8]) -> String {
 }
 
 impl FakeStorage {
+    /// Sets how many bytes can still be written; 1 TiB at first.
+    pub fn set_free(&self, free: u64) {
+        lock(&self.shared.space).free = free;
+    }
+
+    pub(crate) fn mark_unfinished(&self, directory: &Utf8Path) -> Result<(), StorageError> {
+        let marker = directory.join(UNFINISHED);
+        fs::write(&marker, []).map_err(io("writing", &marker))
+    }
+
     /// Empty storage.
     ///
     /// # Errors
@@ -80,6 +93,7 @@ impl FakeStorage {
             kernels: Mutex::default(),
             saved: Mutex::default(),
             script: Script::default(),
+            space: Mutex::new(Space { free: 1 << 40, total: 1 << 40 }),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -352,6 +366,7 @@ impl VmStorage for FakeStorage {
         self.make_directory(&directory)?;
         let path = directory.join(FIRST_TOP);
         fs::write(&path, EMPTY_DISK).map_err(io("writing", &path))?;
+        self.mark_unfinished(&directory)?;
         lock(&self.shared.saved).disks.insert(id.clone(), FakeDisk::default());
         verdict.finish().await;
         self.vm_files(id).await
@@ -361,6 +376,20 @@ impl VmStorage for FakeStorage {
         let directory = self.vm_directory(id);
         fs::create_dir(&directory).map_err(io("making", &directory))?;
         Ok(directory)
+    }
+
+    async fn finish_vm_files(&self, id: &VmId) -> Result<(), StorageError> {
+        let marker = self.vm_directory(id).join(UNFINISHED);
+        match fs::remove_file(&marker) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("removing", &marker)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn is_unfinished(&self, id: &VmId) -> Result<bool, StorageError> {
+        let directory = self.vm_directory(id);
+        // One that was only reserved has no disk.
+        Ok(directory.join(UNFINISHED).exists() || !lock(&self.shared.saved).disks.contains_key(id))
     }
 
     async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError> {
@@ -447,6 +476,10 @@ impl VmStorage for FakeStorage {
         let bad = |detail: String| StorageError::BadInput { what: path.to_string(), detail };
         let real = path.canonicalize_utf8().map_err(|error| bad(error.to_string()))?;
         if real.is_dir() { Ok(real) } else { Err(bad("it is not a folder".to_owned())) }
+    }
+
+    async fn space(&self) -> Result<Space, StorageError> {
+        Ok(*lock(&self.shared.space))
     }
 
     async fn vm_disk_usage(&self, id: &VmId) -> Result<u64, StorageError> {

@@ -19,6 +19,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::GuestConfig;
+use crate::silence::{Beat, Silence};
 
 /// Bytes written to the socket in a row before control frames get their turn.
 const WRITE_BATCH: usize = 256 * 1024;
@@ -223,7 +224,7 @@ async fn write(
 
 async fn heartbeat(channel: WeakChannel, config: GuestConfig) {
     let mut heard = 0;
-    let mut heard_at = Instant::now();
+    let mut silence = Silence::new(&config);
     loop {
         {
             let Some(channel) = channel.upgrade() else { return };
@@ -232,18 +233,19 @@ async fn heartbeat(channel: WeakChannel, config: GuestConfig) {
             }
             let now = channel.heard.load(Ordering::Acquire);
             let expected = channel.heartbeats_expected.load(Ordering::Acquire);
-            if now != heard || !expected {
-                heard = now;
-                heard_at = Instant::now();
-            } else if heard_at.elapsed() >= config.heartbeat_timeout {
-                channel.close_with(CloseReason::HeartbeatLost(config.heartbeat_timeout));
-                return;
-            } else if heard_at.elapsed() >= config.heartbeat_interval {
+            let quiet = now == heard && expected;
+            heard = now;
+            match silence.tick(Instant::now(), quiet) {
+                Beat::Rest => {}
                 // The pong is noticed as any other byte; nobody waits for this one.
-                drop(channel.mux.ping());
+                Beat::Ping => drop(channel.mux.ping()),
+                Beat::Lost => {
+                    channel.close_with(CloseReason::HeartbeatLost(config.heartbeat_timeout));
+                    return;
+                }
             }
         }
         // A heartbeat is a matter of time: this is its clock.
-        tokio::time::sleep(config.heartbeat_interval.min(config.heartbeat_timeout)).await;
+        tokio::time::sleep(silence.interval).await;
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct GuestConfig {
     /// A ping is sent after so much silence.
     pub heartbeat_interval: Duration,
-    /// A guest that has sent nothing for so long is lost.
+    /// A guest that has sent nothing for so long, while this process ran, is lost.
     pub heartbeat_timeout: Duration,
     /// Longest wait for the answer to a short request.
     pub request_timeout: Duration,

@@ -23,6 +23,7 @@ mod handshake;
 mod identity;
 mod list;
 mod sanitize;
+mod silence;
 mod socket;
 mod system;
 mod transfer;

@@ -244,10 +244,12 @@ impl CommandLine {
         let drive = node["node-name"].as_str().unwrap_or_default().to_owned();
         self.push("-blockdev", node.to_string());
         let place = if index < OWN_DISKS { String::new() } else { self.place()? };
+        // A full disk of the host's stops the guest, which goes on when there is room; told as an error it would make the
+        // guest's file systems read-only for good. Other errors are the guest's to know.
         self.push(
             "-device",
             format!(
-                "virtio-blk-device,id={name},drive={drive},serial={serial},werror=report,rerror=report{place}",
+                "virtio-blk-device,id={name},drive={drive},serial={serial},werror=enospc,rerror=report{place}",
                 name = disks::first_node(index),
                 serial = disk.serial
             ),

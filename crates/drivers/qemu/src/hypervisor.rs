@@ -95,7 +95,7 @@ impl Qemu {
                 Ok(machine) => return Ok(machine),
                 Err(error) => {
                     tracing::info!(vm = %spec.id, %error, "the VMM that waited for it is of no use, another one is started");
-                    self.sweep(&spec.id, &spec.directory).await?;
+                    self.sweep(&spec.id, &spec.directory, None).await?;
                 }
             }
         }
@@ -161,7 +161,7 @@ impl Hypervisor for Qemu {
         match self.launch_by(spec, self.waiting.take(&spec.id)).await {
             Ok(machine) => Ok(Arc::new(machine)),
             Err(error) => {
-                self.sweep(&spec.id, &spec.directory).await?;
+                self.sweep(&spec.id, &spec.directory, None).await?;
                 Err(error)
             }
         }
@@ -187,7 +187,7 @@ impl Hypervisor for Qemu {
                 Ok(true)
             }
             Err(error) => {
-                self.sweep(&spec.id, &spec.directory).await?;
+                self.sweep(&spec.id, &spec.directory, None).await?;
                 Err(error)
             }
         }
@@ -206,6 +206,11 @@ impl Hypervisor for Qemu {
             |error: serde_json::Error| LaunchError::Gone(format!("its record cannot be read: {error}"));
         let process: ProcessRecord =
             serde_json::from_value(record.data["process"].clone()).map_err(unreadable)?;
+        if process.is_of_this_boot() && process.belongs_elsewhere(directory) {
+            return Err(LaunchError::Gone(
+                "it works for another root directory, which this one is a copy of".to_owned(),
+            ));
+        }
         let version = record.data["version"].as_str().unwrap_or_default().to_owned();
         let lives = process.is_of_this_boot()
             && process.vmm.open().map_err(|error| LaunchError::Gone(error.to_string()))?.is_some();
@@ -224,10 +229,19 @@ impl Hypervisor for Qemu {
         Ok(Arc::new(QemuMachine::attach(&self.config, directory, process, version, user, saving).await?))
     }
 
-    async fn sweep(&self, id: &VmId, directory: &Utf8Path) -> Result<(), LaunchError> {
+    async fn sweep(
+        &self,
+        id: &VmId,
+        directory: &Utf8Path,
+        record: Option<&MachineRecord>,
+    ) -> Result<(), LaunchError> {
         // Its user id is free again when its process has ended.
         let _waiting = self.waiting.take(id);
-        ProcessRecord::end_all(directory, id.as_str(), SWEEP_DEADLINE).await.map_err(|error| {
+        let known: Option<ProcessRecord> = record
+            .filter(|record| record.driver == self.name())
+            .and_then(|record| serde_json::from_value(record.data["process"].clone()).ok());
+        let ended = ProcessRecord::end_all(directory, id.as_str(), known.as_ref(), SWEEP_DEADLINE).await;
+        ended.map_err(|error| {
             if error.kind() == std::io::ErrorKind::TimedOut {
                 LaunchError::Timeout { step: "ending its process", after: SWEEP_DEADLINE }
             } else {

@@ -98,10 +98,11 @@ impl QemuMachine {
         let status = qmp.call("tell its status", "query-status", json!({})).await.map_err(|error| {
             LaunchError::Process { step: "asking for its status", detail: error.to_string() }
         })?;
-        let first = if status["running"].as_bool() == Some(true) {
-            MachineState::Running
-        } else {
-            MachineState::Paused
+        let first = match (status["running"].as_bool(), status["status"].as_str()) {
+            (Some(true), _) => MachineState::Running,
+            // Only a full disk stops it so: see `werror` on the command line.
+            (_, Some("io-error")) => MachineState::DiskFull,
+            _ => MachineState::Paused,
         };
         let (publish, state) = watch::channel(first);
         let killed = Arc::new(AtomicBool::new(false));
@@ -200,6 +201,8 @@ impl QemuMachine {
                 MachineState::Exited(exit) => Err(MachineError::Exited(exit.clone())),
                 _ => Ok(()),
             },
+            // It stopped by itself before it could be told to.
+            Err(_) if *self.state.borrow() == MachineState::DiskFull => Ok(()),
             Ok(Err(_)) => {
                 Err(MachineError::Refused { action, detail: "nobody watches it any more".to_owned() })
             }
@@ -223,12 +226,19 @@ async fn watch_over<F: Future<Output = std::io::Result<()>> + Send>(watched: Wat
     tokio::pin!(descriptor_ended);
     let mut reason = None;
     let mut listening = true;
+    let mut disk_full = false;
     loop {
         tokio::select! {
             biased;
             event = events.recv(), if listening => match event {
                 Some(event) => match event.name.as_str() {
-                    "STOP" => { publish.send_replace(MachineState::Paused); }
+                    // Comes before the stop that it causes.
+                    "BLOCK_IO_ERROR" => disk_full = event.data["action"].as_str() == Some("stop"),
+                    "STOP" => {
+                        let full = std::mem::take(&mut disk_full);
+                        let state = if full { MachineState::DiskFull } else { MachineState::Paused };
+                        publish.send_replace(state);
+                    }
                     "RESUME" => { publish.send_replace(MachineState::Running); }
                     "SHUTDOWN" => reason = event.data["reason"].as_str().map(str::to_owned),
                     _ => {}
@@ -295,11 +305,24 @@ impl Machine for QemuMachine {
     }
 
     async fn resume(&self) -> Result<(), MachineError> {
+        let mut state = self.state.clone();
+        let was_full = *state.borrow_and_update() == MachineState::DiskFull;
         self.call("resume", "cont", json!({})).await?;
+        if was_full {
+            // It runs, if only until the same write fails again.
+            let after = Duration::from_secs(5);
+            return match tokio::time::timeout(after, state.changed()).await {
+                Ok(_) => self.exit().map_or(Ok(()), |exit| Err(MachineError::Exited(exit))),
+                Err(_) => Err(MachineError::Timeout { action: "resume", after }),
+            };
+        }
         self.reached("resume", &MachineState::Running).await
     }
 
     async fn pause(&self) -> Result<(), MachineError> {
+        if *self.state.borrow() == MachineState::DiskFull {
+            return Ok(());
+        }
         self.call("pause", "stop", json!({})).await?;
         self.reached("pause", &MachineState::Paused).await
     }

@@ -251,10 +251,10 @@ async fn sweep(scene: &Scene<'_>) {
     let Launched { spec, machine } = launched;
     drop(machine);
     let hypervisor = scene.harness.restarted();
-    hypervisor.sweep(&spec.id, &spec.directory).await.must("sweeping");
+    hypervisor.sweep(&spec.id, &spec.directory, None).await.must("sweeping");
     let left = scene.harness.processes(&spec).await;
     assert_eq!(left, 0, "{left} processes are left after the sweep");
-    hypervisor.sweep(&spec.id, &spec.directory).await.must("sweeping where nothing is");
+    hypervisor.sweep(&spec.id, &spec.directory, None).await.must("sweeping where nothing is");
 }
 
 async fn impossible(scene: &Scene<'_>) {

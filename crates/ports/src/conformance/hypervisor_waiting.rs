@@ -86,8 +86,8 @@ async fn ended(scene: &Scene<'_>) {
     scene.end(&parent).await;
     let hypervisor = scene.harness.hypervisor();
     // The next server knows nothing of it but its directory.
-    scene.harness.restarted().sweep(&id, &spec.directory).await.must("sweeping by the next server");
-    hypervisor.sweep(&id, &spec.directory).await.must("sweeping");
+    scene.harness.restarted().sweep(&id, &spec.directory, None).await.must("sweeping by the next server");
+    hypervisor.sweep(&id, &spec.directory, None).await.must("sweeping");
     scene.harness.storage().remove_vm_files(&id).await.must("removing the directory");
     assert!(!spec.directory.exists(), "its directory is left");
 }

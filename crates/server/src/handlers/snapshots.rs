@@ -201,7 +201,8 @@ pub(crate) async fn cleanup(
         let detail = "say which ones are to go: days_old=N, older_than_seconds=N or keep=N";
         return Err(Failure::invalid("query_invalid", detail));
     }
-    let removed = app.service.prune_snapshots(keep, seconds.map(Duration::from_secs)).await?;
+    let named = query.value("named", "true or false")?.unwrap_or(false);
+    let removed = app.service.prune_snapshots(keep, seconds.map(Duration::from_secs), named).await?;
     Ok(Json(Cleaned { message: format!("{} snapshots removed", removed.len()), removed }))
 }
 

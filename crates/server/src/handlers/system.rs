@@ -24,7 +24,9 @@ pub(crate) async fn doctor(State(app): State<Arc<App>>) -> Json<Doctor> {
 
 pub(crate) async fn verify(State(app): State<Arc<App>>) -> Response {
     progress(move |progress| async move {
-        Ok(ProgressLine::Damage { findings: app.service.images().verify_all(progress).await? })
+        let mut findings = app.service.images().verify_all(progress).await?;
+        findings.extend(host::stray_findings(&app).await?);
+        Ok(ProgressLine::Damage { findings })
     })
 }
 
@@ -70,6 +72,7 @@ fn liveness(app: &App, status: &str) -> Liveness {
     }
 }
 
-pub(crate) async fn openapi() -> Json<serde_json::Value> {
-    Json(crate::openapi::document())
+pub(crate) async fn openapi(State(app): State<Arc<App>>) -> Response {
+    let document = app.openapi.get_or_init(|| crate::openapi::document().to_string().into()).clone();
+    ([(axum::http::header::CONTENT_TYPE, "application/json")], document).into_response()
 }

@@ -75,12 +75,19 @@ impl Drop for Workspace {
     }
 }
 
+/// `<process>-<number>`, as [`Workspace::create`] names them.
+fn is_named_as_ours(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    name.split_once('-').is_some_and(|(process, number)| is_number(process) && is_number(number))
+}
+
 /// Removes what dead processes left; returns the bytes freed.
 pub(crate) fn remove_leftovers(directory: &Utf8Path) -> Result<u64, StorageError> {
     let _gate = gate(directory, FlockOperation::LockExclusive)?;
     let mut freed = 0;
     for name in names_in(directory)? {
-        if name == GATE {
+        // Whatever is not named as ours may be somebody's.
+        if !is_named_as_ours(&name) {
             continue;
         }
         let path = directory.join(name);
@@ -113,6 +120,13 @@ mod tests {
         fs::write(dead.join("data"), [1; 9000]).unwrap();
         assert!(remove_leftovers(root).unwrap() >= 9000);
         assert!(living.path().exists() && !dead.exists());
+        for foreign in ["notes.txt", "1-", "-0", "a-0", "1-0.bak", "systemd-private-x"] {
+            fs::write(root.join(foreign), "somebody's").unwrap();
+        }
+        remove_leftovers(root).unwrap();
+        for foreign in ["notes.txt", "1-", "-0", "a-0", "1-0.bak", "systemd-private-x"] {
+            assert!(root.join(foreign).exists(), "{foreign} was removed");
+        }
         let path = living.path().to_owned();
         drop(living);
         assert!(!path.exists());

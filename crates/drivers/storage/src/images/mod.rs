@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// File system of an image.
 const ROOT_FILE: &str = "root.erofs";
 /// Its manifest.
-const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
 /// Remembers that the file was verified.
 const STAMP: &str = "verified.json";
 

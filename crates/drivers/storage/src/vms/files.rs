@@ -5,14 +5,14 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::hypervisor::MachineDisk;
-use microvm_ports::storage::{DiskFormat, VmFiles};
+use microvm_ports::storage::{DiskFormat, Space, VmFiles};
 use microvm_ports::{StorageError, VmStorage};
 use microvm_types::VmId;
 
 use super::manifest::{Chain, DiskManifest, MANIFEST, is_top};
 use super::{disks, folders};
 use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, damaged, failed, io_error};
+use crate::base::error::{bad_input, damaged, errno, failed, io_error};
 use crate::base::files::{
     canonical, disk_usage, exists, make_directory, names_in, remove_all, rename_durably, require_space,
     sync_directory, write_new,
@@ -26,6 +26,8 @@ pub(crate) const SCRATCH_SERIAL: &str = "scratch";
 pub(crate) const MEMORY_MAX_MIB: u32 = 1 << 20;
 /// Marks the directory of a VM that is not made yet.
 const RESERVED: &str = "reserved";
+/// Marks the directory of a VM whose creation has not been reported.
+const UNFINISHED: &str = "unfinished";
 /// Less free space than this and a VM is not begun.
 const SPACE_MIN: u64 = 16 << 20;
 
@@ -80,6 +82,7 @@ impl Inner {
         let new = workspace.join("vm");
         make_directory(&new, 0o700)?;
         self.write_tops(&new, disk)?;
+        write_new(&new.join(UNFINISHED), 0o600, &[])?;
         crate::base::manifest::write(&new.join(MANIFEST), disk)?;
         sync_directory(&new)?;
         cancel.check()?;
@@ -114,7 +117,8 @@ impl Inner {
             }
             return Err(error);
         }
-        remove_all(&reserved)?;
+        let unfinished = directory.join(UNFINISHED);
+        std::fs::rename(&reserved, &unfinished).map_err(io_error("renaming", &reserved))?;
         Ok(self.files_of(directory, disk))
     }
 
@@ -183,6 +187,20 @@ impl VmStorage for Storage {
                 let _ = remove_all(&directory);
             })?;
             Ok(directory)
+        })
+        .await
+    }
+
+    async fn finish_vm_files(&self, id: &VmId) -> Result<(), StorageError> {
+        let marker = self.0.vm_path(id).join(UNFINISHED);
+        // Not synced: should it come back with a crash of the host, the record still says that the VM is there.
+        self.blocking(move |_, _| remove_all(&marker)).await
+    }
+
+    async fn is_unfinished(&self, id: &VmId) -> Result<bool, StorageError> {
+        let directory = self.0.vm_path(id);
+        self.blocking(move |_, _| {
+            Ok(exists(&directory.join(UNFINISHED)) || !exists(&directory.join(MANIFEST)))
         })
         .await
     }
@@ -267,6 +285,17 @@ impl VmStorage for Storage {
     async fn inspect_folder(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
         let path = path.to_owned();
         self.blocking(move |inner, _| folders::inspect(&path, inner.directories.root())).await
+    }
+
+    async fn space(&self) -> Result<Space, StorageError> {
+        let path = self.0.directories.vms.clone();
+        self.blocking(move |_, _| {
+            let state = rustix::fs::statvfs(path.as_std_path())
+                .map_err(errno("asking for the free space of", &path))?;
+            let bytes = |blocks: u64| blocks.saturating_mul(state.f_frsize);
+            Ok(Space { free: bytes(state.f_bavail), total: bytes(state.f_blocks) })
+        })
+        .await
     }
 
     async fn vm_disk_usage(&self, id: &VmId) -> Result<u64, StorageError> {

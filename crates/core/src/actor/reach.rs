@@ -1,0 +1,155 @@
+//! A VM whose agent does not answer: its machine is left alone, and the agent is tried until it answers.
+//!
+//! A silent agent proves nothing about the guest's work: the host may be overloaded, the agent may be stopped, a hostile
+//! guest may speak nonsense. Only a machine that has ended, or its owner, ends a VM.
+
+use std::time::Duration;
+
+use microvm_types::Phase;
+use tokio::time::Instant;
+
+use super::{Command, VmActor};
+use crate::error::ServiceError;
+use crate::start;
+use crate::view::Unreachable;
+
+/// Longest rest between two tries.
+const MOST_REST: Duration = Duration::from_secs(30);
+/// A channel that held for so long was a good one: the next loss is a new one, tried at once.
+const GOOD_AFTER: Duration = Duration::from_secs(60);
+
+/// When the agent is tried next.
+#[derive(Debug, Default)]
+pub(super) struct Reaching {
+    tries: u32,
+    next: Option<Instant>,
+    reached: Option<Instant>,
+}
+
+impl Reaching {
+    /// Ends when the next try is due.
+    pub(super) fn due(&self) -> impl Future<Output = ()> + Send + use<> {
+        let next = self.next;
+        async move {
+            match next {
+                Some(next) => tokio::time::sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// The agent was lost: at once, or later if the channel did not hold for long. 0, 1, 2, 4 … 30 s.
+    fn lost(&mut self) {
+        if self.reached.take().is_none_or(|reached| reached.elapsed() >= GOOD_AFTER) {
+            self.tries = 0;
+        }
+        self.plan();
+    }
+
+    fn plan(&mut self) {
+        let rest = match self.tries {
+            0 => Duration::ZERO,
+            tries => Duration::from_secs(1 << (tries - 1).min(5)).min(MOST_REST),
+        };
+        self.tries = self.tries.saturating_add(1);
+        self.next = Some(Instant::now() + rest);
+    }
+}
+
+impl Unreachable {
+    /// What whoever needs the agent is told.
+    pub(crate) fn error(self, vm: &microvm_types::Name, now_ms: i64) -> ServiceError {
+        let seconds = now_ms.saturating_sub(self.since_ms).max(0) / 1_000;
+        ServiceError::Unreachable { vm: vm.clone(), seconds, reason: self.reason }
+    }
+}
+
+impl VmActor {
+    /// Notes that the agent does not answer, and plans the next try.
+    pub(super) fn unreachable(&mut self, reason: String) {
+        tracing::warn!(vm = %self.record.id, reason, "the agent does not answer, its machine goes on");
+        if let Some(guest) = self.guest.take() {
+            guest.close();
+        }
+        self.reaching.lost();
+        let since_ms = self.shared.ports.clock.now_ms();
+        let told = format!("unreachable: {reason}");
+        self.unreachable = Some(Unreachable { since_ms, reason, tried: false });
+        self.publish_now();
+        self.tell(Some(told));
+    }
+
+    /// Notes that nothing is missing any more, or that there is nothing to be missed.
+    pub(super) fn not_unreachable(&mut self) {
+        self.unreachable = None;
+        self.reaching.next = None;
+    }
+
+    /// Tries to reach the agent, and the machine where that is not taken up yet. A command goes before it.
+    pub(super) async fn reach_again(&mut self) {
+        let due = matches!(self.record.phase, Phase::Running)
+            || (self.record.phase == Phase::Paused && self.machine.is_none());
+        if !due {
+            return self.not_unreachable();
+        }
+        let outcome = match self.machine.clone() {
+            None => self.take_up().await,
+            Some(machine) => {
+                let (commands, ending) = (&mut self.commands, self.shared.ending.clone());
+                let connect = async {
+                    // Whatever paused it (a server that died in the middle of something): it is to run. One that runs
+                    // goes on.
+                    machine.resume().await.map_err(|error| error.to_string())?;
+                    super::adopt::connect_in_some_epoch(&self.shared, &self.record, &machine)
+                        .await
+                        .map_err(|error| error.to_string())
+                };
+                tokio::select! {
+                    biased;
+                    () = ending.cancelled() => return,
+                    exit = start::exited(machine.state()) => return self.machine_exited(exit).await,
+                    Some(command) = commands.recv() => {
+                        self.pending.push_back(command);
+                        return;
+                    }
+                    connected = connect => connected.map(|(guest, epoch)| self.connected(guest, epoch)),
+                }
+            }
+        };
+        match outcome {
+            Ok(()) => {
+                tracing::info!(vm = %self.record.id, "the agent answers again");
+                self.save_or_log(Some("its agent answers again".to_owned())).await;
+            }
+            Err(reason) => {
+                // It may have ended in the try.
+                let Some(unreachable) = &mut self.unreachable else { return };
+                let first = !std::mem::replace(&mut unreachable.tried, true);
+                self.reaching.plan();
+                if first {
+                    tracing::warn!(vm = %self.record.id, reason, "the agent could not be reached again, it is tried on");
+                    self.publish_now();
+                }
+            }
+        }
+    }
+
+    /// The channel is open.
+    pub(super) fn reached(&mut self) {
+        self.not_unreachable();
+        self.reaching.reached = Some(Instant::now());
+    }
+
+    /// Before a stop: an agent that answers after all can sync its disks.
+    pub(super) async fn reach_for_stop(&mut self, grace: Duration) {
+        if let (None, Some(machine)) = (&self.guest, self.machine.clone()) {
+            let outcome = tokio::time::timeout(grace, self.connect_again(&machine)).await;
+            tracing::info!(vm = %self.record.id, reached = matches!(outcome, Ok(Ok(()))), "tried the agent once more before the stop");
+        }
+    }
+
+    /// Whether a command ends the VM.
+    pub(super) const fn ends(command: &Command) -> bool {
+        matches!(command, Command::Stop { .. } | Command::Delete(_))
+    }
+}

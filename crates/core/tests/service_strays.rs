@@ -1,0 +1,72 @@
+//! A database that does not know the VMs whose disks are there: nothing is removed, and it is told.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod support;
+
+use microvm_driver_fake::{Fault, MemoryStore, Operation};
+use microvm_types::{Phase, VmRef};
+use support::{Host, named, say};
+
+fn vm(name: &str) -> VmRef {
+    name.parse().unwrap()
+}
+
+#[test]
+fn a_lost_database_costs_no_disk_and_brings_all_back_when_it_is_found() {
+    let mut host = Host::new();
+    let first = host.serve();
+    let service = &first.service;
+    let (id, asleep) = first.run(async {
+        let id = service.create(named("dev")).await.unwrap().record.id;
+        say(service, "dev", "echo kept > /root/note").await;
+        let asleep = service.create(named("asleep")).await.unwrap().record.id;
+        say(service, "asleep", "echo dream > /root/dream").await;
+        service.hibernate_vm(&vm("asleep")).await.unwrap();
+        (id, asleep)
+    });
+    drop(first);
+    let found_later = std::mem::replace(&mut host.store, MemoryStore::default());
+    // Twice: what is left alone stays so.
+    for _ in 0..2 {
+        let server = host.serve();
+        let service = &server.service;
+        server.run(async {
+            assert!(service.list(&microvm_core::VmFilter::default()).is_empty());
+            let strays: Vec<_> = service.stray_vms().await.unwrap().into_iter().map(|vm| vm.id).collect();
+            assert_eq!(strays, [id.clone(), asleep.clone()]);
+            assert!(host.hypervisor.machines().contains_key(&id), "the machine of a VM was ended");
+            // The service works, and its own VMs are no strays.
+            service.create(named("dev")).await.unwrap();
+            assert_eq!(service.stray_vms().await.unwrap().len(), 2);
+            service.delete_vm(&vm("dev")).await.unwrap();
+        });
+    }
+    host.store = found_later;
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        assert_eq!(service.stray_vms().await.unwrap(), []);
+        assert_eq!(say(service, "dev", "cat /root/note").await, "kept");
+        assert_eq!(say(service, "asleep", "cat /root/dream").await, "dream");
+        assert_eq!(service.get(&vm("dev")).unwrap().record.phase, Phase::Running);
+    });
+}
+
+#[test]
+fn what_an_interrupted_creation_left_is_removed() {
+    let mut host = Host::new();
+    for (step, fault) in [(Operation::Launch, Fault::Hang), (Operation::Connect, Fault::HangAfterwards)] {
+        let first = host.serve();
+        host.hypervisor.script().next(step, fault);
+        assert!(first.run_a_moment(first.service.create(named("dev"))).is_none());
+        drop(first);
+        host.clear_faults();
+        // Not even its row was written.
+        host.store = MemoryStore::default();
+        let second = host.serve();
+        assert_eq!(second.run(second.service.stray_vms()).unwrap(), []);
+        drop(second);
+        host.assert_empty(&format!("after a crash at {step:?}"));
+    }
+}

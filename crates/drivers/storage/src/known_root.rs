@@ -1,0 +1,19 @@
+//! Whether a directory holds images of ours.
+
+use camino::Utf8Path;
+
+use crate::base::files::names_in;
+use crate::base::manifest;
+use crate::images::MANIFEST;
+
+/// Whether the store in `root` has an image whose manifest verifies. Changes nothing; whatever cannot be read is none of
+/// ours.
+#[must_use]
+pub fn has_own_images(root: &Utf8Path) -> bool {
+    let images = root.join("images");
+    names_in(&images).unwrap_or_default().iter().any(|name| {
+        // The checksum is over bytes that only we write in this way.
+        let body = manifest::read::<serde_json::Value>(&images.join(name).join(MANIFEST), name);
+        body.is_ok_and(|body| body["sha256"].is_string())
+    })
+}
