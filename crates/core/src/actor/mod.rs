@@ -315,8 +315,14 @@ impl VmActor {
 
     /// Tells a guest that stood still the time. One that cannot be told goes on with the old time, and the log says so.
     async fn tell_time(&mut self) {
-        let Some(guest) = self.guest.clone() else { return };
-        let told = match guest.tell_time().await {
+        let (Some(guest), Some(machine)) = (self.guest.clone(), self.machine.clone()) else { return };
+        let answer = tokio::select! {
+            biased;
+            // Stopped again at once: it is told when it goes on for good.
+            () = start::disk_full(machine.state()) => return,
+            answer = guest.tell_time() => answer,
+        };
+        let told = match answer {
             // An older agent takes the time only with an identity.
             Err(GuestError::Refused { kind: ErrorKind::Unsupported, .. }) => self.rehearse().await,
             told => told.map_err(ServiceError::from),

@@ -226,7 +226,7 @@ async fn a_machine_without_its_supervisor_is_branched_like_any_other() {
     }
     parent.kill(LIMIT).await.unwrap();
     // Nobody was left to remove its control groups.
-    bench.driver.sweep(&spec.id, &spec.directory).await.unwrap();
+    bench.driver.sweep(&spec.id, &spec.directory, None).await.unwrap();
     bench.expect_nothing_left();
 }
 
