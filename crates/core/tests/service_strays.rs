@@ -26,7 +26,7 @@ fn a_lost_database_costs_no_disk_and_brings_all_back_when_it_is_found() {
         (id, asleep)
     });
     drop(first);
-    let found_later = std::mem::replace(&mut host.store, MemoryStore::default());
+    let found_later = std::mem::take(&mut host.store);
     // Twice: what is left alone stays so.
     for _ in 0..2 {
         let server = host.serve();
