@@ -74,6 +74,19 @@ fn start_lock(root: &Utf8Path) -> Result<File, CliError> {
     Ok(file)
 }
 
+/// Variables that a server started in the background takes over: its own, where programs and homes are, how the network
+/// is reached, language and temporary files.
+fn is_for_servers(name: &str) -> bool {
+    const NAMES: [&str; 15] = [
+        "PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "XDG_DATA_HOME", "XDG_RUNTIME_DIR",
+        "SSL_CERT_FILE", "SSL_CERT_DIR", "RUST_BACKTRACE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES",
+    ];
+    const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "no_proxy", "all_proxy"];
+    name.starts_with("MICROVM_")
+        || NAMES.contains(&name)
+        || PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
+}
+
 /// Starts the server and waits until it is ready or has failed.
 fn spawn(root: &Utf8Path) -> Result<(), CliError> {
     let failed = |detail: String| CliError::new(ErrorKind::Unavailable, "server_start_failed", detail);
@@ -89,6 +102,8 @@ fn spawn(root: &Utf8Path) -> Result<(), CliError> {
         std::io::pipe().map_err(|error| failed(format!("no pipe could be made: {error}")))?;
     let mut command = Command::new(program);
     command.arg("--root").arg(root).args(["serve", "--background"]);
+    // The server outlives this command and serves others: secrets and settings of one shell are not its business.
+    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_for_servers)));
     command.stdin(Stdio::null()).stdout(writer).stderr(log).current_dir("/");
     let mut child =
         command.spawn().map_err(|error| failed(format!("the server could not be started: {error}")))?;
@@ -111,10 +126,25 @@ fn spawn(root: &Utf8Path) -> Result<(), CliError> {
 /// Something to know, on standard error.
 pub(crate) fn say(text: &str) {
     // A closed standard error cannot be told anything.
-    let _ = writeln!(std::io::stderr(), "microvm: {text}");
+    let _ = writeln!(std::io::stderr(), "microvm: {}", crate::visible::lines(text));
 }
 
 /// Whether people read standard error.
 pub(crate) fn people_read() -> bool {
     std::io::stderr().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_gets_only_what_servers_need() {
+        for name in ["PATH", "HOME", "MICROVM_LOG", "HTTPS_PROXY", "no_proxy", "TMPDIR"] {
+            assert!(is_for_servers(name), "{name}");
+        }
+        for name in ["AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "SSH_AUTH_SOCK", "LD_PRELOAD", "LD_LIBRARY_PATH", "path"] {
+            assert!(!is_for_servers(name), "{name}");
+        }
+    }
 }

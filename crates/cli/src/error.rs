@@ -8,6 +8,7 @@ use microvm_client::ClientError;
 use microvm_types::ErrorKind;
 
 use crate::arguments::Format;
+use crate::visible;
 
 /// Exit code of a program whose reader went away: 128 + SIGPIPE.
 const READER_GONE: u8 = 141;
@@ -71,19 +72,16 @@ impl CliError {
         let code = self.exit_code();
         if let Self::Problem(problem) = self {
             let text = match format {
-                Format::Json => serde_json::to_string(&problem).unwrap_or_else(|_| problem.detail.clone()),
-                Format::Table => format!("error: {}", printable(&problem.detail)),
+                Format::Json => {
+                    visible::json(&serde_json::to_string(&problem).unwrap_or_else(|_| problem.detail.clone()))
+                }
+                Format::Table => format!("error: {}", visible::lines(&problem.detail)),
             };
             // If standard error is closed the exit code still tells.
             let _ = writeln!(std::io::stderr(), "{text}");
         }
         ExitCode::from(code)
     }
-}
-
-/// Text that may come from a guest, without control characters that could take over a terminal.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 /// Tells a wrong command line; help and version are not wrong.
@@ -108,11 +106,6 @@ impl From<Problem> for CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_terminal_cannot_be_taken_over() {
-        assert_eq!(printable("a\x1b[2Jb\n\tc\x07"), "a\u{fffd}[2Jb\n\tc\u{fffd}");
-    }
 
     #[test]
     fn codes_come_from_the_table() {

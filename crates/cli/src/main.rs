@@ -26,6 +26,7 @@ mod settings;
 mod template_files;
 mod terminal;
 mod transfer;
+mod visible;
 mod wiring;
 
 use std::process::ExitCode;

@@ -1,12 +1,13 @@
 //! Printing data.
 
-use std::io::{Write as _, stdout};
+use std::io::{IsTerminal as _, Write as _, stdout};
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::arguments::Format;
-use crate::error::{CliError, printable};
+use crate::error::CliError;
+use crate::visible;
 
 /// Where data goes and in which form.
 #[derive(Debug, Clone, Copy)]
@@ -29,9 +30,17 @@ impl Output {
         out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| written(&error))
     }
 
-    /// A line of text.
+    /// Lines of text.
     pub(crate) fn line(self, text: &str) -> Result<(), CliError> {
-        self.bytes(format!("{text}\n").as_bytes())
+        self.bytes(format!("{}\n", visible::lines(text)).as_bytes())
+    }
+
+    /// Bytes of a guest: as they are for a program, made visible on a terminal.
+    pub(crate) fn guest_bytes(self, bytes: &[u8]) -> Result<(), CliError> {
+        if stdout().is_terminal() {
+            return self.bytes(visible::bytes(bytes).as_bytes());
+        }
+        self.bytes(bytes)
     }
 
     /// A value as indented JSON.
@@ -39,7 +48,7 @@ impl Output {
         let text = serde_json::to_string_pretty(value).map_err(|error| {
             CliError::new(microvm_types::ErrorKind::Internal, "output_failed", error.to_string())
         })?;
-        self.line(&text)
+        self.bytes(format!("{}\n", visible::json(&text)).as_bytes())
     }
 
     /// `value` in JSON, or the table.
@@ -55,7 +64,7 @@ impl Output {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(header.to_vec());
         for row in rows {
-            table.add_row(row.iter().map(|cell| printable(cell)));
+            table.add_row(row.iter().map(|cell| visible::line(cell)));
         }
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
@@ -66,7 +75,7 @@ impl Output {
 
     /// `value` in JSON, or one line.
     pub(crate) fn value(self, value: &impl Serialize, text: &str) -> Result<(), CliError> {
-        if self.is_json() { self.json(value) } else { self.line(&printable(text)) }
+        if self.is_json() { self.json(value) } else { self.line(text) }
     }
 }
 

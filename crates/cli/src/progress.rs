@@ -8,7 +8,8 @@ use microvm_client::Lines;
 use microvm_types::ErrorKind;
 
 use crate::autostart::{people_read, say};
-use crate::error::{CliError, printable};
+use crate::error::CliError;
+use crate::visible;
 
 /// Shows progress until the outcome comes, which is returned.
 pub(crate) async fn follow(mut lines: Lines<ProgressLine>) -> Result<ProgressLine, CliError> {
@@ -55,7 +56,7 @@ impl Display {
             step.clone_into(&mut self.step);
         }
         match &self.bar {
-            None if is_new => say(&printable(step)),
+            None if is_new => say(step),
             None => {}
             Some(bar) => {
                 if let Some(total) = total {
@@ -70,7 +71,7 @@ impl Display {
                     bar.set_style(ProgressStyle::default_spinner());
                 }
                 bar.set_position(done);
-                bar.set_message(printable(step));
+                bar.set_message(visible::line(step));
             }
         }
     }

@@ -7,7 +7,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use camino::{Utf8Path, Utf8PathBuf};
 
 /// Appends to `path`; at `cap` bytes it becomes `path.old`, which replaces the one before.
-pub(crate) struct CappedLog {
+#[derive(Debug)]
+pub struct CappedLog {
     path: Utf8PathBuf,
     file: File,
     written: u64,
@@ -15,8 +16,12 @@ pub(crate) struct CappedLog {
 }
 
 impl CappedLog {
-    pub(crate) fn open(path: Utf8PathBuf, cap: u64) -> io::Result<Self> {
-        let file = open_log(&path)?;
+    /// Goes on with the log at `path`, which is made if it is missing; `cap` in bytes. A symbolic link is refused.
+    ///
+    /// # Errors
+    /// What the system says if the file cannot be opened.
+    pub fn open(path: Utf8PathBuf, cap: u64) -> io::Result<Self> {
+        let file = open(&path)?;
         let written = file.metadata()?.len();
         Ok(Self { path, file, written, cap })
     }
@@ -28,10 +33,14 @@ impl CappedLog {
         Self::open(path, cap)
     }
 
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Adds `bytes`, which stay together in one file.
+    ///
+    /// # Errors
+    /// What the system says if they cannot be written.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.written >= self.cap {
             std::fs::rename(&self.path, old(&self.path))?;
-            self.file = open_log(&self.path)?;
+            self.file = open(&self.path)?;
             self.written = 0;
         }
         self.file.write_all(bytes)?;
@@ -41,8 +50,8 @@ impl CappedLog {
 }
 
 /// A link in its place would let whoever made it choose what is written to.
-fn open_log(path: &Utf8Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).custom_flags(libc::O_NOFOLLOW).open(path)
+fn open(path: &Utf8Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
 fn old(path: &Utf8Path) -> Utf8PathBuf {

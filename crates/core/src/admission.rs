@@ -168,6 +168,7 @@ mod tests {
             name: name.parse().unwrap(),
             path: path.into(),
             read_only: false,
+            format: None,
         };
         assert!(refused(|t| t.extra_disks.push(disk("scratch", "/x"))).starts_with("extra_disks"));
         assert!(refused(|t| t.extra_disks.push(disk("data", "x"))).contains("absolute"));

@@ -202,6 +202,7 @@ impl VmService {
         shares::admit(&shared.ports, &mut template, &kernel).await?;
         for disk in &mut template.extra_disks {
             let real = shared.ports.vm_storage.real_disk_path(disk.path.as_str().into()).await?;
+            disk.format = Some(shared.ports.vm_storage.inspect_disk(&real, disk.format).await?);
             disk.path = real.into_string();
         }
         if request.limits.hibernate_seconds.is_some() {

@@ -10,7 +10,7 @@ use microvm_ports::hypervisor::{
     KernelBoot, MachineDisk, MachineExit, MachineSpec, MachineStart, MachineState,
 };
 use microvm_ports::snapshot::BranchSource;
-use microvm_ports::storage::{ImageConfig, ResolvedImage, VmFiles};
+use microvm_ports::storage::{DiskFormat, ImageConfig, ResolvedImage, VmFiles};
 use microvm_ports::{Guest, GuestError, Machine, StorageError};
 use microvm_types::template::{InitMode, Template};
 use microvm_types::vm::{Origin, VmRecord};
@@ -183,7 +183,7 @@ async fn disks(
     let mut disks = vec![
         MachineDisk {
             path: image.path.clone(),
-            format: microvm_ports::storage::DiskFormat::Raw,
+            format: DiskFormat::Raw,
             backing: Vec::new(),
             read_only: true,
             serial: "image".to_owned(),
@@ -203,7 +203,7 @@ async fn disks(
             });
         }
         let path = Utf8PathBuf::from(&disk.path);
-        let format = ports.vm_storage.inspect_disk(&path).await?;
+        let format = ports.vm_storage.inspect_disk(&path, disk.format).await?;
         disks.push(MachineDisk {
             path,
             format,
@@ -213,6 +213,29 @@ async fn disks(
         });
     }
     Ok(disks)
+}
+
+/// Fixes the formats of a VM's own disks that are not known yet: those of a template, and of records that were written
+/// before formats were kept. Nothing asks the file again afterwards, because the guest can write what it begins with.
+///
+/// # Errors
+/// A file that is not there or cannot be a disk.
+pub(crate) async fn fix_formats(ports: &Ports, record: &mut VmRecord) -> Result<(), StorageError> {
+    if record.template.extra_disks.iter().all(|disk| disk.format.is_some()) {
+        return Ok(());
+    }
+    let own = ports.vm_storage.vm_files(&record.id).await?.own;
+    for disk in record.template.extra_disks.iter_mut().filter(|disk| disk.format.is_none()) {
+        // Only raw disks have ever been branched.
+        let branched = own.iter().any(|own| own.serial == disk.name.as_str());
+        let format = if branched {
+            DiskFormat::Raw
+        } else {
+            ports.vm_storage.inspect_disk(Utf8Path::new(&disk.path), None).await?
+        };
+        disk.format = Some(format);
+    }
+    Ok(())
 }
 
 /// What the guest is told about itself. `start_commands` only after a boot; whoever boots adds the shares.

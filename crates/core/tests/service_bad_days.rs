@@ -16,7 +16,7 @@ use microvm_core::{
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::Progress;
 use microvm_types::Phase;
-use microvm_types::template::Overrides;
+use microvm_types::template::{DiskFormat, Overrides};
 use microvm_types::vm::Limits;
 use support::{Host, code, named, say, until};
 
@@ -357,6 +357,48 @@ fn disks_of_the_users_take_part_in_branches() {
     });
     drop(server);
     host.assert_empty("after all");
+}
+
+#[test]
+fn a_guest_cannot_change_what_its_disk_is_taken_for() {
+    let host = Host::new();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("data.img").to_str().unwrap().to_owned();
+    std::fs::write(&path, [0; 512]).unwrap();
+    let server = host.serve();
+    let service = &server.service;
+    let format = |id: &str| {
+        let machine = host.hypervisor.machines().into_iter().find(|(known, _)| known.as_str() == id).unwrap().1;
+        machine.attached.iter().find(|disk| disk.serial == "data").unwrap().format
+    };
+    server.run(async {
+        let mut request = named("dev");
+        request.overrides.extra_disks =
+            serde_json::from_value(serde_json::json!([{ "name": "data", "path": path }])).unwrap();
+        let record = service.create(request).await.unwrap().record;
+        assert_eq!(record.template.extra_disks[0].format, Some(DiskFormat::Raw));
+        // What a guest can write to its own disk.
+        std::fs::write(&path, [b"QFI\xfb".as_slice(), &[0; 508]].concat()).unwrap();
+        service.stop_vm(&vm("dev"), false, None).await.unwrap();
+        service.start_vm(&vm("dev")).await.unwrap();
+        assert_eq!(format(record.id.as_str()), DiskFormat::Raw);
+        service.fork_vm(&vm("dev"), forks(1, "child")).await.unwrap();
+        snap(service, "dev", "s").await.unwrap();
+        service.delete_vm(&vm("child")).await.unwrap();
+        // Whoever gives the file to another VM can say what it is.
+        let mut request = named("other");
+        request.overrides.extra_disks =
+            serde_json::from_value(serde_json::json!([{ "name": "data", "path": path, "format": "raw" }]))
+                .unwrap();
+        let other = service.create(request).await.unwrap().record;
+        assert_eq!(format(other.id.as_str()), DiskFormat::Raw);
+        let mut request = named("wrong");
+        std::fs::write(&path, [0; 512]).unwrap();
+        request.overrides.extra_disks =
+            serde_json::from_value(serde_json::json!([{ "name": "data", "path": path, "format": "qcow2" }]))
+                .unwrap();
+        assert!(service.create(request).await.unwrap_err().to_string().contains("not a qcow2 file"));
+    });
 }
 
 #[test]

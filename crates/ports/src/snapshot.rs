@@ -45,7 +45,7 @@ pub struct StateDescription {
 pub struct UserDisk {
     /// Serial number of the disk.
     pub serial: String,
-    /// The user's file. While the VM has branches its writes go elsewhere; [`crate::VmStorage::write_back`] brings them.
+    /// The user's file, which is raw. While the VM has branches its writes go elsewhere; [`crate::VmStorage::write_back`] brings them.
     pub path: Utf8PathBuf,
 }
 

@@ -4,22 +4,13 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+pub use microvm_types::template::DiskFormat;
 use microvm_types::{ErrorKind, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::guest::ByteStream;
 use crate::hypervisor::{DeviceDiscovery, MachineDisk};
 use crate::progress::Progress;
-
-/// Format of a disk file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DiskFormat {
-    /// Bytes as they are.
-    Raw,
-    /// QEMU copy-on-write, version 3.
-    Qcow2,
-}
 
 /// File system of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -430,8 +421,17 @@ pub trait VmStorage: Send + Sync {
     /// The immutable all-zero memory file of so many MiB, made if missing. Takes no space on disk.
     async fn zero_memory(&self, memory_mib: u32) -> Result<Utf8PathBuf, StorageError>;
 
-    /// Examines a disk file of the user's: its format, and that it exists and can be opened.
-    async fn inspect_disk(&self, path: &Utf8Path) -> Result<DiskFormat, StorageError>;
+    /// Examines a disk file of the user's: that it exists, can be opened, and has the `known` format. With `None` its
+    /// first bytes tell; a guest may have written them, so this is done once per VM, before the VM has the disk. A file
+    /// that is known to be raw is raw whatever it begins with.
+    ///
+    /// # Errors
+    /// [`StorageError::BadInput`] if it is no such disk, or a qcow2 file that names other files.
+    async fn inspect_disk(
+        &self,
+        path: &Utf8Path,
+        known: Option<DiskFormat>,
+    ) -> Result<DiskFormat, StorageError>;
 
     /// The path of a disk file of the user's without symbolic links: what the file's name leads to is chosen once.
     ///

@@ -32,6 +32,13 @@ impl RequestIds {
     }
 }
 
+/// Whether a route is about what is inside a guest.
+fn is_in_guest(route: &str) -> bool {
+    let below = route.strip_prefix(microvm_api::PREFIX).and_then(|route| route.strip_prefix("/vms/{vm}/"));
+    let part = below.and_then(|below| below.split('/').next());
+    part.is_some_and(|part| ["guest", "files", "archive", "exec", "processes"].contains(&part))
+}
+
 /// Gives the request an id (the caller's, if it is plain and short), logs it, and puts the id into the answer.
 pub(crate) async fn observe(ids: std::sync::Arc<RequestIds>, request: Request, next: Next) -> Response {
     let given = request.headers().get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok());
@@ -53,11 +60,13 @@ pub(crate) async fn observe(ids: std::sync::Arc<RequestIds>, request: Request, n
         let status = response.status().as_u16();
         match problem {
             Some(mut problem) => {
-                let level = problem.code.as_str();
+                let code = problem.code.as_str();
+                // Details of what is done in a guest name its files, users and commands: they are the caller's.
+                let detail = if is_in_guest(&route) { "" } else { problem.detail.as_str() };
                 if status >= 500 {
-                    tracing::warn!(status, took_us, code = level, detail = problem.detail, "failed");
+                    tracing::warn!(status, took_us, code, detail, "failed");
                 } else {
-                    tracing::info!(status, took_us, code = level, detail = problem.detail, "refused");
+                    tracing::info!(status, took_us, code, detail, "refused");
                 }
                 problem.request_id = Some(id.clone());
                 response = render(&problem);
@@ -71,4 +80,19 @@ pub(crate) async fn observe(ids: std::sync::Arc<RequestIds>, request: Request, n
     }
     .instrument(span)
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_into_a_guest_is_known_as_one() {
+        for route in crate::routes::table() {
+            let path = format!("{}{}", microvm_api::PREFIX, route.path);
+            let permission = route.permission.as_str();
+            let outside = route.path.contains("/ports/") || route.path.ends_with("/console");
+            assert_eq!(is_in_guest(&path), permission.starts_with("guest") && !outside, "{path} {permission}");
+        }
+    }
 }

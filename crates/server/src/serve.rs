@@ -62,6 +62,7 @@ pub async fn serve(bound: BoundServer, app: App) -> std::io::Result<()> {
     let serving = axum::serve(listener, service).with_graceful_shutdown(ending.clone().cancelled_owned());
     tokio::select! {
         result = serving => result,
+        never = crate::metrics::upkeep() => match never {},
         () = async { ending.cancelled().await; tokio::time::sleep(DRAIN).await } => {
             tracing::warn!("requests were still under way at the end and were cut off");
             Ok(())

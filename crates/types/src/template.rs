@@ -35,6 +35,17 @@ pub enum InitMode {
     Image(String),
 }
 
+/// Format of a disk file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum DiskFormat {
+    /// Bytes as they are.
+    Raw,
+    /// QEMU copy-on-write, version 2 or 3.
+    Qcow2,
+}
+
 /// A further disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +59,10 @@ pub struct ExtraDisk {
     /// Whether the guest may not write to it.
     #[serde(default)]
     pub read_only: bool,
+    /// Format of the file. If it is not given, the file is examined once, when the VM is created; a guest that writes the
+    /// header of another format to its disk changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<DiskFormat>,
 }
 
 /// What to run on the host around a lifecycle event.

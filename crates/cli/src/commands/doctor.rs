@@ -37,14 +37,16 @@ impl Doctor {
         if output.is_json() {
             output.json(&findings)?;
         } else {
-            let rows = findings.checks.iter().map(|check| {
+            let rows = findings.checks.iter().flat_map(|check| {
                 let status = match check.status {
                     CheckStatus::Ok => "ok",
                     CheckStatus::Warning => "note",
                     CheckStatus::Failed => "FAILED",
                 };
-                let advice = check.advice.as_ref().map(|advice| format!("\n→ {advice}")).unwrap_or_default();
-                vec![status.to_owned(), check.name.clone(), format!("{}{advice}", check.detail)]
+                let finding = vec![status.to_owned(), check.name.clone(), check.detail.clone()];
+                let advice = check.advice.as_ref();
+                let advice = advice.map(|advice| vec![String::new(), String::new(), format!("→ {advice}")]);
+                std::iter::once(finding).chain(advice)
             });
             output.table(&(), &["STATUS", "CHECK", "FINDING"], rows)?;
         }

@@ -56,7 +56,7 @@ impl Logs {
 
     async fn console(&self, context: &Context, interrupts: &mut Interrupts) -> Result<u8, CliError> {
         let mut before = context.client.console(&self.vm, CONSOLE).await?;
-        context.output.bytes(&before)?;
+        context.output.guest_bytes(&before)?;
         if !self.follow {
             return Ok(0);
         }
@@ -69,7 +69,7 @@ impl Logs {
                 return Ok(0);
             }
             let now = context.client.console(&self.vm, CONSOLE).await?;
-            context.output.bytes(&now[news(&before, &now)..])?;
+            context.output.guest_bytes(&now[news(&before, &now)..])?;
             before = now;
         }
     }

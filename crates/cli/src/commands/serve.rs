@@ -1,8 +1,10 @@
 //! `microvm serve`: the server.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::Mutex;
 
 use clap::Args;
+use microvm_confinement::CappedLog;
 use microvm_server::{App, AppSettings, BoundServer};
 use microvm_types::ErrorKind;
 use tokio::runtime::Runtime;
@@ -14,6 +16,9 @@ use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::settings::Settings;
 use crate::wiring;
+
+/// Bytes at which `server.log` becomes `server.log.old` and begins anew.
+const LOG_CAP: u64 = 16 << 20;
 
 /// Name of the variable that chooses what is logged.
 const LOG_VARIABLE: &str = "MICROVM_LOG";
@@ -46,7 +51,7 @@ impl Serve {
             // for the leader of a process group, which then has its own already.
             let _ = rustix::process::setsid();
         }
-        log(settings);
+        log(settings, self.background)?;
         crate::descriptors::raise_limit();
         crate::heap::limit_arenas();
         let outcome = runtime()?.block_on(self.serve(settings));
@@ -107,20 +112,39 @@ fn tell(text: &str) {
     }
 }
 
-/// Logs to standard error: for people on a terminal, JSON otherwise.
-fn log(settings: &Settings) {
+/// Logs to standard error: for people on a terminal, JSON otherwise. In the background: to `server.log`, which begins anew
+/// when it is full; what libraries and panics write to standard error goes there as well.
+fn log(settings: &Settings, background: bool) -> Result<(), CliError> {
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
         // A log that cannot be written (its disk is full) is not worth a panic, which telling of it would be.
         .log_internal_errors(false)
         .with_timer(Timer(settings.zone.clone()));
     // Only a second subscriber could make it fail, and there is none.
-    if std::io::stderr().is_terminal() {
-        let _ = builder.try_init();
+    if background {
+        let path = settings.root.join("server.log");
+        let log = CappedLog::open(path.clone(), LOG_CAP);
+        let log = log.map_err(|error| CliError::file("opening", &path, &error))?;
+        let _ = builder.json().with_writer(Mutex::new(LogFile(log))).try_init();
+    } else if std::io::stderr().is_terminal() {
+        let _ = builder.with_writer(std::io::stderr).try_init();
     } else {
-        let _ = builder.json().try_init();
+        let _ = builder.json().with_writer(std::io::stderr).try_init();
+    }
+    Ok(())
+}
+
+/// A log with a limit, as the subscriber writes to it: one call per line.
+struct LogFile(CappedLog);
+
+impl std::io::Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

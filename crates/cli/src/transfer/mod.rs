@@ -6,6 +6,7 @@
 mod budget;
 mod extents;
 mod pack;
+mod permissions;
 mod place;
 mod pull;
 mod push;

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf as _, Bytes};
@@ -20,7 +20,7 @@ use crate::output::written;
 use crate::transfer::budget::Budget;
 use crate::transfer::place::base_name;
 use crate::transfer::sparse::SparseWriter;
-use crate::transfer::{Moved, temporary, unpack};
+use crate::transfer::{Moved, permissions, temporary, unpack};
 
 /// Copies a file or directory of a guest to a path of this host, or into it if it is a directory.
 pub(crate) async fn pull(
@@ -153,7 +153,7 @@ async fn pull_file(
         budget.charge(writer.write(&part).map_err(failed)?)?;
     }
     let file = writer.finish().map_err(failed)?;
-    file.set_permissions(fs::Permissions::from_mode(stat.mode & 0o777)).map_err(failed)?;
+    rustix::fs::fchmod(&file, permissions::of(stat.mode)).map_err(|error| failed(error.into()))?;
     unfinished.take_place(target)?;
     Ok(count.moved())
 }

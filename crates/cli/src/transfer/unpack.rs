@@ -16,8 +16,10 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTI
 use tar::{Archive, Entry, EntryType};
 
 use crate::autostart::say;
-use crate::error::{CliError, printable};
+use crate::error::CliError;
+use crate::visible;
 use crate::transfer::budget::{self, Budget};
+use crate::transfer::permissions;
 use crate::transfer::sparse::SparseWriter;
 use crate::transfer::temporary;
 use extensions::{Extensions, Names};
@@ -95,7 +97,7 @@ struct Unpacker<'a> {
     budget: &'a mut Budget,
     left_out: u64,
     /// Directories that we may not fill with the permissions they are to have: they get them last.
-    folders: Vec<(Vec<u8>, u32)>,
+    folders: Vec<(Vec<u8>, Mode)>,
     /// Bytes that are kept of them.
     kept: usize,
 }
@@ -197,9 +199,9 @@ impl Unpacker<'_> {
             // Permissions of a directory that was here before are not the guest's to choose.
             return Ok(());
         }
-        let mode = mode & 0o777;
-        if mode & 0o700 == 0o700 {
-            rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode)).map_err(|error| failed(error.into()))?;
+        let mode = permissions::of(mode);
+        if mode.contains(Mode::RWXU) {
+            rustix::fs::fchmod(&folder, mode).map_err(|error| failed(error.into()))?;
             return Ok(());
         }
         let path = [folders, &[name.to_vec()]].concat().join(&b'/');
@@ -257,7 +259,7 @@ impl Unpacker<'_> {
     fn leave_out(&mut self, name: &[u8], why: &str) {
         self.left_out += 1;
         if self.left_out <= NAMED_MAX {
-            say(&format!("left out {}: {why}", printable(&String::from_utf8_lossy(name)).escape_debug()));
+            say(&format!("left out {}: {why}", visible::line(&visible::bytes(name))));
         }
     }
 
@@ -270,7 +272,7 @@ impl Unpacker<'_> {
         let failed = |error: io::Error| CliError::file("unpacking", "a directory", &error);
         for (path, mode) in std::mem::take(&mut self.folders).iter().rev() {
             if let Some(Ok(folder)) = components(path).map(|names| self.open(&names, &failed)) {
-                let _ = rustix::fs::fchmod(&folder, Mode::from_raw_mode(*mode));
+                let _ = rustix::fs::fchmod(&folder, *mode);
             }
         }
     }
@@ -310,8 +312,8 @@ fn write_file(
         }
     }
     let file = writer.finish().map_err(failed)?;
-    let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
-    rustix::fs::fchmod(file.as_fd(), Mode::from_raw_mode(mode)).map_err(|error| failed(error.into()))?;
+    let mode = permissions::of(entry.header().mode().unwrap_or(0o644));
+    rustix::fs::fchmod(file.as_fd(), mode).map_err(|error| failed(error.into()))?;
     let modified = entry.header().mtime().ok().and_then(|seconds| i64::try_from(seconds).ok());
     if let Some(seconds) = modified {
         let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };

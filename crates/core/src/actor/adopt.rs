@@ -122,6 +122,10 @@ impl VmActor {
         } else {
             machine.pause().await.map_err(|error| not_yet("its machine does not pause", &error))?;
         }
+        // Of a record that an older server wrote: as early as can be.
+        if let Err(error) = start::fix_formats(&self.shared.ports, &mut self.record).await {
+            tracing::warn!(vm = %self.record.id, %error, "the format of a disk is not known: the VM cannot be branched");
+        }
         Ok(())
     }
 

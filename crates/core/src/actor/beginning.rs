@@ -10,7 +10,7 @@ use microvm_types::template::HookPoint;
 use super::{Command, VmActor};
 use crate::error::ServiceError;
 use crate::hooks;
-use crate::start::{BroughtUp, bring_up};
+use crate::start::{BroughtUp, bring_up, fix_formats};
 
 impl VmActor {
     pub(super) async fn create(
@@ -105,6 +105,7 @@ impl VmActor {
         source: Option<BranchSource>,
     ) -> Result<BroughtUp, ServiceError> {
         let shared = Arc::clone(&self.shared);
+        fix_formats(&shared.ports, &mut self.record).await?;
         let record = self.record.clone();
         let up = bring_up(&shared.ports, &record, source, shared.settings.kill_deadline);
         tokio::pin!(up);

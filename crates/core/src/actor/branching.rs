@@ -228,11 +228,10 @@ impl VmActor {
             if known.iter().any(|known| known.serial == serial) {
                 continue;
             }
-            let path = Utf8PathBuf::from(&disk.path);
-            if ports.vm_storage.inspect_disk(&path).await? != DiskFormat::Raw {
+            if disk.format != Some(DiskFormat::Raw) {
                 return Err(ServiceError::WritableDisk(disk.name.clone()));
             }
-            own.push(UserDisk { serial, path });
+            own.push(UserDisk { serial, path: Utf8PathBuf::from(&disk.path) });
         }
         Ok(own)
     }

@@ -9,7 +9,7 @@ use camino::Utf8PathBuf;
 use microvm_ports::branch::{Brancher, Compatibility};
 use microvm_ports::guest::{CloseReason, GuestEndpoint};
 use microvm_ports::hypervisor::{
-    DeviceDiscovery, Machine, MachineCounters, MachineError, MachineExit, MachineRecord, MachineShare,
+    DeviceDiscovery, Machine, MachineCounters, MachineError, MachineExit, MachineRecord, MachineDisk, MachineShare,
     MachineSpec, MachineState,
 };
 use microvm_types::VmId;
@@ -41,6 +41,8 @@ pub struct FakeMachine {
     can_branch: bool,
     /// Folders of the host it was launched with.
     pub shares: Vec<MachineShare>,
+    /// Disks it was launched with.
+    pub attached: Vec<MachineDisk>,
     disks: Arc<Disks>,
     /// What each writable disk is written to, by serial number.
     tops: Mutex<BTreeMap<String, Utf8PathBuf>>,
@@ -79,6 +81,7 @@ impl FakeMachine {
             compatibility: saving.compatibility,
             can_branch: saving.can_branch,
             shares: spec.shares.clone(),
+            attached: spec.disks.clone(),
             disks: Arc::clone(&world.disks),
             tops: Mutex::new(tops),
         }

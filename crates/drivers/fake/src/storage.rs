@@ -460,11 +460,22 @@ impl VmStorage for FakeStorage {
         Ok(path)
     }
 
-    async fn inspect_disk(&self, path: &Utf8Path) -> Result<DiskFormat, StorageError> {
+    async fn inspect_disk(
+        &self,
+        path: &Utf8Path,
+        known: Option<DiskFormat>,
+    ) -> Result<DiskFormat, StorageError> {
         let data = fs::read(path)
             .map_err(|error| StorageError::BadInput { what: path.to_string(), detail: error.to_string() })?;
         // The first bytes of every qcow2 file.
-        Ok(if data.starts_with(b"QFI\xfb") { DiskFormat::Qcow2 } else { DiskFormat::Raw })
+        let found = if data.starts_with(b"QFI\xfb") { DiskFormat::Qcow2 } else { DiskFormat::Raw };
+        match (known, found) {
+            (Some(DiskFormat::Qcow2), DiskFormat::Raw) => Err(StorageError::BadInput {
+                what: path.to_string(),
+                detail: "it is not a qcow2 file".to_owned(),
+            }),
+            (known, found) => Ok(known.unwrap_or(found)),
+        }
     }
 
     async fn real_disk_path(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {

@@ -25,9 +25,9 @@ impl Directories {
         self.images.parent().unwrap_or(&self.images)
     }
 
-    /// Makes what is missing. Directories of shared files can be passed but not listed by others. What belongs to a VM
-    /// (its disk, its console, its memory, and what was saved of them) is for the server's user alone: a VMM under its own user gets its files by mounts that
-    /// are opened before the change of user, so it needs no way to them.
+    /// Makes what is missing. Everything is for the server's user alone: images and kernels may hold what is nobody else's
+    /// business, and files in them keep set-id bits. A VMM under its own user gets its files by mounts that are opened
+    /// before the change of user, so it needs no way to them.
     pub(crate) fn create(root: &Utf8Path) -> Result<Self, StorageError> {
         make_directory(root, 0o711)?;
         let root = crate::base::files::canonical(root)?;
@@ -44,12 +44,12 @@ impl Directories {
             work: root.join("tmp"),
         };
         for (path, mode) in [
-            (&directories.images, 0o711),
+            (&directories.images, 0o700),
             (&directories.image_names, 0o700),
-            (&directories.kernels, 0o711),
+            (&directories.kernels, 0o700),
             (&directories.vms, 0o700),
             (&directories.memory, 0o700),
-            (&directories.scratch_base, 0o711),
+            (&directories.scratch_base, 0o700),
             (&directories.layers, 0o700),
             (&directories.snapshots, 0o700),
             (&directories.work, 0o700),

@@ -109,7 +109,7 @@ async fn a_vm_gets_a_small_sound_scratch_disk_and_loses_it_whole() {
     assert_eq!(home.storage.vm_directories().await.unwrap(), std::slice::from_ref(&id));
     // An overlay that names another file is not what a user may bring.
     assert!(matches!(
-        home.storage.inspect_disk(&files.scratch.path).await,
+        home.storage.inspect_disk(&files.scratch.path, None).await,
         Err(StorageError::BadInput { .. })
     ));
     home.storage.remove_vm_files(&id).await.unwrap();
@@ -154,11 +154,18 @@ async fn disks_of_the_users_are_examined() {
     let home = Home::new();
     let raw = home.path("raw");
     std::fs::write(&raw, [0; 1024]).unwrap();
-    assert_eq!(home.storage.inspect_disk(&raw).await.unwrap(), DiskFormat::Raw);
+    assert_eq!(home.storage.inspect_disk(&raw, None).await.unwrap(), DiskFormat::Raw);
+    // Known to be raw: what a guest writes there changes nothing, and an impossible header is no reason to refuse it.
+    std::fs::write(&raw, [b"QFI\xfb".as_slice(), &[0xff; 1020]].concat()).unwrap();
+    assert_eq!(home.storage.inspect_disk(&raw, Some(DiskFormat::Raw)).await.unwrap(), DiskFormat::Raw);
+    assert!(home.storage.inspect_disk(&raw, None).await.is_err());
+    home.storage.real_disk_path(&raw).await.unwrap();
+    std::fs::write(&raw, [0; 1024]).unwrap();
+    assert!(home.storage.inspect_disk(&raw, Some(DiskFormat::Qcow2)).await.is_err());
     std::fs::write(&raw, [0; 1000]).unwrap();
     for path in [raw, home.path("missing"), home.path("."), "relative".into()] {
         assert!(
-            matches!(home.storage.inspect_disk(&path).await, Err(StorageError::BadInput { .. })),
+            matches!(home.storage.inspect_disk(&path, None).await, Err(StorageError::BadInput { .. })),
             "{path}"
         );
     }
@@ -166,13 +173,13 @@ async fn disks_of_the_users_are_examined() {
     match Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", disk.as_str(), "1G"]).status() {
         Err(_) => println!("SKIP: qemu-img is not installed (package qemu-utils)"),
         Ok(_) => {
-            assert_eq!(home.storage.inspect_disk(&disk).await.unwrap(), DiskFormat::Qcow2);
+            assert_eq!(home.storage.inspect_disk(&disk, None).await.unwrap(), DiskFormat::Qcow2);
             let over = home.path("over.qcow2");
             Command::new("qemu-img")
                 .args(["create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", over.as_str(), "1G"])
                 .status()
                 .unwrap();
-            assert!(matches!(home.storage.inspect_disk(&over).await, Err(StorageError::BadInput { .. })));
+            assert!(matches!(home.storage.inspect_disk(&over, None).await, Err(StorageError::BadInput { .. })));
         }
     }
 }

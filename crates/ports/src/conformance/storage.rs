@@ -111,8 +111,8 @@ async fn disks(harness: &dyn StorageHarness) {
     let folder = harness.folder(7).await;
     let raw = folder.join("disk.raw");
     std::fs::write(&raw, vec![0; 4096]).must("writing a disk");
-    assert_eq!(storage.inspect_disk(&raw).await.must("examining a raw disk"), DiskFormat::Raw);
-    storage.inspect_disk(&folder.join("absent")).await.must_fail("examining a disk that is not there");
+    assert_eq!(storage.inspect_disk(&raw, None).await.must("examining a raw disk"), DiskFormat::Raw);
+    storage.inspect_disk(&folder.join("absent"), None).await.must_fail("examining a disk that is not there");
 }
 
 async fn add(images: &Arc<dyn ImageStore>, name: &str, folder: &Utf8PathBuf) -> crate::storage::ImageInfo {

@@ -40,14 +40,10 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Fai
         let count = app.service.list(&filter).len();
         metrics::gauge!("microvm_vm_current", "state" => phase.as_str()).set(gauge(count));
     }
-    for pool in app.service.pools() {
-        let name = pool.record.name.to_string();
-        metrics::gauge!("microvm_pool_size", "pool" => name.clone(), "state" => "ready")
-            .set(gauge(pool.waiting));
-        metrics::gauge!("microvm_pool_size", "pool" => name, "state" => "handed_out")
-            .set(gauge(pool.handed_out));
-    }
-    let text = recorder.render();
+    let mut text = recorder.render();
+    text.push_str(&crate::metrics::pool_sizes(
+        app.service.pools().iter().map(|pool| (pool.record.name.as_str(), pool.waiting, pool.handed_out)),
+    ));
     Ok(([(axum::http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }
 

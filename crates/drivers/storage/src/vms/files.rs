@@ -268,15 +268,19 @@ impl VmStorage for Storage {
         self.blocking(move |inner, _| inner.zero_memory_file(memory_mib)).await
     }
 
-    async fn inspect_disk(&self, path: &Utf8Path) -> Result<DiskFormat, StorageError> {
+    async fn inspect_disk(
+        &self,
+        path: &Utf8Path,
+        known: Option<DiskFormat>,
+    ) -> Result<DiskFormat, StorageError> {
         let path = path.to_owned();
-        self.blocking(move |_, _| disks::inspect(&path)).await
+        self.blocking(move |_, _| disks::inspect(&path, known)).await
     }
 
     async fn real_disk_path(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
         let path = path.to_owned();
         self.blocking(move |_, _| {
-            disks::inspect(&path)?;
+            disks::open(&path)?;
             canonical(&path)
         })
         .await
