@@ -78,8 +78,21 @@ fn start_lock(root: &Utf8Path) -> Result<File, CliError> {
 /// is reached, language and temporary files.
 fn is_for_servers(name: &str) -> bool {
     const NAMES: [&str; 15] = [
-        "PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "XDG_DATA_HOME", "XDG_RUNTIME_DIR",
-        "SSL_CERT_FILE", "SSL_CERT_DIR", "RUST_BACKTRACE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES",
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "LANG",
+        "TZ",
+        "TMPDIR",
+        "XDG_DATA_HOME",
+        "XDG_RUNTIME_DIR",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "RUST_BACKTRACE",
+        "LC_ALL",
+        "LC_CTYPE",
+        "LC_MESSAGES",
     ];
     const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "no_proxy", "all_proxy"];
     name.starts_with("MICROVM_")
@@ -103,7 +116,9 @@ fn spawn(root: &Utf8Path) -> Result<(), CliError> {
     let mut command = Command::new(program);
     command.arg("--root").arg(root).args(["serve", "--background"]);
     // The server outlives this command and serves others: secrets and settings of one shell are not its business.
-    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_for_servers)));
+    command
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_for_servers)));
     command.stdin(Stdio::null()).stdout(writer).stderr(log).current_dir("/");
     let mut child =
         command.spawn().map_err(|error| failed(format!("the server could not be started: {error}")))?;
@@ -143,7 +158,14 @@ mod tests {
         for name in ["PATH", "HOME", "MICROVM_LOG", "HTTPS_PROXY", "no_proxy", "TMPDIR"] {
             assert!(is_for_servers(name), "{name}");
         }
-        for name in ["AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "SSH_AUTH_SOCK", "LD_PRELOAD", "LD_LIBRARY_PATH", "path"] {
+        for name in [
+            "AWS_SECRET_ACCESS_KEY",
+            "GITHUB_TOKEN",
+            "SSH_AUTH_SOCK",
+            "LD_PRELOAD",
+            "LD_LIBRARY_PATH",
+            "path",
+        ] {
             assert!(!is_for_servers(name), "{name}");
         }
     }

@@ -87,10 +87,7 @@ mod tests {
     #[test]
     fn a_terminal_cannot_be_taken_over() {
         let shown = line(HOSTILE);
-        assert_eq!(
-            shown,
-            r"a\u{1b}[2J\u{7}\u{9b}31m\u{7f}b\u{202e}c\u{2066}d\u{200b}\u{e0041}\ne\t\r"
-        );
+        assert_eq!(shown, r"a\u{1b}[2J\u{7}\u{9b}31m\u{7f}b\u{202e}c\u{2066}d\u{200b}\u{e0041}\ne\t\r");
         assert!(!shown.chars().any(acts));
         assert_eq!(line("naïve 文字 🦀 \"q\" \\"), "naïve 文字 🦀 \"q\" \\");
         assert_eq!(lines("a\n\tb\x1b"), "a\n\tb\\u{1b}");
@@ -98,7 +95,10 @@ mod tests {
 
     #[test]
     fn a_console_keeps_its_lines_only() {
-        assert_eq!(bytes(b"one\r\ntwo\rover\xff\xc3\n\x1b]0;title\x07"), "one\ntwo\\rover\\xff\\xc3\n\\u{1b}]0;title\\u{7}");
+        assert_eq!(
+            bytes(b"one\r\ntwo\rover\xff\xc3\n\x1b]0;title\x07"),
+            "one\ntwo\\rover\\xff\\xc3\n\\u{1b}]0;title\\u{7}"
+        );
         // A C1 control as one byte and as UTF-8.
         assert_eq!(bytes(b"\x9b2J\xc2\x9b2J"), "\\x9b2J\\u{9b}2J");
     }

@@ -368,7 +368,8 @@ fn a_guest_cannot_change_what_its_disk_is_taken_for() {
     let server = host.serve();
     let service = &server.service;
     let format = |id: &str| {
-        let machine = host.hypervisor.machines().into_iter().find(|(known, _)| known.as_str() == id).unwrap().1;
+        let machine =
+            host.hypervisor.machines().into_iter().find(|(known, _)| known.as_str() == id).unwrap().1;
         machine.attached.iter().find(|disk| disk.serial == "data").unwrap().format
     };
     server.run(async {

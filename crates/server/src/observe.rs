@@ -92,7 +92,11 @@ mod tests {
             let path = format!("{}{}", microvm_api::PREFIX, route.path);
             let permission = route.permission.as_str();
             let outside = route.path.contains("/ports/") || route.path.ends_with("/console");
-            assert_eq!(is_in_guest(&path), permission.starts_with("guest") && !outside, "{path} {permission}");
+            assert_eq!(
+                is_in_guest(&path),
+                permission.starts_with("guest") && !outside,
+                "{path} {permission}"
+            );
         }
     }
 }

@@ -17,11 +17,11 @@ use tar::{Archive, Entry, EntryType};
 
 use crate::autostart::say;
 use crate::error::CliError;
-use crate::visible;
 use crate::transfer::budget::{self, Budget};
 use crate::transfer::permissions;
 use crate::transfer::sparse::SparseWriter;
 use crate::transfer::temporary;
+use crate::visible;
 use extensions::{Extensions, Names};
 
 mod extensions;

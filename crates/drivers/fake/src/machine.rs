@@ -9,8 +9,8 @@ use camino::Utf8PathBuf;
 use microvm_ports::branch::{Brancher, Compatibility};
 use microvm_ports::guest::{CloseReason, GuestEndpoint};
 use microvm_ports::hypervisor::{
-    DeviceDiscovery, Machine, MachineCounters, MachineError, MachineExit, MachineRecord, MachineDisk, MachineShare,
-    MachineSpec, MachineState,
+    DeviceDiscovery, Machine, MachineCounters, MachineDisk, MachineError, MachineExit, MachineRecord,
+    MachineShare, MachineSpec, MachineState,
 };
 use microvm_types::VmId;
 use tokio::sync::watch;

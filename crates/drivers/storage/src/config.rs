@@ -18,12 +18,14 @@ pub struct ArchiveLimits {
     pub entries: usize,
     /// Bytes of all files as they show themselves, holes included.
     pub bytes: u64,
+    /// Bytes of memory that names, links, attributes and maps of sparse files may take while the image is made.
+    pub memory: usize,
 }
 
 impl Default for ArchiveLimits {
-    /// Two million entries, 256 GiB.
+    /// Two million entries, 256 GiB, 768 MiB of memory: enough for so many entries with usual names.
     fn default() -> Self {
-        Self { entries: 2_000_000, bytes: 256 << 30 }
+        Self { entries: 2_000_000, bytes: 256 << 30, memory: 768 << 20 }
     }
 }
 

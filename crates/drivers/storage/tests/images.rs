@@ -81,6 +81,45 @@ async fn hostile_archives_are_refused_and_nothing_stays() {
     assert!(home.work().is_empty());
 }
 
+/// A pax record: its length, counting itself, a name and a value.
+fn record(name: &str, value: &str) -> Vec<u8> {
+    let rest = format!(" {name}={value}\n");
+    let mut length = rest.len();
+    while length.to_string().len() + rest.len() != length {
+        length = length.to_string().len() + rest.len();
+    }
+    format!("{length}{rest}").into_bytes()
+}
+
+#[tokio::test]
+async fn small_archives_cannot_take_much_memory() {
+    let home = Home::with(ArchiveLimits { memory: 4 << 20, ..ArchiveLimits::default() });
+    let value = "x".repeat(4000);
+    let global = |count: usize| -> Vec<u8> {
+        (0..count).flat_map(|index| record(&format!("SCHILY.xattr.user.{index}"), &value)).collect()
+    };
+    // Attributes for all entries: held once for each of them.
+    let mut tar = Builder::new(Vec::new());
+    entry(&mut tar, EntryType::XGlobalHeader, b"g", b"", &global(10));
+    for index in 0..1000 {
+        entry(&mut tar, EntryType::Regular, format!("{index}").as_bytes(), b"", b"");
+    }
+    bad(home.add_bytes("x", &tar.into_inner().unwrap()).await, "memory");
+    // Ever more of them.
+    let mut tar = Builder::new(Vec::new());
+    entry(&mut tar, EntryType::XGlobalHeader, b"g", b"", &global(20));
+    bad(home.add_bytes("x", &tar.into_inner().unwrap()).await, "global headers");
+    // Hard links are no nodes, but names.
+    let mut tar = Builder::new(Vec::new());
+    file(&mut tar, "a", b"x");
+    for index in 0..80_000 {
+        entry(&mut tar, EntryType::Link, format!("{index}").as_bytes(), b"a", b"");
+    }
+    bad(home.add_bytes("x", &tar.into_inner().unwrap()).await, "memory");
+    assert!(home.storage.images().await.unwrap().is_empty());
+    assert!(home.work().is_empty());
+}
+
 #[tokio::test]
 async fn absolute_paths_links_and_devices_are_data_inside_the_image() {
     let home = Home::new();
@@ -104,7 +143,7 @@ async fn absolute_paths_links_and_devices_are_data_inside_the_image() {
 
 #[tokio::test]
 async fn limits_hold() {
-    let home = Home::with(ArchiveLimits { entries: 5, bytes: 10_000 });
+    let home = Home::with(ArchiveLimits { entries: 5, bytes: 10_000, ..ArchiveLimits::default() });
     let mut tar = Builder::new(Vec::new());
     for number in 0..10 {
         file(&mut tar, &format!("{number}"), b"");

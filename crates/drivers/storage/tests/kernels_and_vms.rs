@@ -179,7 +179,10 @@ async fn disks_of_the_users_are_examined() {
                 .args(["create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", over.as_str(), "1G"])
                 .status()
                 .unwrap();
-            assert!(matches!(home.storage.inspect_disk(&over, None).await, Err(StorageError::BadInput { .. })));
+            assert!(matches!(
+                home.storage.inspect_disk(&over, None).await,
+                Err(StorageError::BadInput { .. })
+            ));
         }
     }
 }
@@ -205,7 +208,8 @@ async fn a_vm_is_removed_where_nothing_new_can_be_written() {
 async fn what_belongs_to_a_vm_is_for_the_servers_user_alone() {
     let home = Home::new();
     let files = home.storage.create_vm_files(&vm_id(3), 64).await.unwrap();
-    for directory in [home.path("store/vms"), files.directory] {
+    let shared = ["store/images", "store/kernels", "store/scratch-base"].map(|name| home.path(name));
+    for directory in [home.path("store/vms"), files.directory].into_iter().chain(shared) {
         assert_eq!(directory.metadata().unwrap().mode() & 0o777, 0o700, "{directory}");
     }
 }

@@ -26,6 +26,11 @@ pub(crate) struct FileData {
 }
 
 impl FileData {
+    /// Bytes of memory that it holds besides itself.
+    pub(super) fn memory(&self) -> usize {
+        self.runs.as_ref().map_or(0, |runs| runs.capacity() * size_of::<(bool, u32)>())
+    }
+
     /// A file without content.
     #[cfg(test)]
     pub(crate) const fn empty() -> Self {

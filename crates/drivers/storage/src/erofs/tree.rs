@@ -12,6 +12,10 @@ pub(crate) type NodeId = u32;
 const LINKS_MAX: u32 = 40;
 /// Longest name of one entry (`NAME_MAX`).
 const NAME_MAX: usize = 255;
+/// What one name costs in a directory besides its bytes: its place in the map and its allocation (measured: 45 to 70).
+const NAME_COST: usize = 64;
+/// What one extended attribute costs besides its bytes: two vectors and their allocations.
+const XATTR_COST: usize = 96;
 /// Longest path (`PATH_MAX`).
 const PATH_MAX: usize = 4096;
 
@@ -31,6 +35,11 @@ impl Attributes {
     /// Of root, without times.
     pub(crate) const fn root(mode: u16) -> Self {
         Self { mode, uid: 0, gid: 0, modified: 0, modified_ns: 0, xattrs: Vec::new() }
+    }
+
+    /// Bytes of memory that they hold besides themselves.
+    fn cost(&self) -> usize {
+        self.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() + XATTR_COST).sum()
     }
 }
 
@@ -69,6 +78,9 @@ pub(crate) struct Tree {
     nodes: Vec<Node>,
     layer: u32,
     nodes_max: usize,
+    /// Bytes of memory that may still be held: of nodes, names, link targets and extended attributes. What a later layer
+    /// replaces stays charged, as its node stays held.
+    memory_left: usize,
 }
 
 /// Splits a path of an archive: leading `/` and `.` are dropped, `..` is refused.
@@ -100,11 +112,11 @@ pub(crate) fn components(path: &[u8]) -> Result<Vec<&[u8]>, PathError> {
 }
 
 impl Tree {
-    /// An empty tree that takes at most so many nodes.
-    pub(crate) fn new(nodes_max: usize) -> Self {
+    /// An empty tree that takes at most so many nodes, and at most `memory_max` bytes of memory.
+    pub(crate) fn new(nodes_max: usize, memory_max: usize) -> Self {
         let root =
             Node { attributes: Attributes::root(0o755), kind: Kind::Directory(BTreeMap::new()), layer: 0 };
-        Self { nodes: vec![root], layer: 0, nodes_max }
+        Self { nodes: vec![root], layer: 0, nodes_max, memory_left: memory_max }
     }
 
     /// A node.
@@ -144,6 +156,7 @@ impl Tree {
             if !matches!(kind, Kind::Directory(_)) {
                 return Err(PathError("the root of the image is not a directory".into()));
             }
+            self.charge(attributes.cost())?;
             self.nodes[0].attributes = attributes;
             self.nodes[0].layer = layer;
             return Ok(());
@@ -152,14 +165,14 @@ impl Tree {
         if let (Some(existing), Kind::Directory(_)) = (self.child(parent, name), &kind)
             && self.node(existing).is_directory()
         {
+            self.charge(attributes.cost())?;
             let node = &mut self.nodes[existing as usize];
             node.attributes = attributes;
             node.layer = layer;
             return Ok(());
         }
         let id = self.add(Node { attributes, kind, layer })?;
-        self.link(parent, name, id);
-        Ok(())
+        self.link(parent, name, id)
     }
 
     /// Gives the node at `target` a second name.
@@ -175,8 +188,7 @@ impl Tree {
         let (name, parents) =
             parts.split_last().ok_or_else(|| PathError("a hard link has no name".into()))?;
         let parent = self.make_parents(parents)?;
-        self.link(parent, name, id);
-        Ok(())
+        self.link(parent, name, id)
     }
 
     /// Applies a whiteout: removes an entry that an earlier layer put there.
@@ -216,10 +228,20 @@ impl Tree {
         }
     }
 
-    fn link(&mut self, parent: NodeId, name: &[u8], id: NodeId) {
+    fn link(&mut self, parent: NodeId, name: &[u8], id: NodeId) -> Result<(), PathError> {
+        self.charge(name.len() + NAME_COST)?;
         if let Kind::Directory(entries) = &mut self.nodes[parent as usize].kind {
             entries.insert(name.into(), id);
         }
+        Ok(())
+    }
+
+    /// Takes memory out of the budget before it is held.
+    fn charge(&mut self, bytes: usize) -> Result<(), PathError> {
+        self.memory_left = self.memory_left.checked_sub(bytes).ok_or_else(|| {
+            PathError("its names, links and attributes need more memory than an image may".into())
+        })?;
+        Ok(())
     }
 
     fn unlink(&mut self, parent: NodeId, name: &[u8]) {
@@ -233,6 +255,13 @@ impl Tree {
         if self.nodes.len() >= limit {
             return Err(PathError(format!("it has more than {limit} entries")));
         }
+        let target = match &node.kind {
+            Kind::Symlink(target) => target.len(),
+            Kind::File(data) => data.memory(),
+            _ => 0,
+        };
+        // A vector that grows may have twice the room it needs.
+        self.charge(2 * size_of::<Node>() + target + node.attributes.cost())?;
         let id =
             NodeId::try_from(self.nodes.len()).map_err(|_| PathError("it has too many entries".into()))?;
         self.nodes.push(node);
@@ -305,7 +334,7 @@ impl Tree {
                 kind: Kind::Directory(BTreeMap::new()),
                 layer,
             })?;
-            self.link(here, &part, id);
+            self.link(here, &part, id)?;
             here = id;
         }
         Ok(here)
@@ -380,7 +409,7 @@ mod tests {
 
     #[test]
     fn links_are_followed_inside_only() {
-        let mut tree = Tree::new(100);
+        let mut tree = Tree::new(100, 1 << 20);
         put(&mut tree, "usr/lib", directory());
         put(&mut tree, "lib", Kind::Symlink((*b"usr/lib").into()));
         put(&mut tree, "escape", Kind::Symlink((*b"/../../../etc").into()));
@@ -393,7 +422,7 @@ mod tests {
 
     #[test]
     fn whiteouts_touch_earlier_layers_only() {
-        let mut tree = Tree::new(100);
+        let mut tree = Tree::new(100, 1 << 20);
         put(&mut tree, "a/old", file());
         put(&mut tree, "a/deep/old", file());
         put(&mut tree, "b", file());
@@ -411,7 +440,7 @@ mod tests {
 
     #[test]
     fn hard_links_need_their_target_and_entries_are_limited() {
-        let mut tree = Tree::new(3);
+        let mut tree = Tree::new(3, 1 << 20);
         assert!(tree.hard_link(b"x", b"missing").is_err());
         put(&mut tree, "a", file());
         tree.hard_link(b"x", b"a").unwrap();
@@ -419,5 +448,34 @@ mod tests {
         assert!(tree.hard_link(b"y", b"/").is_err());
         put(&mut tree, "b", file());
         assert!(tree.insert(b"c", Attributes::root(0), file()).is_err());
+    }
+
+    #[test]
+    fn memory_is_charged_where_it_is_held() {
+        let fills = |insert: &dyn Fn(&mut Tree, usize) -> Result<(), PathError>| {
+            let mut tree = Tree::new(1_000_000, 1 << 20);
+            put(&mut tree, "a", file());
+            let refused =
+                (0..100_000).find_map(|count| insert(&mut tree, count).err().map(|error| (count, error)));
+            let (count, error) = refused.expect("it is bounded");
+            assert!(error.0.contains("memory"), "{error:?}");
+            count
+        };
+        let links = fills(&|tree, count| tree.hard_link(format!("{count}").as_bytes(), b"a"));
+        assert!((5_000..20_000).contains(&links), "{links}");
+        let long = fills(&|tree, count| {
+            tree.insert(format!("{count:0>250}").as_bytes(), Attributes::root(0), file())
+        });
+        assert!(long < 4_000, "{long}");
+        let big = Xattr { name: b"user.x".to_vec(), value: vec![0; 4096] };
+        let attributes = || Attributes { xattrs: vec![big.clone()], ..Attributes::root(0) };
+        assert!(fills(&|tree, count| tree.insert(format!("{count}").as_bytes(), attributes(), file())) < 256);
+        // Also where nothing new is made.
+        assert!(fills(&|tree, _| tree.insert(b"d", attributes(), directory())) < 256);
+        let target = || Kind::Symlink(vec![b'x'; 4000].into());
+        assert!(
+            fills(&|tree, count| tree.insert(format!("{count}").as_bytes(), Attributes::root(0), target()))
+                < 280
+        );
     }
 }

@@ -36,7 +36,7 @@ impl Builder {
         progress: Progress,
     ) -> Result<Self, StorageError> {
         Ok(Self {
-            tree: Tree::new(limits.entries),
+            tree: Tree::new(limits.entries, limits.memory),
             spool: Spool::create(spool)?,
             cancel,
             progress,

@@ -15,6 +15,9 @@ use crate::erofs::{Xattr, is_supported_xattr};
 const BLOCK: u64 = 512;
 /// Largest extension record (pax header, long name) that is read.
 const EXTENSION_MAX: u64 = 1 << 20;
+/// Most bytes of names and values of all global pax headers together: they apply to, and are copied for, every entry.
+/// (`git archive` writes one of 52 bytes.)
+const GLOBAL_MAX: usize = 64 << 10;
 /// Most parts of one sparse file.
 const SEGMENTS_MAX: usize = 1 << 20;
 
@@ -103,6 +106,12 @@ impl<'a, R: Read> TarReader<'a, R> {
                 EntryType::XGlobalHeader => {
                     let more = self.pax()?;
                     self.global.extend(more);
+                    let held: usize = self.global.iter().map(|(name, value)| name.len() + value.len()).sum();
+                    if held > GLOBAL_MAX {
+                        return Err(self.bad(format!(
+                            "its global headers have {held} bytes; at most {GLOBAL_MAX} are taken"
+                        )));
+                    }
                 }
                 EntryType::XHeader => {
                     records = {
