@@ -108,6 +108,10 @@ impl VmActor {
             |what: &str, error: &dyn std::fmt::Display| AdoptFailure::NotYet(format!("{what}: {error}"));
         // From here on its end is noticed, and a stop finds it.
         self.machine = Some(Arc::clone(&machine));
+        // Of a record that an older server wrote: as early as can be.
+        if let Err(error) = start::fix_formats(&self.shared.ports, &mut self.record).await {
+            tracing::warn!(vm = %self.record.id, %error, "the format of a disk is not known: the VM cannot be branched");
+        }
         if self.record.phase == Phase::Running && *machine.state().borrow() == MachineState::DiskFull {
             // It stopped while no server was there; its agent is reached when there is room.
             self.disk_is_full().await;
@@ -121,10 +125,6 @@ impl VmActor {
                 .map_err(|error| not_yet("its agent does not answer", &error))?;
         } else {
             machine.pause().await.map_err(|error| not_yet("its machine does not pause", &error))?;
-        }
-        // Of a record that an older server wrote: as early as can be.
-        if let Err(error) = start::fix_formats(&self.shared.ports, &mut self.record).await {
-            tracing::warn!(vm = %self.record.id, %error, "the format of a disk is not known: the VM cannot be branched");
         }
         Ok(())
     }
