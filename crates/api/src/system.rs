@@ -109,4 +109,27 @@ pub struct Liveness {
 pub struct TemplateList {
     /// The templates.
     pub templates: Vec<Template>,
+    /// Files that cannot be used; no VM is made of them, nor of another template of their name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<FailedTemplate>,
+}
+
+/// A template file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FailedTemplate {
+    /// Its name: that of the file, without its ending.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The text of a template, as its file holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateText {
+    /// YAML or JSON.
+    pub text: String,
+    /// Whether one of the same name is replaced.
+    #[serde(default)]
+    pub replace: bool,
 }

@@ -14,7 +14,7 @@ use microvm_driver_storage::{AgentSource, Storage, StorageConfig};
 use microvm_ports::Clock;
 
 use crate::settings::Settings;
-use crate::template_files;
+use crate::template_files::TemplateFiles;
 
 /// The guest agent as it was when this program was built; empty in a build that had none at hand.
 static EMBEDDED_AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/microvm-agent"));
@@ -40,7 +40,7 @@ pub(crate) async fn open_service(settings: &Settings) -> anyhow::Result<Arc<VmSe
     let usual = CoreSettings::default();
     let settings = CoreSettings {
         limits: host_limits(),
-        templates: template_files::load(&settings.root)?,
+        template_source: Some(Arc::new(TemplateFiles::new(&settings.root))),
         waiting_vmms: waiting_vmms(usual.waiting_vmms)?,
         disk_reserve: disk_reserve(usual.disk_reserve)?,
         ..usual

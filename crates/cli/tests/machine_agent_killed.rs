@@ -90,7 +90,7 @@ fn neither_a_stopped_server_nor_a_stopped_agent_ends_a_vm() {
     assert!(vm["unreachable_reason"].as_str().is_some_and(|why| why.contains("heartbeat")), "{vm}");
     assert!(home.must(&["ls"]).contains("running (unreachable)"));
     let (exit, problem) = home.must_fail(&["exec", "dev", "--", "true"]);
-    assert_eq!((exit, problem["code"].as_str()), (103, Some("vm_unreachable")), "{problem}");
+    assert_eq!((exit, problem["code"].as_str()), (106, Some("vm_unreachable")), "{problem}");
     assert_eq!(home.processes_of(id), Some(before), "its VMM was ended");
     assert!(home.must(&["logs", "dev", "--console"]).contains("last words"), "its console is lost");
     // A VMM that nothing in its directory names: the next server ends it all the same when its VM is deleted.

@@ -2,7 +2,7 @@
 
 use hyper::Method;
 use microvm_api::progress::ProgressLine;
-use microvm_api::system::{Doctor, HostInfo, Liveness, TemplateList};
+use microvm_api::system::{Doctor, HostInfo, Liveness, TemplateList, TemplateText};
 use microvm_types::template::Template;
 
 use crate::client::Client;
@@ -38,10 +38,27 @@ impl Client {
         self.get("/openapi.json", "asking the server").await
     }
 
-    /// All templates by name.
-    pub async fn templates(&self) -> Result<Vec<Template>, ClientError> {
-        let list: TemplateList = self.get("/templates", "listing templates").await?;
-        Ok(list.templates)
+    /// All templates by name, and the files that cannot be used.
+    pub async fn templates(&self) -> Result<TemplateList, ClientError> {
+        self.get("/templates", "listing templates").await
+    }
+
+    /// Checks the text of a template without keeping it.
+    pub async fn validate_template(&self, name: &str, text: &TemplateText) -> Result<Template, ClientError> {
+        let path = format!("/templates/{}/validate", segment(name));
+        self.json(Method::POST, &path, Some(text), "checking a template").await
+    }
+
+    /// Keeps the text of a template for all VMs to come.
+    pub async fn put_template(&self, name: &str, text: &TemplateText) -> Result<Template, ClientError> {
+        let path = format!("/templates/{}", segment(name));
+        self.json(Method::PUT, &path, Some(text), "keeping a template").await
+    }
+
+    /// Removes a template that was kept.
+    pub async fn remove_template(&self, name: &str) -> Result<(), ClientError> {
+        let path = format!("/templates/{}", segment(name));
+        self.empty(Method::DELETE, &path, None::<&()>, "removing a template").await
     }
 
     /// One template.

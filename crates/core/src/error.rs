@@ -20,6 +20,9 @@ pub enum ServiceError {
         /// Those that exist.
         known: String,
     },
+    /// A template cannot be used, kept or removed.
+    #[error(transparent)]
+    Template(#[from] crate::templates::TemplateError),
     /// A field of the request cannot be.
     #[error("{field}: {reason}")]
     Invalid {
@@ -227,7 +230,9 @@ impl ServiceError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::UnknownVm(_) | Self::UnknownTemplate { .. } => ErrorKind::NotFound,
-            Self::Invalid { .. } | Self::OverLimit { .. } | Self::BuildCommand { .. } => ErrorKind::Invalid,
+            Self::Invalid { .. } | Self::OverLimit { .. } | Self::BuildCommand { .. } | Self::Template(_) => {
+                ErrorKind::Invalid
+            }
             Self::TooManyVms { .. } => ErrorKind::Exhausted,
             Self::Network(_)
             | Self::NoBalloon
@@ -261,6 +266,7 @@ impl ServiceError {
         match self {
             Self::UnknownVm(_) => "vm_not_found",
             Self::UnknownTemplate { .. } => "template_not_found",
+            Self::Template(_) => "template_unusable",
             Self::Invalid { .. } => "invalid_field",
             Self::OverLimit { .. } => "over_limit",
             Self::TooManyVms { .. } => "too_many_vms",

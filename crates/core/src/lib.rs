@@ -51,5 +51,5 @@ pub use snapshots::{
     BegunSnapshot, ForkRequest, Forked, GoldenVersion, RestoreRequest, Snapshot, SnapshotFilter,
     SnapshotRequest, SnapshotStatistics,
 };
-pub use templates::TemplateError;
+pub use templates::{TemplateError, TemplateSet, TemplateSource};
 pub use view::{Unreachable, VmFilter, VmView};

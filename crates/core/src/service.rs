@@ -503,23 +503,6 @@ impl VmService {
         self.shared.events.subscribe()
     }
 
-    /// All templates by name.
-    #[must_use]
-    pub fn templates(&self) -> Vec<Template> {
-        self.shared.settings.templates.values().cloned().collect()
-    }
-
-    /// One template.
-    ///
-    /// # Errors
-    /// [`ServiceError::UnknownTemplate`].
-    pub fn template(&self, name: &str) -> Result<Template, ServiceError> {
-        self.shared.settings.template(name).cloned().ok_or_else(|| ServiceError::UnknownTemplate {
-            name: name.to_owned(),
-            known: self.shared.settings.templates.keys().cloned().collect::<Vec<_>>().join(", "),
-        })
-    }
-
     /// The image store.
     #[must_use]
     pub fn images(&self) -> &dyn ImageStore {

@@ -1,10 +1,13 @@
 //! What an operator may set.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use microvm_types::template::Template;
 use serde::{Deserialize, Serialize};
+
+use crate::templates::TemplateSource;
 
 /// Upper bounds of one VM and of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +35,9 @@ impl Default for HostLimits {
 pub struct Settings {
     /// Upper bounds; wiring lowers them to what the host has.
     pub limits: HostLimits,
-    /// Templates known by name.
+    /// Where templates come from that may change while the server runs; `None`: `templates` alone is used.
+    pub template_source: Option<Arc<dyn TemplateSource>>,
+    /// Templates known by name where there is no `template_source`.
     pub templates: BTreeMap<String, Template>,
     /// Name of the template that requests get which name none.
     pub default_template: String,
@@ -61,6 +66,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             limits: HostLimits::default(),
+            template_source: None,
             templates: BTreeMap::new(),
             default_template: "linux-default".to_owned(),
             golden: true,

@@ -121,6 +121,22 @@ impl std::fmt::Debug for BranchSource {
     }
 }
 
+/// What a snapshot from elsewhere may be at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImportLimits {
+    /// Memory of its VM in MiB.
+    pub memory_mib: u32,
+    /// Scratch disk of its VM in MiB.
+    pub disk_mib: u32,
+}
+
+impl Default for ImportLimits {
+    /// None but those of the format.
+    fn default() -> Self {
+        Self { memory_mib: u32::MAX, disk_mib: u32::MAX }
+    }
+}
+
 /// Keeps saved states. A snapshot is there whole or not at all.
 #[async_trait]
 pub trait SnapshotStore: Send + Sync {
@@ -197,12 +213,14 @@ pub trait SnapshotStore: Send + Sync {
         progress: Progress,
     ) -> Result<u64, StorageError>;
 
-    /// Takes in what [`SnapshotStore::export_snapshot`] wrote, under a new id. The file is untrusted: sizes are limited,
-    /// every part is verified, nothing outside the store is touched.
+    /// Takes in what [`SnapshotStore::export_snapshot`] wrote, under a new id. The file is untrusted: what it declares is
+    /// held against `limits` and the free space before anything is written, no more is written than it declares, every
+    /// part is verified, nothing outside the store is touched.
     async fn import_snapshot(
         &self,
         id: &SnapshotId,
         from: &Utf8Path,
+        limits: ImportLimits,
         progress: Progress,
     ) -> Result<SnapshotInfo, StorageError>;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8Path;
-use microvm_ports::snapshot::{Damage, SnapshotInfo};
+use microvm_ports::snapshot::{Damage, ImportLimits, SnapshotInfo};
 use microvm_ports::{DocumentKind, Progress, StorageError};
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
 use microvm_types::template::Template;
@@ -298,7 +298,10 @@ impl VmService {
         let guard = NameGuard::reserve(&self.shared, &name, &id)?;
         let (service, from) = (Self { shared: Arc::clone(&self.shared) }, from.to_owned());
         let importing = self.shared.actors.spawn(async move {
-            let info = service.shared.ports.snapshots.import_snapshot(&id, &from, progress).await?;
+            let host = &service.shared.settings.limits;
+            let limits = ImportLimits { memory_mib: host.max_memory_mib, disk_mib: host.max_disk_mib };
+            let snapshots = &service.shared.ports.snapshots;
+            let info = snapshots.import_snapshot(&id, &from, limits, progress).await?;
             match service.adapt(&info, &from, name).await {
                 Ok(record) => {
                     let snapshot = Snapshot { record, info };

@@ -67,7 +67,13 @@ impl VmService {
     /// Whatever keeps it from telling what templates resolve to: nothing is removed then.
     pub async fn collect_old_goldens(&self) -> Result<usize, ServiceError> {
         let mut wanted = HashSet::new();
-        for name in self.shared.settings.templates.keys() {
+        let set = self.shared.templates();
+        if let Some(failed) = set.failed.first() {
+            // What it would resolve to cannot be told.
+            tracing::warn!(%failed, "no old golden snapshot is removed while a template cannot be used");
+            return Ok(0);
+        }
+        for name in set.templates.keys() {
             match self.template_and_key(name).await {
                 Ok((_, key)) => {
                     wanted.insert(key);

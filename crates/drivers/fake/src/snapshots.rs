@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use camino::Utf8Path;
 use microvm_ports::branch::{MemoryPages, NewTop};
 use microvm_ports::progress::Progress;
-use microvm_ports::snapshot::{BranchFiles, BranchSource, Damage, SnapshotInfo, SnapshotStore, UserDisk};
+use microvm_ports::snapshot::{
+    BranchFiles, BranchSource, Damage, ImportLimits, SnapshotInfo, SnapshotStore, UserDisk,
+};
 use microvm_ports::storage::{StorageError, VmFiles, VmStorage};
 use microvm_types::{SnapshotId, VmId};
 
@@ -432,12 +434,18 @@ impl SnapshotStore for FakeStorage {
         &self,
         id: &SnapshotId,
         from: &Utf8Path,
+        limits: ImportLimits,
         _progress: Progress,
     ) -> Result<SnapshotInfo, StorageError> {
         let bad = |detail: String| StorageError::BadInput { what: from.to_string(), detail };
         let bytes = fs::read(from).map_err(|error| bad(error.to_string()))?;
         let exported = Exported::decode(&bytes)
             .ok_or_else(|| bad("it is not an exported snapshot, or damaged".to_owned()))?;
+        if exported.description.memory_mib > limits.memory_mib
+            || exported.description.disk_mib > limits.disk_mib
+        {
+            return Err(bad("it is larger than the limits".to_owned()));
+        }
         let mut layers = Vec::new();
         for content in exported.layers {
             let number = lock(&self.shared.saved).next();

@@ -13,7 +13,7 @@ use common::{Home, SmallDisk, is_root, vm_id};
 use microvm_driver_storage::{ArchiveLimits, Storage};
 use microvm_ports::branch::{Branch, BranchTimes, Compatibility, MemoryPages, PAGE_SIZE, PageRange};
 use microvm_ports::hypervisor::DeviceDiscovery;
-use microvm_ports::snapshot::{BranchFiles, StateDescription};
+use microvm_ports::snapshot::{BranchFiles, ImportLimits, StateDescription};
 use microvm_ports::{Progress, SnapshotStore, StorageError, VmStorage};
 use microvm_types::{SnapshotId, VmId};
 
@@ -117,7 +117,10 @@ async fn a_full_disk_at_any_point_is_told_and_harms_nothing() {
             storage.fork_point(ready.clone(), 1000).await.map(drop),
             storage.snapshot_source(&snapshot_id(1), 1000).await.map(drop),
             storage.export_snapshot(&snapshot_id(1), &point.join("e"), Progress::ignored()).await.map(drop),
-            storage.import_snapshot(&snapshot_id(8), &export, Progress::ignored()).await.map(drop),
+            storage
+                .import_snapshot(&snapshot_id(8), &export, ImportLimits::default(), Progress::ignored())
+                .await
+                .map(drop),
             storage.prepare_tops(&vm_id(1), &[]).await.map(drop),
         ];
         for (step, result) in results.into_iter().enumerate() {

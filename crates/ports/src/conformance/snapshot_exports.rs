@@ -4,6 +4,7 @@ use super::Must;
 use super::snapshot_bench::{Bench, page, snapshot_id, vm_id};
 use super::snapshots::{SnapshotHarness, SnapshotPart};
 use crate::progress::Progress;
+use crate::snapshot::ImportLimits;
 use crate::storage::StorageError;
 
 /// One VM with two snapshots.
@@ -71,14 +72,28 @@ pub(super) async fn round_trip(harness: &dyn SnapshotHarness) {
         .await
         .must_fail("exporting what is not there");
     let here = bench.source(2, 1).await;
+    let tight = ImportLimits { memory_mib: here.description.memory_mib - 1, ..ImportLimits::default() };
+    let refused = bench.snapshots().import_snapshot(&snapshot_id(7), &file, tight, Progress::ignored()).await;
+    assert!(
+        matches!(refused, Err(StorageError::BadInput { .. })),
+        "more memory than is allowed was taken in"
+    );
     // Into the same store under a new id, and into another one.
     for other in [bench.storage.clone(), harness.empty().await] {
         let there = Bench { harness, storage: other };
         let id = snapshot_id(5);
-        let info = there.snapshots().import_snapshot(&id, &file, Progress::ignored()).await.must("importing");
+        let info = there
+            .snapshots()
+            .import_snapshot(&id, &file, ImportLimits::default(), Progress::ignored())
+            .await
+            .must("importing");
         assert_eq!((&info.id, &info.parent, &info.description), (&id, &None, &here.description));
         assert_eq!(there.snapshots().verify_snapshot(&id, Progress::ignored()).await.must("verifying"), []);
-        there.snapshots().import_snapshot(&id, &file, Progress::ignored()).await.must_fail("importing twice");
+        there
+            .snapshots()
+            .import_snapshot(&id, &file, ImportLimits::default(), Progress::ignored())
+            .await
+            .must_fail("importing twice");
         for (child, count) in [(21, 1), (22, 100_000)] {
             let source = there.source(5, count).await;
             assert_eq!(source.device_state, here.device_state);
@@ -120,7 +135,8 @@ pub(super) async fn bad_files(harness: &dyn SnapshotHarness) {
     for (what, bytes) in files {
         std::fs::write(&bad, bytes).must("writing a bad file");
         let id = snapshot_id(6);
-        match there.snapshots().import_snapshot(&id, &bad, Progress::ignored()).await {
+        match there.snapshots().import_snapshot(&id, &bad, ImportLimits::default(), Progress::ignored()).await
+        {
             Ok(_) => panic!("{what}: it was taken in"),
             Err(error) => assert!(matches!(error, StorageError::BadInput { .. }), "{what}: {error}"),
         }
@@ -128,7 +144,12 @@ pub(super) async fn bad_files(harness: &dyn SnapshotHarness) {
     }
     there
         .snapshots()
-        .import_snapshot(&snapshot_id(6), &directory.join("absent"), Progress::ignored())
+        .import_snapshot(
+            &snapshot_id(6),
+            &directory.join("absent"),
+            ImportLimits::default(),
+            Progress::ignored(),
+        )
         .await
         .must_fail("importing nothing");
     let after = harness.usage(&there.storage).await;

@@ -4,15 +4,49 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use microvm_api::snapshot::{GoldenList, GoldenVersion};
-use microvm_api::system::TemplateList;
+use microvm_api::system::{FailedTemplate, TemplateList, TemplateText};
 use microvm_types::template::Template;
 
 use crate::app::App;
+use crate::extract::Body;
 use crate::failure::Failure;
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<TemplateList> {
-    Json(TemplateList { templates: app.service.templates() })
+    let set = app.service.template_set();
+    let tell = |failed: &microvm_core::TemplateError| FailedTemplate {
+        name: failed.name.clone(),
+        reason: failed.reason.clone(),
+    };
+    Json(TemplateList {
+        templates: set.templates.values().cloned().collect(),
+        failed: set.failed.iter().map(tell).collect(),
+    })
+}
+
+pub(crate) async fn keep(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    Body(request): Body<TemplateText>,
+) -> Result<Json<Template>, Failure> {
+    Ok(Json(app.service.put_template(&name, &request.text, request.replace)?))
+}
+
+pub(crate) async fn remove(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Failure> {
+    app.service.remove_template(&name)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn validate(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    Body(request): Body<TemplateText>,
+) -> Result<Json<Template>, Failure> {
+    Ok(Json(app.service.check_template(&name, &request.text)?))
 }
 
 pub(crate) async fn get(

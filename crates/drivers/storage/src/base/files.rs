@@ -92,6 +92,17 @@ pub(crate) fn require_space(path: &Utf8Path, needed: u64, action: &str) -> Resul
     Ok(())
 }
 
+/// Free space that what comes from elsewhere leaves to VMs; of a small file system its fiftieth part.
+const RESERVE: u64 = 256 << 20;
+
+/// The same for what comes from elsewhere: it leaves a reserve.
+pub(crate) fn require_room(path: &Utf8Path, needed: u64, action: &str) -> Result<(), StorageError> {
+    let status =
+        rustix::fs::statvfs(path.as_std_path()).map_err(errno("asking for the free space of", path))?;
+    let total = status.f_blocks.saturating_mul(status.f_frsize);
+    require_space(path, needed.saturating_add(RESERVE.min(total / 50)), action)
+}
+
 /// Entries of a directory as UTF-8 names, sorted; names that are not UTF-8 are never ours and left out.
 pub(crate) fn names_in(path: &Utf8Path) -> Result<Vec<String>, StorageError> {
     let mut names = Vec::new();

@@ -9,6 +9,10 @@ use microvm_ports::StorageError;
 
 use super::format::CHUNK;
 use crate::base::error::io_error;
+use crate::base::files::require_room;
+
+/// Bytes written between two looks for room.
+const LOOK_EVERY: u64 = 8 << 20;
 
 #[allow(clippy::cast_possible_truncation, reason = "64 KiB fit everywhere")]
 const CHUNK_LENGTH: usize = CHUNK as usize;
@@ -51,6 +55,8 @@ pub(crate) struct Spool {
     path: Utf8PathBuf,
     file: BufWriter<File>,
     length: u64,
+    /// Length at the last look for room.
+    looked_at: u64,
 }
 
 impl Spool {
@@ -62,7 +68,7 @@ impl Spool {
             .create_new(true)
             .open(&path)
             .map_err(io_error("creating", &path))?;
-        Ok(Self { path, file: BufWriter::with_capacity(1 << 18, file), length: 0 })
+        Ok(Self { path, file: BufWriter::with_capacity(1 << 18, file), length: 0, looked_at: 0 })
     }
 
     /// Begins a file. Nothing else can be written before it is finished.
@@ -92,6 +98,12 @@ impl Spool {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        if self.length >= self.looked_at + LOOK_EVERY || self.looked_at == 0 {
+            // An archive does not say how large it is: it is looked before each part whether that leaves VMs their room.
+            let folder = self.path.parent().unwrap_or(&self.path);
+            require_room(folder, LOOK_EVERY, "making the image")?;
+            self.looked_at = self.length.max(1);
+        }
         self.file.write_all(bytes).map_err(io_error("writing", &self.path))?;
         self.length += bytes.len() as u64;
         Ok(())

@@ -6,7 +6,7 @@ use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use camino::Utf8Path;
-use microvm_ports::snapshot::SnapshotInfo;
+use microvm_ports::snapshot::{ImportLimits, SnapshotInfo};
 use microvm_ports::{Progress, StorageError};
 use microvm_types::SnapshotId;
 use rustix::fs::{Mode, OFlags};
@@ -20,7 +20,7 @@ use super::part::{Part, PartHasher, remember};
 use super::write::DEVICE_STATE_MAX;
 use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, errno, io_error};
-use crate::base::files::{exists, make_directory, require_space};
+use crate::base::files::{exists, make_directory, require_room};
 use crate::store::Inner;
 use crate::vms::files::MEMORY_MAX_MIB;
 use crate::vms::scratch::{DISK_MAX_MIB, DISK_MIN_MIB};
@@ -96,6 +96,7 @@ impl Inner {
         &self,
         id: &SnapshotId,
         from: &Utf8Path,
+        limits: ImportLimits,
         cancel: &Cancel,
         progress: &Progress,
     ) -> Result<SnapshotInfo, StorageError> {
@@ -120,9 +121,16 @@ impl Inner {
         parts.stream = Box::new(decoder);
         let ExportManifest { mut snapshot, base } = read_manifest(&mut parts)?;
         self.check_export(&parts, &ExportManifest { snapshot: snapshot.clone(), base: base.clone() })?;
+        let sizes = (snapshot.description.memory_mib, snapshot.description.disk_mib);
+        if sizes.0 > limits.memory_mib || sizes.1 > limits.disk_mib {
+            return Err(parts.wrong(format!(
+                "it is of a VM with {} MiB of memory and {} MiB of disk, and the limits here are {} and {}",
+                sizes.0, sizes.1, limits.memory_mib, limits.disk_mib
+            )));
+        }
+        // All of it: a small file may hold much, since what it packs may be nothing but repetition.
         parts.total = total_length(&snapshot, &base).unwrap_or(u64::MAX);
-        let needed = snapshot.memory.file.length.saturating_add(snapshot.device_state.length);
-        require_space(&self.directories.snapshots, needed, "importing the snapshot")?;
+        require_room(&self.directories.snapshots, parts.total, "importing the snapshot")?;
 
         let workspace = self.workspace()?;
         let new = workspace.join("snapshot");

@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use camino::Utf8Path;
 use microvm_ports::branch::NewTop;
-use microvm_ports::snapshot::{BranchFiles, BranchSource, Damage, SnapshotInfo, SnapshotStore, UserDisk};
+use microvm_ports::snapshot::{
+    BranchFiles, BranchSource, Damage, ImportLimits, SnapshotInfo, SnapshotStore, UserDisk,
+};
 use microvm_ports::storage::VmFiles;
 use microvm_ports::{Progress, StorageError};
 use microvm_types::{SnapshotId, VmId};
@@ -101,10 +103,12 @@ impl SnapshotStore for Storage {
         &self,
         id: &SnapshotId,
         from: &Utf8Path,
+        limits: ImportLimits,
         progress: Progress,
     ) -> Result<SnapshotInfo, StorageError> {
         let (id, from) = (id.clone(), from.to_owned());
-        self.blocking(move |inner, cancel| inner.import_snapshot(&id, &from, &cancel, &progress)).await
+        self.blocking(move |inner, cancel| inner.import_snapshot(&id, &from, limits, &cancel, &progress))
+            .await
     }
 
     async fn collect_snapshot_garbage(&self, keep_memory_bytes: u64) -> Result<u64, StorageError> {
