@@ -1,0 +1,217 @@
+//! All memory of a child is that of its source, byte by byte, on every way from one to the other.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests fail by panicking and say why they skip")]
+
+mod common;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Bench, DISK_MIB};
+use futures::StreamExt as _;
+use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
+use microvm_ports::branch::{BranchRequest, IncomingState, PAGE_SIZE};
+use microvm_ports::guest::{Guest, GuestConnector, Identity, ProcessEvent};
+use microvm_ports::hypervisor::{DeviceDiscovery, Machine, MachineSpec, MachineStart};
+use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription};
+use microvm_ports::{Hypervisor as _, Progress, SnapshotStore as _, VmStorage as _};
+use microvm_types::exec::ExecRequest;
+use microvm_types::{SnapshotId, VmId};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// Memory of each machine (as [`Bench::make_spec`] gives it), in MiB.
+const MEMORY_MIB: u32 = 256;
+
+/// Fills 96 MiB, and then writes a word of its own to every second page of 64 MiB and to random ones of 32 MiB whenever
+/// it is told a number.
+const SCATTER: &str = "
+import mmap, random, struct
+even, chance = mmap.mmap(-1, 64 << 20), mmap.mmap(-1, 32 << 20)
+for page in range(16384): even[page*4096] = 1
+for page in range(8192): chance[page*4096] = 1
+open('/tmp/done-0', 'w').close()
+for line in open('/tmp/word'):
+    word = int(line)
+    for page in range(0, 16384, 2): even[page*4096:page*4096+16] = struct.pack('<QQ', page, word)
+    random.seed(word)
+    for page in random.sample(range(8192), 3000): chance[page*4096:page*4096+16] = struct.pack('<QQ', page, word)
+    open('/tmp/done-%d' % word, 'w').close()
+";
+
+fn id(number: u64) -> VmId {
+    VmId::from_parts(number, number)
+}
+
+fn snapshot(number: u64) -> SnapshotId {
+    SnapshotId::from_parts(number, number)
+}
+
+async fn run(guest: &dyn Guest, script: &str) -> String {
+    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let mut handle = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await.unwrap();
+    let mut text = Vec::new();
+    while let Some(event) = tokio::time::timeout(LIMIT, handle.events.next()).await.unwrap() {
+        if let ProcessEvent::Stdout(data) | ProcessEvent::Stderr(data) = event {
+            text.extend_from_slice(&data);
+        }
+    }
+    String::from_utf8(text).unwrap().trim().to_owned()
+}
+
+/// A VMM's view of its guest's memory.
+struct Memory {
+    process: File,
+    start: u64,
+}
+
+impl Memory {
+    fn of(bench: &Bench, id: &VmId) -> Self {
+        let [pid] = *bench.processes_of(id) else { panic!("it has one process") };
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let bytes = u64::from(MEMORY_MIB) << 20;
+        // The kernel may have split the mapping: its parts follow each other.
+        let ranges = maps.lines().filter(|line| line.contains("/memory")).map(|line| {
+            let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+            (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap())
+        });
+        let ranges: Vec<(u64, u64)> = ranges.collect();
+        assert!(ranges.windows(2).all(|pair| pair[0].1 == pair[1].0), "{ranges:x?}");
+        let (start, end) = (ranges[0].0, ranges[ranges.len() - 1].1);
+        assert_eq!(end - start, bytes);
+        Self { process: File::open(format!("/proc/{pid}/mem")).unwrap(), start }
+    }
+
+    /// Numbers of the pages in which two memories differ.
+    fn differences(&self, other: &Self) -> Vec<u64> {
+        let (mut mine, mut theirs) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+        let mut different = Vec::new();
+        for mib in 0..u64::from(MEMORY_MIB) {
+            let at = mib << 20;
+            self.process.read_exact_at(&mut mine, self.start + at).unwrap();
+            other.process.read_exact_at(&mut theirs, other.start + at).unwrap();
+            let pages = mine.chunks(PAGE_SIZE).zip(theirs.chunks(PAGE_SIZE)).enumerate();
+            let first = at / PAGE_SIZE as u64;
+            different.extend(pages.filter(|(_, (one, two))| one != two).map(|(page, _)| first + page as u64));
+        }
+        different
+    }
+}
+
+struct Scene {
+    bench: Bench,
+    spec: MachineSpec,
+    discovery: DeviceDiscovery,
+    machine: Arc<dyn Machine>,
+}
+
+impl Scene {
+    /// A branch of the machine, which stands still afterwards: so there is something to compare with.
+    async fn branch(&self) -> BranchFiles {
+        let tops = self.bench.storage.prepare_tops(&self.spec.id, &[]).await.unwrap();
+        let request = BranchRequest { tops: tops.clone(), guest: None, stay_paused: true };
+        let brancher = self.machine.brancher().unwrap();
+        let branch = brancher.branch(request).await.unwrap();
+        eprintln!("{} ranges, {} KiB changed", branch.pages.ranges.len(), branch.pages.len() >> 10);
+        let description = StateDescription {
+            memory_mib: MEMORY_MIB,
+            disk_mib: DISK_MIB,
+            discovery: self.discovery,
+            compatibility: brancher.compatibility().clone(),
+            record: serde_json::Value::Null,
+        };
+        let memory_base = brancher.memory_base().to_owned();
+        BranchFiles { vm: self.spec.id.clone(), tops, memory_base, branch, description }
+    }
+
+    /// Launches a machine from a state of this one. It stands still before its first instruction.
+    async fn child(&self, number: u64, source: &BranchSource) -> (MachineSpec, Arc<dyn Machine>) {
+        let files = self.bench.storage.create_vm_files_from(&id(number), source).await.unwrap();
+        let mut disks = self.spec.disks.clone();
+        disks[1] = files.scratch;
+        let start = MachineStart::Incoming(IncomingState {
+            device_state: source.device_state.clone(),
+            pages: source.pages.clone(),
+            discovery: source.description.discovery,
+            compatibility: source.description.compatibility.clone(),
+        });
+        let spec = MachineSpec {
+            id: id(number),
+            name: (&id(number)).into(),
+            memory_base: source.memory_base.clone(),
+            start,
+            disks,
+            directory: files.directory,
+            ..self.spec.clone()
+        };
+        let child = self.bench.driver.launch(&spec).await.unwrap();
+        (spec, child)
+    }
+
+    /// Compares the memory of a machine that is launched from a state with the source's.
+    async fn compare(&self, number: u64, source: &BranchSource, way: &str) {
+        let (spec, child) = self.child(number, source).await;
+        let (source, memory) = (Memory::of(&self.bench, &self.spec.id), Memory::of(&self.bench, &spec.id));
+        let different = source.differences(&memory);
+        assert!(different.is_empty(), "{way}: {} pages, {different:?}", different.len());
+        child.kill(LIMIT).await.unwrap();
+        self.bench.storage.remove_vm_files(&spec.id).await.unwrap();
+    }
+}
+
+async fn connect(machine: &dyn Machine, epoch: u64) -> Arc<dyn Guest> {
+    let connector = SocketGuestConnector::new(GuestConfig::default());
+    connector.connect(&machine.endpoint(), epoch, &Identity::default(), LIMIT).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn children_have_the_memory_of_their_source() {
+    let Some(bench) = Bench::open("built").await else { return };
+    let spec = bench.make_spec(&id(301)).await;
+    let MachineStart::Boot(boot) = &spec.start else { unreachable!() };
+    let discovery = boot.discovery;
+    let machine = bench.driver.launch(&spec).await.unwrap();
+    machine.resume().await.unwrap();
+    let guest = connect(&*machine, 1).await;
+    run(&*guest, "mkfifo /tmp/word; sleep 1000 > /tmp/word &").await;
+    run(&*guest, &format!("setsid python3 -c \"{SCATTER}\" > /tmp/said 2>&1 &")).await;
+    let done = |word: u32| format!("until [ -e /tmp/done-{word} ]; do sleep 0.1; done");
+    run(&*guest, &done(0)).await;
+    guest.close();
+    // What a child writes lies scattered over what its source wrote in one piece.
+    let first = Scene { bench, spec, discovery, machine };
+    let source = first.bench.storage.fork_point(first.branch().await, 1_000).await.unwrap();
+    let (spec, machine) = first.child(302, &source).await;
+    first.machine.kill(LIMIT).await.unwrap();
+    machine.resume().await.unwrap();
+    let guest = connect(&*machine, 2).await;
+    let scene = Scene { spec, machine, ..first };
+    let storage = &scene.bench.storage;
+    for (round, whole) in [(1, false), (2, false), (3, true)] {
+        guest.expect_heartbeats(true);
+        run(&*guest, &format!("echo {round} > /tmp/word; {}", done(round))).await;
+        guest.expect_heartbeats(false);
+        let files = scene.branch().await;
+        assert!(files.branch.pages.ranges.len() > 8_000, "the memory is not scattered");
+        let number = 310 + u64::from(round) * 10;
+        let source = storage.fork_point(files.clone(), 1).await.unwrap();
+        scene.compare(number, &source, "one child of a fork").await;
+        let source = storage.fork_point(files.clone(), 1_000).await.unwrap();
+        assert!(source.pages.is_empty(), "the memory of many children is written once");
+        scene.compare(number + 1, &source, "many children of a fork").await;
+        let kept = snapshot(number);
+        let info = storage.write_snapshot(&kept, files, whole, Progress::ignored()).await.unwrap();
+        eprintln!("snapshot of {} KiB over {:?}", info.memory_bytes >> 10, info.parent);
+        let source = storage.snapshot_source(&kept, 1).await.unwrap();
+        scene.compare(number + 2, &source, "a snapshot").await;
+        let file = scene.bench.root().join(format!("export-{round}"));
+        storage.export_snapshot(&kept, &file, Progress::ignored()).await.unwrap();
+        let strange = snapshot(number + 5);
+        storage.import_snapshot(&strange, &file, Progress::ignored()).await.unwrap();
+        let source = storage.snapshot_source(&strange, 1).await.unwrap();
+        scene.compare(number + 3, &source, "a snapshot that was exported and imported").await;
+        scene.machine.resume().await.unwrap();
+    }
+    scene.machine.kill(LIMIT).await.unwrap();
+    scene.bench.expect_nothing_left();
+}
