@@ -1,6 +1,7 @@
 //! A command in a guest with our standard streams.
 
 use std::io::Read as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use microvm_client::{Client, ExecEvent, ExecSession, ExecStream, ExecWriter};
@@ -21,6 +22,9 @@ const INPUT_PART: usize = 64 * 1024;
 
 /// Most that is kept of each output when it is collected, in bytes.
 const COLLECTED_MAX: usize = 10_000_000;
+
+/// Time a command has to end after a signal of ours that it was sent, as `docker stop` gives.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// What becomes of the output.
 #[derive(Debug, Default)]
@@ -164,22 +168,25 @@ fn read_stdin() -> Result<mpsc::Receiver<std::io::Result<Bytes>>, CliError> {
     thread.map(|_| receiver).map_err(|error| CliError::file("starting", "a thread", &error))
 }
 
-/// Passes Ctrl-C on to the command; a second one, or a request to end, ends us. The signal goes by a request of its
-/// own, so that it does not wait behind input the command does not read.
+/// Passes signals on to the command and gives it time to end by itself: after Ctrl-C for as long as it takes, after any
+/// other [`GRACE`]. Another signal, or the end of that time, ends us. Signals go by requests of their own, so that they
+/// do not wait behind input the command does not read.
 async fn pass_on(client: &Client, vm: &VmRef, process: &ProcessId, interrupts: &mut Interrupts) -> u8 {
     let first = interrupts.next().await;
-    let sent = client.signal(vm, process, first);
-    if first != 2 {
-        // It is told, but not waited for.
-        let _ = sent.await;
-        return first;
+    let patience = async {
+        let _ = client.signal(vm, process, first).await;
+        if first == 2 {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(GRACE).await;
+    };
+    if first == 2 {
+        say("interrupting the command; once more to abort");
     }
-    say("interrupting the command; once more to abort");
     tokio::select! {
-        _ = sent => {}
-        signal = interrupts.next() => return signal,
+        () = patience => first,
+        signal = interrupts.next() => signal,
     }
-    interrupts.next().await
 }
 
 /// Shows a command's output only, until it ends.

@@ -25,7 +25,8 @@ const IDLE_NET: u64 = 300;
 /// Run a command in a new VM, then delete the VM
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The VM is deleted when the command ends, on Ctrl-C, and when this program is ended. With --in and --out the
+The VM is deleted when the command ends, and when this program is ended or loses its terminal: the command gets
+the signal, ten seconds to end, and is killed. With --in and --out the
 command finds /workspace/input and fills /workspace/output; /workspace/work is for anything else.
 Without -t, Ctrl-C interrupts the command; a second Ctrl-C aborts it.
 

@@ -1,16 +1,20 @@
 //! What this host offers: program, version, accelerator, layers of confinement.
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::LaunchError;
 use microvm_ports::hypervisor::HypervisorReport;
 
 use crate::accelerator::{self, Accelerator};
+use crate::command_line::FIRMWARE;
 use crate::config::QemuConfig;
 use crate::memory;
 use crate::timestamp_counter;
 
 /// Oldest version this driver was tried with (major, minor): the one of Debian 12.
 const OLDEST: (u32, u32) = (7, 2);
+
+/// Where QEMU's packages put firmware; these are the folders that the cage shows.
+const FIRMWARE_FOLDERS: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 
 /// What was found out once.
 #[derive(Debug, Clone)]
@@ -31,6 +35,12 @@ pub(crate) async fn probe(config: &QemuConfig) -> Result<Host, LaunchError> {
         program: config.program.to_string(),
         advice: "install the package qemu-system-x86".to_owned(),
     })?;
+    if !FIRMWARE_FOLDERS.iter().any(|folder| Utf8Path::new(folder).join(FIRMWARE).is_file()) {
+        return Err(LaunchError::ProgramMissing {
+            program: format!("{FIRMWARE} (QEMU's firmware for small machines)"),
+            advice: "install the package qemu-system-data".to_owned(),
+        });
+    }
     let choice = config.accelerator;
     let measured = tokio::task::spawn_blocking(move || {
         (accelerator::choose(choice), timestamp_counter::measure_khz(), microvm_confinement::layers())

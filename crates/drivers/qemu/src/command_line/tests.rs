@@ -78,6 +78,14 @@ fn a_folder_is_read_only_on_both_sides_of_the_vmm() {
 }
 
 #[test]
+fn the_firmware_is_never_left_to_the_machine() {
+    for surroundings in [Surroundings::Caged, Surroundings::Waiting, Surroundings::Bare] {
+        let line = build(&spec(), Kind::Tcg, 2_600_000, surroundings).unwrap();
+        assert_eq!(value_of(&line, "-bios"), ["qboot.rom"]);
+    }
+}
+
+#[test]
 fn no_device_gets_the_interrupt_of_the_clock() {
     let mut spec = spec();
     let line = build(&spec, Kind::Tcg, 2_600_000, Surroundings::Caged).unwrap();
