@@ -76,6 +76,7 @@ async fn dispatch(
             system::shutdown::begin(agent, request)?;
             done()
         }
+        Operation::ReadOutput(request) => return exec::read_output(agent, stream, request).await,
         Operation::SetClock(time) => {
             system::identity::tell_time(agent, time.wall_clock_ns)?;
             done()

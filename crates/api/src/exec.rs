@@ -26,7 +26,8 @@ pub enum StreamByte {
     Stderr = 2,
 }
 
-/// What the client says on the exec WebSocket. The first frame is `start` or `attach`, and only the first.
+/// What the client says on the exec WebSocket. The first frame is `start`, `attach` or `read`, and only
+/// the first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ClientMessage {
@@ -43,6 +44,20 @@ pub enum ClientMessage {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stderr_offset: Option<u64>,
     },
+    /// Look at the output that is kept of a process, beside whoever takes it; nobody is disturbed.
+    Read {
+        /// Which process.
+        process: ProcessId,
+        /// From which byte of standard output; absent: the oldest still kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stdout_offset: Option<u64>,
+        /// From which byte of standard error; absent: the oldest still kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stderr_offset: Option<u64>,
+        /// Whether to go on with what the process writes later, to its end.
+        #[serde(default)]
+        follow: bool,
+    },
     /// No more standard input.
     StdinClosed,
     /// The terminal has a new size.
@@ -54,7 +69,7 @@ pub enum ClientMessage {
     },
 }
 
-/// What the server says on the exec WebSocket. `exited` and `error` are the last.
+/// What the server says on the exec WebSocket. `exited`, `up_to_date` and `error` are the last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ServerMessage {
@@ -71,6 +86,8 @@ pub enum ServerMessage {
     },
     /// It ended; all of its output came before.
     Exited(ExitStatus),
+    /// All that a `read` without `follow` asked for has come; the process lives on.
+    UpToDate,
     /// It could not be started, or its guest was lost.
     Error {
         /// What went wrong.

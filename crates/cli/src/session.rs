@@ -80,6 +80,8 @@ async fn output(
     loop {
         match (events.next().await?, collected.as_mut()) {
             (ExecEvent::Exited(status), _) => return Ok(status),
+            // Said only to whoever asked for less than all.
+            (ExecEvent::UpToDate, _) => continue,
             (ExecEvent::Stdout(bytes), Some(all)) => keep(&mut all.stdout, &bytes),
             (ExecEvent::Stderr(bytes), Some(all)) => keep(&mut all.stderr, &bytes),
             (ExecEvent::Stdout(bytes), None) => print(&mut stdout, &bytes).await?,
@@ -189,12 +191,23 @@ async fn pass_on(client: &Client, vm: &VmRef, process: &ProcessId, interrupts: &
     }
 }
 
-/// Shows a command's output only, until it ends.
-pub(crate) async fn stream_only(session: ExecSession, wiring: Wiring) -> Result<ExitStatus, CliError> {
+/// Shows what is kept of a process's output, and what comes if that was asked for. What is not kept any more is said.
+pub(crate) async fn show(session: ExecSession) -> Result<(), CliError> {
     // The writer stays: dropping it would close the connection.
-    let ExecSession { events, writer, .. } = session;
-    let mut collected = Collected::default();
-    let status = output(events, wiring.collect.then_some(&mut collected)).await;
-    drop(writer);
-    status
+    let ExecSession { started, mut events, writer: _open } = session;
+    for (name, missing) in
+        [("standard output", started.stdout_offset), ("standard error", started.stderr_offset)]
+    {
+        if missing > 0 {
+            say(&format!("the first {missing} bytes of {name} are not kept any more"));
+        }
+    }
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    loop {
+        match events.next().await? {
+            ExecEvent::Stdout(bytes) => print(&mut stdout, &bytes).await?,
+            ExecEvent::Stderr(bytes) => print(&mut stderr, &bytes).await?,
+            ExecEvent::Exited(_) | ExecEvent::UpToDate => return Ok(()),
+        }
+    }
 }

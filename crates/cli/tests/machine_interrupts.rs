@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -77,6 +78,73 @@ fn during_exec_and_cp() {
     assert!(support::names(&target).is_empty(), "{:?}", support::names(&target));
     home.must(&["rm", "dev"]);
     expect_empty(&home);
+}
+
+/// Starts a command, waits for its first line, sends a signal, and gives what it printed since and its exit code.
+fn signalled(home: &Home, arguments: &[&str], name: &str) -> (String, Option<i32>) {
+    let mut child = home.command(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    signal(name, i32::try_from(child.id()).unwrap());
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    (rest, child.wait().unwrap().code())
+}
+
+/// A terminal that is closed, and whoever ends this program politely, end the command; and it has time for that.
+#[test]
+fn the_command_gets_the_signal_and_time() {
+    let Some(home) = Home::open() else { return };
+    for (name, number) in [("HUP", 1), ("TERM", 15), ("QUIT", 3)] {
+        let script = format!("trap 'sleep 1; echo bye; exit 7' {name}; echo ready; sleep 100 & wait");
+        let run = ["run", "--", "bash", "-c", &script];
+        assert_eq!(signalled(&home, &run, name), ("bye\n".to_owned(), Some(7)), "{name}");
+        expect_empty(&home);
+        let plain = ["run", "--", "bash", "-c", "echo ready; exec sleep 100"];
+        assert_eq!(signalled(&home, &plain, name), (String::new(), Some(128 + number)), "{name}");
+        expect_empty(&home);
+    }
+    // One that does not listen is killed when its time is up.
+    let deaf = ["run", "--", "bash", "-c", "trap '' HUP TERM; echo ready; sleep 100; sleep 100"];
+    assert_eq!(signalled(&home, &deaf, "HUP"), (String::new(), Some(129)));
+    expect_empty(&home);
+}
+
+/// Looking at a process's output takes nothing from whoever runs it.
+#[test]
+fn logs_disturb_nobody() {
+    let Some(home) = Home::open() else { return };
+    home.must(&["create", "--name", "dev", "--idle", "4s"]);
+    let script = "echo one; echo two >&2; read line; echo $line";
+    let mut command = home.command(&["exec", "-i", "dev", "--", "bash", "-c", script]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    let list = home.json(&["ps", "dev"]);
+    let id = list["processes"][0]["id"].as_str().unwrap_or_else(|| panic!("{list}")).to_owned();
+    // Without --follow it ends by itself, and neither output is the other.
+    for _ in 0..2 {
+        let shown = home.run(&["logs", "dev", &id]);
+        assert_eq!(
+            (support::text(&shown.stdout), support::text(&shown.stderr)),
+            ("one\n".into(), "two\n".into())
+        );
+    }
+    let follow = home.command(&["logs", "dev", &id, "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"three\n").unwrap();
+    line.clear();
+    output.read_to_string(&mut line).unwrap();
+    assert_eq!((line.as_str(), child.wait().unwrap().code()), ("three\n", Some(0)), "its reader goes on");
+    assert_eq!(support::text(&follow.wait_with_output().unwrap().stdout), "one\nthree\n");
+    // What was started to go on by itself keeps its VM from being idle, until it ends.
+    home.must(&["exec", "-d", "dev", "--", "sleep", "12"]);
+    std::thread::sleep(Duration::from_secs(9));
+    assert_eq!(home.states(), [("dev".to_owned(), "running".to_owned())]);
+    until("the VM is stopped when its work is done", 20, || home.states()[0].1 == "stopped");
+    home.must(&["rm", "dev"]);
 }
 
 #[test]

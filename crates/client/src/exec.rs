@@ -34,6 +34,8 @@ pub enum ExecEvent {
     Stderr(Bytes),
     /// It ended; nothing comes after.
     Exited(ExitStatus),
+    /// All that [`Client::read_output`] was asked for has come, and the process lives on; nothing comes after.
+    UpToDate,
 }
 
 /// A running command. Dropping both halves detaches from it; it lives on.
@@ -80,6 +82,21 @@ impl Client {
             stderr_offset: from.stderr,
         };
         self.session(vm, &message).await
+    }
+
+    /// Looks at the output that is kept of a process, beside whoever takes it; with `follow` to the end of the process.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn read_output(
+        &self,
+        vm: &VmRef,
+        process: &ProcessId,
+        from: OutputOffsets,
+        follow: bool,
+    ) -> Result<ExecSession, ClientError> {
+        let (process, stdout_offset, stderr_offset) = (process.clone(), from.stdout, from.stderr);
+        self.session(vm, &ClientMessage::Read { process, stdout_offset, stderr_offset, follow }).await
     }
 
     async fn session(&self, vm: &VmRef, first: &ClientMessage) -> Result<ExecSession, ClientError> {
@@ -131,6 +148,7 @@ impl ExecStream {
         loop {
             match self.message().await? {
                 Received::Text(ServerMessage::Exited(status)) => return Ok(ExecEvent::Exited(status)),
+                Received::Text(ServerMessage::UpToDate) => return Ok(ExecEvent::UpToDate),
                 Received::Text(ServerMessage::Error { problem }) => {
                     return Err(ClientError::Problem(Box::new(problem)));
                 }

@@ -230,6 +230,7 @@ async fn run_command(
                 });
             }
             ProcessEvent::Lost(error) => return Err(error.into()),
+            ProcessEvent::UpToDate => {}
         }
     }
     Err(ServiceError::BuildCommand {

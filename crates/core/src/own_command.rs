@@ -30,7 +30,7 @@ pub(crate) async fn run(
             match event {
                 ProcessEvent::Exited(status) => return Ok(status),
                 ProcessEvent::Lost(error) => return Err(error),
-                ProcessEvent::Stdout(_) | ProcessEvent::Stderr(_) => {}
+                ProcessEvent::Stdout(_) | ProcessEvent::Stderr(_) | ProcessEvent::UpToDate => {}
             }
         }
         Err(GuestError::Timeout { action: "tell how its command ended", after: deadline })

@@ -170,6 +170,9 @@ pub enum ProcessEvent {
     Stderr(Bytes),
     /// It ended; all of its output came before. Nothing comes after.
     Exited(ExitStatus),
+    /// All that was asked for has come, and the process lives on: the end of a [`Guest::read_output`] that does not
+    /// follow. Nothing comes after.
+    UpToDate,
     /// The channel was lost; the process may live on and can be attached to again. Nothing comes after.
     Lost(GuestError),
 }
@@ -289,6 +292,19 @@ pub trait Guest: Send + Sync {
 
     /// Takes the output of a process up again from an offset. A reader that was attached before is detached.
     async fn attach(&self, process: &ProcessId, from: OutputOffsets) -> Result<ProcessHandle, GuestError>;
+
+    /// Looks at the output that is kept of a process, beside whoever takes it: neither is disturbed, and the process is not
+    /// held up. With `follow` it goes on until the process ends, else to what there was at this moment. Input is ignored.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] from an agent that is older than this request. If the process writes faster than the
+    /// output is taken the events end with [`ProcessEvent::Lost`] and how much was missed.
+    async fn read_output(
+        &self,
+        process: &ProcessId,
+        from: OutputOffsets,
+        follow: bool,
+    ) -> Result<ProcessHandle, GuestError>;
 
     /// Processes started through the agent that are still known.
     async fn processes(&self) -> Result<Vec<ProcessInfo>, GuestError>;

@@ -66,6 +66,7 @@ async fn commands_stream() {
             match events.next().await.unwrap() {
                 ExecEvent::Stdout(bytes) => all.extend_from_slice(&bytes),
                 ExecEvent::Stderr(bytes) => panic!("standard error: {bytes:?}"),
+                ExecEvent::UpToDate => panic!("nobody only looked"),
                 ExecEvent::Exited(status) => return (all, status.shell_code()),
             }
         }

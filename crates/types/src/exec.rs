@@ -103,6 +103,9 @@ pub struct ProcessInfo {
     pub stdout_bytes: u64,
     /// Bytes of standard error produced so far.
     pub stderr_bytes: u64,
+    /// Whether it was started to live on without a reader. While one of these runs its VM does not count as idle.
+    #[serde(default)]
+    pub detached: bool,
 }
 
 /// From which byte of each output to go on when re-attaching. `None`: from the oldest byte still kept.

@@ -132,6 +132,17 @@ id_type! {
     ProcessId
 }
 
+impl ProcessId {
+    /// Whether it is one of a template's start commands, whose ids are known in advance.
+    #[must_use]
+    pub fn is_start_command(&self) -> bool {
+        self.as_str().starts_with(START_COMMAND)
+    }
+}
+
+/// What the ids of start commands begin with; eight digits follow (the agent makes them).
+const START_COMMAND: &str = "startcommand";
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

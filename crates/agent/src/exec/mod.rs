@@ -9,6 +9,7 @@
 mod clone;
 mod control_group;
 mod life;
+mod observer;
 mod output;
 mod plan;
 mod process;
@@ -22,6 +23,7 @@ mod table;
 mod users;
 
 pub(crate) use control_group::ControlGroups;
+pub(crate) use observer::read_output;
 pub(crate) use plan::Defaults;
 pub(crate) use reader::{attach, exec};
 pub(crate) use reaper::Reaper;

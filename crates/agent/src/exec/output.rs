@@ -58,7 +58,20 @@ impl Output {
 
     /// Takes at most `most` bytes; empty if there is nothing new.
     pub(crate) fn take(&mut self, most: usize) -> Bytes {
-        let from = usize::try_from(self.taken - self.start).unwrap_or(usize::MAX).min(self.bytes.len());
+        let taken = self.peek(self.taken, most);
+        self.taken += taken.len() as u64;
+        taken
+    }
+
+    /// Offset of the oldest byte kept.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// At most `most` of the bytes kept from `offset` on, for somebody who takes nothing.
+    pub(crate) fn peek(&self, offset: u64, most: usize) -> Bytes {
+        let from =
+            usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.bytes.len());
         let count = (self.bytes.len() - from).min(most);
         let (first, second) = self.bytes.as_slices();
         let mut copy = Vec::with_capacity(count);
@@ -68,7 +81,6 @@ impl Output {
         let rest = count - copy.len();
         let from_second = from.saturating_sub(first.len());
         copy.extend_from_slice(&second[from_second..from_second + rest]);
-        self.taken += count as u64;
         copy.into()
     }
 
@@ -110,6 +122,17 @@ mod tests {
         }
         assert_eq!(seen, total);
         assert_eq!(output.seek(Some(total + 5)), total);
+    }
+
+    #[test]
+    fn looking_takes_nothing() {
+        let mut output = Output::default();
+        output.push(b"first second");
+        assert_eq!(&output.take(6)[..], b"first ");
+        assert_eq!(&output.peek(0, 100)[..], b"first second");
+        assert_eq!(&output.peek(6, 3)[..], b"sec");
+        assert!(output.peek(12, 100).is_empty() && output.peek(99, 100).is_empty());
+        assert_eq!(&output.take(100)[..], b"second");
     }
 
     #[test]

@@ -147,6 +147,7 @@ impl Process {
             exit: state.exit,
             stdout_bytes: state.outputs[0].end(),
             stderr_bytes: state.outputs[1].end(),
+            detached: self.detached,
         }
     }
 }

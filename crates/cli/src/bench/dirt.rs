@@ -29,6 +29,7 @@ pub(super) async fn make(scene: &Scene, vm: &VmRef, mib: u64) -> Result<Dirt, Cl
     match session.events.next().await? {
         ExecEvent::Stdout(_) => Ok(Dirt { _session: session }),
         ExecEvent::Stderr(text) => Err(failed("changing memory", &String::from_utf8_lossy(&text))),
+        ExecEvent::UpToDate => Err(failed("changing memory", &"its output ended before its process")),
         ExecEvent::Exited(status) => Err(failed("changing memory", &format!("python3 ended: {status:?}"))),
     }
 }

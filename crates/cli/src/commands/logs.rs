@@ -9,7 +9,7 @@ use microvm_types::{ProcessId, VmRef};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
-use crate::session::{self, Wiring};
+use crate::session;
 
 /// Most of a console that is shown, in bytes.
 const CONSOLE: usize = 1 << 20;
@@ -23,7 +23,11 @@ const INTERVAL: Duration = Duration::from_millis(500);
 Examples:
   microvm logs dev --console               what the kernel and the agent wrote
   microvm logs dev --console --follow
-  microvm logs dev PROCESS                 the output of a process that was detached, to its end")]
+  microvm logs dev PROCESS                 what is kept of the output of a process
+  microvm logs dev PROCESS --follow        the same, and what comes, to its end
+
+Looking disturbs nobody: whoever runs the process, or is attached to it, goes on. At most the last MiB of each
+output is kept; what is missing is said on standard error.")]
 pub(crate) struct Logs {
     /// Name or id of the VM
     vm: VmRef,
@@ -44,9 +48,9 @@ impl Logs {
         let Some(process) = &self.process else {
             return self.console(context, &mut interrupts).await;
         };
-        let session = context.client.attach(&self.vm, process, OutputOffsets::default()).await?;
-        let wiring = Wiring { stdin: false, terminal: false, collect: false };
-        let shown = session::stream_only(session, wiring);
+        let from = OutputOffsets::default();
+        let session = context.client.read_output(&self.vm, process, from, self.follow).await?;
+        let shown = session::show(session);
         match interrupts.unless(shown).await {
             // Whoever stops watching has not failed, and the process goes on.
             Err(CliError::Interrupted(_)) => Ok(0),

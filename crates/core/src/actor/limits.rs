@@ -29,6 +29,10 @@ pub(super) enum Limit {
 
 impl VmActor {
     pub(super) async fn limit_passed(&mut self, limit: Limit) {
+        if limit != Limit::Lifetime && self.has_detached_work().await {
+            self.activity.touch(self.shared.ports.clock.now_ms());
+            return;
+        }
         tracing::info!(vm = %self.record.id, ?limit, "limit passed");
         if let Limit::Doze | Limit::Sleep = limit {
             let rested = if limit == Limit::Doze { self.doze().await } else { self.hibernate().await };
@@ -45,6 +49,23 @@ impl VmActor {
         }
         // If it is still there something refused; it is tried again, but not at once.
         self.limits_rest_until = tokio::time::Instant::now() + LIMIT_RETRY;
+    }
+
+    /// Whether a process runs that somebody started to live on by itself (start commands are servers for requests, which
+    /// count themselves). Asked once in an idle time; a guest that does not answer has none.
+    async fn has_detached_work(&self) -> bool {
+        let Some(guest) = self.guest.clone().filter(|_| self.record.phase == Phase::Running) else {
+            return false;
+        };
+        match guest.processes().await {
+            Ok(processes) => processes
+                .iter()
+                .any(|process| process.detached && process.exit.is_none() && !process.id.is_start_command()),
+            Err(error) => {
+                tracing::info!(vm = %self.record.id, %error, "whether it has detached work is not known");
+                false
+            }
+        }
     }
 
     /// Hooks are told, and not asked: what was to be deleted by itself has nobody to read a refusal.

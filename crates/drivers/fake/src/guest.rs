@@ -81,7 +81,7 @@ impl FakeGuest {
             events: events(
                 Arc::clone(process),
                 self.channel.subscribe(),
-                reader,
+                Reader::Takes(reader),
                 stdout_offset,
                 stderr_offset,
             ),
@@ -95,10 +95,19 @@ async fn wait_closed(closed: &mut watch::Receiver<Option<CloseReason>>) -> Close
     reason.unwrap_or(CloseReason::Local)
 }
 
+/// Who reads.
+#[derive(Debug, Clone, Copy)]
+enum Reader {
+    /// The one with this number, as long as there is no later one.
+    Takes(u64),
+    /// One of any number beside that.
+    Looks { follow: bool },
+}
+
 fn events(
     process: Arc<Process>,
     closed: watch::Receiver<Option<CloseReason>>,
-    reader: u64,
+    reader: Reader,
     stdout: u64,
     stderr: u64,
 ) -> ProcessEvents {
@@ -107,7 +116,12 @@ fn events(
         let (process, mut closed, mut stdout, mut stderr) = state?;
         let next = tokio::select! {
             biased;
-            next = process.next(reader, stdout, stderr) => next,
+            next = async {
+                match reader {
+                    Reader::Takes(number) => process.next(number, stdout, stderr).await,
+                    Reader::Looks { follow } => process.seen(stdout, stderr, follow).await,
+                }
+            } => next,
             reason = wait_closed(&mut closed) => {
                 return Some((ProcessEvent::Lost(GuestError::Closed(reason)), None));
             }
@@ -129,6 +143,7 @@ fn events(
             }
             Next::Exited(exit) => Some((ProcessEvent::Exited(exit), None)),
             Next::Superseded => None,
+            Next::UpToDate => Some((ProcessEvent::UpToDate, None)),
         }
     }))
 }
@@ -250,6 +265,25 @@ impl Guest for FakeGuest {
     async fn attach(&self, process: &ProcessId, from: OutputOffsets) -> Result<ProcessHandle, GuestError> {
         let process = self.system().await?.process(process)?;
         Ok(self.handle(&process, from))
+    }
+
+    async fn read_output(
+        &self,
+        process: &ProcessId,
+        from: OutputOffsets,
+        follow: bool,
+    ) -> Result<ProcessHandle, GuestError> {
+        let process = self.system().await?.process(process)?;
+        let (stdout_offset, stderr_offset) = process.look(from.stdout, from.stderr);
+        let (closed, reader) = (self.channel.subscribe(), Reader::Looks { follow });
+        Ok(ProcessHandle {
+            id: process.id.clone(),
+            pid: process.pid,
+            stdout_offset,
+            stderr_offset,
+            events: events(Arc::clone(&process), closed, reader, stdout_offset, stderr_offset),
+            input: Arc::new(Writer { process, closed: self.channel.subscribe() }),
+        })
     }
 
     async fn processes(&self) -> Result<Vec<ProcessInfo>, GuestError> {

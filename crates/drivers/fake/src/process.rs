@@ -104,6 +104,8 @@ pub(crate) enum Next {
     Exited(ExitStatus),
     /// Another reader has taken over.
     Superseded,
+    /// All there was has been seen.
+    UpToDate,
 }
 
 impl Process {
@@ -268,6 +270,7 @@ impl Process {
             exit: inner.exit,
             stdout_bytes: inner.stdout.end(),
             stderr_bytes: inner.stderr.end(),
+            detached: self.request.detach,
         }
     }
 
@@ -280,6 +283,30 @@ impl Process {
             };
             (inner.reader, begin(&inner.stdout, stdout), begin(&inner.stderr, stderr))
         })
+    }
+
+    /// Where each output begins for somebody who only looks.
+    pub(crate) fn look(&self, stdout: Option<u64>, stderr: Option<u64>) -> (u64, u64) {
+        let inner = self.inner();
+        let begin = |output: &Output, asked: Option<u64>| {
+            asked.unwrap_or(output.start).clamp(output.start, output.end())
+        };
+        (begin(&inner.stdout, stdout), begin(&inner.stderr, stderr))
+    }
+
+    /// What there is for somebody who has looked at this much; with `follow` waits for more.
+    pub(crate) async fn seen(&self, stdout: u64, stderr: u64, follow: bool) -> Next {
+        self.until(|inner| {
+            for (side, offset) in [(Side::Stdout, stdout), (Side::Stderr, stderr)] {
+                let output = inner.output(side);
+                let data = output.from(offset);
+                if !data.is_empty() {
+                    return Some(Next::Data(side, offset.max(output.start), data));
+                }
+            }
+            inner.exit.map(Next::Exited).or((!follow).then_some(Next::UpToDate))
+        })
+        .await
     }
 
     /// Waits for what comes next for a reader that has got this far.

@@ -41,7 +41,16 @@ pub(crate) async fn exec(channel: &Arc<Channel>, request: &ExecRequest) -> Resul
     if !request.stdin && request.terminal.is_none() {
         stream.end();
     }
-    started(channel, id, stream).await
+    started(channel, id, stream, End::WithTheProcess).await
+}
+
+/// When the stream of a process may end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Only after the process has.
+    WithTheProcess,
+    /// Also when all that was asked for has been sent.
+    MayComeEarly,
 }
 
 pub(crate) async fn attach(
@@ -51,7 +60,21 @@ pub(crate) async fn attach(
 ) -> Result<ProcessHandle, GuestError> {
     let request = messages::Attach { id: id.as_str().to_owned(), stdout: from.stdout, stderr: from.stderr };
     let stream = channel.open(Operation::Attach(request))?;
-    started(channel, id.clone(), stream).await
+    started(channel, id.clone(), stream, End::WithTheProcess).await
+}
+
+/// Looks at a process's output beside whoever takes it.
+pub(crate) async fn read_output(
+    channel: &Arc<Channel>,
+    id: &ProcessId,
+    from: OutputOffsets,
+    follow: bool,
+) -> Result<ProcessHandle, GuestError> {
+    let (id_text, OutputOffsets { stdout, stderr }) = (id.as_str().to_owned(), from);
+    let request = messages::ReadOutput { id: id_text, stdout, stderr, follow };
+    let stream = channel.open(Operation::ReadOutput(request))?;
+    stream.end();
+    started(channel, id.clone(), stream, End::MayComeEarly).await
 }
 
 pub(crate) async fn processes(channel: &Channel) -> Result<Vec<ProcessInfo>, GuestError> {
@@ -75,6 +98,7 @@ async fn started(
     channel: &Arc<Channel>,
     id: ProcessId,
     stream: StreamHandle,
+    end: End,
 ) -> Result<ProcessHandle, GuestError> {
     let Reply::Started(started) = channel.reply(&stream).await? else {
         return Err(channel.broken("the guest does not say that the process has started"));
@@ -86,7 +110,7 @@ async fn started(
         pid: started.pid,
         stdout_offset: started.stdout_offset,
         stderr_offset: started.stderr_offset,
-        events: events(Arc::clone(channel), Arc::clone(&stream), listening),
+        events: events(Arc::clone(channel), Arc::clone(&stream), listening, end),
         // Dropping the events is what detaches; a writer that is kept longer must not hold the stream.
         input: Arc::new(Writer {
             channel: Arc::clone(channel),
@@ -97,10 +121,15 @@ async fn started(
     })
 }
 
-fn events(channel: Arc<Channel>, stream: Arc<StreamHandle>, listening: watch::Sender<()>) -> ProcessEvents {
+fn events(
+    channel: Arc<Channel>,
+    stream: Arc<StreamHandle>,
+    listening: watch::Sender<()>,
+    end: End,
+) -> ProcessEvents {
     // The last part only says by its end that nobody listens any more.
     let state = Some((channel, (stream, listening)));
-    Box::pin(futures::stream::unfold(state, |state| async move {
+    Box::pin(futures::stream::unfold(state, move |state| async move {
         let (channel, stream) = state?;
         loop {
             let lost = match stream.0.receive().await {
@@ -115,6 +144,7 @@ fn events(channel: Arc<Channel>, stream: Arc<StreamHandle>, listening: watch::Se
                 }
                 // Of a newer version.
                 Ok(Some(Incoming::Message(None))) => continue,
+                Ok(None) if end == End::MayComeEarly => return Some((ProcessEvent::UpToDate, None)),
                 Ok(_) => channel.broken("the guest ends a process without saying how it ended"),
                 Err(error) => channel.stream_failed(error),
             };
@@ -197,5 +227,6 @@ fn describe(process: messages::Process) -> Option<ProcessInfo> {
         exit: process.exit.map(status),
         stdout_bytes: process.stdout_bytes,
         stderr_bytes: process.stderr_bytes,
+        detached: process.detached,
     })
 }

@@ -88,6 +88,15 @@ impl Guest for SocketGuest {
         self.short("attach to the process", exec::attach(&self.channel, process, from)).await
     }
 
+    async fn read_output(
+        &self,
+        process: &ProcessId,
+        from: OutputOffsets,
+        follow: bool,
+    ) -> Result<ProcessHandle, GuestError> {
+        self.short("show the output", exec::read_output(&self.channel, process, from, follow)).await
+    }
+
     async fn processes(&self) -> Result<Vec<ProcessInfo>, GuestError> {
         self.short("list its processes", exec::processes(&self.channel)).await
     }

@@ -84,6 +84,7 @@ pub(super) async fn collect(mut handle: ProcessHandle) -> Finished {
             ProcessEvent::Stdout(data) => stdout.extend_from_slice(&data),
             ProcessEvent::Stderr(data) => stderr.extend_from_slice(&data),
             ProcessEvent::Lost(error) => panic!("the process was lost: {error}"),
+            ProcessEvent::UpToDate => panic!("a reader of everything was told to have it all"),
             ProcessEvent::Exited(exit) => {
                 assert!(handle.events.next().await.is_none(), "something came after the end");
                 return Finished { stdout, stderr, exit };

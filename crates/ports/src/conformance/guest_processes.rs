@@ -31,6 +31,7 @@ pub(super) async fn run(suite: &mut Suite, scene: &Scene) {
     suite.check("a held-up command does not hold up others", held_up(scene)).await;
     suite.check("output is taken up again from an offset", attach(scene)).await;
     suite.check("a new reader takes over from the old one", take_over(scene)).await;
+    suite.check("looking at output disturbs nobody", look(scene)).await;
     suite.check("a detached command is not held up", detached(scene)).await;
     suite.check("a terminal has its size", terminal(scene)).await;
     suite.check("processes are listed with how they ended", listed(scene)).await;
@@ -290,4 +291,42 @@ async fn unlisted(scene: &Scene) {
     assert_eq!(collect(handle).await.text(), "12345");
     let known = scene.guest.processes().await.must("listing processes");
     assert!(known.iter().all(|process| process.id != id), "it is listed");
+}
+
+/// Looks at a process that somebody else reads: both get everything, and what is not followed ends by itself.
+async fn look(scene: &Scene) {
+    let script = "echo one; echo two >&2; cat";
+    let request = ExecRequest { stdin: true, ..command(&["sh", "-c", script]) };
+    let mut reader = scene.start(&request).await;
+    let mut seen = Vec::new();
+    while seen.iter().filter(|byte| **byte == b'\n').count() < 2 {
+        match reader.events.next().await {
+            Some(ProcessEvent::Stdout(data) | ProcessEvent::Stderr(data)) => seen.extend_from_slice(&data),
+            other => panic!("the reader got {other:?}"),
+        }
+    }
+    let from = OutputOffsets::default();
+    let mut glance = scene.guest.read_output(&reader.id, from, false).await.must("looking");
+    let mut kept = Vec::new();
+    loop {
+        match glance.events.next().await {
+            Some(ProcessEvent::Stdout(data) | ProcessEvent::Stderr(data)) => kept.extend_from_slice(&data),
+            Some(ProcessEvent::UpToDate) => break,
+            other => panic!("who looks got {other:?}"),
+        }
+    }
+    assert!(glance.events.next().await.is_none(), "something came after the end");
+    kept.sort_unstable();
+    seen.sort_unstable();
+    assert_eq!(kept, seen);
+    let following = scene.guest.read_output(&reader.id, from, true).await.must("following");
+    let listed = scene.guest.processes().await.must("listing");
+    let listed = listed.iter().find(|process| process.id == reader.id);
+    assert!(listed.is_some_and(|listed| !listed.detached && listed.exit.is_none()));
+    reader.input.send(ProcessInput::Stdin("three\n".into())).await.must("answering");
+    reader.input.send(ProcessInput::CloseStdin).await.must("closing input");
+    let (reader, following) = (collect(reader).await, collect(following).await);
+    assert_eq!(reader.stdout, b"three\n", "the reader goes on where it was");
+    assert_eq!((following.stdout, following.stderr), (b"one\nthree\n".to_vec(), b"two\n".to_vec()));
+    assert_eq!((reader.exit, following.exit), (code(0), code(0)));
 }

@@ -152,7 +152,7 @@ async fn rest(mut handle: ProcessHandle) -> String {
     while let Some(event) = handle.events.next().await {
         match event {
             ProcessEvent::Stdout(data) | ProcessEvent::Stderr(data) => text.extend_from_slice(&data),
-            ProcessEvent::Exited(_) => break,
+            ProcessEvent::Exited(_) | ProcessEvent::UpToDate => break,
             ProcessEvent::Lost(error) => panic!("the process was lost: {error}"),
         }
     }

@@ -62,6 +62,23 @@ pub struct Attach {
     pub stderr: Option<u64>,
 }
 
+/// A look at output, beside whoever takes it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ReadOutput {
+    /// Which process.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Offset in standard output; absent: the oldest byte kept.
+    #[prost(uint64, optional, tag = "2")]
+    pub stdout: Option<u64>,
+    /// Offset in standard error; absent: the oldest byte kept.
+    #[prost(uint64, optional, tag = "3")]
+    pub stderr: Option<u64>,
+    /// Whether what the process writes later is wanted too.
+    #[prost(bool, tag = "4")]
+    pub follow: bool,
+}
+
 /// A process runs.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Started {
@@ -136,6 +153,9 @@ pub struct Process {
     /// Bytes of standard error so far.
     #[prost(uint64, tag = "7")]
     pub stderr_bytes: u64,
+    /// Whether the host asked for it to live on without a reader.
+    #[prost(bool, tag = "8")]
+    pub detached: bool,
 }
 
 /// Some of the processes.

@@ -28,7 +28,7 @@ pub struct Request {
     /// The request; absent if it is one this version does not know.
     #[prost(
         oneof = "Operation",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
     )]
     pub operation: Option<Operation>,
 }
@@ -114,6 +114,10 @@ pub enum Operation {
     /// The wall clock after the guest stood still; answered by `Done`. An older agent answers `Unsupported`.
     #[prost(message, tag = "26")]
     SetClock(SetClock),
+    /// Output of a process for one more reader, who changes nothing: answered by `Started` and output, then `Exited` if
+    /// the process has ended, else the end of the stream. An older agent answers `Unsupported`.
+    #[prost(message, tag = "27")]
+    ReadOutput(ReadOutput),
 }
 
 /// Body of a `Message` frame.

@@ -89,7 +89,7 @@ async fn session(
 ) -> Result<(), Failure> {
     let first = tokio::time::timeout(FIRST_MESSAGE, stream.next()).await;
     let Ok(Some(Ok(Message::Text(text)))) = first else {
-        return Err(unexpected("the first frame must be a text frame with `start` or `attach`"));
+        return Err(unexpected("the first frame must be a text frame with `start`, `attach` or `read`"));
     };
     let process = open(guest, &text).await?;
     tracing::debug!(%vm, process = %process.id, pid = process.pid, "a process is attached");
@@ -119,7 +119,11 @@ async fn open(guest: &GuestLease, text: &str) -> Result<ProcessHandle, Failure> 
             let from = OutputOffsets { stdout: stdout_offset, stderr: stderr_offset };
             Ok(guest.attach(&process, from).await?)
         }
-        Ok(_) => Err(unexpected("the first frame must be `start` or `attach`")),
+        Ok(ClientMessage::Read { process, stdout_offset, stderr_offset, follow }) => {
+            let from = OutputOffsets { stdout: stdout_offset, stderr: stderr_offset };
+            Ok(guest.read_output(&process, from, follow).await?)
+        }
+        Ok(_) => Err(unexpected("the first frame must be `start`, `attach` or `read`")),
         Err(error) => Err(unexpected(&error.to_string())),
     }
 }
@@ -143,6 +147,10 @@ async fn output(sink: &mut Sink, mut events: ProcessEvents) -> Result<(), Failur
             Some(ProcessEvent::Exited(status)) => {
                 // A caller who went away does not hear it.
                 let _ = send(sink, &ServerMessage::Exited(status)).await;
+                return Ok(());
+            }
+            Some(ProcessEvent::UpToDate) => {
+                let _ = send(sink, &ServerMessage::UpToDate).await;
                 return Ok(());
             }
             Some(ProcessEvent::Lost(error)) => return Err(error.into()),
@@ -171,7 +179,7 @@ async fn input(stream: &mut SplitStream<WebSocket>, process: &dyn ProcessWriter)
                     check_signal(signal)?;
                     ProcessInput::Signal(signal)
                 }
-                Ok(ClientMessage::Start(_) | ClientMessage::Attach { .. }) => {
+                Ok(ClientMessage::Start(_) | ClientMessage::Attach { .. } | ClientMessage::Read { .. }) => {
                     return Err(unexpected("this connection has its process already: open another one"));
                 }
                 Err(error) => return Err(unexpected(&error.to_string())),

@@ -52,7 +52,7 @@ pub(crate) async fn execute(
             Some(ProcessEvent::Stderr(bytes)) => stderr.add(&bytes),
             Some(ProcessEvent::Exited(status)) => break status,
             Some(ProcessEvent::Lost(error)) => return Err(error.into()),
-            None => return Err(super::exec::ended_without_status()),
+            Some(ProcessEvent::UpToDate) | None => return Err(super::exec::ended_without_status()),
         }
     };
     let error = match status {

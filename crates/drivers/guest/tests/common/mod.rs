@@ -107,6 +107,7 @@ pub async fn finish(mut process: ProcessHandle) -> (Vec<u8>, Vec<u8>, ExitStatus
             ProcessEvent::Stderr(bytes) => stderr.extend_from_slice(&bytes),
             ProcessEvent::Exited(status) => return (stdout, stderr, status),
             ProcessEvent::Lost(error) => panic!("lost: {error}"),
+            ProcessEvent::UpToDate => panic!("nobody only looked"),
         }
     }
 }

@@ -20,6 +20,7 @@ pub(crate) const DISK_MIB: u32 = 1024;
 /// What the tests launch machines with.
 pub(crate) struct Bench {
     pub(crate) driver: Arc<Qemu>,
+    #[allow(dead_code, reason = "not every test file has a second server")]
     pub(crate) launcher: Utf8PathBuf,
     pub(crate) kernel: &'static str,
     #[allow(dead_code, reason = "not every test file keeps states")]
