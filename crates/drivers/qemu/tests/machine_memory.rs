@@ -14,7 +14,7 @@ use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_ports::branch::{BranchRequest, IncomingState, PAGE_SIZE};
 use microvm_ports::guest::{Guest, GuestConnector, Identity, ProcessEvent};
 use microvm_ports::hypervisor::{DeviceDiscovery, Machine, MachineSpec, MachineStart};
-use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription};
+use microvm_ports::snapshot::{BranchFiles, BranchSource, ImportLimits, StateDescription};
 use microvm_ports::{Hypervisor as _, Progress, SnapshotStore as _, VmStorage as _};
 use microvm_types::exec::ExecRequest;
 use microvm_types::{SnapshotId, VmId};
@@ -207,7 +207,7 @@ async fn children_have_the_memory_of_their_source() {
         let file = scene.bench.root().join(format!("export-{round}"));
         storage.export_snapshot(&kept, &file, Progress::ignored()).await.unwrap();
         let strange = snapshot(number + 5);
-        storage.import_snapshot(&strange, &file, Progress::ignored()).await.unwrap();
+        storage.import_snapshot(&strange, &file, ImportLimits::default(), Progress::ignored()).await.unwrap();
         let source = storage.snapshot_source(&strange, 1).await.unwrap();
         scene.compare(number + 3, &source, "a snapshot that was exported and imported").await;
         scene.machine.resume().await.unwrap();
