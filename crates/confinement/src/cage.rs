@@ -162,9 +162,37 @@ pub(crate) fn drop_rights(spec: &CageSpec) -> Result<(), CageError> {
     if !spec.huge_pages {
         without_huge_pages();
     }
+    join_empty_keyring().step("leaving the keyring of whoever started the server")?;
     drop_capabilities().step("dropping capabilities")?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).step("forbidding core dumps")?;
+    if let Some(limit) = spec.file_limit {
+        limit_files(limit).step("limiting the size of its files")?;
+    }
     restrict_paths(spec)
+}
+
+/// Refuses writes beyond `limit` with an error instead of a signal, of which the program would die.
+#[allow(unsafe_code)]
+fn limit_files(limit: u64) -> nix::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: ignoring a signal installs no handler code.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+    setrlimit(Resource::RLIMIT_FSIZE, limit, limit)
+}
+
+/// Leaves the session keyring that came down from whoever started the server, for an empty one without a name.
+#[allow(unsafe_code)]
+fn join_empty_keyring() -> io::Result<()> {
+    /// Of linux/keyctl.h.
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: without a name the call reads no memory (keyctl_join_session_keyring(3)).
+    let joined =
+        unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+    match Error::last_os_error() {
+        // A kernel without keys has no keyrings either.
+        error if joined < 0 && error.raw_os_error() != Some(libc::ENOSYS) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Empties every capability set and the bounding set, and forbids ever getting more.

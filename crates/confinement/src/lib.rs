@@ -20,6 +20,7 @@
 //! own system call filter comes on top. What this crate does *not* do: know a VMM's command line.
 
 mod cage;
+mod call_filter;
 mod capped_log;
 mod cgroup;
 mod clone;

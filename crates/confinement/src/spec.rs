@@ -45,6 +45,9 @@ pub struct CageSpec {
     pub memory_limit: u64,
     /// Most tasks (threads and processes).
     pub task_limit: u32,
+    /// Bytes that a file may have which it writes; `None`: no limit. A disk image must not grow to the end of the host's disk.
+    #[serde(default)]
+    pub file_limit: Option<u64>,
     /// Whether its memory may be of huge pages, where it asks for them.
     pub huge_pages: bool,
     /// Whether to give it a descriptor by which the server learns what it writes to its memory, where the kernel can.

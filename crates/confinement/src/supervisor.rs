@@ -13,6 +13,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
 use crate::cage::{self, CageError};
+use crate::call_filter;
 use crate::capped_log::CappedLog;
 use crate::cgroup;
 use crate::clone::{Side, clone};
@@ -27,6 +28,8 @@ use crate::spec::{CageSpec, FileOwner};
 
 /// Cap of `vmm.log`, the VMM's own messages, in bytes.
 const VMM_LOG_CAP: u64 = 256 * 1024;
+/// Points that the kernel adds to a VMM's badness when it looks for a process to end (proc(5), -1000 to 1000).
+const VMM_OOM_SCORE: &str = "500";
 /// The supervisor's words to the child.
 const BUILD: &[u8; 1] = b"b";
 const EXECUTE: &[u8; 1] = b"x";
@@ -199,6 +202,11 @@ fn start(
     let mut guard = ChildGuard(Some((pid, &spec.id)));
     drop((go, failure_end, inherited, messages_end, filter.1, folders));
     at("mapping its user", map_ids(pid, spec.inside_id(), spec.user))?;
+    // Where memory ends, a VM goes before the server and the supervisors that keep order among all of them.
+    at(
+        "ranking it for the end of memory",
+        std::fs::write(format!("/proc/{pid}/oom_score_adj"), VMM_OOM_SCORE),
+    )?;
     // The child builds its cage while its cgroups are made.
     at("letting it build its cage", go_end.write_all(BUILD))?;
     if spec.limits {
@@ -300,7 +308,7 @@ fn child(
         if spec.write_tracking && first_call::stop_at_execution().is_err() {
             at("telling its supervisor", ends.failure.write_all(first_call::UNTRACED.as_bytes()))?;
         }
-        Ok(())
+        at("filtering its system calls", call_filter::install(!spec.folders.is_empty()))
     };
     match build() {
         Ok(()) => CageError { step: "executing the program", error: cage::execute(spec) },

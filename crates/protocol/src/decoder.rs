@@ -120,9 +120,10 @@ impl Decoder {
         Ok(Some(Frame { kind, stream, payload }))
     }
 
-    /// Small payloads are copied, so that a few bytes that wait somewhere do not keep a whole read buffer alive.
+    /// Payloads are copied unless they are most of a read buffer: what waits somewhere (and is counted by its length) must
+    /// not keep a whole buffer alive. Measured before: 64 streams nobody read, each with its 1 MiB of credit, held 712 MB.
     fn take(&mut self, length: usize) -> Bytes {
-        if length < 4096 {
+        if length < READ_ROOM / 2 {
             let copy = Bytes::copy_from_slice(&self.buffer[..length]);
             self.buffer.advance(length);
             copy
@@ -148,6 +149,21 @@ mod tests {
             },
         );
         proptest::collection::vec(frame, 1..6)
+    }
+
+    #[test]
+    fn what_waits_holds_little_more_than_its_bytes() {
+        for length in [1, 4095, 4096, 20_000, 60_000, 64 * 1024] {
+            let mut decoder = Decoder::new();
+            let mut bytes = Vec::new();
+            Frame::new(FrameKind::Data, 1, vec![7; length].into()).encode_into(&mut bytes);
+            decoder.buffer().extend_from_slice(&bytes);
+            let payload = decoder.next_frame().unwrap().unwrap().payload;
+            // Only the owner of an allocation can have it back: nothing else shares it once the decoder is gone.
+            drop(decoder);
+            let held = payload.try_into_mut().unwrap().capacity();
+            assert!(held <= 2 * length + 64, "{length} bytes hold {held}");
+        }
     }
 
     proptest! {

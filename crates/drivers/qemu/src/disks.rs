@@ -39,6 +39,20 @@ pub(crate) fn tree(index: usize, disk: &MachineDisk, file: &str, below: &[String
     top
 }
 
+/// Size of a disk as a guest sees it, in bytes; 0 for a block device, whose end no write gets beyond.
+pub(crate) fn size_of(disk: &MachineDisk) -> std::io::Result<u64> {
+    let file = std::fs::File::open(&disk.path)?;
+    match disk.format {
+        DiskFormat::Raw => Ok(file.metadata()?.len()),
+        DiskFormat::Qcow2 => {
+            // Offset of the size in a qcow2 header (docs/interop/qcow2.txt of QEMU).
+            let mut size = [0; 8];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut size, 24)?;
+            Ok(u64::from_be_bytes(size))
+        }
+    }
+}
+
 /// Name of what a device has until its disk is handed over.
 pub(crate) fn later_node(index: usize) -> String {
     format!("disk{index}-later")

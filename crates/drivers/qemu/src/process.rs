@@ -10,6 +10,7 @@ use microvm_ports::hypervisor::{MachineSpec, MachineStart};
 use crate::command_line::{self, CONSOLE_DESCRIPTOR, CommandLine};
 use crate::config::QemuConfig;
 use crate::console;
+use crate::disks;
 use crate::probe::Host;
 
 /// What QEMU and the kernel need beyond the guest's memory: measured 55 MiB for an idle guest of 512 MiB under TCG, plus
@@ -17,6 +18,9 @@ use crate::probe::Host;
 const MEMORY_OVERHEAD: u64 = 1_280 << 20;
 /// QEMU has one thread per processor, a main loop, an RCU thread and up to 64 block workers.
 const TASK_LIMIT: u32 = 256;
+
+/// What a file may have beyond its disk: headers, tables that are written anew, a device state.
+const FILE_OVERHEAD: u64 = 256 << 20;
 
 /// Starts QEMU for `spec` with the command line `line`; its QMP socket listens when this returns.
 pub(crate) async fn start(
@@ -67,6 +71,7 @@ pub(crate) async fn start(
         limits: host.limits,
         memory_limit: (u64::from(spec.memory_mib) << 20) + MEMORY_OVERHEAD,
         task_limit: TASK_LIMIT,
+        file_limit: file_limit(spec)?,
         // A guest's memory is of a file and has none. QEMU asks for them for the code it translates: a boot fills some, of
         // which a forked machine needs little, and zeroing them took a tenth of a mass fork (docs/design/0017).
         huge_pages: matches!(spec.start, MachineStart::Boot(_)),
@@ -84,6 +89,24 @@ pub(crate) async fn start(
             }
         },
     )
+}
+
+/// Bytes that the largest file of the machine may have: a disk with the tables of its format, or the memory. `None` if it
+/// shares a folder in which the guest may write files of any size.
+fn file_limit(spec: &MachineSpec) -> Result<Option<u64>, LaunchError> {
+    if spec.shares.iter().any(|share| !share.read_only) {
+        return Ok(None);
+    }
+    let mut largest = u64::from(spec.memory_mib) << 20;
+    for disk in spec.disks.iter().filter(|disk| !disk.read_only) {
+        let size = disks::size_of(disk).map_err(|error| LaunchError::Process {
+            step: "finding out how large its disks are",
+            detail: format!("{}: {error}", disk.path),
+        })?;
+        largest = largest.max(size);
+    }
+    // The tables of qcow2 are below a thousandth with our clusters; those of users may be of 512 bytes: an eighth.
+    Ok(Some(largest.saturating_add(largest / 4).saturating_add(FILE_OVERHEAD)))
 }
 
 fn is_link(path: &str) -> bool {
