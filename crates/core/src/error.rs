@@ -155,6 +155,16 @@ pub enum ServiceError {
         /// Why not.
         source: Box<ServiceError>,
     },
+    /// A golden snapshot was made, and no VM came up from it. It was removed.
+    #[error(
+        "no VM of the template `{template}` came up from its golden snapshot, which was removed: {source}; a VM that boots (`cold`) does not need one"
+    )]
+    UnprovenGolden {
+        /// Name of the template.
+        template: String,
+        /// Why not.
+        source: Box<ServiceError>,
+    },
     /// A branch failed; the VM does what it did before.
     #[error(transparent)]
     Branch(BranchError),
@@ -246,7 +256,9 @@ impl ServiceError {
             Self::PoolExhausted { .. } => ErrorKind::Exhausted,
             Self::SnapshotNameTaken(_) | Self::PoolNameTaken(_) => ErrorKind::Conflict,
             Self::NoRoomForForks { .. } => ErrorKind::Exhausted,
-            Self::Fork { source, .. } | Self::CannotWake { source, .. } => source.kind(),
+            Self::Fork { source, .. }
+            | Self::CannotWake { source, .. }
+            | Self::UnprovenGolden { source, .. } => source.kind(),
             Self::Denied(_) | Self::NotRunning { .. } | Self::Overtaken(_) | Self::Hook { .. } => {
                 ErrorKind::Conflict
             }
@@ -285,6 +297,7 @@ impl ServiceError {
             Self::NoSharing => "sharing_unsupported",
             Self::KernelWithoutShares { .. } => "kernel_without_shares",
             Self::CannotWake { .. } => "vm_cannot_wake",
+            Self::UnprovenGolden { .. } => "golden_snapshot_unfit",
             Self::Branch(BranchError::NoMemory { .. }) => "host_memory_short",
             Self::Branch(_) => "branch_failed",
             Self::UnknownPool(_) => "pool_not_found",

@@ -52,9 +52,9 @@ fn the_first_vm_boots_for_all_and_leaves_nothing_of_its_own() {
         for record in [&first, &second, &plain] {
             assert_eq!(golden_of(&record.origin), &all[0]);
         }
-        // The golden machine, and one per VM; no fourth boot.
-        assert_eq!(host.hypervisor.script().calls(Operation::Launch), 4);
-        assert_eq!(host.hypervisor.script().calls(Operation::Incoming), 3);
+        // The golden machine, one that proved its snapshot, and one per VM; no second boot.
+        assert_eq!(host.hypervisor.script().calls(Operation::Launch), 5);
+        assert_eq!(host.hypervisor.script().calls(Operation::Incoming), 4);
         assert_eq!(host.hypervisor.machines().len(), 3, "the golden machine is left");
         assert_eq!(say(service, "first", "cat /root/started; echo $SECRET").await, "alpha\nalpha");
         let second_says = say(service, "second", "cat /root/started; env; hostname").await;
@@ -82,8 +82,33 @@ fn many_at_once_wait_for_one_golden_snapshot() {
         let made = futures::future::join_all(names.iter().map(|name| service.create(named(name)))).await;
         assert!(made.iter().all(Result::is_ok), "{made:?}");
         assert_eq!(goldens(service).len(), 1);
-        assert_eq!(host.hypervisor.script().calls(Operation::Launch), 9);
+        assert_eq!(host.hypervisor.script().calls(Operation::Launch), 10);
     });
+}
+
+#[test]
+fn a_golden_snapshot_that_no_vm_comes_up_from_is_not_trusted() {
+    // Two commands warm it up; the third proves it.
+    for (step, done_before) in [(Operation::Incoming, 0), (Operation::Exec, 2)] {
+        let host = Host::with_golden();
+        let server = host.serve();
+        let service = &server.service;
+        server.run(async {
+            host.hypervisor.script().after(step, done_before, Fault::Fail);
+            // Whoever asked gets a VM that boots.
+            let booted = service.create(named("booted")).await.unwrap().record;
+            assert_eq!(booted.origin, Origin::Boot, "{step:?}");
+            assert!(goldens(service).is_empty(), "{step:?}: it is kept");
+            assert_eq!(host.hypervisor.machines().len(), 1, "{step:?}: a machine is left");
+            // The next one makes another, and begins there.
+            let record = service.create(named("dev")).await.unwrap().record;
+            assert_eq!(golden_of(&record.origin), &goldens(service)[0]);
+            for name in ["booted", "dev"] {
+                service.delete_vm(&vm(name)).await.unwrap();
+            }
+        });
+        host.assert_empty("after a golden snapshot that was no good");
+    }
 }
 
 #[test]

@@ -59,9 +59,9 @@ fn a_pool_is_filled_and_hands_out_vms_of_their_own() {
         assert!(service.list(&VmFilter::default()).is_empty(), "waiting VMs are nobody's");
         assert!(everything(service).iter().all(|vm| vm.record.phase == Phase::Paused));
         // Beside the identity that comes with the channel, each had one and two commands as whoever gets it will; two
-        // more commands warmed up the golden snapshot.
+        // more commands warmed up the golden snapshot, and one proved it.
         let calls = |operation| host.hypervisor.script().calls(operation);
-        assert_eq!((calls(Operation::Identify), calls(Operation::Exec)), (3, 3 * 2 + 2));
+        assert_eq!((calls(Operation::Identify), calls(Operation::Exec)), (3, 3 * 2 + 3));
         let launched = host.hypervisor.script().calls(Operation::Launch);
         let mut request = AcquireRequest { name: Some("mine".parse().unwrap()), ..AcquireRequest::default() };
         request.labels.insert("owner".into(), "me".into());
@@ -186,9 +186,9 @@ fn a_waiting_vm_that_is_not_fit_is_removed_and_the_next_taken() {
 
 #[test]
 fn a_vm_that_fails_before_it_waits_is_never_handed_out() {
-    // Two commands have warmed the golden snapshot up before the pool's first VM runs its own two.
+    // Two commands have warmed the golden snapshot up, and one has proved it, before the pool's first VM runs its own two.
     for (step, done_before) in
-        [(Operation::Identify, 0), (Operation::Exec, 2), (Operation::Exec, 3), (Operation::Pause, 0)]
+        [(Operation::Identify, 0), (Operation::Exec, 3), (Operation::Exec, 4), (Operation::Pause, 0)]
     {
         let host = Host::with_golden();
         let server = host.serve();
@@ -200,8 +200,8 @@ fn a_vm_that_fails_before_it_waits_is_never_handed_out() {
             assert_eq!((view.waiting, view.failure), (1, None), "{step:?}");
             assert_eq!(everything(service).len(), 1, "{step:?}: the unfit one is kept");
             assert_eq!(host.hypervisor.machines().len(), 1, "{step:?}: a machine is left");
-            // The golden snapshot's machine, the unfit one, and the one that waits.
-            assert_eq!(host.hypervisor.script().calls(Operation::Launch), 3, "{step:?}: nothing was unfit");
+            // The golden snapshot's machine, the one that proved it, the unfit one, and the one that waits.
+            assert_eq!(host.hypervisor.script().calls(Operation::Launch), 4, "{step:?}: nothing was unfit");
             assert_eq!(take(service, "mine").await.unwrap().1, Tier::Pool);
         });
     }

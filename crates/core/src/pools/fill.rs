@@ -157,7 +157,7 @@ impl VmService {
     }
 
     /// A command that answers has gone through all that the first command of a user goes through.
-    async fn probe(&self, id: &VmId) -> Result<(), ServiceError> {
+    pub(crate) async fn probe(&self, id: &VmId) -> Result<(), ServiceError> {
         let guest = self.guest_of(&id.clone().into()).await?;
         Ok(own_command::probe(&*guest, PROBE_DEADLINE).await?)
     }

@@ -88,7 +88,7 @@ impl VmService {
         Ok(handles.iter().map(view).collect())
     }
 
-    async fn delete_child(&self, id: &VmId) {
+    pub(super) async fn delete_child(&self, id: &VmId) {
         match self.delete_vm(&id.clone().into()).await {
             Ok(()) | Err(ServiceError::UnknownVm(_)) => {}
             Err(error) => tracing::warn!(vm = %id, %error, "a child of a failed fork could not be deleted"),

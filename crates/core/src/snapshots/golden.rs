@@ -214,7 +214,16 @@ impl VmService {
             Builder { service: self, id: Some(self.create_from(neutral, request, None).await?.record.id) };
         let outcome = self.take_golden(&builder, id, key, template).await;
         builder.remove().await;
-        outcome
+        let id = outcome?;
+        // Every later VM of the template begins here: it is not trusted before one has come up from it.
+        if let Err(error) = self.prove(&id).await {
+            if self.shared.ports.snapshots.remove_snapshot(&id).await.is_ok() {
+                self.shared.snapshots.remove(&id);
+            }
+            let template = template.name.to_string();
+            return Err(ServiceError::UnprovenGolden { template, source: Box::new(error) });
+        }
+        Ok(id)
     }
 
     async fn take_golden(

@@ -17,6 +17,7 @@ mod janitor;
 mod manage;
 mod names;
 mod old_goldens;
+mod proof;
 mod restore;
 mod versions;
 mod warm_up;
