@@ -58,8 +58,6 @@ pub struct Settings {
     pub kill_deadline: Duration,
     /// How long an adopted guest may take to answer after a restart of the server.
     pub adopt_deadline: Duration,
-    /// Rest between the first tries of taking a machine up again after a restart of the server.
-    pub adopt_rest: Duration,
 }
 
 impl Default for Settings {
@@ -78,7 +76,6 @@ impl Default for Settings {
             stop_grace: Duration::from_secs(10),
             kill_deadline: Duration::from_secs(10),
             adopt_deadline: Duration::from_secs(30),
-            adopt_rest: Duration::from_secs(3),
         }
     }
 }

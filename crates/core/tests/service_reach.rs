@@ -112,6 +112,30 @@ fn a_restart_of_the_server_spares_machines_whose_agent_does_not_answer() {
 }
 
 #[test]
+fn a_vm_that_nobody_can_use_is_not_idle() {
+    let host = Host::new();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let mut request = named("dev");
+        request.limits = microvm_types::vm::Limits { idle_seconds: Some(1), ..Default::default() };
+        let id = service.create(request).await.unwrap().record.id;
+        deaf(&host);
+        assert!(host.hypervisor.close_channel(&id, lost()));
+        until("it is unreachable", || service.get(&dev()).unwrap().unreachable.is_some()).await;
+        host.clock.advance(3_600_000);
+        // A round of its actor, which looks at its limits before it does anything.
+        for _ in 0..3 {
+            assert_eq!(service.resume_vm(&dev()).await.unwrap().record.phase, Phase::Running);
+        }
+        assert!(service.get(&dev()).unwrap().unreachable.is_some());
+        host.clear_faults();
+        until("it answers", || service.get(&dev()).unwrap().unreachable.is_none()).await;
+        assert_eq!(service.get(&dev()).unwrap().record.phase, Phase::Running);
+    });
+}
+
+#[test]
 fn an_unreachable_vm_can_be_stopped_started_and_deleted_at_once() {
     let host = Host::new();
     let server = host.serve();

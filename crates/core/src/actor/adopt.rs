@@ -2,18 +2,15 @@
 
 use std::sync::Arc;
 
-use microvm_ports::guest::Identity;
+use microvm_ports::guest::{CloseReason, Identity};
 use microvm_ports::hypervisor::{MachineRecord, MachineState};
 use microvm_ports::{Guest, GuestError, LaunchError, Machine};
 use microvm_types::vm::{Rest, VmRecord};
 use microvm_types::{ErrorKind, Phase};
 
-use super::VmActor;
+use super::{Command, VmActor};
 use crate::service::Shared;
 use crate::start::{self, MOST_LOST_EPOCHS};
-
-/// Tries of taking up a machine before it is shown as unreachable.
-const ADOPT_TRIES: u32 = 5;
 
 /// Why a machine could not be taken up.
 enum AdoptFailure {
@@ -44,38 +41,17 @@ impl VmActor {
     }
 
     /// Takes the machine up again. One that is gone fails the VM; one that lives and does not answer (a host under load
-    /// after a restart) is tried again, and goes on meanwhile.
+    /// after a restart) goes on, and is tried until it does.
     async fn adopt_machine(&mut self) {
-        for attempt in 1..=ADOPT_TRIES {
-            let reason = match self.take_up().await {
-                Ok(()) => return,
-                Err(_) if !matches!(self.record.phase, Phase::Running | Phase::Paused) => return,
-                Err(reason) => reason,
-            };
-            if attempt == ADOPT_TRIES {
-                self.unreachable(reason);
-                // Whoever waits for it has waited for all these tries.
-                if let Some(unreachable) = &mut self.unreachable {
-                    unreachable.tried = true;
-                }
-                return self.publish_now();
+        if let Err(reason) = self.take_up().await
+            && matches!(self.record.phase, Phase::Running | Phase::Paused)
+        {
+            self.unreachable(reason);
+            // Whoever waits for it has waited for this try.
+            if let Some(unreachable) = &mut self.unreachable {
+                unreachable.tried = true;
             }
-            tracing::warn!(vm = %self.record.id, attempt, reason, "could not be taken up yet");
-            let rest = tokio::time::sleep(self.shared.settings.adopt_rest);
-            tokio::pin!(rest);
-            loop {
-                tokio::select! {
-                    () = &mut rest => break,
-                    () = self.shared.ending.cancelled() => return,
-                    Some(command) = self.commands.recv() => {
-                        let ends = Self::ends(&command);
-                        self.pending.push_back(command);
-                        if ends {
-                            return;
-                        }
-                    }
-                }
-            }
+            self.publish_now();
         }
     }
 
@@ -120,12 +96,35 @@ impl VmActor {
         if self.record.phase == Phase::Running {
             // The server may have died between the VMM's pause or resume and its own note of it.
             machine.resume().await.map_err(|error| not_yet("its machine does not resume", &error))?;
-            self.connect_again(&machine)
-                .await
-                .map_err(|error| not_yet("its agent does not answer", &error))?;
+            let connected = self.connect_unless_ended(&machine).await;
+            connected.map_err(|error| not_yet("its agent does not answer", &error))?;
         } else {
             machine.pause().await.map_err(|error| not_yet("its machine does not pause", &error))?;
         }
+        Ok(())
+    }
+
+    /// Opens the channel, unless a stop or a delete comes first; other commands wait.
+    async fn connect_unless_ended(&mut self, machine: &Arc<dyn Machine>) -> Result<(), GuestError> {
+        let ending = self.shared.ending.clone();
+        let opened = {
+            let connect = connect_in_some_epoch(&self.shared, &self.record, machine);
+            tokio::pin!(connect);
+            loop {
+                tokio::select! {
+                    opened = &mut connect => break opened?,
+                    () = ending.cancelled() => return Err(GuestError::Closed(CloseReason::Local)),
+                    Some(command) = self.commands.recv() => {
+                        let ends = matches!(command, Command::Stop { .. } | Command::Delete(_));
+                        self.pending.push_back(command);
+                        if ends {
+                            return Err(GuestError::Closed(CloseReason::Local));
+                        }
+                    }
+                }
+            }
+        };
+        self.connected(opened.0, opened.1);
         Ok(())
     }
 

@@ -77,8 +77,14 @@ impl VmActor {
     }
 }
 
-/// Waits until the VM's idle or lifetime limit passes; for ever if it has none.
-pub(super) async fn limit_passes(shared: &Shared, record: &VmRecord, activity: &Activity) -> Limit {
+/// Waits until the VM's idle or lifetime limit passes; for ever if it has none. One that is not `usable` (its agent does
+/// not answer, it waits for room on the disk) is not idle because nobody uses it.
+pub(super) async fn limit_passes(
+    shared: &Shared,
+    record: &VmRecord,
+    activity: &Activity,
+    usable: bool,
+) -> Limit {
     let clock = &shared.ports.clock;
     let left = |since_ms: i64, seconds: u64| {
         let end = since_ms.saturating_add(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000));
@@ -95,7 +101,7 @@ pub(super) async fn limit_passes(shared: &Shared, record: &VmRecord, activity: &
         }
     };
     let idle = async |seconds: Option<u64>, applies: bool| {
-        let Some(seconds) = seconds.filter(|_| applies) else {
+        let Some(seconds) = seconds.filter(|_| applies && usable) else {
             return std::future::pending().await;
         };
         loop {

@@ -193,6 +193,8 @@ impl VmActor {
                 None => std::future::pending().await,
             }
         };
+        // Whoever cannot be used is not idle.
+        let usable = self.unreachable.is_none() && !self.waits_for_room();
         let full = async {
             match &machine {
                 Some(machine) if self.record.phase == Phase::Running => {
@@ -212,7 +214,7 @@ impl VmActor {
             () = self.reaching.due(), if self.unreachable.is_some() => Wake::ReachAgain,
             limit = async {
                 tokio::time::sleep_until(self.limits_rest_until).await;
-                limits::limit_passes(&self.shared, &self.record, &self.activity).await
+                limits::limit_passes(&self.shared, &self.record, &self.activity, usable).await
             } => Wake::LimitPassed(limit),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use microvm_types::Phase;
 use tokio::time::Instant;
 
-use super::{Command, VmActor};
+use super::VmActor;
 use crate::error::ServiceError;
 use crate::start;
 use crate::view::Unreachable;
@@ -119,6 +119,8 @@ impl VmActor {
         match outcome {
             Ok(()) => {
                 tracing::info!(vm = %self.record.id, "the agent answers again");
+                // Nobody could use it meanwhile.
+                self.activity.touch(self.shared.ports.clock.now_ms());
                 self.save_or_log(Some("its agent answers again".to_owned())).await;
             }
             Err(reason) => {
@@ -146,10 +148,5 @@ impl VmActor {
             let outcome = tokio::time::timeout(grace, self.connect_again(&machine)).await;
             tracing::info!(vm = %self.record.id, reached = matches!(outcome, Ok(Ok(()))), "tried the agent once more before the stop");
         }
-    }
-
-    /// Whether a command ends the VM.
-    pub(super) const fn ends(command: &Command) -> bool {
-        matches!(command, Command::Stop { .. } | Command::Delete(_))
     }
 }

@@ -95,7 +95,6 @@ impl Host {
             stop_grace: Duration::from_millis(500),
             kill_deadline: Duration::from_millis(500),
             adopt_deadline: Duration::from_secs(2),
-            adopt_rest: Duration::from_millis(20),
             golden: self.golden,
             named_snapshots_per_vm: self.named_limit,
             ..Settings::default()

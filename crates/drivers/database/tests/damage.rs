@@ -69,6 +69,12 @@ async fn a_file_that_is_no_database_is_refused_and_kept() {
     std::fs::write(&scene.path, &text).unwrap();
     let error = SqliteStore::open(&scene.path).await.unwrap_err();
     assert!(matches!(error, OpenError::Open { .. }), "{error}");
+    // What becomes of the VMs is said before anybody takes it away.
+    let said = error.to_string();
+    assert!(
+        said.contains("put a copy") && said.contains("leaves their disks") && !said.contains("move it away"),
+        "{said}"
+    );
     assert_eq!(std::fs::read_to_string(&scene.path).unwrap(), text);
 }
 
