@@ -17,6 +17,7 @@ mod quickstart;
 mod run;
 mod sizes;
 mod steps;
+mod storm;
 mod test;
 mod words;
 
@@ -28,7 +29,9 @@ Usage: cargo xtask <verb>
   quickstart       install what is missing, build, make the default image, run code in a microVM
   test [LEVEL…]    the six test levels (1 unit, 2 conformance, 3 service, 4 command line, 5 host, 6 machine)
   check            format, clippy, crate arrows, file sizes, forbidden words
-  bench [ARG…]     `microvm bench` of the release build";
+  bench [ARG…]     `microvm bench` of the release build
+  storm [MINUTES [PROGRAM]]
+                   mariadb, gcc and node in a VM that is forked every ten seconds (10 minutes each)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,6 +39,13 @@ fn main() -> ExitCode {
         Some(("quickstart", [])) => quickstart::quickstart(),
         Some(("test", levels)) => test::test(levels),
         Some(("check", [])) => check::check(),
+        Some(("storm", rest)) => match minutes(rest) {
+            Some((minutes, only)) => storm::storm(minutes, only),
+            None => {
+                eprintln!("{HELP}");
+                return ExitCode::from(2);
+            }
+        },
         Some(("bench", rest)) => bench::bench(rest),
         Some(("help" | "--help" | "-h", _)) => {
             println!("{HELP}");
@@ -52,5 +62,15 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Minutes for each program of a storm, and which one; `None` if that is not what was written.
+fn minutes(words: &[String]) -> Option<(u64, Option<&str>)> {
+    match words {
+        [] => Some((10, None)),
+        [minutes] => Some((minutes.parse().ok()?, None)),
+        [minutes, program] => Some((minutes.parse().ok()?, Some(program))),
+        _ => None,
     }
 }

@@ -1,0 +1,244 @@
+//! Programs that nobody here wrote, in a VM that is forked again and again: each child must be right by their own checks.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::steps::step;
+use crate::{host, microvm, packages, run};
+
+/// Name of the image, made when it is missing.
+const IMAGE: &str = "storm";
+/// Its recipe: programs of Debian's.
+const RECIPE: &str = "\
+name: storm
+suite: bookworm
+packages: [python3, mariadb-server, gcc, libc6-dev, nodejs, ca-certificates]
+";
+/// From one fork to the next.
+const EVERY: Duration = Duration::from_secs(10);
+/// Children that are checked at once; a fork that finds so many waits for none, and its child is not checked.
+const CHECKS_AT_ONCE: usize = 2;
+/// Longest time for a program to be ready, and for a child's check: guests may be emulated.
+const PATIENCE: Duration = Duration::from_secs(420);
+
+/// One program, its work, and its own check.
+struct Workload {
+    name: &'static str,
+    /// Starts the work; runs for as long as the VM does.
+    work: &'static str,
+    /// Ends when it is under way.
+    ready: &'static str,
+    /// Ends well if all is right; run in a child.
+    check: &'static str,
+}
+
+const WORKLOADS: [Workload; 3] = [
+    Workload {
+        name: "mariadb",
+        // Every row is in both tables or in none.
+        work: "install -d -o mysql /run/mysqld; mariadbd-safe --user=mysql --skip-log-error >/root/db.log 2>&1 & \
+               until mariadb -e 'select 1' >/dev/null 2>&1; do sleep 0.5; done; \
+               mariadb -e 'create database s; create table s.a (id int primary key, t text) engine=innodb; \
+                 create table s.b like s.a; create table s.m (id int primary key) engine=aria transactional=1'; \
+               n=0; while :; do n=$((n+1)); \
+               echo \"begin; insert into s.a values ($n, repeat('x', $((n % 5000)))); \
+                 insert into s.b values ($n, 'y'); commit; insert into s.m values ($n);\"; \
+               done | mariadb",
+        ready: "until [ $(mariadb -N -e 'select count(*) from s.b' 2>/dev/null || echo 0) -gt 50 ]; do sleep 1; done",
+        check: "set -e; before=$(mariadb -N -e 'select count(*) from s.b'); \
+                bad=$(mariadb -N -e 'check table s.a, s.b, s.m extended' | grep -vc 'status.OK' || true); \
+                [ \"$bad\" = 0 ] || { mariadb -e 'check table s.a, s.b, s.m extended'; exit 3; }; \
+                odd=$(mariadb -N -e 'select count(*) from s.a left join s.b using (id) where s.b.id is null'); \
+                [ \"$odd\" = 0 ] || { echo \"$odd rows are in one table only\"; exit 4; }; \
+                for i in 1 2 3 4 5 6 7 8 9 10; do \
+                  after=$(mariadb -N -e 'select count(*) from s.b'); [ $after -gt $before ] && exit 0; sleep 1; done; \
+                echo \"it stands still at $after\"; exit 5",
+    },
+    Workload {
+        name: "gcc builds sqlite",
+        work: "cd /root; n=0; while :; do gcc -O0 -w -c sqlite3.c -o sqlite3.o; code=$?; \
+               echo \"$code $(sha256sum < sqlite3.o)\" >> builds; done",
+        ready: "until [ -s /root/builds ]; do sleep 1; done",
+        // The build that was under way at the fork, and those before it.
+        check: "cd /root; before=$(wc -l < builds); until [ $(wc -l < builds) -gt $before ]; do sleep 1; done; \
+                [ $(sort -u builds | wc -l) = 1 ] && grep -q '^0 ' builds || { sort builds | uniq -c; exit 3; }",
+    },
+    Workload {
+        name: "node under autocannon",
+        work: "cd /root; node server.js & sleep 2; \
+               node node_modules/autocannon/autocannon.js -c 8 -d 100000 http://127.0.0.1:3000/ >/root/cannon.log 2>&1",
+        ready: "until [ $(cat /root/replies 2>/dev/null || echo 0) -gt 200 ]; do sleep 1; done",
+        check: "cd /root; node node_modules/autocannon/autocannon.js -j -c 4 -d 3 http://127.0.0.1:3000/ 2>/dev/null > r.json; \
+                python3 -c \"import json; r=json.load(open('r.json')); print(r['2xx'], r['errors'], r['timeouts'], r['non2xx'], r['mismatches']); \
+                assert r['2xx'] > 0 and not (r['errors'] or r['timeouts'] or r['non2xx'] or r['mismatches'])\"; \
+                before=$(cat replies); sleep 3; [ $(cat replies) -gt $before ] || { echo 'the old client stands still'; exit 5; }",
+    },
+];
+
+/// Answers with the SHA-256 of a buffer that it fills anew, and checks it against the first answer.
+const SERVER: &str = "\
+const http = require('http'), crypto = require('crypto'), fs = require('fs');
+let replies = 0, first;
+setInterval(() => fs.writeFileSync('/root/replies', String(replies)), 500);
+http.createServer((request, response) => {
+  const sum = crypto.createHash('sha256').update(Buffer.alloc(65536, 7)).digest('hex');
+  first ??= sum;
+  if (sum !== first) { response.statusCode = 500; }
+  replies += 1;
+  response.end(JSON.stringify({ replies, sum }));
+}).listen(3000, '127.0.0.1');
+";
+
+/// What became of the forks of one program.
+#[derive(Debug, Default)]
+struct Tally {
+    forks: u32,
+    checked: u32,
+    unchecked: u32,
+    wrong: Vec<String>,
+    longest_fork: Duration,
+}
+
+/// Runs every program for so many minutes.
+pub(crate) fn storm(minutes: u64, only: Option<&str>) -> Result<()> {
+    step("installing packages", packages::install)?;
+    let folder = host::target().join("storm");
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    step("providing the image and what is not in it", || provide(&folder))?;
+    let mut failed = Vec::new();
+    for workload in WORKLOADS.iter().filter(|workload| only.is_none_or(|only| workload.name.contains(only))) {
+        let tally = step(workload.name, || run_workload(workload, &folder, minutes))?;
+        let Tally { forks, checked, unchecked, wrong, longest_fork } = &tally;
+        println!(
+            "{}: {forks} forks (longest {longest_fork:.1?}), {checked} children checked, {unchecked} not, {} wrong",
+            workload.name,
+            wrong.len()
+        );
+        wrong.iter().for_each(|what| println!("  {what}"));
+        if !wrong.is_empty() || *checked == 0 {
+            failed.push(workload.name);
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("not right: {}", failed.join(", ")) }
+}
+
+/// The image; the source of sqlite, which a crate of ours brings; autocannon of the npm registry.
+fn provide(folder: &Path) -> Result<()> {
+    let recipe = folder.join("recipe.yaml");
+    std::fs::write(&recipe, RECIPE)?;
+    let images = run::output(&mut call(60, &["image", "ls", "--output", "json"]))?;
+    if !images.contains(&format!("\"{IMAGE}\"")) {
+        run::run(&mut call(1_200, &["image", "build", "--file", &recipe.to_string_lossy()]))?;
+    }
+    std::fs::write(folder.join("server.js"), SERVER)?;
+    std::fs::copy(sqlite_source()?, folder.join("sqlite3.c")).context("copying the source of sqlite")?;
+    if !folder.join("node_modules/autocannon").exists() {
+        let mut npm = run::program("npm", Duration::from_secs(300));
+        npm.args(["install", "--no-fund", "--no-audit", "--prefix"]).arg(folder).arg("autocannon@8");
+        run::run(&mut npm)?;
+    }
+    Ok(())
+}
+
+fn sqlite_source() -> Result<PathBuf> {
+    let mut cargo = run::cargo(Duration::from_secs(120));
+    let text = run::output(cargo.args(["metadata", "--locked", "--format-version", "1"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&text)?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let manifest = packages
+        .filter(|package| package["name"] == "libsqlite3-sys")
+        .find_map(|package| package["manifest_path"].as_str())
+        .context("no crate of this workspace brings the source of sqlite")?;
+    Ok(Path::new(manifest).with_file_name("sqlite3").join("sqlite3.c"))
+}
+
+fn call(seconds: u64, arguments: &[&str]) -> Command {
+    microvm::call(Duration::from_secs(seconds), arguments)
+}
+
+fn patient(arguments: &[&str]) -> Command {
+    microvm::call(PATIENCE, arguments)
+}
+
+fn run_workload(workload: &Workload, folder: &Path, minutes: u64) -> Result<Tally> {
+    let source = format!("storm-{}", std::process::id());
+    let outcome = storm_over(workload, folder, minutes, &source);
+    let _ = run::run(&mut call(60, &["rm", "--force", &source]));
+    outcome
+}
+
+fn storm_over(workload: &Workload, folder: &Path, minutes: u64, source: &str) -> Result<Tally> {
+    let create = ["create", "--name", source, "--image", IMAGE, "--memory", "1GiB", "--cpus", "2"];
+    run::run(&mut call(300, &create))?;
+    for name in ["server.js", "sqlite3.c", "node_modules"] {
+        let path = folder.join(name);
+        run::run(&mut patient(&["cp", &path.to_string_lossy(), &format!("{source}:/root/{name}")]))?;
+    }
+    run::output(&mut call(60, &["exec", "--detach", source, "--", "bash", "-c", workload.work]))?;
+    run::run(&mut patient(&["exec", source, "--", "bash", "-c", workload.ready]))?;
+    let end = Instant::now() + Duration::from_secs(minutes * 60);
+    let mut tally = Tally::default();
+    let mut checks: VecDeque<JoinHandle<Option<String>>> = VecDeque::new();
+    while Instant::now() < end {
+        let (begun, child) = (Instant::now(), format!("{source}-{}", tally.forks));
+        run::output(&mut call(120, &["fork", source, "--count", "1", "--name", &child]))?;
+        tally.forks += 1;
+        tally.longest_fork = tally.longest_fork.max(begun.elapsed());
+        while checks.front().is_some_and(JoinHandle::is_finished) {
+            finish(&mut checks, &mut tally);
+        }
+        if checks.len() < CHECKS_AT_ONCE {
+            let check = workload.check;
+            checks.push_back(std::thread::spawn(move || check_child(&child, check)));
+        } else {
+            tally.unchecked += 1;
+            run::output(&mut call(60, &["rm", "--force", &child]))?;
+        }
+        std::thread::sleep(EVERY.saturating_sub(begun.elapsed()));
+    }
+    while !checks.is_empty() {
+        finish(&mut checks, &mut tally);
+    }
+    // The source went on all the time.
+    if let Some(wrong) = check_in(source, workload.check) {
+        tally.wrong.push(format!("the source: {wrong}"));
+    }
+    Ok(tally)
+}
+
+fn finish(checks: &mut VecDeque<JoinHandle<Option<String>>>, tally: &mut Tally) {
+    let Some(check) = checks.pop_front() else { return };
+    tally.checked += 1;
+    match check.join() {
+        Ok(None) => {}
+        Ok(Some(wrong)) => tally.wrong.push(wrong),
+        Err(_) => tally.wrong.push("its check panicked".to_owned()),
+    }
+}
+
+/// Checks a child and deletes it, unless it is wrong: then it stays to be looked at.
+fn check_child(child: &str, check: &str) -> Option<String> {
+    let wrong = check_in(child, check);
+    if wrong.is_none() {
+        let _ = run::output(&mut call(60, &["rm", "--force", child]));
+    }
+    wrong
+}
+
+/// What is wrong in a VM by a program's own check.
+fn check_in(vm: &str, check: &str) -> Option<String> {
+    let output = patient(&["exec", vm, "--", "bash", "-c", check]).output();
+    match output {
+        Err(error) => Some(format!("{vm}: {error}")),
+        Ok(output) if output.status.success() => None,
+        Ok(output) => {
+            let said = [&output.stdout[..], &output.stderr[..]].concat();
+            Some(format!("{vm}: {}: {}", output.status, String::from_utf8_lossy(&said).trim()))
+        }
+    }
+}
