@@ -17,7 +17,8 @@ pub(crate) struct Plan {
     pub(crate) candidates: Vec<CString>,
     pub(crate) arguments: Vec<CString>,
     pub(crate) environment: Vec<CString>,
-    pub(crate) directory: CString,
+    /// Working directories to try, in order; one only if the request names it.
+    pub(crate) directories: Vec<CString>,
     pub(crate) user: User,
 }
 
@@ -58,12 +59,7 @@ pub(crate) fn plan(request: &Exec, defaults: &Defaults) -> AgentResult<Plan> {
             .map(|directory| text(&format!("{directory}/{program}"), "the program"))
             .collect::<AgentResult<_>>()?
     };
-    let wanted = [&request.working_directory, &defaults.working_directory, &user.home]
-        .into_iter()
-        .find(|directory| !directory.is_empty())
-        .map_or("/", String::as_str);
-    let directory =
-        if wanted.starts_with('/') { wanted.to_owned() } else { format!("{}/{wanted}", user.home) };
+    let directories = directories(request, defaults, &user)?;
     Ok(Plan {
         candidates,
         arguments: request
@@ -75,9 +71,27 @@ pub(crate) fn plan(request: &Exec, defaults: &Defaults) -> AgentResult<Plan> {
             .iter()
             .map(|(name, value)| text(&format!("{name}={value}"), "a variable"))
             .collect::<AgentResult<_>>()?,
-        directory: text(&directory, "the working directory")?,
+        directories,
         user,
     })
+}
+
+/// The directory the request names, and no other. Else the image's, the user's home, and `/`, which everybody may enter:
+/// the first that lets the user in.
+fn directories(request: &Exec, defaults: &Defaults, user: &User) -> AgentResult<Vec<CString>> {
+    let absolute = |directory: &str| {
+        let whole = if directory.starts_with('/') {
+            directory.to_owned()
+        } else {
+            format!("{}/{directory}", user.home)
+        };
+        text(&whole, "the working directory")
+    };
+    if !request.working_directory.is_empty() {
+        return Ok(vec![absolute(&request.working_directory)?]);
+    }
+    let wanted = [&*defaults.working_directory, &*user.home, "/"];
+    wanted.into_iter().filter(|directory| !directory.is_empty()).map(absolute).collect()
 }
 
 fn check_name(name: &str) -> AgentResult<()> {
@@ -89,4 +103,28 @@ fn check_name(name: &str) -> AgentResult<()> {
 
 fn text(text: &str, what: &str) -> AgentResult<CString> {
     CString::new(text).map_err(|_| AgentError::invalid(format!("{what} contains a NUL byte")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(wanted: &str, default: &str) -> Vec<String> {
+        let request = Exec {
+            command: vec!["true".into()],
+            user: "4242".into(),
+            working_directory: wanted.into(),
+            ..Exec::default()
+        };
+        let defaults = Defaults { working_directory: default.into(), ..Defaults::default() };
+        let plan = plan(&request, &defaults).unwrap();
+        plan.directories.iter().map(|directory| directory.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn only_a_directory_that_was_asked_for_is_insisted_on() {
+        assert_eq!(tried("/srv", "/app"), ["/srv"]);
+        assert_eq!(tried("", "/app"), ["/app", "/", "/"]);
+        assert_eq!(tried("", ""), ["/", "/"]);
+    }
 }

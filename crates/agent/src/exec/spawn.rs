@@ -17,7 +17,8 @@ pub(crate) struct SpawnPlan<'a> {
     pub(crate) candidates: &'a [CString],
     pub(crate) arguments: &'a [CString],
     pub(crate) environment: &'a [CString],
-    pub(crate) directory: &'a CString,
+    /// Working directories to try, in order: the first that can be entered.
+    pub(crate) directories: &'a [CString],
     /// User, group and further groups; `None`: as the agent itself.
     pub(crate) identity: Option<(u32, u32, &'a [u32])>,
     pub(crate) stdio: [RawFd; 3],
@@ -176,8 +177,17 @@ unsafe fn become_program(child: &mut Child<'_>) -> (SpawnStep, i32) {
                 return (SpawnStep::Identity, last_error());
             }
         }
-        if libc::chdir(plan.directory.as_ptr()) < 0 {
-            return (SpawnStep::Directory, last_error());
+        let mut refused = None;
+        for directory in plan.directories {
+            if libc::chdir(directory.as_ptr()) == 0 {
+                refused = None;
+                break;
+            }
+            // Why the first was refused is what is told.
+            refused = refused.or(Some(last_error()));
+        }
+        if let Some(error) = refused {
+            return (SpawnStep::Directory, error);
         }
         libc::umask(0o022);
         let mut none: libc::sigset_t = std::mem::zeroed();

@@ -65,7 +65,7 @@ fn start_now(agent: &Arc<Agent>, request: Exec) -> AgentResult<(Arc<Process>, Li
         candidates: &plan.candidates,
         arguments: &plan.arguments,
         environment: &plan.environment,
-        directory: &plan.directory,
+        directories: &plan.directories,
         identity: may_change_user.then_some((plan.user.uid, plan.user.gid, &*plan.user.groups)),
         stdio: [streams.child[0].as_raw_fd(), streams.child[1].as_raw_fd(), streams.child[2].as_raw_fd()],
         terminal: request.terminal.is_some(),
@@ -73,7 +73,7 @@ fn start_now(agent: &Arc<Agent>, request: Exec) -> AgentResult<(Arc<Process>, Li
         control_group: group.as_ref().map(|group| group.directory().as_raw_fd()),
     });
     let pid = result.map_err(|(step, error)| {
-        describe(step, error, &request, plan.directory.as_bytes(), &plan.user.name)
+        describe(step, error, &request, first_directory(&plan), &plan.user.name)
     })?;
     let exited = guard.claim(pid);
     let timeout = (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms));
@@ -94,15 +94,19 @@ pub(crate) fn start_bare(agent: &Agent, request: Exec) -> AgentResult<oneshot::R
         candidates: &plan.candidates,
         arguments: &plan.arguments,
         environment: &plan.environment,
-        directory: &plan.directory,
+        directories: &plan.directories,
         identity: None,
         stdio: [null.as_raw_fd(); 3],
         terminal: false,
         shielded: agent.shielded,
         control_group: None,
     })
-    .map_err(|(step, error)| describe(step, error, &request, plan.directory.as_bytes(), &plan.user.name))?;
+    .map_err(|(step, error)| describe(step, error, &request, first_directory(&plan), &plan.user.name))?;
     Ok(guard.claim(pid))
+}
+
+fn first_directory(plan: &super::plan::Plan) -> &[u8] {
+    plan.directories.first().map_or(b"/", |directory| directory.as_bytes())
 }
 
 fn describe(step: SpawnStep, error: Errno, request: &Exec, directory: &[u8], user: &str) -> AgentError {
