@@ -1,7 +1,9 @@
 //! From the initial file system to the image's root, as PID 1.
 
+mod base;
 mod disks;
 mod events;
+mod limits;
 mod modules;
 mod mounts;
 mod network;
@@ -57,7 +59,9 @@ pub(crate) fn prepare() -> Result<Parameters, BootError> {
     let scratch = disks::find("scratch", &mut events, deadline)?;
     root::assemble(&image, &scratch)?;
     root::switch()?;
+    base::complete()?;
     mounts::late()?;
+    limits::raise();
     // An init of the image's has its own way with them.
     if parameters.init.is_none() {
         mounts::identity_in_memory();

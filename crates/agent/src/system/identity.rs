@@ -11,7 +11,7 @@ use crate::console::say;
 use crate::exec::Defaults;
 use crate::failure::{AgentError, AgentResult};
 use crate::system::line::write_line;
-use crate::system::shares;
+use crate::system::{hosts, shares};
 
 /// Takes the identity over, which has to be one of a newer epoch than any before. `session_epoch`: that of the greeting.
 pub(crate) async fn configure(
@@ -29,6 +29,9 @@ pub(crate) async fn configure(
         problems[1] = set_clock(identity.wall_clock_ns);
         problems[2] = set_host_name(&identity.host_name);
         problems[3] = set_machine_id(&identity.machine_id);
+    }
+    if in_guest {
+        make_working_directory(&identity.working_directory);
     }
     agent.set_defaults(Defaults {
         environment: identity.environment,
@@ -64,6 +67,14 @@ pub(crate) fn tell_time(agent: &Agent, nanoseconds: i64) -> AgentResult<()> {
     }
 }
 
+/// Makes the image's working directory where the image lacks it, as OCI runtimes do. What keeps it from being made is told
+/// by the first command that is to run in it.
+fn make_working_directory(directory: &str) {
+    if directory.starts_with('/') && fs::metadata(directory).is_err() {
+        let _ = fs::create_dir_all(directory);
+    }
+}
+
 fn set_clock(nanoseconds: i64) -> Result<(), String> {
     if nanoseconds == 0 {
         return Ok(());
@@ -80,7 +91,8 @@ fn set_host_name(name: &str) -> Result<(), String> {
         return Ok(());
     }
     rustix::system::sethostname(name.as_bytes()).map_err(|error| format!("set the host name: {error}"))?;
-    write_line("/etc/hostname", &format!("{name}\n"))
+    write_line("/etc/hostname", format!("{name}\n"))?;
+    hosts::set_own_name(name)
 }
 
 fn set_machine_id(id: &str) -> Result<(), String> {

@@ -6,12 +6,13 @@ use std::path::Path;
 
 use crate::failure::show;
 
-/// Makes `line`, which ends in a newline, all that the file holds.
+/// Makes `line`, or lines, which end in a newline, all that the file holds.
 ///
 /// Written over what is there, not into an emptied file: ext4 brings a file that was emptied and closed to the disk at
 /// once, for which an emulated guest translates and runs 5,000 pieces of code, 25 ms in a new child. A power cut in
 /// between may leave the end of a longer old line; who this guest is gets told again at every start.
-pub(super) fn write_line(path: &str, line: &str) -> Result<(), String> {
+pub(super) fn write_line(path: &str, line: impl AsRef<[u8]>) -> Result<(), String> {
+    let line = line.as_ref();
     let failed = |error: std::io::Error| format!("write {}: {error}", show(path.as_bytes()));
     let mut file = std::fs::File::options()
         .write(true)
@@ -21,7 +22,7 @@ pub(super) fn write_line(path: &str, line: &str) -> Result<(), String> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(Path::new(path))
         .map_err(failed)?;
-    file.write_all(line.as_bytes()).map_err(failed)?;
+    file.write_all(line).map_err(failed)?;
     let length = line.len() as u64;
     if file.metadata().map_err(failed)?.len() > length {
         file.set_len(length).map_err(failed)?;

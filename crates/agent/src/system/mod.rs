@@ -2,6 +2,7 @@
 
 pub(crate) mod entropy;
 pub(crate) mod health;
+mod hosts;
 pub(crate) mod identity;
 pub(crate) mod info;
 mod line;

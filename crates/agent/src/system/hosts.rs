@@ -1,0 +1,107 @@
+//! `/etc/hosts`: `localhost` and the guest's own name.
+
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use crate::system::line::write_line;
+
+pub(super) const HOSTS: &str = "/etc/hosts";
+/// Bytes of the largest file that is changed; one that is larger is somebody's list of names to block.
+const MOST: u64 = 1 << 20;
+/// Ends the line of the own name, so that the next name takes its place and no other line does.
+const MARK: &str = "# this guest";
+
+/// Has the names resolve, and leaves everything else in the file as it is.
+pub(super) fn set_own_name(name: &str) -> Result<(), String> {
+    set_in(HOSTS, name)
+}
+
+fn set_in(path: &str, name: &str) -> Result<(), String> {
+    let mut old = Vec::new();
+    // A guest may have put a pipe or a terminal there.
+    let file = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    match file {
+        Ok(file) => {
+            file.take(MOST + 1)
+                .read_to_end(&mut old)
+                .map_err(|error| format!("read {path}: {error}"))?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(format!("read {path}: {error}")),
+    }
+    if old.len() as u64 > MOST {
+        return Err(format!("{path} has more than {MOST} bytes: the guest's own name is not put into it"));
+    }
+    let new = with_names(&old, name);
+    if new == old { Ok(()) } else { write_line(path, &new) }
+}
+
+/// The text with lines for `localhost` and `name`, unless it has them.
+fn with_names(old: &[u8], name: &str) -> Vec<u8> {
+    let mut new: Vec<u8> = Vec::with_capacity(old.len() + 128);
+    for line in old.split_inclusive(|byte| *byte == b'\n') {
+        if !line.trim_ascii_end().ends_with(MARK.as_bytes()) {
+            new.extend_from_slice(line);
+        }
+    }
+    if new.last().is_some_and(|last| *last != b'\n') {
+        new.push(b'\n');
+    }
+    let text = String::from_utf8_lossy(&new).into_owned();
+    let has = |wanted: &str, v6: bool| {
+        text.lines().any(|line| {
+            let mut words = line.split('#').next().unwrap_or_default().split_ascii_whitespace();
+            words.next().is_some_and(|address| address.contains(':') == v6) && words.any(|word| word == wanted)
+        })
+    };
+    if !has("localhost", false) {
+        new.extend_from_slice(b"127.0.0.1\tlocalhost\n");
+    }
+    if !has("localhost", true) {
+        new.extend_from_slice(b"::1\tlocalhost ip6-localhost ip6-loopback\n");
+    }
+    if !has(name, false) {
+        // As on every Debian: an address of the loopback network that is not that of `localhost`.
+        new.extend_from_slice(format!("127.0.1.1\t{name}\t{MARK}\n").as_bytes());
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_gets_all_names_and_a_new_name_replaces_the_old_one() {
+        let first = with_names(b"", "one");
+        let expected = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\tone\t# this guest\n";
+        assert_eq!(String::from_utf8_lossy(&first), expected);
+        assert_eq!(with_names(&first, "one"), first);
+        let second = with_names(&first, "two");
+        assert_eq!(String::from_utf8_lossy(&second), expected.replace("one", "two"));
+    }
+
+    #[test]
+    fn lines_of_others_stay_whatever_they_hold() {
+        let theirs = b"127.0.0.1 localhost two\n::1 localhost\n10.0.0.1\tdb \xff # one";
+        let mut expected = theirs.to_vec();
+        expected.push(b'\n');
+        assert_eq!(with_names(theirs, "two"), expected);
+        // A name in a comment resolves nothing.
+        expected.extend_from_slice(b"127.0.1.1\tone\t# this guest\n");
+        assert_eq!(with_names(theirs, "one"), expected);
+    }
+
+    #[test]
+    fn a_file_is_made_and_a_huge_one_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hosts");
+        let name = path.to_str().unwrap();
+        set_in(name, "one").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), with_names(b"", "one"));
+        let huge = vec![b'#'; usize::try_from(MOST).unwrap() + 1];
+        std::fs::write(&path, &huge).unwrap();
+        assert!(set_in(name, "one").unwrap_err().contains("more than"));
+        assert_eq!(std::fs::read(&path).unwrap(), huge);
+    }
+}
