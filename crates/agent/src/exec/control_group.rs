@@ -13,8 +13,9 @@ use rustix::fs::{Mode, OFlags};
 const ROOT: &str = "/sys/fs/cgroup";
 const PARENT: &str = "/sys/fs/cgroup/microvm";
 
-/// Memory of a small process, in bytes: `sh` has some 200 KiB of its own and as much in page tables and kernel stack.
-const MEMORY_OF_A_PROCESS: u64 = 512 << 10;
+/// Memory of a thread or process that does nothing yet, in bytes: as `threads-max` of the kernel counts, eight times a
+/// kernel stack of 16 KiB. What processes take beyond is for the out-of-memory killer, which spares the agent.
+const MEMORY_OF_A_PROCESS: u64 = 128 << 10;
 /// Processes that are allowed however little memory there is.
 const LEAST_PROCESSES: u64 = 256;
 /// Empty groups kept for the next commands.
