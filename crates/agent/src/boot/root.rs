@@ -25,10 +25,36 @@ pub(super) fn assemble(image: &Disk, scratch: &Disk) -> Result<(), BootError> {
     for directory in [&upper, &work] {
         fs::create_dir_all(directory).map_err(failed(format!("make {directory}")))?;
     }
-    let options = CString::new(format!("lowerdir={IMAGE},upperdir={upper},workdir={work}"))
-        .expect("paths are constants without NUL");
-    mount("overlay", ROOT, "overlay", MountFlags::NOATIME, options.as_c_str())
-        .map_err(failed("join image and scratch disk by overlayfs"))
+    join(&upper, &work).map_err(failed("join image and scratch disk by overlayfs"))
+}
+
+/// What overlayfs is asked for so that the root behaves like one file system; in order, the first that the kernel takes.
+///
+/// `redirect_dir`: directories of the image can be renamed. `index`: hard links of the image stay links of one file when it
+/// is written to. `xino`: inode numbers neither repeat nor change. `metacopy` would leave content in the image that an
+/// older agent or another kernel does not find. Kernels follow redirects that are on the disk also where they make none,
+/// and an upper directory of an agent that asked for nothing is taken as it is.
+const WISHES: [&str; 3] = [
+    ",redirect_dir=on,index=on,xino=on,metacopy=off",
+    ",redirect_dir=on,xino=on,metacopy=off",
+    "",
+];
+
+fn join(upper: &str, work: &str) -> rustix::io::Result<()> {
+    let mut result = Ok(());
+    for wish in WISHES {
+        let options = CString::new(format!("lowerdir={IMAGE},upperdir={upper},workdir={work}{wish}"))
+            .expect("paths are constants without NUL");
+        result = mount("overlay", ROOT, "overlay", MountFlags::NOATIME, options.as_c_str());
+        match &result {
+            Ok(()) => break,
+            Err(error) if !wish.is_empty() => {
+                crate::console::say(&format!("the root does without `{}`: {error}", &wish[1..]));
+            }
+            Err(_) => {}
+        }
+    }
+    result
 }
 
 /// Mounts the scratch disk without ext4's background thread: seconds after the start it would read bitmaps and clear inode
