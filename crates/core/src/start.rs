@@ -1,5 +1,6 @@
 //! Bringing a machine up: every step is undone if a later one fails or the whole is dropped.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -247,7 +248,10 @@ pub(crate) fn identity(
 ) -> Identity {
     let mut entropy = [0; 32];
     ports.clock.fill_random(&mut entropy);
-    let mut environment = config.environment.clone();
+    // What nobody has said comes first, then the image's, then the template's with what the request put into it. The
+    // agent adds a PATH where there is none.
+    let mut environment = BTreeMap::from([("LANG".to_owned(), "C.UTF-8".to_owned())]);
+    environment.extend(config.environment.clone());
     environment.extend(record.template.environment.clone());
     Identity {
         host_name: record.name.to_host_name(),
