@@ -13,8 +13,11 @@ use crate::base::tool::{MMDEBSTRAP, Running, read_lines};
 use crate::base::workspace::Workspace;
 
 /// What nobody reads in a disposable machine. Copyright notices stay: their licences ask for that.
-const LEFT_OUT: [&str; 6] = [
+const LEFT_OUT: [&str; 8] = [
     "path-exclude=/usr/share/man/*",
+    // The directories stay, empty: packages such as Java link into them when they are installed.
+    "path-include=/usr/share/man/man[0-9]",
+    "path-include=/usr/share/man/*/man[0-9]",
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
     "path-exclude=/usr/share/info/*",
