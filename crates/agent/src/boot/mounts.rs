@@ -11,8 +11,8 @@ use super::{BootError, failed};
 
 /// Directory of the files that say who this guest is.
 const IDENTITY: &str = "/run/microvm";
-/// Bytes of the largest file that is put into memory; a larger one stays where it is.
-const LONGEST: u64 = 64 << 10;
+/// Bytes of them that are kept.
+const LONGEST: u64 = 4096;
 
 /// Before anything else: devices, processes, system; and the console as our standard streams.
 pub(super) fn early() -> Result<(), BootError> {
@@ -65,7 +65,7 @@ fn attach(kind: &str, target: &str, flags: MountFlags, options: &str) -> Result<
 ///
 /// The price is the one of containers: the files can be written but not replaced by renaming another one over them.
 pub(super) fn identity_in_memory() {
-    for (name, mode) in [("hostname", 0o644), ("hosts", 0o644), ("machine-id", 0o444)] {
+    for (name, mode) in [("hostname", 0o644), ("machine-id", 0o444)] {
         let over = format!("/etc/{name}");
         if let Err(error) = put_in_memory(&over, &format!("{IDENTITY}/{name}"), mode) {
             crate::console::say(&format!("{over} stays on the disk: {error}"));
@@ -88,10 +88,7 @@ fn put_in_memory(over: &str, file: &str, mode: u32) -> std::io::Result<()> {
         return Err(std::io::Error::other("it is no file"));
     }
     let mut content = Vec::new();
-    found.take(LONGEST + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > LONGEST {
-        return Err(std::io::Error::other(format!("it has more than {LONGEST} bytes")));
-    }
+    found.take(LONGEST).read_to_end(&mut content)?;
     fs::write(file, content)?;
     fs::set_permissions(file, fs::Permissions::from_mode(mode))?;
     Ok(mount_bind(file, over)?)

@@ -34,11 +34,8 @@ pub(super) fn assemble(image: &Disk, scratch: &Disk) -> Result<(), BootError> {
 /// is written to. `xino`: inode numbers neither repeat nor change. `metacopy` would leave content in the image that an
 /// older agent or another kernel does not find. Kernels follow redirects that are on the disk also where they make none,
 /// and an upper directory of an agent that asked for nothing is taken as it is.
-const WISHES: [&str; 3] = [
-    ",redirect_dir=on,index=on,xino=on,metacopy=off",
-    ",redirect_dir=on,xino=on,metacopy=off",
-    "",
-];
+const WISHES: [&str; 3] =
+    [",redirect_dir=on,index=on,xino=on,metacopy=off", ",redirect_dir=on,xino=on,metacopy=off", ""];
 
 fn join(upper: &str, work: &str) -> rustix::io::Result<()> {
     let mut result = Ok(());

@@ -72,9 +72,8 @@ fn start_now(agent: &Arc<Agent>, request: Exec) -> AgentResult<(Arc<Process>, Li
         shielded: agent.shielded,
         control_group: group.as_ref().map(|group| group.directory().as_raw_fd()),
     });
-    let pid = result.map_err(|(step, error)| {
-        describe(step, error, &request, first_directory(&plan), &plan.user.name)
-    })?;
+    let pid = result
+        .map_err(|(step, error)| describe(step, error, &request, first_directory(&plan), &plan.user.name))?;
     let exited = guard.claim(pid);
     let timeout = (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms));
     let process = Arc::new(Process::new(request, pid, stdin, terminal, group));

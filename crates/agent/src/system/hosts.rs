@@ -1,4 +1,4 @@
-//! `/etc/hosts`: `localhost` and the guest's own name.
+//! `/etc/hosts`: `localhost` and the guest's own name. The file stays on the disk: what users write there is kept.
 
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -22,9 +22,7 @@ fn set_in(path: &str, name: &str) -> Result<(), String> {
     let file = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     match file {
         Ok(file) => {
-            file.take(MOST + 1)
-                .read_to_end(&mut old)
-                .map_err(|error| format!("read {path}: {error}"))?;
+            file.take(MOST + 1).read_to_end(&mut old).map_err(|error| format!("read {path}: {error}"))?;
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(format!("read {path}: {error}")),
@@ -51,7 +49,8 @@ fn with_names(old: &[u8], name: &str) -> Vec<u8> {
     let has = |wanted: &str, v6: bool| {
         text.lines().any(|line| {
             let mut words = line.split('#').next().unwrap_or_default().split_ascii_whitespace();
-            words.next().is_some_and(|address| address.contains(':') == v6) && words.any(|word| word == wanted)
+            words.next().is_some_and(|address| address.contains(':') == v6)
+                && words.any(|word| word == wanted)
         })
     };
     if !has("localhost", false) {
@@ -74,7 +73,8 @@ mod tests {
     #[test]
     fn an_empty_file_gets_all_names_and_a_new_name_replaces_the_old_one() {
         let first = with_names(b"", "one");
-        let expected = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\tone\t# this guest\n";
+        let expected =
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\tone\t# this guest\n";
         assert_eq!(String::from_utf8_lossy(&first), expected);
         assert_eq!(with_names(&first, "one"), first);
         let second = with_names(&first, "two");

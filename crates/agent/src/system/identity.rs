@@ -92,7 +92,11 @@ fn set_host_name(name: &str) -> Result<(), String> {
     }
     rustix::system::sethostname(name.as_bytes()).map_err(|error| format!("set the host name: {error}"))?;
     write_line("/etc/hostname", format!("{name}\n"))?;
-    hosts::set_own_name(name)
+    // The file is the user's as much as ours: one that cannot be changed keeps no VM from being who it is.
+    if let Err(problem) = hosts::set_own_name(name) {
+        say(&format!("the guest's own name does not resolve: {problem}"));
+    }
+    Ok(())
 }
 
 fn set_machine_id(id: &str) -> Result<(), String> {
