@@ -30,7 +30,7 @@ pub(crate) async fn pack(stream: &Arc<StreamHandle>, request: PullArchive) -> Ag
             device: metadata.dev(),
             exclude,
             pending: Vec::new(),
-            links: std::collections::HashMap::new(),
+            links: Links::default(),
         };
         packer.walk(root)?;
         packer.pending.extend_from_slice(&[0; 1024]);
@@ -45,8 +45,28 @@ struct Packer<'a> {
     exclude: Vec<&'a Path>,
     /// Headers that wait, so that thousands of small files do not make thousands of frames.
     pending: Vec<u8>,
-    /// Files with several names that were packed already.
-    links: std::collections::HashMap<u64, PathBuf>,
+    links: Links,
+}
+
+/// Files with several names that were packed already, under the first of them.
+///
+/// A file is device and inode number together: on an overlay file system the files of the image and those of the scratch
+/// disk lie in one directory, and their inode numbers are those of two file systems.
+#[derive(Default)]
+struct Links(std::collections::HashMap<(u64, u64), Vec<u8>>);
+
+impl Links {
+    /// The name under which a file was packed before; else `name` is kept as its first.
+    fn first(&mut self, device: u64, inode: u64, name: &[u8]) -> Option<Vec<u8>> {
+        use std::collections::hash_map::Entry;
+        match self.0.entry((device, inode)) {
+            Entry::Occupied(found) => Some(found.get().clone()),
+            Entry::Vacant(free) => {
+                free.insert(name.to_vec());
+                None
+            }
+        }
+    }
 }
 
 impl Packer<'_> {
@@ -101,14 +121,11 @@ impl Packer<'_> {
             // Sockets, FIFOs and devices mean nothing outside of this guest.
             return Ok(());
         }
-        if metadata.nlink() > 1 {
-            if let Some(first) = self.links.get(&metadata.ino()) {
-                let target = first.as_os_str().as_bytes().to_vec();
-                header.set_entry_type(EntryType::Link);
-                return self.header(header, &name, Some(&target), 0);
-            }
-            let first = PathBuf::from(std::ffi::OsStr::from_bytes(&name));
-            self.links.insert(metadata.ino(), first);
+        if metadata.nlink() > 1
+            && let Some(target) = self.links.first(metadata.dev(), metadata.ino(), &name)
+        {
+            header.set_entry_type(EntryType::Link);
+            return self.header(header, &name, Some(&target), 0);
         }
         let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
         let file = match file {
@@ -204,6 +221,15 @@ fn record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_inode_numbers_of_two_devices_are_two_files() {
+        let mut links = Links::default();
+        assert_eq!(links.first(1, 77, b"image"), None);
+        assert_eq!(links.first(2, 77, b"scratch"), None, "another file was taken for it");
+        assert_eq!(links.first(1, 77, b"again").as_deref(), Some(&b"image"[..]));
+        assert_eq!(links.first(2, 77, b"again").as_deref(), Some(&b"scratch"[..]));
+    }
 
     #[test]
     fn pax_records_count_their_own_length() {

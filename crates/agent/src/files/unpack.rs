@@ -13,8 +13,8 @@ use std::sync::Arc;
 use microvm_protocol::messages::Written;
 use microvm_protocol::mux::StreamHandle;
 use rustix::fs::{
-    AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod, fchown,
-    futimens, linkat, mkdirat, openat, openat2, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat,
+    fchmod, fchown, futimens, linkat, mkdirat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
@@ -37,6 +37,7 @@ pub(crate) async fn unpack(stream: &Arc<StreamHandle>, path: Vec<u8>) -> AgentRe
             parent: None,
             directories: Vec::new(),
             buffer: vec![0; 64 * 1024],
+            whole_guest: target.components().eq([Component::RootDir]),
             may_change_owner: rustix::process::geteuid().is_root(),
         };
         let result = unpacker.run(&mut receiver);
@@ -60,6 +61,8 @@ struct Unpacker {
     directories: Vec<(PathBuf, Timestamps)>,
     buffer: Vec<u8>,
     may_change_owner: bool,
+    /// The target is the guest's root.
+    whole_guest: bool,
 }
 
 fn broken(error: std::io::Error) -> AgentError {
@@ -131,7 +134,9 @@ impl Unpacker {
             EntryType::Directory => {
                 let (parent, leaf) = self.place(&path)?;
                 match mkdirat(&*parent, &leaf, Mode::from_raw_mode(0o700)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
+                    Ok(()) => {}
+                    Err(Errno::EXIST) if self.is_linked_directory(&parent, &leaf, &path) => return Ok(()),
+                    Err(Errno::EXIST) => {}
                     Err(error) => return Err(failed("make", error)),
                 }
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -223,18 +228,24 @@ impl Unpacker {
         Ok((directory, name.to_owned()))
     }
 
+    /// Whether a symbolic link to a directory of the target is there (`bin` of a merged `/usr`): entries below go through
+    /// it, and owner, mode and times of that directory stay its own.
+    fn is_linked_directory(&self, parent: &OwnedFd, leaf: &OsStr, path: &Path) -> bool {
+        statat(parent, leaf, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Symlink)
+            && self.open_existing(path).is_ok()
+    }
+
+    fn open_existing(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // Nothing is outside of the guest's root: there an absolute link stays inside.
+        let bound = if self.whole_guest { ResolveFlags::IN_ROOT } else { ResolveFlags::BENEATH };
+        openat2(&self.root, path, flags, Mode::empty(), bound | ResolveFlags::NO_MAGICLINKS)
+    }
+
     fn open_directory(&self, path: &Path) -> AgentResult<OwnedFd> {
-        let open = |path: &Path| {
-            let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            openat2(
-                &self.root,
-                path,
-                flags,
-                Mode::empty(),
-                ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-            )
-        };
+        let open = |path: &Path| self.open_existing(path);
         let failed = |error: Errno| match error {
             Errno::XDEV | Errno::LOOP => {
                 refused(path.as_os_str().as_bytes(), "it leads out of the target through a symbolic link")

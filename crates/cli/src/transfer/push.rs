@@ -51,13 +51,26 @@ pub(crate) async fn push(client: &Client, vm: &VmRef, from: &Path, to: &[u8]) ->
 }
 
 async fn is_directory(client: &Client, vm: &VmRef, path: &[u8]) -> Result<bool, CliError> {
-    // A slash at the end makes the guest look through a symbolic link.
+    match kind(client, vm, path).await? {
+        Some(FileKind::Directory) => Ok(true),
+        // A link to a directory counts as that directory: a slash at the end makes the guest look through it.
+        Some(FileKind::Symlink) => Ok(kind(client, vm, &join(path, b"")).await? == Some(FileKind::Directory)),
+        _ => Ok(false),
+    }
+}
+
+/// What is at a path of a guest; `None` where nothing is, and for a link to a file that is named like a directory.
+async fn kind(client: &Client, vm: &VmRef, path: &[u8]) -> Result<Option<FileKind>, CliError> {
     match client.stat(vm, path).await {
-        Ok(stat) => Ok(stat.kind == FileKind::Directory),
+        Ok(stat) => Ok(Some(stat.kind)),
         Err(ClientError::Problem(problem))
             if problem.kind == ErrorKind::NotFound && problem.code != "vm_not_found" =>
         {
-            Ok(false)
+            Ok(None)
+        }
+        // ENOTDIR of the guest.
+        Err(ClientError::Problem(problem)) if problem.kind == ErrorKind::Invalid && path.ends_with(b"/") => {
+            Ok(None)
         }
         Err(error) => Err(error.into()),
     }

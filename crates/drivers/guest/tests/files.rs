@@ -132,6 +132,29 @@ async fn archives_go_in_and_out() {
 }
 
 #[tokio::test]
+async fn a_directory_of_an_archive_goes_through_a_link() {
+    use tar::EntryType::{Directory, Regular};
+    let Some(agent) = HostAgent::start().await else { return };
+    let guest = agent.connect().await;
+    let root = agent.directory.path().join("merged");
+    std::fs::create_dir_all(root.join("usr/bin")).unwrap();
+    std::fs::create_dir(agent.directory.path().join("outside")).unwrap();
+    std::os::unix::fs::symlink("usr/bin", root.join("bin")).unwrap();
+    std::os::unix::fs::symlink("../outside", root.join("away")).unwrap();
+    let target = agent.path("merged");
+    let push = |entries: &[(&str, tar::EntryType, &str)]| {
+        guest.push_archive(&target, bytes_of(vec![archive(entries)]))
+    };
+    push(&[("bin/", Directory, ""), ("bin/tool", Regular, "t"), ("last", Regular, "l")]).await.unwrap();
+    assert_eq!(std::fs::read(root.join("usr/bin/tool")).unwrap(), b"t");
+    assert_eq!(std::fs::read(root.join("last")).unwrap(), b"l");
+    assert!(std::fs::symlink_metadata(root.join("bin")).unwrap().is_symlink());
+    let error = push(&[("away/", Directory, ""), ("away/x", Regular, "x")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(!agent.directory.path().join("outside/x").exists());
+}
+
+#[tokio::test]
 async fn archives_cannot_leave_their_target() {
     use tar::EntryType::{Block, Char, Link, Regular, Symlink};
     let Some(agent) = HostAgent::start().await else { return };
