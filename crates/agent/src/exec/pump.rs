@@ -5,13 +5,14 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
+use super::output::MOST_READ;
 use super::process::Process;
 use crate::agent::Agent;
 
 /// Bytes read at once from a process that writes little: most do.
 const LITTLE: usize = 4 * 1024;
 /// Bytes read at once from one that writes much.
-const MUCH: usize = 64 * 1024;
+const MUCH: usize = MOST_READ;
 /// Capacity asked for the pipe of one that writes much: fewer changes between reader and writer on one emulated
 /// processor.
 const PIPE_SIZE: usize = 256 * 1024;
