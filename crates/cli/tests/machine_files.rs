@@ -144,7 +144,7 @@ fn a_full_disk_is_told_and_nothing_half_stays() {
 }
 
 #[test]
-fn a_host_disk_that_fills_up_is_the_guests_to_see() {
+fn a_host_disk_that_fills_up_stops_the_guest_until_there_is_room() {
     let Some(mut home) = Home::open() else { return };
     let whole = home.root().join("whole");
     let parts = ["images", "kernels"].map(|part| home.root().join(part));
@@ -160,11 +160,12 @@ fn a_host_disk_that_fills_up_is_the_guests_to_see() {
     home.must(&["create", "--name", "dev"]);
     let ids = support::names(&whole.join("vms"));
     let fill = "dd if=/dev/urandom of=/root/big bs=1M count=300 conv=fsync";
-    let filled = home.run(&["exec", "dev", "--", "sh", "-c", fill]);
-    assert!(!filled.status.success(), "300 MB went onto a disk with room for half of it");
-    // The guest got errors instead of a machine that stands still; what needs no disk works.
-    assert_eq!(home.state("dev").0, "running");
-    assert_eq!(home.must(&["exec", "dev", "--", "echo", "alive"]), "alive\n");
+    home.must(&["exec", "-d", "dev", "--", "sh", "-c", fill]);
+    // The guest stands still instead of losing its file system to errors, and says why.
+    support::until("it waits for room", 60, || home.json(&["inspect", "dev"])["rest"]["kind"] == "disk_full");
+    assert_eq!(home.state("dev").0, "paused");
+    let (_, problem) = home.must_fail(&["exec", "dev", "--", "echo", "alive"]);
+    assert!(problem["detail"].as_str().unwrap().contains("full"), "{problem}");
     // Neither a fork nor a snapshot is made of it half, and it can be removed, which makes room again.
     let (exit, problem) = home.must_fail(&["snapshot", "create", "dev", "--name", "half"]);
     assert_eq!(exit, 105, "{problem}");

@@ -103,7 +103,7 @@ pub struct ProcessInfo {
     pub stdout_bytes: u64,
     /// Bytes of standard error produced so far.
     pub stderr_bytes: u64,
-    /// Whether it was started to live on without a reader. While one of these runs its VM does not count as idle.
+    /// Whether it was started to live on without a reader. While one of these runs its VM is not ended for being idle.
     #[serde(default)]
     pub detached: bool,
 }

@@ -29,7 +29,8 @@ pub(super) enum Limit {
 
 impl VmActor {
     pub(super) async fn limit_passed(&mut self, limit: Limit) {
-        if limit != Limit::Lifetime && self.has_detached_work().await {
+        // Who stands still or sleeps goes on with everything later; only an end loses work.
+        if limit == Limit::Idle && self.has_detached_work().await {
             self.activity.touch(self.shared.ports.clock.now_ms());
             return;
         }
