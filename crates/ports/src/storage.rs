@@ -42,10 +42,35 @@ pub struct ImageConfig {
     pub command: Vec<String>,
 }
 
+impl ImageConfig {
+    /// This configuration with another over it; empty means unsaid. An entry point that is said takes default arguments of
+    /// the one before away, as in a Dockerfile: they are none of its.
+    #[must_use]
+    pub fn with(mut self, over: &Self) -> Self {
+        self.environment.extend(over.environment.clone());
+        for (base, over) in
+            [(&mut self.user, &over.user), (&mut self.working_directory, &over.working_directory)]
+        {
+            if !over.is_empty() {
+                base.clone_from(over);
+            }
+        }
+        if !over.entrypoint.is_empty() {
+            self.entrypoint.clone_from(&over.entrypoint);
+            self.command.clear();
+        }
+        if !over.command.is_empty() {
+            self.command.clone_from(&over.command);
+        }
+        self
+    }
+}
+
 /// One image in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageInfo {
-    /// SHA-256 of the file system, as `sha256:` and 64 hexadecimal characters.
+    /// SHA-256 over the files and the configuration, as `sha256:` and 64 hexadecimal characters. Images that differ in
+    /// either differ in it. Images made before this was so keep the SHA-256 of their file system alone.
     pub digest: String,
     /// Names that point to it.
     pub names: Vec<String>,

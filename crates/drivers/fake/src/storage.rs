@@ -59,6 +59,11 @@ pub(crate) fn digest(data: &[u8]) -> String {
     Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Digest of an image: over its content and its configuration.
+fn image_digest(data: &[u8], config: &ImageConfig) -> String {
+    format!("sha256:{}", digest(format!("{} {config:?}", digest(data)).as_bytes()))
+}
+
 impl FakeStorage {
     /// Sets how many bytes can still be written; 1 TiB at first.
     pub fn set_free(&self, free: u64) {
@@ -143,7 +148,7 @@ impl FakeStorage {
         config: &ImageConfig,
         data: &[u8],
     ) -> Result<ImageInfo, StorageError> {
-        let digest = format!("sha256:{}", digest(data));
+        let digest = image_digest(data, config);
         let path = self.image_path(&digest);
         fs::write(&path, data).map_err(io("writing", &path))?;
         let mut images = lock(&self.shared.images);
@@ -221,7 +226,7 @@ impl ImageStore for FakeStorage {
         let info = self.find(reference)?;
         let path = self.image_path(&info.digest);
         let data = fs::read(&path).map_err(io("reading", &path))?;
-        let found = format!("sha256:{}", digest(&data));
+        let found = image_digest(&data, &info.config);
         if found != info.digest {
             let detail = format!("expected {}, found {found}", info.digest);
             return Err(StorageError::Damaged { what: format!("image {reference}"), detail });

@@ -43,6 +43,7 @@ pub async fn run(harness: &dyn StorageHarness) {
     suite.check("a disk is examined before it is used", disks(harness)).await;
     suite.check("an image is added, found and removed", image_life(harness)).await;
     suite.check("the same content is stored once", image_same(harness)).await;
+    suite.check("equal files with another configuration are another image", image_config(harness)).await;
     suite.check("a name moves to the newer image, garbage is collected", image_name_moves(harness)).await;
     suite.check("an image in use is not removed", image_in_use(harness)).await;
     suite.check("a damaged image is refused and named", image_damaged(harness)).await;
@@ -154,6 +155,27 @@ async fn image_same(harness: &dyn StorageHarness) {
     assert_eq!(images.images().await.must("listing").len(), 1);
     images.remove_image("one", &[]).await.must("removing one name");
     images.image("two").await.must("finding it by the other name");
+}
+
+async fn image_config(harness: &dyn StorageHarness) {
+    let images = harness.images().await;
+    let source = ImageSource::Path { path: harness.folder(0).await };
+    let mut digests = Vec::new();
+    for user in ["1000:1000", ""] {
+        let config = ImageConfig { user: user.to_owned(), ..ImageConfig::default() };
+        let name = format!("user{}", user.len());
+        let added = images.add_image(&name, &source, &[], &config, Progress::ignored()).await;
+        digests.push(added.must("adding an image").digest);
+    }
+    assert_ne!(digests[0], digests[1], "two configurations gave one digest");
+    for reference in ["user9", &digests[0]] {
+        let found = images.image(reference).await.must("finding the first").info;
+        assert_eq!(found.config.user, "1000:1000", "a later import changed the user of {reference}");
+        assert_eq!(found.names, ["user9"]);
+    }
+    images.remove_image("user0", &digests[..1]).await.must("removing the second");
+    let left = images.image("user9").await.must("finding the first after the second is gone");
+    assert!(std::fs::read(&left.path).is_ok_and(|data| data.len() as u64 == left.info.size));
 }
 
 async fn image_name_moves(harness: &dyn StorageHarness) {

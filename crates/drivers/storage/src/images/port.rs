@@ -1,5 +1,7 @@
 //! The port for images.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::PoisonError;
 
 use async_trait::async_trait;
@@ -7,6 +9,7 @@ use microvm_ports::guest::ByteStream;
 use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource, RecipeFile, ResolvedImage};
 use microvm_ports::{ImageStore, Progress, StorageError};
 
+use super::ROOT_FILE;
 use super::read::describe;
 use crate::base::files::{disk_usage, sync_directory};
 use crate::base::workspace::remove_leftovers;
@@ -67,7 +70,7 @@ impl Inner {
         let names = self.all_names()?.remove(&sha256).unwrap_or_default();
         let by_digest = reference.starts_with("sha256:");
         let last = by_digest || names.iter().all(|name| name == reference);
-        if last && uses(in_use, &sha256) {
+        if last && self.digests_in_use(in_use)?.contains(&sha256) {
             return Err(StorageError::InUse {
                 name: describe(&sha256, &names),
                 users: "VMs made from it".into(),
@@ -87,13 +90,23 @@ impl Inner {
         let mut freed = remove_leftovers(&self.directories.work)?;
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let names = self.all_names()?;
+        let used = self.digests_in_use(in_use)?;
         for sha256 in self.digests()? {
-            if !names.contains_key(&sha256) && !uses(in_use, &sha256) {
+            if !names.contains_key(&sha256) && !used.contains(&sha256) {
                 freed += self.remove_files(&sha256)?;
             }
         }
         freed += self.remove_old_initramfs()?;
         Ok(freed)
+    }
+
+    /// Images that `in_use` stands for. Where a digest of files alone may mean several, all are in use.
+    fn digests_in_use(&self, in_use: &[String]) -> Result<BTreeSet<String>, StorageError> {
+        let mut used = BTreeSet::new();
+        for digest in in_use {
+            used.extend(self.meant_by(digest)?);
+        }
+        Ok(used)
     }
 
     /// Out of sight first, then away.
@@ -102,15 +115,16 @@ impl Inner {
         if !directory.exists() {
             return Ok(0);
         }
-        let freed = disk_usage(&directory)?;
+        // A file that other images share stays.
+        let shared = std::fs::metadata(directory.join(ROOT_FILE))
+            .ok()
+            .filter(|file| file.nlink() > 1)
+            .map_or(0, |file| file.blocks() * 512);
+        let freed = disk_usage(&directory)?.saturating_sub(shared);
         let workspace = self.workspace()?;
         std::fs::rename(&directory, workspace.join("image"))
             .map_err(crate::base::error::io_error("removing", &directory))?;
         sync_directory(&self.directories.images)?;
         Ok(freed)
     }
-}
-
-fn uses(in_use: &[String], sha256: &str) -> bool {
-    in_use.iter().any(|digest| digest.strip_prefix("sha256:").unwrap_or(digest) == sha256)
 }

@@ -2,11 +2,13 @@
 
 use std::sync::PoisonError;
 
+use camino::Utf8Path;
 use microvm_ports::StorageError;
 use microvm_ports::storage::{ImageConfig, ImageInfo};
 
+use super::identity::identity;
 use super::{ImageManifest, MANIFEST, ROOT_FILE, STAMP};
-use crate::base::files::{make_directory, remove_all, sync_directory};
+use crate::base::files::{make_directory, remove_all, rename_durably, sync_directory};
 use crate::base::manifest;
 use crate::base::stamp::verify_now;
 use crate::base::workspace::Workspace;
@@ -24,8 +26,7 @@ impl Inner {
         builder: Builder,
         workspace: &Workspace,
     ) -> Result<ImageInfo, StorageError> {
-        let Builder { tree, spool, cancel, progress, config: mut merged, .. } = builder;
-        merge(&mut merged, config);
+        let Builder { tree, spool, cancel, progress, config: found, .. } = builder;
         let new = workspace.join("image");
         make_directory(&new, 0o711)?;
         let root = new.join(ROOT_FILE);
@@ -41,26 +42,61 @@ impl Inner {
             size: written.size,
             created_ms: self.clock.now_ms(),
             source,
-            config: merged,
+            config: found.with(config),
         };
+        let digest = identity(&record.sha256, &record.config);
         manifest::write(&new.join(MANIFEST), &record)?;
         self.verified.remember(&root, &written.sha256, &new.join(STAMP));
         sync_directory(&new)?;
         cancel.check()?;
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let target = self.image_path(&written.sha256);
-        self.put_image(&new, &target, &written, workspace)?;
-        self.write_name(workspace, name, &written.sha256)?;
-        let names = self.all_names()?.remove(&written.sha256).unwrap_or_default();
-        self.image_info(&written.sha256, names)
+        self.share_file(&new, &digest, &written, workspace)?;
+        self.put_image(&new, &self.image_path(&digest), &written, workspace)?;
+        self.write_name(workspace, name, &digest)?;
+        let names = self.all_names()?.remove(&digest).unwrap_or_default();
+        self.image_info(&digest, names)
     }
 
-    /// The same content may be there already, made earlier or by another process a moment ago. Then the file system stays
-    /// (VMs may have it open) and only what is said about it is replaced. A damaged one gives way.
+    /// Makes one file of the new file system and an equal one of another image: of the other's, which VMs may have open, or,
+    /// where that is damaged, of the new one. A file system without hard links holds two files.
+    fn share_file(
+        &self,
+        new: &Utf8Path,
+        digest: &str,
+        written: &erofs::Written,
+        workspace: &Workspace,
+    ) -> Result<(), StorageError> {
+        let own = new.join(ROOT_FILE);
+        for other in self.digests_with_files(&written.sha256)? {
+            if other == digest {
+                continue;
+            }
+            let other = self.image_path(&other);
+            let theirs = other.join(ROOT_FILE);
+            let good = verify_now(&theirs, "the image", &written.sha256, written.size).is_ok();
+            let (from, to) = if good { (&theirs, &own) } else { (&own, &theirs) };
+            let link = workspace.join("link");
+            if let Err(error) = std::fs::hard_link(from, &link) {
+                tracing::debug!(%error, image = %theirs, "a file system is stored twice");
+                continue;
+            }
+            rename_durably(&link, to)?;
+            // A new link changes the time by which a verified file is known.
+            self.verified.remember(&theirs, &written.sha256, &other.join(STAMP));
+            self.verified.remember(&own, &written.sha256, &new.join(STAMP));
+            if good {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same image may be there already, made earlier or by another process a moment ago. Then the file system stays
+    /// (VMs may have it open) and only what is said about its source is replaced. A damaged one gives way.
     fn put_image(
         &self,
-        new: &camino::Utf8Path,
-        target: &camino::Utf8Path,
+        new: &Utf8Path,
+        target: &Utf8Path,
         written: &erofs::Written,
         workspace: &Workspace,
     ) -> Result<(), StorageError> {
@@ -71,28 +107,12 @@ impl Inner {
                 Err(error) => return Err(crate::base::error::failed("renaming to", target, error)),
             }
             if verify_now(&target.join(ROOT_FILE), "the image", &written.sha256, written.size).is_ok() {
-                crate::base::files::rename_durably(&new.join(MANIFEST), &target.join(MANIFEST))?;
+                rename_durably(&new.join(MANIFEST), &target.join(MANIFEST))?;
                 return remove_all(new);
             }
             let old = workspace.join("damaged");
             std::fs::rename(target, &old).map_err(crate::base::error::io_error("removing", target))?;
         }
         Ok(())
-    }
-}
-
-/// What the caller says goes over what the source says; empty means unsaid.
-fn merge(base: &mut ImageConfig, over: &ImageConfig) {
-    base.environment.extend(over.environment.clone());
-    for (base, over) in [(&mut base.user, &over.user), (&mut base.working_directory, &over.working_directory)]
-    {
-        if !over.is_empty() {
-            base.clone_from(over);
-        }
-    }
-    for (base, over) in [(&mut base.entrypoint, &over.entrypoint), (&mut base.command, &over.command)] {
-        if !over.is_empty() {
-            base.clone_from(over);
-        }
     }
 }

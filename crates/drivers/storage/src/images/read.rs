@@ -23,14 +23,41 @@ impl Inner {
         Ok(names_in(&self.directories.images)?.into_iter().filter(|name| is_sha256(name)).collect())
     }
 
-    pub(super) fn image_info(&self, sha256: &str, names: Vec<String>) -> Result<ImageInfo, StorageError> {
-        let what = describe(sha256, &names);
-        let manifest: ImageManifest = manifest::read(&self.image_path(sha256).join(MANIFEST), &what)?;
-        if manifest.sha256 != sha256 {
-            return Err(damaged(what, format!("its manifest belongs to sha256:{}", manifest.sha256)));
+    /// The manifest of `what`, held against the digest.
+    pub(super) fn image_manifest(&self, digest: &str, what: &str) -> Result<ImageManifest, StorageError> {
+        let manifest: ImageManifest = manifest::read(&self.image_path(digest).join(MANIFEST), what)?;
+        if !manifest.belongs_to(digest) {
+            return Err(damaged(what, "its manifest belongs to another image"));
         }
+        Ok(manifest)
+    }
+
+    /// Digests of images whose file system has this SHA-256; those without a readable manifest are left out.
+    pub(super) fn digests_with_files(&self, files: &str) -> Result<Vec<String>, StorageError> {
+        let has = |digest: &String| {
+            self.image_manifest(digest, "an image").is_ok_and(|manifest| manifest.sha256 == files)
+        };
+        Ok(self.digests()?.into_iter().filter(has).collect())
+    }
+
+    /// Digests of the images that a digest kept elsewhere stands for: the image itself, or, where that is gone and the
+    /// digest is one of files alone (older versions), those with these files.
+    pub(super) fn meant_by(&self, digest: &str) -> Result<Vec<String>, StorageError> {
+        let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
+        if !is_sha256(digest) {
+            return Ok(Vec::new());
+        }
+        if self.image_path(digest).exists() {
+            return Ok(vec![digest.to_owned()]);
+        }
+        self.digests_with_files(digest)
+    }
+
+    pub(super) fn image_info(&self, digest: &str, names: Vec<String>) -> Result<ImageInfo, StorageError> {
+        let what = describe(digest, &names);
+        let manifest = self.image_manifest(digest, &what)?;
         Ok(ImageInfo {
-            digest: format!("sha256:{sha256}"),
+            digest: format!("sha256:{digest}"),
             names,
             file_system: FileSystem::Erofs,
             size: manifest.size,
@@ -70,11 +97,23 @@ impl Inner {
                     format!("a digest is `sha256:` and {SHORT_DIGEST} to 64 of 0-9 and a-f"),
                 ));
             }
-            let mut found = self.digests()?.into_iter().filter(|known| known.starts_with(digest));
-            return match (found.next(), found.next()) {
-                (Some(only), None) => Ok(only),
-                (None, _) => Err(unknown("`microvm image ls` shows all images".into())),
-                (Some(_), Some(_)) => Err(bad_input(
+            let mut found: Vec<String> =
+                self.digests()?.into_iter().filter(|known| known.starts_with(digest)).collect();
+            let of_files = found.is_empty();
+            if of_files {
+                found = self.meant_by(digest)?;
+            }
+            return match &found[..] {
+                [only] => Ok(only.clone()),
+                [] => Err(unknown("`microvm image ls` shows all images".into())),
+                _ if of_files => Err(bad_input(
+                    format!("the digest `{reference}`"),
+                    format!(
+                        "an older version gave it to files alone, and several images have these files: name one of {}",
+                        found.iter().map(|digest| format!("sha256:{digest}")).collect::<Vec<_>>().join(", ")
+                    ),
+                )),
+                _ => Err(bad_input(
                     format!("the digest `{reference}`"),
                     "several images begin with it; give more characters",
                 )),
@@ -100,12 +139,13 @@ impl Inner {
         if !directory.exists() {
             return Err(damaged(what, "its files are missing"));
         }
+        let files = self.image_manifest(&sha256, &what)?.sha256;
         let info = self.image_info(&sha256, names)?;
         let path = directory.join(ROOT_FILE);
         if !path.exists() {
             return Err(damaged(what, "its file system is missing"));
         }
-        self.verified.verify(&path, &what, &sha256, info.size, &directory.join(STAMP))?;
+        self.verified.verify(&path, &what, &files, info.size, &directory.join(STAMP))?;
         Ok(ResolvedImage { info, path })
     }
 }

@@ -34,7 +34,7 @@ impl Inner {
             cancel.check()?;
             let own = names.remove(&sha256).unwrap_or_default();
             progress.advance("verifying", done, total);
-            if let Err(error) = self.verify_image(&sha256, own) {
+            if let Err(error) = self.verify_image(&sha256, &own) {
                 findings.push(error.to_string());
                 // The next use looks again as well.
                 remove_all(&self.image_path(&sha256).join(STAMP))?;
@@ -54,9 +54,9 @@ impl Inner {
         Ok(findings)
     }
 
-    fn verify_image(&self, sha256: &str, names: Vec<String>) -> Result<(), StorageError> {
-        let what = describe(sha256, &names);
-        let info = self.image_info(sha256, names)?;
-        verify_now(&self.image_path(sha256).join(ROOT_FILE), &what, sha256, info.size)
+    fn verify_image(&self, sha256: &str, names: &[String]) -> Result<(), StorageError> {
+        let what = describe(sha256, names);
+        let manifest = self.image_manifest(sha256, &what)?;
+        verify_now(&self.image_path(sha256).join(ROOT_FILE), &what, &manifest.sha256, manifest.size)
     }
 }

@@ -77,6 +77,12 @@ pub(crate) fn vm_id(number: u64) -> VmId {
     VmId::from_parts(1_700_000_000_000, number)
 }
 
+/// SHA-256 in hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Appends an entry with any name whatever, unchecked.
 pub(crate) fn entry(tar: &mut Builder<Vec<u8>>, kind: EntryType, name: &[u8], link: &[u8], content: &[u8]) {
     let mut header = Header::new_ustar();
