@@ -17,6 +17,9 @@ pub(crate) const KERNEL: &str = "distribution";
 /// The kernel that is built from source.
 pub(crate) const BUILT_KERNEL: &str = "built";
 
+/// What the list of kernels says of one that was built by this version: an older one fails the tests of shared folders.
+const BUILT_MARK: &str = "times on shared folders: nanoseconds";
+
 /// Tells the build where the agent is that goes into the program.
 pub(crate) const AGENT_VARIABLE: &str = "MICROVM_AGENT_BINARY";
 
@@ -72,13 +75,27 @@ pub(crate) fn provide_kernel() -> Result<()> {
     run::run(&mut call(Duration::from_secs(10 * 60), &["kernel", "build", "--distribution"]))
 }
 
-/// Builds the fast kernel if it is missing.
+/// Builds the fast kernel if it is missing or an older version of this program built it.
 pub(crate) fn provide_built_kernel() -> Result<()> {
-    if has(&["kernel", "ls"], BUILT_KERNEL)? {
+    let kernels =
+        run::output(&mut call(Duration::from_secs(60), &["kernel", "ls", "--output", "json"]))?;
+    if is_current(&serde_json::from_str(&kernels)?) {
         eprintln!("  it is there");
         return Ok(());
     }
     run::run(&mut call(Duration::from_secs(25 * 60), &["kernel", "build"]))
+}
+
+/// Whether a list of kernels has the built one, as this version builds it.
+fn is_current(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::Array(items) => items.iter().any(is_current),
+        serde_json::Value::Object(fields) if fields.get("name").is_some_and(|name| name == BUILT_KERNEL) => {
+            fields.get("source").and_then(|source| source.as_str()).is_some_and(|source| source.contains(BUILT_MARK))
+        }
+        serde_json::Value::Object(fields) => fields.values().any(is_current),
+        _ => false,
+    }
 }
 
 /// Digest of the default image, without `sha256:`.
@@ -102,6 +119,14 @@ pub(crate) fn provide_image() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_of_an_older_version_is_not_current() {
+        let list = |source: &str| serde_json::json!({"kernels": [{"name": BUILT_KERNEL, "source": source}]});
+        assert!(is_current(&list(&format!("built from package x ({BUILT_MARK})"))));
+        assert!(!is_current(&list("built from package x")));
+        assert!(!is_current(&serde_json::json!({"kernels": [{"name": "mine", "source": BUILT_MARK}]})));
+    }
 
     #[test]
     fn names_are_found_wherever_the_list_has_them() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use microvm_types::share::Share;
+use microvm_types::share::{Share, ShareChanges};
 use microvm_types::template::{NetworkMode, Overrides};
 use microvm_types::vm::{Limits, Origin, Rest};
 use microvm_types::{Name, Phase, VmId};
@@ -41,6 +41,9 @@ pub struct Vm {
     /// Folders of the host that it sees.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
+    /// How its programs notice what the host changes in these folders; absent without folders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_changes: Option<ShareChanges>,
     /// Labels, for filters.
     pub labels: BTreeMap<String, String>,
     /// Free text of its owner's.

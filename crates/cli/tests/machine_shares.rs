@@ -97,6 +97,23 @@ with open(\"map\", \"w+b\") as f:
         let found = fs::symlink_metadata(owner.path().join(path)).unwrap();
         assert_eq!((found.uid(), found.gid()), (4_711, 4_711), "{path}");
     }
+    // Times are what the guest sets, to the nanosecond: on files, directories and links.
+    let times = "1700000000123456789, 1600000000987654321";
+    sh(&format!(
+        "cd /mnt/out && python3 -c 'import os
+for path in [\"a/b/file\", \"a\", \"a/l\"]:
+    os.utime(path, ns=({times}), follow_symlinks=False)
+    found = os.lstat(path)
+    assert (found.st_atime_ns, found.st_mtime_ns) == ({times}), (path, found)'"
+    ));
+    for path in ["a/b/file", "a", "a/l"] {
+        let found = fs::symlink_metadata(owner.path().join(path)).unwrap();
+        assert_eq!(
+            (found.mtime(), found.mtime_nsec()),
+            (1_600_000_000, 987_654_321),
+            "{path}: a kernel built by an older version? Build it anew"
+        );
+    }
     // Both sides see at once what the other does.
     fs::write(&file, "new\n").unwrap();
     assert_eq!(sh("cat /mnt/out/a/b/file"), "new\n");
@@ -144,6 +161,7 @@ with open(\"map\", \"w+b\") as f:
     fs::set_permissions(&foreign, fs::Permissions::from_mode(0o600)).unwrap();
     fails("cat /mnt/out/foreign");
 
+    assert_eq!(home.json(&["inspect", "dev"])["share_changes"], "polling");
     assert_eq!(home.json(&["inspect", "dev"])["shares"][0]["target"], "/mnt/out");
     assert_eq!(home.json(&["inspect", "dev"])["shares"][1]["read_only"], true);
 }

@@ -11,6 +11,7 @@ use microvm_core::{VmEvent, VmView};
 use microvm_ports::hypervisor::{DeviceDiscovery, HypervisorReport, MachineCounters};
 use microvm_ports::storage::{FileSystem, ImageInfo, KernelInfo};
 use microvm_types::Phase;
+use microvm_types::share::ShareChanges;
 use microvm_types::snapshot::SnapshotPurpose;
 
 use crate::app::App;
@@ -34,6 +35,7 @@ impl App {
             image_digest: record.image_digest,
             kernel: template.kernel,
             network: template.network,
+            share_changes: (!template.shares.is_empty()).then_some(ShareChanges::Polling),
             shares: template.shares,
             labels: record.labels,
             metadata: record.metadata,

@@ -12,7 +12,7 @@ use microvm_api::vm::StopVm;
 use microvm_client::{Client, ClientError, ExecEvent, VmQuery, WriteFile};
 use microvm_server::{BindError, BoundServer};
 use microvm_types::exec::ExecRequest;
-use microvm_types::{ErrorKind, Phase, VmRef};
+use microvm_types::{ErrorKind, Phase, Share, VmRef};
 
 async fn dev(client: &Client) -> VmRef {
     let request = CreateVm { name: Some("dev".parse().unwrap()), ..CreateVm::default() };
@@ -45,6 +45,19 @@ async fn a_vm_lives_and_goes() {
     assert_eq!(code(client.create_vm(&again).await), ("vm_name_taken".into(), ErrorKind::Conflict));
     client.delete_vm(&vm).await.unwrap();
     assert_eq!(code(client.vm(&vm).await), ("vm_not_found".into(), ErrorKind::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_with_folders_says_that_changes_are_found_by_polling() {
+    let server = support::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().to_str().unwrap().to_owned();
+    let mut request = CreateVm { name: Some("dev".parse().unwrap()), ..CreateVm::default() };
+    request.overrides.shares = vec![Share { source, target: "/data".into(), read_only: true }];
+    let shown = serde_json::to_value(server.client.create_vm(&request).await.unwrap()).unwrap();
+    assert_eq!(shown["share_changes"], "polling", "{shown}");
+    request = CreateVm { name: Some("plain".parse().unwrap()), ..CreateVm::default() };
+    assert_eq!(server.client.create_vm(&request).await.unwrap().share_changes, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

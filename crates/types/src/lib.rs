@@ -34,5 +34,5 @@ pub use error_kind::ErrorKind;
 pub use id::{ProcessId, SnapshotId, VmId};
 pub use lifecycle::{Denied, LifecycleEvent, Phase};
 pub use name::{Name, NameError, VmRef};
-pub use share::{Share, ShareError};
+pub use share::{Share, ShareChanges, ShareError};
 pub use size::{ByteSize, SizeError};

@@ -27,6 +27,17 @@ const fn yes() -> bool {
     true
 }
 
+/// How programs of a guest notice what somebody else changes in a shared folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[non_exhaustive]
+pub enum ShareChanges {
+    /// By looking again: the guest's kernel reports no events (inotify, fanotify) of changes that the host makes. What it
+    /// reads is what the host has at that moment.
+    Polling,
+}
+
 /// Why a folder cannot be shared as described.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShareError {

@@ -48,7 +48,8 @@ pub(crate) struct MachineOptions {
     /// How it is connected
     #[arg(long, value_enum, value_name = "MODE")]
     network: Option<Network>,
-    /// Folder of this host that it sees: HOST_DIR:GUEST_DIR[:ro|:rw], read-only unless said otherwise
+    /// Folder of this host that it sees: HOST_DIR:GUEST_DIR[:ro|:rw], read-only unless said otherwise. Programs that
+    /// watch files need polling there: the guest gets no events (inotify) of changes made by the host
     #[arg(long = "share", value_name = "HOST_DIR:GUEST_DIR[:MODE]", value_parser = share)]
     shares: Vec<Share>,
     /// Label, for filters

@@ -20,6 +20,9 @@ const LAPIC_KHZ: &str = include_str!("../../kernel/lapic_khz.c");
 const META_PACKAGE: &str = "linux-source";
 /// The unpacked source and the objects of our configuration.
 const SPACE: u64 = 3 << 30;
+/// What the record of a kernel says that takes times on shared folders to the nanosecond; `cargo xtask` builds one anew
+/// whose record does not.
+const FINE_TIMES: &str = " (times on shared folders: nanoseconds)";
 /// Files compiled for our configuration of 6.1, counted once; only for the progress bar.
 const OBJECTS: u64 = 1300;
 /// Without these a guest does not boot.
@@ -51,6 +54,7 @@ pub(crate) fn build(
     let unpacked = packages::unpack(&package, workspace, cancel, progress)?;
     let source = unpack_source(&unpacked.join("usr/src"), workspace, cancel, progress)?;
     add_parameter(&source)?;
+    let whole_times = keep_share_times(&source)?;
     configure(&source, workspace, cancel, progress)?;
     compile(&source, cancel, progress)?;
     let file = source.join("vmlinux");
@@ -68,7 +72,10 @@ pub(crate) fn build(
         kernel,
         release: Some(release),
         discovery: DeviceDiscovery::CommandLine,
-        source: format!("built from package {package}"),
+        source: format!(
+            "built from package {package}{}",
+            if whole_times { FINE_TIMES } else { "" }
+        ),
         modules: Vec::new(),
     })
 }
@@ -109,7 +116,7 @@ fn unpack_source(
     Ok(target)
 }
 
-/// Adds the one thing that the source lacks; nothing of it is changed.
+/// Adds a file that the source lacks.
 fn add_parameter(source: &Utf8Path) -> Result<(), StorageError> {
     let directory = source.join("arch/x86/kernel");
     write_new(&directory.join("lapic_khz.c"), 0o600, LAPIC_KHZ.as_bytes())?;
@@ -119,6 +126,49 @@ fn add_parameter(source: &Utf8Path) -> Result<(), StorageError> {
         .open(&makefile)
         .and_then(|mut file| file.write_all(b"\nobj-y += lapic_khz.o\n"));
     added.map_err(io_error("adding to", &makefile))
+}
+
+/// Lets the 9P file system take times to the nanosecond, as its protocol does. Its superblock never says how fine its times
+/// are, so that `timestamp_truncate` (fs/inode.c) cuts every time that a program sets to whole seconds, the default of
+/// `alloc_super`, before the host hears of it. Returns whether the source is one that keeps them now.
+fn keep_share_times(source: &Utf8Path) -> Result<bool, StorageError> {
+    let path = source.join("fs/9p/vfs_super.c");
+    let code = std::fs::read_to_string(&path).map_err(io_error("reading", &path))?;
+    match with_share_times(&code) {
+        ShareTimes::Kept => Ok(true),
+        ShareTimes::Added(code) => {
+            std::fs::write(&path, code).map_err(io_error("writing", &path))?;
+            Ok(true)
+        }
+        ShareTimes::Unknown => {
+            tracing::warn!(%path, "this source is not known: times set on shared folders are cut to seconds");
+            Ok(false)
+        }
+    }
+}
+
+/// What there is to do to a source of the 9P file system.
+#[derive(Debug, PartialEq, Eq)]
+enum ShareTimes {
+    /// Nothing: it says how fine its times are.
+    Kept,
+    /// This is the source with the line that it lacks.
+    Added(String),
+    /// The place is not there.
+    Unknown,
+}
+
+fn with_share_times(code: &str) -> ShareTimes {
+    const PLACE: &str = "\tsb->s_time_min = 0;\n";
+    if code.contains("s_time_gran") {
+        return ShareTimes::Kept;
+    }
+    match code.split_once(PLACE) {
+        Some((before, after)) if !after.contains(PLACE) => {
+            ShareTimes::Added(format!("{before}{PLACE}\tsb->s_time_gran = 1;\n{after}"))
+        }
+        _ => ShareTimes::Unknown,
+    }
 }
 
 fn make(source: &Utf8Path) -> Result<Command, StorageError> {
@@ -196,6 +246,18 @@ mod tests {
             lost_options("# a comment\nCONFIG_A=y\nCONFIG_B=y\n", "CONFIG_A=y\n# CONFIG_B is not set\n"),
             ["CONFIG_B=y"]
         );
+    }
+
+    #[test]
+    fn nine_p_gets_fine_times_once() {
+        let code = "{\n\tsb->s_magic = V9FS_MAGIC;\n\tsb->s_time_min = 0;\n\n\tret = super_setup_bdi(sb);\n}\n";
+        let ShareTimes::Added(fine) = with_share_times(code) else { panic!("the place was not found") };
+        assert_eq!(fine.replacen("\tsb->s_time_gran = 1;\n", "", 1), code);
+        assert!(fine.contains("s_time_min = 0;\n\tsb->s_time_gran = 1;\n\n\tret"));
+        assert_eq!(with_share_times(&fine), ShareTimes::Kept);
+        for other in ["", &code.repeat(2)] {
+            assert_eq!(with_share_times(other), ShareTimes::Unknown);
+        }
     }
 
     #[test]
