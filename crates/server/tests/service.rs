@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::stream;
 use microvm_api::CreateVm;
 use microvm_api::exec::{CommandLine, Execute};
+use microvm_api::kernel::{AddKernel, KernelSource};
 use microvm_api::vm::StopVm;
 use microvm_client::{Client, ClientError, ExecEvent, VmQuery, WriteFile};
 use microvm_server::{BindError, BoundServer};
@@ -50,9 +51,14 @@ async fn a_vm_lives_and_goes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_with_folders_says_that_changes_are_found_by_polling() {
     let server = support::start().await;
+    // The fake's first kernel has no 9P, as the distribution's has none.
+    let kernel = AddKernel { name: None, source: KernelSource::Build };
+    let mut lines = server.client.add_kernel(&kernel).await.unwrap();
+    while lines.next().await.unwrap().is_some() {}
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().to_str().unwrap().to_owned();
     let mut request = CreateVm { name: Some("dev".parse().unwrap()), ..CreateVm::default() };
+    request.overrides.kernel = Some("built".to_owned());
     request.overrides.shares = vec![Share { source, target: "/data".into(), read_only: true }];
     let shown = serde_json::to_value(server.client.create_vm(&request).await.unwrap()).unwrap();
     assert_eq!(shown["share_changes"], "polling", "{shown}");
