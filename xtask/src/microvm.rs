@@ -77,8 +77,7 @@ pub(crate) fn provide_kernel() -> Result<()> {
 
 /// Builds the fast kernel if it is missing or an older version of this program built it.
 pub(crate) fn provide_built_kernel() -> Result<()> {
-    let kernels =
-        run::output(&mut call(Duration::from_secs(60), &["kernel", "ls", "--output", "json"]))?;
+    let kernels = run::output(&mut call(Duration::from_secs(60), &["kernel", "ls", "--output", "json"]))?;
     if is_current(&serde_json::from_str(&kernels)?) {
         eprintln!("  it is there");
         return Ok(());
@@ -91,7 +90,10 @@ fn is_current(value: &serde_json::Value) -> bool {
     match value {
         serde_json::Value::Array(items) => items.iter().any(is_current),
         serde_json::Value::Object(fields) if fields.get("name").is_some_and(|name| name == BUILT_KERNEL) => {
-            fields.get("source").and_then(|source| source.as_str()).is_some_and(|source| source.contains(BUILT_MARK))
+            fields
+                .get("source")
+                .and_then(|source| source.as_str())
+                .is_some_and(|source| source.contains(BUILT_MARK))
         }
         serde_json::Value::Object(fields) => fields.values().any(is_current),
         _ => false,

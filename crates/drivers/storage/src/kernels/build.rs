@@ -72,10 +72,7 @@ pub(crate) fn build(
         kernel,
         release: Some(release),
         discovery: DeviceDiscovery::CommandLine,
-        source: format!(
-            "built from package {package}{}",
-            if whole_times { FINE_TIMES } else { "" }
-        ),
+        source: format!("built from package {package}{}", if whole_times { FINE_TIMES } else { "" }),
         modules: Vec::new(),
     })
 }
@@ -250,7 +247,8 @@ mod tests {
 
     #[test]
     fn nine_p_gets_fine_times_once() {
-        let code = "{\n\tsb->s_magic = V9FS_MAGIC;\n\tsb->s_time_min = 0;\n\n\tret = super_setup_bdi(sb);\n}\n";
+        let code =
+            "{\n\tsb->s_magic = V9FS_MAGIC;\n\tsb->s_time_min = 0;\n\n\tret = super_setup_bdi(sb);\n}\n";
         let ShareTimes::Added(fine) = with_share_times(code) else { panic!("the place was not found") };
         assert_eq!(fine.replacen("\tsb->s_time_gran = 1;\n", "", 1), code);
         assert!(fine.contains("s_time_min = 0;\n\tsb->s_time_gran = 1;\n\n\tret"));
