@@ -1,6 +1,6 @@
 //! Files of a guest.
 
-use microvm_types::files::FileStat;
+use microvm_types::files::{FileStat, LeftOut};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -16,4 +16,56 @@ pub struct FileList {
 pub struct FileHash {
     /// SHA-256 in lower-case hexadecimal.
     pub sha256: String,
+}
+
+/// Most bytes of a [`LeftOut`] in a trailer: HTTP libraries bound all trailers together, hyper at 16 KiB.
+const LEFT_OUT_BYTES: usize = 8 * 1024;
+
+/// What was left out as one line of JSON in visible ASCII, so that it fits into an HTTP trailer: at most 8 KiB, with fewer
+/// entries where that is too little for all. The count is always the whole one.
+#[must_use]
+pub fn left_out_text(left_out: &LeftOut) -> String {
+    use std::fmt::Write as _;
+    let mut shown = left_out.clone();
+    loop {
+        // Plain data: it cannot fail.
+        let json = serde_json::to_string(&shown).unwrap_or_default();
+        let mut text = String::with_capacity(json.len());
+        for c in json.chars() {
+            if (' '..='~').contains(&c) {
+                text.push(c);
+                continue;
+            }
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "\\u{unit:04x}");
+            }
+        }
+        if text.len() <= LEFT_OUT_BYTES || shown.entries.pop().is_none() {
+            return text;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_was_left_out_fits_a_trailer(paths in prop::collection::vec(any::<String>(), 0..25), long: bool) {
+            let mut left_out = LeftOut::default();
+            for path in &paths {
+                left_out.add(if long { path.repeat(50) } else { path.clone() }, "it is a socket");
+            }
+            let text = left_out_text(&left_out);
+            prop_assert!(text.len() <= LEFT_OUT_BYTES && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+            let read: LeftOut = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(read.count, left_out.count);
+            prop_assert_eq!(&read.entries[..], &left_out.entries[..read.entries.len()]);
+            prop_assert!(long || read.entries.len() == left_out.entries.len() || text.len() > LEFT_OUT_BYTES / 2);
+        }
+    }
 }

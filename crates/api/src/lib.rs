@@ -38,5 +38,9 @@ pub const SHA256_HEADER: &str = "x-content-sha256";
 /// Header that carries the id of a request, in both directions.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
+/// Trailer of an archive download that says what is not in it, as [`microvm_types::files::LeftOut`] in JSON; see
+/// [`files::left_out_text`]. Missing where the guest's agent is older than this.
+pub const LEFT_OUT_HEADER: &str = "x-left-out";
+
 /// Header of a file download that carries what the file is, as [`microvm_types::files::FileStat`] in JSON.
 pub const FILE_STAT_HEADER: &str = "x-file-stat";

@@ -59,6 +59,8 @@ use utoipa::OpenApi;
     crate::vm::Vm,
     crate::vm::VmList,
     microvm_types::files::FileStat,
+    microvm_types::files::LeftOut,
+    microvm_types::files::LeftOutEntry,
     microvm_types::files::TransferSummary,
     microvm_types::files::WatchEvent,
     microvm_types::template::Template,

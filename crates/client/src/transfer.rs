@@ -10,7 +10,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, body};
-use microvm_api::SHA256_HEADER;
+use microvm_api::{LEFT_OUT_HEADER, SHA256_HEADER};
+use microvm_types::files::LeftOut;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
@@ -127,12 +128,19 @@ pub struct Download {
     body: Incoming,
     hash: Sha256,
     announced: Option<String>,
+    left_out: Option<LeftOut>,
     finished: bool,
 }
 
 impl Download {
     pub(crate) fn new(response: Response<Incoming>) -> Self {
-        Self { body: response.into_body(), hash: Sha256::new(), announced: None, finished: false }
+        Self {
+            body: response.into_body(),
+            hash: Sha256::new(),
+            announced: None,
+            left_out: None,
+            finished: false,
+        }
     }
 
     /// The next bytes; `None` at an end that was verified.
@@ -157,6 +165,10 @@ impl Download {
                     let trailers = frame.into_trailers().unwrap_or_default();
                     let sum = trailers.get(SHA256_HEADER).and_then(|value| value.to_str().ok());
                     self.announced = sum.map(str::to_owned);
+                    let left_out =
+                        trailers.get(LEFT_OUT_HEADER).map(|text| serde_json::from_slice(text.as_bytes()));
+                    self.left_out =
+                        left_out.transpose().map_err(|error| ClientError::Answer(error.to_string()))?;
                 }
             }
         }
@@ -166,5 +178,12 @@ impl Download {
             Some(sent) => Err(ClientError::Damaged { sent: sent.clone(), received }),
             None => Err(ClientError::Lost { action, detail: "the end came without a checksum".to_owned() }),
         }
+    }
+
+    /// What an archive does not have in it, after its end; `None` where nobody told: the VM's agent or the server is older
+    /// than this.
+    #[must_use]
+    pub const fn left_out(&self) -> Option<&LeftOut> {
+        self.left_out.as_ref()
     }
 }

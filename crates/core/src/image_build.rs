@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use futures::StreamExt;
 use microvm_ports::guest::{GuestPath, ProcessEvent};
 use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource, RecipeFile, StorageError};
-use microvm_ports::{Guest, Progress};
+use microvm_ports::{Guest, Progress, PulledArchive};
 use microvm_types::exec::ExecRequest;
 use microvm_types::files::WriteOptions;
 use microvm_types::template::Overrides;
@@ -138,8 +138,19 @@ impl VmService {
         let exclude: Vec<Vec<u8>> = NOT_IN_IMAGE.iter().map(|path| path.to_vec()).collect();
         let tree = guest.pull_archive(b"/", &exclude).await?;
         let description = format!("built on {} with {} commands", short(&base.digest), recipe.commands.len());
+        let PulledArchive { data, left_out } = tree;
         let images = self.images();
-        Ok(images.add_image_from_stream(&recipe.name, &description, &config, tree, progress.clone()).await?)
+        let image =
+            images.add_image_from_stream(&recipe.name, &description, &config, data, progress.clone()).await?;
+        if let Ok(left_out) = left_out.await {
+            for entry in &left_out.entries {
+                progress.step(format!("left out {}: {}", entry.path, entry.reason));
+            }
+            if left_out.count > left_out.entries.len() as u64 {
+                progress.step(format!("{} entries were left out", left_out.count));
+            }
+        }
+        Ok(image)
     }
 }
 

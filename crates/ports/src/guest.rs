@@ -18,6 +18,7 @@ use microvm_types::{ErrorKind, ProcessId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::archive::{PulledArchive, PushedArchive};
 use crate::branch::InputProbe;
 
 /// A guest path: bytes, absolute unless said otherwise; no NUL.
@@ -351,13 +352,13 @@ pub trait Guest: Send + Sync {
         recursive: bool,
     ) -> Result<Pin<Box<dyn Stream<Item = Result<WatchEvent, GuestError>> + Send>>, GuestError>;
 
-    /// Unpacks a tar stream below a directory (made if missing). Entries that would leave it are refused. `data` is
-    /// taken to its end. Returns the number of bytes of the stream, which the guest has confirmed.
-    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<u64, GuestError>;
+    /// Unpacks a tar stream below a directory (made if missing), FIFOs and devices too. Entries that would leave it are
+    /// refused; what the guest cannot make is left out. `data` is taken to its end.
+    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<PushedArchive, GuestError>;
 
-    /// Packs a file or directory as a tar stream (pax, names relative to the path's parent). `exclude`: absolute
-    /// paths left out with all below them.
-    async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<ByteStream, GuestError>;
+    /// Packs a file or directory as a tar stream (pax, names relative to the path's parent), FIFOs and devices too.
+    /// `exclude`: absolute paths left out with all below them.
+    async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<PulledArchive, GuestError>;
 
     /// Connects to a TCP port on the guest's loopback.
     async fn connect_port(&self, port: u16) -> Result<PortConnection, GuestError>;

@@ -8,6 +8,7 @@
 //! leaves the outside as if it had not been called or as if it had finished, never in between, and calling it again is
 //! safe. What it does *not* do: hold state, know a driver, or decide policy.
 
+pub mod archive;
 pub mod branch;
 pub mod clock;
 pub mod conformance;
@@ -19,6 +20,7 @@ pub mod snapshot;
 pub mod state;
 pub mod storage;
 
+pub use archive::{PulledArchive, PushedArchive};
 pub use branch::{BranchError, Brancher};
 pub use clock::Clock;
 pub use guest::{Guest, GuestConnector, GuestError};

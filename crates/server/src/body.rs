@@ -10,12 +10,13 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
-use microvm_api::SHA256_HEADER;
+use microvm_api::files::left_out_text;
+use microvm_api::{LEFT_OUT_HEADER, SHA256_HEADER};
 use microvm_core::GuestLease;
-use microvm_ports::GuestError;
 use microvm_ports::guest::ByteStream;
+use microvm_ports::{GuestError, PulledArchive};
 use microvm_types::ErrorKind;
-use microvm_types::files::TransferSummary;
+use microvm_types::files::{LeftOut, TransferSummary};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
@@ -82,7 +83,7 @@ impl Sum {
         let sha256 = self.0.await.map_err(|_| {
             Failure::new(ErrorKind::Internal, "transfer_incomplete", "the data was not taken to its end")
         })?;
-        Ok(TransferSummary { bytes, sha256 })
+        Ok(TransferSummary { bytes, sha256, left_out: LeftOut::default() })
     }
 }
 
@@ -92,9 +93,20 @@ fn announced(headers: &HeaderMap) -> Option<String> {
 
 /// A stream of a guest as an answer, with its SHA-256 as a trailer. The VM counts as used until it was all read.
 pub(crate) fn outgoing(data: ByteStream, lease: GuestLease, headers: HeaderMap) -> Response {
-    let body = Outgoing { data, hash: Sha256::new(), ended: false, _lease: lease };
+    let body = Outgoing { data, hash: Sha256::new(), ended: false, left_out: None, _lease: lease };
     let mut response = (headers, Body::new(body)).into_response();
     response.headers_mut().insert(header::TRAILER, HeaderValue::from_static(SHA256_HEADER));
+    response
+}
+
+/// The same for an archive, with what is not in it as a second trailer.
+pub(crate) fn outgoing_archive(archive: PulledArchive, lease: GuestLease, headers: HeaderMap) -> Response {
+    let PulledArchive { data, left_out } = archive;
+    let body = Outgoing { data, hash: Sha256::new(), ended: false, left_out: Some(left_out), _lease: lease };
+    let mut response = (headers, Body::new(body)).into_response();
+    for name in [SHA256_HEADER, LEFT_OUT_HEADER] {
+        response.headers_mut().append(header::TRAILER, HeaderValue::from_static(name));
+    }
     response
 }
 
@@ -102,6 +114,7 @@ struct Outgoing {
     data: ByteStream,
     hash: Sha256,
     ended: bool,
+    left_out: Option<oneshot::Receiver<LeftOut>>,
     _lease: GuestLease,
 }
 
@@ -134,6 +147,13 @@ impl HttpBody for Outgoing {
                 let mut trailers = HeaderMap::new();
                 if let Ok(value) = HeaderValue::from_str(&sum) {
                     trailers.insert(HeaderName::from_static(SHA256_HEADER), value);
+                }
+                // It was sent before the data ended, or never will be.
+                let left_out = self.left_out.as_mut().and_then(|left_out| left_out.try_recv().ok());
+                if let Some(value) =
+                    left_out.and_then(|left_out| HeaderValue::from_str(&left_out_text(&left_out)).ok())
+                {
+                    trailers.insert(HeaderName::from_static(LEFT_OUT_HEADER), value);
                 }
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }

@@ -143,6 +143,47 @@ async fn files_of_any_name_go_both_ways() {
     assert_eq!(code(client.stat(&vm, b"relative").await), ("path_invalid".into(), ErrorKind::Invalid));
 }
 
+/// A tar stream of empty entries: names and types.
+fn archive(entries: &[(&str, u8)]) -> bytes::Bytes {
+    let mut out = Vec::new();
+    for (name, kind) in entries {
+        let mut header = [0; 512];
+        let fields: [(usize, &[u8]); 7] = [
+            (0, name.as_bytes()),
+            (100, b"0000644\0"),
+            (108, b"0000000\0"),
+            (116, b"0000000\0"),
+            (124, b"00000000000\0"),
+            (136, b"00000000001\0"),
+            (257, b"ustar\x0000"),
+        ];
+        for (at, bytes) in fields {
+            header[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        header[156] = *kind;
+        let sum = header.iter().map(|byte| u32::from(*byte)).sum::<u32>() + 8 * u32::from(b' ');
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        out.extend_from_slice(&header);
+    }
+    out.resize(out.len() + 1024, 0);
+    out.into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_archives_leave_out_is_told_both_ways() {
+    let server = support::start().await;
+    let client = &server.client;
+    let vm = dev(client).await;
+    let data = archive(&[("pipe", b'6'), ("label", b'V'), ("last", b'0')]);
+    let summary = client.push_archive(&vm, b"/tmp/in", stream::iter([Ok(data)])).await.unwrap();
+    assert_eq!((summary.left_out.count, summary.left_out.entries[0].path.as_str()), (1, "label"));
+    assert_eq!(client.list_files(&vm, b"/tmp/in", 1).await.unwrap().len(), 2);
+    let mut pulled = client.pull_archive(&vm, b"/tmp/in").await.unwrap();
+    assert_eq!(pulled.left_out(), None, "told before its end");
+    while pulled.next().await.unwrap().is_some() {}
+    assert_eq!(pulled.left_out().map(|left_out| left_out.count), Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_root_has_one_server_and_a_stale_socket_is_replaced() {
     let server = support::start().await;

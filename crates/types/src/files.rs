@@ -65,6 +65,49 @@ pub struct TransferSummary {
     pub bytes: u64,
     /// SHA-256 of those bytes in lower-case hexadecimal, computed on the host over what crossed the channel.
     pub sha256: String,
+    /// Entries of an archive that the guest could not make; the rest was unpacked.
+    #[serde(default)]
+    pub left_out: LeftOut,
+}
+
+/// Most entries that a [`LeftOut`] names; the rest is counted.
+pub const MAX_LEFT_OUT: usize = 20;
+
+/// What a transfer did not take over.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LeftOut {
+    /// How many entries.
+    pub count: u64,
+    /// The first of them, at most 20.
+    pub entries: Vec<LeftOutEntry>,
+}
+
+/// One thing that a transfer did not take over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LeftOutEntry {
+    /// Its path, lossy if it is not UTF-8: in the guest, on the host, or in the archive, where it comes from.
+    pub path: String,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl LeftOut {
+    /// Counts an entry, and names it if it is one of the first.
+    pub fn add(&mut self, path: impl Into<String>, reason: impl Into<String>) {
+        self.count = self.count.saturating_add(1);
+        if self.entries.len() < MAX_LEFT_OUT {
+            self.entries.push(LeftOutEntry { path: path.into(), reason: reason.into() });
+        }
+    }
+
+    /// Adds what another part of the same transfer left out.
+    pub fn merge(&mut self, other: Self) {
+        self.count = self.count.saturating_add(other.count);
+        let room = MAX_LEFT_OUT.saturating_sub(self.entries.len());
+        self.entries.extend(other.entries.into_iter().take(room));
+    }
 }
 
 /// A change seen by a watch.

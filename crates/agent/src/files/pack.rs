@@ -1,23 +1,27 @@
 //! A file or directory as a tar stream, to the host.
 
+mod header;
+
 use std::fs::{self, File, Metadata};
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use microvm_protocol::messages::PullArchive;
+use microvm_protocol::messages::{LeftOut, Packed, PullArchive, Reply};
 use microvm_protocol::mux::StreamHandle;
 use tar::{EntryType, Header};
 use tokio::runtime::Handle;
 
 use super::content::Sender;
 use super::path::{absolute, failed};
-use crate::failure::{AgentError, AgentResult, show};
+use crate::failure::AgentResult;
 
 const BLOCK: u64 = 512;
 
-/// Packs a path with all below it on the same file system; names are relative to its parent.
+/// Packs a path with all below it on the same file system; names are relative to its parent. What is not in the archive
+/// is told at its end, if that was asked for.
 pub(crate) async fn pack(stream: &Arc<StreamHandle>, request: PullArchive) -> AgentResult<()> {
     let (stream, runtime) = (Arc::clone(stream), Handle::current());
     super::blocking(move || {
@@ -31,10 +35,16 @@ pub(crate) async fn pack(stream: &Arc<StreamHandle>, request: PullArchive) -> Ag
             exclude,
             pending: Vec::new(),
             links: Links::default(),
+            left_out: LeftOut::default(),
         };
         packer.walk(root)?;
         packer.pending.extend_from_slice(&[0; 1024]);
-        packer.flush()
+        packer.flush()?;
+        if request.report {
+            let packed = Packed { left_out: Some(packer.left_out) };
+            runtime.block_on(stream.send_message(Reply::Packed(packed)))?;
+        }
+        Ok(())
     })
     .await
 }
@@ -46,6 +56,7 @@ struct Packer<'a> {
     /// Headers that wait, so that thousands of small files do not make thousands of frames.
     pending: Vec<u8>,
     links: Links,
+    left_out: LeftOut,
 }
 
 /// Files with several names that were packed already, under the first of them.
@@ -79,21 +90,19 @@ impl Packer<'_> {
             }
             let metadata = match fs::symlink_metadata(&path) {
                 Ok(metadata) => metadata,
-                // It was removed meanwhile.
-                Err(_) if path != root => continue,
+                Err(error) if path != root && is_gone(&error) => continue,
                 Err(error) => return Err(failed("look at", &path)(error)),
             };
             let name = path.strip_prefix(&base).unwrap_or(&path);
             let name = if name.as_os_str().is_empty() { Path::new(".") } else { name };
-            // The mount point itself is packed as an empty directory.
             if metadata.is_dir() && metadata.dev() == self.device {
-                let mut below: Vec<PathBuf> = fs::read_dir(&path)
-                    .map_err(failed("list", &path))?
-                    .flatten()
-                    .map(|entry| entry.path())
-                    .collect();
-                below.sort_unstable_by(|a, b| b.cmp(a));
-                waiting.append(&mut below);
+                match names_below(&path) {
+                    Ok(mut below) => waiting.append(&mut below),
+                    Err(error) if path != root && is_gone(&error) => continue,
+                    Err(error) => return Err(failed("list", &path)(error)),
+                }
+            } else if metadata.is_dir() && !is_made_up(&path) {
+                self.leave_out(&path, "another file system is mounted there: an empty directory was copied");
             }
             self.entry(&path, name, &metadata)?;
         }
@@ -110,39 +119,52 @@ impl Packer<'_> {
         if metadata.is_dir() {
             name.push(b'/');
             header.set_entry_type(EntryType::Directory);
-            return self.header(header, &name, None, 0);
+            self.header(header, &name, None, 0);
+            return Ok(());
         }
         if metadata.is_symlink() {
-            let Ok(target) = fs::read_link(path) else { return Ok(()) };
+            let target = match fs::read_link(path) {
+                Ok(target) => target,
+                // Gone, or something else by now.
+                Err(error) if is_gone(&error) || error.kind() == ErrorKind::InvalidInput => return Ok(()),
+                Err(error) => return Err(failed("read the link", path)(error)),
+            };
             header.set_entry_type(EntryType::Symlink);
-            return self.header(header, &name, Some(target.as_os_str().as_bytes()), 0);
+            self.header(header, &name, Some(target.as_os_str().as_bytes()), 0);
+            return Ok(());
         }
-        if !metadata.is_file() {
-            // Sockets, FIFOs and devices mean nothing outside of this guest.
+        let kind = metadata.file_type();
+        if kind.is_socket() {
+            self.leave_out(path, "it is a socket");
             return Ok(());
         }
         if metadata.nlink() > 1
             && let Some(target) = self.links.first(metadata.dev(), metadata.ino(), &name)
         {
             header.set_entry_type(EntryType::Link);
-            return self.header(header, &name, Some(&target), 0);
+            self.header(header, &name, Some(&target), 0);
+            return Ok(());
+        }
+        if !metadata.is_file() {
+            self.special(header, &name, metadata);
+            return Ok(());
         }
         let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
         let file = match file {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if is_gone(&error) => return Ok(()),
             Err(error) => return Err(failed("open", path)(error)),
         };
         let size = metadata.len();
         header.set_entry_type(EntryType::Regular);
-        self.header(header, &name, None, size)?;
+        self.header(header, &name, None, size);
         let padding = (BLOCK - size % BLOCK) % BLOCK;
         if size <= 16 * 1024 {
             return self.small(&file, path, size, padding);
         }
         self.flush()?;
         let sent = self.sender.file(&file, path, 0, size)?;
-        // A file that shrank while it was read: the size was promised in the header.
+        self.shortened(path, size - sent);
         self.sender.zeros(size - sent)?;
         self.pending.extend(std::iter::repeat_n(0, usize::try_from(padding).unwrap_or(0)));
         Ok(())
@@ -153,69 +175,76 @@ impl Packer<'_> {
         use std::io::Read as _;
         let end = self.pending.len() + usize::try_from(size).unwrap_or(0);
         file.take(size).read_to_end(&mut self.pending).map_err(failed("read", path))?;
+        self.shortened(path, (end - self.pending.len()) as u64);
         self.pending.resize(end + usize::try_from(padding).unwrap_or(0), 0);
         if self.pending.len() >= microvm_protocol::frame::GUEST_BULK { self.flush() } else { Ok(()) }
+    }
+
+    /// A FIFO or device.
+    fn special(&mut self, mut header: Header, name: &[u8], metadata: &Metadata) {
+        let kind = metadata.file_type();
+        header.set_entry_type(if kind.is_char_device() {
+            EntryType::Char
+        } else if kind.is_block_device() {
+            EntryType::Block
+        } else {
+            EntryType::Fifo
+        });
+        if !kind.is_fifo()
+            && let Some(ustar) = header.as_ustar_mut()
+        {
+            ustar.set_device_major(rustix::fs::major(metadata.rdev()));
+            ustar.set_device_minor(rustix::fs::minor(metadata.rdev()));
+        }
+        self.header(header, name, None, 0);
+    }
+
+    /// Tells of a file that became shorter while it was read: its size was promised in the header.
+    fn shortened(&mut self, path: &Path, missing: u64) {
+        if missing > 0 {
+            let reason = format!("it became shorter while it was read: its last {missing} bytes are zeros");
+            self.leave_out(path, &reason);
+        }
+    }
+
+    fn leave_out(&mut self, path: &Path, reason: &str) {
+        self.left_out.add(path.as_os_str().as_bytes(), reason);
+    }
+
+    fn header(&mut self, header: Header, name: &[u8], target: Option<&[u8]>, size: u64) {
+        header::append(&mut self.pending, header, &header::Entry { name, target, size });
     }
 
     fn flush(&mut self) -> AgentResult<()> {
         let pending = std::mem::take(&mut self.pending);
         if pending.is_empty() { Ok(()) } else { self.sender.data(pending) }
     }
-
-    /// Writes a header, with a pax header before it where names are too long or sizes too large for the old format.
-    fn header(
-        &mut self,
-        mut header: Header,
-        name: &[u8],
-        target: Option<&[u8]>,
-        size: u64,
-    ) -> AgentResult<()> {
-        let mut records = Vec::new();
-        if name.len() > 100 {
-            record(&mut records, "path", name);
-        }
-        if let Some(target) = target.filter(|target| target.len() > 100) {
-            record(&mut records, "linkpath", target);
-        }
-        if !records.is_empty() {
-            let mut extension = Header::new_ustar();
-            extension.set_entry_type(EntryType::XHeader);
-            extension.set_mode(0o644);
-            put(&mut extension.as_old_mut().name, b"pax-header");
-            extension.set_size(records.len() as u64);
-            extension.set_cksum();
-            self.pending.extend_from_slice(extension.as_bytes());
-            self.pending.extend_from_slice(&records);
-            let rest = (512 - records.len() % 512) % 512;
-            self.pending.extend(std::iter::repeat_n(0, rest));
-        }
-        if name.is_empty() {
-            return Err(AgentError::internal(format!("{} has no name", show(name))));
-        }
-        put(&mut header.as_old_mut().name, name);
-        put(&mut header.as_old_mut().linkname, target.unwrap_or_default());
-        header.set_size(size);
-        header.set_cksum();
-        self.pending.extend_from_slice(header.as_bytes());
-        Ok(())
-    }
 }
 
-fn put(field: &mut [u8; 100], text: &[u8]) {
-    let count = text.len().min(field.len());
-    field[..count].copy_from_slice(&text[..count]);
+/// Whether something was removed since its name was read; a copy that is made later would not have it either.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-/// Appends `length key=value\n`, where the length counts its own digits.
-fn record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest + 1;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
-    }
-    records.extend_from_slice(format!("{length} {key}=").as_bytes());
-    records.extend_from_slice(value);
-    records.push(b'\n');
+/// Everything in a directory, the last name first.
+fn names_below(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path()));
+    let mut below = entries.collect::<io::Result<Vec<PathBuf>>>()?;
+    below.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(below)
+}
+
+/// Whether a mounted file system holds nobody's data: the kernel makes up what is in it.
+fn is_made_up(path: &Path) -> bool {
+    // linux/magic.h.
+    const CGROUP: libc::c_long = 0x27_e0eb;
+    const CGROUP2: libc::c_long = 0x6367_7270;
+    const DEVPTS: libc::c_long = 0x1cd1;
+    const PROC: libc::c_long = 0x9fa0;
+    const SYSFS: libc::c_long = 0x6265_6572;
+    // `/dev` is a tmpfs to statfs.
+    let kind = rustix::fs::statfs(path).map(|found| found.f_type);
+    path == Path::new("/dev") || matches!(kind, Ok(CGROUP | CGROUP2 | DEVPTS | PROC | SYSFS))
 }
 
 #[cfg(test)]
@@ -229,16 +258,5 @@ mod tests {
         assert_eq!(links.first(2, 77, b"scratch"), None, "another file was taken for it");
         assert_eq!(links.first(1, 77, b"again").as_deref(), Some(&b"image"[..]));
         assert_eq!(links.first(2, 77, b"again").as_deref(), Some(&b"scratch"[..]));
-    }
-
-    #[test]
-    fn pax_records_count_their_own_length() {
-        for size in [1, 80, 90, 91, 92, 93, 94, 95, 985, 990, 995, 4000] {
-            let mut records = Vec::new();
-            record(&mut records, "path", &vec![b'x'; size]);
-            let text = String::from_utf8(records.clone()).unwrap();
-            let length: usize = text.split(' ').next().unwrap().parse().unwrap();
-            assert_eq!(length, records.len());
-        }
     }
 }

@@ -70,7 +70,7 @@ fn write_now(mut receiver: Receiver, request: &WriteFile) -> AgentResult<Written
     file.set_permissions(Permissions::from_mode(mode)).map_err(failed("set the mode of", &target))?;
     fs::rename(&temporary.path, &target).map_err(failed("rename into place", &target))?;
     temporary.keep = true;
-    Ok(Written { bytes: size })
+    Ok(Written { bytes: size, left_out: None })
 }
 
 fn make_temporary(parent: &Path) -> AgentResult<(File, Temporary)> {

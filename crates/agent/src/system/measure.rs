@@ -19,7 +19,7 @@ pub(crate) async fn sink(stream: &StreamHandle) -> AgentResult<Written> {
             bytes += data.len() as u64;
         }
     }
-    Ok(Written { bytes })
+    Ok(Written { bytes, left_out: None })
 }
 
 /// Makes bytes up; never zero, so that nothing can be elided.

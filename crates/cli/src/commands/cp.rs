@@ -8,7 +8,7 @@ use microvm_types::ByteSize;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
-use crate::transfer::{self, Budget, Place};
+use crate::transfer::{self, Budget, OutsideLinks, Place, Rules};
 
 /// Copy files and directories into and out of a VM
 #[derive(Debug, Args)]
@@ -16,6 +16,11 @@ use crate::transfer::{self, Budget, Place};
 One of SOURCE and TARGET is VM:PATH with an absolute path. A directory is copied with all that is in it. If TARGET is
 a directory that exists, the copy goes into it. `-` is a tar stream on standard input or output.
 A local file whose name has a colon is written ./NAME.
+
+FIFOs are copied, devices only into a VM, sockets never. Nothing is written through a symbolic link that lies in TARGET.
+
+Exit code: 0 if all was copied; 1 if something was left out, which is told and is `left_out` in JSON; 100 and up if
+the copy failed.
 
 Examples:
   microvm cp ./src dev:/root/src
@@ -30,6 +35,9 @@ pub(crate) struct Cp {
     /// to standard output]
     #[arg(long, value_name = "SIZE")]
     max_bytes: Option<ByteSize>,
+    /// What becomes of symbolic links that lead out of what is copied out of a VM
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    links: OutsideLinks,
 }
 
 impl Cp {
@@ -44,7 +52,7 @@ impl Cp {
                 }
                 (Place::Guest { vm, path }, Place::Local(to)) => {
                     let budget = Budget::chosen(self.max_bytes, client.vm(&vm).await?.disk_mib);
-                    transfer::pull(client, &vm, &path, &to, budget).await
+                    transfer::pull(client, &vm, &path, &to, Rules { budget, links: self.links }).await
                 }
                 (Place::Stream, Place::Guest { vm, path }) => transfer::push_stream(client, &vm, &path).await,
                 (Place::Guest { vm, path }, Place::Stream) => {
@@ -61,6 +69,6 @@ impl Cp {
         if context.output.is_json() {
             context.output.json(&moved)?;
         }
-        Ok(0)
+        Ok(transfer::tell(&moved))
     }
 }

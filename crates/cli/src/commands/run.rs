@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use microvm_api::Vm;
 use microvm_types::exec::{ExecRequest, ExitStatus};
+use microvm_types::files::LeftOut;
 use microvm_types::vm::Limits;
 use microvm_types::{ByteSize, ErrorKind, Name, VmRef};
 use serde::Serialize;
@@ -17,7 +18,7 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::session::{self, Collected, Wiring};
-use crate::transfer::{self, Budget};
+use crate::transfer::{self, Budget, Moved, OutsideLinks, Rules};
 
 /// Seconds after which a VM that nobody uses deletes itself, should this program be killed before it could.
 const IDLE_NET: u64 = 300;
@@ -38,7 +39,9 @@ Examples:
   microvm run --pool py -- python3 -c 'print(1)'
   microvm run --in ./data --out ./results -- sh -c 'wc /workspace/input/* > /workspace/output/counts'
 
-Exit code: that of the command; 124 if its time was up; 128+n if signal n ended it; 100 and up for our own errors.")]
+Exit code: that of the command; 124 if its time was up; 128+n if signal n ended it; 100 and up for our own errors. If
+the command ended with 0: 1 if --in or --out left something out, which is told and is `left_out` in JSON. A failure of
+--out is told, and does not replace a command's own exit code other than 0.")]
 pub(crate) struct Run {
     #[command(flatten)]
     machine: MachineOptions,
@@ -74,6 +77,19 @@ struct Report {
     stderr: String,
     /// `/workspace/output/results.json`, if the command wrote one.
     results: Option<serde_json::Value>,
+    /// What `--in` and `--out` did not copy.
+    left_out: LeftOut,
+    /// Why `--out` failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_problem: Option<String>,
+}
+
+/// What came of the command's output directory.
+#[derive(Default)]
+struct Gathered {
+    results: Option<serde_json::Value>,
+    moved: Moved,
+    failure: Option<CliError>,
 }
 
 impl Run {
@@ -106,7 +122,7 @@ impl Run {
     ) -> Result<u8, CliError> {
         let client = &context.client;
         let vm = VmRef::from(created.id.clone());
-        interrupts.unless(self.prepare(context, &vm)).await?;
+        let sent = interrupts.unless(self.prepare(context, &vm)).await?;
         let session = interrupts.unless(async { Ok(client.exec(&vm, &request).await?) }).await?;
         let wiring = Wiring {
             stdin: self.options.interactive,
@@ -114,7 +130,8 @@ impl Run {
             collect: context.output.is_json(),
         };
         let (status, collected) = session::stream(client, &vm, session, wiring, interrupts).await?;
-        let results = interrupts.unless(self.collect(context, &created)).await?;
+        let mut gathered = self.collect(context, &created, interrupts).await;
+        gathered.moved.left_out.merge(sent.left_out);
         if context.output.is_json() {
             let Collected { stdout, stderr } = collected;
             context.output.json(&Report {
@@ -123,34 +140,57 @@ impl Run {
                 exit: status,
                 stdout: String::from_utf8_lossy(&stdout).into_owned(),
                 stderr: String::from_utf8_lossy(&stderr).into_owned(),
-                results,
+                results: gathered.results,
+                left_out: gathered.moved.left_out.clone(),
+                output_problem: gathered.failure.as_ref().map(CliError::detail),
             })?;
         }
         if status.timed_out {
             say("the command was killed because its time was up");
         }
-        Ok(status.shell_code())
+        let incomplete = transfer::tell(&gathered.moved);
+        match (status.shell_code(), gathered.failure) {
+            (0, None) => Ok(incomplete),
+            (0, Some(failure)) => Err(failure),
+            (code, failure) => {
+                if let Some(failure) = failure {
+                    say(&format!("the output was not copied: {}", failure.detail()));
+                }
+                Ok(code)
+            }
+        }
     }
 
-    async fn prepare(&self, context: &Context, vm: &VmRef) -> Result<(), CliError> {
+    async fn prepare(&self, context: &Context, vm: &VmRef) -> Result<Moved, CliError> {
         if self.in_directory.is_none() && self.out_directory.is_none() {
-            return Ok(());
+            return Ok(Moved::default());
         }
         for folder in [b"/workspace/input".as_slice(), b"/workspace/output", b"/workspace/work"] {
             context.client.make_directory(vm, folder).await?;
         }
         if let Some(input) = &self.in_directory {
-            transfer::push_directory(&context.client, vm, input, b"/workspace/input").await?;
+            return transfer::push_directory(&context.client, vm, input, b"/workspace/input").await;
         }
-        Ok(())
+        Ok(Moved::default())
     }
 
-    async fn collect(&self, context: &Context, vm: &Vm) -> Result<Option<serde_json::Value>, CliError> {
-        let Some(output) = &self.out_directory else { return Ok(None) };
+    /// Takes the output out of the VM. The command has ended by now: whatever fails here stands beside its exit code.
+    async fn collect(&self, context: &Context, vm: &Vm, interrupts: &mut Interrupts) -> Gathered {
+        let mut gathered = Gathered::default();
+        let Some(output) = &self.out_directory else { return gathered };
         let budget = Budget::chosen(self.max_bytes, vm.disk_mib);
-        let from = b"/workspace/output";
-        transfer::pull_directory(&context.client, &vm.id.clone().into(), from, output, budget).await?;
-        transfer::results(output)
+        let rules = Rules { budget, links: OutsideLinks::Keep };
+        let (id, from) = (vm.id.clone().into(), b"/workspace/output");
+        let pulled = transfer::pull_directory(&context.client, &id, from, output, rules);
+        let outcome = interrupts.unless(pulled).await.and_then(|moved| {
+            gathered.moved = moved;
+            transfer::results(output)
+        });
+        match outcome {
+            Ok(results) => gathered.results = results,
+            Err(failure) => gathered.failure = Some(failure),
+        }
+        gathered
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod budget;
 mod extents;
+mod left_out;
 mod pack;
 mod permissions;
 mod place;
@@ -16,11 +17,13 @@ mod unpack;
 
 use std::path::Path;
 
+use microvm_types::files::LeftOut;
 use serde::Serialize;
 
 use crate::error::CliError;
 
 pub(crate) use budget::Budget;
+pub(crate) use left_out::tell;
 pub(crate) use place::Place;
 pub(crate) use pull::{pull, pull_directory, pull_stream};
 pub(crate) use push::{push, push_directory, push_stream};
@@ -35,6 +38,36 @@ pub(crate) struct Moved {
     pub(crate) bytes: u64,
     /// SHA-256 of them.
     pub(crate) sha256: String,
+    /// What was not copied.
+    pub(crate) left_out: LeftOut,
+    /// Whether that is all: the agent of a VM that was started by an older version does not tell what it leaves out.
+    pub(crate) left_out_is_complete: bool,
+}
+
+impl Default for Moved {
+    /// Nothing.
+    fn default() -> Self {
+        Self { bytes: 0, sha256: String::new(), left_out: LeftOut::default(), left_out_is_complete: true }
+    }
+}
+
+/// What a copy out of a guest may do here.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// How much it may write.
+    pub(crate) budget: Budget,
+    /// Links that lead elsewhere.
+    pub(crate) links: OutsideLinks,
+}
+
+/// What becomes of symbolic links that lead out of what is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum OutsideLinks {
+    /// They stay the links they are; nothing is read or written through them
+    #[default]
+    Keep,
+    /// They are left out
+    Skip,
 }
 
 /// `results.json` of an output directory, parsed; `None` if there is none.

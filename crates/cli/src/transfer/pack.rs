@@ -5,14 +5,15 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use microvm_types::files::LeftOut;
 use tar::{Builder, EntryType, Header};
 
-use crate::autostart::say;
 use crate::transfer::extents::ExtentReader;
 
 /// Writes everything below `directory` to `out`, names relative to it. Owners become root: users of this host mean
-/// nothing in a guest. Devices, sockets and FIFOs are left out and named on standard error.
-pub(crate) fn pack(directory: &Path, out: impl Write) -> io::Result<()> {
+/// nothing in a guest. Returns what was left out: sockets.
+pub(crate) fn pack(directory: &Path, out: impl Write) -> io::Result<LeftOut> {
+    let mut left_out = LeftOut::default();
     let mut builder = Builder::new(out);
     let mut waiting = vec![PathBuf::new()];
     while let Some(relative) = waiting.pop() {
@@ -32,13 +33,29 @@ pub(crate) fn pack(directory: &Path, out: impl Write) -> io::Result<()> {
                 builder.append_link(&mut header(&metadata, EntryType::Symlink, 0), &name, target)?;
             } else if kind.is_file() {
                 append_file(&mut builder, &path, &name)?;
+            } else if kind.is_socket() {
+                left_out.add(path.to_string_lossy(), "it is a socket");
             } else {
-                let what = if kind.is_socket() { "a socket" } else { "a device or FIFO" };
-                say(&format!("{} is {what} and was left out", path.display()));
+                let mut header = special(&metadata)?;
+                builder.append_data(&mut header, &name, io::empty())?;
             }
         }
     }
-    builder.into_inner()?.flush()
+    builder.into_inner()?.flush()?;
+    Ok(left_out)
+}
+
+/// The header of a FIFO or device.
+fn special(metadata: &Metadata) -> io::Result<Header> {
+    let kind = metadata.file_type();
+    if kind.is_fifo() {
+        return Ok(header(metadata, EntryType::Fifo, 0));
+    }
+    let kind = if kind.is_char_device() { EntryType::Char } else { EntryType::Block };
+    let mut header = header(metadata, kind, 0);
+    header.set_device_major(rustix::fs::major(metadata.rdev()))?;
+    header.set_device_minor(rustix::fs::minor(metadata.rdev()))?;
+    Ok(header)
 }
 
 fn append_file(builder: &mut Builder<impl Write>, path: &Path, name: &Path) -> io::Result<()> {

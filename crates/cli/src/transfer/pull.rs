@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf as _, Bytes};
 use microvm_client::{Client, Download};
-use microvm_types::files::FileKind;
+use microvm_types::files::{FileKind, LeftOut};
 use microvm_types::{ErrorKind, VmRef};
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
@@ -20,7 +20,7 @@ use crate::output::written;
 use crate::transfer::budget::Budget;
 use crate::transfer::place::base_name;
 use crate::transfer::sparse::SparseWriter;
-use crate::transfer::{Moved, permissions, temporary, unpack};
+use crate::transfer::{Moved, Rules, permissions, temporary, unpack};
 
 /// Copies a file or directory of a guest to a path of this host, or into it if it is a directory.
 pub(crate) async fn pull(
@@ -28,7 +28,7 @@ pub(crate) async fn pull(
     vm: &VmRef,
     from: &[u8],
     to: &Path,
-    budget: Budget,
+    rules: Rules,
 ) -> Result<Moved, CliError> {
     let stat = client.stat(vm, from).await?;
     let name = base_name(from);
@@ -40,13 +40,22 @@ pub(crate) async fn pull(
     }
     let target = if exists { to.join(OsStr::from_bytes(name)) } else { to.to_owned() };
     match stat.kind {
-        FileKind::Directory => pull_tree(client, vm, from, &target, budget).await,
+        // A path that was typed is followed like everywhere; this name was not, and an earlier copy may have made the link.
+        FileKind::Directory if exists && target.is_symlink() => Err(CliError::new(
+            ErrorKind::Conflict,
+            "target_is_link",
+            format!(
+                "{} is a symbolic link, and nothing is written through it: remove it, or name the directory it leads to",
+                target.display()
+            ),
+        )),
+        FileKind::Directory => pull_tree(client, vm, from, &target, rules).await,
         FileKind::Other => Err(CliError::new(
             ErrorKind::Unsupported,
             "not_copyable",
             format!("{} is a device, FIFO or socket: only files and directories are copied", stat.path),
         )),
-        FileKind::File | FileKind::Symlink => pull_file(client, vm, from, &target, budget).await,
+        FileKind::File | FileKind::Symlink => pull_file(client, vm, from, &target, rules.budget).await,
     }
 }
 
@@ -56,9 +65,9 @@ pub(crate) async fn pull_directory(
     vm: &VmRef,
     from: &[u8],
     to: &Path,
-    budget: Budget,
+    rules: Rules,
 ) -> Result<Moved, CliError> {
-    pull_tree(client, vm, from, to, budget).await
+    pull_tree(client, vm, from, to, rules).await
 }
 
 /// Copies a file or directory of a guest to standard output, as a tar stream.
@@ -77,7 +86,7 @@ pub(crate) async fn pull_stream(
         stdout.write_all(&part).await.map_err(|error| written(&error))?;
     }
     stdout.flush().await.map_err(|error| written(&error))?;
-    Ok(count.moved())
+    Ok(count.moved(data.left_out(), LeftOut::default()))
 }
 
 #[derive(Default)]
@@ -92,14 +101,16 @@ impl Count {
         self.hash.update(part);
     }
 
-    fn moved(self) -> Moved {
+    /// For an archive: what the guest says that it left out, if it says, and what was left out here.
+    fn moved(self, there: Option<&LeftOut>, mut here: LeftOut) -> Moved {
         use std::fmt::Write as _;
         let sha256 = self.hash.finalize().iter().fold(String::new(), |mut text, byte| {
             // Writing to a string cannot fail.
             let _ = write!(text, "{byte:02x}");
             text
         });
-        Moved { bytes: self.bytes, sha256 }
+        here.merge(there.cloned().unwrap_or_default());
+        Moved { bytes: self.bytes, sha256, left_out: here, left_out_is_complete: there.is_some() }
     }
 }
 
@@ -155,7 +166,7 @@ async fn pull_file(
     let file = writer.finish().map_err(failed)?;
     rustix::fs::fchmod(&file, permissions::of(stat.mode)).map_err(|error| failed(error.into()))?;
     unfinished.take_place(target)?;
-    Ok(count.moved())
+    Ok(count.moved(Some(&LeftOut::default()), LeftOut::default()))
 }
 
 async fn pull_tree(
@@ -163,18 +174,18 @@ async fn pull_tree(
     vm: &VmRef,
     from: &[u8],
     target: &Path,
-    budget: Budget,
+    rules: Rules,
 ) -> Result<Moved, CliError> {
     let mut data = client.pull_archive(vm, from).await?;
     let prefix = base_name(from).to_vec();
     if target.is_dir() {
-        return receive(&mut data, target.to_owned(), prefix, budget).await;
+        return receive(&mut data, target.to_owned(), prefix, rules).await;
     }
     // A new directory takes its place complete and verified, or not at all.
     let unfinished = Unfinished::beside(target)?;
     let made = DirBuilder::new().mode(0o755).create(unfinished.path());
     made.map_err(|error| CliError::file("making", target, &error))?;
-    let moved = receive(&mut data, unfinished.path().to_owned(), prefix, budget).await?;
+    let moved = receive(&mut data, unfinished.path().to_owned(), prefix, rules).await?;
     unfinished.take_place(target)?;
     Ok(moved)
 }
@@ -184,12 +195,12 @@ async fn receive(
     data: &mut Download,
     target: PathBuf,
     prefix: Vec<u8>,
-    mut budget: Budget,
+    mut rules: Rules,
 ) -> Result<Moved, CliError> {
     let (parts, arriving) = mpsc::channel(4);
     let unpacking = tokio::task::spawn_blocking(move || {
         let mut reader = Arriving { parts: arriving, part: Bytes::new() };
-        let outcome = unpack::unpack(&mut reader, &target, &prefix, &mut budget);
+        let outcome = unpack::unpack(&mut reader, &target, &prefix, &mut rules);
         if outcome.is_ok() {
             // Padding may follow the end of the archive; it still has to be counted.
             reader.drain();
@@ -219,8 +230,8 @@ async fn receive(
     let failed = |error: tokio::task::JoinError| {
         CliError::new(ErrorKind::Internal, "unpack_failed", error.to_string())
     };
-    unpacked.map_err(failed)??;
-    Ok(count.moved())
+    let left_out = unpacked.map_err(failed)??;
+    Ok(count.moved(data.left_out(), left_out))
 }
 
 struct Arriving {

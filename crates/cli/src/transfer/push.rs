@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use futures_util::Stream;
 use microvm_client::{Client, ClientError, WriteFile};
-use microvm_types::files::{FileKind, TransferSummary};
+use microvm_types::files::{FileKind, LeftOut, TransferSummary};
 use microvm_types::{ErrorKind, VmRef};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::io::ReaderStream;
 
 use crate::error::CliError;
@@ -23,7 +23,8 @@ const PART: usize = 128 * 1024;
 
 impl From<TransferSummary> for Moved {
     fn from(summary: TransferSummary) -> Self {
-        Self { bytes: summary.bytes, sha256: summary.sha256 }
+        let TransferSummary { bytes, sha256, left_out } = summary;
+        Self { bytes, sha256, left_out, left_out_is_complete: true }
     }
 }
 
@@ -88,8 +89,11 @@ pub(crate) async fn push_directory(
         return Err(CliError::invalid("not_a_directory", detail));
     }
     client.make_directory(vm, to).await?;
-    let from = from.to_owned();
-    Ok(client.push_archive(vm, to, packed(from)).await?.into())
+    let (data, left_out) = packed(from.to_owned());
+    let mut moved = Moved::from(client.push_archive(vm, to, data).await?);
+    // All was sent, so it was told before.
+    moved.left_out.merge(left_out.await.unwrap_or_default());
+    Ok(moved)
 }
 
 /// Unpacks a tar stream from standard input in a guest.
@@ -98,20 +102,26 @@ pub(crate) async fn push_stream(client: &Client, vm: &VmRef, to: &[u8]) -> Resul
     Ok(client.push_archive(vm, to, data).await?.into())
 }
 
-/// A directory as a tar stream, packed on a thread that waits when nobody takes it, and ends when nobody will.
-fn packed(directory: PathBuf) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+/// A directory as a tar stream, packed on a thread that waits when nobody takes it, and ends when nobody will; and what
+/// is not in it, told before the stream ends.
+fn packed(
+    directory: PathBuf,
+) -> (impl Stream<Item = io::Result<Bytes>> + Send + 'static, oneshot::Receiver<LeftOut>) {
     let (parts, taken) = mpsc::channel(4);
+    let (report, left_out) = oneshot::channel();
     let work = move || {
         let out = io::BufWriter::with_capacity(PART, Parts(parts.clone()));
-        if let Err(error) = pack::pack(&directory, out) {
-            // Nobody takes it any more: then nobody needs to know.
-            let _ = parts.blocking_send(Err(error));
+        // Nobody takes it any more: then nobody needs to know.
+        match pack::pack(&directory, out) {
+            Ok(left_out) => drop(report.send(left_out)),
+            Err(error) => drop(parts.blocking_send(Err(error))),
         }
     };
     let started = tokio::task::spawn_blocking(work);
-    futures_util::stream::unfold((taken, started), |(mut taken, started)| async move {
+    let stream = futures_util::stream::unfold((taken, started), |(mut taken, started)| async move {
         taken.recv().await.map(|part| (part, (taken, started)))
-    })
+    });
+    (stream, left_out)
 }
 
 struct Parts(mpsc::Sender<io::Result<Bytes>>);

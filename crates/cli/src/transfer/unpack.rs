@@ -1,9 +1,9 @@
 //! Unpacking an archive that a guest made: everything in it may be a lie.
 //!
 //! Every name is walked from the target's descriptor, one component at a time, never through a symbolic link, so that
-//! nothing can be written outside. Links that could lead outside are left out; so are devices, FIFOs and sockets; set-id
-//! bits are dropped; files take their place complete or not at all. Entries, names, extensions and what is written are
-//! all bounded.
+//! nothing can be written outside. Symbolic links stay what they are, wherever they lead, or are left out if they lead
+//! outside, as was asked. FIFOs are made: they hold nothing and give no rights. Devices are never made. Set-id bits are
+//! dropped; files take their place complete or not at all. Entries, names, extensions and what is written are all bounded.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,16 +12,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use microvm_types::files::LeftOut;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use tar::{Archive, Entry, EntryType};
 
-use crate::autostart::say;
 use crate::error::CliError;
 use crate::transfer::budget::{self, Budget};
-use crate::transfer::permissions;
 use crate::transfer::sparse::SparseWriter;
-use crate::transfer::temporary;
-use crate::visible;
+use crate::transfer::{OutsideLinks, Rules, permissions, temporary};
 use extensions::{Extensions, Names};
 
 mod extensions;
@@ -44,23 +42,22 @@ const LATER_MAX: usize = 64 << 20;
 /// What is counted for each of them besides its name.
 const LATER_EACH: usize = 64;
 
-/// How many of the left-out entries are named; the rest is counted.
-const NAMED_MAX: u64 = 20;
-
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Unpacks below `target`, which must exist. Names in the archive begin with `prefix`, which is taken off; an archive
-/// whose only entry is the prefix itself as a file is refused. What is written comes out of `budget`.
+/// whose only entry is the prefix itself as a file is refused. What is written comes out of the budget. Returns what was
+/// left out.
 pub(crate) fn unpack(
     data: impl Read,
     target: &Path,
     prefix: &[u8],
-    budget: &mut Budget,
-) -> Result<(), CliError> {
+    rules: &mut Rules,
+) -> Result<LeftOut, CliError> {
     let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, target, open, Mode::empty())
         .map_err(|error| CliError::file("opening", target, &error.into()))?;
-    let mut unpacker = Unpacker { root, prefix, budget, left_out: 0, folders: Vec::new(), kept: 0 };
+    let mut unpacker =
+        Unpacker { root, prefix, rules, left_out: LeftOut::default(), folders: Vec::new(), kept: 0 };
     let mut archive = Archive::new(data);
     // Raw: the crate would read extensions of any size into memory.
     let entries = archive.entries().map_err(|error| broken(&error))?.raw(true);
@@ -79,8 +76,7 @@ pub(crate) fn unpack(
         }
         unpacker.entry(&names, &mut entry)?;
     }
-    unpacker.finish();
-    Ok(())
+    Ok(unpacker.finish())
 }
 
 fn broken(error: &io::Error) -> CliError {
@@ -94,8 +90,8 @@ fn too_much(what: String) -> CliError {
 struct Unpacker<'a> {
     root: OwnedFd,
     prefix: &'a [u8],
-    budget: &'a mut Budget,
-    left_out: u64,
+    rules: &'a mut Rules,
+    left_out: LeftOut,
     /// Directories that we may not fill with the permissions they are to have: they get them last.
     folders: Vec<(Vec<u8>, Mode)>,
     /// Bytes that are kept of them.
@@ -126,17 +122,32 @@ impl Unpacker<'_> {
                 self.folder(folders, last, entry.header().mode().unwrap_or(0o755), &failed)?;
             }
             EntryType::Regular | EntryType::Continuous => self.file(folders, last, entry, &failed)?,
-            EntryType::Symlink if stays_inside(folders.len(), &names.link) => {
+            EntryType::Symlink if names.link.is_empty() || names.link.contains(&0) => {
+                self.leave_out(name, "it is a link that leads nowhere");
+            }
+            EntryType::Symlink
+                if self.rules.links == OutsideLinks::Skip && !stays_inside(folders.len(), &names.link) =>
+            {
+                self.leave_out(name, "it is a link that may lead outside");
+            }
+            EntryType::Symlink => {
                 let folder = self.open(folders, &failed)?;
                 make_way(&folder, last).map_err(failed)?;
                 rustix::fs::symlinkat(names.link.as_slice(), &folder, last.as_slice())
                     .map_err(|error| failed(error.into()))?;
             }
+            EntryType::Fifo => {
+                let folder = self.open(folders, &failed)?;
+                make_way(&folder, last).map_err(failed)?;
+                let mode = permissions::of(entry.header().mode().unwrap_or(0o644));
+                rustix::fs::mknodat(&folder, last.as_slice(), FileType::Fifo, mode, 0)
+                    .map_err(|error| failed(error.into()))?;
+            }
+            EntryType::Char | EntryType::Block => self.leave_out(name, "it is a device"),
             EntryType::Link => match self.inside(&names.link) {
                 Some(target) => self.hard_link(folders, last, &target, name, &failed)?,
                 None => self.leave_out(name, "it is a link that leads outside"),
             },
-            EntryType::Symlink => self.leave_out(name, "it is a link that may lead outside"),
             _ => self.leave_out(name, "it is neither file, directory nor link"),
         }
         Ok(())
@@ -180,7 +191,7 @@ impl Unpacker<'_> {
             Err(error) => return Err(failed(error.into())),
         };
         if made {
-            self.budget.charge(budget::DIRECTORY)?;
+            self.rules.budget.charge(budget::DIRECTORY)?;
         }
         let folder = rustix::fs::openat(at, name, FOLDER, Mode::empty());
         Ok((folder.map_err(|error| failed(error.into()))?, made))
@@ -222,7 +233,7 @@ impl Unpacker<'_> {
     ) -> Result<(), CliError> {
         let temporary = temporary::name()?;
         let folder = self.open(folders, failed)?;
-        let written = write_file(&folder, &temporary, entry, self.budget, failed).and_then(|()| {
+        let written = write_file(&folder, &temporary, entry, &mut self.rules.budget, failed).and_then(|()| {
             rustix::fs::renameat(&folder, &temporary, &folder, name).map_err(|error| failed(error.into()))
         });
         if written.is_err() {
@@ -232,8 +243,8 @@ impl Unpacker<'_> {
         written
     }
 
-    /// Another name for a file. For nothing else: a symbolic link was checked for the place where it was made, and would
-    /// lead elsewhere from another.
+    /// Another name for a file or FIFO. For nothing else: a symbolic link may have been checked for the place where it was
+    /// made, and would lead elsewhere from another.
     fn hard_link(
         &mut self,
         folders: &[Vec<u8>],
@@ -246,7 +257,7 @@ impl Unpacker<'_> {
         let target_folder = self.open(target_folders, failed)?;
         let stat = rustix::fs::statat(&target_folder, target_name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| failed(error.into()))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Fifo) {
             self.leave_out(whole_name, "it is another name of something that is not a file");
             return Ok(());
         }
@@ -257,16 +268,10 @@ impl Unpacker<'_> {
     }
 
     fn leave_out(&mut self, name: &[u8], why: &str) {
-        self.left_out += 1;
-        if self.left_out <= NAMED_MAX {
-            say(&format!("left out {}: {why}", visible::line(&visible::bytes(name))));
-        }
+        self.left_out.add(String::from_utf8_lossy(name), why);
     }
 
-    fn finish(mut self) {
-        if self.left_out > NAMED_MAX {
-            say(&format!("left out {} more entries", self.left_out - NAMED_MAX));
-        }
+    fn finish(mut self) -> LeftOut {
         // The deepest first, as their parents may not be entered afterwards. A directory that keeps its first
         // permissions is complete all the same.
         let failed = |error: io::Error| CliError::file("unpacking", "a directory", &error);
@@ -275,6 +280,7 @@ impl Unpacker<'_> {
                 let _ = rustix::fs::fchmod(&folder, *mode);
             }
         }
+        self.left_out
     }
 }
 

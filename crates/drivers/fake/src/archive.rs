@@ -8,6 +8,7 @@ use std::path::{Component, Path};
 
 use microvm_ports::GuestError;
 use microvm_types::ErrorKind;
+use microvm_types::files::LeftOut;
 use tar::{Archive, Builder, EntryType, Header};
 
 use crate::tree::{Body, Node, Parts, Tree, join, node, refused, show};
@@ -16,8 +17,9 @@ fn bad(detail: impl std::fmt::Display) -> GuestError {
     refused(ErrorKind::Invalid, format!("the archive cannot be used: {detail}"))
 }
 
-/// Unpacks below `path`. Nothing is changed if any entry is refused.
-pub(crate) fn unpack(tree: &mut Tree, path: &[u8], data: &[u8]) -> Result<Parts, GuestError> {
+/// Unpacks below `path`; returns what was left out. Nothing is changed if any entry is refused.
+pub(crate) fn unpack(tree: &mut Tree, path: &[u8], data: &[u8]) -> Result<LeftOut, GuestError> {
+    let mut left_out = LeftOut::default();
     let root = tree.resolve(path, true)?;
     let mut planned: Vec<(Parts, Node)> = Vec::new();
     for entry in Archive::new(data).entries().map_err(bad)? {
@@ -51,7 +53,15 @@ pub(crate) fn unpack(tree: &mut Tree, path: &[u8], data: &[u8]) -> Result<Parts,
                 entry.read_to_end(&mut content).map_err(bad)?;
                 Body::File(content)
             }
-            other => return Err(bad(format!("{} is of a kind that is not taken ({other:?})", show(&name)))),
+            kind @ (EntryType::Char | EntryType::Block | EntryType::Fifo) => {
+                let number = |number: std::io::Result<Option<u32>>| number.ok().flatten().unwrap_or(0);
+                let (major, minor) = (number(header.device_major()), number(header.device_minor()));
+                Body::Special(kind.as_byte(), major, minor)
+            }
+            _ => {
+                left_out.add(show(&name), "entries of its type are not known");
+                continue;
+            }
         };
         planned.push((parts, Node { owner, modified_ms, ..node(body, mode) }));
     }
@@ -68,7 +78,7 @@ pub(crate) fn unpack(tree: &mut Tree, path: &[u8], data: &[u8]) -> Result<Parts,
             tree.put(&parts, node)?;
         }
     }
-    Ok(root)
+    Ok(left_out)
 }
 
 /// Whether a link at `parts` points out of the first `root` parts.
@@ -124,6 +134,13 @@ pub(crate) fn pack(tree: &Tree, path: &[u8], exclude: &[Vec<u8>]) -> Result<Vec<
                 header.set_entry_type(EntryType::Symlink);
                 header.set_size(0);
                 builder.append_link(&mut header, name, OsStr::from_bytes(target)).map_err(failed)?;
+            }
+            Body::Special(kind, major, minor) => {
+                header.set_entry_type(EntryType::new(*kind));
+                header.set_size(0);
+                header.set_device_major(*major).map_err(failed)?;
+                header.set_device_minor(*minor).map_err(failed)?;
+                builder.append_data(&mut header, name, std::io::empty()).map_err(failed)?;
             }
         }
     }

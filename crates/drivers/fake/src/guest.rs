@@ -7,15 +7,15 @@ use std::time::{Duration, Instant, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use microvm_ports::GuestError;
 use microvm_ports::branch::InputProbe;
 use microvm_ports::guest::{
     ByteStream, CloseReason, Guest, GuestPath, Identity, PortConnection, ProcessEvent, ProcessEvents,
     ProcessHandle, ProcessInput, ProcessWriter,
 };
 use microvm_ports::hypervisor::{Machine, MachineExit, MachineState};
+use microvm_ports::{GuestError, PulledArchive, PushedArchive};
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
-use microvm_types::files::{FileChange, FileStat, WatchEvent, WriteOptions};
+use microvm_types::files::{FileChange, FileStat, LeftOut, WatchEvent, WriteOptions};
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
 use microvm_types::{ErrorKind, ProcessId};
 use sha2::{Digest, Sha256};
@@ -409,17 +409,20 @@ impl Guest for FakeGuest {
         })))
     }
 
-    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<u64, GuestError> {
+    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<PushedArchive, GuestError> {
         let system = self.system().await?;
         let content = gather(data).await?;
-        archive::unpack(&mut system.files(), path, &content)?;
+        let left_out = archive::unpack(&mut system.files(), path, &content)?;
         system.changed(path, FileChange::Modified);
-        Ok(content.len() as u64)
+        Ok(PushedArchive { bytes: content.len() as u64, left_out })
     }
 
-    async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<ByteStream, GuestError> {
+    async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<PulledArchive, GuestError> {
         let packed = archive::pack(&self.system().await?.files(), path, exclude)?;
-        Ok(chunks(packed))
+        let (report, left_out) = tokio::sync::oneshot::channel();
+        // The other end is in the answer.
+        let _ = report.send(LeftOut::default());
+        Ok(PulledArchive { data: chunks(packed), left_out })
     }
 
     async fn connect_port(&self, port: u16) -> Result<PortConnection, GuestError> {

@@ -26,6 +26,8 @@ pub(crate) enum Body {
     #[serde(with = "crate::pairs")]
     Directory(BTreeMap<Vec<u8>, Node>),
     Symlink(Vec<u8>),
+    /// FIFO or device: its type in an archive, major and minor number.
+    Special(u8, u32, u32),
 }
 
 /// A file system from its root.
@@ -98,6 +100,7 @@ impl Node {
             Body::File(data) => (FileKind::File, data.len() as u64, None),
             Body::Directory(_) => (FileKind::Directory, 4096, None),
             Body::Symlink(target) => (FileKind::Symlink, target.len() as u64, Some(show(target))),
+            Body::Special(..) => (FileKind::Other, 0, None),
         };
         FileStat {
             path: show(path),

@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
-use microvm_ports::GuestError;
 use microvm_ports::guest::ByteStream;
+use microvm_ports::{GuestError, PulledArchive, PushedArchive};
 use microvm_protocol::messages::{
     Change, EntryKind, List, MAX_LIST_ENTRIES, Operation, Path, PullArchive, ReadFile, Reply, Stat, Watch,
     WriteFile,
@@ -46,7 +46,7 @@ pub(crate) async fn write(
         create_parents: options.create_parents,
     };
     let stream = channel.open(Operation::WriteFile(request))?;
-    transfer::push(channel, &stream, data).await
+    Ok(transfer::push(channel, &stream, data).await?.bytes)
 }
 
 pub(crate) async fn stat(channel: &Channel, path: &[u8]) -> Result<FileStat, GuestError> {
@@ -109,9 +109,11 @@ pub(crate) async fn push_archive(
     channel: &Channel,
     path: &[u8],
     data: ByteStream,
-) -> Result<u64, GuestError> {
+) -> Result<PushedArchive, GuestError> {
     let stream = channel.open(Operation::PushArchive(Path { path: path.to_vec() }))?;
-    transfer::push(channel, &stream, data).await
+    let written = transfer::push(channel, &stream, data).await?;
+    let left_out = written.left_out.map(transfer::left_out).unwrap_or_default();
+    Ok(PushedArchive { bytes: written.bytes, left_out })
 }
 
 /// The first bytes are waited for, so that a path that does not exist is an error of the call.
@@ -119,14 +121,14 @@ pub(crate) async fn pull_archive(
     channel: &Arc<Channel>,
     path: &[u8],
     exclude: &[Vec<u8>],
-) -> Result<ByteStream, GuestError> {
+) -> Result<PulledArchive, GuestError> {
     use futures::StreamExt as _;
-    let request = PullArchive { path: path.to_vec(), exclude: exclude.to_vec() };
+    let request = PullArchive { path: path.to_vec(), exclude: exclude.to_vec(), report: true };
     let stream = channel.open(Operation::PullArchive(request))?;
     stream.end();
-    let mut data = transfer::pull(Arc::clone(channel), stream, None);
+    let (mut data, left_out) = transfer::pull_archive(Arc::clone(channel), stream);
     let first = data.next().await.transpose()?;
-    Ok(Box::pin(futures::stream::iter(first.map(Ok)).chain(data)))
+    Ok(PulledArchive { data: Box::pin(futures::stream::iter(first.map(Ok)).chain(data)), left_out })
 }
 
 pub(crate) async fn hash(channel: &Channel, path: &[u8]) -> Result<String, GuestError> {

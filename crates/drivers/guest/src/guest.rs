@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use microvm_ports::GuestError;
 use microvm_ports::branch::InputProbe;
 use microvm_ports::guest::{
     ByteStream, CloseReason, Guest, GuestPath, Identity, PortConnection, ProcessHandle,
 };
+use microvm_ports::{GuestError, PulledArchive, PushedArchive};
 use microvm_protocol::messages::{MakeDirectory, Operation, Remove, Rename, Shutdown};
 use microvm_types::ProcessId;
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
@@ -151,11 +151,11 @@ impl Guest for SocketGuest {
         self.short("watch the path", files::watch(&self.channel, path, recursive)).await
     }
 
-    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<u64, GuestError> {
+    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<PushedArchive, GuestError> {
         files::push_archive(&self.channel, path, data).await
     }
 
-    async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<ByteStream, GuestError> {
+    async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<PulledArchive, GuestError> {
         self.short("pack the path", files::pull_archive(&self.channel, path, exclude)).await
     }
 

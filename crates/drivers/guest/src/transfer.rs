@@ -6,10 +6,13 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use microvm_ports::GuestError;
 use microvm_ports::guest::ByteStream;
-use microvm_protocol::messages::Reply;
+use microvm_protocol::messages::{self, Reply, Written};
 use microvm_protocol::mux::{Incoming, StreamError, StreamHandle};
+use microvm_types::files::{LeftOut, MAX_LEFT_OUT};
+use tokio::sync::oneshot;
 
 use crate::channel::Channel;
+use crate::sanitize;
 
 /// Zeros are looked for in blocks of this size: a page, the unit of holes.
 const BLOCK: usize = 4096;
@@ -18,12 +21,12 @@ const ZEROS: &[u8] = &[0; 64 * 1024];
 /// Most bytes one transfer from a guest may bring, zeros counted in full: the largest file of Linux's file systems.
 const MOST_BYTES: u64 = 16 << 40;
 
-/// Sends a stream of bytes, then the end, and takes the guest's confirmation; returns how many they were.
+/// Sends a stream of bytes, then the end, and takes the guest's confirmation, whose number of bytes is the right one.
 pub(crate) async fn push(
     channel: &Channel,
     stream: &StreamHandle,
     mut data: ByteStream,
-) -> Result<u64, GuestError> {
+) -> Result<Written, GuestError> {
     let mut bytes = 0u64;
     let mut zeros = 0u64;
     let sent = async {
@@ -43,7 +46,7 @@ pub(crate) async fn push(
     if written.bytes != bytes {
         return Err(channel.broken("the guest confirms another number of bytes than were sent"));
     }
-    Ok(bytes)
+    Ok(written)
 }
 
 async fn flush(stream: &StreamHandle, zeros: &mut u64) -> Result<(), StreamError> {
@@ -77,8 +80,21 @@ fn is_zero(block: &[u8]) -> bool {
 
 /// What comes on a stream as plain bytes; fails if the guest sends more than `limit`.
 pub(crate) fn pull(channel: Arc<Channel>, stream: StreamHandle, limit: Option<u64>) -> ByteStream {
-    let state = Some(Pull { channel, stream, zeros: 0, left: limit.unwrap_or(MOST_BYTES) });
-    Box::pin(futures::stream::unfold(state, |state| async move {
+    bytes_of(Pull { channel, stream, zeros: 0, left: limit.unwrap_or(MOST_BYTES), report: Report::None })
+}
+
+/// The same for an archive, and what its end says of what is not in it.
+pub(crate) fn pull_archive(
+    channel: Arc<Channel>,
+    stream: StreamHandle,
+) -> (ByteStream, oneshot::Receiver<LeftOut>) {
+    let (report, reported) = oneshot::channel();
+    let pull = Pull { channel, stream, zeros: 0, left: MOST_BYTES, report: Report::Awaited(report) };
+    (bytes_of(pull), reported)
+}
+
+fn bytes_of(pull: Pull) -> ByteStream {
+    Box::pin(futures::stream::unfold(Some(pull), |state| async move {
         let mut pull = state?;
         match pull.next().await {
             Ok(Some(bytes)) => Some((Ok(bytes), Some(pull))),
@@ -88,11 +104,32 @@ pub(crate) fn pull(channel: Arc<Channel>, stream: StreamHandle, limit: Option<u6
     }))
 }
 
+/// The guest's list of what it left out, made harmless: paths of bearable length, no more of them than are promised.
+pub(crate) fn left_out(list: messages::LeftOut) -> LeftOut {
+    let mut known = LeftOut::default();
+    for entry in list.entries.iter().take(MAX_LEFT_OUT) {
+        let path: String = sanitize::path(&entry.path).0.chars().take(300).collect();
+        let reason: String = sanitize::clean(&entry.reason).chars().take(200).collect();
+        known.add(path, reason);
+    }
+    known.count = known.count.max(list.count);
+    known
+}
+
+/// Whether a message about what was left out may come.
+enum Report {
+    None,
+    Awaited(oneshot::Sender<LeftOut>),
+    /// It came; it is the last thing of its stream.
+    Came,
+}
+
 struct Pull {
     channel: Arc<Channel>,
     stream: StreamHandle,
     zeros: u64,
     left: u64,
+    report: Report,
 }
 
 impl Pull {
@@ -106,8 +143,14 @@ impl Pull {
             let (count, bytes) =
                 match self.stream.receive().await.map_err(|error| self.channel.stream_failed(error))? {
                     None => return Ok(None),
-                    Some(Incoming::Data(bytes)) => (bytes.len() as u64, Some(bytes)),
-                    Some(Incoming::Zeros(count)) => (count, None),
+                    Some(Incoming::Message(Some(Reply::Packed(packed)))) => {
+                        self.reported(packed)?;
+                        continue;
+                    }
+                    Some(Incoming::Data(bytes)) if !matches!(self.report, Report::Came) => {
+                        (bytes.len() as u64, Some(bytes))
+                    }
+                    Some(Incoming::Zeros(count)) if !matches!(self.report, Report::Came) => (count, None),
                     Some(_) => return Err(self.channel.broken("the guest sends something else than data")),
                 };
             self.left = self.left.checked_sub(count).ok_or_else(|| {
@@ -119,6 +162,15 @@ impl Pull {
                 None => self.zeros = count,
             }
         }
+    }
+
+    fn reported(&mut self, packed: messages::Packed) -> Result<(), GuestError> {
+        let Report::Awaited(report) = std::mem::replace(&mut self.report, Report::Came) else {
+            return Err(self.channel.broken("the guest ends an archive that is none, or twice"));
+        };
+        // Whoever takes the data may not ask for it.
+        let _ = report.send(packed.left_out.map(left_out).unwrap_or_default());
+        Ok(())
     }
 }
 

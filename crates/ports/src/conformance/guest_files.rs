@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use microvm_types::ErrorKind;
-use microvm_types::files::{FileKind, FileStat, WriteOptions};
+use microvm_types::files::{FileKind, FileStat, LeftOut, WriteOptions};
 
 use super::guest::{Scene, gather, noise, refusal, shell, stream_of};
 use super::{Must, Suite};
+use crate::archive::PushedArchive;
 use crate::guest::GuestError;
 
 pub(super) async fn run(suite: &mut Suite, scene: &Scene) {
@@ -21,6 +22,7 @@ pub(super) async fn run(suite: &mut Suite, scene: &Scene) {
     suite.check("holes come back as zeros", sparse(scene)).await;
     suite.check("an archive comes back as it was pushed", archive(scene)).await;
     suite.check("an archive that leaves its directory is refused", hostile_archives(scene)).await;
+    suite.check("FIFOs and devices are part of an archive", special_files(scene)).await;
     suite.check("many small files in one archive", many_files(scene)).await;
     suite.check("changes are reported to a watch", watch(scene)).await;
     suite.check("commands and file operations see the same files", same_files(scene)).await;
@@ -218,6 +220,10 @@ fn tar(entries: &[Entry<'_>]) -> Vec<u8> {
         put(156, &[*kind]);
         put(157, target);
         put(257, b"ustar\x0000");
+        if matches!(kind, b'3' | b'4') {
+            put(329, b"0000001\0");
+            put(337, b"0000003\0");
+        }
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         out.extend_from_slice(&header);
@@ -241,13 +247,18 @@ async fn archive(scene: &Scene) {
     ]);
     let size = archive.len() as u64;
     let bytes = scene.guest.push_archive(from.as_bytes(), stream_of(vec![Ok(archive.into())])).await;
-    assert_eq!(bytes.must("pushing"), size);
+    assert_eq!(bytes.must("pushing"), PushedArchive { bytes: size, left_out: LeftOut::default() });
     let exclude = [format!("{from}/skipped").into_bytes()];
     let pulled = scene.guest.pull_archive(from.as_bytes(), &exclude).await.must("pulling");
-    let pulled = gather(pulled).await;
+    let data = gather(pulled.data).await;
+    assert_eq!(
+        pulled.left_out.await,
+        Ok(LeftOut::default()),
+        "what was asked to be excluded is not left out"
+    );
     scene
         .guest
-        .push_archive(to.as_bytes(), stream_of(vec![Ok(pulled.into())]))
+        .push_archive(to.as_bytes(), stream_of(vec![Ok(data.into())]))
         .await
         .must("pushing what was pulled");
     // Names are relative to the parent of what was pulled.
@@ -263,14 +274,14 @@ async fn archive(scene: &Scene) {
     assert_eq!(read(scene, format!("{to}/from/link").as_bytes()).await.1, b"content");
     let one =
         scene.guest.pull_archive(format!("{from}/sub/file").as_bytes(), &[]).await.must("pulling one file");
-    assert!(gather(one).await.starts_with(b"file\0"), "one file is not packed under its own name");
+    assert!(gather(one.data).await.starts_with(b"file\0"), "one file is not packed under its own name");
 }
 
 async fn hostile_archives(scene: &Scene) {
     let top = scene.directory().await;
     let inside = format!("{top}/inside");
     let outside = format!("{top}/outside");
-    let bad: [(&str, Vec<u8>); 5] = [
+    let bad: [(&str, Vec<u8>); 4] = [
         ("..", tar(&[(b"../outside", b'0', b"evil", b"")])),
         (".. below", tar(&[(b"a/", b'5', b"", b""), (b"a/../../outside", b'0', b"evil", b"")])),
         ("through a link", tar(&[(b"l", b'2', b"", b".."), (b"l/outside", b'0', b"evil", b"")])),
@@ -278,7 +289,6 @@ async fn hostile_archives(scene: &Scene) {
             "through an absolute link",
             tar(&[(b"l", b'2', b"", top.as_bytes()), (b"l/outside", b'0', b"evil", b"")]),
         ),
-        ("a device", tar(&[(b"device", b'3', b"", b"")])),
     ];
     for (what, archive) in bad {
         // Some of these may be made harmless instead of refused; what counts is that nothing gets out.
@@ -290,12 +300,47 @@ async fn hostile_archives(scene: &Scene) {
         }
         let out = scene.guest.stat(outside.as_bytes()).await;
         assert!(out.is_err(), "{what}: something was written outside");
-        let device = scene.guest.stat(format!("{inside}/device").as_bytes()).await;
-        assert!(device.is_err(), "{what}: a device was made");
     }
     let cut = tar(&[(b"cut", b'0', &noise(5000), b"")])[..2000].to_vec();
     let outcome = scene.guest.push_archive(inside.as_bytes(), stream_of(vec![Ok(cut.into())])).await;
     refusal(&outcome.must_fail("pushing half an archive"));
+}
+
+async fn special_files(scene: &Scene) {
+    let guest = &scene.guest;
+    let top = scene.directory().await;
+    let archive = tar(&[
+        (b"a-pipe", b'6', b"", b""),
+        (b"null", b'3', b"", b""),
+        (b"disk", b'4', b"", b""),
+        (b"label", b'V', b"", b""),
+        (b"z", b'0', b"content", b""),
+    ]);
+    let pushed = guest.push_archive(top.as_bytes(), stream_of(vec![Ok(archive.into())])).await;
+    let left_out = pushed.must("pushing special files").left_out;
+    assert_eq!(read(scene, format!("{top}/z").as_bytes()).await.1, b"content", "the rest did not come");
+    assert!(left_out.entries.iter().any(|entry| entry.path == "label"), "{left_out:?}");
+    let pulled = guest.pull_archive(top.as_bytes(), &[]).await.must("pulling special files");
+    let data = gather(pulled.data).await;
+    assert_eq!(pulled.left_out.await, Ok(LeftOut::default()));
+    // Where the agent may not make devices, it tells of those.
+    for (name, kind, number) in [("a-pipe", b'6', 0), ("null", b'3', 3), ("disk", b'4', 3)] {
+        let told = left_out.entries.iter().any(|entry| entry.path == name);
+        let made = guest
+            .stat(format!("{top}/{name}").as_bytes())
+            .await
+            .is_ok_and(|stat| stat.kind == FileKind::Other);
+        assert!(made != told, "{name}: made {made}, told of {told}: {left_out:?}");
+        assert!(made || name != "a-pipe", "a FIFO was not made");
+        let ending = [b"/", name.as_bytes(), b"\0"].concat();
+        let packed = data.chunks(512).any(|header| {
+            let minor = String::from_utf8_lossy(header.get(337..344).unwrap_or_default());
+            header.windows(ending.len()).take(100).any(|window| window == ending)
+                && header.get(156) == Some(&kind)
+                && (kind == b'6' || u32::from_str_radix(&minor, 8) == Ok(number))
+        });
+        assert_eq!(packed, made, "{name} is not packed as what it is");
+    }
 }
 
 async fn many_files(scene: &Scene) {

@@ -184,14 +184,64 @@ pub struct PullArchive {
     /// Absolute paths left out with all below them.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub exclude: Vec<Vec<u8>>,
+    /// Say what was left out: a `Packed` follows the archive. An agent that does not know this field sends none.
+    #[prost(bool, tag = "3")]
+    pub report: bool,
+}
+
+/// Something that a transfer did not take over.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct LeftOutEntry {
+    /// Its path: absolute where it is packed, as in the archive where it is unpacked; at most 1024 bytes of it.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// Why, in words.
+    #[prost(string, tag = "2")]
+    pub reason: String,
+}
+
+/// Most entries that a [`LeftOut`] names; the rest is counted.
+pub const MAX_LEFT_OUT: usize = 20;
+
+/// What a transfer did not take over.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct LeftOut {
+    /// How many.
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// The first of them.
+    #[prost(message, repeated, tag = "2")]
+    pub entries: Vec<LeftOutEntry>,
+}
+
+impl LeftOut {
+    /// Counts an entry, and names it if it is one of the first.
+    pub fn add(&mut self, path: &[u8], reason: impl Into<String>) {
+        self.count += 1;
+        if self.entries.len() < MAX_LEFT_OUT {
+            let path = path[..path.len().min(1024)].to_vec();
+            self.entries.push(LeftOutEntry { path, reason: reason.into() });
+        }
+    }
+}
+
+/// An archive was packed; nothing of it follows.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Packed {
+    /// What is not in it.
+    #[prost(message, optional, tag = "1")]
+    pub left_out: Option<LeftOut>,
 }
 
 /// A transfer to the guest is complete.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Written {
     /// Bytes that came, zero runs counted in full.
     #[prost(uint64, tag = "1")]
     pub bytes: u64,
+    /// Entries of an archive that were not taken over; absent: none.
+    #[prost(message, optional, tag = "2")]
+    pub left_out: Option<LeftOut>,
 }
 
 /// A hash.

@@ -81,7 +81,7 @@ pub enum Operation {
     /// Tar stream to unpack below a directory; answered by `Written` after the host's `End`.
     #[prost(message, tag = "15")]
     PushArchive(Path),
-    /// Tar stream of a file or directory, as `Data` and `Zeros`.
+    /// Tar stream of a file or directory, as `Data` and `Zeros`, then `Packed` if it was asked for.
     #[prost(message, tag = "16")]
     PullArchive(PullArchive),
     /// Connection to a TCP port on loopback; answered by `Done`, then bytes both ways.
@@ -124,7 +124,7 @@ pub enum Operation {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Message {
     /// The content; absent if it is one this version does not know.
-    #[prost(oneof = "Reply", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "Reply", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub reply: Option<Reply>,
 }
 
@@ -170,4 +170,7 @@ pub enum Reply {
     /// Health, or times of spawns.
     #[prost(message, tag = "13")]
     Measured(Measured),
+    /// End of an archive from the guest.
+    #[prost(message, tag = "14")]
+    Packed(Packed),
 }

@@ -21,10 +21,10 @@ pub(crate) async fn pull(
     let path = query.path("path")?;
     let exclude: Vec<Vec<u8>> = query.0.all("exclude").map(<[u8]>::to_vec).collect();
     let guest = app.service.guest(&vm).await?;
-    let data = guest.pull_archive(&path, &exclude).await?;
+    let archive = guest.pull_archive(&path, &exclude).await?;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
-    Ok(body::outgoing(data, guest, headers))
+    Ok(body::outgoing_archive(archive, guest, headers))
 }
 
 pub(crate) async fn push(
@@ -37,6 +37,6 @@ pub(crate) async fn push(
     let path = query.path("path")?;
     let guest = app.service.guest(&vm).await?;
     let (data, sum) = body::incoming(&headers, data);
-    let bytes = guest.push_archive(&path, data).await?;
-    Ok(Json(sum.of(bytes).await?))
+    let pushed = guest.push_archive(&path, data).await?;
+    Ok(Json(TransferSummary { left_out: pushed.left_out, ..sum.of(pushed.bytes).await? }))
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
 
 use proptest::prelude::*;
 use tar::{Builder, Header};
@@ -10,8 +10,28 @@ use tar::{Builder, Header};
 use super::*;
 
 /// Enough for all but what is about the budget.
-fn unpack(data: impl Read, target: &Path, prefix: &[u8]) -> Result<(), CliError> {
-    super::unpack(data, target, prefix, &mut Budget::new(1 << 30))
+fn unpack(data: impl Read, target: &Path, prefix: &[u8]) -> Result<LeftOut, CliError> {
+    within(1 << 30, OutsideLinks::Keep, data, target, prefix)
+}
+
+/// Without links that may lead outside.
+fn unpack_closed(data: impl Read, target: &Path, prefix: &[u8]) -> Result<LeftOut, CliError> {
+    within(1 << 30, OutsideLinks::Skip, data, target, prefix)
+}
+
+fn within(
+    limit: u64,
+    links: OutsideLinks,
+    data: impl Read,
+    target: &Path,
+    prefix: &[u8],
+) -> Result<LeftOut, CliError> {
+    super::unpack(data, target, prefix, &mut Rules { budget: Budget::new(limit), links })
+}
+
+/// Names of what was left out.
+fn names(left_out: &LeftOut) -> Vec<&str> {
+    left_out.entries.iter().map(|entry| entry.path.as_str()).collect()
 }
 
 /// Name, kind, link and content of an entry.
@@ -94,14 +114,63 @@ fn nothing_leaves_the_target() {
         (b"out/dev", EntryType::Block, b"", b""),
         (b"out/fifo", EntryType::Fifo, b"", b""),
     ]);
-    unpack(&data[..], &place.target(), b"out").unwrap();
+    let left_out = unpack_closed(&data[..], &place.target(), b"out").unwrap();
+    let wanted = [
+        "out/../../outside",
+        "../outside",
+        "/tmp/microvm-test-outside",
+        "out/up",
+        "out/abs",
+        "out/d/x",
+        "out/hard",
+        "out/hard2",
+        "out/dev",
+    ];
+    assert_eq!((left_out.count, names(&left_out)), (9, wanted.to_vec()));
     assert!(place.is_safe());
     assert!(!Path::new("/tmp/microvm-test-outside").exists());
-    for name in ["abs", "hard", "hard2", "dev", "fifo"] {
+    let fifo = fs::symlink_metadata(place.target().join("fifo")).unwrap();
+    assert!(fifo.file_type().is_fifo() && fifo.permissions().mode() & 0o7777 == 0o755, "{fifo:?}");
+    for name in ["abs", "hard", "hard2", "dev"] {
         assert!(fs::symlink_metadata(place.target().join(name)).is_err(), "{name} was made");
     }
     // The link was left out, so that a true directory of its name could be made.
     assert_eq!(fs::read(place.target().join("up/outside")).unwrap(), b"inside");
+}
+
+#[test]
+fn links_stay_links_wherever_they_lead_and_nothing_passes_them() {
+    let links: [Crafted<'_>; 5] = [
+        (b"out/bin/python3", EntryType::Symlink, b"/usr/bin/python3", b""),
+        (b"out/up", EntryType::Symlink, b"..", b""),
+        (b"out/far", EntryType::Symlink, b"../../../..", b""),
+        (b"out/strange \xff", EntryType::Symlink, b"\xfe/\n", b""),
+        (b"out/loop", EntryType::Symlink, b"loop", b""),
+    ];
+    let place = Place::new();
+    assert_eq!(unpack(&archive(&links)[..], &place.target(), b"out").unwrap().count, 0);
+    for (name, _, link, _) in links {
+        let found = fs::read_link(place.target().join(OsStr::from_bytes(&name[4..]))).unwrap();
+        assert_eq!(found.as_os_str().as_bytes(), link);
+    }
+    // Neither in the same archive nor in a later one does anything go through them.
+    for (kind, link) in [
+        (EntryType::Regular, &b""[..]),
+        (EntryType::Directory, b""),
+        (EntryType::Symlink, b"x"),
+        (EntryType::Fifo, b""),
+        (EntryType::Link, b"out/bin/python3"),
+    ] {
+        let through = archive(&[(b"out/up/outside", kind, link, b"")]);
+        assert!(unpack(&through[..], &place.target(), b"out").is_err(), "{kind:?}");
+        let from = archive(&[(b"out/hard", EntryType::Link, b"out/up/outside", b"")]);
+        assert!(unpack(&from[..], &place.target(), b"out").is_err());
+        assert!(place.is_safe(), "{kind:?}");
+    }
+    let other = archive(&[(b"out/far", EntryType::Regular, b"", b"mine")]);
+    unpack(&other[..], &place.target(), b"out").unwrap();
+    assert_eq!(fs::read(place.target().join("far")).unwrap(), b"mine");
+    assert!(place.is_safe());
 }
 
 #[test]
@@ -146,7 +215,7 @@ fn a_link_is_not_moved_to_another_depth() {
         (b"out/esc2", EntryType::Symlink, b"a/../..", b""),
         (b"out/a/b/back", EntryType::Symlink, b"../../a/./b", b""),
     ]);
-    unpack(&data[..], &place.target(), b"out").unwrap();
+    unpack_closed(&data[..], &place.target(), b"out").unwrap();
     for name in ["l2", "esc", "esc2"] {
         assert!(fs::symlink_metadata(place.target().join(name)).is_err(), "{name} was made");
     }
@@ -211,13 +280,13 @@ fn no_more_is_written_than_allowed() {
         (b"out/a", EntryType::Regular, b"", &content),
         (b"out/b", EntryType::Regular, b"", &content),
     ]);
-    super::unpack(&data[..], &place.target(), b"out", &mut Budget::new(16384)).unwrap();
+    within(16384, OutsideLinks::Keep, &data[..], &place.target(), b"out").unwrap();
     let place = Place::new();
-    let error = super::unpack(&data[..], &place.target(), b"out", &mut Budget::new(16383)).unwrap_err();
+    let error = within(16383, OutsideLinks::Keep, &data[..], &place.target(), b"out").unwrap_err();
     assert!(matches!(error, CliError::Problem(problem) if problem.code == "transfer_too_large"));
     assert!(!place.target().join("b").exists());
     let directories = archive(&[(b"out/1/2/3/4/5/6/7", EntryType::Directory, b"", b"")]);
-    assert!(super::unpack(&directories[..], &place.target(), b"out", &mut Budget::new(16384)).is_err());
+    assert!(within(16384, OutsideLinks::Keep, &directories[..], &place.target(), b"out").is_err());
 }
 
 #[test]
@@ -262,6 +331,8 @@ proptest! {
             .collect();
         // Whether it succeeds does not matter, only what it touches.
         let _ = unpack(&archive(&parts)[..], &place.target(), b"out");
+        prop_assert!(place.is_safe());
+        let _ = unpack_closed(&archive(&parts)[..], &place.target(), b"out");
         prop_assert!(place.is_safe());
     }
 

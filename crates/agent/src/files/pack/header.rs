@@ -1,0 +1,75 @@
+//! Headers of entries, with pax records before them for what the old format has no room for.
+
+use tar::{EntryType, Header};
+
+/// What a header says of an entry besides its attributes.
+pub(super) struct Entry<'a> {
+    /// Its name in the archive, never empty.
+    pub(super) name: &'a [u8],
+    /// Where a link leads.
+    pub(super) target: Option<&'a [u8]>,
+    /// Bytes of content.
+    pub(super) size: u64,
+}
+
+/// Appends the header of an entry to `out`; a pax header comes before it where names are too long for the old format.
+pub(super) fn append(out: &mut Vec<u8>, mut header: Header, entry: &Entry<'_>) {
+    let Entry { name, target, size } = *entry;
+    let mut records = Vec::new();
+    if name.len() > 100 {
+        record(&mut records, "path", name);
+    }
+    if let Some(target) = target.filter(|target| target.len() > 100) {
+        record(&mut records, "linkpath", target);
+    }
+    if !records.is_empty() {
+        let mut extension = Header::new_ustar();
+        extension.set_entry_type(EntryType::XHeader);
+        extension.set_mode(0o644);
+        put(&mut extension.as_old_mut().name, b"pax-header");
+        extension.set_size(records.len() as u64);
+        extension.set_cksum();
+        out.extend_from_slice(extension.as_bytes());
+        out.extend_from_slice(&records);
+        let rest = (512 - records.len() % 512) % 512;
+        out.extend(std::iter::repeat_n(0, rest));
+    }
+    put(&mut header.as_old_mut().name, name);
+    put(&mut header.as_old_mut().linkname, target.unwrap_or_default());
+    header.set_size(size);
+    header.set_cksum();
+    out.extend_from_slice(header.as_bytes());
+}
+
+fn put(field: &mut [u8; 100], text: &[u8]) {
+    let count = text.len().min(field.len());
+    field[..count].copy_from_slice(&text[..count]);
+}
+
+/// Appends `length key=value\n`, where the length counts its own digits.
+fn record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while length != rest + length.to_string().len() {
+        length = rest + length.to_string().len();
+    }
+    records.extend_from_slice(format!("{length} {key}=").as_bytes());
+    records.extend_from_slice(value);
+    records.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pax_records_count_their_own_length() {
+        for size in [1, 80, 90, 91, 92, 93, 94, 95, 985, 990, 995, 4000] {
+            let mut records = Vec::new();
+            record(&mut records, "path", &vec![b'x'; size]);
+            let text = String::from_utf8(records.clone()).unwrap();
+            let length: usize = text.split(' ').next().unwrap().parse().unwrap();
+            assert_eq!(length, records.len());
+        }
+    }
+}

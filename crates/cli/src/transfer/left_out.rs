@@ -1,0 +1,29 @@
+//! Telling what a copy left out.
+
+use microvm_types::files::LeftOut;
+
+use crate::autostart::say;
+use crate::transfer::Moved;
+use crate::visible;
+
+/// Exit code of a copy that is not complete.
+const INCOMPLETE: u8 = 1;
+
+/// Tells on standard error what was not copied; gives the exit code of the copy.
+pub(crate) fn tell(moved: &Moved) -> u8 {
+    let LeftOut { count, entries } = &moved.left_out;
+    for entry in entries {
+        say(&format!("left out {}: {}", visible::line(&entry.path), visible::line(&entry.reason)));
+    }
+    let more = count.saturating_sub(entries.len() as u64);
+    if more > 0 {
+        say(&format!("left out {more} more entries"));
+    }
+    if !moved.left_out_is_complete {
+        say(
+            "the VM was started by an older version, whose agent does not tell which files it leaves out: if it may \
+             have sockets, FIFOs or devices there, stop and start it",
+        );
+    }
+    if *count > 0 { INCOMPLETE } else { 0 }
+}

@@ -1,0 +1,30 @@
+//! Archives on their way to and from a guest.
+
+use microvm_types::files::LeftOut;
+use tokio::sync::oneshot;
+
+use crate::guest::ByteStream;
+
+/// An archive that a guest has unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PushedArchive {
+    /// Bytes of the stream, which the guest has confirmed.
+    pub bytes: u64,
+    /// Entries that the guest could not make.
+    pub left_out: LeftOut,
+}
+
+/// An archive that a guest packs.
+pub struct PulledArchive {
+    /// The tar stream.
+    pub data: ByteStream,
+    /// What is not in it: there when `data` has ended. An agent that is older than this sends nothing, and the receiver
+    /// fails.
+    pub left_out: oneshot::Receiver<LeftOut>,
+}
+
+impl std::fmt::Debug for PulledArchive {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("PulledArchive").finish_non_exhaustive()
+    }
+}
