@@ -162,7 +162,9 @@ fn links_stay_links_wherever_they_lead_and_nothing_passes_them() {
         (EntryType::Link, b"out/bin/python3"),
     ] {
         let through = archive(&[(b"out/up/outside", kind, link, b"")]);
-        assert!(unpack(&through[..], &place.target(), b"out").is_err(), "{kind:?}");
+        // Another name of a link is left out before it is looked where it would go.
+        let refused = unpack(&through[..], &place.target(), b"out").map_or(1, |left_out| left_out.count);
+        assert_eq!(refused, 1, "{kind:?}");
         let from = archive(&[(b"out/hard", EntryType::Link, b"out/up/outside", b"")]);
         assert!(unpack(&from[..], &place.target(), b"out").is_err());
         assert!(place.is_safe(), "{kind:?}");
