@@ -1,81 +1,22 @@
-//! What every fuzzer of the channel checks, whoever makes the bytes up.
+//! A mutation fuzzer for stable compilers, used by tests of other crates.
+//!
+//! ```text
+//!  seeds, corpus/<name>/ ─▶ population ─▶ mutate ─▶ repair ─▶ check ─▶ outcome
+//!                               ▲                                      │
+//!                               └────────── outcomes never seen ───────┘
+//! ```
+//!
+//! A target is a test in the crate whose parser it tries, so parsers stay private and nothing is compiled twice. Each
+//! checks three things: the parser does not panic, it does not take more memory than the input is worth, and what it
+//! accepts means the same after another round through encoder and parser. In place of coverage, which needs a
+//! nightly compiler, an input is kept when its outcome (in words, such as the text of an error) is new.
+//!
+//! `MICROVM_FUZZ_SECONDS` sets how long each target runs (2 if unset), `MICROVM_FUZZ_SEED` repeats a run. A finding is
+//! shortened, saved below the directory for temporary files, and printed. What it does *not* do: find hangs by itself
+//! (the test runner ends a test that takes too long), or count memory that other threads take.
 
-use microvm_protocol::messages::{Configured, Failure, Hello, HelloReply, Message, Request};
-use microvm_protocol::mux::{Mux, Role};
-use microvm_protocol::{Decoder, Frame, FrameKind};
-use prost::Message as _;
+mod fuzz;
+pub mod memory;
+mod mutate;
 
-/// Feeds bytes to both ends of a channel, cut in two at a place the bytes themselves choose, and checks that what comes
-/// out does not depend on the cut, survives a round trip, and never needs more memory than was fed.
-pub fn frames(data: &[u8]) {
-    let Some((cut, bytes)) = data.split_first() else { return };
-    let cut = usize::from(*cut).min(bytes.len());
-    let whole = decode(&[bytes]);
-    let halves = decode(&[&bytes[..cut], &bytes[cut..]]);
-    assert_eq!(whole, halves, "the cut changes what is decoded");
-    let mut again = Vec::new();
-    for frame in &whole {
-        frame.encode_into(&mut again);
-    }
-    assert!(bytes.starts_with(&again), "decoded frames encode to other bytes");
-    for role in [Role::Host, Role::Agent] {
-        let mux = Mux::new(role);
-        let streams: Vec<_> = (0..4).filter_map(|_| mux.open(&Request::default()).ok()).collect();
-        for frame in &whole {
-            if mux.receive(frame.clone()).is_err() {
-                break;
-            }
-        }
-        for stream in &streams {
-            while let Ok(Some(Some(_))) = stream.try_receive() {}
-        }
-        drop(streams);
-        mux.take_output(&mut Vec::new(), usize::MAX);
-    }
-    for frame in whole {
-        body(&frame);
-    }
-}
-
-fn decode(parts: &[&[u8]]) -> Vec<Frame> {
-    let (mut decoder, mut frames) = (Decoder::new(), Vec::new());
-    for part in parts {
-        decoder.feed(part);
-        while let Ok(Some(frame)) = decoder.next_frame() {
-            frames.push(frame);
-        }
-    }
-    frames
-}
-
-fn body(frame: &Frame) {
-    let payload = frame.payload.clone();
-    // Whether it can be read does not matter here, only that trying does no harm.
-    match frame.kind {
-        FrameKind::Hello => drop(Hello::decode(payload)),
-        FrameKind::HelloReply => drop(HelloReply::decode(payload)),
-        FrameKind::Open => drop(Request::decode(payload)),
-        FrameKind::Reset => drop(Failure::decode(payload)),
-        FrameKind::Message => {
-            drop(Message::decode(payload.clone()));
-            drop(Configured::decode(payload));
-        }
-        _ => {}
-    }
-}
-
-/// Makes the check words of all whole frames in `bytes` right, so that mutations get past them.
-pub fn repair(bytes: &mut [u8]) {
-    let mut at = 0;
-    while bytes.len() - at >= microvm_protocol::HEADER_LENGTH {
-        let header: [u8; 12] = bytes[at..at + 12].try_into().expect("12 bytes");
-        let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
-        let Some(end) = (at + microvm_protocol::HEADER_LENGTH).checked_add(length).filter(|end| *end <= bytes.len())
-        else {
-            return;
-        };
-        let word = microvm_protocol::checksum::checksum(&header, &bytes[at + 16..end]);
-        bytes[at + 12..at + 16].copy_from_slice(&word.to_le_bytes());
-        at = end;
-    }
-}
+pub use fuzz::{Fuzz, words_of};

@@ -107,4 +107,15 @@ mod tests {
             assert!(parse(bad, "r", Utf8Path::new("/"), None).is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn any_text_of_a_recipe() {
+        use microvm_fuzz::Fuzz;
+        let target = Fuzz::new("recipes").seed(DEFAULT.as_bytes()).memory(16 << 20, 1_024);
+        target.seed(*b"name: a\nfrom: b\nfiles: [{ path: /x, source: ./y }]").run(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            parse(&text, "r", Utf8Path::new("/here"), None)
+                .map_or_else(|error| error.detail(), |request| format!("{:?}", request.source))
+        });
+    }
 }

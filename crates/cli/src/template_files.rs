@@ -289,4 +289,40 @@ mod tests {
         assert_eq!(files.current().templates.len(), 2);
         assert_eq!(fs::read_dir(&templates).unwrap().count(), 0, "something is left");
     }
+
+    #[test]
+    fn any_text_of_a_template() {
+        use microvm_fuzz::Fuzz;
+        let target =
+            BUILT_IN.iter().fold(Fuzz::new("yaml"), |target, (_, text)| target.seed(text.as_bytes()));
+        let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n";
+        target
+            .seed(*br#"{"image": "x", "memory_mib": 256, "init": {"image": "/sbin/init"}}"#)
+            .seed(bomb.as_bytes())
+            .words(&[
+                b"&a ",
+                b"*a",
+                b"!!binary ",
+                b"<<: *a",
+                b"? ",
+                b"- ",
+                b"|\n",
+                b">-\n",
+                b"---\n",
+                b"{",
+                b"[",
+            ])
+            .memory(16 << 20, 1_024)
+            .run(|bytes| {
+                let Ok(text) = std::str::from_utf8(bytes) else { return "no text".to_owned() };
+                match parse("t", text) {
+                    Ok(template) => {
+                        let written = serde_yaml_ng::to_string(&template).unwrap();
+                        assert_eq!(parse("t", &written).unwrap(), template, "{written}");
+                        "fine".to_owned()
+                    }
+                    Err(error) => format!("{error:#}"),
+                }
+            });
+    }
 }

@@ -110,4 +110,25 @@ mod tests {
         assert!(!shown.chars().any(|c| acts(c) && c != '\n'), "{shown}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
     }
+
+    #[test]
+    fn any_text_of_others() {
+        use microvm_fuzz::Fuzz;
+        let target = Fuzz::new("visible").seed(HOSTILE.as_bytes()).seed(*b"one\r\ntwo\rover\xff\xc3\n\x9b2J");
+        target.words(&[b"\x1b[", b"\xc2\x9b", "\u{202e}".as_bytes(), b"\r\n"]).run(|given| {
+            let text = String::from_utf8_lossy(given);
+            let stays = |c: char| c == '\n' || c == '\t';
+            assert!(!line(&text).chars().any(acts));
+            assert!(!lines(&text).chars().any(|c| acts(c) && !stays(c)));
+            assert!(!bytes(given).chars().any(|c| acts(c) && !stays(c)));
+            let shown = json(&serde_json::to_string(&text).unwrap());
+            assert!(!shown.chars().any(acts));
+            assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), text);
+            // What is harmless is not changed, so that names can be copied from a table.
+            if !text.chars().any(acts) {
+                assert_eq!(line(&text), text);
+            }
+            if text.chars().any(acts) { "escaped" } else { "plain" }
+        });
+    }
 }

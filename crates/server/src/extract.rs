@@ -1,7 +1,7 @@
 //! Reading requests, with our problems instead of the framework's.
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, FromRequestParts, Json, Path, RawQuery, Request};
+use axum::extract::{FromRequest, FromRequestParts, Json, RawQuery, Request};
 use axum::http::request::Parts;
 use microvm_api::query::Query;
 use microvm_types::{ErrorKind, ProcessId, VmRef};
@@ -71,6 +71,20 @@ impl Parameters {
     }
 }
 
+/// Segments of the path. One that is not UTF-8 once it is decoded is a problem of ours, not a text of the framework's.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let segments = axum::extract::Path::<T>::from_request_parts(parts, state).await;
+        segments
+            .map(|axum::extract::Path(segments)| Self(segments))
+            .map_err(|error| Failure::invalid("path_invalid", error.body_text()))
+    }
+}
+
 /// The VM named in the path.
 pub(crate) struct Vm(pub(crate) VmRef);
 
@@ -97,8 +111,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Process {
 }
 
 async fn segment<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<String, Failure> {
-    let segments = Path::<Vec<(String, String)>>::from_request_parts(parts, state).await;
-    let Path(segments) = segments.map_err(|error| Failure::invalid("path_invalid", error.body_text()))?;
+    let Path(segments) = Path::<Vec<(String, String)>>::from_request_parts(parts, state).await?;
     let found = segments.into_iter().find(|(key, _)| key == name);
     found.map(|(_, value)| value).ok_or_else(|| {
         Failure::new(ErrorKind::Internal, "route_incomplete", format!("this route has no segment `{name}`"))

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shown::shown;
+
 /// Length of every id in characters.
 pub const ID_LENGTH: usize = 20;
 
@@ -93,14 +95,14 @@ macro_rules! id_type {
         impl FromStr for $name {
             type Err = IdError;
             fn from_str(text: &str) -> Result<Self, IdError> {
-                if is_id(text) { Ok(Self(text.to_owned())) } else { Err(IdError(text.to_owned())) }
+                if is_id(text) { Ok(Self(text.to_owned())) } else { Err(IdError(shown(text))) }
             }
         }
 
         impl TryFrom<String> for $name {
             type Error = IdError;
             fn try_from(text: String) -> Result<Self, IdError> {
-                if is_id(&text) { Ok(Self(text)) } else { Err(IdError(text)) }
+                if is_id(&text) { Ok(Self(text)) } else { Err(IdError(shown(&text))) }
             }
         }
 

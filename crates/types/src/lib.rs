@@ -25,6 +25,7 @@ pub mod lifecycle;
 pub mod name;
 pub mod pool;
 pub mod share;
+mod shown;
 pub mod size;
 pub mod snapshot;
 pub mod template;

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::id::VmId;
+use crate::shown::shown;
 
 /// Longest name in characters that is accepted from a client.
 pub const NAME_MAX: usize = 64;
@@ -83,7 +84,7 @@ impl TryFrom<String> for Name {
         }
         if let Some(character) = text.chars().find(|c| !(c.is_ascii_alphanumeric() || *c == '-' || *c == '_'))
         {
-            return Err(NameError::Character { name: text, character });
+            return Err(NameError::Character { name: shown(&text), character });
         }
         if text.len() > NAME_MAX {
             return Err(NameError::TooLong(text.len()));

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shown::shown;
+
 /// Longest path on either side in bytes (PATH_MAX of linux/limits.h, its final NUL included).
 const PATH_MAX: usize = 4_095;
 /// Where the guest's kernel shows itself: a folder there would hide it.
@@ -76,8 +78,8 @@ impl Share {
     /// # Errors
     /// [`ShareError::Source`] and [`ShareError::Target`].
     pub fn check(&self) -> Result<(), ShareError> {
-        let source = |reason| ShareError::Source { path: self.source.clone(), reason };
-        let target = |reason| ShareError::Target { path: self.target.clone(), reason };
+        let source = |reason| ShareError::Source { path: shown(&self.source), reason };
+        let target = |reason| ShareError::Target { path: shown(&self.target), reason };
         if !self.source.starts_with('/') {
             return Err(source("must be absolute"));
         }
@@ -112,7 +114,7 @@ impl Share {
             for other in &shares[..index] {
                 for (inner, outer) in [(&share.target, &other.target), (&other.target, &share.target)] {
                     if is_within(inner, outer) {
-                        return Err(ShareError::Overlap { inner: inner.clone(), outer: outer.clone() });
+                        return Err(ShareError::Overlap { inner: shown(inner), outer: shown(outer) });
                     }
                 }
             }
@@ -139,7 +141,7 @@ impl FromStr for Share {
         };
         let share =
             paths.rsplit_once(':').filter(|(source, target)| !source.is_empty() && !target.is_empty());
-        let (source, target) = share.ok_or_else(|| ShareError::Format(text.to_owned()))?;
+        let (source, target) = share.ok_or_else(|| ShareError::Format(shown(text)))?;
         let share = Self { source: source.to_owned(), target: target.to_owned(), read_only };
         // Found before anything else is asked; the source is not yet what it is going to be.
         Self { source: "/".to_owned(), ..share.clone() }.check()?;

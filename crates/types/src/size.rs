@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shown::shown;
+
 /// One mebibyte in bytes.
 pub const MIB: u64 = 1 << 20;
 
@@ -51,7 +53,7 @@ impl FromStr for ByteSize {
     fn from_str(text: &str) -> Result<Self, SizeError> {
         let trimmed = text.trim();
         let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
-        let form = || SizeError::Form(text.to_owned());
+        let form = || SizeError::Form(shown(text));
         if digits == 0 {
             return Err(form());
         }
@@ -63,7 +65,7 @@ impl FromStr for ByteSize {
             "t" | "tb" | "tib" => 40,
             _ => return Err(form()),
         };
-        let range = || SizeError::Range(text.to_owned());
+        let range = || SizeError::Range(shown(text));
         let count: u64 = trimmed[..digits].parse().map_err(|_| range())?;
         count.checked_mul(1 << shift).map(Self).ok_or_else(range)
     }

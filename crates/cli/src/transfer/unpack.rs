@@ -360,4 +360,6 @@ fn stays_inside(depth: usize, link: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -28,6 +28,25 @@ mod tests {
     }
 
     #[test]
+    fn texts_of_a_hostile_guest() {
+        use microvm_fuzz::Fuzz;
+        Fuzz::new("texts")
+            .seed(*b"/a\x1b[2J\xff")
+            .seed("ä\u{9b}\u{202e}".as_bytes())
+            .memory(1 << 20, 16)
+            .run(|bytes| {
+                let cleaned = clean(&String::from_utf8_lossy(bytes));
+                assert!(!cleaned.chars().any(char::is_control) && cleaned.chars().count() <= MOST);
+                assert_eq!(clean(&cleaned), cleaned);
+                let (text, exact) = path(bytes);
+                // The exact bytes are there wherever the text is not them.
+                let kept = exact.as_deref().unwrap_or(text.as_bytes());
+                assert!(bytes.starts_with(kept) && kept.len() == bytes.len().min(MOST));
+                if exact.is_some() { "bytes" } else { "text" }
+            });
+    }
+
+    #[test]
     fn odd_paths_keep_their_bytes() {
         assert_eq!(path(b"/a\nb"), ("/a\nb".to_owned(), None));
         assert_eq!(path(b"/\xff").1, Some(b"/\xff".to_vec()));

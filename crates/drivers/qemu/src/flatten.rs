@@ -141,7 +141,7 @@ fn refused(detail: String) -> MachineError {
 }
 
 /// Name of the node a disk writes to; `None` if nothing lies between it and the lowest one of its chain.
-fn top_of_long_chain(blocks: &Value, index: usize) -> Option<String> {
+pub(crate) fn top_of_long_chain(blocks: &Value, index: usize) -> Option<String> {
     let block = blocks
         .as_array()?
         .iter()

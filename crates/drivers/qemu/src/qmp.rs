@@ -264,3 +264,6 @@ async fn read_all(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, told: 
     }
     waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use microvm_api::kernel::{AddKernel, Kernel, KernelList, KernelSource};
@@ -13,7 +13,7 @@ use microvm_types::ErrorKind;
 
 use crate::app::App;
 use crate::convert;
-use crate::extract::Body;
+use crate::extract::{Body, Path};
 use crate::failure::Failure;
 use crate::handlers::images::absolute;
 use crate::lines::progress;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use microvm_api::milliseconds::Milliseconds;
@@ -12,7 +12,7 @@ use microvm_core::{AcquireRequest, PoolChange, PoolRequest};
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::extract::Body;
+use crate::extract::{Body, Path};
 use crate::failure::Failure;
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<PoolList> {

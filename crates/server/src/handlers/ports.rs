@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocketUpgrade};
-use axum::extract::{Path, State};
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
 use microvm_types::VmRef;
 
 use crate::app::App;
+use crate::extract::Path;
 use crate::failure::Failure;
 use crate::handlers::exec::upgrade;
 

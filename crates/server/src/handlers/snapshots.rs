@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use microvm_api::milliseconds::Milliseconds;
@@ -19,7 +19,7 @@ use microvm_types::{ErrorKind, VmId, VmRef};
 
 use crate::app::App;
 use crate::convert;
-use crate::extract::{Body, Parameters, Vm};
+use crate::extract::{Body, Parameters, Path, Vm};
 use crate::failure::Failure;
 use crate::handlers::images::absolute;
 use crate::lines::progress;

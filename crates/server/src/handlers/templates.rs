@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use microvm_api::snapshot::{GoldenList, GoldenVersion};
 use microvm_api::system::{FailedTemplate, TemplateList, TemplateText};
 use microvm_types::template::Template;
 
 use crate::app::App;
-use crate::extract::Body;
+use crate::extract::{Body, Path};
 use crate::failure::Failure;
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<TemplateList> {

@@ -3,6 +3,10 @@
 /// Owner and type of the note that holds a PVH entry point (`XEN_ELFNOTE_PHYS32_ENTRY`).
 const PVH_NOTE: (&[u8], u32) = (b"Xen\0", 18);
 const PROGRAM_NOTE: u32 = 4;
+/// Program headers that are looked at, and bytes of the notes of each; kernels have five, with some hundred bytes. More would
+/// let a small file take minutes: all its headers may name the same notes.
+const HEADERS_MAX: u64 = 64;
+const NOTES_MAX: u64 = 64 << 10;
 
 fn number(bytes: &[u8], at: u64, length: usize) -> Option<u64> {
     let at = usize::try_from(at).ok()?;
@@ -33,10 +37,10 @@ pub(crate) fn section<'a>(bytes: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     };
     let strings = content(names)?;
     (0..count).find_map(|index| {
+        // Compared in place: a search for its end in each of 65,535 sections would take minutes of a small file.
         let start = usize::try_from(number(bytes, header(index)?, 4)?).ok()?;
-        let rest = strings.get(start..)?;
-        let found = &rest[..rest.iter().position(|byte| *byte == 0)?];
-        if found == name { content(index) } else { None }
+        let rest = strings.get(start..)?.strip_prefix(name)?;
+        if rest.first() == Some(&0) { content(index) } else { None }
     })
 }
 
@@ -50,13 +54,16 @@ fn pvh_entry(bytes: &[u8]) -> Option<()> {
         return None;
     }
     let (table, size, count) = (number(bytes, 0x20, 8)?, number(bytes, 0x36, 2)?, number(bytes, 0x38, 2)?);
-    (0..count).find_map(|index| {
+    (0..count.min(HEADERS_MAX)).find_map(|index| {
         let at = table.checked_add(index.checked_mul(size)?)?;
         if number(bytes, at, 4)? != u64::from(PROGRAM_NOTE) {
             return None;
         }
-        let notes =
-            range(bytes, number(bytes, at.checked_add(8)?, 8)?, number(bytes, at.checked_add(0x20)?, 8)?)?;
+        let notes = range(
+            bytes,
+            number(bytes, at.checked_add(8)?, 8)?,
+            number(bytes, at.checked_add(0x20)?, 8)?.min(NOTES_MAX),
+        )?;
         let mut at = 0u64;
         loop {
             let (name_length, length, kind) =

@@ -6,6 +6,8 @@ mod bzimage;
 mod cpio;
 mod distribution;
 mod elf;
+#[cfg(test)]
+mod fuzz;
 mod initramfs;
 mod modules;
 mod packages;

@@ -15,6 +15,8 @@ mod difference;
 mod export;
 mod export_format;
 mod fork_point;
+#[cfg(test)]
+mod fuzz;
 mod garbage;
 mod handle;
 mod import;

@@ -7,6 +7,8 @@ pub(crate) mod compression;
 pub(crate) mod debian;
 pub(crate) mod docker;
 pub(crate) mod folder;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod oci;
 pub(crate) mod path;
 pub(crate) mod recipe;

@@ -100,8 +100,9 @@ impl<'a, R: Read> TarReader<'a, R> {
             if !kind_has_data(kind) {
                 stored = 0;
             }
+            self.padding = padding(stored)
+                .ok_or_else(|| self.bad(format!("an entry in it claims to have {stored} bytes")))?;
             self.left = stored;
-            self.padding = stored.next_multiple_of(BLOCK) - stored;
             match kind {
                 EntryType::XGlobalHeader => {
                     let more = self.pax()?;
@@ -365,6 +366,12 @@ const fn kind_has_data(kind: EntryType) -> bool {
     )
 }
 
+/// Bytes behind the data of an entry up to the next block; `None` if its end is beyond every number.
+fn padding(stored: u64) -> Option<u64> {
+    // As signed offsets are: no file can be longer.
+    (stored <= i64::MAX as u64).then(|| stored.next_multiple_of(BLOCK) - stored)
+}
+
 fn until_zero(mut bytes: Vec<u8>) -> Vec<u8> {
     if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
         bytes.truncate(end);
@@ -465,6 +472,27 @@ mod tests {
         let entries = walk(&builder.into_inner().unwrap()).unwrap();
         assert_eq!(entries[0].path, name.as_bytes());
         assert_eq!((entries[0].size, entries[0].mode), (3, 0o4755));
+    }
+
+    #[test]
+    fn sizes_beyond_every_number_are_refused() {
+        for size in [u64::MAX, u64::MAX - 510, 1 << 63] {
+            let mut header = Header::new_ustar();
+            header.set_path("x").unwrap();
+            header.set_size(size);
+            header.set_cksum();
+            let error = walk(header.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("claims to have"), "{error}");
+            // The same in a pax record.
+            let mut builder = tar::Builder::new(Vec::new());
+            builder.append_pax_extensions([("size", size.to_string().as_bytes())]).unwrap();
+            let mut bytes = builder.into_inner().unwrap();
+            bytes.truncate(1024);
+            header.set_size(0);
+            header.set_cksum();
+            bytes.extend(header.as_bytes());
+            assert!(walk(&bytes).unwrap_err().to_string().contains("claims to have"));
+        }
     }
 
     #[test]

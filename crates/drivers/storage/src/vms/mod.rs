@@ -3,6 +3,8 @@
 mod disks;
 pub(crate) mod files;
 mod folders;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod manifest;
 pub(crate) mod own_disk;
 pub(crate) mod qcow2;

@@ -1,0 +1,81 @@
+//! Fuzzing of archives that a guest made: nothing outside of the target is touched.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::fs;
+
+use microvm_fuzz::Fuzz;
+use tar::{Builder, Header};
+
+use super::*;
+
+fn sound() -> Vec<u8> {
+    let mut tar = Builder::new(Vec::new());
+    let mut entry = |kind, name: &str, link: &str, content: &[u8]| {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_size(content.len() as u64);
+        if link.is_empty() {
+            tar.append_data(&mut header, name, content).unwrap();
+        } else {
+            tar.append_link(&mut header, name, link).unwrap();
+        }
+    };
+    entry(EntryType::Directory, "d", "", b"");
+    entry(EntryType::Regular, "d/f", "", b"content");
+    entry(EntryType::Symlink, "d/l", "../d/f", b"");
+    entry(EntryType::Link, "h", "d/f", b"");
+    entry(EntryType::Regular, &"long/".repeat(30), "", b"x");
+    entry(EntryType::Symlink, "up", "d", b"");
+    entry(EntryType::Regular, "up2/x", "", b"y");
+    tar.into_inner().unwrap()
+}
+
+fn repair(bytes: &mut [u8]) {
+    let mut at = 0;
+    while let Some(block) = bytes.get_mut(at..at + 512) {
+        let mut header = Header::new_old();
+        header.as_mut_bytes().copy_from_slice(block);
+        header.set_cksum();
+        if block.iter().any(|byte| *byte != 0) {
+            block.copy_from_slice(header.as_bytes());
+        }
+        let size = header.entry_size().ok().and_then(|size| usize::try_from(size).ok());
+        at += 512 + size.filter(|size| *size < 1 << 20).unwrap_or(0).next_multiple_of(512);
+    }
+}
+
+#[test]
+fn archives_of_a_hostile_guest() {
+    let whole = tempfile::tempdir().unwrap();
+    let (target, outside) = (whole.path().join("target"), whole.path().join("outside"));
+    fs::write(&outside, "untouched").unwrap();
+    Fuzz::new("unpack")
+        .seed(sound())
+        .words(&[
+            b"../",
+            b"../outside",
+            b"up/",
+            b"d/l/",
+            b"/",
+            b"\0",
+            b"12 path=../x\n",
+            b"size=",
+            b"ustar\x0000",
+        ])
+        .repair(repair)
+        .memory(4 << 20, 200)
+        .run(|bytes| {
+            fs::create_dir(&target).unwrap();
+            let told = unpack(bytes, &target, b"", &mut Budget::new(1 << 20));
+            let mut names: Vec<_> =
+                fs::read_dir(whole.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            assert_eq!(names, ["outside", "target"], "something else was made");
+            assert_eq!(fs::read(&outside).unwrap(), b"untouched");
+            let mut outcome = fs::read_dir(&target).unwrap().map(|_| 'e').take(9).collect::<String>();
+            fs::remove_dir_all(&target).unwrap();
+            outcome.push_str(&told.map_or_else(|error| error.detail(), |()| "fine".to_owned()));
+            outcome
+        });
+}
