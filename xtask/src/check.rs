@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::steps::step;
-use crate::{architecture, arrows, run, sizes, words};
+use crate::{architecture, arrows, dependencies, run, sizes, toolchain, words};
 
 /// Runs all checks, goes on after a failed one, and fails if any did.
 pub(crate) fn check() -> Result<()> {
@@ -15,6 +15,8 @@ pub(crate) fn check() -> Result<()> {
         step("crate arrows", || arrows::check(&architecture)),
         step("file sizes", || sizes::check(&architecture)),
         step("forbidden words", words::check),
+        step("toolchain", toolchain::check),
+        step("dependencies", dependencies::check),
         step("clippy", || {
             let mut cargo = run::cargo(Duration::from_secs(30 * 60));
             run::run(cargo.args([
@@ -25,6 +27,20 @@ pub(crate) fn check() -> Result<()> {
                 "--",
                 "-D",
                 "warnings",
+            ]))
+        }),
+        // After clippy: both read the same compiled dependencies.
+        step("documentation", || {
+            let mut cargo = run::cargo(Duration::from_secs(15 * 60));
+            cargo.env("RUSTDOCFLAGS", "-D rustdoc::all -A rustdoc::private-doc-tests");
+            run::run(cargo.args([
+                "doc",
+                "-q",
+                "--locked",
+                "--workspace",
+                "--no-deps",
+                "--keep-going",
+                "--document-private-items",
             ]))
         }),
     ];

@@ -9,8 +9,10 @@ mod architecture;
 mod arrows;
 mod bench;
 mod check;
+mod dependencies;
 mod host;
 mod levels;
+mod licence;
 mod microvm;
 mod packages;
 mod quickstart;
@@ -19,6 +21,7 @@ mod sizes;
 mod steps;
 mod storm;
 mod test;
+mod toolchain;
 mod words;
 
 use std::process::ExitCode;
@@ -28,7 +31,8 @@ Usage: cargo xtask <verb>
 
   quickstart       install what is missing, build, make the default image, run code in a microVM
   test [LEVEL…]    the six test levels (1 unit, 2 conformance, 3 service, 4 command line, 5 host, 6 machine)
-  check            format, clippy, crate arrows, file sizes, forbidden words
+  check            format, clippy, documentation, crate arrows, file sizes, forbidden words, toolchain, and
+                   dependencies against deny.toml
   bench [ARG…]     `microvm bench` of the release build
   storm [MINUTES [PROGRAM]]
                    mariadb, gcc and node in a VM that is forked every ten seconds (10 minutes each)";

@@ -21,7 +21,7 @@ const FORBIDDEN: &[&str] = &[
 ];
 
 /// Written by cargo, which names its registry in it.
-const EXEMPT: &[&str] = &["Cargo.lock", "fuzz/Cargo.lock"];
+const EXEMPT: &[&str] = &["Cargo.lock"];
 
 /// Files that are committed or about to be, relative to the repository.
 pub(crate) fn committed() -> Result<Vec<String>> {

@@ -15,7 +15,7 @@
 //! If the server dies before "go", the supervisor ends and takes the child with it; if it dies later, `process.json`
 //! tells the next server what is running. So at no moment is there a VMM that nobody could find.
 //!
-//! Layers, each on if the host offers it, and reported by [`layers`]: own user id, user/mount/pid/network/ipc/uts
+//! Layers, each on if the host offers it, and reported by [`layers()`]: own user id, user/mount/pid/network/ipc/uts
 //! namespaces, a root file system of its own, no capabilities, no new privileges, Landlock, cgroup limits. The VMM's
 //! own system call filter comes on top. What this crate does *not* do: know a VMM's command line.
 

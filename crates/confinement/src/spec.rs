@@ -38,7 +38,7 @@ pub struct CageSpec {
     pub console_cap: u64,
     /// User and group id outside the cage; `None`: those of the server (which is then not root).
     pub user: Option<u32>,
-    /// Whether to set the two limits below by cgroups; decided once from [`crate::layers`], so that a host that offers
+    /// Whether to set the two limits below by cgroups; decided once from [`crate::layers()`], so that a host that offers
     /// them never starts a VMM without.
     pub limits: bool,
     /// Most memory of the process in bytes, page cache of its files included.

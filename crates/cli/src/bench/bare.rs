@@ -36,7 +36,7 @@ pub(super) struct BareHost {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// A bare machine that answered; ended and removed by [`BareMachine::remove`].
+/// A bare machine that answered; ended and removed by [`BareHost::remove`].
 pub(super) struct BareMachine {
     pub(super) id: VmId,
     child: Child,

@@ -73,7 +73,7 @@ pub(crate) struct Import {
 /// Fetch an image from a registry
 #[derive(Debug, Args)]
 pub(crate) struct Pull {
-    /// host[:port]/name[:tag][@digest]
+    #[arg(help = "host[:port]/name[:tag][@digest]")]
     reference: String,
     /// Name of the image; default: the last part of the reference
     #[arg(long)]
