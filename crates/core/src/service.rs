@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) absorbing: tokio::sync::Mutex<()>,
     /// Places of VMMs that wait for children.
     pub(crate) waiting_places: Arc<tokio::sync::Semaphore>,
+    /// VMMs that wait and can be taken.
+    pub(crate) ready_vmms: watch::Sender<usize>,
     /// Told when something was removed that may have left files behind.
     pub(crate) litter: Notify,
     pub(crate) events: broadcast::Sender<VmEvent>,
@@ -144,6 +146,7 @@ impl VmService {
             pools: Pools::default(),
             absorbing: tokio::sync::Mutex::default(),
             waiting_places: Arc::new(tokio::sync::Semaphore::new(crate::waiting::MOST_ON_HOST)),
+            ready_vmms: watch::Sender::new(0),
             litter: Notify::new(),
             events: broadcast::channel(EVENT_QUEUE).0,
             ending: CancellationToken::new(),
@@ -501,6 +504,12 @@ impl VmService {
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.shared.events.subscribe()
+    }
+
+    /// How many VMMs wait for the next children of forked VMs, ready to be taken.
+    #[must_use]
+    pub fn ready_vmms(&self) -> watch::Receiver<usize> {
+        self.shared.ready_vmms.subscribe()
     }
 
     /// The image store.

@@ -30,6 +30,8 @@ pub(crate) const MOST_ON_HOST: usize = 16;
 pub(crate) struct WaitingVmm {
     shared: Arc<Shared>,
     id: Option<VmId>,
+    /// Whether it is counted as ready to be taken.
+    ready: bool,
     /// Its place among those of the host.
     _place: OwnedSemaphorePermit,
 }
@@ -45,7 +47,7 @@ impl WaitingVmm {
         let Ok(place) = Arc::clone(&shared.waiting_places).try_acquire_owned() else { return Ok(None) };
         let id = ports.new_vm_id();
         // From here on what there is of it is removed if this is dropped.
-        let waiting = Self { shared: Arc::clone(shared), id: Some(id.clone()), _place: place };
+        let waiting = Self { shared: Arc::clone(shared), id: Some(id.clone()), ready: false, _place: place };
         metrics::gauge!("microvm_waiting_vmms").increment(1.0);
         let directory = ports.vm_storage.reserve_vm_directory(&id).await?;
         let files = ports.vm_storage.vm_files(&parent.id).await?;
@@ -63,8 +65,25 @@ impl WaitingVmm {
         self.id.as_ref()
     }
 
+    /// It can be taken from now on.
+    fn make_ready(mut self, ready: &Mutex<Vec<Self>>) {
+        self.ready = true;
+        let shared = Arc::clone(&self.shared);
+        // Counted before anybody can take it.
+        let mut ready = lock(ready);
+        ready.push(self);
+        shared.ready_vmms.send_modify(|count| *count += 1);
+    }
+
+    fn not_ready(&mut self) {
+        if std::mem::take(&mut self.ready) {
+            self.shared.ready_vmms.send_modify(|count| *count = count.saturating_sub(1));
+        }
+    }
+
     /// Its VM is being made: whoever makes it removes it, too.
     pub(crate) fn claim(mut self) {
+        self.not_ready();
         self.id = None;
         metrics::gauge!("microvm_waiting_vmms").decrement(1.0);
     }
@@ -72,6 +91,7 @@ impl WaitingVmm {
 
 impl Drop for WaitingVmm {
     fn drop(&mut self) {
+        self.not_ready();
         let Some(id) = self.id.take() else { return };
         metrics::gauge!("microvm_waiting_vmms").decrement(1.0);
         let ports = self.shared.ports.clone();
@@ -183,7 +203,7 @@ async fn keep(
                 return;
             }
             match WaitingVmm::start(shared, parent, source).await {
-                Ok(Some(waiting)) => lock(ready).push(waiting),
+                Ok(Some(waiting)) => waiting.make_ready(ready),
                 Ok(None) => return,
                 Err(error) => {
                     tracing::info!(vm = %parent.id, %error, "no VMM waits for its next child");

@@ -18,11 +18,12 @@ async fn child(service: &VmService, name: &str) -> VmId {
     service.fork_vm(&vm("dev"), forks(1, name)).await.unwrap().vms[0].record.id.clone()
 }
 
-/// Waits until a VMM waits for the next child; whose it will be.
-async fn waiting(host: &Host) -> VmId {
-    until("a VMM waits", || host.hypervisor.prepared().len() == 1).await;
-    // It is there a moment before it can be taken, which nothing tells of.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+/// Waits until a VMM waits for the next child and can be taken; whose it will be.
+async fn waiting(service: &VmService, host: &Host) -> VmId {
+    let mut ready = service.ready_vmms();
+    let waited = tokio::time::timeout(Duration::from_secs(10), ready.wait_for(|count| *count == 1)).await;
+    waited.expect("no VMM waits").unwrap();
+    assert_eq!(host.hypervisor.prepared().len(), 1);
     host.hypervisor.prepared().remove(0)
 }
 
@@ -30,7 +31,7 @@ async fn waiting(host: &Host) -> VmId {
 async fn forked_once(service: &VmService, host: &Host) -> VmId {
     service.create(named("dev")).await.unwrap();
     child(service, "first").await;
-    waiting(host).await
+    waiting(service, host).await
 }
 
 async fn none_waits(host: &Host, directory: &camino::Utf8Path) {
@@ -49,13 +50,13 @@ fn the_next_child_gets_the_vmm_that_waits_and_the_end_of_the_vm_ends_it() {
         let service = &server.service;
         let next = forked_once(service, &host).await;
         assert_eq!(child(service, "second").await, next);
-        let other = waiting(&host).await;
+        let other = waiting(service, &host).await;
         assert_ne!(other, next);
         // So many children that their memory gets a base of its own: no VMM can have been started for it.
         let forked = service.fork_vm(&vm("dev"), forks(3, "more-{n}")).await.unwrap();
         assert!(forked.vms.iter().all(|vm| vm.record.id != other));
         assert_eq!(child(service, "third").await, other);
-        let last = waiting(&host).await;
+        let last = waiting(service, &host).await;
         service.stop_vm(&vm("dev"), true, None).await.unwrap();
         none_waits(&host, &directory(&host, &last)).await;
         for name in ["dev", "first", "second", "third", "more-1", "more-2", "more-3"] {
@@ -82,7 +83,7 @@ fn a_fork_that_fails_ends_the_vmm_that_waited_for_it() {
         child(service, "third").await;
         until("it was tried", || host.hypervisor.script().calls(Operation::Prepare) > prepared).await;
         child(service, "fourth").await;
-        waiting(&host).await;
+        waiting(service, &host).await;
         for name in ["dev", "first", "third", "fourth"] {
             service.delete_vm(&vm(name)).await.unwrap();
         }
@@ -103,7 +104,7 @@ fn the_next_server_ends_what_waited() {
     assert!(host.hypervisor.prepared().is_empty() && !directory(&host, &id).exists());
     second.run(async {
         child(&second.service, "second").await;
-        let id = waiting(&host).await;
+        let id = waiting(&second.service, &host).await;
         second.service.close().await;
         assert!(host.hypervisor.prepared().is_empty() && !directory(&host, &id).exists());
     });
