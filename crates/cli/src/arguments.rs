@@ -5,6 +5,15 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands;
 
+/// `{n}` in a help text. clap prints a line break for these three characters, so one that prints nothing (the end of all
+/// colours) stands between them; it is taken out where the output is not a terminal.
+macro_rules! number {
+    () => {
+        "{\u{1b}[0mn}"
+    };
+}
+pub(crate) use number;
+
 /// How data is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Format {
@@ -21,7 +30,7 @@ pub(crate) enum Format {
     name = "microvm",
     version,
     about = "Disposable virtual machines: boot one, run code in it, and it is gone",
-    after_help = "\
+    after_help = concat!("\
 Examples:
   microvm run -- python3 -c 'print(6*7)'            run a command in a new VM and delete the VM
   echo 'print(input())' | microvm run -i -- python3 -
@@ -29,11 +38,11 @@ Examples:
   microvm create --name dev --cpus 2 --memory 512MiB
   microvm exec dev -- uname -a
   microvm cp ./src dev:/root/src
-  microvm fork dev --count 10 -- python3 try.py '{n}'
+  microvm fork dev --count 10 -- python3 try.py '", number!(), "'
 
 Exit codes: that of the command for `run` and `exec` (124: its time was up, 128+n: ended by signal n).
 Our own: 2 wrong usage, 100 internal, 101 invalid request, 102 not found, 103 conflict, 104 unsupported,
-105 exhausted, 106 unavailable, 107 time-out, 108 forbidden, 109 not authenticated.",
+105 exhausted, 106 unavailable, 107 time-out, 108 forbidden, 109 not authenticated."),
     max_term_width = 110
 )]
 pub(crate) struct Arguments {
@@ -201,6 +210,48 @@ mod tests {
             "microvm fork",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+
+    /// Adds the help of a command and of all below it; by the name of its file.
+    fn help(command: &mut clap::Command, path: &str, all: &mut std::collections::BTreeMap<String, String>) {
+        let text = command.clone().bin_name(path.replace('-', " ")).render_long_help().to_string();
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        all.insert(format!("{path}.txt"), lines.join("\n") + "\n");
+        for inner in command.get_subcommands_mut().filter(|inner| inner.get_name() != "help") {
+            let path = format!("{path}-{}", inner.get_name());
+            help(inner, &path, all);
+        }
+    }
+
+    /// `MICROVM_UPDATE_SNAPSHOTS=1` writes the files anew.
+    #[test]
+    fn the_help_of_every_command_is_as_committed() {
+        let mut command = Arguments::command().term_width(100);
+        command.build();
+        let mut all = std::collections::BTreeMap::new();
+        help(&mut command, "microvm", &mut all);
+        assert!(all.len() > 50, "only {} commands", all.len());
+        assert!(
+            all["microvm-fork.txt"].contains("\n{n} being the child's number")
+                && all["microvm-restore.txt"].contains("try-{n}")
+        );
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help");
+        if std::env::var_os("MICROVM_UPDATE_SNAPSHOTS").is_some() {
+            // What a command was called before is not kept.
+            let _ = std::fs::remove_dir_all(&folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            all.iter().for_each(|(name, text)| std::fs::write(folder.join(name), text).unwrap());
+        }
+        let committed: Vec<String> = std::fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !all.contains_key(name))
+            .collect();
+        assert!(committed.is_empty(), "the help of commands that are no more: {committed:?}");
+        for (name, text) in &all {
+            let known = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+            assert!(*text == known, "{name} has changed (MICROVM_UPDATE_SNAPSHOTS=1 keeps that):\n{text}");
         }
     }
 }

@@ -12,7 +12,9 @@ use crate::settings::Settings;
 
 /// Examine this host and say what to do
 #[derive(Debug, Args)]
-#[command(after_help = "Exit code: 0 if VMs can run here, 100 if something must be repaired first.")]
+#[command(
+    after_help = "Exit code: 0 if VMs can run here, 106 (unavailable) if something must be repaired first."
+)]
 pub(crate) struct Doctor {}
 
 impl Doctor {
@@ -51,7 +53,8 @@ impl Doctor {
             output.table(&(), &["STATUS", "CHECK", "FINDING"], rows)?;
         }
         let failed = findings.checks.iter().any(|check| check.status == CheckStatus::Failed);
-        Ok(if failed { ErrorKind::Internal.exit_code() } else { 0 })
+        // Nothing is wrong with this program: what is missing is a host that can run VMs.
+        Ok(if failed { ErrorKind::Unavailable.exit_code() } else { 0 })
     }
 }
 

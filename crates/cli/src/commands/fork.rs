@@ -12,6 +12,7 @@ use microvm_types::vm::Limits;
 use microvm_types::{VmId, VmRef};
 use serde::Serialize;
 
+use crate::arguments::number;
 use crate::autostart::say;
 use crate::claim;
 use crate::commands::machine::pair;
@@ -28,23 +29,22 @@ const IDLE_NET: u64 = 300;
 
 /// Fork a running VM into children with its memory, processes and files; it goes on
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Without a command the children stay and their names are printed. With one it is run in each child, {n} being the
-child's number from 1, and the children are deleted.
+#[command(after_help = concat!("\
+Without a command the children stay and their names are printed. With one it is run in each child,
+", number!(), " being the child's number from 1, and the children are deleted.
 
 Examples:
-  microvm fork dev --count 10 --name try-{n}
-  microvm fork dev --count 50 -- python3 evaluate.py --seed '{n}'
+  microvm fork dev --count 10 --name try-", number!(), "
+  microvm fork dev --count 50 -- python3 evaluate.py --seed '", number!(), "'
 
-Exit code with a command: 0 if it was 0 in every child, else the first that was not.")]
+Exit code with a command: 0 if it was 0 in every child, else the first that was not."))]
 pub(crate) struct Fork {
     /// Name or id of the VM
     vm: VmRef,
     /// How many children
     #[arg(long, short = 'n', default_value_t = 1)]
     count: usize,
-    /// Their name, with {n} for the number
-    #[arg(long)]
+    #[arg(long, help = concat!("Their name, with ", number!(), " for the number"))]
     name: Option<String>,
     /// Label, for filters
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]

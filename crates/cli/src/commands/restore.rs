@@ -4,6 +4,7 @@ use clap::Args;
 use microvm_api::snapshot::RestoreSnapshot;
 use microvm_types::VmRef;
 
+use crate::arguments::number;
 use crate::commands::machine::pair;
 use crate::context::Context;
 use crate::error::CliError;
@@ -11,18 +12,17 @@ use crate::interrupts::Interrupts;
 
 /// Make new VMs that go on where a snapshot was taken
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = concat!("\
 Each has an identity of its own: name, host name, machine id, random numbers. Prints the names.
 
 Examples:
   microvm restore ready
   microvm restore ready --name copy
-  microvm restore ready --count 3 --name try-{n}")]
+  microvm restore ready --count 3 --name try-", number!()))]
 pub(crate) struct Restore {
     /// Name or id of the snapshot
     snapshot: String,
-    /// Name of the new VM; with --count, {n} stands for the number
-    #[arg(long)]
+    #[arg(long, help = concat!("Name of the new VM; with --count, ", number!(), " stands for the number"))]
     name: Option<String>,
     /// How many VMs
     #[arg(long, default_value_t = 1)]
