@@ -78,5 +78,15 @@ pub(crate) fn cargo(limit: Duration) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = program(&cargo.to_string_lossy(), limit);
     command.current_dir(crate::host::repository());
+    // What the cargo that runs us says about this crate. Build scripts that ask for it (that of ring does) would be run anew, and
+    // all that stands on them compiled again, whenever one calls cargo with and without us in turn.
+    for (name, _) in std::env::vars_os() {
+        let ours = name.to_str().is_some_and(|name| {
+            ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.starts_with(start))
+        });
+        if ours {
+            command.env_remove(name);
+        }
+    }
     command
 }
