@@ -90,7 +90,7 @@ impl Mux {
         }
     }
 
-    /// A session with a peer that announced these [features](crate::messages::features).
+    /// A session with a peer that announced these [`features`].
     #[must_use]
     pub fn with_features(role: Role, features: u64) -> Self {
         let mux = Self::new(role);
