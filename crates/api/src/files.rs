@@ -25,26 +25,33 @@ const LEFT_OUT_BYTES: usize = 8 * 1024;
 /// entries where that is too little for all. The count is always the whole one.
 #[must_use]
 pub fn left_out_text(left_out: &LeftOut) -> String {
-    use std::fmt::Write as _;
     let mut shown = left_out.clone();
     loop {
-        // Plain data: it cannot fail.
-        let json = serde_json::to_string(&shown).unwrap_or_default();
-        let mut text = String::with_capacity(json.len());
-        for c in json.chars() {
-            if (' '..='~').contains(&c) {
-                text.push(c);
-                continue;
-            }
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                // Writing to a string cannot fail.
-                let _ = write!(text, "\\u{unit:04x}");
-            }
-        }
+        let text = ascii_json(&shown);
         if text.len() <= LEFT_OUT_BYTES || shown.entries.pop().is_none() {
             return text;
         }
     }
+}
+
+/// A value as one line of JSON in visible ASCII, as headers and trailers of HTTP need it: everything else is escaped.
+#[must_use]
+pub fn ascii_json(value: &impl Serialize) -> String {
+    use std::fmt::Write as _;
+    // Plain data: it cannot fail.
+    let json = serde_json::to_string(value).unwrap_or_default();
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if (' '..='~').contains(&c) {
+            text.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\\u{unit:04x}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use microvm_api::FILE_STAT_HEADER;
 use microvm_api::files::{FileHash, FileList};
 use microvm_api::query::encode;
 use microvm_types::VmRef;
-use microvm_types::files::{FileStat, TransferSummary};
+use microvm_types::files::{FileStat, FileTime, TransferSummary};
 
 use crate::client::{Client, read_json};
 use crate::error::ClientError;
@@ -24,6 +24,8 @@ pub struct WriteFile {
     pub owner: Option<(u32, u32)>,
     /// Make missing parent directories.
     pub parents: bool,
+    /// When its content was last changed; default: now.
+    pub modified: Option<FileTime>,
 }
 
 /// Paths are bytes; all fail with [`ClientError`].
@@ -100,6 +102,9 @@ impl Client {
         }
         if let Some((uid, gid)) = options.owner {
             let _ = write!(target, "&owner={uid}%3A{gid}");
+        }
+        if let Some(time) = options.modified {
+            let _ = write!(target, "&modified={time}");
         }
         self.push(&target, "application/octet-stream", data, "writing a file").await
     }

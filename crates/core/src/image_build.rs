@@ -200,7 +200,7 @@ async fn put_file(guest: &dyn Guest, file: &RecipeFile) -> Result<(), ServiceErr
     };
     let path: &GuestPath = file.path.as_bytes();
     let data = futures::stream::once(async move { Ok(content.into()) });
-    let options = WriteOptions { mode, owner: None, create_parents: true };
+    let options = WriteOptions { mode, create_parents: true, ..WriteOptions::default() };
     guest.write_file(path, &options, Box::pin(data)).await?;
     Ok(())
 }

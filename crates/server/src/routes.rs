@@ -76,7 +76,7 @@ pub fn table() -> Vec<Route> {
         row(g(), "/vms/{vm}/processes", GuestRead, "Processes started through the agent", &[], "", 200, "ProcessList", get(processes::list)),
         row(p(), "/vms/{vm}/processes/{process}/signal", GuestExecute, "Send a signal", &[], "SendSignal", 204, "", post(processes::signal)),
         row(g(), "/vms/{vm}/files", GuestFiles, "Read a file", &["path", "offset", "length"], "", 200, BYTES, get(files::read)),
-        row(u(), "/vms/{vm}/files", GuestFiles, "Write a file", &["path", "mode", "owner", "parents"], BYTES, 200, "TransferSummary", put(files::write)),
+        row(u(), "/vms/{vm}/files", GuestFiles, "Write a file", &["path", "mode", "owner", "parents", "modified"], BYTES, 200, "TransferSummary", put(files::write)),
         row(d(), "/vms/{vm}/files", GuestFiles, "Remove a file or directory", &["path", "recursive"], "", 204, "", delete(files::remove)),
         row(g(), "/vms/{vm}/files/stat", GuestFiles, "What is at a path", &["path"], "", 200, "FileStat", get(files::stat)),
         row(g(), "/vms/{vm}/files/list", GuestFiles, "Entries of a directory", &["path", "depth"], "", 200, "FileList", get(files::list)),

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::file_time::{FileTime, FileTimeError};
+
 /// Kind of a directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,9 +43,22 @@ pub struct FileStat {
     pub gid: u32,
     /// Last change of content, in milliseconds since 1970-01-01T00:00:00Z by the guest's clock.
     pub modified_ms: i64,
+    /// Nanoseconds of that time after its whole second (0 to 999,999,999); missing where the VM's agent tells milliseconds
+    /// only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified_nanoseconds: Option<u32>,
     /// Where a symbolic link points, lossy if it is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+}
+
+impl FileStat {
+    /// When the content was last changed, as exactly as the guest told it.
+    #[must_use]
+    pub fn modified(&self) -> FileTime {
+        let rest = u32::try_from(self.modified_ms.rem_euclid(1000) * 1_000_000).unwrap_or(0);
+        FileTime::new(self.modified_ms.div_euclid(1000), self.modified_nanoseconds.unwrap_or(rest))
+    }
 }
 
 /// How a file is written in a guest.
@@ -55,6 +70,8 @@ pub struct WriteOptions {
     pub owner: Option<(u32, u32)>,
     /// Make missing parent directories.
     pub create_parents: bool,
+    /// When its content was last changed; default: now.
+    pub modified: Option<FileTime>,
 }
 
 /// What a completed transfer moved.

@@ -114,12 +114,11 @@ impl Packer<'_> {
         header.set_mode(metadata.mode() & 0o7777);
         header.set_uid(metadata.uid().into());
         header.set_gid(metadata.gid().into());
-        header.set_mtime(metadata.mtime().max(0).unsigned_abs());
         let mut name = name.as_os_str().as_bytes().to_vec();
         if metadata.is_dir() {
             name.push(b'/');
             header.set_entry_type(EntryType::Directory);
-            self.header(header, &name, None, 0);
+            self.header(header, &name, None, 0, metadata);
             return Ok(());
         }
         if metadata.is_symlink() {
@@ -130,7 +129,7 @@ impl Packer<'_> {
                 Err(error) => return Err(failed("read the link", path)(error)),
             };
             header.set_entry_type(EntryType::Symlink);
-            self.header(header, &name, Some(target.as_os_str().as_bytes()), 0);
+            self.header(header, &name, Some(target.as_os_str().as_bytes()), 0, metadata);
             return Ok(());
         }
         let kind = metadata.file_type();
@@ -142,7 +141,7 @@ impl Packer<'_> {
             && let Some(target) = self.links.first(metadata.dev(), metadata.ino(), &name)
         {
             header.set_entry_type(EntryType::Link);
-            self.header(header, &name, Some(&target), 0);
+            self.header(header, &name, Some(&target), 0, metadata);
             return Ok(());
         }
         if !metadata.is_file() {
@@ -157,7 +156,7 @@ impl Packer<'_> {
         };
         let size = metadata.len();
         header.set_entry_type(EntryType::Regular);
-        self.header(header, &name, None, size);
+        self.header(header, &name, None, size, metadata);
         let padding = (BLOCK - size % BLOCK) % BLOCK;
         if size <= 16 * 1024 {
             return self.small(&file, path, size, padding);
@@ -196,7 +195,7 @@ impl Packer<'_> {
             ustar.set_device_major(rustix::fs::major(metadata.rdev()));
             ustar.set_device_minor(rustix::fs::minor(metadata.rdev()));
         }
-        self.header(header, name, None, 0);
+        self.header(header, name, None, 0, metadata);
     }
 
     /// Tells of a file that became shorter while it was read: its size was promised in the header.
@@ -211,8 +210,9 @@ impl Packer<'_> {
         self.left_out.add(path.as_os_str().as_bytes(), reason);
     }
 
-    fn header(&mut self, header: Header, name: &[u8], target: Option<&[u8]>, size: u64) {
-        header::append(&mut self.pending, header, &header::Entry { name, target, size });
+    fn header(&mut self, header: Header, name: &[u8], target: Option<&[u8]>, size: u64, metadata: &Metadata) {
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        header::append(&mut self.pending, header, &header::Entry { name, target, size, modified });
     }
 
     fn flush(&mut self) -> AgentResult<()> {

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use microvm_protocol::messages::{EntryKind, Reply, Stat};
+use microvm_protocol::messages::{EntryKind, FileTime, Reply, Stat};
 
 use super::path::{absolute, failed};
 use crate::failure::AgentResult;
@@ -39,5 +39,9 @@ pub(super) fn describe(path: &Path, metadata: &Metadata) -> Stat {
         gid: metadata.gid(),
         modified_ms: metadata.mtime().saturating_mul(1000).saturating_add(metadata.mtime_nsec() / 1_000_000),
         target: target.map(|target| target.into_os_string().into_vec()),
+        modified: Some(FileTime {
+            seconds: metadata.mtime(),
+            nanoseconds: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
+        }),
     }
 }

@@ -129,7 +129,7 @@ impl Unpacker {
             // The target itself: it is as the caller made it.
             return if kind.is_dir() { Ok(()) } else { Err(refused(&name, "it has no name")) };
         }
-        let attributes = Attributes::of(&entry, self.may_change_owner)?;
+        let attributes = Attributes::of(&mut entry, self.may_change_owner)?;
         let (parent, leaf) = self.target.place(&path)?;
         let arrival = Arrival { name: &name, path, parent, leaf, attributes };
         match kind {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use microvm_protocol::messages::{WriteFile, Written};
 use microvm_protocol::mux::StreamHandle;
+use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, futimens};
 
 use super::direct::DirectWriter;
 use super::path::{absolute, failed};
@@ -68,6 +69,16 @@ fn write_now(mut receiver: Receiver, request: &WriteFile) -> AgentResult<Written
             .map_err(failed("change the owner of", &target))?;
     }
     file.set_permissions(Permissions::from_mode(mode)).map_err(failed("set the mode of", &target))?;
+    if let Some(time) = &request.modified {
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec {
+                tv_sec: time.seconds,
+                tv_nsec: time.nanoseconds.min(999_999_999).into(),
+            },
+        };
+        futimens(&file, &times).map_err(failed("set the times of", &target))?;
+    }
     fs::rename(&temporary.path, &target).map_err(failed("rename into place", &target))?;
     temporary.keep = true;
     Ok(Written { bytes: size, left_out: None })

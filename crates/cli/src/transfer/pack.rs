@@ -5,36 +5,49 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use microvm_types::files::LeftOut;
+use microvm_types::files::{FileTime, LeftOut};
 use tar::{Builder, EntryType, Header};
 
 use crate::transfer::extents::ExtentReader;
 
-/// Writes everything below `directory` to `out`, names relative to it. Owners become root: users of this host mean
+/// Writes everything below `directory` to `out`, names below `name`, under which it is an entry itself unless that is empty.
+/// Owners become root: users of this host mean
 /// nothing in a guest. Returns what was left out: sockets.
-pub(crate) fn pack(directory: &Path, out: impl Write) -> io::Result<LeftOut> {
+pub(crate) fn pack(directory: &Path, name: &Path, out: impl Write) -> io::Result<LeftOut> {
     let mut left_out = LeftOut::default();
     let mut builder = Builder::new(out);
+    if !name.as_os_str().is_empty() {
+        let metadata = fs::metadata(directory)?;
+        time(&mut builder, &metadata)?;
+        builder.append_data(&mut header(&metadata, EntryType::Directory, 0), name, io::empty())?;
+    }
+    let top = name;
     let mut waiting = vec![PathBuf::new()];
     while let Some(relative) = waiting.pop() {
         let mut entries = fs::read_dir(directory.join(&relative))?.collect::<io::Result<Vec<_>>>()?;
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
-            let name = relative.join(entry.file_name());
+            let below = relative.join(entry.file_name());
+            let name = top.join(&below);
             let path = entry.path();
             let metadata = fs::symlink_metadata(&path)?;
             let kind = metadata.file_type();
+            if kind.is_socket() {
+                left_out.add(path.to_string_lossy(), "it is a socket");
+                continue;
+            }
+            if kind.is_file() {
+                append_file(&mut builder, &path, &name)?;
+                continue;
+            }
+            time(&mut builder, &metadata)?;
             if kind.is_dir() {
                 let mut header = header(&metadata, EntryType::Directory, 0);
                 builder.append_data(&mut header, &name, io::empty())?;
-                waiting.push(name);
+                waiting.push(below);
             } else if kind.is_symlink() {
                 let target = fs::read_link(&path)?;
                 builder.append_link(&mut header(&metadata, EntryType::Symlink, 0), &name, target)?;
-            } else if kind.is_file() {
-                append_file(&mut builder, &path, &name)?;
-            } else if kind.is_socket() {
-                left_out.add(path.to_string_lossy(), "it is a socket");
             } else {
                 let mut header = special(&metadata)?;
                 builder.append_data(&mut header, &name, io::empty())?;
@@ -43,6 +56,16 @@ pub(crate) fn pack(directory: &Path, out: impl Write) -> io::Result<LeftOut> {
     }
     builder.into_inner()?.flush()?;
     Ok(left_out)
+}
+
+/// Writes the time of the entry to come where a header cannot hold it: parts of a second, and times before 1970.
+fn time(builder: &mut Builder<impl Write>, metadata: &Metadata) -> io::Result<()> {
+    let nanoseconds = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
+    if nanoseconds == 0 && metadata.mtime() >= 0 {
+        return Ok(());
+    }
+    let modified = FileTime::new(metadata.mtime(), nanoseconds).to_string();
+    builder.append_pax_extensions([("mtime", modified.as_bytes())])
 }
 
 /// The header of a FIFO or device.
@@ -61,6 +84,7 @@ fn special(metadata: &Metadata) -> io::Result<Header> {
 fn append_file(builder: &mut Builder<impl Write>, path: &Path, name: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
+    time(builder, &metadata)?;
     let mut header = header(&metadata, EntryType::Regular, metadata.len());
     // A file that grows or shrinks meanwhile must not shift what comes after it.
     let data = Exactly { file: ExtentReader::new(file), left: metadata.len(), path };

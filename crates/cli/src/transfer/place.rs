@@ -51,6 +51,14 @@ pub(crate) fn base_name(path: &[u8]) -> &[u8] {
     if name == b"." || name == b".." { b"" } else { name }
 }
 
+/// All of a path but its last name; `/` where nothing is left.
+pub(crate) fn parent(path: &[u8]) -> &[u8] {
+    let end = |path: &[u8]| path.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+    let path = &path[..end(path)];
+    let path = &path[..path.iter().rposition(|&byte| byte == b'/').unwrap_or(0)];
+    if end(path) == 0 { b"/" } else { &path[..end(path)] }
+}
+
 /// `folder/name`.
 pub(crate) fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     let separator: &[u8] = if folder.ends_with(b"/") { b"" } else { b"/" };
@@ -78,6 +86,9 @@ mod tests {
         assert_eq!(base_name(b"/root/out//"), b"out");
         assert_eq!(base_name(b"/"), b"");
         assert_eq!(base_name(b"/a/.."), b"");
+        assert_eq!(parent(b"/root/out//"), b"/root");
+        assert_eq!(parent(b"/root//out"), b"/root");
+        assert_eq!((parent(b"/out"), parent(b"/"), parent(b"//x/")), (&b"/"[..], &b"/"[..], &b"/"[..]));
         assert_eq!(join(b"/", b"x"), b"/x");
         assert_eq!(join(b"/a", b"x"), b"/a/x");
     }

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -164,7 +165,9 @@ async fn pull_file(
         budget.charge(writer.write(&part).map_err(failed)?)?;
     }
     let file = writer.finish().map_err(failed)?;
-    rustix::fs::fchmod(&file, permissions::of(stat.mode)).map_err(|error| failed(error.into()))?;
+    let attributes =
+        unpack::Attributes { mode: Some(permissions::of(stat.mode)), modified: Some(stat.modified()) };
+    attributes.give(file.as_fd()).map_err(failed)?;
     unfinished.take_place(target)?;
     Ok(count.moved(Some(&LeftOut::default()), LeftOut::default()))
 }
@@ -179,13 +182,13 @@ async fn pull_tree(
     let mut data = client.pull_archive(vm, from).await?;
     let prefix = base_name(from).to_vec();
     if target.is_dir() {
-        return receive(&mut data, target.to_owned(), prefix, rules).await;
+        return receive(&mut data, target.to_owned(), prefix, false, rules).await;
     }
     // A new directory takes its place complete and verified, or not at all.
     let unfinished = Unfinished::beside(target)?;
     let made = DirBuilder::new().mode(0o755).create(unfinished.path());
     made.map_err(|error| CliError::file("making", target, &error))?;
-    let moved = receive(&mut data, unfinished.path().to_owned(), prefix, rules).await?;
+    let moved = receive(&mut data, unfinished.path().to_owned(), prefix, true, rules).await?;
     unfinished.take_place(target)?;
     Ok(moved)
 }
@@ -195,12 +198,13 @@ async fn receive(
     data: &mut Download,
     target: PathBuf,
     prefix: Vec<u8>,
+    made: bool,
     mut rules: Rules,
 ) -> Result<Moved, CliError> {
     let (parts, arriving) = mpsc::channel(4);
     let unpacking = tokio::task::spawn_blocking(move || {
         let mut reader = Arriving { parts: arriving, part: Bytes::new() };
-        let outcome = unpack::unpack(&mut reader, &target, &prefix, &mut rules);
+        let outcome = unpack::unpack(&mut reader, &target, &prefix, made, &mut rules);
         if outcome.is_ok() {
             // Padding may follow the end of the archive; it still has to be counted.
             reader.drain();

@@ -1,5 +1,6 @@
 //! Into a guest.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,14 +9,14 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use futures_util::Stream;
 use microvm_client::{Client, ClientError, WriteFile};
-use microvm_types::files::{FileKind, LeftOut, TransferSummary};
+use microvm_types::files::{FileKind, FileTime, LeftOut, TransferSummary};
 use microvm_types::{ErrorKind, VmRef};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::io::ReaderStream;
 
 use crate::error::CliError;
 use crate::transfer::extents::ExtentReader;
-use crate::transfer::place::{base_name, join};
+use crate::transfer::place::{base_name, join, parent};
 use crate::transfer::{Moved, pack};
 
 /// Bytes that are read and sent at once.
@@ -43,10 +44,21 @@ pub(crate) async fn push(client: &Client, vm: &VmRef, from: &Path, to: &[u8]) ->
         return Err(CliError::new(ErrorKind::NotFound, "directory_not_found", detail));
     }
     if metadata.is_dir() {
-        return push_directory(client, vm, from, &target).await;
+        let (folder, name) = (parent(&target), base_name(&target));
+        if name.is_empty() || kind(client, vm, &target).await?.is_some() {
+            return push_directory(client, vm, from, &target).await;
+        }
+        // A new one is an entry itself: it is to have its mode and time.
+        client.make_directory(vm, folder).await?;
+        return push_packed(client, vm, from, name, folder).await;
     }
     let file = std::fs::File::open(from).map_err(|error| CliError::file("opening", from, &error))?;
-    let options = WriteFile { mode: Some(metadata.mode() & 0o777), owner: None, parents: true };
+    let options = WriteFile {
+        mode: Some(metadata.mode() & 0o777),
+        owner: None,
+        parents: true,
+        modified: modified(&metadata),
+    };
     let data = ExtentReader::new(file).into_stream();
     Ok(client.write_file(vm, &target, &options, data).await?.into())
 }
@@ -89,7 +101,24 @@ pub(crate) async fn push_directory(
         return Err(CliError::invalid("not_a_directory", detail));
     }
     client.make_directory(vm, to).await?;
-    let (data, left_out) = packed(from.to_owned());
+    push_packed(client, vm, from, b"", to).await
+}
+
+/// When a file was last changed; what is no file, such as a pipe, is as new as its copy.
+fn modified(metadata: &std::fs::Metadata) -> Option<FileTime> {
+    let nanoseconds = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
+    metadata.is_file().then(|| FileTime::new(metadata.mtime(), nanoseconds))
+}
+
+/// Copies a directory under a name of its own into one of a guest; without a name: what is in it.
+async fn push_packed(
+    client: &Client,
+    vm: &VmRef,
+    from: &Path,
+    name: &[u8],
+    to: &[u8],
+) -> Result<Moved, CliError> {
+    let (data, left_out) = packed(from.to_owned(), OsStr::from_bytes(name).into());
     let mut moved = Moved::from(client.push_archive(vm, to, data).await?);
     // All was sent, so it was told before.
     moved.left_out.merge(left_out.await.unwrap_or_default());
@@ -106,13 +135,14 @@ pub(crate) async fn push_stream(client: &Client, vm: &VmRef, to: &[u8]) -> Resul
 /// is not in it, told before the stream ends.
 fn packed(
     directory: PathBuf,
+    name: PathBuf,
 ) -> (impl Stream<Item = io::Result<Bytes>> + Send + 'static, oneshot::Receiver<LeftOut>) {
     let (parts, taken) = mpsc::channel(4);
     let (report, left_out) = oneshot::channel();
     let work = move || {
         let out = io::BufWriter::with_capacity(PART, Parts(parts.clone()));
         // Nobody takes it any more: then nobody needs to know.
-        match pack::pack(&directory, out) {
+        match pack::pack(&directory, &name, out) {
             Ok(left_out) => drop(report.send(left_out)),
             Err(error) => drop(parts.blocking_send(Err(error))),
         }

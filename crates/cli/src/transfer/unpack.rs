@@ -8,21 +8,25 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use microvm_types::files::LeftOut;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use microvm_types::files::{FileTime, LeftOut};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use tar::{Archive, Entry, EntryType};
 
 use crate::error::CliError;
-use crate::transfer::budget::{self, Budget};
+use crate::transfer::budget::Budget;
 use crate::transfer::sparse::SparseWriter;
 use crate::transfer::{OutsideLinks, Rules, permissions, temporary};
 use extensions::{Extensions, Names};
+use folders::{Folders, times};
+
+pub(super) use folders::Attributes;
 
 mod extensions;
+mod folders;
 
 /// Deepest nesting of directories.
 const DEPTH_MAX: usize = 256;
@@ -36,28 +40,21 @@ const PATH_BYTES_MAX: usize = 4096;
 /// Largest file in bytes, holes included: that of ext4 with blocks of 4 KiB.
 const SIZE_MAX: u64 = 16 << 40;
 
-/// Most bytes of the names of directories that get their permissions at the end.
-const LATER_MAX: usize = 64 << 20;
-
-/// What is counted for each of them besides its name.
-const LATER_EACH: usize = 64;
-
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
 /// Unpacks below `target`, which must exist. Names in the archive begin with `prefix`, which is taken off; an archive
-/// whose only entry is the prefix itself as a file is refused. What is written comes out of the budget. Returns what was
-/// left out.
+/// whose only entry is the prefix itself as a file is refused. A target that was `made` for this gets what its own entry
+/// says. What is written comes out of the budget. Returns what was left out.
 pub(crate) fn unpack(
     data: impl Read,
     target: &Path,
     prefix: &[u8],
+    made: bool,
     rules: &mut Rules,
 ) -> Result<LeftOut, CliError> {
     let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, target, open, Mode::empty())
         .map_err(|error| CliError::file("opening", target, &error.into()))?;
     let mut unpacker =
-        Unpacker { root, prefix, rules, left_out: LeftOut::default(), folders: Vec::new(), kept: 0 };
+        Unpacker { folders: Folders::new(root), prefix, made, rules, left_out: LeftOut::default() };
     let mut archive = Archive::new(data);
     // Raw: the crate would read extensions of any size into memory.
     let entries = archive.entries().map_err(|error| broken(&error))?.raw(true);
@@ -76,7 +73,9 @@ pub(crate) fn unpack(
         }
         unpacker.entry(&names, &mut entry)?;
     }
-    Ok(unpacker.finish())
+    let Unpacker { folders, left_out, .. } = unpacker;
+    folders.finish().map_err(|error| CliError::file("unpacking", target, &error))?;
+    Ok(left_out)
 }
 
 fn broken(error: &io::Error) -> CliError {
@@ -88,14 +87,12 @@ fn too_much(what: String) -> CliError {
 }
 
 struct Unpacker<'a> {
-    root: OwnedFd,
+    folders: Folders,
     prefix: &'a [u8],
+    /// The target was made for this archive.
+    made: bool,
     rules: &'a mut Rules,
     left_out: LeftOut,
-    /// Directories that we may not fill with the permissions they are to have: they get them last.
-    folders: Vec<(Vec<u8>, Mode)>,
-    /// Bytes that are kept of them.
-    kept: usize,
 }
 
 impl Unpacker<'_> {
@@ -115,13 +112,28 @@ impl Unpacker<'_> {
                 return Ok(());
             }
         };
-        let Some((last, folders)) = inner.split_last() else { return Ok(()) };
-        let failed = |error: io::Error| CliError::file("unpacking", OsStr::from_bytes(name), &error);
-        match entry.header().entry_type() {
-            EntryType::Directory => {
-                self.folder(folders, last, entry.header().mode().unwrap_or(0o755), &failed)?;
+        let kind = entry.header().entry_type();
+        let in_header = || entry.header().mtime().ok().and_then(|seconds| i64::try_from(seconds).ok());
+        let modified = names.modified.or_else(|| in_header().map(|seconds| FileTime::new(seconds, 0)));
+        let mode = entry.header().mode().map_or_else(
+            |_| if kind.is_dir() { permissions::of(0o755) } else { permissions::of(0o644) },
+            permissions::of,
+        );
+        let attributes = Attributes { mode: Some(mode), modified };
+        let Some((last, folders)) = inner.split_last() else {
+            if self.made && kind.is_dir() {
+                self.folders.of_root = attributes;
             }
-            EntryType::Regular | EntryType::Continuous => self.file(folders, last, entry, &failed)?,
+            return Ok(());
+        };
+        let failed = |error: io::Error| CliError::file("unpacking", OsStr::from_bytes(name), &error);
+        match kind {
+            EntryType::Directory => {
+                self.folders.begin(inner, attributes, &mut self.rules.budget, &failed)?;
+            }
+            EntryType::Regular | EntryType::Continuous => {
+                self.file(folders, last, entry, attributes, &failed)?
+            }
             EntryType::Symlink if names.link.is_empty() || names.link.contains(&0) => {
                 self.leave_out(name, "it is a link that leads nowhere");
             }
@@ -132,16 +144,17 @@ impl Unpacker<'_> {
             }
             EntryType::Symlink => {
                 let folder = self.open(folders, &failed)?;
-                make_way(&folder, last).map_err(failed)?;
-                rustix::fs::symlinkat(names.link.as_slice(), &folder, last.as_slice())
+                make_way(folder, last).map_err(failed)?;
+                rustix::fs::symlinkat(names.link.as_slice(), folder, last.as_slice())
                     .map_err(|error| failed(error.into()))?;
+                stamp(folder, last, modified);
             }
             EntryType::Fifo => {
                 let folder = self.open(folders, &failed)?;
-                make_way(&folder, last).map_err(failed)?;
-                let mode = permissions::of(entry.header().mode().unwrap_or(0o644));
-                rustix::fs::mknodat(&folder, last.as_slice(), FileType::Fifo, mode, 0)
+                make_way(folder, last).map_err(failed)?;
+                rustix::fs::mknodat(folder, last.as_slice(), FileType::Fifo, mode, 0)
                     .map_err(|error| failed(error.into()))?;
+                stamp(folder, last, modified);
             }
             EntryType::Char | EntryType::Block => self.leave_out(name, "it is a device"),
             EntryType::Link => match self.inside(&names.link) {
@@ -165,63 +178,12 @@ impl Unpacker<'_> {
         }
     }
 
-    /// Opens a directory below the target, making what is missing. Fails where a link or a file is in the way.
     fn open(
         &mut self,
         folders: &[Vec<u8>],
         failed: &impl Fn(io::Error) -> CliError,
-    ) -> Result<OwnedFd, CliError> {
-        let mut at = self.root.try_clone().map_err(failed)?;
-        for name in folders {
-            at = self.enter(&at, name, failed)?.0;
-        }
-        Ok(at)
-    }
-
-    /// Opens one directory, and says whether it was made for this.
-    fn enter(
-        &mut self,
-        at: &OwnedFd,
-        name: &[u8],
-        failed: &impl Fn(io::Error) -> CliError,
-    ) -> Result<(OwnedFd, bool), CliError> {
-        let made = match rustix::fs::mkdirat(at, name, Mode::RWXU) {
-            Ok(()) => true,
-            Err(rustix::io::Errno::EXIST) => false,
-            Err(error) => return Err(failed(error.into())),
-        };
-        if made {
-            self.rules.budget.charge(budget::DIRECTORY)?;
-        }
-        let folder = rustix::fs::openat(at, name, FOLDER, Mode::empty());
-        Ok((folder.map_err(|error| failed(error.into()))?, made))
-    }
-
-    fn folder(
-        &mut self,
-        folders: &[Vec<u8>],
-        name: &[u8],
-        mode: u32,
-        failed: &impl Fn(io::Error) -> CliError,
-    ) -> Result<(), CliError> {
-        let at = self.open(folders, failed)?;
-        let (folder, made) = self.enter(&at, name, failed)?;
-        if !made {
-            // Permissions of a directory that was here before are not the guest's to choose.
-            return Ok(());
-        }
-        let mode = permissions::of(mode);
-        if mode.contains(Mode::RWXU) {
-            rustix::fs::fchmod(&folder, mode).map_err(|error| failed(error.into()))?;
-            return Ok(());
-        }
-        let path = [folders, &[name.to_vec()]].concat().join(&b'/');
-        self.kept += path.len() + LATER_EACH;
-        if self.kept > LATER_MAX {
-            return Err(too_much("too many directories that their owner may not use".to_owned()));
-        }
-        self.folders.push((path, mode));
-        Ok(())
+    ) -> Result<BorrowedFd<'_>, CliError> {
+        self.folders.open(folders, &mut self.rules.budget, failed)
     }
 
     fn file(
@@ -229,16 +191,18 @@ impl Unpacker<'_> {
         folders: &[Vec<u8>],
         name: &[u8],
         entry: &mut Entry<'_, impl Read>,
+        attributes: Attributes,
         failed: &impl Fn(io::Error) -> CliError,
     ) -> Result<(), CliError> {
         let temporary = temporary::name()?;
-        let folder = self.open(folders, failed)?;
-        let written = write_file(&folder, &temporary, entry, &mut self.rules.budget, failed).and_then(|()| {
-            rustix::fs::renameat(&folder, &temporary, &folder, name).map_err(|error| failed(error.into()))
-        });
+        let folder = self.folders.open(folders, &mut self.rules.budget, failed)?;
+        let written = write_file(folder, &temporary, entry, attributes, &mut self.rules.budget, failed)
+            .and_then(|()| {
+                rustix::fs::renameat(folder, &temporary, folder, name).map_err(|error| failed(error.into()))
+            });
         if written.is_err() {
             // It may not have come to be.
-            let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(folder, &temporary, AtFlags::empty());
         }
         written
     }
@@ -254,7 +218,8 @@ impl Unpacker<'_> {
         failed: &impl Fn(io::Error) -> CliError,
     ) -> Result<(), CliError> {
         let Some((target_name, target_folders)) = target.split_last() else { return Ok(()) };
-        let target_folder = self.open(target_folders, failed)?;
+        // Kept open beside the other, in which the name is made.
+        let target_folder = self.open(target_folders, failed)?.try_clone_to_owned().map_err(failed)?;
         let stat = rustix::fs::statat(&target_folder, target_name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| failed(error.into()))?;
         if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Fifo) {
@@ -262,40 +227,36 @@ impl Unpacker<'_> {
             return Ok(());
         }
         let folder = self.open(folders, failed)?;
-        make_way(&folder, name).map_err(failed)?;
-        rustix::fs::linkat(&target_folder, target_name.as_slice(), &folder, name, AtFlags::empty())
+        make_way(folder, name).map_err(failed)?;
+        rustix::fs::linkat(&target_folder, target_name.as_slice(), folder, name, AtFlags::empty())
             .map_err(|error| failed(error.into()))
     }
 
     fn leave_out(&mut self, name: &[u8], why: &str) {
         self.left_out.add(String::from_utf8_lossy(name), why);
     }
-
-    fn finish(mut self) -> LeftOut {
-        // The deepest first, as their parents may not be entered afterwards. A directory that keeps its first
-        // permissions is complete all the same.
-        let failed = |error: io::Error| CliError::file("unpacking", "a directory", &error);
-        for (path, mode) in std::mem::take(&mut self.folders).iter().rev() {
-            if let Some(Ok(folder)) = components(path).map(|names| self.open(&names, &failed)) {
-                let _ = rustix::fs::fchmod(&folder, *mode);
-            }
-        }
-        self.left_out
-    }
 }
 
 /// What is in the way is removed, unless it is a directory.
-fn make_way(folder: &OwnedFd, name: &[u8]) -> io::Result<()> {
+fn make_way(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
+/// Sets the time of a link or FIFO: a nicety that not every file system has.
+fn stamp(folder: BorrowedFd<'_>, name: &[u8], modified: Option<FileTime>) {
+    if let Some(modified) = modified {
+        let _ = rustix::fs::utimensat(folder, name, &times(modified), AtFlags::SYMLINK_NOFOLLOW);
+    }
+}
+
 fn write_file(
-    folder: &OwnedFd,
+    folder: BorrowedFd<'_>,
     name: &str,
     entry: &mut Entry<'_, impl Read>,
+    attributes: Attributes,
     budget: &mut Budget,
     failed: &impl Fn(io::Error) -> CliError,
 ) -> Result<(), CliError> {
@@ -318,16 +279,7 @@ fn write_file(
         }
     }
     let file = writer.finish().map_err(failed)?;
-    let mode = permissions::of(entry.header().mode().unwrap_or(0o644));
-    rustix::fs::fchmod(file.as_fd(), mode).map_err(|error| failed(error.into()))?;
-    let modified = entry.header().mtime().ok().and_then(|seconds| i64::try_from(seconds).ok());
-    if let Some(seconds) = modified {
-        let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let times =
-            Timestamps { last_access: omitted, last_modification: Timespec { tv_sec: seconds, tv_nsec: 0 } };
-        // A time that the file system cannot hold is not worth failing for.
-        let _ = rustix::fs::futimens(file.as_fd(), &times);
-    }
+    attributes.give(file.as_fd()).map_err(failed)?;
     Ok(())
 }
 

@@ -8,8 +8,8 @@ use std::path::{Component, Path};
 
 use microvm_ports::GuestError;
 use microvm_types::ErrorKind;
-use microvm_types::files::LeftOut;
-use tar::{Archive, Builder, EntryType, Header};
+use microvm_types::files::{FileTime, LeftOut};
+use tar::{Archive, Builder, Entry, EntryType, Header};
 
 use crate::tree::{Body, Node, Parts, Tree, join, node, refused, show};
 
@@ -33,11 +33,13 @@ pub(crate) fn unpack(tree: &mut Tree, path: &[u8], data: &[u8]) -> Result<LeftOu
                 _ => return Err(bad(format!("{} leaves the directory", show(&name)))),
             }
         }
+        let exact = exact_time(&mut entry)?;
         let header = entry.header();
         let mode = header.mode().map_err(bad)? & 0o7777;
         let owner = |id: u64| u32::try_from(id).unwrap_or(u32::MAX);
         let owner = (owner(header.uid().map_err(bad)?), owner(header.gid().map_err(bad)?));
-        let modified_ms = i64::try_from(header.mtime().map_err(bad)?).unwrap_or(0).saturating_mul(1000);
+        let in_header = (i64::try_from(header.mtime().map_err(bad)?).unwrap_or(0), 0);
+        let modified = exact.map_or(in_header, |time| (time.seconds(), time.nanoseconds()));
         let body = match header.entry_type() {
             EntryType::Directory => Body::Directory(BTreeMap::new()),
             EntryType::Symlink => {
@@ -63,7 +65,7 @@ pub(crate) fn unpack(tree: &mut Tree, path: &[u8], data: &[u8]) -> Result<LeftOu
                 continue;
             }
         };
-        planned.push((parts, Node { owner, modified_ms, ..node(body, mode) }));
+        planned.push((parts, Node { owner, modified, ..node(body, mode) }));
     }
     tree.make_all(&root, 0o755)?;
     for (parts, node) in planned {
@@ -79,6 +81,18 @@ pub(crate) fn unpack(tree: &mut Tree, path: &[u8], data: &[u8]) -> Result<LeftOu
         }
     }
     Ok(left_out)
+}
+
+/// The time of an entry from its pax records.
+fn exact_time(entry: &mut Entry<'_, impl Read>) -> Result<Option<FileTime>, GuestError> {
+    let Some(records) = entry.pax_extensions().map_err(bad)? else { return Ok(None) };
+    for record in records {
+        let record = record.map_err(bad)?;
+        if record.key_bytes() == b"mtime" {
+            return record.value().map_err(bad)?.parse().map(Some).map_err(bad);
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a link at `parts` points out of the first `root` parts.
@@ -118,7 +132,9 @@ pub(crate) fn pack(tree: &Tree, path: &[u8], exclude: &[Vec<u8>]) -> Result<Vec<
         header.set_mode(node.mode);
         header.set_uid(u64::from(node.owner.0));
         header.set_gid(u64::from(node.owner.1));
-        header.set_mtime(u64::try_from(node.modified_ms / 1000).unwrap_or(0));
+        header.set_mtime(u64::try_from(node.modified.0).unwrap_or(0));
+        let exact = FileTime::new(node.modified.0, node.modified.1).to_string();
+        builder.append_pax_extensions([("mtime", exact.as_bytes())]).map_err(failed)?;
         match &node.body {
             Body::File(data) => {
                 header.set_entry_type(EntryType::Regular);

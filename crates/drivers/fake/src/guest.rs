@@ -25,7 +25,7 @@ use crate::machine::FakeMachine;
 use crate::process::{Next, Process, Side};
 use crate::script::{Operation, Script, Verdict};
 use crate::system::{GuestSystem, close};
-use crate::tree::{Body, Node, node, refused};
+use crate::tree::{Body, Modified, Node, node, refused};
 use crate::{archive, tree};
 
 /// Bytes of a file or archive per chunk of a stream.
@@ -213,6 +213,11 @@ fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+fn now() -> Modified {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
+}
+
 #[async_trait]
 impl Guest for FakeGuest {
     fn agent(&self) -> &AgentInfo {
@@ -335,7 +340,7 @@ impl Guest for FakeGuest {
                 &parts,
                 Node {
                     owner: options.owner.unwrap_or(old_owner),
-                    modified_ms: now_ms(),
+                    modified: options.modified.map_or_else(now, |time| (time.seconds(), time.nanoseconds())),
                     ..node(Body::File(content), options.mode.unwrap_or(old_mode))
                 },
             )?;

@@ -15,9 +15,12 @@ const MAX_LINKS: usize = 40;
 pub(crate) struct Node {
     pub(crate) mode: u32,
     pub(crate) owner: (u32, u32),
-    pub(crate) modified_ms: i64,
+    pub(crate) modified: Modified,
     pub(crate) body: Body,
 }
+
+/// Seconds and nanoseconds since 1970.
+pub(crate) type Modified = (i64, u32);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Body {
@@ -63,7 +66,7 @@ fn split(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
 }
 
 pub(crate) fn node(body: Body, mode: u32) -> Node {
-    Node { mode, owner: (0, 0), modified_ms: 0, body }
+    Node { mode, owner: (0, 0), modified: (0, 0), body }
 }
 
 impl Default for Tree {
@@ -110,7 +113,8 @@ impl Node {
             mode: self.mode,
             uid: self.owner.0,
             gid: self.owner.1,
-            modified_ms: self.modified_ms,
+            modified_ms: self.modified.0.saturating_mul(1000) + i64::from(self.modified.1 / 1_000_000),
+            modified_nanoseconds: Some(self.modified.1),
             target,
         }
     }

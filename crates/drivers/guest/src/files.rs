@@ -7,8 +7,8 @@ use futures::Stream;
 use microvm_ports::guest::ByteStream;
 use microvm_ports::{GuestError, PulledArchive, PushedArchive};
 use microvm_protocol::messages::{
-    Change, EntryKind, List, MAX_LIST_ENTRIES, Operation, Path, PullArchive, ReadFile, Reply, Stat, Watch,
-    WriteFile,
+    self, Change, EntryKind, List, MAX_LIST_ENTRIES, Operation, Path, PullArchive, ReadFile, Reply, Stat,
+    Watch, WriteFile,
 };
 use microvm_protocol::mux::Incoming;
 use microvm_types::files::{FileChange, FileKind, FileStat, WatchEvent, WriteOptions};
@@ -44,6 +44,9 @@ pub(crate) async fn write(
         uid: options.owner.map(|(uid, _)| uid),
         gid: options.owner.map(|(_, gid)| gid),
         create_parents: options.create_parents,
+        modified: options
+            .modified
+            .map(|time| messages::FileTime { seconds: time.seconds(), nanoseconds: time.nanoseconds() }),
     };
     let stream = channel.open(Operation::WriteFile(request))?;
     Ok(transfer::push(channel, &stream, data).await?.bytes)
@@ -155,6 +158,7 @@ fn file_stat(stat: Stat) -> FileStat {
         uid: stat.uid,
         gid: stat.gid,
         modified_ms: stat.modified_ms,
+        modified_nanoseconds: stat.modified.map(|time| time.nanoseconds.min(999_999_999)),
         target: stat.target.map(|target| sanitize::path(&target).0),
     }
 }

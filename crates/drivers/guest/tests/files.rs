@@ -25,7 +25,7 @@ async fn files_are_written_whole_and_read_back() {
     }
     for name in ["plain", "with space\nand newline", "deep/er/file"] {
         let path = agent.path(name);
-        let options = WriteOptions { create_parents: true, mode: Some(0o640), owner: None };
+        let options = WriteOptions { create_parents: true, mode: Some(0o640), ..WriteOptions::default() };
         let bytes = guest.write_file(&path, &options, bytes_of(vec![content.clone()])).await.unwrap();
         let expected: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(bytes, 300_000);

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use microvm_types::ErrorKind;
 use microvm_types::exec::{ExecRequest, ExitStatus};
 
-use super::{Must, Suite, guest_files, guest_processes};
+use super::{Must, Suite, guest_archives, guest_files, guest_processes};
 use crate::guest::{CloseReason, Guest, GuestError, ProcessEvent, ProcessHandle};
 
 /// Gives the suite its guest.
@@ -144,6 +144,7 @@ pub async fn run(harness: &dyn GuestHarness) {
     suite.check("its system and health are told", system(&scene)).await;
     guest_processes::run(&mut suite, &scene).await;
     guest_files::run(&mut suite, &scene).await;
+    guest_archives::run(&mut suite, &scene).await;
     suite.check("a port where nothing listens is refused", port(&scene)).await;
     suite.check("the bench measures are there", measures(&scene)).await;
     suite.check("a closed channel says so everywhere", closed(harness)).await;

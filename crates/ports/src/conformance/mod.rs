@@ -7,6 +7,7 @@
 //! standard error.
 
 pub mod guest;
+mod guest_archives;
 mod guest_files;
 mod guest_processes;
 pub mod hypervisor;

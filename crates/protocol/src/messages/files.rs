@@ -32,6 +32,20 @@ pub struct WriteFile {
     /// Make missing parents.
     #[prost(bool, tag = "5")]
     pub create_parents: bool,
+    /// Time of its content; absent: now. An agent that does not know this field takes the time of the copy.
+    #[prost(message, optional, tag = "6")]
+    pub modified: Option<FileTime>,
+}
+
+/// A time of a file.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct FileTime {
+    /// Whole seconds since 1970-01-01T00:00:00Z, rounded down.
+    #[prost(sint64, tag = "1")]
+    pub seconds: i64,
+    /// Nanoseconds after that second, 0 to 999,999,999.
+    #[prost(uint32, tag = "2")]
+    pub nanoseconds: u32,
 }
 
 /// Kinds of directory entries.
@@ -75,6 +89,9 @@ pub struct Stat {
     /// Where a symbolic link points.
     #[prost(bytes = "vec", optional, tag = "8")]
     pub target: Option<Vec<u8>>,
+    /// The exact time of that change; absent from an agent that does not know this field.
+    #[prost(message, optional, tag = "9")]
+    pub modified: Option<FileTime>,
 }
 
 /// Some of many files.

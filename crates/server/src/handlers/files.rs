@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use microvm_api::FILE_STAT_HEADER;
-use microvm_api::files::{FileHash, FileList};
+use microvm_api::files::{FileHash, FileList, ascii_json};
 use microvm_types::files::{FileStat, TransferSummary, WriteOptions};
 
 use crate::app::App;
@@ -30,8 +30,8 @@ pub(crate) async fn read(
     let (stat, data) = guest.read_file(&path, offset, length).await?;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    let stat = serde_json::to_vec(&stat).ok().and_then(|json| HeaderValue::from_bytes(&json).ok());
-    if let Some(stat) = stat {
+    // In visible ASCII, it is a value of a header.
+    if let Ok(stat) = HeaderValue::from_str(&ascii_json(&stat)) {
         headers.insert(HeaderName::from_static(FILE_STAT_HEADER), stat);
     }
     Ok(body::outgoing(data, guest, headers))
@@ -49,6 +49,7 @@ pub(crate) async fn write(
         mode: query.0.mode("mode")?,
         owner: owner(&query)?,
         create_parents: query.0.flag("parents")?,
+        modified: query.0.value("modified", "a decimal number of seconds since 1970")?,
     };
     let guest = app.service.guest(&vm).await?;
     let (data, sum) = body::incoming(&headers, data);

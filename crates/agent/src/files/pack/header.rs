@@ -10,17 +10,27 @@ pub(super) struct Entry<'a> {
     pub(super) target: Option<&'a [u8]>,
     /// Bytes of content.
     pub(super) size: u64,
+    /// Last change of the content: seconds since 1970, rounded down, and nanoseconds.
+    pub(super) modified: (i64, i64),
 }
 
-/// Appends the header of an entry to `out`; a pax header comes before it where names are too long for the old format.
+/// Largest time that a header of the old format holds: 11 octal digits.
+const TIME_MAX: i64 = 0o777_7777_7777;
+
+/// Appends the header of an entry to `out`; a pax header comes before it where names are too long for the old format, or
+/// the time is not a whole number of seconds that fits.
 pub(super) fn append(out: &mut Vec<u8>, mut header: Header, entry: &Entry<'_>) {
-    let Entry { name, target, size } = *entry;
+    let Entry { name, target, size, modified: (seconds, nanoseconds) } = *entry;
     let mut records = Vec::new();
     if name.len() > 100 {
         record(&mut records, "path", name);
     }
     if let Some(target) = target.filter(|target| target.len() > 100) {
         record(&mut records, "linkpath", target);
+    }
+    header.set_mtime(seconds.clamp(0, TIME_MAX).unsigned_abs());
+    if nanoseconds != 0 || !(0..=TIME_MAX).contains(&seconds) {
+        record(&mut records, "mtime", decimal(seconds, nanoseconds).as_bytes());
     }
     if !records.is_empty() {
         let mut extension = Header::new_ustar();
@@ -39,6 +49,14 @@ pub(super) fn append(out: &mut Vec<u8>, mut header: Header, entry: &Entry<'_>) {
     header.set_size(size);
     header.set_cksum();
     out.extend_from_slice(header.as_bytes());
+}
+
+/// A time as pax archives write it: before 1970 the fraction counts away from zero.
+fn decimal(seconds: i64, nanoseconds: i64) -> String {
+    let total = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    let sign = if total < 0 { "-" } else { "" };
+    let total = total.unsigned_abs();
+    format!("{sign}{}.{:09}", total / 1_000_000_000, total % 1_000_000_000)
 }
 
 fn put(field: &mut [u8; 100], text: &[u8]) {
@@ -61,6 +79,13 @@ fn record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_before_1970_are_negative() {
+        assert_eq!(decimal(981_173_106, 500_000_000), "981173106.500000000");
+        assert_eq!(decimal(-2, 999_999_999), "-1.000000001");
+        assert_eq!(decimal(-1, 0), "-1.000000000");
+    }
 
     #[test]
     fn pax_records_count_their_own_length() {

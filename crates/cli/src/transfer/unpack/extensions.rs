@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use microvm_types::files::FileTime;
 use tar::{Entry, EntryType};
 
 /// Largest extension that is read, in bytes; a name has at most 4096 in Linux, and extended attributes may stand
@@ -14,13 +15,15 @@ pub(super) struct Extensions {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
+    modified: Option<FileTime>,
 }
 
-/// Name and link of one entry.
+/// Name and link of one entry, and its time if that is not in the header alone.
 #[derive(Debug)]
 pub(super) struct Names {
     pub(super) path: Vec<u8>,
     pub(super) link: Vec<u8>,
+    pub(super) modified: Option<FileTime>,
 }
 
 impl Extensions {
@@ -45,7 +48,7 @@ impl Extensions {
         }
         let path = self.path.unwrap_or_else(|| entry.header().path_bytes().into_owned());
         let in_header = || entry.header().link_name_bytes().unwrap_or_default().into_owned();
-        Ok(Names { path, link: self.link.unwrap_or_else(in_header) })
+        Ok(Names { path, link: self.link.unwrap_or_else(in_header), modified: self.modified })
     }
 
     /// Records are `LENGTH KEY=VALUE\n`; the length counts all of it, so that a value may hold anything.
@@ -66,6 +69,10 @@ impl Extensions {
                 b"size" => {
                     let size = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
                     self.size = Some(size.ok_or_else(broken)?);
+                }
+                b"mtime" => {
+                    let time = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                    self.modified = Some(time.ok_or_else(broken)?);
                 }
                 _ => {}
             }
@@ -130,7 +137,16 @@ mod tests {
 
     #[test]
     fn broken_records_are_refused() {
-        for bad in ["5 a=b", "x path=a\n", "99 path=a\n", "0 a=b\n", "1 a=b\n", "6 pat\n", "9 size=x\n\n"] {
+        for bad in [
+            "5 a=b",
+            "x path=a\n",
+            "99 path=a\n",
+            "0 a=b\n",
+            "1 a=b\n",
+            "6 pat\n",
+            "9 size=x\n\n",
+            "11 mtime=x\n",
+        ] {
             assert!(Extensions::default().records(bad.as_bytes()).is_err(), "{bad:?}");
         }
     }

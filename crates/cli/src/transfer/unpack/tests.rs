@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 
 use proptest::prelude::*;
 use tar::{Builder, Header};
@@ -26,7 +26,7 @@ fn within(
     target: &Path,
     prefix: &[u8],
 ) -> Result<LeftOut, CliError> {
-    super::unpack(data, target, prefix, &mut Rules { budget: Budget::new(limit), links })
+    super::unpack(data, target, prefix, false, &mut Rules { budget: Budget::new(limit), links })
 }
 
 /// Names of what was left out.
@@ -309,6 +309,58 @@ fn directories_that_were_there_before_keep_their_permissions() {
     }
     unpack(&builder.into_inner().unwrap()[..], &place.target(), b"out").unwrap();
     assert_eq!((mode("mine"), mode("new"), mode("closed"), mode("closed/in")), (0o700, 0o755, 0o555, 0o500));
+}
+
+/// An entry with a time of its own before its header's.
+fn timed(builder: &mut Builder<Vec<u8>>, name: &str, kind: EntryType, mode: u32, time: &str) {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(0);
+    header.set_mtime(1);
+    builder.append_pax_extensions([("mtime", time.as_bytes())]).unwrap();
+    if kind.is_symlink() {
+        builder.append_link(&mut header, name, "nowhere").unwrap();
+    } else {
+        builder.append_data(&mut header, name, io::empty()).unwrap();
+    }
+}
+
+#[test]
+fn times_are_kept_to_the_nanosecond() {
+    use EntryType::{Directory, Fifo, Regular, Symlink};
+    let place = Place::new();
+    let mut builder = Builder::new(Vec::new());
+    let entries = [
+        ("out", Directory, "981173106.000000001"),
+        ("out/d", Directory, "981173107.5"),
+        ("out/d/e", Directory, "-1.25"),
+        ("out/d/e/f", Regular, "981173108.123456789"),
+        ("out/d/l", Symlink, "981173109.75"),
+        ("out/d/p", Fifo, "981173110"),
+        ("out/z", Regular, "4294967296.5"),
+    ];
+    for (name, kind, time) in entries {
+        timed(&mut builder, name, kind, if kind == Directory { 0o550 } else { 0o640 }, time);
+    }
+    let data = builder.into_inner().unwrap();
+    let mut rules = Rules { budget: Budget::new(1 << 30), links: OutsideLinks::Keep };
+    super::unpack(&data[..], &place.target(), b"out", true, &mut rules).unwrap();
+    for (name, kind, time) in entries {
+        let path = place.target().join(name.strip_prefix("out").unwrap().trim_start_matches('/'));
+        let found = fs::symlink_metadata(&path).unwrap();
+        let time: FileTime = time.parse().unwrap();
+        let kept = FileTime::new(found.mtime(), found.mtime_nsec().try_into().unwrap());
+        assert_eq!(kept, time, "{name}");
+        if kind == Directory {
+            assert_eq!(found.permissions().mode() & 0o777, 0o550, "{name}");
+        }
+    }
+    // A directory that was there before keeps what it had, the target too.
+    let before = fs::metadata(place.target()).unwrap().permissions();
+    unpack(&data[..], &place.target(), b"out").unwrap();
+    assert_eq!(fs::metadata(place.target()).unwrap().permissions(), before);
+    assert_ne!(fs::metadata(place.target()).unwrap().mtime(), 981_173_106);
 }
 
 proptest! {

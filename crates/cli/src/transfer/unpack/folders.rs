@@ -1,0 +1,139 @@
+//! The directories of a target, walked one component at a time and never through a symbolic link.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use microvm_types::files::FileTime;
+use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
+
+use crate::error::CliError;
+use crate::transfer::budget::{self, Budget};
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Permissions and time of a file or directory. A directory gets them when nothing is put into it any more: a time would not
+/// last before, and permissions may keep us from filling it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::transfer) struct Attributes {
+    pub(in crate::transfer) mode: Option<Mode>,
+    pub(in crate::transfer) modified: Option<FileTime>,
+}
+
+impl Attributes {
+    /// Gives an open file or directory all of them.
+    pub(in crate::transfer) fn give(self, folder: BorrowedFd<'_>) -> io::Result<()> {
+        if let Some(mode) = self.mode {
+            rustix::fs::fchmod(folder, mode)?;
+        }
+        if let Some(time) = self.modified {
+            // A time that the file system cannot hold is not worth failing for.
+            let _ = rustix::fs::futimens(folder, &times(time));
+        }
+        Ok(())
+    }
+}
+
+/// A time for the system calls that set one.
+pub(super) fn times(modified: FileTime) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: modified.seconds(), tv_nsec: modified.nanoseconds().into() },
+    }
+}
+
+struct Open {
+    name: Vec<u8>,
+    folder: OwnedFd,
+    attributes: Attributes,
+}
+
+/// The target and the directories of the last entry, open. Archives go through a tree depth first, so that a directory is
+/// complete when an entry lies outside of it; in another order its time may become that of the copy.
+pub(super) struct Folders {
+    root: OwnedFd,
+    /// What the target itself gets at the end.
+    pub(super) of_root: Attributes,
+    open: Vec<Open>,
+}
+
+impl Folders {
+    pub(super) const fn new(root: OwnedFd) -> Self {
+        Self { root, of_root: Attributes { mode: None, modified: None }, open: Vec::new() }
+    }
+
+    /// Opens a directory below the target, making what is missing out of the budget. Fails where a link or a file is in
+    /// the way.
+    pub(super) fn open(
+        &mut self,
+        names: &[Vec<u8>],
+        budget: &mut Budget,
+        failed: &impl Fn(io::Error) -> CliError,
+    ) -> Result<BorrowedFd<'_>, CliError> {
+        let common = self.open.iter().zip(names).take_while(|(open, name)| open.name == **name).count();
+        self.leave(common).map_err(failed)?;
+        for name in &names[common..] {
+            self.enter(name, budget, failed)?;
+        }
+        Ok(self.last().as_fd())
+    }
+
+    /// Opens a directory for its own entry. One that is made for it gets `attributes` when it is complete; those of one
+    /// that was here before are not the guest's to choose.
+    pub(super) fn begin(
+        &mut self,
+        names: &[Vec<u8>],
+        attributes: Attributes,
+        budget: &mut Budget,
+        failed: &impl Fn(io::Error) -> CliError,
+    ) -> Result<(), CliError> {
+        let Some((last, parents)) = names.split_last() else { return Ok(()) };
+        self.open(parents, budget, failed)?;
+        let made = self.enter(last, budget, failed)?;
+        if made && let Some(open) = self.open.last_mut() {
+            open.attributes = attributes;
+        }
+        Ok(())
+    }
+
+    /// Completes all that is open, the target last.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.leave(0)?;
+        self.of_root.give(self.root.as_fd())
+    }
+
+    fn last(&self) -> &OwnedFd {
+        self.open.last().map_or(&self.root, |open| &open.folder)
+    }
+
+    /// Enters a directory of the last one; `true` if it was made for this.
+    fn enter(
+        &mut self,
+        name: &[u8],
+        budget: &mut Budget,
+        failed: &impl Fn(io::Error) -> CliError,
+    ) -> Result<bool, CliError> {
+        let made = match rustix::fs::mkdirat(self.last(), name, Mode::RWXU) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => return Err(failed(error.into())),
+        };
+        if made {
+            budget.charge(budget::DIRECTORY)?;
+        }
+        let folder = rustix::fs::openat(self.last(), name, FOLDER, Mode::empty());
+        let folder = folder.map_err(|error| failed(error.into()))?;
+        self.open.push(Open { name: name.to_vec(), folder, attributes: Attributes::default() });
+        Ok(made)
+    }
+
+    /// Completes all directories but the first `keep`, the deepest first.
+    fn leave(&mut self, keep: usize) -> io::Result<()> {
+        while self.open.len() > keep
+            && let Some(open) = self.open.pop()
+        {
+            open.attributes.give(open.folder.as_fd())?;
+        }
+        Ok(())
+    }
+}
