@@ -53,14 +53,23 @@ async fn dispatch(
             done()
         }
         Operation::ReadFile(request) => return files::read(stream, request).await,
-        Operation::WriteFile(request) => Reply::Written(files::write(stream, request).await?),
+        Operation::WriteFile(request) => {
+            let owner = owner(agent, request.owner.as_deref()).await?;
+            Reply::Written(files::write(stream, request, owner).await?)
+        }
         Operation::Stat(request) => files::blocking(move || files::stat(&request.path)).await?,
         Operation::List(request) => return files::list(stream, request).await,
-        Operation::MakeDirectory(request) => files::blocking(move || files::make_directory(&request)).await?,
+        Operation::MakeDirectory(request) => {
+            let owner = owner(agent, request.owner.as_deref()).await?;
+            files::blocking(move || files::make_directory(&request, owner)).await?
+        }
         Operation::Rename(request) => files::blocking(move || files::rename(&request)).await?,
         Operation::Remove(request) => files::blocking(move || files::remove(&request)).await?,
         Operation::Watch(request) => return files::watch(stream, request).await,
-        Operation::PushArchive(request) => Reply::Written(files::unpack(stream, request.path).await?),
+        Operation::PushArchive(request) => {
+            let owner = owner(agent, request.owner.as_deref()).await?;
+            Reply::Written(files::unpack(stream, request.path, owner).await?)
+        }
         Operation::PullArchive(request) => return files::pack(stream, request).await,
         Operation::ConnectPort(request) => return system::port::connect(stream, request.port).await,
         Operation::HashFile(request) => files::blocking(move || files::hash(&request.path)).await?,
@@ -87,6 +96,13 @@ async fn dispatch(
     };
     stream.send_message(reply).await?;
     Ok(())
+}
+
+/// Looks the owner of what is to be written up; that reads files of the guest.
+async fn owner(agent: &Arc<Agent>, specification: Option<&str>) -> AgentResult<Option<files::Owner>> {
+    let Some(named) = specification else { return Ok(None) };
+    let (agent, named) = (Arc::clone(agent), named.to_owned());
+    files::blocking(move || files::Owner::resolve(&agent, &named)).await.map(Some)
 }
 
 pub(crate) fn done() -> Reply {

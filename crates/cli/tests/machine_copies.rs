@@ -4,11 +4,12 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt as _, symlink};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
 
+use microvm_types::files::FileTime;
 use serde_json::Value;
 use support::{Home, text};
 
@@ -34,6 +35,8 @@ fn links_devices_and_sockets_are_copied_or_told() {
     special_files_go_in(&home);
     what_is_left_out_is_told(&home);
     linked_directories_are_filled(&home);
+    times_are_kept(&home);
+    owners_are_named(&home);
     home.must(&["rm", "dev"]);
 }
 
@@ -121,6 +124,65 @@ fn linked_directories_are_filled(home: &Home) {
     home.must(&["cp", tool.to_str().unwrap(), "dev:/root/link/named"]);
     let found = shell(home, "test -L /root/link && cd /root/real && find . -type f | sort | tr '\\n' ' '");
     assert_eq!(found.trim(), "./directory/inner ./named ./tool");
+}
+
+fn times_are_kept(home: &Home) {
+    let tree = home.root().join("timed");
+    fs::create_dir_all(tree.join("deep")).unwrap();
+    fs::write(tree.join("deep/file"), "x").unwrap();
+    let times = ["2001-02-03 04:05:06.123456789 UTC", "1969-12-31 23:59:58.5 UTC", "2040-01-02 03:04:05 UTC"];
+    let paths = [tree.join("deep/file"), tree.join("deep"), tree.clone()];
+    for (path, time) in paths.iter().zip(times) {
+        let touched = std::process::Command::new("touch").args(["-d", time]).arg(path).status();
+        assert!(touched.unwrap().success());
+    }
+    let wanted = ["981173106.123456789", "-2.500000000", "2209086245.000000000"];
+    let modified = |paths: &[&Path]| -> Vec<FileTime> {
+        let times = paths.iter().map(|path| fs::symlink_metadata(path).unwrap());
+        times.map(|found| FileTime::new(found.mtime(), found.mtime_nsec().try_into().unwrap())).collect()
+    };
+    let wanted: Vec<FileTime> = wanted.iter().map(|time| time.parse().unwrap()).collect();
+    home.must(&["cp", tree.to_str().unwrap(), "dev:/root/timed"]);
+    let file = paths[0].to_str().unwrap();
+    home.must(&["cp", file, "dev:/root/alone"]);
+    let script = "import os,sys\nfor p in sys.argv[1:]: print(os.lstat(p).st_mtime_ns)";
+    let there = ["/root/alone", "/root/timed/deep/file", "/root/timed/deep", "/root/timed"];
+    let arguments = [&["exec", "dev", "--", "python3", "-c", script], &there[..]].concat();
+    let told: Vec<i128> = home.must(&arguments).lines().map(|line| line.parse().unwrap()).collect();
+    let nanoseconds =
+        |time: &FileTime| i128::from(time.seconds()) * 1_000_000_000 + i128::from(time.nanoseconds());
+    let expected: Vec<i128> = [&wanted[..1], &wanted[..]].concat().iter().map(nanoseconds).collect();
+    assert_eq!(told, expected);
+    let back = home.root().join("back");
+    home.must(&["cp", "dev:/root/timed", back.to_str().unwrap()]);
+    assert_eq!(modified(&[&back.join("deep/file"), &back.join("deep"), &back]), wanted);
+    let alone = home.root().join("alone");
+    home.must(&["cp", "dev:/root/alone", alone.to_str().unwrap()]);
+    assert_eq!(modified(&[&alone]), wanted[..1]);
+}
+
+fn owners_are_named(home: &Home) {
+    let tree = home.root().join("owned");
+    fs::create_dir_all(tree.join("deep")).unwrap();
+    fs::write(tree.join("deep/file"), "x").unwrap();
+    home.must(&["cp", "--chown", "daemon:4321", tree.to_str().unwrap(), "dev:/srv/a/b"]);
+    home.must(&["cp", "--chown", "1000", tree.join("deep/file").to_str().unwrap(), "dev:/srv/file"]);
+    home.must(&["cp", tree.to_str().unwrap(), "dev:/srv/plain"]);
+    let found = shell(
+        home,
+        "cd /srv; stat -c %u:%g a a/b a/b/deep a/b/deep/file file plain plain/deep | tr '\\n' ' '",
+    );
+    assert_eq!(found.trim(), "1:4321 1:4321 1:4321 1:4321 1000:0 0:0 0:0");
+    let (exit, problem) =
+        home.must_fail(&["cp", "--chown", "nobody-here", tree.to_str().unwrap(), "dev:/srv/none"]);
+    assert_eq!(exit, 102, "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("nobody-here"), "{problem}");
+    // The command of `run` can fill its output whoever it runs as.
+    let (input, output) = (tree.join("deep"), home.root().join("output"));
+    let directories = ["--in", input.to_str().unwrap(), "--out", output.to_str().unwrap()];
+    let command = ["-u", "daemon", "--", "sh", "-c", "cp /workspace/input/file /workspace/output/copy"];
+    home.must(&[&["run"][..], &directories, &command].concat());
+    assert_eq!(fs::read(output.join("copy")).unwrap(), b"x");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use microvm_api::FILE_STAT_HEADER;
 use microvm_api::files::{FileHash, FileList};
 use microvm_api::query::encode;
 use microvm_types::VmRef;
-use microvm_types::files::{FileStat, FileTime, TransferSummary};
+use microvm_types::files::{FileOwner, FileStat, FileTime, TransferSummary};
 
 use crate::client::{Client, read_json};
 use crate::error::ClientError;
@@ -20,12 +20,17 @@ use crate::transfer::{self, Download};
 pub struct WriteFile {
     /// Permission bits; default as the server says.
     pub mode: Option<u32>,
-    /// Numeric owner and group.
-    pub owner: Option<(u32, u32)>,
+    /// Who gets it; default: the owner of the file that is replaced, or root.
+    pub owner: Option<FileOwner>,
     /// Make missing parent directories.
     pub parents: bool,
     /// When its content was last changed; default: now.
     pub modified: Option<FileTime>,
+}
+
+/// The parameter of an owner.
+fn owned(owner: Option<&FileOwner>) -> String {
+    owner.map_or_else(String::new, |owner| format!("&owner={}", encode(owner.text().as_bytes())))
 }
 
 /// Paths are bytes; all fail with [`ClientError`].
@@ -55,9 +60,14 @@ impl Client {
         Ok(hash.sha256)
     }
 
-    /// Makes a directory and its parents.
-    pub async fn make_directory(&self, vm: &VmRef, path: &[u8]) -> Result<(), ClientError> {
-        let path = format!("/vms/{vm}/files/mkdir?parents=true&path={}", encode(path));
+    /// Makes a directory and its parents, for an owner (default: root).
+    pub async fn make_directory(
+        &self,
+        vm: &VmRef,
+        path: &[u8],
+        owner: Option<&FileOwner>,
+    ) -> Result<(), ClientError> {
+        let path = format!("/vms/{vm}/files/mkdir?parents=true&path={}{}", encode(path), owned(owner));
         self.empty(Method::POST, &path, None::<&()>, "making a directory").await
     }
 
@@ -100,26 +110,25 @@ impl Client {
         if let Some(mode) = options.mode {
             let _ = write!(target, "&mode={mode:o}");
         }
-        if let Some((uid, gid)) = options.owner {
-            let _ = write!(target, "&owner={uid}%3A{gid}");
-        }
+        target.push_str(&owned(options.owner.as_ref()));
         if let Some(time) = options.modified {
             let _ = write!(target, "&modified={time}");
         }
         self.push(&target, "application/octet-stream", data, "writing a file").await
     }
 
-    /// Unpacks a tar stream below a directory of the guest.
+    /// Unpacks a tar stream below a directory of the guest, for an owner (default: as the stream says).
     pub async fn push_archive<S>(
         &self,
         vm: &VmRef,
         path: &[u8],
+        owner: Option<&FileOwner>,
         data: S,
     ) -> Result<TransferSummary, ClientError>
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
-        let target = format!("/vms/{vm}/archive?path={}", encode(path));
+        let target = format!("/vms/{vm}/archive?path={}{}", encode(path), owned(owner));
         self.push(&target, "application/x-tar", data, "sending an archive").await
     }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use camino::Utf8PathBuf;
 use futures::Stream;
 use microvm_types::exec::{ExecRequest, ExitStatus, OutputOffsets, ProcessInfo, TerminalSize};
-use microvm_types::files::{FileStat, WatchEvent, WriteOptions};
+use microvm_types::files::{FileOwner, FileStat, WatchEvent, WriteOptions};
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
 use microvm_types::{ErrorKind, ProcessId};
 use serde::{Deserialize, Serialize};
@@ -336,8 +336,14 @@ pub trait Guest: Send + Sync {
     /// Entries of a directory down to `depth` levels (1: its own), at most 100,000.
     async fn list(&self, path: &GuestPath, depth: u32) -> Result<Vec<FileStat>, GuestError>;
 
-    /// Makes a directory, with parents if asked.
-    async fn make_directory(&self, path: &GuestPath, mode: u32, parents: bool) -> Result<(), GuestError>;
+    /// Makes a directory, with parents if asked; what is made belongs to `owner` (`None`: root).
+    async fn make_directory(
+        &self,
+        path: &GuestPath,
+        mode: u32,
+        parents: bool,
+        owner: Option<&FileOwner>,
+    ) -> Result<(), GuestError>;
 
     /// Renames within the guest.
     async fn rename(&self, from: &GuestPath, to: &GuestPath) -> Result<(), GuestError>;
@@ -353,8 +359,17 @@ pub trait Guest: Send + Sync {
     ) -> Result<Pin<Box<dyn Stream<Item = Result<WatchEvent, GuestError>> + Send>>, GuestError>;
 
     /// Unpacks a tar stream below a directory (made if missing), FIFOs and devices too. Entries that would leave it are
-    /// refused; what the guest cannot make is left out. `data` is taken to its end.
-    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<PushedArchive, GuestError>;
+    /// refused; what the guest cannot make is left out. All of it belongs to `owner` (`None`: as the archive says). `data`
+    /// is taken to its end.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] from an agent that is older than owners, unless it is root.
+    async fn push_archive(
+        &self,
+        path: &GuestPath,
+        owner: Option<&FileOwner>,
+        data: ByteStream,
+    ) -> Result<PushedArchive, GuestError>;
 
     /// Packs a file or directory as a tar stream (pax, names relative to the path's parent), FIFOs and devices too.
     /// `exclude`: absolute paths left out with all below them.

@@ -61,13 +61,46 @@ impl FileStat {
     }
 }
 
+/// Who gets what is written in a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileOwner {
+    /// The user whom commands run as if they name none. What is there already keeps its owner.
+    Default,
+    /// `user[:group]`, in names or numbers of the guest.
+    Named(String),
+}
+
+impl FileOwner {
+    /// From its text: nothing, or `user[:group]`.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        if text.is_empty() { Self::Default } else { Self::Named(text.to_owned()) }
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Default => "",
+            Self::Named(name) => name,
+        }
+    }
+
+    /// User and group, where both are numbers: these need nobody to look them up.
+    #[must_use]
+    pub fn numbers(&self) -> Option<(u32, u32)> {
+        let (uid, gid) = self.text().split_once(':')?;
+        Some((uid.parse().ok()?, gid.parse().ok()?))
+    }
+}
+
 /// How a file is written in a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WriteOptions {
     /// Permission bits of a new file; default 0o644, or those of the file that is replaced.
     pub mode: Option<u32>,
-    /// Numeric owner and group; default: root, or those of the file that is replaced.
-    pub owner: Option<(u32, u32)>,
+    /// Who gets it; default: the owner of the file that is replaced, or root.
+    pub owner: Option<FileOwner>,
     /// Make missing parent directories.
     pub create_parents: bool,
     /// When its content was last changed; default: now.

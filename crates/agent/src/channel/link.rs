@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use microvm_protocol::messages::{Hello, HelloReply};
+use microvm_protocol::messages::{Hello, HelloReply, features};
 use microvm_protocol::mux::{Mux, Role};
 use microvm_protocol::{Decoder, Frame, FrameKind, HEADER_LENGTH, PREAMBLE, PROTOCOL_VERSION};
 use prost::Message as _;
@@ -194,7 +194,7 @@ impl Link {
         let admitted = self.agent.epoch().admits(hello.epoch);
         let reply = HelloReply {
             version: if common { PROTOCOL_VERSION } else { 0 },
-            features: 0,
+            features: features::OWNERS,
             nonce: hello.nonce,
             // A newer epoch than the host's is the refusal: it speaks for a machine that this one was once.
             epoch: hello.epoch.max(newest),

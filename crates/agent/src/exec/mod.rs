@@ -20,7 +20,7 @@ mod spawn;
 mod start;
 mod stdio;
 mod table;
-mod users;
+pub(crate) mod users;
 
 pub(crate) use control_group::ControlGroups;
 pub(crate) use observer::read_output;

@@ -6,21 +6,25 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 
 use microvm_protocol::messages::{MakeDirectory, Remove, Rename, Reply};
 
+use super::owner::{Owner, make_all};
 use super::path::{absolute, failed};
 use crate::failure::{AgentError, AgentResult};
 use crate::operations::done;
 
-/// Makes a directory.
-pub(crate) fn make_directory(request: &MakeDirectory) -> AgentResult<Reply> {
+/// Makes a directory; what is made gets the owner.
+pub(crate) fn make_directory(request: &MakeDirectory, owner: Option<Owner>) -> AgentResult<Reply> {
     let path = absolute(&request.path)?;
     if request.parents
         && let Some(parent) = path.parent()
     {
-        fs::create_dir_all(parent).map_err(failed("make the parents of", path))?;
+        make_all(parent, owner).map_err(failed("make the parents of", path))?;
     }
     let mode = request.mode & 0o7777;
     match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => {
+            if let Some(owner) = owner {
+                owner.give(path).map_err(failed("change the owner of", path))?;
+            }
             // The agent's umask has no say in what was asked for.
             fs::set_permissions(path, fs::Permissions::from_mode(mode))
                 .map_err(failed("set the mode of", path))?;

@@ -28,18 +28,26 @@ use tar::{Archive, Entry, EntryType};
 use self::attributes::Attributes;
 use self::target::{Target, inside, refused, replacing};
 use super::limited::{Limited, MOST_BEFORE_AN_ENTRY};
+use super::owner::{Owner, make_all};
 use super::path::{absolute, failed};
 use super::receiver::Receiver;
 use crate::failure::{AgentError, AgentResult, show};
 
 /// Unpacks below `path`, which is made if missing.
-pub(crate) async fn unpack(stream: &Arc<StreamHandle>, path: Vec<u8>) -> AgentResult<Written> {
+///
+/// An `owner` takes the place of those in the archive: what is made gets it, and what was there too unless it is the default.
+pub(crate) async fn unpack(
+    stream: &Arc<StreamHandle>,
+    path: Vec<u8>,
+    owner: Option<Owner>,
+) -> AgentResult<Written> {
     let mut receiver = Receiver::new(stream);
     super::blocking(move || {
         let target = absolute(&path)?;
-        fs::create_dir_all(target).map_err(failed("make", target))?;
+        make_all(target, owner).map_err(failed("make", target))?;
         let mut unpacker = Unpacker {
-            target: Target::open(target)?,
+            target: Target::open(target, owner)?,
+            owner,
             directories: Vec::new(),
             buffer: vec![0; 64 * 1024],
             may_change_owner: rustix::process::geteuid().is_root(),
@@ -65,6 +73,7 @@ struct Unpacker {
     directories: Vec<(PathBuf, Timestamps)>,
     buffer: Vec<u8>,
     may_change_owner: bool,
+    owner: Option<Owner>,
     left_out: LeftOut,
 }
 
@@ -129,7 +138,7 @@ impl Unpacker {
             // The target itself: it is as the caller made it.
             return if kind.is_dir() { Ok(()) } else { Err(refused(&name, "it has no name")) };
         }
-        let attributes = Attributes::of(&mut entry, self.may_change_owner)?;
+        let attributes = Attributes::of(&mut entry, self.may_change_owner, self.owner)?;
         let (parent, leaf) = self.target.place(&path)?;
         let arrival = Arrival { name: &name, path, parent, leaf, attributes };
         match kind {
@@ -171,11 +180,14 @@ impl Unpacker {
         given.map_err(|unset| arrival.failed(unset))
     }
 
-    fn directory(&mut self, arrival: Arrival<'_>) -> AgentResult<()> {
+    fn directory(&mut self, mut arrival: Arrival<'_>) -> AgentResult<()> {
         let Arrival { parent, leaf, path, .. } = &arrival;
         match mkdirat(&**parent, leaf, Mode::from_raw_mode(0o700)) {
             Ok(()) => {}
             Err(Errno::EXIST) if self.target.is_linked_directory(parent, leaf, path) => return Ok(()),
+            Err(Errno::EXIST) if self.owner.is_some_and(|owner| owner.is_default) => {
+                arrival.attributes.keep_owner();
+            }
             Err(Errno::EXIST) => {}
             Err(error) => return Err(arrival.failed(("make", error))),
         }

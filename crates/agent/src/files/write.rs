@@ -12,6 +12,7 @@ use microvm_protocol::mux::StreamHandle;
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, futimens};
 
 use super::direct::DirectWriter;
+use super::owner::{Owner, make_all};
 use super::path::{absolute, failed};
 use super::patience::Patience;
 use super::receiver::{Piece, Receiver};
@@ -19,11 +20,15 @@ use crate::failure::{AgentError, AgentResult, show};
 
 /// Writes a whole file, or changes nothing. It is not synced: a guest's disk dies with its machine, and a snapshot
 /// holds the page cache together with the disk.
-pub(crate) async fn write(stream: &Arc<StreamHandle>, request: WriteFile) -> AgentResult<Written> {
+pub(crate) async fn write(
+    stream: &Arc<StreamHandle>,
+    request: WriteFile,
+    owner: Option<Owner>,
+) -> AgentResult<Written> {
     let receiver = Receiver::new(stream);
     super::blocking(move || {
         let _patience = Patience::begin();
-        write_now(receiver, &request)
+        write_now(receiver, &request, owner)
     })
     .await
 }
@@ -43,7 +48,7 @@ impl Drop for Temporary {
     }
 }
 
-fn write_now(mut receiver: Receiver, request: &WriteFile) -> AgentResult<Written> {
+fn write_now(mut receiver: Receiver, request: &WriteFile, owner: Option<Owner>) -> AgentResult<Written> {
     let asked = absolute(&request.path)?;
     // A link is written through, as every program does; what it points to is replaced.
     let target = if fs::symlink_metadata(asked).is_ok_and(|found| found.is_symlink()) {
@@ -53,7 +58,7 @@ fn write_now(mut receiver: Receiver, request: &WriteFile) -> AgentResult<Written
     };
     let parent = target.parent().ok_or_else(|| AgentError::invalid("the root directory is not a file"))?;
     if request.create_parents {
-        fs::create_dir_all(parent).map_err(failed("make the parents of", &target))?;
+        make_all(parent, owner).map_err(failed("make the parents of", &target))?;
     }
     let existing = fs::symlink_metadata(&target).ok();
     if existing.as_ref().is_some_and(|found| found.is_dir()) || request.path.ends_with(b"/") {
@@ -62,7 +67,12 @@ fn write_now(mut receiver: Receiver, request: &WriteFile) -> AgentResult<Written
     let (file, mut temporary) = make_temporary(parent)?;
     let size = copy(&mut receiver, &file, &temporary.path, &target)?;
     let mode = request.mode.or(existing.as_ref().map(|found| found.mode())).unwrap_or(0o644) & 0o7777;
-    let owner = request.uid.zip(request.gid).or(existing.as_ref().map(|found| (found.uid(), found.gid())));
+    let named = owner.filter(|owner| !owner.is_default).map(|owner| (owner.uid, owner.gid));
+    let of_existing = || existing.as_ref().map(|found| (found.uid(), found.gid()));
+    let owner = named
+        .or_else(|| request.uid.zip(request.gid))
+        .or_else(of_existing)
+        .or(owner.map(|owner| (owner.uid, owner.gid)));
     if let Some((uid, gid)) = owner {
         // Changing the owner clears set-user-id bits, so the mode comes after it.
         std::os::unix::fs::fchown(&file, Some(uid), Some(gid))

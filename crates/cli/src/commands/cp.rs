@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 use microvm_types::ByteSize;
+use microvm_types::files::FileOwner;
 
 use crate::context::Context;
 use crate::error::CliError;
@@ -24,6 +25,7 @@ the copy failed.
 
 Examples:
   microvm cp ./src dev:/root/src
+  microvm cp --chown www-data ./site dev:/var/www
   microvm cp dev:/root/out ./out
   microvm cp dev:/etc - | tar t")]
 pub(crate) struct Cp {
@@ -38,23 +40,35 @@ pub(crate) struct Cp {
     /// What becomes of symbolic links that lead out of what is copied out of a VM
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     links: OutsideLinks,
+    /// Who gets what is copied into a VM, in names or numbers of the VM [default: the user whom commands run as; for a tar
+    /// stream those whom it names]
+    #[arg(long, value_name = "USER[:GROUP]", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    chown: Option<String>,
 }
 
 impl Cp {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let (source, target) = (Place::parse(&self.source), Place::parse(&self.target));
         let client = &context.client;
+        let chown = self.chown.map(FileOwner::Named);
         let mut interrupts = Interrupts::new()?;
         let work = async {
             match (source, target) {
                 (Place::Local(from), Place::Guest { vm, path }) => {
-                    transfer::push(client, &vm, &from, &path).await
+                    let owner = chown.as_ref().unwrap_or(&FileOwner::Default);
+                    transfer::push(client, &vm, &from, &path, owner).await
                 }
+                (Place::Guest { .. }, _) if chown.is_some() => Err(CliError::invalid(
+                    "copy_invalid",
+                    "--chown is for copies into a VM: what is copied out belongs to whoever copies",
+                )),
                 (Place::Guest { vm, path }, Place::Local(to)) => {
                     let budget = Budget::chosen(self.max_bytes, client.vm(&vm).await?.disk_mib);
                     transfer::pull(client, &vm, &path, &to, Rules { budget, links: self.links }).await
                 }
-                (Place::Stream, Place::Guest { vm, path }) => transfer::push_stream(client, &vm, &path).await,
+                (Place::Stream, Place::Guest { vm, path }) => {
+                    transfer::push_stream(client, &vm, &path, chown.as_ref()).await
+                }
                 (Place::Guest { vm, path }, Place::Stream) => {
                     let budget = Budget::new(self.max_bytes.map_or(u64::MAX, ByteSize::bytes));
                     transfer::pull_stream(client, &vm, &path, budget).await

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use microvm_types::exec::{ExecRequest, OutputOffsets};
+use microvm_types::files::FileOwner;
 use microvm_types::{ProcessId, VmRef};
 use serde_json::json;
 
@@ -43,6 +44,11 @@ pub(crate) struct CommandOptions {
 }
 
 impl CommandOptions {
+    /// Who owns what the command is to work with: the user whom it runs as.
+    pub(crate) fn owner(&self) -> FileOwner {
+        self.user.clone().map_or(FileOwner::Default, FileOwner::Named)
+    }
+
     pub(crate) fn request(&self, command: Vec<String>) -> Result<ExecRequest, CliError> {
         if self.tty && terminal::size().is_none() {
             let detail = "there is no terminal here: leave out -t";

@@ -28,7 +28,8 @@ const IDLE_NET: u64 = 300;
 #[command(after_help = "\
 The VM is deleted when the command ends, and when this program is ended or loses its terminal: the command gets
 the signal, ten seconds to end, and is killed. With --in and --out the
-command finds /workspace/input and fills /workspace/output; /workspace/work is for anything else.
+command finds /workspace/input and fills /workspace/output; /workspace/work is for anything else. All three belong to
+the user whom it runs as.
 Without -t, Ctrl-C interrupts the command; a second Ctrl-C aborts it.
 
 Examples:
@@ -165,11 +166,13 @@ impl Run {
         if self.in_directory.is_none() && self.out_directory.is_none() {
             return Ok(Moved::default());
         }
+        // They are for the command: whoever runs it can fill them.
+        let owner = self.options.owner();
         for folder in [b"/workspace/input".as_slice(), b"/workspace/output", b"/workspace/work"] {
-            context.client.make_directory(vm, folder).await?;
+            context.client.make_directory(vm, folder, Some(&owner)).await?;
         }
         if let Some(input) = &self.in_directory {
-            return transfer::push_directory(&context.client, vm, input, b"/workspace/input").await;
+            return transfer::push_directory(&context.client, vm, input, b"/workspace/input", &owner).await;
         }
         Ok(Moved::default())
     }

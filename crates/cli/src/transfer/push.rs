@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use futures_util::Stream;
 use microvm_client::{Client, ClientError, WriteFile};
-use microvm_types::files::{FileKind, FileTime, LeftOut, TransferSummary};
+use microvm_types::files::{FileKind, FileOwner, FileTime, LeftOut, TransferSummary};
 use microvm_types::{ErrorKind, VmRef};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::io::ReaderStream;
@@ -29,8 +29,14 @@ impl From<TransferSummary> for Moved {
     }
 }
 
-/// Copies a file or directory to a path of a guest, or into it if it is a directory.
-pub(crate) async fn push(client: &Client, vm: &VmRef, from: &Path, to: &[u8]) -> Result<Moved, CliError> {
+/// Copies a file or directory to a path of a guest, or into it if it is a directory, for `owner`.
+pub(crate) async fn push(
+    client: &Client,
+    vm: &VmRef,
+    from: &Path,
+    to: &[u8],
+    owner: &FileOwner,
+) -> Result<Moved, CliError> {
     let metadata = std::fs::metadata(from).map_err(|error| CliError::file("reading", from, &error))?;
     let mut target = to.to_vec();
     if is_directory(client, vm, to).await? {
@@ -46,16 +52,16 @@ pub(crate) async fn push(client: &Client, vm: &VmRef, from: &Path, to: &[u8]) ->
     if metadata.is_dir() {
         let (folder, name) = (parent(&target), base_name(&target));
         if name.is_empty() || kind(client, vm, &target).await?.is_some() {
-            return push_directory(client, vm, from, &target).await;
+            return push_directory(client, vm, from, &target, owner).await;
         }
         // A new one is an entry itself: it is to have its mode and time.
-        client.make_directory(vm, folder).await?;
-        return push_packed(client, vm, from, name, folder).await;
+        client.make_directory(vm, folder, Some(owner)).await?;
+        return push_packed(client, vm, from, (name, folder), owner).await;
     }
     let file = std::fs::File::open(from).map_err(|error| CliError::file("opening", from, &error))?;
     let options = WriteFile {
         mode: Some(metadata.mode() & 0o777),
-        owner: None,
+        owner: Some(owner.clone()),
         parents: true,
         modified: modified(&metadata),
     };
@@ -95,13 +101,14 @@ pub(crate) async fn push_directory(
     vm: &VmRef,
     from: &Path,
     to: &[u8],
+    owner: &FileOwner,
 ) -> Result<Moved, CliError> {
     if !from.is_dir() {
         let detail = format!("{} is not a directory: check the path", from.display());
         return Err(CliError::invalid("not_a_directory", detail));
     }
-    client.make_directory(vm, to).await?;
-    push_packed(client, vm, from, b"", to).await
+    client.make_directory(vm, to, Some(owner)).await?;
+    push_packed(client, vm, from, (b"", to), owner).await
 }
 
 /// When a file was last changed; what is no file, such as a pipe, is as new as its copy.
@@ -110,25 +117,30 @@ fn modified(metadata: &std::fs::Metadata) -> Option<FileTime> {
     metadata.is_file().then(|| FileTime::new(metadata.mtime(), nanoseconds))
 }
 
-/// Copies a directory under a name of its own into one of a guest; without a name: what is in it.
+/// Copies a directory under a name of its own into a folder of a guest; without a name: what is in it.
 async fn push_packed(
     client: &Client,
     vm: &VmRef,
     from: &Path,
-    name: &[u8],
-    to: &[u8],
+    (name, folder): (&[u8], &[u8]),
+    owner: &FileOwner,
 ) -> Result<Moved, CliError> {
     let (data, left_out) = packed(from.to_owned(), OsStr::from_bytes(name).into());
-    let mut moved = Moved::from(client.push_archive(vm, to, data).await?);
+    let mut moved = Moved::from(client.push_archive(vm, folder, Some(owner), data).await?);
     // All was sent, so it was told before.
     moved.left_out.merge(left_out.await.unwrap_or_default());
     Ok(moved)
 }
 
-/// Unpacks a tar stream from standard input in a guest.
-pub(crate) async fn push_stream(client: &Client, vm: &VmRef, to: &[u8]) -> Result<Moved, CliError> {
+/// Unpacks a tar stream from standard input in a guest, for `owner`, else for those whom it names.
+pub(crate) async fn push_stream(
+    client: &Client,
+    vm: &VmRef,
+    to: &[u8],
+    owner: Option<&FileOwner>,
+) -> Result<Moved, CliError> {
     let data = ReaderStream::with_capacity(tokio::io::stdin(), PART);
-    Ok(client.push_archive(vm, to, data).await?.into())
+    Ok(client.push_archive(vm, to, owner, data).await?.into())
 }
 
 /// A directory as a tar stream, packed on a thread that waits when nobody takes it, and ends when nobody will; and what

@@ -18,7 +18,12 @@ fn bad(detail: impl std::fmt::Display) -> GuestError {
 }
 
 /// Unpacks below `path`; returns what was left out. Nothing is changed if any entry is refused.
-pub(crate) fn unpack(tree: &mut Tree, path: &[u8], data: &[u8]) -> Result<LeftOut, GuestError> {
+pub(crate) fn unpack(
+    tree: &mut Tree,
+    path: &[u8],
+    given: Option<(u32, u32)>,
+    data: &[u8],
+) -> Result<LeftOut, GuestError> {
     let mut left_out = LeftOut::default();
     let root = tree.resolve(path, true)?;
     let mut planned: Vec<(Parts, Node)> = Vec::new();
@@ -37,9 +42,10 @@ pub(crate) fn unpack(tree: &mut Tree, path: &[u8], data: &[u8]) -> Result<LeftOu
         let header = entry.header();
         let mode = header.mode().map_err(bad)? & 0o7777;
         let owner = |id: u64| u32::try_from(id).unwrap_or(u32::MAX);
-        let owner = (owner(header.uid().map_err(bad)?), owner(header.gid().map_err(bad)?));
-        let in_header = (i64::try_from(header.mtime().map_err(bad)?).unwrap_or(0), 0);
-        let modified = exact.map_or(in_header, |time| (time.seconds(), time.nanoseconds()));
+        let in_header = (owner(header.uid().map_err(bad)?), owner(header.gid().map_err(bad)?));
+        let owner = given.unwrap_or(in_header);
+        let time = (i64::try_from(header.mtime().map_err(bad)?).unwrap_or(0), 0);
+        let modified = exact.map_or(time, |time| (time.seconds(), time.nanoseconds()));
         let body = match header.entry_type() {
             EntryType::Directory => Body::Directory(BTreeMap::new()),
             EntryType::Symlink => {
@@ -67,14 +73,14 @@ pub(crate) fn unpack(tree: &mut Tree, path: &[u8], data: &[u8]) -> Result<LeftOu
         };
         planned.push((parts, Node { owner, modified, ..node(body, mode) }));
     }
-    tree.make_all(&root, 0o755)?;
+    tree.make_all(&root, 0o755, given)?;
     for (parts, node) in planned {
         // A link that came earlier in the archive must not lead a later entry elsewhere.
         let parent = &parts[..parts.len().saturating_sub(1)];
         if parts.len() <= root.len() {
             continue;
         }
-        tree.make_all(parent, 0o755)?;
+        tree.make_all(parent, 0o755, given)?;
         let keep = matches!(node.body, Body::Directory(_)) && tree.get(&parts).is_ok();
         if !keep {
             tree.put(&parts, node)?;

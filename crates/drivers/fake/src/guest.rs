@@ -15,7 +15,7 @@ use microvm_ports::guest::{
 use microvm_ports::hypervisor::{Machine, MachineExit, MachineState};
 use microvm_ports::{GuestError, PulledArchive, PushedArchive};
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
-use microvm_types::files::{FileChange, FileStat, LeftOut, WatchEvent, WriteOptions};
+use microvm_types::files::{FileChange, FileOwner, FileStat, LeftOut, WatchEvent, WriteOptions};
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
 use microvm_types::{ErrorKind, ProcessId};
 use sha2::{Digest, Sha256};
@@ -328,18 +328,21 @@ impl Guest for FakeGuest {
         check_place(system, path, options.create_parents)?;
         let content = gather(data).await?;
         let bytes = content.len() as u64;
+        let owner = system.owner(options.owner.as_ref())?;
         {
             let mut files = system.files();
             let parts = files.resolve(path, true)?;
             if options.create_parents {
-                files.make_all(&parts[..parts.len().saturating_sub(1)], 0o755)?;
+                files.make_all(&parts[..parts.len().saturating_sub(1)], 0o755, owner)?;
             }
-            let (old_mode, old_owner) =
-                files.get(&parts).map_or((0o644, (0, 0)), |old| (old.mode, old.owner));
+            let old = files.get(&parts).ok().map(|old| (old.mode, old.owner));
+            let named = owner.filter(|_| options.owner != Some(FileOwner::Default));
+            let new_owner = named.or(old.map(|(_, owner)| owner)).or(owner).unwrap_or((0, 0));
+            let old_mode = old.map_or(0o644, |(mode, _)| mode);
             files.put(
                 &parts,
                 Node {
-                    owner: options.owner.unwrap_or(old_owner),
+                    owner: new_owner,
                     modified: options.modified.map_or_else(now, |time| (time.seconds(), time.nanoseconds())),
                     ..node(Body::File(content), options.mode.unwrap_or(old_mode))
                 },
@@ -357,9 +360,16 @@ impl Guest for FakeGuest {
         self.system().await?.files().list(path, depth)
     }
 
-    async fn make_directory(&self, path: &GuestPath, mode: u32, parents: bool) -> Result<(), GuestError> {
+    async fn make_directory(
+        &self,
+        path: &GuestPath,
+        mode: u32,
+        parents: bool,
+        owner: Option<&FileOwner>,
+    ) -> Result<(), GuestError> {
         let system = self.system().await?;
-        system.files().make_directory(path, mode, parents)?;
+        let owner = system.owner(owner)?;
+        system.files().make_directory(path, mode, parents, owner)?;
         system.changed(path, FileChange::Created);
         Ok(())
     }
@@ -414,10 +424,16 @@ impl Guest for FakeGuest {
         })))
     }
 
-    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<PushedArchive, GuestError> {
+    async fn push_archive(
+        &self,
+        path: &GuestPath,
+        owner: Option<&FileOwner>,
+        data: ByteStream,
+    ) -> Result<PushedArchive, GuestError> {
         let system = self.system().await?;
+        let owner = system.owner(owner)?;
         let content = gather(data).await?;
-        let left_out = archive::unpack(&mut system.files(), path, &content)?;
+        let left_out = archive::unpack(&mut system.files(), path, owner, &content)?;
         system.changed(path, FileChange::Modified);
         Ok(PushedArchive { bytes: content.len() as u64, left_out })
     }

@@ -9,7 +9,7 @@ use microvm_ports::GuestError;
 use microvm_ports::guest::{CloseReason, Identity};
 use microvm_ports::hypervisor::MachineExit;
 use microvm_types::exec::{ExecRequest, ExitStatus};
-use microvm_types::files::{FileChange, WatchEvent};
+use microvm_types::files::{FileChange, FileOwner, WatchEvent};
 use microvm_types::{ErrorKind, ProcessId};
 use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, watch};
@@ -135,6 +135,21 @@ impl GuestSystem {
         Ok(())
     }
 
+    /// Whose number an owner is; the fake knows root and numbers.
+    pub(crate) fn owner(&self, owner: Option<&FileOwner>) -> Result<Option<(u32, u32)>, GuestError> {
+        let Some(owner) = owner else { return Ok(None) };
+        let default = self.inner().identity.user.clone();
+        let text = if *owner == FileOwner::Default { default.as_str() } else { owner.text() };
+        let (user, group) = text.split_once(':').unwrap_or((text, "0"));
+        let number = |name: &str| match name {
+            "" | "root" => Ok(0),
+            other => other
+                .parse()
+                .map_err(|_| refused(ErrorKind::NotFound, format!("{other}: no such user or group"))),
+        };
+        Ok(Some((number(user)?, number(group)?)))
+    }
+
     fn write_machine_id(&self, identity: &Identity) {
         let content = Body::File(format!("{}\n", identity.machine_id).into_bytes());
         // A guest whose /etc was removed has none, as in life.
@@ -166,7 +181,7 @@ impl GuestSystem {
         }
         self.write_machine_id(identity);
         for share in &identity.shares {
-            self.files().make_directory(share.target.as_bytes(), 0o755, true)?;
+            self.files().make_directory(share.target.as_bytes(), 0o755, true, None)?;
         }
         let mut done = true;
         for command in &identity.start_commands {

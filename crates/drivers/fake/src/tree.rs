@@ -198,8 +198,14 @@ impl Tree {
         }
     }
 
-    /// Makes the missing directories of a path.
-    pub(crate) fn make_all(&mut self, parts: &[Vec<u8>], mode: u32) -> Result<(), GuestError> {
+    /// Makes the missing directories of a path, for an owner (else root).
+    pub(crate) fn make_all(
+        &mut self,
+        parts: &[Vec<u8>],
+        mode: u32,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), GuestError> {
+        let new = || Node { owner: owner.unwrap_or((0, 0)), ..node(Body::Directory(BTreeMap::new()), mode) };
         for depth in 1..=parts.len() {
             match self.get(&parts[..depth]) {
                 Ok(found) if found.children().is_some() => {}
@@ -207,21 +213,28 @@ impl Tree {
                     let path = show(&join(&parts[..depth]));
                     return Err(refused(ErrorKind::Invalid, format!("{path}: not a directory")));
                 }
-                Err(_) => self.put(&parts[..depth], node(Body::Directory(BTreeMap::new()), mode))?,
+                Err(_) => self.put(&parts[..depth], new())?,
             }
         }
         Ok(())
     }
 
-    pub(crate) fn make_directory(&mut self, path: &[u8], mode: u32, parents: bool) -> Result<(), GuestError> {
+    pub(crate) fn make_directory(
+        &mut self,
+        path: &[u8],
+        mode: u32,
+        parents: bool,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), GuestError> {
         let parts = self.resolve(path, true)?;
         if parents {
-            return self.make_all(&parts, mode);
+            return self.make_all(&parts, mode, owner);
         }
         if self.get(&parts).is_ok() {
             return Err(refused(ErrorKind::Conflict, format!("{}: it exists", show(path))));
         }
-        self.put(&parts, node(Body::Directory(BTreeMap::new()), mode))
+        self.get(&parts[..parts.len().saturating_sub(1)])?;
+        self.make_all(&parts, mode, owner)
     }
 
     pub(crate) fn rename(&mut self, from: &[u8], to: &[u8]) -> Result<(), GuestError> {

@@ -10,6 +10,7 @@ use microvm_ports::{GuestConnector, GuestError};
 use crate::channel::Channel;
 use crate::config::GuestConfig;
 use crate::guest::SocketGuest;
+use crate::owners::Owners;
 use crate::{handshake, identity, socket};
 
 /// Opens channels over unix sockets.
@@ -37,10 +38,11 @@ impl GuestConnector for SocketGuestConnector {
     ) -> Result<Arc<dyn Guest>, GuestError> {
         let connect = async {
             let mut socket = socket::connect(endpoint).await?;
-            let (agent, decoder) = handshake::greet(&mut socket, epoch).await?;
+            let (agent, features, decoder) = handshake::greet(&mut socket, epoch).await?;
             let channel = Channel::start(socket, decoder, &self.config);
             identity::push(&channel, epoch, identity).await?;
-            Ok(Arc::new(SocketGuest::new(channel, agent, self.config.clone())) as Arc<dyn Guest>)
+            let owners = Owners::new(features, identity);
+            Ok(Arc::new(SocketGuest::new(channel, agent, owners, self.config.clone())) as Arc<dyn Guest>)
         };
         tokio::time::timeout(deadline, connect)
             .await

@@ -7,11 +7,11 @@ use futures::Stream;
 use microvm_ports::guest::ByteStream;
 use microvm_ports::{GuestError, PulledArchive, PushedArchive};
 use microvm_protocol::messages::{
-    self, Change, EntryKind, List, MAX_LIST_ENTRIES, Operation, Path, PullArchive, ReadFile, Reply, Stat,
-    Watch, WriteFile,
+    self, Change, EntryKind, List, MAX_LIST_ENTRIES, Operation, Path, PullArchive, PushArchive, ReadFile,
+    Reply, Stat, Watch, WriteFile,
 };
 use microvm_protocol::mux::Incoming;
-use microvm_types::files::{FileChange, FileKind, FileStat, WatchEvent, WriteOptions};
+use microvm_types::files::{FileChange, FileKind, FileOwner, FileStat, WatchEvent, WriteOptions};
 
 use crate::channel::Channel;
 use crate::list::Reading;
@@ -36,17 +36,20 @@ pub(crate) async fn write(
     channel: &Channel,
     path: &[u8],
     options: &WriteOptions,
+    owner: Option<String>,
     data: ByteStream,
 ) -> Result<u64, GuestError> {
+    let numbers = options.owner.as_ref().and_then(FileOwner::numbers);
     let request = WriteFile {
         path: path.to_vec(),
         mode: options.mode,
-        uid: options.owner.map(|(uid, _)| uid),
-        gid: options.owner.map(|(_, gid)| gid),
+        uid: numbers.map(|(uid, _)| uid),
+        gid: numbers.map(|(_, gid)| gid),
         create_parents: options.create_parents,
         modified: options
             .modified
             .map(|time| messages::FileTime { seconds: time.seconds(), nanoseconds: time.nanoseconds() }),
+        owner,
     };
     let stream = channel.open(Operation::WriteFile(request))?;
     Ok(transfer::push(channel, &stream, data).await?.bytes)
@@ -111,9 +114,10 @@ pub(crate) async fn watch(
 pub(crate) async fn push_archive(
     channel: &Channel,
     path: &[u8],
+    owner: Option<String>,
     data: ByteStream,
 ) -> Result<PushedArchive, GuestError> {
-    let stream = channel.open(Operation::PushArchive(Path { path: path.to_vec() }))?;
+    let stream = channel.open(Operation::PushArchive(PushArchive { path: path.to_vec(), owner }))?;
     let written = transfer::push(channel, &stream, data).await?;
     let left_out = written.left_out.map(transfer::left_out).unwrap_or_default();
     Ok(PushedArchive { bytes: written.bytes, left_out })

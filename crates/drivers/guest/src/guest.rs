@@ -12,12 +12,13 @@ use microvm_ports::{GuestError, PulledArchive, PushedArchive};
 use microvm_protocol::messages::{MakeDirectory, Operation, Remove, Rename, Shutdown};
 use microvm_types::ProcessId;
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
-use microvm_types::files::{FileStat, WriteOptions};
+use microvm_types::files::{FileOwner, FileStat, WriteOptions};
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
 use tokio::sync::watch;
 
 use crate::channel::Channel;
 use crate::config::GuestConfig;
+use crate::owners::Owners;
 use crate::{exec, files, identity, system};
 
 /// A request whose work grows with what is in the guest may take so many times as long as a short one.
@@ -27,12 +28,18 @@ const LONG_REQUEST: u32 = 5;
 pub(crate) struct SocketGuest {
     channel: Arc<Channel>,
     agent: AgentInfo,
+    owners: Owners,
     config: GuestConfig,
 }
 
 impl SocketGuest {
-    pub(crate) const fn new(channel: Arc<Channel>, agent: AgentInfo, config: GuestConfig) -> Self {
-        Self { channel, agent, config }
+    pub(crate) const fn new(
+        channel: Arc<Channel>,
+        agent: AgentInfo,
+        owners: Owners,
+        config: GuestConfig,
+    ) -> Self {
+        Self { channel, agent, owners, config }
     }
 
     /// Bounds a short request.
@@ -57,7 +64,9 @@ impl Guest for SocketGuest {
     }
 
     async fn identify(&self, epoch: u64, identity: &Identity) -> Result<(), GuestError> {
-        self.short("take its identity over", identity::push(&self.channel, epoch, identity)).await
+        self.short("take its identity over", identity::push(&self.channel, epoch, identity)).await?;
+        self.owners.identified(identity);
+        Ok(())
     }
 
     async fn tell_time(&self) -> Result<(), GuestError> {
@@ -120,7 +129,9 @@ impl Guest for SocketGuest {
         options: &WriteOptions,
         data: ByteStream,
     ) -> Result<u64, GuestError> {
-        files::write(&self.channel, path, options, data).await
+        // Numbers were always understood.
+        let owner = options.owner.as_ref().filter(|owner| owner.numbers().is_none());
+        files::write(&self.channel, path, options, self.owners.named(owner)?, data).await
     }
 
     async fn stat(&self, path: &GuestPath) -> Result<FileStat, GuestError> {
@@ -133,8 +144,15 @@ impl Guest for SocketGuest {
         tokio::time::timeout(after, list).await.unwrap_or(Err(GuestError::Timeout { action, after }))
     }
 
-    async fn make_directory(&self, path: &GuestPath, mode: u32, parents: bool) -> Result<(), GuestError> {
-        let request = MakeDirectory { path: path.to_vec(), mode, parents };
+    async fn make_directory(
+        &self,
+        path: &GuestPath,
+        mode: u32,
+        parents: bool,
+        owner: Option<&FileOwner>,
+    ) -> Result<(), GuestError> {
+        let owner = self.owners.named(owner)?;
+        let request = MakeDirectory { path: path.to_vec(), mode, parents, owner };
         self.short("make the directory", self.channel.command(Operation::MakeDirectory(request))).await
     }
 
@@ -151,8 +169,13 @@ impl Guest for SocketGuest {
         self.short("watch the path", files::watch(&self.channel, path, recursive)).await
     }
 
-    async fn push_archive(&self, path: &GuestPath, data: ByteStream) -> Result<PushedArchive, GuestError> {
-        files::push_archive(&self.channel, path, data).await
+    async fn push_archive(
+        &self,
+        path: &GuestPath,
+        owner: Option<&FileOwner>,
+        data: ByteStream,
+    ) -> Result<PushedArchive, GuestError> {
+        files::push_archive(&self.channel, path, self.owners.named(owner)?, data).await
     }
 
     async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<PulledArchive, GuestError> {

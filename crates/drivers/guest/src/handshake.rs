@@ -14,8 +14,12 @@ use crate::sanitize::clean;
 /// Most bytes that may come before the reply: what an older session left in the devices' queues is less.
 const MOST_GARBAGE: usize = 8 * 1024 * 1024;
 
-/// Greets the agent and waits for its answer, without a limit of time: the caller has one. Returns what came after it.
-pub(crate) async fn greet(socket: &mut UnixStream, epoch: u64) -> Result<(AgentInfo, Decoder), GuestError> {
+/// Greets the agent and waits for its answer, without a limit of time: the caller has one. Returns what it said of
+/// itself, its optional abilities, and what came after it.
+pub(crate) async fn greet(
+    socket: &mut UnixStream,
+    epoch: u64,
+) -> Result<(AgentInfo, u64, Decoder), GuestError> {
     let mut nonce = [0; 8];
     getrandom::fill(&mut nonce)
         .map_err(|error| GuestError::Unreachable(format!("no random numbers: {error}")))?;
@@ -52,8 +56,8 @@ pub(crate) async fn greet(socket: &mut UnixStream, epoch: u64) -> Result<(AgentI
         if found {
             match decoder.next_frame() {
                 Ok(Some(frame)) => {
-                    if let Some(info) = answer(&frame, nonce, epoch)? {
-                        return Ok((info, decoder));
+                    if let Some((info, features)) = answer(&frame, nonce, epoch)? {
+                        return Ok((info, features, decoder));
                     }
                     // An answer to somebody before us: ours is still to come.
                     found = false;
@@ -71,7 +75,7 @@ pub(crate) async fn greet(socket: &mut UnixStream, epoch: u64) -> Result<(AgentI
     }
 }
 
-fn answer(frame: &Frame, nonce: u64, epoch: u64) -> Result<Option<AgentInfo>, GuestError> {
+fn answer(frame: &Frame, nonce: u64, epoch: u64) -> Result<Option<(AgentInfo, u64)>, GuestError> {
     if frame.kind != FrameKind::HelloReply {
         return Err(GuestError::Protocol(format!("the guest answers the greeting with {:?}", frame.kind)));
     }
@@ -95,9 +99,10 @@ fn answer(frame: &Frame, nonce: u64, epoch: u64) -> Result<Option<AgentInfo>, Gu
             message: format!("the guest is in epoch {} already: {epoch} is over", reply.epoch),
         });
     }
-    Ok(Some(AgentInfo {
+    let info = AgentInfo {
         agent_version: clean(&reply.agent_version),
         kernel_release: clean(&reply.kernel_release),
         boot_ms: reply.boot_ms,
-    }))
+    };
+    Ok(Some((info, reply.features)))
 }

@@ -22,6 +22,7 @@ mod guest;
 mod handshake;
 mod identity;
 mod list;
+mod owners;
 mod sanitize;
 mod silence;
 mod socket;

@@ -114,7 +114,7 @@ async fn archives_go_in_and_out() {
     builder.append_data(&mut header, &long, &b"12345"[..]).unwrap();
     let mut bytes = builder.into_inner().unwrap();
     bytes.flush().unwrap();
-    guest.push_archive(&agent.path("in"), bytes_of(vec![bytes])).await.unwrap();
+    guest.push_archive(&agent.path("in"), None, bytes_of(vec![bytes])).await.unwrap();
     let root = agent.directory.path().join("in");
     assert_eq!(std::fs::read(root.join(&long)).unwrap(), b"12345");
     assert_eq!(std::fs::metadata(root.join("tree/one")).unwrap().mtime(), 1_000_000_000);
@@ -143,7 +143,7 @@ async fn a_directory_of_an_archive_goes_through_a_link() {
     std::os::unix::fs::symlink("../outside", root.join("away")).unwrap();
     let target = agent.path("merged");
     let push = |entries: &[(&str, tar::EntryType, &str)]| {
-        guest.push_archive(&target, bytes_of(vec![archive(entries)]))
+        guest.push_archive(&target, None, bytes_of(vec![archive(entries)]))
     };
     push(&[("bin/", Directory, ""), ("bin/tool", Regular, "t"), ("last", Regular, "l")]).await.unwrap();
     assert_eq!(std::fs::read(root.join("usr/bin/tool")).unwrap(), b"t");
@@ -169,16 +169,16 @@ async fn archives_cannot_leave_their_target() {
         &[("hard", Link, "/etc/passwd")],
     ];
     for case in cases {
-        let result = guest.push_archive(&agent.path("jail"), bytes_of(vec![archive(case)])).await;
+        let result = guest.push_archive(&agent.path("jail"), None, bytes_of(vec![archive(case)])).await;
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Invalid, "{case:?}");
     }
     assert_eq!(std::fs::read(agent.directory.path().join("victim")).unwrap(), b"safe");
     assert!(!std::path::Path::new("/tmp/microvm-victim").exists());
     let cut = archive(&[("cut", Regular, "content")]);
-    let result = guest.push_archive(&agent.path("jail"), bytes_of(vec![cut[..513].to_vec()])).await;
+    let result = guest.push_archive(&agent.path("jail"), None, bytes_of(vec![cut[..513].to_vec()])).await;
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Invalid);
     // What is no archive is told, and ends nothing else.
-    assert!(guest.push_archive(&agent.path("jail"), bytes_of(vec![noise(5000)])).await.is_err());
+    assert!(guest.push_archive(&agent.path("jail"), None, bytes_of(vec![noise(5000)])).await.is_err());
     guest.ping().await.unwrap();
 }
 
@@ -214,7 +214,7 @@ async fn what_is_not_in_an_archive_is_told() {
         [("mixed/", Directory), ("mixed/file", Regular), ("mixed/pipe", Fifo), ("mixed/same-pipe", Link)];
     assert_eq!(seen, wanted.map(|(name, kind)| (name.to_owned(), kind)));
     // What comes of it in a guest is the same again, and nothing is left out on that way.
-    let pushed = guest.push_archive(&agent.path("again"), bytes_of(vec![packed])).await.unwrap();
+    let pushed = guest.push_archive(&agent.path("again"), None, bytes_of(vec![packed])).await.unwrap();
     assert_eq!(pushed.left_out.count, 0, "{pushed:?}");
     let made = std::fs::symlink_metadata(agent.directory.path().join("again/mixed/pipe")).unwrap();
     assert!(made.file_type().is_fifo() && made.nlink() == 2 && made.mode() & 0o777 == 0o640, "{made:?}");

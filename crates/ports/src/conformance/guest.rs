@@ -53,7 +53,7 @@ impl Scene {
     /// A new directory of the guest's, as text.
     pub(super) async fn directory(&self) -> String {
         let path = format!("/tmp/conformance-{}", self.next.fetch_add(1, Ordering::Relaxed));
-        self.guest.make_directory(path.as_bytes(), 0o755, true).await.must("making a directory");
+        self.guest.make_directory(path.as_bytes(), 0o755, true, None).await.must("making a directory");
         path
     }
 

@@ -1,6 +1,7 @@
 //! Checks of archives to and from a guest.
 
-use microvm_types::files::{FileKind, FileTime, LeftOut, WriteOptions};
+use microvm_types::ErrorKind;
+use microvm_types::files::{FileKind, FileOwner, FileTime, LeftOut, WriteOptions};
 
 use super::guest::{Scene, gather, noise, refusal, stream_of};
 use super::guest_files::{read, write};
@@ -13,6 +14,7 @@ pub(super) async fn run(suite: &mut Suite, scene: &Scene) {
     suite.check("an archive that leaves its directory is refused", hostile_archives(scene)).await;
     suite.check("FIFOs and devices are part of an archive", special_files(scene)).await;
     suite.check("times are kept to the nanosecond", times(scene)).await;
+    suite.check("owners are those that were named", owners(scene)).await;
     suite.check("many small files in one archive", many_files(scene)).await;
 }
 
@@ -61,7 +63,7 @@ async fn archive(scene: &Scene) {
         (b"skipped/file", b'0', b"gone", b""),
     ]);
     let size = archive.len() as u64;
-    let bytes = scene.guest.push_archive(from.as_bytes(), stream_of(vec![Ok(archive.into())])).await;
+    let bytes = scene.guest.push_archive(from.as_bytes(), None, stream_of(vec![Ok(archive.into())])).await;
     assert_eq!(bytes.must("pushing"), PushedArchive { bytes: size, left_out: LeftOut::default() });
     let exclude = [format!("{from}/skipped").into_bytes()];
     let pulled = scene.guest.pull_archive(from.as_bytes(), &exclude).await.must("pulling");
@@ -73,7 +75,7 @@ async fn archive(scene: &Scene) {
     );
     scene
         .guest
-        .push_archive(to.as_bytes(), stream_of(vec![Ok(data.into())]))
+        .push_archive(to.as_bytes(), None, stream_of(vec![Ok(data.into())]))
         .await
         .must("pushing what was pulled");
     // Names are relative to the parent of what was pulled.
@@ -107,7 +109,8 @@ async fn hostile_archives(scene: &Scene) {
     ];
     for (what, archive) in bad {
         // Some of these may be made harmless instead of refused; what counts is that nothing gets out.
-        let outcome = scene.guest.push_archive(inside.as_bytes(), stream_of(vec![Ok(archive.into())])).await;
+        let outcome =
+            scene.guest.push_archive(inside.as_bytes(), None, stream_of(vec![Ok(archive.into())])).await;
         if let Err(error) = outcome {
             refusal(&error);
         } else {
@@ -117,7 +120,7 @@ async fn hostile_archives(scene: &Scene) {
         assert!(out.is_err(), "{what}: something was written outside");
     }
     let cut = tar(&[(b"cut", b'0', &noise(5000), b"")])[..2000].to_vec();
-    let outcome = scene.guest.push_archive(inside.as_bytes(), stream_of(vec![Ok(cut.into())])).await;
+    let outcome = scene.guest.push_archive(inside.as_bytes(), None, stream_of(vec![Ok(cut.into())])).await;
     refusal(&outcome.must_fail("pushing half an archive"));
 }
 
@@ -131,7 +134,7 @@ async fn special_files(scene: &Scene) {
         (b"label", b'V', b"", b""),
         (b"z", b'0', b"content", b""),
     ]);
-    let pushed = guest.push_archive(top.as_bytes(), stream_of(vec![Ok(archive.into())])).await;
+    let pushed = guest.push_archive(top.as_bytes(), None, stream_of(vec![Ok(archive.into())])).await;
     let left_out = pushed.must("pushing special files").left_out;
     assert_eq!(read(scene, format!("{top}/z").as_bytes()).await.1, b"content", "the rest did not come");
     assert!(left_out.entries.iter().any(|entry| entry.path == "label"), "{left_out:?}");
@@ -181,12 +184,59 @@ async fn times(scene: &Scene) {
     let data = gather(pulled.data).await;
     let wanted = modified(format!("{top}/tree")).await;
     guest
-        .push_archive(format!("{top}/again").as_bytes(), stream_of(vec![Ok(data.into())]))
+        .push_archive(format!("{top}/again").as_bytes(), None, stream_of(vec![Ok(data.into())]))
         .await
         .must("pushing");
     assert_eq!(modified(format!("{top}/again/tree/late")).await, FileTime::new(981_173_106, 123_456_789));
     assert_eq!(modified(format!("{top}/again/tree/early")).await, FileTime::new(-2, 5_000));
     assert_eq!(modified(format!("{top}/again/tree")).await, wanted, "of a directory");
+}
+
+async fn owners(scene: &Scene) {
+    let guest = &scene.guest;
+    let top = scene.directory().await;
+    let at = |rest: &str| format!("{top}/{rest}").into_bytes();
+    let owner = |rest: &'static str| {
+        let path = at(rest);
+        async move {
+            let stat = guest.stat(&path).await.must("asking about an owner");
+            (stat.uid, stat.gid)
+        }
+    };
+    let named = FileOwner::from_text("1234:56");
+    guest.make_directory(&at("made/deep"), 0o755, true, Some(&named)).await.must("making directories");
+    assert_eq!((owner("made").await, owner("made/deep").await), ((1234, 56), (1234, 56)));
+    let entries: [Entry<'_>; 4] = [
+        (b"sub/", b'5', b"", b""),
+        (b"sub/file", b'0', b"x", b""),
+        (b"other/link", b'2', b"", b"x"),
+        (b"pipe", b'6', b"", b""),
+    ];
+    let data = || stream_of(vec![Ok(tar(&entries).into())]);
+    guest.push_archive(&at("all"), Some(&named), data()).await.must("pushing for an owner");
+    for name in ["all", "all/sub", "all/sub/file", "all/other", "all/other/link", "all/pipe"] {
+        assert_eq!(owner(name).await, (1234, 56), "{name}");
+    }
+    let mut options = WriteOptions {
+        owner: Some(FileOwner::from_text("77")),
+        create_parents: true,
+        ..WriteOptions::default()
+    };
+    write(scene, &at("new/file"), b"x", &options).await;
+    assert_eq!((owner("new").await.0, owner("new/file").await.0), (77, 77));
+    // The default user leaves to others what is theirs: a replaced file, a directory that is there.
+    options.owner = Some(FileOwner::Default);
+    write(scene, &at("new/file"), b"y", &options).await;
+    guest
+        .push_archive(&at("all"), Some(&FileOwner::Default), data())
+        .await
+        .must("pushing for the default user");
+    assert_eq!((owner("new/file").await.0, owner("all/sub").await), (77, (1234, 56)));
+    assert_eq!(owner("all/sub/file").await, (0, 0), "the default user of a guest without an image is root");
+    let unknown = FileOwner::from_text("nobody-here");
+    let error = guest.push_archive(&at("none"), Some(&unknown), data()).await.must_fail("pushing for nobody");
+    assert_eq!(refusal(&error), ErrorKind::NotFound);
+    assert!(guest.stat(&at("none")).await.is_err(), "something was made");
 }
 
 async fn many_files(scene: &Scene) {
@@ -196,7 +246,11 @@ async fn many_files(scene: &Scene) {
     let entries: Vec<Entry<'_>> =
         names.iter().map(|name| (name.as_slice(), b'0', b"small".as_slice(), b"".as_slice())).collect();
     let archive = tar(&entries);
-    scene.guest.push_archive(top.as_bytes(), stream_of(vec![Ok(archive.into())])).await.must("pushing many");
+    scene
+        .guest
+        .push_archive(top.as_bytes(), None, stream_of(vec![Ok(archive.into())]))
+        .await
+        .must("pushing many");
     let found = scene.guest.list(top.as_bytes(), 1).await.must("listing many");
     assert_eq!(found.len(), COUNT);
     assert!(found.iter().all(|stat| stat.size == 5), "a size is wrong");
@@ -208,7 +262,7 @@ async fn links(scene: &Scene) {
     let archive = tar(&[(b"real", b'0', b"content", b""), (b"link", b'2', b"", b"real")]);
     scene
         .guest
-        .push_archive(top.as_bytes(), stream_of(vec![Ok(archive.into())]))
+        .push_archive(top.as_bytes(), None, stream_of(vec![Ok(archive.into())]))
         .await
         .must("pushing a link");
     let stat = scene.guest.stat(&at("link")).await.must("asking about the link");

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use microvm_types::ErrorKind;
-use microvm_types::files::{FileKind, FileStat, WriteOptions};
+use microvm_types::files::{FileKind, FileOwner, FileStat, WriteOptions};
 
 use super::guest::{Scene, gather, noise, refusal, shell, stream_of};
 use super::{Must, Suite};
@@ -78,8 +78,12 @@ async fn parts(scene: &Scene) {
 async fn replace(scene: &Scene) {
     let directory = scene.directory().await;
     let path = format!("{directory}/deep/er/f");
-    let options =
-        WriteOptions { mode: Some(0o750), owner: Some((12, 34)), create_parents: true, modified: None };
+    let options = WriteOptions {
+        mode: Some(0o750),
+        owner: Some(FileOwner::from_text("12:34")),
+        create_parents: true,
+        modified: None,
+    };
     write(scene, path.as_bytes(), b"old", &options).await;
     write(scene, path.as_bytes(), b"new content", &WriteOptions::default()).await;
     let (stat, data) = read(scene, path.as_bytes()).await;
@@ -122,12 +126,14 @@ async fn directories(scene: &Scene) {
     let guest = &scene.guest;
     let top = scene.directory().await;
     let at = |rest: &str| format!("{top}/{rest}").into_bytes();
-    let error =
-        guest.make_directory(&at("a/b/c"), 0o700, false).await.must_fail("making one without its parents");
+    let error = guest
+        .make_directory(&at("a/b/c"), 0o700, false, None)
+        .await
+        .must_fail("making one without its parents");
     assert_eq!(refusal(&error), ErrorKind::NotFound);
-    guest.make_directory(&at("a/b/c"), 0o700, true).await.must("making one with its parents");
-    guest.make_directory(&at("a/b/c"), 0o700, true).await.must("making it again with parents");
-    guest.make_directory(&at("a"), 0o700, false).await.must_fail("making what is there");
+    guest.make_directory(&at("a/b/c"), 0o700, true, None).await.must("making one with its parents");
+    guest.make_directory(&at("a/b/c"), 0o700, true, None).await.must("making it again with parents");
+    guest.make_directory(&at("a"), 0o700, false, None).await.must_fail("making what is there");
     let stat = guest.stat(&at("a/b/c")).await.must("asking about it");
     assert_eq!((stat.kind, stat.mode), (FileKind::Directory, 0o700));
     write(scene, &at("a/f"), b"x", &WriteOptions::default()).await;

@@ -35,6 +35,10 @@ pub struct WriteFile {
     /// Time of its content; absent: now. An agent that does not know this field takes the time of the copy.
     #[prost(message, optional, tag = "6")]
     pub modified: Option<FileTime>,
+    /// Who gets it, as `user[:group]` in names or numbers of the guest; empty: the owner of the file it replaces, else the
+    /// default user of commands. Instead of `uid` and `gid`; needs [`super::features::OWNERS`].
+    #[prost(string, optional, tag = "7")]
+    pub owner: Option<String>,
 }
 
 /// A time of a file.
@@ -128,6 +132,10 @@ pub struct MakeDirectory {
     /// Make missing parents; an existing directory is fine then.
     #[prost(bool, tag = "3")]
     pub parents: bool,
+    /// Who gets what is made, as `user[:group]` in names or numbers of the guest; empty: the default user of commands;
+    /// absent: root. Needs [`super::features::OWNERS`].
+    #[prost(string, optional, tag = "4")]
+    pub owner: Option<String>,
 }
 
 /// A new name.
@@ -190,6 +198,19 @@ pub struct Changed {
     /// What happened.
     #[prost(enumeration = "Change", tag = "2")]
     pub change: i32,
+}
+
+/// A tar stream to unpack.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct PushArchive {
+    /// The directory; made if missing.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// Who gets all of it, as `user[:group]` in names or numbers of the guest; empty: the default user of commands gets what
+    /// is made, and directories that are there keep their owner; absent: as the archive says. Needs
+    /// [`super::features::OWNERS`].
+    #[prost(string, optional, tag = "2")]
+    pub owner: Option<String>,
 }
 
 /// What to pack.

@@ -4,6 +4,8 @@
 pub mod features {
     /// The host accepts credit up to [`crate::flow::WIDE_WINDOW`].
     pub const WIDE_WINDOWS: u64 = 1;
+    /// The agent gives what it writes to the owner that a request names.
+    pub const OWNERS: u64 = 1 << 1;
 }
 
 /// First frame of the host.
@@ -32,7 +34,7 @@ pub struct HelloReply {
     /// Version chosen; 0 when there is no common one.
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    /// Optional abilities of the agent.
+    /// Optional abilities of the agent: see [`features`].
     #[prost(fixed64, tag = "2")]
     pub features: u64,
     /// The host's nonce.

@@ -80,7 +80,7 @@ pub enum Operation {
     Watch(Watch),
     /// Tar stream to unpack below a directory; answered by `Written` after the host's `End`.
     #[prost(message, tag = "15")]
-    PushArchive(Path),
+    PushArchive(PushArchive),
     /// Tar stream of a file or directory, as `Data` and `Zeros`, then `Packed` if it was asked for.
     #[prost(message, tag = "16")]
     PullArchive(PullArchive),

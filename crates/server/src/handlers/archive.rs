@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::body;
 use crate::extract::{Parameters, Vm};
 use crate::failure::Failure;
+use crate::handlers::files::owner;
 
 pub(crate) async fn pull(
     State(app): State<Arc<App>>,
@@ -34,9 +35,9 @@ pub(crate) async fn push(
     headers: HeaderMap,
     data: axum::body::Body,
 ) -> Result<Json<TransferSummary>, Failure> {
-    let path = query.path("path")?;
+    let (path, owner) = (query.path("path")?, owner(&query)?);
     let guest = app.service.guest(&vm).await?;
     let (data, sum) = body::incoming(&headers, data);
-    let pushed = guest.push_archive(&path, data).await?;
+    let pushed = guest.push_archive(&path, owner.as_ref(), data).await?;
     Ok(Json(TransferSummary { left_out: pushed.left_out, ..sum.of(pushed.bytes).await? }))
 }

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use microvm_api::FILE_STAT_HEADER;
 use microvm_api::files::{FileHash, FileList, ascii_json};
-use microvm_types::files::{FileStat, TransferSummary, WriteOptions};
+use microvm_types::files::{FileOwner, FileStat, TransferSummary, WriteOptions};
 
 use crate::app::App;
 use crate::body;
@@ -57,13 +57,20 @@ pub(crate) async fn write(
     Ok(Json(sum.of(bytes).await?))
 }
 
-fn owner(query: &Parameters) -> Result<Option<(u32, u32)>, Failure> {
+/// Who gets what is written: `user[:group]`, or nothing for the user whom commands run as.
+pub(crate) fn owner(query: &Parameters) -> Result<Option<FileOwner>, Failure> {
     let Some(bytes) = query.0.bytes("owner")? else { return Ok(None) };
-    let text = String::from_utf8_lossy(bytes);
-    let parsed = text.split_once(':').and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)));
-    parsed.map(Some).ok_or_else(|| {
-        Failure::invalid("query_invalid", format!("owner: `{text}` is not a pair of numbers, write UID:GID"))
-    })
+    let text = std::str::from_utf8(bytes)
+        .ok()
+        .filter(|text| text.len() <= 256 && !text.chars().any(char::is_control));
+    let wrong = || {
+        let shown: String = String::from_utf8_lossy(bytes).chars().take(80).collect();
+        Failure::invalid(
+            "query_invalid",
+            format!("owner: `{shown}` is no user of a guest: write USER or USER:GROUP"),
+        )
+    };
+    text.map(FileOwner::from_text).map(Some).ok_or_else(wrong)
 }
 
 pub(crate) async fn remove(
@@ -113,7 +120,8 @@ pub(crate) async fn make_directory(
 ) -> Result<StatusCode, Failure> {
     let path = query.path("path")?;
     let (mode, parents) = (query.0.mode("mode")?.unwrap_or(0o755), query.0.flag("parents")?);
-    app.service.guest(&vm).await?.make_directory(&path, mode, parents).await?;
+    let owner = owner(&query)?;
+    app.service.guest(&vm).await?.make_directory(&path, mode, parents, owner.as_ref()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -13,6 +13,7 @@ use tar::Entry;
 
 use super::broken;
 use crate::failure::AgentResult;
+use crate::files::owner::Owner;
 
 /// What an entry says of itself besides its name and content.
 pub(super) struct Attributes {
@@ -25,14 +26,20 @@ pub(super) struct Attributes {
 pub(super) type Unset = (&'static str, Errno);
 
 impl Attributes {
-    /// Those of an entry; its owner only where this agent may give files away.
-    pub(super) fn of(entry: &mut Entry<'_, impl Read>, may_change_owner: bool) -> AgentResult<Self> {
+    /// Those of an entry; another owner only where this agent may give files away. `given` takes the place of the entry's.
+    pub(super) fn of(
+        entry: &mut Entry<'_, impl Read>,
+        may_change_owner: bool,
+        given: Option<Owner>,
+    ) -> AgentResult<Self> {
         let exact = exact_time(entry)?;
         let header = entry.header();
         let number = |result: std::io::Result<u64>| {
             result.ok().and_then(|value| u32::try_from(value).ok()).filter(|value| *value != u32::MAX)
         };
-        let owner = number(header.uid()).zip(number(header.gid())).filter(|_| may_change_owner);
+        let in_archive = || number(header.uid()).zip(number(header.gid()));
+        let owner = given.map(|owner| (owner.uid, owner.gid)).or_else(in_archive);
+        let owner = owner.filter(|_| may_change_owner);
         let in_header = || Timespec {
             tv_sec: header.mtime().ok().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0),
             tv_nsec: 0,
@@ -45,6 +52,11 @@ impl Attributes {
                 last_modification: exact.unwrap_or_else(in_header),
             },
         })
+    }
+
+    /// For what was there before and keeps its owner.
+    pub(super) const fn keep_owner(&mut self) {
+        self.owner = None;
     }
 
     /// Gives an open file or directory its owner and mode, in this order: changing the owner clears set-id bits.

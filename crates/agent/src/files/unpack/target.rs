@@ -6,10 +6,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat2, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::failure::{AgentError, AgentResult, show};
+use crate::files::owner::Owner;
 use crate::files::path::failed;
 
 /// Where entries are unpacked.
@@ -19,6 +22,8 @@ pub(super) struct Target {
     parent: Option<(PathBuf, Arc<OwnedFd>)>,
     /// It is the guest's root.
     whole_guest: bool,
+    /// Who gets directories that no entry names.
+    owner: Option<Owner>,
 }
 
 pub(super) fn refused(name: &[u8], why: &str) -> AgentError {
@@ -26,10 +31,10 @@ pub(super) fn refused(name: &[u8], why: &str) -> AgentError {
 }
 
 impl Target {
-    pub(super) fn open(path: &Path) -> AgentResult<Self> {
+    pub(super) fn open(path: &Path, owner: Option<Owner>) -> AgentResult<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(failed("open", path))?;
-        Ok(Self { root, parent: None, whole_guest: path.components().eq([Component::RootDir]) })
+        Ok(Self { root, parent: None, whole_guest: path.components().eq([Component::RootDir]), owner })
     }
 
     /// The open directory an entry lies in, and its name there. Missing directories are made.
@@ -62,6 +67,13 @@ impl Target {
         openat2(&self.root, path, flags, Mode::empty(), bound | ResolveFlags::NO_MAGICLINKS)
     }
 
+    /// Gives a directory that was just made to its owner.
+    fn give(&self, parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
+        let Some(owner) = self.owner else { return Ok(()) };
+        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+        chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+    }
+
     fn open_directory(&self, path: &Path) -> AgentResult<OwnedFd> {
         let open = |path: &Path| self.open_existing(path);
         let failed = |error: Errno| match error {
@@ -79,7 +91,8 @@ impl Target {
         let mut directory = open(&so_far).map_err(failed)?;
         for part in path.components() {
             match mkdirat(directory.as_fd(), part.as_os_str(), Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
+                Ok(()) => self.give(&directory, part.as_os_str()).map_err(failed)?,
+                Err(Errno::EXIST) => {}
                 Err(error) => return Err(failed(error)),
             }
             so_far.push(part);
