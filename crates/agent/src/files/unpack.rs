@@ -181,12 +181,13 @@ impl Unpacker {
     }
 
     fn directory(&mut self, mut arrival: Arrival<'_>) -> AgentResult<()> {
+        let mut keeps_owner = false;
         let Arrival { parent, leaf, path, .. } = &arrival;
         match mkdirat(&**parent, leaf, Mode::from_raw_mode(0o700)) {
             Ok(()) => {}
             Err(Errno::EXIST) if self.target.is_linked_directory(parent, leaf, path) => return Ok(()),
             Err(Errno::EXIST) if self.owner.is_some_and(|owner| owner.is_default) => {
-                arrival.attributes.keep_owner();
+                keeps_owner = true;
             }
             Err(Errno::EXIST) => {}
             Err(error) => return Err(arrival.failed(("make", error))),
@@ -199,6 +200,9 @@ impl Unpacker {
             }
             Err(error) => return Err(arrival.failed(("open", error))),
         };
+        if keeps_owner {
+            arrival.attributes.keep_owner();
+        }
         arrival.attributes.give(&directory).map_err(|unset| arrival.failed(unset))?;
         self.directories.push((arrival.path, arrival.attributes.times));
         Ok(())
