@@ -9,8 +9,9 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use common::{HostAgent, bytes_of, collect, noise};
 use futures::StreamExt as _;
 use microvm_ports::GuestError;
+use microvm_ports::guest::Identity;
 use microvm_types::ErrorKind;
-use microvm_types::files::{FileChange, FileKind, WriteOptions};
+use microvm_types::files::{FileChange, FileKind, FileOwner, WriteOptions};
 use sha2::{Digest as _, Sha256};
 
 #[tokio::test]
@@ -218,6 +219,38 @@ async fn what_is_not_in_an_archive_is_told() {
     assert_eq!(pushed.left_out.count, 0, "{pushed:?}");
     let made = std::fs::symlink_metadata(agent.directory.path().join("again/mixed/pipe")).unwrap();
     assert!(made.file_type().is_fifo() && made.nlink() == 2 && made.mode() & 0o777 == 0o640, "{made:?}");
+}
+
+#[tokio::test]
+async fn what_is_copied_belongs_to_the_default_user() {
+    let Some(agent) = HostAgent::start().await else { return };
+    if std::fs::metadata(agent.directory.path()).unwrap().uid() != 0 {
+        eprintln!("SKIPPED: only root gives files away");
+        return;
+    }
+    let identity = Identity { user: "1234:56".to_owned(), ..Identity::default() };
+    let guest = common::connect(&agent.endpoint, 1, &identity).await;
+    let owner = |name: &str| {
+        let found = std::fs::symlink_metadata(agent.directory.path().join(name)).unwrap();
+        (found.uid(), found.gid())
+    };
+    let default = FileOwner::Default;
+    let data =
+        archive(&[("tree/file", tar::EntryType::Regular, "x"), ("tree/link", tar::EntryType::Symlink, "x")]);
+    guest.push_archive(&agent.path("a/b"), Some(&default), bytes_of(vec![data.clone()])).await.unwrap();
+    guest.make_directory(&agent.path("made/deep"), 0o755, true, Some(&default)).await.unwrap();
+    let mut options = WriteOptions { owner: Some(default), create_parents: true, ..WriteOptions::default() };
+    guest.write_file(&agent.path("new/file"), &options, bytes_of(vec![b"x".to_vec()])).await.unwrap();
+    let made =
+        ["a", "a/b", "a/b/tree", "a/b/tree/file", "a/b/tree/link", "made", "made/deep", "new", "new/file"];
+    for name in made {
+        assert_eq!(owner(name), (1234, 56), "{name}");
+    }
+    // Without an owner it is root's, and the archive's word counts.
+    options.owner = None;
+    guest.write_file(&agent.path("plain/file"), &options, bytes_of(vec![b"x".to_vec()])).await.unwrap();
+    guest.push_archive(&agent.path("c"), None, bytes_of(vec![data])).await.unwrap();
+    assert_eq!((owner("plain/file"), owner("c/tree/file")), ((0, 0), (0, 0)));
 }
 
 #[tokio::test]
