@@ -9,6 +9,7 @@ use microvm_types::exec::{ExecRequest, ExitStatus, ProcessInfo, TerminalSize};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::output::Omitted;
 use crate::problem::Problem;
 
 /// Largest binary frame either side sends, in bytes, the stream byte included.
@@ -135,12 +136,23 @@ pub struct Executed {
     pub success: bool,
     /// Its exit code; 128 + signal, or 124 after a time-out.
     pub exit_code: i32,
-    /// Its standard output, lossy if it is not UTF-8.
+    /// Its standard output; bytes that are no UTF-8 are replaced, and `stdout_base64` has all as they are.
     pub stdout: String,
-    /// Its standard error, lossy if it is not UTF-8.
+    /// Its standard error; bytes that are no UTF-8 are replaced, and `stderr_base64` has all as they are.
     pub stderr: String,
-    /// Whether some output was left out because there was too much of it.
+    /// Standard output in base64 (RFC 4648, section 4), only where it is no UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout_base64: Option<String>,
+    /// Standard error in base64, only where it is no UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr_base64: Option<String>,
+    /// Whether some output was left out because there was too much of it; `omitted` says how much.
     pub truncated: bool,
+    /// What was left out; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<Omitted>,
+    /// The process: the last MiB of each of its outputs can be read under this id for some minutes.
+    pub process: ProcessId,
     /// How long it ran, in milliseconds.
     pub execution_time_ms: u64,
     /// Why it did not end well, in words.

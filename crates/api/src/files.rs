@@ -1,15 +1,9 @@
 //! Files of a guest.
 
-use microvm_types::files::{FileStat, LeftOut};
+pub use microvm_types::files::FileList;
+use microvm_types::files::LeftOut;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-/// Entries of a directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct FileList {
-    /// The entries.
-    pub entries: Vec<FileStat>,
-}
 
 /// Hash of a file, computed in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use microvm_types::Unreadable;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -50,6 +51,9 @@ pub struct Image {
 pub struct ImageList {
     /// The images.
     pub images: Vec<Image>,
+    /// Those that cannot be read; the list is not whole then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// Where a new image comes from.

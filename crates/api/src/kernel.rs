@@ -1,5 +1,6 @@
 //! Kernels.
 
+use microvm_types::Unreadable;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -29,6 +30,9 @@ pub struct Kernel {
 pub struct KernelList {
     /// The kernels.
     pub kernels: Vec<Kernel>,
+    /// Those that cannot be read; the list is not whole then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// How a kernel finds its devices.

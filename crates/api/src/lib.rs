@@ -12,6 +12,7 @@ pub mod guest;
 pub mod image;
 pub mod kernel;
 pub mod milliseconds;
+pub mod output;
 pub mod pool;
 pub mod problem;
 pub mod progress;
@@ -41,6 +42,17 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 /// Trailer of an archive download that says what is not in it, as [`microvm_types::files::LeftOut`] in JSON; see
 /// [`files::left_out_text`]. Missing where the guest's agent is older than this.
 pub const LEFT_OUT_HEADER: &str = "x-left-out";
+
+/// Header of a part of a console: offset of its first byte, counted over all that the VM ever wrote there. What is before it
+/// is not in the answer.
+pub const OFFSET_HEADER: &str = "x-offset";
+
+/// Header of a part of a console: offset after the newest byte. What is between the end of the answer and it can be had
+/// from there on.
+pub const END_HEADER: &str = "x-end";
+
+/// Header of a list that is a plain array: how many more there are that cannot be read.
+pub const UNREADABLE_HEADER: &str = "x-unreadable";
 
 /// Header of a file download that carries what the file is, as [`microvm_types::files::FileStat`] in JSON.
 pub const FILE_STAT_HEADER: &str = "x-file-stat";

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use microvm_types::Name;
 use microvm_types::template::Overrides;
 use microvm_types::vm::Limits;
+use microvm_types::{Name, Unreadable};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -41,6 +41,9 @@ pub struct Pool {
 pub struct PoolList {
     /// The pools.
     pub pools: Vec<Pool>,
+    /// Those that cannot be read; the list is not whole then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// A pool to be made.

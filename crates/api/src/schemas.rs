@@ -54,6 +54,7 @@ use utoipa::OpenApi;
     crate::vm::Counters,
     crate::vm::CreateVm,
     crate::vm::Event,
+    crate::vm::EventMessage,
     crate::vm::ResizeVm,
     crate::vm::StopVm,
     crate::vm::Vm,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use microvm_types::vm::Limits;
-use microvm_types::{Name, SnapshotId, VmId};
+use microvm_types::{Name, SnapshotId, Unreadable, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -87,6 +87,9 @@ pub struct BegunSnapshot {
 pub struct SnapshotList {
     /// The snapshots.
     pub snapshots: Vec<Snapshot>,
+    /// Those that cannot be read; the list is not whole then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// How a snapshot is restored.
@@ -259,6 +262,9 @@ pub struct SnapshotStatistics {
     pub oldest_snapshot: Option<String>,
     /// When the newest was taken (RFC 3339 with offset).
     pub newest_snapshot: Option<String>,
+    /// Snapshots that cannot be read and are not counted above.
+    #[serde(default)]
+    pub unreadable_snapshots: usize,
 }
 
 /// A file on the server's host.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use microvm_types::share::{Share, ShareChanges};
 use microvm_types::template::{NetworkMode, Overrides};
 use microvm_types::vm::{Limits, Origin, Rest};
-use microvm_types::{Name, Phase, VmId};
+use microvm_types::{Name, Phase, Unreadable, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -80,6 +80,9 @@ pub struct Vm {
 pub struct VmList {
     /// The VMs.
     pub vms: Vec<Vm>,
+    /// Those that cannot be read; the list is not whole then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// A VM to be made. What is absent comes from the template.
@@ -209,6 +212,19 @@ pub struct Event {
     /// Why, where there is more to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+/// One message of the events WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum EventMessage {
+    /// Something happened.
+    Event(Event),
+    /// The reader was too slow: so many events are left out here. A list of all VMs shows what they came to.
+    Missed {
+        /// How many.
+        missed: u64,
+    },
 }
 
 #[cfg(test)]

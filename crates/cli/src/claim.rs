@@ -105,7 +105,7 @@ impl Claim {
     /// Whether there was one.
     async fn delete_marked(&self, client: &Client) -> Result<bool, ClientError> {
         let query = VmQuery { labels: vec![(LABEL.to_owned(), self.0.clone())], ..VmQuery::default() };
-        let marked = client.list_vms(&query).await?;
+        let marked = client.list_vms(&query).await?.vms;
         for vm in &marked {
             delete(client, &vm.id).await;
         }

@@ -16,6 +16,9 @@ const READER_GONE: u8 = 141;
 /// Exit code of a wrong command line, as usual.
 const USAGE: u8 = 2;
 
+/// Code of errors about files of this host.
+const LOCAL_FILE: &str = "local_file";
+
 /// Why a command did not succeed.
 #[derive(Debug)]
 pub(crate) enum CliError {
@@ -36,6 +39,14 @@ impl CliError {
         Self::new(ErrorKind::Invalid, code, detail)
     }
 
+    /// Whether it is about this program and its files, not about the server or what runs in a VM.
+    pub(crate) fn is_of_this_side(&self) -> bool {
+        match self {
+            Self::ReaderGone | Self::Interrupted(_) => true,
+            Self::Problem(problem) => problem.code == LOCAL_FILE,
+        }
+    }
+
     /// A file of this host could not be used.
     pub(crate) fn file(action: &str, path: impl std::fmt::Debug, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as E;
@@ -46,7 +57,7 @@ impl CliError {
             E::StorageFull | E::QuotaExceeded => (ErrorKind::Exhausted, "free some space and try again"),
             _ => (ErrorKind::Internal, "check the disk and the path"),
         };
-        Self::new(kind, "local_file", format!("{action} {path:?} failed ({error}): {advice}"))
+        Self::new(kind, LOCAL_FILE, format!("{action} {path:?} failed ({error}): {advice}"))
     }
 
     /// What happened, in words.
@@ -69,7 +80,12 @@ impl CliError {
 
     /// Tells it on standard error and gives the exit code.
     pub(crate) fn report(self, format: Format) -> ExitCode {
-        let code = self.exit_code();
+        self.tell(format);
+        ExitCode::from(self.exit_code())
+    }
+
+    /// Tells it on standard error.
+    pub(crate) fn tell(&self, format: Format) {
         if let Self::Problem(problem) = self {
             let text = match format {
                 Format::Json => {
@@ -80,7 +96,6 @@ impl CliError {
             // If standard error is closed the exit code still tells.
             let _ = writeln!(std::io::stderr(), "{text}");
         }
-        ExitCode::from(code)
     }
 }
 

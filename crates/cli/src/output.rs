@@ -3,9 +3,11 @@
 use std::io::{IsTerminal as _, Write as _, stdout};
 
 use comfy_table::{Table, presets};
+use microvm_types::Unreadable;
 use serde::Serialize;
 
 use crate::arguments::Format;
+use crate::autostart::say;
 use crate::error::CliError;
 use crate::visible;
 
@@ -77,6 +79,17 @@ impl Output {
     pub(crate) fn value(self, value: &impl Serialize, text: &str) -> Result<(), CliError> {
         if self.is_json() { self.json(value) } else { self.line(text) }
     }
+}
+
+/// Exit code when something that was looked at is not in order, or a list is not whole.
+pub(crate) const FAULTY: u8 = 1;
+
+/// Names on standard error what a list could not show, and gives the exit code of the list.
+pub(crate) fn whole(kind: &str, unreadable: &[Unreadable]) -> u8 {
+    for one in unreadable {
+        say(&format!("{kind} {} cannot be read and is not shown: {}", one.name, one.reason));
+    }
+    if unreadable.is_empty() { 0 } else { FAULTY }
 }
 
 /// A failed write to standard output: usually nobody reads any more, which is nothing to complain about.

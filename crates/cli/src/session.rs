@@ -1,12 +1,13 @@
 //! A command in a guest with our standard streams.
 
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::time::Duration;
 
 use bytes::Bytes;
-use microvm_client::{Client, ExecEvent, ExecSession, ExecStream, ExecWriter};
+use microvm_api::output::{Collected, Outputs};
+use microvm_client::{Client, ExecEvent, ExecSession, ExecStream, ExecWriter, Started};
 use microvm_types::exec::ExitStatus;
-use microvm_types::{ProcessId, VmRef};
+use microvm_types::{ErrorKind, ProcessId, VmRef};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -20,17 +21,25 @@ use crate::terminal::{self, RawTerminal};
 /// Bytes of standard input read at once.
 const INPUT_PART: usize = 64 * 1024;
 
-/// Most that is kept of each output when it is collected, in bytes.
-const COLLECTED_MAX: usize = 10_000_000;
-
 /// Time a command has to end after a signal of ours that it was sent, as `docker stop` gives.
-const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
-/// What becomes of the output.
+/// Both outputs of a command, if they were collected.
 #[derive(Debug, Default)]
-pub(crate) struct Collected {
-    pub(crate) stdout: Vec<u8>,
-    pub(crate) stderr: Vec<u8>,
+pub(crate) struct Both {
+    stdout: Collected,
+    stderr: Collected,
+}
+
+impl Both {
+    /// As JSON carries them. What is left out is said on standard error too; `rest` says where it can be had.
+    pub(crate) fn outputs(self, rest: &str) -> Outputs {
+        let outputs = Outputs::new(self.stdout, self.stderr, rest);
+        if let Some(omitted) = &outputs.omitted {
+            say(&omitted.to_string());
+        }
+        outputs
+    }
 }
 
 /// How the streams are connected.
@@ -51,10 +60,11 @@ pub(crate) async fn stream(
     session: ExecSession,
     wiring: Wiring,
     interrupts: &mut Interrupts,
-) -> Result<(ExitStatus, Collected), CliError> {
+) -> Result<(ExitStatus, Both), CliError> {
     let raw = if wiring.terminal { Some(RawTerminal::enter()?) } else { None };
     let ExecSession { started, events, writer } = session;
-    let mut collected = Collected::default();
+    let mut collected = Both::default();
+    missing(&started, wiring.collect.then_some(&mut collected));
     let status = tokio::select! {
         status = output(events, wiring.collect.then_some(&mut collected)) => status,
         never = input(writer, wiring) => match never? {},
@@ -65,34 +75,53 @@ pub(crate) async fn stream(
 }
 
 /// Collects a command's output until it ends; it gets no input.
-pub(crate) async fn collect(session: ExecSession) -> Result<(ExitStatus, Collected), CliError> {
+pub(crate) async fn collect(session: ExecSession) -> Result<(ExitStatus, Both), CliError> {
     let ExecSession { events, writer: _open, .. } = session;
-    let mut collected = Collected::default();
+    let mut collected = Both::default();
     let status = output(events, Some(&mut collected)).await?;
     Ok((status, collected))
 }
 
-async fn output(
+async fn output(events: ExecStream, collected: Option<&mut Both>) -> Result<ExitStatus, CliError> {
+    // That it is up to date is said only to whoever asked for less than all.
+    until_told(events, collected).await?.ok_or_else(|| {
+        let detail = "the server ended the output without saying how the command ended: attach to it again";
+        CliError::new(ErrorKind::Unavailable, "process_lost", detail)
+    })
+}
+
+/// Takes output until the process has ended, or all that was asked for has come.
+async fn until_told(
     mut events: ExecStream,
-    mut collected: Option<&mut Collected>,
-) -> Result<ExitStatus, CliError> {
+    mut collected: Option<&mut Both>,
+) -> Result<Option<ExitStatus>, CliError> {
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     loop {
         match (events.next().await?, collected.as_mut()) {
-            (ExecEvent::Exited(status), _) => return Ok(status),
-            // Said only to whoever asked for less than all.
-            (ExecEvent::UpToDate, _) => continue,
-            (ExecEvent::Stdout(bytes), Some(all)) => keep(&mut all.stdout, &bytes),
-            (ExecEvent::Stderr(bytes), Some(all)) => keep(&mut all.stderr, &bytes),
+            (ExecEvent::Exited(status), _) => return Ok(Some(status)),
+            (ExecEvent::UpToDate, _) => return Ok(None),
+            (ExecEvent::Stdout(bytes), Some(all)) => all.stdout.add(&bytes),
+            (ExecEvent::Stderr(bytes), Some(all)) => all.stderr.add(&bytes),
             (ExecEvent::Stdout(bytes), None) => print(&mut stdout, &bytes).await?,
             (ExecEvent::Stderr(bytes), None) => print(&mut stderr, &bytes).await?,
         }
     }
 }
 
-fn keep(all: &mut Vec<u8>, bytes: &[u8]) {
-    let room = COLLECTED_MAX.saturating_sub(all.len());
-    all.extend_from_slice(&bytes[..bytes.len().min(room)]);
+/// Tells, or counts where output is collected, the first bytes of a process that are not kept any more.
+fn missing(started: &Started, collected: Option<&mut Both>) {
+    if let Some(all) = collected {
+        all.stdout.miss(started.stdout_offset);
+        all.stderr.miss(started.stderr_offset);
+        return;
+    }
+    for (name, missing) in
+        [("standard output", started.stdout_offset), ("standard error", started.stderr_offset)]
+    {
+        if missing > 0 {
+            say(&format!("the first {missing} bytes of {name} are not kept any more"));
+        }
+    }
 }
 
 async fn print(to: &mut (impl AsyncWrite + Unpin), bytes: &Bytes) -> Result<(), CliError> {
@@ -104,11 +133,18 @@ async fn print(to: &mut (impl AsyncWrite + Unpin), bytes: &Bytes) -> Result<(), 
 /// the output.
 async fn input(mut writer: ExecWriter, wiring: Wiring) -> Result<std::convert::Infallible, CliError> {
     let mut resized = if wiring.terminal { Some(window_changes()?) } else { None };
+    // Asked now: a terminal that is gone is none any more, and reads from it fail with EIO.
+    let from_terminal = std::io::stdin().is_terminal();
     let mut stdin = if wiring.stdin || wiring.terminal { Some(read_stdin()?) } else { None };
     loop {
         let sent = tokio::select! {
             data = next(&mut stdin) => match data {
                 Some(Ok(data)) => writer.stdin(&data).await,
+                // The terminal is gone: the signal that tells so decides what becomes of the command.
+                Some(Err(error)) if from_terminal && error.raw_os_error() == Some(libc::EIO) => {
+                    stdin = None;
+                    Ok(())
+                }
                 Some(Err(error)) => return Err(CliError::file("reading", "standard input", &error)),
                 None => {
                     stdin = None;
@@ -191,23 +227,17 @@ async fn pass_on(client: &Client, vm: &VmRef, process: &ProcessId, interrupts: &
     }
 }
 
-/// Shows what is kept of a process's output, and what comes if that was asked for. What is not kept any more is said.
-pub(crate) async fn show(session: ExecSession) -> Result<(), CliError> {
+/// What is kept of a process's output, and what comes if that was asked for: shown, or collected. What is not kept any
+/// more is said. The status is there if the process has ended.
+pub(crate) async fn show(
+    session: ExecSession,
+    collect: bool,
+) -> Result<(Option<ExitStatus>, Both), CliError> {
     // The writer stays: dropping it would close the connection.
-    let ExecSession { started, mut events, writer: _open } = session;
-    for (name, missing) in
-        [("standard output", started.stdout_offset), ("standard error", started.stderr_offset)]
-    {
-        if missing > 0 {
-            say(&format!("the first {missing} bytes of {name} are not kept any more"));
-        }
-    }
-    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
-    loop {
-        match events.next().await? {
-            ExecEvent::Stdout(bytes) => print(&mut stdout, &bytes).await?,
-            ExecEvent::Stderr(bytes) => print(&mut stderr, &bytes).await?,
-            ExecEvent::Exited(_) | ExecEvent::UpToDate => return Ok(()),
-        }
-    }
+    let ExecSession { started, events, writer: _open } = session;
+    let mut all = Both::default();
+    let mut collected = collect.then_some(&mut all);
+    missing(&started, collected.as_deref_mut());
+    let status = until_told(events, collected).await?;
+    Ok((status, all))
 }

@@ -74,7 +74,7 @@ impl Server {
     }
 
     async fn names(&self) -> Vec<String> {
-        let vms = self.client.list_vms(&VmQuery::default()).await.unwrap();
+        let vms = self.client.list_vms(&VmQuery::default()).await.unwrap().vms;
         vms.into_iter().map(|vm| vm.name.to_string()).collect()
     }
 

@@ -42,15 +42,9 @@ impl Client {
     }
 
     /// Entries of a directory down to `depth` levels.
-    pub async fn list_files(
-        &self,
-        vm: &VmRef,
-        path: &[u8],
-        depth: u32,
-    ) -> Result<Vec<FileStat>, ClientError> {
+    pub async fn list_files(&self, vm: &VmRef, path: &[u8], depth: u32) -> Result<FileList, ClientError> {
         let path = format!("/vms/{vm}/files/list?depth={depth}&path={}", encode(path));
-        let list: FileList = self.get(&path, "listing files").await?;
-        Ok(list.entries)
+        self.get(&path, "listing files").await
     }
 
     /// SHA-256 of a file, computed in the guest.

@@ -13,9 +13,8 @@ use crate::lines::Lines;
 #[expect(clippy::missing_errors_doc, reason = "said once for all above")]
 impl Client {
     /// All images, newest first.
-    pub async fn images(&self) -> Result<Vec<Image>, ClientError> {
-        let list: ImageList = self.get("/images", "listing images").await?;
-        Ok(list.images)
+    pub async fn images(&self) -> Result<ImageList, ClientError> {
+        self.get("/images", "listing images").await
     }
 
     /// One image by name or digest.

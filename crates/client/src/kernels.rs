@@ -13,9 +13,8 @@ use crate::lines::Lines;
 #[expect(clippy::missing_errors_doc, reason = "said once for all above")]
 impl Client {
     /// All kernels by name.
-    pub async fn kernels(&self) -> Result<Vec<Kernel>, ClientError> {
-        let list: KernelList = self.get("/kernels", "listing kernels").await?;
-        Ok(list.kernels)
+    pub async fn kernels(&self) -> Result<KernelList, ClientError> {
+        self.get("/kernels", "listing kernels").await
     }
 
     /// One kernel by name.

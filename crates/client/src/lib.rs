@@ -28,5 +28,5 @@ pub use files::WriteFile;
 pub use lines::Lines;
 pub use socket::{ShortPath, bind_path};
 pub use transfer::{Body, Download};
-pub use vms::VmQuery;
+pub use vms::{ConsolePart, VmQuery};
 pub use websocket::EventStream;

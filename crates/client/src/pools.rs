@@ -11,9 +11,8 @@ use crate::error::ClientError;
 #[expect(clippy::missing_errors_doc, reason = "said once for all above")]
 impl Client {
     /// All pools by name.
-    pub async fn list_pools(&self) -> Result<Vec<Pool>, ClientError> {
-        let list: PoolList = self.get("/pools", "listing pools").await?;
-        Ok(list.pools)
+    pub async fn list_pools(&self) -> Result<PoolList, ClientError> {
+        self.get("/pools", "listing pools").await
     }
 
     /// One pool.

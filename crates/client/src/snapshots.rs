@@ -52,11 +52,9 @@ impl Client {
         &self,
         vm: Option<&VmRef>,
         golden: bool,
-    ) -> Result<Vec<Snapshot>, ClientError> {
+    ) -> Result<SnapshotList, ClientError> {
         let of_vm = vm.map_or_else(String::new, |vm| format!("&vm={vm}"));
-        let list: SnapshotList =
-            self.get(&format!("/snapshots?golden={golden}{of_vm}"), "listing snapshots").await?;
-        Ok(list.snapshots)
+        self.get(&format!("/snapshots?golden={golden}{of_vm}"), "listing snapshots").await
     }
 
     /// One snapshot by id or name.

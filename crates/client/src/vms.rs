@@ -7,7 +7,7 @@ use microvm_api::exec::{Execute, Executed, ProcessList, SendSignal};
 use microvm_api::guest::{GuestProcesses, HealthReply, Ping, SystemInfoReply};
 use microvm_api::query::encode;
 use microvm_api::vm::{Counters, ResizeVm, StopVm};
-use microvm_api::{CreateVm, Vm, VmList};
+use microvm_api::{CreateVm, END_HEADER, OFFSET_HEADER, Vm, VmList};
 use microvm_types::{Phase, ProcessId, VmRef};
 
 use crate::client::{Client, read_all};
@@ -24,6 +24,18 @@ pub struct VmQuery {
     pub states: Vec<Phase>,
     /// Text their name must contain.
     pub name: Option<String>,
+}
+
+/// Some of a console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsolePart {
+    /// Offset of the first of `bytes`, counted over all that the VM ever wrote there; bytes before it are not kept any more
+    /// if it is beyond what was asked for.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: bytes::Bytes,
+    /// Offset after the newest byte.
+    pub end: u64,
 }
 
 impl VmQuery {
@@ -63,9 +75,8 @@ impl Client {
     }
 
     /// Some VMs, in order of creation.
-    pub async fn list_vms(&self, query: &VmQuery) -> Result<Vec<Vm>, ClientError> {
-        let list: VmList = self.get(&format!("/vms{}", query.to_query()), "listing VMs").await?;
-        Ok(list.vms)
+    pub async fn list_vms(&self, query: &VmQuery) -> Result<VmList, ClientError> {
+        self.get(&format!("/vms{}", query.to_query()), "listing VMs").await
     }
 
     /// One VM.
@@ -127,11 +138,18 @@ impl Client {
         self.get(&format!("/vms/{vm}/metrics"), "reading counters").await
     }
 
-    /// The newest bytes of its console.
-    pub async fn console(&self, vm: &VmRef, limit: usize) -> Result<bytes::Bytes, ClientError> {
+    /// At most `limit` bytes of its console, from an offset on.
+    pub async fn console(&self, vm: &VmRef, from: u64, limit: usize) -> Result<ConsolePart, ClientError> {
         let action = "reading the console";
-        let path = format!("/vms/{vm}/console?limit={limit}");
-        read_all(self.send_json(Method::GET, &path, None::<&()>, action).await?, action).await
+        let path = format!("/vms/{vm}/console?limit={limit}&offset={from}");
+        let response = self.send_json(Method::GET, &path, None::<&()>, action).await?;
+        let number = |name| {
+            let text = response.headers().get(name).and_then(|value| value.to_str().ok());
+            let number = text.and_then(|text| text.parse().ok());
+            number.ok_or_else(|| ClientError::Answer(format!("the answer has no header `{name}`")))
+        };
+        let (offset, end) = (number(OFFSET_HEADER)?, number(END_HEADER)?);
+        Ok(ConsolePart { offset, end, bytes: read_all(response, action).await? })
     }
 
     /// Asks the agent for an empty answer.

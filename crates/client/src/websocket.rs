@@ -1,7 +1,7 @@
 //! WebSockets over the unix socket.
 
 use futures_util::StreamExt;
-use microvm_api::vm::Event;
+use microvm_api::vm::EventMessage;
 use microvm_api::{PREFIX, exec::FRAME_MAX};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -41,7 +41,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn events(&self) -> Result<EventStream<Event>, ClientError> {
+    pub async fn events(&self) -> Result<EventStream<EventMessage>, ClientError> {
         Ok(EventStream { socket: self.websocket("/events").await?, kind: std::marker::PhantomData })
     }
 }

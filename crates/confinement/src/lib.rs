@@ -36,7 +36,7 @@ mod spawn;
 mod spec;
 mod supervisor;
 
-pub use capped_log::{CappedLog, tail};
+pub use capped_log::{CappedLog, LogPart, read as read_log, tail};
 pub use folders::FOLDER_STEP;
 pub use layers::layers;
 pub use process::{ExitRecord, ProcessIdentity, ProcessRecord};

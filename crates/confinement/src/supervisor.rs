@@ -388,13 +388,13 @@ impl Running {
     }
 }
 
-/// Moves what is there into the log; false at the end. A log that cannot be written (disk full) loses what comes, so
-/// that the VMM is never held up by it.
+/// Moves what is there into the log; false at the end. A log that cannot be written (disk full) loses what comes, and
+/// says how much, so that the VMM is never held up by it.
 fn pump(source: &mut File, log: &mut CappedLog, buffer: &mut [u8]) -> bool {
     match source.read(buffer) {
         Ok(0) | Err(_) => false,
         Ok(count) => {
-            let _ = log.write(&buffer[..count]);
+            log.write_or_tell(&buffer[..count]);
             true
         }
     }

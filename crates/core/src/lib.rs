@@ -35,6 +35,7 @@ mod shares;
 mod snapshots;
 mod start;
 mod templates;
+mod unreadable;
 mod view;
 mod waiting;
 

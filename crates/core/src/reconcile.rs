@@ -29,11 +29,7 @@ pub struct StrayVm {
 pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> {
     let stored = shared.ports.store.vms().await?;
     for (id, reason) in &stored.unreadable {
-        tracing::error!(
-            vm = id,
-            reason,
-            "a stored record cannot be read; its files and processes are left alone"
-        );
+        shared.unreadable.vms.add("VM", id, reason);
     }
     let known: HashSet<&str> = stored
         .records

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use microvm_ports::hypervisor::{HypervisorReport, MachineCounters};
+use microvm_ports::hypervisor::{ConsolePart, HypervisorReport, MachineCounters};
 use microvm_ports::{ImageStore, KernelStore};
 use microvm_types::template::{Overrides, Template};
 use microvm_types::vm::{LOCAL_TENANT, Limits, Origin, PoolMember, Rest, VmRecord};
@@ -27,6 +27,7 @@ use crate::registry::{Registry, VmHandle};
 use crate::settings::Settings;
 use crate::shares;
 use crate::snapshots::{Goldens, SnapshotIndex, keep_clean, keep_goldens_young};
+use crate::unreadable::UnreadableParts;
 use crate::view::{Snapshot, VmFilter, VmView};
 
 /// Commands that may wait for one VM's actor before senders wait too.
@@ -75,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) snapshots: SnapshotIndex,
     pub(crate) goldens: Goldens,
     pub(crate) pools: Pools,
+    /// What is stored and could not be taken up when the service began.
+    pub(crate) unreadable: UnreadableParts,
     /// Held while a snapshot is taken out of a chain: two at once could each build on what the other removes.
     pub(crate) absorbing: tokio::sync::Mutex<()>,
     /// Places of VMMs that wait for children.
@@ -144,6 +147,7 @@ impl VmService {
             snapshots: SnapshotIndex::default(),
             goldens: Goldens::default(),
             pools: Pools::default(),
+            unreadable: UnreadableParts::default(),
             absorbing: tokio::sync::Mutex::default(),
             waiting_places: Arc::new(tokio::sync::Semaphore::new(crate::waiting::MOST_ON_HOST)),
             ready_vmms: watch::Sender::new(0),
@@ -486,14 +490,20 @@ impl VmService {
         Ok(machine.ok_or_else(|| not_running(phase))?.counters().await?)
     }
 
-    /// The newest `limit` bytes of a VM's console; kept until the VM is deleted.
+    /// At most `limit` bytes of a VM's console: the newest, or with `from` those from that offset on. What is kept is kept
+    /// until the VM is deleted.
     ///
     /// # Errors
     /// [`ServiceError::UnknownVm`]; storage errors.
-    pub async fn console(&self, vm: &VmRef, limit: usize) -> Result<Vec<u8>, ServiceError> {
+    pub async fn console(
+        &self,
+        vm: &VmRef,
+        from: Option<u64>,
+        limit: usize,
+    ) -> Result<ConsolePart, ServiceError> {
         let id = self.get(vm)?.record.id;
         let directory = self.shared.ports.vm_storage.vm_directory(&id);
-        let console = self.shared.ports.hypervisor.console(&directory, limit).await;
+        let console = self.shared.ports.hypervisor.console(&directory, from, limit).await;
         console.map_err(|source| {
             microvm_ports::StorageError::Io { action: "reading the console in", path: directory, source }
                 .into()

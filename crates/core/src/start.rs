@@ -286,8 +286,11 @@ pub(crate) async fn exited(mut state: watch::Receiver<MachineState>) -> MachineE
 }
 
 async fn boot_error(ports: &Ports, directory: &Utf8Path, kind: ErrorKind, reason: String) -> ServiceError {
-    let console = ports.hypervisor.console(directory, CONSOLE_TAIL).await.unwrap_or_default();
-    ServiceError::Boot { kind, reason, console: clean(&console) }
+    let console = match ports.hypervisor.console(directory, None, CONSOLE_TAIL).await {
+        Ok(console) => clean(&console.bytes),
+        Err(error) => format!("(the console cannot be read: {error})"),
+    };
+    ServiceError::Boot { kind, reason, console }
 }
 
 /// Console bytes as text a terminal can show safely.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use camino::Utf8PathBuf;
 use futures::Stream;
 use microvm_types::exec::{ExecRequest, ExitStatus, OutputOffsets, ProcessInfo, TerminalSize};
-use microvm_types::files::{FileOwner, FileStat, WatchEvent, WriteOptions};
+use microvm_types::files::{FileList, FileOwner, FileStat, WatchEvent, WriteOptions};
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
 use microvm_types::{ErrorKind, ProcessId};
 use serde::{Deserialize, Serialize};
@@ -333,8 +333,8 @@ pub trait Guest: Send + Sync {
     /// What is at a path; symbolic links are not followed.
     async fn stat(&self, path: &GuestPath) -> Result<FileStat, GuestError>;
 
-    /// Entries of a directory down to `depth` levels (1: its own), at most 100,000.
-    async fn list(&self, path: &GuestPath, depth: u32) -> Result<Vec<FileStat>, GuestError>;
+    /// Entries of a directory down to `depth` levels (1: its own), at most 100,000; whether that is all is said.
+    async fn list(&self, path: &GuestPath, depth: u32) -> Result<FileList, GuestError>;
 
     /// Makes a directory, with parents if asked; what is made belongs to `owner` (`None`: root).
     async fn make_directory(

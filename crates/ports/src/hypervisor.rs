@@ -407,12 +407,29 @@ pub trait Hypervisor: Send + Sync {
         record: Option<&MachineRecord>,
     ) -> Result<(), LaunchError>;
 
-    /// The newest `limit` bytes of the console kept in a VM directory, of a machine that lives or has ended; empty if
-    /// none ever ran there. What is kept is capped by the driver.
+    /// Bytes of the console kept in a VM directory, at most `limit`, of a machine that lives or has ended: the newest, or
+    /// with `from` those at that offset and after it (the oldest that are kept if those are gone). Empty if none ever ran
+    /// there. What is kept is capped by the driver.
     ///
     /// # Errors
     /// If the file is there and cannot be read.
-    async fn console(&self, directory: &camino::Utf8Path, limit: usize) -> std::io::Result<Vec<u8>>;
+    async fn console(
+        &self,
+        directory: &camino::Utf8Path,
+        from: Option<u64>,
+        limit: usize,
+    ) -> std::io::Result<ConsolePart>;
+}
+
+/// Some of a console.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConsolePart {
+    /// Offset of the first of `bytes`, counted over all that the machines of this VM ever wrote.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Offset after the newest byte.
+    pub end: u64,
 }
 
 /// One living machine. Methods may be called from any task, at the same time; the driver orders them.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_types::Listed;
 pub use microvm_types::template::DiskFormat;
 use microvm_types::{ErrorKind, VmId};
 use serde::{Deserialize, Serialize};
@@ -327,8 +328,8 @@ impl StorageError {
 /// Immutable root file systems, content-addressed. An image is there whole or not at all.
 #[async_trait]
 pub trait ImageStore: Send + Sync {
-    /// All images, newest first.
-    async fn images(&self) -> Result<Vec<ImageInfo>, StorageError>;
+    /// All images, newest first; images and names that cannot be read beside them.
+    async fn images(&self) -> Result<Listed<ImageInfo>, StorageError>;
 
     /// Finds an image by name or digest (whole, or `sha256:` and at least 12 characters) and verifies its file.
     async fn image(&self, reference: &str) -> Result<ResolvedImage, StorageError>;
@@ -367,8 +368,8 @@ pub trait ImageStore: Send + Sync {
 /// Kernels.
 #[async_trait]
 pub trait KernelStore: Send + Sync {
-    /// All kernels by name.
-    async fn kernels(&self) -> Result<Vec<KernelInfo>, StorageError>;
+    /// All kernels by name; those that cannot be read beside them.
+    async fn kernels(&self) -> Result<Listed<KernelInfo>, StorageError>;
 
     /// Finds a kernel by name (`default`: `built` if there is one, else `distribution`), verifies it, and makes its
     /// initial file system if the agent has changed since.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use camino::Utf8Path;
 use microvm_api::system::{Check, CheckStatus, Doctor, HostInfo, Resource};
 use microvm_core::ServiceError;
-use microvm_types::{ByteSize, ErrorKind};
+use microvm_types::{ByteSize, ErrorKind, Listed, Unreadable};
 
 use crate::app::App;
 use crate::convert;
@@ -42,9 +42,10 @@ fn memory() -> std::io::Result<Resource> {
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-        kib.unwrap_or(0) * 1024
+        let missing = || std::io::Error::other(format!("/proc/meminfo has no number behind `{name}`"));
+        Ok::<_, std::io::Error>(kib.ok_or_else(missing)? * 1024)
     };
-    Ok(resource(field("MemTotal:"), field("MemAvailable:")))
+    Ok(resource(field("MemTotal:")?, field("MemAvailable:")?))
 }
 
 fn disk(path: &Utf8Path) -> std::io::Result<Resource> {
@@ -90,9 +91,25 @@ pub(crate) async fn doctor(app: &App) -> Doctor {
     };
     checks.push(kernels(app).await);
     checks.push(images(app).await);
+    checks.push(snapshots(app));
     checks.push(space(&app.settings.root));
     checks.push(strays(app).await);
     Doctor { checks, hypervisor }
+}
+
+/// What is stored and cannot be read.
+fn cannot_be_read(name: &str, unreadable: &[Unreadable]) -> Check {
+    let all: Vec<String> = unreadable.iter().map(|one| format!("{}: {}", one.name, one.reason)).collect();
+    let advice = "what cannot be read is not used: remove it and make it again, or put back a copy of it";
+    check(name, CheckStatus::Failed, all.join("; "), Some(advice))
+}
+
+fn snapshots(app: &App) -> Check {
+    let unreadable = app.service.unreadable_snapshots();
+    if unreadable.is_empty() {
+        return check("snapshots", CheckStatus::Ok, "the description of every snapshot can be read", None);
+    }
+    cannot_be_read("snapshots", &unreadable)
 }
 
 fn live_branches(copying_ahead: &str) -> Check {
@@ -109,7 +126,8 @@ fn live_branches(copying_ahead: &str) -> Check {
 async fn kernels(app: &App) -> Check {
     match app.service.kernels().kernels().await {
         Err(error) => broken("kernels", &error.into()),
-        Ok(kernels) => match kernels.iter().find(|kernel| kernel.is_default) {
+        Ok(Listed { unreadable, .. }) if !unreadable.is_empty() => cannot_be_read("kernels", &unreadable),
+        Ok(Listed { found: kernels, .. }) => match kernels.iter().find(|kernel| kernel.is_default) {
             None => check(
                 "kernels",
                 CheckStatus::Failed,
@@ -134,7 +152,8 @@ async fn kernels(app: &App) -> Check {
 async fn images(app: &App) -> Check {
     match app.service.images().images().await {
         Err(error) => broken("images", &error.into()),
-        Ok(images) if images.is_empty() => check(
+        Ok(Listed { unreadable, .. }) if !unreadable.is_empty() => cannot_be_read("images", &unreadable),
+        Ok(Listed { found: images, .. }) if images.is_empty() => check(
             "images",
             CheckStatus::Failed,
             "there is no image",
@@ -142,33 +161,46 @@ async fn images(app: &App) -> Check {
                 "`microvm image build` makes the default one, `microvm image pull` fetches one from a registry",
             ),
         ),
-        Ok(images) => {
+        Ok(Listed { found: images, .. }) => {
             let names: Vec<&str> = images.iter().flat_map(|image| &image.names).map(String::as_str).collect();
             check("images", CheckStatus::Ok, names.join(", "), None)
         }
     }
 }
 
-/// VMs without a record, for `doctor` and `verify`.
+/// VMs without a record, and records that cannot be read, for `doctor` and `verify`.
 pub(crate) async fn stray_findings(app: &App) -> Result<Vec<String>, ServiceError> {
     let tell = |stray: microvm_core::StrayVm| {
         format!("no record knows the VM {}, whose disk is in {}", stray.id, stray.directory)
     };
-    Ok(app.service.stray_vms().await?.into_iter().map(tell).collect())
+    let mut findings: Vec<String> = app.service.stray_vms().await?.into_iter().map(tell).collect();
+    let unreadable = app.service.unreadable_vms().into_iter();
+    findings.extend(
+        unreadable.map(|vm| format!("the record of the VM {} cannot be read: {}", vm.name, vm.reason)),
+    );
+    let pools = app.service.unreadable_pools().into_iter();
+    findings.extend(
+        pools.map(|pool| format!("the record of the pool {} cannot be read: {}", pool.name, pool.reason)),
+    );
+    Ok(findings)
 }
 
 async fn strays(app: &App) -> Check {
     match stray_findings(app).await {
         Err(error) => broken("vm records", &error),
-        Ok(findings) if findings.is_empty() => {
-            check("vm records", CheckStatus::Ok, "every VM that has a disk has a record", None)
-        }
+        Ok(findings) if findings.is_empty() => check(
+            "vm records",
+            CheckStatus::Ok,
+            "every VM that has a disk has a record that can be read",
+            None,
+        ),
         Ok(findings) => check(
             "vm records",
             CheckStatus::Failed,
             findings.join("; "),
             Some(
-                "end the server and put back a copy of state.sqlite that knows them, or remove their directories if nobody needs them",
+                "end the server and put back a copy of state.sqlite that knows them, or remove their directories if nobody needs \
+                 them",
             ),
         ),
     }

@@ -65,7 +65,7 @@ pub fn table() -> Vec<Route> {
         row(p(), "/vms/{vm}/hibernate", VmOperate, "Put a VM to disk; the next request wakes it", &[], "", 200, "Vm", post(vms::hibernate)),
         row(p(), "/vms/{vm}/resize", VmOperate, "Change the memory of a running VM", &[], "ResizeVm", 200, "Vm", post(vms::resize)),
         row(g(), "/vms/{vm}/metrics", VmRead, "Counters of a running VM", &[], "", 200, "Counters", get(vms::metrics)),
-        row(g(), "/vms/{vm}/console", VmRead, "The newest bytes of the console", &["limit"], "", 200, BYTES, get(vms::console)),
+        row(g(), "/vms/{vm}/console", VmRead, "Bytes of the console: the newest, or from an offset on", &["limit", "offset"], "", 200, BYTES, get(vms::console)),
         row(g(), "/vms/{vm}/guest/ping", GuestRead, "An empty round trip to the agent", &[], "", 200, "Ping", get(guest::ping)),
         row(p(), "/vms/{vm}/guest/ping", GuestRead, "An empty round trip to the agent", &[], "", 200, "Ping", post(guest::ping)),
         row(g(), "/vms/{vm}/guest/system-info", GuestRead, "The guest as a system", &[], "", 200, "SystemInfoReply", get(guest::system_info)),

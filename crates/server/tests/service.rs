@@ -12,7 +12,7 @@ use microvm_api::kernel::{AddKernel, KernelSource};
 use microvm_api::vm::StopVm;
 use microvm_client::{Client, ClientError, ExecEvent, VmQuery, WriteFile};
 use microvm_server::{BindError, BoundServer};
-use microvm_types::exec::ExecRequest;
+use microvm_types::exec::{ExecRequest, OutputOffsets};
 use microvm_types::{ErrorKind, Phase, Share, VmRef};
 
 async fn dev(client: &Client) -> VmRef {
@@ -34,9 +34,9 @@ async fn a_vm_lives_and_goes() {
     let shown = client.vm(&vm).await.unwrap();
     assert_eq!((shown.state, shown.status), (Phase::Running, Phase::Running));
     assert_eq!(shown.created_at, "2025-12-31T19:00:00.000-05:00");
-    assert_eq!(client.list_vms(&VmQuery::default()).await.unwrap(), [shown]);
+    assert_eq!(client.list_vms(&VmQuery::default()).await.unwrap().vms, [shown]);
     let other = VmQuery { labels: vec![("a".into(), "b".into())], ..VmQuery::default() };
-    assert_eq!(client.list_vms(&other).await.unwrap(), []);
+    assert_eq!(client.list_vms(&other).await.unwrap().vms, []);
     assert_eq!(client.pause_vm(&vm).await.unwrap().state, Phase::Paused);
     assert_eq!(client.resume_vm(&vm).await.unwrap().state, Phase::Running);
     assert_eq!(client.stop_vm(&vm, &StopVm::default()).await.unwrap().state, Phase::Stopped);
@@ -113,6 +113,14 @@ async fn one_shot_commands_collect() {
     let done = server.client.execute(&vm, &request).await.unwrap();
     assert_eq!((done.success, done.exit_code), (false, 3));
     assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out\n", "err\n"));
+    assert_eq!((done.truncated, done.omitted, done.stdout_base64), (false, None, None));
+    let much =
+        Execute { command: CommandLine::Shell("head -c 10000009 /dev/zero".into()), ..request.clone() };
+    let done = server.client.execute(&vm, &much).await.unwrap();
+    assert!(done.success && done.truncated && done.stdout.len() == 10_000_000);
+    assert_eq!(done.omitted.unwrap().stdout_bytes, 9);
+    let kept = server.client.read_output(&vm, &done.process, OutputOffsets::default(), false).await.unwrap();
+    assert!(kept.started.stdout_offset > 0, "the rest is to be had under the id that was given");
     let wrong = Execute { timeout: 0, ..request };
     assert_eq!(code(server.client.execute(&vm, &wrong).await).1, ErrorKind::Invalid);
 }
@@ -213,4 +221,19 @@ async fn one_root_has_one_server_and_a_stale_socket_is_replaced() {
     assert!(matches!(BoundServer::bind(&root), Err(BindError::Io { .. })));
     std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o777)).unwrap();
     assert!(matches!(BoundServer::bind(&root), Err(BindError::Foreign { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn descriptions_of_files_fit_into_a_header() {
+    let server = support::start().await;
+    let client = &server.client;
+    let vm = dev(client).await;
+    let path = "/tmp/naïve 文字 🦀\u{7f}".as_bytes();
+    let data = stream::iter([Ok(bytes::Bytes::from_static(b"x"))]);
+    client.write_file(&vm, path, &WriteFile::default(), data).await.unwrap();
+    let (stat, _) = client.read_file(&vm, path).await.unwrap();
+    assert_eq!(stat.path.as_bytes(), path);
+    for depth in [0, 257] {
+        assert_eq!(code(client.list_files(&vm, b"/tmp", depth).await).1, ErrorKind::Invalid, "{depth}");
+    }
 }

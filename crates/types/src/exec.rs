@@ -93,8 +93,11 @@ pub struct ProcessInfo {
     pub id: ProcessId,
     /// Process number in the guest.
     pub pid: u32,
-    /// Program and arguments.
+    /// Program and arguments; of a long command the first part.
     pub command: Vec<String>,
+    /// Bytes of the command that are left out; absent: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub command_omitted: u64,
     /// Milliseconds since it was started.
     pub age_ms: u64,
     /// How it ended, if it has. Ended processes are remembered for a while so that their output can be fetched.
@@ -106,6 +109,11 @@ pub struct ProcessInfo {
     /// Whether it was started to live on without a reader. While one of these runs its VM is not ended for being idle.
     #[serde(default)]
     pub detached: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// From which byte of each output to go on when re-attaching. `None`: from the oldest byte still kept.

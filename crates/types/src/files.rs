@@ -50,6 +50,26 @@ pub struct FileStat {
     /// Where a symbolic link points, lossy if it is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// The exact bytes of `target`, only where it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_bytes: Option<Vec<u8>>,
+}
+
+/// Entries below a directory of a guest, and what is missing among them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FileList {
+    /// The entries, level by level.
+    pub entries: Vec<FileStat>,
+    /// Whether there are more: a list has at most 100,000.
+    #[serde(default)]
+    pub truncated: bool,
+    /// Directories below that could not be read: what is in them is missing.
+    #[serde(default)]
+    pub unreadable: u64,
+    /// The first of those, lossy if it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_unreadable: Option<String>,
 }
 
 impl FileStat {
@@ -166,6 +186,9 @@ impl LeftOut {
 pub struct WatchEvent {
     /// Path of what changed, absolute, lossy if it is not UTF-8.
     pub path: String,
+    /// The exact bytes of the path, only where it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_bytes: Option<Vec<u8>>,
     /// What happened.
     pub change: FileChange,
 }

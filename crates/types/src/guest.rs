@@ -60,8 +60,17 @@ pub struct GuestProcess {
     pub resident_bytes: u64,
     /// Processor time used, in milliseconds.
     pub cpu_ms: u64,
-    /// Command line, or the kernel's name for it in brackets.
+    /// Command line, or the kernel's name for it in brackets; of a long one the first part. Bytes that are no UTF-8 are
+    /// written as `\xNN`.
     pub command: String,
+    /// Bytes of the command line that are left out; absent: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub command_omitted: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// How the guest is doing.

@@ -30,6 +30,7 @@ mod shown;
 pub mod size;
 pub mod snapshot;
 pub mod template;
+pub mod unreadable;
 pub mod vm;
 
 pub use error_kind::ErrorKind;
@@ -38,3 +39,4 @@ pub use lifecycle::{Denied, LifecycleEvent, Phase};
 pub use name::{Name, NameError, VmRef};
 pub use share::{Share, ShareChanges, ShareError};
 pub use size::{ByteSize, SizeError};
+pub use unreadable::{Listed, Unreadable};

@@ -14,6 +14,11 @@ use super::stdio;
 use crate::failure::{AgentError, AgentResult};
 use std::os::fd::OwnedFd;
 
+/// Most bytes of a command that the host is told.
+const MOST_COMMAND: usize = 1000;
+/// Most words of it.
+const MOST_WORDS: usize = 100;
+
 /// What changes about a process.
 #[derive(Debug, Default)]
 pub(crate) struct ProcessState {
@@ -121,7 +126,8 @@ impl Process {
         drop(group);
         // Without control groups: its group, and whoever else is in the session it leads.
         let _ = send_signal(self.pid, libc::SIGKILL);
-        for process in crate::system::processes::all() {
+        // Without /proc only the group is known.
+        for process in crate::system::processes::all().unwrap_or_default() {
             if process.session == self.pid
                 && let Some(pid) = Pid::from_raw(process.message.pid.cast_signed())
             {
@@ -133,16 +139,21 @@ impl Process {
     /// What the host is told of it.
     pub(crate) fn describe(&self) -> messages::Process {
         let state = self.lock();
-        let mut room = 1000usize;
-        let shorten = |word: &String| {
-            let word: String = word.chars().take(room).collect();
-            room -= room.min(word.len());
-            word
-        };
+        let mut room = MOST_COMMAND;
+        let mut command: Vec<String> = Vec::new();
+        for word in &self.command {
+            if room == 0 || command.len() == MOST_WORDS {
+                break;
+            }
+            command.push(word[..word.floor_char_boundary(room)].to_owned());
+            room = room.saturating_sub(word.len());
+        }
+        let bytes = |words: &[String]| words.iter().map(String::len).sum::<usize>() as u64;
         messages::Process {
             id: self.id.clone(),
             pid: self.pid,
-            command: self.command.iter().take(100).map(shorten).collect(),
+            command_omitted: bytes(&self.command) - bytes(&command),
+            command,
             age_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             exit: state.exit,
             stdout_bytes: state.outputs[0].end(),

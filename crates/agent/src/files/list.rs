@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::os::unix::ffi::OsStringExt as _;
 use std::sync::Arc;
 
 use microvm_protocol::messages::{List, MAX_LIST_ENTRIES, Reply, Stat, Stats};
@@ -25,37 +26,51 @@ pub(crate) async fn list(stream: &Arc<StreamHandle>, request: List) -> AgentResu
 fn walk(stream: &StreamHandle, runtime: &Handle, request: &List) -> AgentResult<()> {
     let root = absolute(&request.path)?;
     let mut waiting = VecDeque::from([(root.to_path_buf(), 1u32)]);
-    let (mut some, mut bytes, mut count) = (Vec::<Stat>::new(), 0, 0);
-    while let Some((directory, level)) = waiting.pop_front() {
-        let entries = match fs::read_dir(&directory) {
-            Ok(entries) => entries,
+    let (mut bytes, mut count) = (0, 0);
+    let mut stats = Stats::default();
+    'all: while let Some((directory, level)) = waiting.pop_front() {
+        let paths = fs::read_dir(&directory).and_then(|entries| {
+            // One more than fits, so that it is known that there are more.
+            entries
+                .take(MAX_LIST_ENTRIES + 1)
+                .map(|entry| Ok(entry?.path()))
+                .collect::<std::io::Result<Vec<_>>>()
+        });
+        let mut paths = match paths {
+            Ok(paths) => paths,
             // Only the directory asked for must be there; others may vanish meanwhile.
             Err(error) if level == 1 => return Err(failed("list", &directory)(error)),
-            Err(_) => continue,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(_) => {
+                stats.unreadable += 1;
+                stats.first_unreadable.get_or_insert_with(|| directory.into_os_string().into_vec());
+                continue;
+            }
         };
-        let mut paths: Vec<_> = entries.flatten().take(MAX_LIST_ENTRIES).map(|entry| entry.path()).collect();
         paths.sort_unstable();
         for path in paths {
             let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            if count == MAX_LIST_ENTRIES {
+                stats.truncated = true;
+                break 'all;
+            }
             let entry = describe(&path, &metadata);
             if metadata.is_dir() && level < request.depth {
                 waiting.push_back((path, level + 1));
             }
-            bytes += entry.encoded_len();
-            some.push(entry);
-            count += 1;
-            if bytes >= MESSAGE_BYTES || count == MAX_LIST_ENTRIES {
+            // The last message has entries, so that it can carry what is left out.
+            if bytes >= MESSAGE_BYTES {
                 bytes = 0;
-                let entries = std::mem::take(&mut some);
-                runtime.block_on(stream.send_message(Reply::Stats(Stats { entries })))?;
+                let entries = std::mem::take(&mut stats.entries);
+                runtime.block_on(stream.send_message(Reply::Stats(Stats { entries, ..Stats::default() })))?;
             }
-            if count == MAX_LIST_ENTRIES {
-                return Ok(());
-            }
+            bytes += entry.encoded_len();
+            stats.entries.push(entry);
+            count += 1;
         }
     }
-    if !some.is_empty() {
-        runtime.block_on(stream.send_message(Reply::Stats(Stats { entries: some })))?;
+    if !stats.entries.is_empty() {
+        runtime.block_on(stream.send_message(Reply::Stats(stats)))?;
     }
     Ok(())
 }

@@ -23,8 +23,23 @@ const MOST_DIRECTORIES: usize = 8192;
 
 struct Watched {
     source: AsyncFd<OwnedFd>,
+    /// What was asked for.
+    root: PathBuf,
     directories: HashMap<i32, PathBuf>,
     recursive: bool,
+    /// Entries of directories that came to be watched later than they were made.
+    found: Vec<PathBuf>,
+}
+
+/// Whether a directory is watched from the beginning, so that what is in it already is no change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// It is what was asked for.
+    Root,
+    /// It was there when the watch began.
+    Beginning,
+    /// It appeared later, and what is in it may have come before it was watched.
+    Later,
 }
 
 /// Reports changes until the host does not want them any more.
@@ -33,8 +48,14 @@ pub(crate) async fn watch(stream: &StreamHandle, request: Watch) -> AgentResult<
     let source =
         inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(failed("watch", path))?;
     let source = crate::descriptor::register(source, Interest::READABLE).map_err(failed("watch", path))?;
-    let mut watched = Watched { source, directories: HashMap::new(), recursive: request.recursive };
-    watched.add(path, true)?;
+    let mut watched = Watched {
+        source,
+        root: path.to_path_buf(),
+        directories: HashMap::new(),
+        recursive: request.recursive,
+        found: Vec::new(),
+    };
+    watched.add(path, Since::Root)?;
     // From here on nothing is missed.
     stream.send_message(crate::operations::done()).await?;
     loop {
@@ -55,7 +76,9 @@ pub(crate) async fn watch(stream: &StreamHandle, request: Watch) -> AgentResult<
 }
 
 impl Watched {
-    fn add(&mut self, path: &Path, first: bool) -> AgentResult<()> {
+    /// Watches a directory, and those below it if that was asked for. One that may not be read, and so could change unseen,
+    /// ends the watch.
+    fn add(&mut self, path: &Path, since: Since) -> AgentResult<()> {
         if self.directories.len() >= MOST_DIRECTORIES {
             return Err(AgentError::new(
                 microvm_protocol::messages::FailureKind::Exhausted,
@@ -73,13 +96,26 @@ impl Watched {
         match inotify::add_watch(self.source.get_ref(), path, flags) {
             Ok(number) => drop(self.directories.insert(number, path.to_path_buf())),
             // It may be gone already, unless it is what was asked for.
-            Err(Errno::NOENT | Errno::NOTDIR) if !first => return Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR) if since != Since::Root => return Ok(()),
             Err(error) => return Err(failed("watch", path)(error)),
         }
         if self.recursive {
-            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            let entries = match fs::read_dir(path) {
+                Ok(entries) => entries,
+                // A file was asked for, or the directory is gone already.
+                Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOTDIR | Errno::NOENT)) => {
+                    return Ok(());
+                }
+                Err(error) => return Err(failed("watch", path)(error)),
+            };
+            for entry in entries {
+                let entry = entry.map_err(failed("watch", path))?;
+                if since == Since::Later {
+                    self.found.push(entry.path());
+                }
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    self.add(&entry.path(), false)?;
+                    let below = if since == Since::Later { Since::Later } else { Since::Beginning };
+                    self.add(&entry.path(), below)?;
                 }
             }
         }
@@ -100,6 +136,10 @@ impl Watched {
                         let flags = event.events();
                         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
                             changes.push((PathBuf::from("/"), Change::Overflow));
+                            // Directories may have been made unseen.
+                            if self.recursive {
+                                made.push(self.root.clone());
+                            }
                             continue;
                         }
                         let Some(directory) = self.directories.get(&event.wd()) else { continue };
@@ -129,8 +169,9 @@ impl Watched {
                 }
             }
             for directory in made {
-                self.add(&directory, false)?;
+                self.add(&directory, Since::Later)?;
             }
+            changes.extend(self.found.drain(..).map(|path| (path, Change::Created)));
             if !changes.is_empty() {
                 return Ok(changes);
             }

@@ -49,8 +49,10 @@ pub(crate) fn begin(agent: &Arc<Agent>, request: Shutdown) -> AgentResult<()> {
 fn others() -> impl Iterator<Item = Pid> {
     let own = rustix::process::getpid();
     // Kernel threads are children of number 2 and have no memory; signals to them do nothing.
+    // Whom /proc cannot show nobody can ask to end; the machine ends all the same.
     crate::system::processes::all()
         .into_iter()
+        .flatten()
         .filter(|process| process.message.parent != 2 && process.message.pid != 2)
         .filter(|process| process.message.state != u32::from('Z'))
         .filter_map(|process| Pid::from_raw(process.message.pid.cast_signed()))

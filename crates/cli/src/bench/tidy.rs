@@ -38,11 +38,11 @@ pub(super) async fn delete(scene: &Scene, vms: Vec<VmRef>) -> Result<(), CliErro
 /// Deletes everything that carries the label of this run, its pool and its snapshots.
 pub(super) async fn all(scene: &Scene) -> Result<(), CliError> {
     let own_pool = pool::name()?;
-    if scene.client.list_pools().await?.iter().any(|pool| pool.name == own_pool) {
+    if scene.client.list_pools().await?.pools.iter().any(|pool| pool.name == own_pool) {
         scene.client.remove_pool(&own_pool).await?;
     }
     let query = VmQuery { labels: labels().into_iter().collect(), ..VmQuery::default() };
-    let vms = scene.client.list_vms(&query).await?;
+    let vms = scene.client.list_vms(&query).await?.vms;
     delete(scene, vms.into_iter().map(|vm| VmRef::from(vm.id)).collect()).await?;
     // One by one: those that build on it go with a snapshot.
     let own = saved::prefix();
@@ -50,6 +50,7 @@ pub(super) async fn all(scene: &Scene) -> Result<(), CliError> {
         .client
         .list_snapshots(None, false)
         .await?
+        .snapshots
         .into_iter()
         .find(|snapshot| snapshot.name.as_str().starts_with(&own))
     {

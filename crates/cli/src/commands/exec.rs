@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
-use microvm_types::exec::{ExecRequest, OutputOffsets};
+use microvm_api::output::Outputs;
+use microvm_types::exec::{ExecRequest, ExitStatus, OutputOffsets};
 use microvm_types::files::FileOwner;
 use microvm_types::{ProcessId, VmRef};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::autostart::say;
@@ -99,6 +101,16 @@ pub(crate) struct Exec {
     command: Vec<String>,
 }
 
+/// What `--output json` prints.
+#[derive(Serialize)]
+struct Ended {
+    exit_code: u8,
+    exit: ExitStatus,
+    process: ProcessId,
+    #[serde(flatten)]
+    outputs: Outputs,
+}
+
 impl Exec {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let mut interrupts = Interrupts::new()?;
@@ -124,19 +136,25 @@ impl Exec {
         };
         let process = session.started.process.clone();
         let outcome = session::stream(client, &self.vm, session, wiring, &mut interrupts).await;
-        // A command nobody listens to any more must not stand still for ever with a full buffer.
-        if self.attach.is_none() && matches!(outcome, Err(CliError::ReaderGone | CliError::Interrupted(_))) {
+        // A command nobody listens to any more, or whose input broke off, must not stand still for ever.
+        if self.attach.is_none() && outcome.as_ref().is_err_and(CliError::is_of_this_side) {
             // If the VM is gone, so is the command.
             let _ = client.signal(&self.vm, &process, SIGKILL).await;
         }
         let (status, collected) = outcome?;
         if context.output.is_json() {
-            context.output.json(&json!({
-                "exit_code": status.shell_code(),
-                "exit": status,
-                "stdout": String::from_utf8_lossy(&collected.stdout),
-                "stderr": String::from_utf8_lossy(&collected.stderr),
-            }))?;
+            let rest = format!(
+                "`microvm logs {} {process}` shows the last MiB of each for some minutes; without `--output json` all \
+                 is printed",
+                self.vm
+            );
+            let exit_code = status.shell_code();
+            context.output.json(&Ended {
+                exit_code,
+                exit: status,
+                process,
+                outputs: collected.outputs(&rest),
+            })?;
         }
         if status.timed_out {
             say("the command was killed because its time was up");

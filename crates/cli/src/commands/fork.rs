@@ -1,15 +1,18 @@
 //! `microvm fork`: children of a running VM.
 
+use std::cell::RefCell;
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use microvm_api::Vm;
+use microvm_api::output::Outputs;
 use microvm_api::snapshot::ForkVm;
 use microvm_types::exec::ExecRequest;
 use microvm_types::vm::Limits;
-use microvm_types::{VmId, VmRef};
+use microvm_types::{ProcessId, VmId, VmRef};
 use serde::Serialize;
 
 use crate::arguments::number;
@@ -20,7 +23,7 @@ use crate::context::Context;
 use crate::duration;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
-use crate::session::{Collected, collect};
+use crate::session::{Both, GRACE, collect};
 
 /// What stands for the number of a child in its name and its command.
 const NUMBER: &str = "{n}";
@@ -31,7 +34,8 @@ const IDLE_NET: u64 = 300;
 #[derive(Debug, Args)]
 #[command(after_help = concat!("\
 Without a command the children stay and their names are printed. With one it is run in each child,
-", number!(), " being the child's number from 1, and the children are deleted.
+", number!(), " being the child's number from 1, and the children are deleted. A signal to
+this program is passed on to every command, which then has ten seconds to end.
 
 Examples:
   microvm fork dev --count 10 --name try-", number!(), "
@@ -67,10 +71,35 @@ struct Outcome {
     vm: Vm,
     exit_code: u8,
     duration_ms: u64,
-    stdout: String,
-    stderr: String,
+    #[serde(flatten)]
+    outputs: Outputs,
     /// Why it could not be run, if it could not.
     error: Option<String>,
+}
+
+/// A command under way in a child.
+type Command = (VmRef, ProcessId);
+
+/// Passes a signal on to the commands of all children and gives them time to end by themselves.
+async fn give_time(
+    context: &Context,
+    started: &RefCell<Vec<Command>>,
+    signal: u8,
+    running: impl Future,
+    interrupts: &mut Interrupts,
+) {
+    let commands = started.borrow().clone();
+    let passing = commands.iter().map(|(vm, process)| context.client.signal(vm, process, signal));
+    let ended = async {
+        // One that has ended needs no signal.
+        let _ = futures_util::future::join_all(passing).await;
+        running.await;
+    };
+    tokio::select! {
+        () = ended => {}
+        () = tokio::time::sleep(GRACE) => {}
+        _ = interrupts.next() => {}
+    }
 }
 
 impl Fork {
@@ -98,7 +127,17 @@ impl Fork {
             return Ok(0);
         }
         let ids: Vec<VmId> = forked.vms.iter().map(|vm| vm.id.clone()).collect();
-        let outcome = interrupts.unless(self.in_children(context, forked.vms)).await;
+        let started = RefCell::new(Vec::new());
+        let outcome = {
+            let mut running = pin!(self.in_children(context, forked.vms, &started));
+            tokio::select! {
+                outcome = &mut running => outcome,
+                signal = interrupts.next() => {
+                    give_time(context, &started, signal, &mut running, &mut interrupts).await;
+                    Err(CliError::Interrupted(signal))
+                }
+            }
+        };
         if outcome.is_err() && !self.keep {
             for id in &ids {
                 claim::delete(&context.client, id).await;
@@ -111,11 +150,16 @@ impl Fork {
     }
 
     /// Runs the command in all children at once; each is deleted as soon as its command has ended.
-    async fn in_children(&self, context: &Context, vms: Vec<Vm>) -> Result<Vec<Outcome>, CliError> {
+    async fn in_children(
+        &self,
+        context: &Context,
+        vms: Vec<Vm>,
+        started: &RefCell<Vec<Command>>,
+    ) -> Result<Vec<Outcome>, CliError> {
         let mut running = FuturesUnordered::new();
         for (index, vm) in vms.into_iter().enumerate() {
             running.push(async move {
-                let outcome = self.in_child(context, index + 1, vm).await;
+                let outcome = self.in_child(context, index + 1, vm, started).await;
                 if !self.keep {
                     claim::delete(&context.client, &outcome.vm.id).await;
                 }
@@ -130,7 +174,13 @@ impl Fork {
         Ok(outcomes)
     }
 
-    async fn in_child(&self, context: &Context, number: usize, vm: Vm) -> Outcome {
+    async fn in_child(
+        &self,
+        context: &Context,
+        number: usize,
+        vm: Vm,
+        started: &RefCell<Vec<Command>>,
+    ) -> Outcome {
         let command = self.command.iter().map(|word| word.replace(NUMBER, &number.to_string())).collect();
         let request = ExecRequest {
             command,
@@ -141,16 +191,17 @@ impl Fork {
         let run = async {
             let reference = VmRef::from(vm.id.clone());
             let session = context.client.exec(&reference, &request).await?;
+            started.borrow_mut().push((reference, session.started.process.clone()));
             collect(session).await
         };
         let ended = run.await;
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (exit_code, Collected { stdout, stderr }, error) = match ended {
+        let (exit_code, both, error) = match ended {
             Ok((status, collected)) => (status.shell_code(), collected, None),
-            Err(error) => (error.exit_code(), Collected::default(), Some(error.detail())),
+            Err(error) => (error.exit_code(), Both::default(), Some(error.detail())),
         };
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Outcome { number, vm, exit_code, duration_ms, stdout: text(&stdout), stderr: text(&stderr), error }
+        let outputs = both.outputs("let the command write more than 10 MB to a file");
+        Outcome { number, vm, exit_code, duration_ms, outputs, error }
     }
 
     fn show(&self, context: &Context, outcomes: &[Outcome]) -> Result<(), CliError> {
@@ -168,8 +219,8 @@ impl Fork {
                     one.vm.name.to_string(),
                     one.exit_code.to_string(),
                     format!("{} ms", one.duration_ms),
-                    last(&one.stdout),
-                    last(&one.stderr),
+                    last(&one.outputs.stdout),
+                    last(&one.outputs.stderr),
                 ]
             })
             .collect();

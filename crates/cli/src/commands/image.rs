@@ -2,14 +2,15 @@
 
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand};
-use microvm_api::image::{AddImage, Image as ImageBody, ImageConfig, ImageList, ImageSource};
+use microvm_api::image::{AddImage, Image as ImageBody, ImageConfig, ImageSource};
 use microvm_api::progress::ProgressLine;
 use microvm_types::ByteSize;
 
+use crate::commands::lifecycle::each_name;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
-use crate::output::age;
+use crate::output::{age, whole};
 use crate::progress;
 use crate::recipe;
 use crate::settings::absolute;
@@ -105,19 +106,17 @@ impl Image {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let client = &context.client;
         match self {
-            Self::Ls => list(context).await?,
+            Self::Ls => return list(context).await,
             Self::Inspect(named) => context.output.json(&client.image(&named.image).await?)?,
             Self::Prune => {
                 let freed = client.collect_garbage().await?;
                 context.output.value(&freed, &format!("{} freed", ByteSize(freed.bytes)))?;
             }
             Self::Rm(remove) => {
-                for image in remove.images {
-                    client.remove_image(&image).await?;
-                    if !context.output.is_json() {
-                        context.output.line(&image)?;
-                    }
-                }
+                return each_name(context, remove.images, async |image: &String| {
+                    client.remove_image(image).await
+                })
+                .await;
             }
             Self::Build(build) => {
                 let request = recipe::request(build.file.as_deref(), build.name)?;
@@ -167,8 +166,8 @@ async fn add(context: &Context, request: &AddImage) -> Result<(), CliError> {
     }
 }
 
-async fn list(context: &Context) -> Result<(), CliError> {
-    let images = context.client.images().await?;
+async fn list(context: &Context) -> Result<u8, CliError> {
+    let list = context.client.images().await?;
     let row = |image: &ImageBody| {
         vec![
             if image.names.is_empty() { "-".to_owned() } else { image.names.join(", ") },
@@ -179,8 +178,9 @@ async fn list(context: &Context) -> Result<(), CliError> {
             image.source.clone(),
         ]
     };
-    let rows: Vec<_> = images.iter().map(row).collect();
-    context.output.table(&ImageList { images }, &["NAME", "DIGEST", "SIZE", "FORMAT", "AGE", "SOURCE"], rows)
+    let rows: Vec<_> = list.images.iter().map(row).collect();
+    context.output.table(&list, &["NAME", "DIGEST", "SIZE", "FORMAT", "AGE", "SOURCE"], rows)?;
+    Ok(whole("the image", &list.unreadable))
 }
 
 #[cfg(test)]

@@ -2,14 +2,15 @@
 
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
-use microvm_api::kernel::{AddKernel, Discovery, Kernel as KernelBody, KernelList, KernelSource};
+use microvm_api::kernel::{AddKernel, Discovery, Kernel as KernelBody, KernelSource};
 use microvm_api::progress::ProgressLine;
 use microvm_types::ByteSize;
 
+use crate::commands::lifecycle::each_name;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
-use crate::output::age;
+use crate::output::{age, whole};
 use crate::progress;
 use crate::settings::absolute;
 
@@ -75,17 +76,18 @@ pub(crate) struct Remove {
 impl Kernel {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         match self {
-            Self::Ls => list(context).await?,
+            Self::Ls => return list(context).await,
             Self::Build(build) => {
                 let source =
                     if build.distribution { KernelSource::Distribution } else { KernelSource::Build };
                 add(context, &AddKernel { name: None, source }).await?;
             }
             Self::Rm(remove) => {
-                context.client.remove_kernel(&remove.name).await?;
-                if !context.output.is_json() {
-                    context.output.line(&remove.name)?;
-                }
+                let names = vec![remove.name];
+                return each_name(context, names, async |name: &String| {
+                    context.client.remove_kernel(name).await
+                })
+                .await;
             }
             Self::Add(request) => {
                 let source = match request.file {
@@ -116,8 +118,8 @@ async fn add(context: &Context, request: &AddKernel) -> Result<(), CliError> {
     }
 }
 
-async fn list(context: &Context) -> Result<(), CliError> {
-    let kernels = context.client.kernels().await?;
+async fn list(context: &Context) -> Result<u8, CliError> {
+    let list = context.client.kernels().await?;
     let row = |kernel: &KernelBody| {
         vec![
             kernel.name.clone(),
@@ -128,10 +130,7 @@ async fn list(context: &Context) -> Result<(), CliError> {
             kernel.source.clone(),
         ]
     };
-    let rows: Vec<_> = kernels.iter().map(row).collect();
-    context.output.table(
-        &KernelList { kernels },
-        &["NAME", "DEFAULT", "RELEASE", "SIZE", "AGE", "SOURCE"],
-        rows,
-    )
+    let rows: Vec<_> = list.kernels.iter().map(row).collect();
+    context.output.table(&list, &["NAME", "DEFAULT", "RELEASE", "SIZE", "AGE", "SOURCE"], rows)?;
+    Ok(whole("the kernel", &list.unreadable))
 }

@@ -112,6 +112,31 @@ async fn each(
     failed.map_or(Ok(0), Err)
 }
 
+/// Removes each of some things, all of them even if one fails; prints the names of those that are gone. The first failure is
+/// the outcome.
+pub(crate) async fn each_name<T: ToString>(
+    context: &Context,
+    names: Vec<T>,
+    remove: impl AsyncFn(&T) -> Result<(), ClientError>,
+) -> Result<u8, CliError> {
+    let (mut done, mut failed) = (Vec::new(), None);
+    for name in names {
+        match remove(&name).await {
+            Ok(()) => {
+                if !context.output.is_json() {
+                    context.output.line(&name.to_string())?;
+                }
+                done.push(name.to_string());
+            }
+            Err(error) => keep_first(&mut failed, error, context),
+        }
+    }
+    if context.output.is_json() {
+        context.output.json(&done)?;
+    }
+    failed.map_or(Ok(0), Err)
+}
+
 /// Keeps the first failure for the end and tells the others now.
 pub(crate) fn keep_first(first: &mut Option<CliError>, error: ClientError, context: &Context) {
     let error = CliError::from(error);

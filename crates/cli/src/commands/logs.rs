@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use clap::Args;
-use microvm_types::exec::OutputOffsets;
+use microvm_api::output::{Collected, Outputs};
+use microvm_types::exec::{ExitStatus, OutputOffsets};
 use microvm_types::{ProcessId, VmRef};
+use serde::Serialize;
 
+use crate::autostart::say;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::session;
 
-/// Most of a console that is shown, in bytes.
-const CONSOLE: usize = 1 << 20;
+/// Bytes of a console that are asked for at once.
+const PART: usize = 1 << 20;
 
 /// How often a console is looked at again; a console has no event to wait for.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -27,7 +30,7 @@ Examples:
   microvm logs dev PROCESS --follow        the same, and what comes, to its end
 
 Looking disturbs nobody: whoever runs the process, or is attached to it, goes on. At most the last MiB of each
-output is kept; what is missing is said on standard error.")]
+output is kept, and one to two MiB of a console; how much is missing before is said on standard error, and in JSON.")]
 pub(crate) struct Logs {
     /// Name or id of the VM
     vm: VmRef,
@@ -42,29 +45,81 @@ pub(crate) struct Logs {
     follow: bool,
 }
 
+/// What is missing of an output, in words.
+const GONE: &str = "they are not kept any more";
+
+/// What `--output json` prints of a process.
+#[derive(Serialize)]
+struct Kept<'a> {
+    process: &'a ProcessId,
+    /// Absent while it runs.
+    exit: Option<ExitStatus>,
+    #[serde(flatten)]
+    outputs: Outputs,
+}
+
+/// What `--output json` prints of a console.
+#[derive(Serialize)]
+struct KeptConsole {
+    console: String,
+    /// Only where it is no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    console_base64: Option<String>,
+    /// Bytes before it that are not kept any more.
+    omitted_bytes: u64,
+}
+
 impl Logs {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        if self.follow && context.output.is_json() {
+            let detail = "--follow has no JSON: it prints what comes, as it comes; leave out --output json or --follow";
+            return Err(CliError::invalid("follow_is_text", detail));
+        }
         let mut interrupts = Interrupts::new()?;
         let Some(process) = &self.process else {
             return self.console(context, &mut interrupts).await;
         };
         let from = OutputOffsets::default();
         let session = context.client.read_output(&self.vm, process, from, self.follow).await?;
-        let shown = session::show(session);
+        let shown = session::show(session, context.output.is_json());
         match interrupts.unless(shown).await {
             // Whoever stops watching has not failed, and the process goes on.
-            Err(CliError::Interrupted(_)) => Ok(0),
-            other => other.map(|_| 0),
+            Err(CliError::Interrupted(_)) if self.follow => Ok(0),
+            Err(error) => Err(error),
+            Ok((exit, all)) => {
+                if context.output.is_json() {
+                    context.output.json(&Kept { process, exit, outputs: all.outputs(GONE) })?;
+                }
+                Ok(0)
+            }
         }
     }
 
     async fn console(&self, context: &Context, interrupts: &mut Interrupts) -> Result<u8, CliError> {
-        let mut before = context.client.console(&self.vm, CONSOLE).await?;
-        context.output.guest_bytes(&before)?;
-        if !self.follow {
-            return Ok(0);
-        }
+        let (mut next, mut all) = (0, Collected::default());
         loop {
+            let asking = async { Ok(context.client.console(&self.vm, next, PART).await?) };
+            let part = match interrupts.unless(asking).await {
+                Err(CliError::Interrupted(_)) if self.follow => return Ok(0),
+                part => part?,
+            };
+            let gone = part.offset.saturating_sub(next);
+            if context.output.is_json() {
+                all.miss(gone);
+                all.add(&part.bytes);
+            } else {
+                if gone > 0 {
+                    say(&format!("{gone} bytes of the console are left out: {GONE}"));
+                }
+                context.output.guest_bytes(&part.bytes)?;
+            }
+            next = part.offset + part.bytes.len() as u64;
+            if next < part.end {
+                continue;
+            }
+            if !self.follow {
+                break;
+            }
             let wait = async {
                 tokio::time::sleep(INTERVAL).await;
                 Ok(())
@@ -72,36 +127,16 @@ impl Logs {
             if interrupts.unless(wait).await.is_err() {
                 return Ok(0);
             }
-            let now = context.client.console(&self.vm, CONSOLE).await?;
-            context.output.guest_bytes(&now[news(&before, &now)..])?;
-            before = now;
         }
-    }
-}
-
-/// Where in `now` the bytes begin that `before` did not show. Both are the end of the same growing text.
-fn news(before: &[u8], now: &[u8]) -> usize {
-    if now.starts_with(before) {
-        return before.len();
-    }
-    // The beginning was cut off: find the last bytes shown.
-    let tail = &before[before.len().saturating_sub(256)..];
-    let found = now.windows(tail.len().max(1)).rposition(|window| window == tail);
-    found.map_or(0, |start| start + tail.len())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_new_is_shown() {
-        assert_eq!(news(b"", b"abc"), 0);
-        assert_eq!(news(b"abc", b"abcd"), 3);
-        assert_eq!(news(b"abc", b"abc"), 3);
-        let before: Vec<u8> = (0..=255).cycle().take(1000).chain(*b"end").collect();
-        let now = [&before[500..], b"more"].concat();
-        assert_eq!(&now[news(&before, &now)..], b"more");
-        assert_eq!(news(b"old", b"entirely different"), 0);
+        if context.output.is_json() {
+            let Outputs { stdout, stdout_base64, omitted, .. } =
+                Outputs::new(all, Collected::default(), GONE);
+            context.output.json(&KeptConsole {
+                console: stdout,
+                console_base64: stdout_base64,
+                omitted_bytes: omitted.map_or(0, |omitted| omitted.stdout_bytes),
+            })?;
+        }
+        Ok(0)
     }
 }

@@ -1,7 +1,6 @@
 //! `microvm ls`: which VMs there are.
 
 use clap::Args;
-use microvm_api::VmList;
 use microvm_client::VmQuery;
 use microvm_types::vm::Rest;
 use microvm_types::{ByteSize, Phase};
@@ -9,7 +8,7 @@ use microvm_types::{ByteSize, Phase};
 use crate::commands::machine::pair;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::output::age;
+use crate::output::{age, whole};
 
 /// List VMs
 #[derive(Debug, Args)]
@@ -17,7 +16,9 @@ use crate::output::age;
 Examples:
   microvm ls --label team=red
   microvm ls --state hibernated
-  microvm ls -q --state failed")]
+  microvm ls -q --state failed
+
+Exit code: 1 if the record of a VM cannot be read, so that the list is not whole.")]
 pub(crate) struct Ls {
     /// Only those with this label
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
@@ -58,12 +59,13 @@ impl Ls {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let query =
             VmQuery { labels: self.labels, metadata: self.metadata, states: self.states, name: self.name };
-        let vms = context.client.list_vms(&query).await?;
+        let list = context.client.list_vms(&query).await?;
+        let (vms, code) = (&list.vms, whole("the record of the VM", &list.unreadable));
         if self.quiet {
-            for vm in &vms {
+            for vm in vms {
                 context.output.line(vm.id.as_str())?;
             }
-            return Ok(0);
+            return Ok(code);
         }
         let rows: Vec<Vec<String>> = vms
             .iter()
@@ -78,7 +80,7 @@ impl Ls {
                 ]
             })
             .collect();
-        context.output.table(&VmList { vms }, &["NAME", "STATE", "CPUS", "MEMORY", "IMAGE", "AGE"], rows)?;
-        Ok(0)
+        context.output.table(&list, &["NAME", "STATE", "CPUS", "MEMORY", "IMAGE", "AGE"], rows)?;
+        Ok(code)
     }
 }

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use microvm_api::pool::{CreatePool, Pool as Body, PoolList, ResizePool};
+use microvm_api::pool::{CreatePool, Pool as Body, ResizePool};
 use microvm_types::Name;
 
+use crate::commands::lifecycle::each_name;
 use crate::commands::machine::MachineOptions;
 use crate::context::Context;
 use crate::duration;
 use crate::error::CliError;
+use crate::output::whole;
 
 /// What is done with pools.
 #[derive(Debug, Subcommand)]
@@ -104,11 +106,12 @@ impl Pool {
                 context.output.value(&pool, pool.name.as_str())?;
             }
             Self::Ls => {
-                let pools = client.list_pools().await?;
-                let rows: Vec<Vec<String>> = pools.iter().map(row).collect();
+                let list = client.list_pools().await?;
+                let rows: Vec<Vec<String>> = list.pools.iter().map(row).collect();
                 let header =
                     ["NAME", "TEMPLATE", "READY", "BEING MADE", "HANDED OUT", "MIN", "MAX", "FAILURE"];
-                context.output.table(&PoolList { pools }, &header, rows)?;
+                context.output.table(&list, &header, rows)?;
+                return Ok(whole("the record of the pool", &list.unreadable));
             }
             Self::Show(named) => context.output.json(&client.pool(&named.pool).await?)?,
             Self::Resize(wish) => {
@@ -118,15 +121,8 @@ impl Pool {
                 context.output.value(&pool, pool.name.as_str())?;
             }
             Self::Rm(which) => {
-                for pool in &which.pools {
-                    client.remove_pool(pool).await?;
-                    if !context.output.is_json() {
-                        context.output.line(pool.as_str())?;
-                    }
-                }
-                if context.output.is_json() {
-                    context.output.json(&which.pools)?;
-                }
+                return each_name(context, which.pools, async |pool: &Name| client.remove_pool(pool).await)
+                    .await;
             }
         }
         Ok(0)

@@ -35,7 +35,7 @@ impl Ps {
                         process.state.to_string(),
                         ByteSize(process.resident_bytes).to_string(),
                         milliseconds(process.cpu_ms),
-                        process.command.clone(),
+                        shortened(process.command.clone(), process.command_omitted),
                     ]
                 })
                 .collect();
@@ -60,7 +60,7 @@ impl Ps {
                     process.pid.to_string(),
                     state,
                     milliseconds(process.age_ms),
-                    process.command.join(" "),
+                    shortened(process.command.join(" "), process.command_omitted),
                 ]
             })
             .collect();
@@ -71,4 +71,9 @@ impl Ps {
 
 fn milliseconds(time: u64) -> String {
     format!("{}.{}s", time / 1000, time % 1000 / 100)
+}
+
+/// A command, and how much of it is left out.
+fn shortened(command: String, omitted: u64) -> String {
+    if omitted == 0 { command } else { format!("{command} … ({omitted} more bytes)") }
 }

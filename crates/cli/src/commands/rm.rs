@@ -7,6 +7,7 @@ use microvm_types::{ErrorKind, VmRef};
 use crate::commands::lifecycle::keep_first;
 use crate::context::Context;
 use crate::error::CliError;
+use crate::output::whole;
 
 /// Delete VMs, whatever they are doing
 #[derive(Debug, Args)]
@@ -30,10 +31,11 @@ pub(crate) struct Rm {
 
 impl Rm {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
-        let mut vms = self.vms;
+        let (mut vms, mut code) = (self.vms, 0);
         if self.all {
             let all = context.client.list_vms(&VmQuery::default()).await?;
-            vms = all.into_iter().map(|vm| VmRef::from(vm.id)).collect();
+            code = whole("the record of the VM", &all.unreadable);
+            vms = all.vms.into_iter().map(|vm| VmRef::from(vm.id)).collect();
         }
         let (mut done, mut failed) = (Vec::new(), None);
         for vm in vms {
@@ -51,6 +53,6 @@ impl Rm {
         if context.output.is_json() {
             context.output.json(&done)?;
         }
-        failed.map_or(Ok(0), Err)
+        failed.map_or(Ok(code), Err)
     }
 }

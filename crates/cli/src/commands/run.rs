@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use microvm_api::Vm;
+use microvm_api::output::Outputs;
 use microvm_types::exec::{ExecRequest, ExitStatus};
 use microvm_types::files::LeftOut;
 use microvm_types::vm::Limits;
@@ -17,7 +18,7 @@ use crate::commands::machine::MachineOptions;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
-use crate::session::{self, Collected, Wiring};
+use crate::session::{self, Wiring};
 use crate::transfer::{self, Budget, Moved, OutsideLinks, Rules};
 
 /// Seconds after which a VM that nobody uses deletes itself, should this program be killed before it could.
@@ -74,8 +75,8 @@ struct Report {
     vm: Vm,
     exit_code: u8,
     exit: ExitStatus,
-    stdout: String,
-    stderr: String,
+    #[serde(flatten)]
+    outputs: Outputs,
     /// `/workspace/output/results.json`, if the command wrote one.
     results: Option<serde_json::Value>,
     /// What `--in` and `--out` did not copy.
@@ -134,13 +135,11 @@ impl Run {
         let mut gathered = self.collect(context, &created, interrupts).await;
         gathered.moved.left_out.merge(sent.left_out);
         if context.output.is_json() {
-            let Collected { stdout, stderr } = collected;
             context.output.json(&Report {
                 vm: created,
                 exit_code: status.shell_code(),
                 exit: status,
-                stdout: String::from_utf8_lossy(&stdout).into_owned(),
-                stderr: String::from_utf8_lossy(&stderr).into_owned(),
+                outputs: collected.outputs("without `--output json` all is printed"),
                 results: gathered.results,
                 left_out: gathered.moved.left_out.clone(),
                 output_problem: gathered.failure.as_ref().map(CliError::detail),

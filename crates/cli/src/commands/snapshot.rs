@@ -6,14 +6,14 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand};
 use microvm_api::progress::ProgressLine;
-use microvm_api::snapshot::{CreateSnapshot, Snapshot as Body, SnapshotFile, SnapshotList};
+use microvm_api::snapshot::{CreateSnapshot, Snapshot as Body, SnapshotFile};
 use microvm_types::{ByteSize, ErrorKind, Name, SnapshotId, VmRef};
 
-use crate::commands::lifecycle::keep_first;
+use crate::commands::lifecycle::{each_name, keep_first};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
-use crate::output::age;
+use crate::output::{FAULTY, age, whole};
 use crate::settings::absolute;
 use crate::{duration, progress};
 
@@ -167,16 +167,17 @@ impl Snapshot {
                 let snapshot = interrupts.unless(taking).await?;
                 context.output.value(&snapshot, snapshot.name.as_str())?;
             }
-            Self::Ls(which) => list(context, which).await?,
+            Self::Ls(which) => return list(context, which).await,
             Self::Inspect(named) => context.output.json(&client.snapshot(&named.snapshot).await?)?,
             Self::Verify(which) => return verify(context, which.snapshots).await,
             Self::Rm(which) => return remove(context, which).await,
             Self::Tree(which) => {
-                let snapshots = client.list_snapshots(which.vm.as_ref(), which.golden).await?;
-                let text = tree(&snapshots);
-                context.output.value(&SnapshotList { snapshots }, text.trim_end())?;
+                let list = client.list_snapshots(which.vm.as_ref(), which.golden).await?;
+                let text = tree(&list.snapshots);
+                context.output.value(&list, text.trim_end())?;
+                return Ok(whole("the snapshot", &list.unreadable));
             }
-            Self::Stats => stats(context).await?,
+            Self::Stats => return stats(context).await,
             Self::Prune(which) => {
                 let cleaned = client.prune_snapshots(which.keep, which.older_than, which.named).await?;
                 let names: Vec<&str> = cleaned.removed.iter().map(Name::as_str).collect();
@@ -207,8 +208,9 @@ impl Snapshot {
     }
 }
 
-async fn list(context: &Context, which: List) -> Result<(), CliError> {
-    let snapshots = context.client.list_snapshots(which.vm.as_ref(), which.golden).await?;
+async fn list(context: &Context, which: List) -> Result<u8, CliError> {
+    let list = context.client.list_snapshots(which.vm.as_ref(), which.golden).await?;
+    let snapshots = &list.snapshots;
     let names: BTreeMap<SnapshotId, String> =
         snapshots.iter().map(|one| (one.id.clone(), one.name.to_string())).collect();
     let rows: Vec<Vec<String>> = snapshots
@@ -228,7 +230,8 @@ async fn list(context: &Context, which: List) -> Result<(), CliError> {
         })
         .collect();
     let header = ["NAME", "VM", "PARENT", "SIZE", "PAUSE", "AGE", "DESCRIPTION"];
-    context.output.table(&SnapshotList { snapshots }, &header, rows)
+    context.output.table(&list, &header, rows)?;
+    Ok(whole("the snapshot", &list.unreadable))
 }
 
 /// One line per snapshot, children below their parents.
@@ -250,15 +253,24 @@ fn tree(snapshots: &[Body]) -> String {
     text
 }
 
-async fn verify(context: &Context, mut names: Vec<String>) -> Result<u8, CliError> {
+/// Verifies each, also if one cannot be; the names of those that are not whole are the outcome.
+async fn verify(context: &Context, names: Vec<String>) -> Result<u8, CliError> {
+    let (mut names, mut code) = (names, 0);
     if names.is_empty() {
         let all = context.client.list_snapshots(None, true).await?;
-        names = all.into_iter().map(|one| one.name.to_string()).collect();
+        code = whole("the snapshot", &all.unreadable);
+        names = all.snapshots.into_iter().map(|one| one.name.to_string()).collect();
     }
-    let mut damaged = Vec::new();
+    let (mut damaged, mut failed) = (Vec::new(), None);
     let mut reports = BTreeMap::new();
     for name in names {
-        let report = context.client.verify_snapshot(&name).await?;
+        let report = match context.client.verify_snapshot(&name).await {
+            Ok(report) => report,
+            Err(error) => {
+                keep_first(&mut failed, error, context);
+                continue;
+            }
+        };
         if !context.output.is_json() {
             let verdict =
                 report.error.clone().unwrap_or_else(|| "every byte is as it was written".to_owned());
@@ -273,7 +285,10 @@ async fn verify(context: &Context, mut names: Vec<String>) -> Result<u8, CliErro
         context.output.json(&reports)?;
     }
     if damaged.is_empty() {
-        return Ok(0);
+        return failed.map_or(Ok(code), Err);
+    }
+    if let Some(error) = failed {
+        error.tell(context.output.format);
     }
     let detail = format!(
         "damaged: {}; remove them with `microvm snapshot rm --cascade`, nothing can be restored from them",
@@ -283,35 +298,23 @@ async fn verify(context: &Context, mut names: Vec<String>) -> Result<u8, CliErro
 }
 
 async fn remove(context: &Context, which: Remove) -> Result<u8, CliError> {
-    let (mut done, mut failed) = (Vec::new(), None);
-    for snapshot in which.snapshots {
-        match context.client.remove_snapshot(&snapshot, which.cascade).await {
-            Ok(()) => {
-                if !context.output.is_json() {
-                    context.output.line(&snapshot)?;
-                }
-                done.push(snapshot);
-            }
-            Err(error) => keep_first(&mut failed, error, context),
-        }
-    }
-    if context.output.is_json() {
-        context.output.json(&done)?;
-    }
-    failed.map_or(Ok(0), Err)
+    let remove = async |snapshot: &String| context.client.remove_snapshot(snapshot, which.cascade).await;
+    each_name(context, which.snapshots, remove).await
 }
 
-async fn stats(context: &Context) -> Result<(), CliError> {
+async fn stats(context: &Context) -> Result<u8, CliError> {
     let all = context.client.snapshot_statistics().await?;
     let none = || "-".to_owned();
     let rows = [
         ("snapshots", all.total_snapshots.to_string()),
         ("golden snapshots", all.golden_snapshots.to_string()),
+        ("not counted: they cannot be read", all.unreadable_snapshots.to_string()),
         ("size", ByteSize(all.total_size_bytes).to_string()),
         ("VMs with snapshots", all.vms_with_snapshots.to_string()),
         ("oldest", all.oldest_snapshot.clone().unwrap_or_else(none)),
         ("newest", all.newest_snapshot.clone().unwrap_or_else(none)),
     ];
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
-    context.output.table(&all, &["WHAT", "VALUE"], rows)
+    context.output.table(&all, &["WHAT", "VALUE"], rows)?;
+    Ok(if all.unreadable_snapshots == 0 { 0 } else { FAULTY })
 }

@@ -7,11 +7,11 @@ use clap::{Args, Subcommand};
 use microvm_api::system::TemplateText;
 use microvm_types::{ByteSize, Name};
 
+use crate::commands::lifecycle::each_name;
 use crate::context::Context;
 use crate::error::CliError;
+use crate::output::FAULTY;
 
-/// Exit code when something that was looked at is not in order.
-const FAULTY: u8 = 1;
 /// Longest text of a template that is sent; the server has the same limit.
 const LENGTH_MAX: u64 = 256 << 10;
 
@@ -103,9 +103,10 @@ impl Template {
                 context.output.value(&template, &name)?;
             }
             Self::Rm(remove) => {
-                for name in &remove.names {
-                    client.remove_template(name.as_str()).await?;
-                }
+                return each_name(context, remove.names, async |name: &Name| {
+                    client.remove_template(name.as_str()).await
+                })
+                .await;
             }
             Self::Ls => return list(context).await,
         }

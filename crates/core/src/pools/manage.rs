@@ -62,14 +62,15 @@ impl VmService {
     pub(crate) async fn load_pools(&self) -> Result<(), ServiceError> {
         let stored = self.shared.ports.store.documents(DocumentKind::Pool).await?;
         for (name, reason) in &stored.unreadable {
-            tracing::error!(pool = name, reason, "a stored pool cannot be read");
+            self.shared.unreadable.pools.add("pool", name, reason);
         }
         for (name, document) in stored.documents {
             match serde_json::from_value::<PoolRecord>(document) {
                 Ok(record) => drop(self.add_pool(record)?),
-                Err(error) => tracing::error!(pool = name, %error, "a stored pool cannot be read"),
+                Err(error) => self.shared.unreadable.pools.add("pool", name, error),
             };
         }
+        let unreadable = self.unreadable_pools();
         for handle in self.shared.registry.all() {
             let record = handle.snapshot.borrow().record.clone();
             let Some(member) = record.pool.filter(|member| member.waiting) else { continue };
@@ -77,6 +78,8 @@ impl VmService {
                 Ok(pool) if record.phase == Phase::Paused => {
                     pool.lock().waiting.push_back(Waiting { id: record.id, since_ms: record.created_ms });
                 }
+                // That a pool cannot be read does not mean that its VMs may be deleted.
+                Err(_) if unreadable.iter().any(|pool| pool.name == member.pool.as_str()) => {}
                 // One that was being made, or whose pool is gone.
                 _ => self.delete_in_background(record.id),
             }

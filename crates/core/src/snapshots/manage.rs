@@ -45,8 +45,9 @@ pub struct SnapshotStatistics {
 }
 
 impl VmService {
-    /// Reads what is on disk. One that cannot be read is told in the log and left alone.
+    /// Reads what is on disk. One that cannot be read is told and left alone.
     pub(crate) async fn load_snapshots(&self) -> Result<(), ServiceError> {
+        let unreadable = &self.shared.unreadable.snapshots;
         let imported = self.shared.ports.store.documents(DocumentKind::ImportedSnapshot).await?.documents;
         let imported: BTreeMap<String, serde_json::Value> = imported.into_iter().collect();
         for found in self.shared.ports.snapshots.snapshots().await? {
@@ -61,14 +62,21 @@ impl VmService {
                         // Only an imported one has the id of another inside: this one's import never ended, or
                         // its record is in another copy of the database. Which of them cannot be told.
                         Ok(_) => {
-                            tracing::error!(snapshot = %info.id, "no record knows this imported snapshot: its files are left as they are");
+                            unreadable.add(
+                                "snapshot",
+                                info.id.as_str(),
+                                "no record knows this imported snapshot",
+                            );
                         }
                         Err(error) => {
-                            tracing::error!(snapshot = %info.id, %error, "its description cannot be read");
+                            let reason = format!("its description cannot be read: {error}");
+                            unreadable.add("snapshot", info.id.as_str(), reason);
                         }
                     }
                 }
-                Err((id, damage)) => tracing::error!(snapshot = %id, ?damage, "a snapshot cannot be read"),
+                Err((id, damage)) => {
+                    unreadable.add("snapshot", id.as_str(), format!("{}: {}", damage.part, damage.detail));
+                }
             }
         }
         Ok(())

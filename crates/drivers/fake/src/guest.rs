@@ -15,7 +15,7 @@ use microvm_ports::guest::{
 use microvm_ports::hypervisor::{Machine, MachineExit, MachineState};
 use microvm_ports::{GuestError, PulledArchive, PushedArchive};
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
-use microvm_types::files::{FileChange, FileOwner, FileStat, LeftOut, WatchEvent, WriteOptions};
+use microvm_types::files::{FileChange, FileList, FileOwner, FileStat, LeftOut, WatchEvent, WriteOptions};
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
 use microvm_types::{ErrorKind, ProcessId};
 use sha2::{Digest, Sha256};
@@ -356,8 +356,9 @@ impl Guest for FakeGuest {
         self.system().await?.files().stat(path)
     }
 
-    async fn list(&self, path: &GuestPath, depth: u32) -> Result<Vec<FileStat>, GuestError> {
-        self.system().await?.files().list(path, depth)
+    async fn list(&self, path: &GuestPath, depth: u32) -> Result<FileList, GuestError> {
+        let entries = self.system().await?.files().list(path, depth)?;
+        Ok(FileList { entries, ..FileList::default() })
     }
 
     async fn make_directory(
@@ -408,7 +409,7 @@ impl Guest for FakeGuest {
                 let event = match change {
                     Ok(event) => event,
                     Err(broadcast::error::RecvError::Lagged(_)) => {
-                        WatchEvent { path: base.clone(), change: FileChange::Overflow }
+                        WatchEvent { path: base.clone(), path_bytes: None, change: FileChange::Overflow }
                     }
                     Err(broadcast::error::RecvError::Closed) => return None,
                 };
@@ -477,6 +478,7 @@ impl Guest for FakeGuest {
 
     async fn guest_processes(&self) -> Result<Vec<GuestProcess>, GuestError> {
         let process = |pid, parent, command| GuestProcess {
+            command_omitted: 0,
             pid,
             parent,
             uid: 0,

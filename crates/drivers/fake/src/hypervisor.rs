@@ -9,8 +9,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::branch::Compatibility;
 use microvm_ports::guest::CloseReason;
 use microvm_ports::hypervisor::{
-    DeviceDiscovery, FolderSharing, Hypervisor, HypervisorReport, LaunchError, Machine, MachineExit,
-    MachineRecord, MachineSpec, MachineStart, MachineState,
+    ConsolePart, DeviceDiscovery, FolderSharing, Hypervisor, HypervisorReport, LaunchError, Machine,
+    MachineExit, MachineRecord, MachineSpec, MachineStart, MachineState,
 };
 use microvm_types::VmId;
 use tokio::task::JoinSet;
@@ -304,11 +304,18 @@ impl Hypervisor for FakeHypervisor {
         Ok(())
     }
 
-    async fn console(&self, directory: &Utf8Path, limit: usize) -> std::io::Result<Vec<u8>> {
+    async fn console(
+        &self,
+        directory: &Utf8Path,
+        from: Option<u64>,
+        limit: usize,
+    ) -> std::io::Result<ConsolePart> {
         let found = lock(&self.world.consoles).get(directory).cloned();
-        Ok(found.map_or_else(Vec::new, |console| {
-            let console = lock(&console);
-            console[console.len().saturating_sub(limit)..].to_vec()
-        }))
+        let console = found.map_or_else(Vec::new, |console| lock(&console).to_vec());
+        let newest = console.len().saturating_sub(limit);
+        let offset =
+            from.map_or(newest, |from| usize::try_from(from).unwrap_or(usize::MAX).min(console.len()));
+        let bytes = console[offset..console.len().min(offset.saturating_add(limit))].to_vec();
+        Ok(ConsolePart { offset: offset as u64, bytes, end: console.len() as u64 })
     }
 }

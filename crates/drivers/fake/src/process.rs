@@ -263,6 +263,7 @@ impl Process {
     pub(crate) fn info(&self) -> ProcessInfo {
         let inner = self.inner();
         ProcessInfo {
+            command_omitted: 0,
             id: self.id.clone(),
             pid: self.pid,
             command: self.request.command.clone(),

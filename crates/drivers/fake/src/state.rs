@@ -15,10 +15,19 @@ use crate::script::{Operation, Script, Verdict};
 pub struct MemoryStore {
     rows: Arc<Mutex<BTreeMap<VmId, VmRecord>>>,
     documents: Arc<Mutex<BTreeMap<(DocumentKind, String), serde_json::Value>>>,
+    /// Rows that cannot be read any more, with the reason.
+    damaged: Arc<Mutex<Vec<(String, String)>>>,
     script: Script,
 }
 
 impl MemoryStore {
+    /// Makes the row of a VM unreadable, as a damaged disk does.
+    pub fn damage_vm(&self, id: &VmId) {
+        self.rows().remove(id);
+        let reason = "its checksum does not fit its content".to_owned();
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).push((id.to_string(), reason));
+    }
+
     /// What is to go wrong.
     #[must_use]
     pub const fn script(&self) -> &Script {
@@ -85,7 +94,8 @@ impl StateStore for MemoryStore {
         self.ask(Operation::List, "reading all VMs").await?.finish().await;
         let mut all: Vec<VmRecord> = self.rows().values().cloned().collect();
         all.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
-        Ok(StoredVms { records: all, unreadable: Vec::new() })
+        let unreadable = self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(StoredVms { records: all, unreadable })
     }
 
     async fn put_document(

@@ -14,7 +14,7 @@ use microvm_ports::storage::{
     DiskFormat, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, KernelInfo, KernelSource,
     KernelStore, RecipeFile, ResolvedImage, ResolvedKernel, Space, StorageError, VmFiles, VmStorage,
 };
-use microvm_types::VmId;
+use microvm_types::{Listed, Unreadable, VmId};
 use sha2::{Digest, Sha256};
 
 use crate::saved::{FakeDisk, Saved};
@@ -33,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) root: Utf8PathBuf,
     images: Mutex<BTreeMap<String, ImageInfo>>,
     kernels: Mutex<BTreeMap<String, KernelInfo>>,
+    unreadable: Mutex<Vec<Unreadable>>,
     pub(crate) saved: Mutex<Saved>,
     script: Script,
     space: Mutex<Space>,
@@ -70,6 +71,11 @@ impl FakeStorage {
         lock(&self.shared.space).free = free;
     }
 
+    /// Adds an image and a kernel of this name that cannot be read.
+    pub fn add_unreadable(&self, name: &str) {
+        lock(&self.shared.unreadable).push(Unreadable::new(name, "its manifest is damaged"));
+    }
+
     pub(crate) fn mark_unfinished(&self, directory: &Utf8Path) -> Result<(), StorageError> {
         let marker = directory.join(UNFINISHED);
         fs::write(&marker, []).map_err(io("writing", &marker))
@@ -96,6 +102,7 @@ impl FakeStorage {
             root,
             images: Mutex::default(),
             kernels: Mutex::default(),
+            unreadable: Mutex::default(),
             saved: Mutex::default(),
             script: Script::default(),
             space: Mutex::new(Space { free: 1 << 40, total: 1 << 40 }),
@@ -215,10 +222,10 @@ impl FakeStorage {
 
 #[async_trait]
 impl ImageStore for FakeStorage {
-    async fn images(&self) -> Result<Vec<ImageInfo>, StorageError> {
+    async fn images(&self) -> Result<Listed<ImageInfo>, StorageError> {
         let mut all: Vec<ImageInfo> = lock(&self.shared.images).values().cloned().collect();
         all.sort_by_key(|image| std::cmp::Reverse(image.created_ms));
-        Ok(all)
+        Ok(Listed { found: all, unreadable: lock(&self.shared.unreadable).clone() })
     }
 
     async fn image(&self, reference: &str) -> Result<ResolvedImage, StorageError> {
@@ -307,7 +314,7 @@ impl ImageStore for FakeStorage {
 
     async fn verify_all(&self, _progress: Progress) -> Result<Vec<String>, StorageError> {
         let mut wrong = Vec::new();
-        for image in self.images().await? {
+        for image in self.images().await?.found {
             if let Err(error) = self.image(&image.digest).await {
                 wrong.push(error.to_string());
             }
@@ -318,20 +325,20 @@ impl ImageStore for FakeStorage {
 
 #[async_trait]
 impl KernelStore for FakeStorage {
-    async fn kernels(&self) -> Result<Vec<KernelInfo>, StorageError> {
+    async fn kernels(&self) -> Result<Listed<KernelInfo>, StorageError> {
         let mut all: Vec<KernelInfo> = lock(&self.shared.kernels).values().cloned().collect();
         let default = if all.iter().any(|kernel| kernel.name == "built") { "built" } else { "distribution" };
         for kernel in &mut all {
             kernel.is_default = kernel.name == default;
         }
-        Ok(all)
+        Ok(Listed { found: all, unreadable: lock(&self.shared.unreadable).clone() })
     }
 
     async fn kernel(&self, name: &str) -> Result<ResolvedKernel, StorageError> {
         let verdict = self.ask(Operation::Kernel, &self.shared.root).await?;
         let wanted = |kernel: &KernelInfo| kernel.name == name || (name == "default" && kernel.is_default);
         let info =
-            self.kernels().await?.into_iter().find(wanted).ok_or_else(|| Self::unknown_kernel(name))?;
+            self.kernels().await?.found.into_iter().find(wanted).ok_or_else(|| Self::unknown_kernel(name))?;
         verdict.finish().await;
         let file = |suffix| self.shared.root.join("kernels").join(format!("{}.{suffix}", info.name));
         Ok(ResolvedKernel { path: file("kernel"), initramfs: file("initramfs"), info })

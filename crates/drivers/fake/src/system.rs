@@ -125,7 +125,7 @@ impl GuestSystem {
     /// Tells watchers.
     pub(crate) fn changed(&self, path: &[u8], change: FileChange) {
         // Nobody listening is fine.
-        let _ = self.changes.send(WatchEvent { path: show(path), change });
+        let _ = self.changes.send(WatchEvent { path: show(path), path_bytes: None, change });
     }
 
     /// The guest is somebody else from now on.

@@ -105,6 +105,10 @@ impl Node {
             Body::Symlink(target) => (FileKind::Symlink, target.len() as u64, Some(show(target))),
             Body::Special(..) => (FileKind::Other, 0, None),
         };
+        let odd_target = match &self.body {
+            Body::Symlink(target) => std::str::from_utf8(target).is_err().then(|| target.clone()),
+            _ => None,
+        };
         FileStat {
             path: show(path),
             path_bytes: std::str::from_utf8(path).is_err().then(|| path.to_vec()),
@@ -116,6 +120,7 @@ impl Node {
             modified_ms: self.modified.0.saturating_mul(1000) + i64::from(self.modified.1 / 1_000_000),
             modified_nanoseconds: Some(self.modified.1),
             target,
+            target_bytes: odd_target,
         }
     }
 }

@@ -223,6 +223,7 @@ fn describe(process: messages::Process) -> Option<ProcessInfo> {
         id: process.id.parse().ok()?,
         pid: process.pid,
         command: process.command.iter().map(|word| clean(word)).collect(),
+        command_omitted: process.command_omitted,
         age_ms: process.age_ms,
         exit: process.exit.map(status),
         stdout_bytes: process.stdout_bytes,

@@ -11,7 +11,7 @@ use microvm_protocol::messages::{
     Reply, Stat, Watch, WriteFile,
 };
 use microvm_protocol::mux::Incoming;
-use microvm_types::files::{FileChange, FileKind, FileOwner, FileStat, WatchEvent, WriteOptions};
+use microvm_types::files::{FileChange, FileKind, FileList, FileOwner, FileStat, WatchEvent, WriteOptions};
 
 use crate::channel::Channel;
 use crate::list::Reading;
@@ -62,7 +62,7 @@ pub(crate) async fn stat(channel: &Channel, path: &[u8]) -> Result<FileStat, Gue
     }
 }
 
-pub(crate) async fn list(channel: &Channel, path: &[u8], depth: u32) -> Result<Vec<FileStat>, GuestError> {
+pub(crate) async fn list(channel: &Channel, path: &[u8], depth: u32) -> Result<FileList, GuestError> {
     let request = List { path: path.to_vec(), depth: depth.max(1) };
     let reading = Reading {
         most: MAX_LIST_ENTRIES,
@@ -74,7 +74,16 @@ pub(crate) async fn list(channel: &Channel, path: &[u8], depth: u32) -> Result<V
                 + stat.target.as_ref().map_or(0, String::capacity)
         },
     };
-    channel.list(Operation::List(request), reading).await
+    let (mut truncated, mut unreadable, mut first_unreadable) = (false, 0, None);
+    let see = |reply: &Reply| {
+        if let Reply::Stats(some) = reply {
+            truncated |= some.truncated;
+            unreadable = some.unreadable.max(unreadable);
+            first_unreadable = some.first_unreadable.as_deref().map(|path| sanitize::path(path).0);
+        }
+    };
+    let entries = channel.list_seeing(Operation::List(request), reading, see).await?;
+    Ok(FileList { entries, truncated, unreadable, first_unreadable })
 }
 
 /// Reports of changes, or what ended them.
@@ -96,10 +105,8 @@ pub(crate) async fn watch(
             let error = match stream.receive().await {
                 Ok(None) => return None,
                 Ok(Some(Incoming::Message(Some(Reply::Changed(changed))))) => {
-                    let event = WatchEvent {
-                        path: sanitize::path(&changed.path).0,
-                        change: change(changed.change()),
-                    };
+                    let (path, path_bytes) = sanitize::path(&changed.path);
+                    let event = WatchEvent { path, path_bytes, change: change(changed.change()) };
                     return Some((Ok(event), Some((channel, stream))));
                 }
                 Ok(Some(Incoming::Message(None))) => continue,
@@ -153,6 +160,7 @@ fn file_stat(stat: Stat) -> FileStat {
         EntryKind::Other => FileKind::Other,
     };
     let (path, path_bytes) = sanitize::path(&stat.path);
+    let (target, target_bytes) = stat.target.map(|target| sanitize::path(&target)).unzip();
     FileStat {
         path,
         path_bytes,
@@ -163,7 +171,8 @@ fn file_stat(stat: Stat) -> FileStat {
         gid: stat.gid,
         modified_ms: stat.modified_ms,
         modified_nanoseconds: stat.modified.map(|time| time.nanoseconds.min(999_999_999)),
-        target: stat.target.map(|target| sanitize::path(&target).0),
+        target,
+        target_bytes: target_bytes.flatten(),
     }
 }
 

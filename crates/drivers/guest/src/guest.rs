@@ -12,7 +12,7 @@ use microvm_ports::{GuestError, PulledArchive, PushedArchive};
 use microvm_protocol::messages::{MakeDirectory, Operation, Remove, Rename, Shutdown};
 use microvm_types::ProcessId;
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
-use microvm_types::files::{FileOwner, FileStat, WriteOptions};
+use microvm_types::files::{FileList, FileOwner, FileStat, WriteOptions};
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
 use tokio::sync::watch;
 
@@ -138,7 +138,7 @@ impl Guest for SocketGuest {
         self.short("look at the path", files::stat(&self.channel, path)).await
     }
 
-    async fn list(&self, path: &GuestPath, depth: u32) -> Result<Vec<FileStat>, GuestError> {
+    async fn list(&self, path: &GuestPath, depth: u32) -> Result<FileList, GuestError> {
         let (action, after) = ("list the directory", self.config.request_timeout * LONG_REQUEST);
         let list = files::list(&self.channel, path, depth);
         tokio::time::timeout(after, list).await.unwrap_or(Err(GuestError::Timeout { action, after }))

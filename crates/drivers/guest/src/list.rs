@@ -31,10 +31,21 @@ impl Channel {
         operation: Operation,
         reading: Reading<Sent, Kept>,
     ) -> Result<Vec<Kept>, GuestError> {
+        self.list_seeing(operation, reading, |_| ()).await
+    }
+
+    /// The same; `see` is shown every message.
+    pub(crate) async fn list_seeing<Sent, Kept>(
+        &self,
+        operation: Operation,
+        reading: Reading<Sent, Kept>,
+        mut see: impl FnMut(&Reply) + Send,
+    ) -> Result<Vec<Kept>, GuestError> {
         let stream = self.open(operation)?;
         stream.end();
         let (mut all, mut seen, mut bytes) = (Vec::new(), 0usize, 0usize);
         while let Some(reply) = self.next_message(&stream).await? {
+            see(&reply);
             let Some(some) = (reading.open)(reply) else {
                 return Err(self.broken("an answer of the guest is not the list that was asked for"));
             };

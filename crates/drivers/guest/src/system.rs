@@ -58,6 +58,7 @@ pub(crate) async fn guest_processes(channel: &Channel) -> Result<Vec<GuestProces
                 resident_bytes: process.resident_bytes,
                 cpu_ms: process.cpu_ms,
                 command: clean(&process.command),
+                command_omitted: process.command_omitted,
             })
         },
         behind: |process: &GuestProcess| process.command.capacity(),

@@ -4,6 +4,7 @@
 mod common;
 
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
 use common::{HostAgent, bytes_of, collect, noise};
@@ -262,6 +263,26 @@ async fn changes_are_watched_and_ports_connected() {
     let first = changes.next().await.unwrap().unwrap();
     assert!(first.path.ends_with("/new") && first.change == FileChange::Created, "{first:?}");
 
+    // What is in a new directory before it is watched is told all the same.
+    let new = agent.directory.path().join("deep/er/est");
+    std::fs::create_dir_all(&new).unwrap();
+    std::fs::write(new.join("file"), "early").unwrap();
+    std::fs::write(new.join(std::ffi::OsStr::from_bytes(b"odd\xff")), "").unwrap();
+    let mut missing = std::collections::BTreeSet::from([
+        "/deep",
+        "/deep/er",
+        "/deep/er/est/file",
+        "/deep/er/est/odd\u{fffd}",
+    ]);
+    while !missing.is_empty() {
+        let change = tokio::time::timeout(std::time::Duration::from_secs(10), changes.next()).await;
+        let change = change.unwrap_or_else(|_| panic!("never told: {missing:?}")).unwrap().unwrap();
+        missing.retain(|end| !change.path.ends_with(end) || change.change != FileChange::Created);
+        if change.path.ends_with("odd\u{fffd}") {
+            assert!(change.path_bytes.unwrap().ends_with(b"/odd\xff"));
+        }
+    }
+
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let echo = tokio::spawn(async move {
@@ -282,4 +303,33 @@ async fn changes_are_watched_and_ports_connected() {
     assert!(collect(connection.incoming).await == sent);
     echo.await.unwrap();
     assert_eq!(guest.connect_port(port).await.err().unwrap().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn lists_say_what_is_missing() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Some(agent) = HostAgent::start().await else { return };
+    let guest = agent.connect().await;
+    let top = agent.directory.path();
+    let many = top.join("many");
+    std::fs::create_dir(&many).unwrap();
+    for number in 0..100_001 {
+        std::fs::File::create(many.join(number.to_string())).unwrap();
+    }
+    let list = guest.list(many.to_str().unwrap().as_bytes(), 1).await.unwrap();
+    assert_eq!((list.entries.len(), list.truncated), (100_000, true));
+    std::fs::remove_file(many.join("0")).unwrap();
+    let list = guest.list(many.to_str().unwrap().as_bytes(), 1).await.unwrap();
+    assert_eq!((list.entries.len(), list.truncated), (100_000, false));
+    if std::fs::metadata(&many).unwrap().uid() == 0 {
+        // Whoever is root may read every directory.
+        return;
+    }
+    std::fs::remove_dir_all(&many).unwrap();
+    std::fs::create_dir(top.join("closed")).unwrap();
+    std::fs::set_permissions(top.join("closed"), std::fs::Permissions::from_mode(0)).unwrap();
+    let list = guest.list(top.to_str().unwrap().as_bytes(), 2).await.unwrap();
+    std::fs::set_permissions(top.join("closed"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!((list.unreadable, list.truncated), (1, false));
+    assert!(list.first_unreadable.unwrap().ends_with("/closed"));
 }

@@ -297,7 +297,8 @@ async fn lists_are_bounded_in_memory() {
     let (guest, mut peer) = host.pair().await;
     // 2,500 paths that are not text: four times as large here as on the wire, 40 MB in all.
     let entry = Stat { path: vec![0xff; 4096], ..Stat::default() };
-    let reply = Message { reply: Some(Reply::Stats(Stats { entries: vec![entry; 10] })) }.encode_to_vec();
+    let reply = Message { reply: Some(Reply::Stats(Stats { entries: vec![entry; 10], ..Stats::default() })) }
+        .encode_to_vec();
     let (list, ()) = tokio::join!(guest.list(b"/", 1), async {
         let stream = peer.open().await;
         let mut credit = INITIAL_WINDOW as usize;
@@ -318,7 +319,7 @@ async fn lists_are_bounded_in_memory() {
         }
         peer.send(FrameKind::End, stream, Bytes::new()).await;
     });
-    let count = list.as_ref().map(Vec::len);
+    let count = list.as_ref().map(|list| list.entries.len());
     assert!(matches!(list, Err(GuestError::Refused { kind: ErrorKind::Exhausted, .. })), "{count:?}");
     // It may have been honest: the channel lives.
     assert!(guest.closed().borrow().is_none());
@@ -346,7 +347,8 @@ async fn lists_that_never_end_time_out() {
     let (list, ()) =
         tokio::join!(tokio::time::timeout(Duration::from_secs(10), guest.list(b"/", 1)), async {
             let stream = peer.open().await;
-            peer.message(stream, Reply::Stats(Stats { entries: vec![Stat::default()] })).await;
+            peer.message(stream, Reply::Stats(Stats { entries: vec![Stat::default()], ..Stats::default() }))
+                .await;
         });
     assert!(matches!(list.expect("the list has a deadline"), Err(GuestError::Timeout { .. })));
 }

@@ -3,18 +3,20 @@
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_confinement::LogPart;
+use microvm_ports::hypervisor::ConsolePart;
 
 /// The guest's console.
 fn console_log(directory: &Utf8Path) -> Utf8PathBuf {
     directory.join("console.log")
 }
 
-/// The newest `limit` bytes of the guest's console.
-pub(crate) async fn read(directory: &Utf8Path, limit: usize) -> io::Result<Vec<u8>> {
+/// At most `limit` bytes of the guest's console: the newest, or those from an offset on.
+pub(crate) async fn read(directory: &Utf8Path, from: Option<u64>, limit: usize) -> io::Result<ConsolePart> {
     let path = console_log(directory);
-    tokio::task::spawn_blocking(move || microvm_confinement::tail(&path, limit))
-        .await
-        .map_err(io::Error::other)?
+    let read = tokio::task::spawn_blocking(move || microvm_confinement::read_log(&path, from, limit));
+    let LogPart { offset, bytes, end } = read.await.map_err(io::Error::other)??;
+    Ok(ConsolePart { offset, bytes, end })
 }
 
 /// The last words of QEMU itself, for error messages.

@@ -8,7 +8,8 @@ use camino::Utf8Path;
 use microvm_confinement::ProcessRecord;
 use microvm_ports::branch::Compatibility;
 use microvm_ports::hypervisor::{
-    DeviceDiscovery, FolderSharing, HypervisorReport, Machine, MachineRecord, MachineSpec, MachineStart,
+    ConsolePart, DeviceDiscovery, FolderSharing, HypervisorReport, Machine, MachineRecord, MachineSpec,
+    MachineStart,
 };
 use microvm_ports::{Hypervisor, LaunchError};
 use microvm_types::VmId;
@@ -250,8 +251,13 @@ impl Hypervisor for Qemu {
         })
     }
 
-    async fn console(&self, directory: &Utf8Path, limit: usize) -> std::io::Result<Vec<u8>> {
-        console::read(directory, limit).await
+    async fn console(
+        &self,
+        directory: &Utf8Path,
+        from: Option<u64>,
+        limit: usize,
+    ) -> std::io::Result<ConsolePart> {
+        console::read(directory, from, limit).await
     }
 }
 

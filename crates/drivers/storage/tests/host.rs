@@ -133,7 +133,7 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
         let source = ImageSource::Path { path: folder.clone() };
         let result = storage.add_image("x", &source, &[], &ImageConfig::default(), Progress::ignored()).await;
         assert!(matches!(result, Err(StorageError::DiskFull { .. })), "{result:?}");
-        assert!(storage.images().await.unwrap().is_empty());
+        assert!(storage.images().await.unwrap().found.is_empty());
         assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 1, "only the gate");
     }
     let result = storage.create_vm_files(&vm_id(1), 64).await;
@@ -194,6 +194,6 @@ async fn an_interrupted_debian_build_leaves_no_process_mount_or_file() {
     }
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(home.path("store").as_str()), "{mounts}");
-    assert!(home.storage.images().await.unwrap().is_empty());
+    assert!(home.storage.images().await.unwrap().found.is_empty());
     assert!(std::path::Path::new("/dev/null").exists() && std::path::Path::new("/proc/self").exists());
 }

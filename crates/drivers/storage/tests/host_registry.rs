@@ -207,7 +207,7 @@ async fn a_registry_is_trusted_by_its_authority_only() {
         let error = pull(&home, &with(Some(broken.to_owned()))).await.unwrap_err();
         assert!(matches!(error, StorageError::BadInput { .. }), "{broken}: {error:?}");
     }
-    assert!(home.work().is_empty() && home.storage.images().await.unwrap().is_empty());
+    assert!(home.work().is_empty() && home.storage.images().await.unwrap().found.is_empty());
     let info = pull(&home, &with(Some(other.pem() + &own.pem()))).await.unwrap();
     common::oci::check(&home, &info).await;
 }

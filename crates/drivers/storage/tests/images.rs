@@ -40,7 +40,7 @@ async fn a_tar_becomes_an_image_whatever_packs_it() {
         assert_eq!(info.digest, first.digest);
         assert!(info.names.contains(&name.to_owned()));
     }
-    let images = home.storage.images().await.unwrap();
+    let images = home.storage.images().await.unwrap().found;
     assert_eq!(images.len(), 1);
     assert_eq!(images[0].names, ["gzip", "plain", "zstd"]);
     for reference in ["plain", &first.digest, &first.digest[..7 + 12]] {
@@ -77,7 +77,7 @@ async fn hostile_archives_are_refused_and_nothing_stays() {
     for cut in [1024, 1024 + 200, 1024 + 512, 1024 + 700] {
         bad(home.add_bytes("x", &tar[..tar.len() - cut]).await, "ends");
     }
-    assert!(home.storage.images().await.unwrap().is_empty());
+    assert!(home.storage.images().await.unwrap().found.is_empty());
     assert!(home.work().is_empty());
 }
 
@@ -116,7 +116,7 @@ async fn small_archives_cannot_take_much_memory() {
         entry(&mut tar, EntryType::Link, format!("{index}").as_bytes(), b"a", b"");
     }
     bad(home.add_bytes("x", &tar.into_inner().unwrap()).await, "memory");
-    assert!(home.storage.images().await.unwrap().is_empty());
+    assert!(home.storage.images().await.unwrap().found.is_empty());
     assert!(home.work().is_empty());
 }
 
@@ -177,7 +177,7 @@ async fn a_sparse_file_of_4_gib_keeps_its_holes() {
         let info = home.add_path(format, &archive).await.unwrap();
         assert!(info.size < 1 << 20, "{format}: {}", info.size);
     }
-    let images = home.storage.images().await.unwrap();
+    let images = home.storage.images().await.unwrap().found;
     assert!(images.iter().map(|image| image.size).all(|size| size > 64 << 10), "the data is there");
 }
 
@@ -304,7 +304,7 @@ async fn names_move_and_images_go_with_their_last_name() {
     assert!(matches!(home.storage.image(&first.digest).await, Err(StorageError::UnknownImage { .. })));
     home.storage.remove_image("x", &[]).await.unwrap();
     assert!(matches!(home.storage.remove_image("x", &[]).await, Err(StorageError::UnknownImage { .. })));
-    assert!(home.storage.images().await.unwrap().is_empty());
+    assert!(home.storage.images().await.unwrap().found.is_empty());
     for name in ["../x", "", "sha256:1234"] {
         assert!(home.storage.image(name).await.is_err());
         assert!(home.add_bytes(name, &small_tar()).await.is_err());
@@ -322,7 +322,7 @@ async fn the_same_image_may_be_added_many_times_at_once() {
     }
     let results = tasks.join_all().await;
     assert!(results.iter().all(Result::is_ok), "{results:?}");
-    let images = home.storage.images().await.unwrap();
+    let images = home.storage.images().await.unwrap().found;
     assert_eq!((images.len(), images[0].names.len()), (1, 8));
     assert!(home.work().is_empty());
 }
@@ -351,7 +351,7 @@ async fn a_stream_becomes_an_image_and_a_broken_one_nothing() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("gone"), "{error}");
-    assert_eq!(home.storage.images().await.unwrap().len(), 1);
+    assert_eq!(home.storage.images().await.unwrap().found.len(), 1);
     assert!(home.work().is_empty());
 }
 
@@ -385,7 +385,7 @@ async fn an_interrupted_add_leaves_nothing() {
         assert!(std::time::Instant::now() < deadline, "{:?}", home.work());
         tokio::task::yield_now().await;
     }
-    assert!(home.storage.images().await.unwrap().is_empty());
+    assert!(home.storage.images().await.unwrap().found.is_empty());
 }
 
 #[tokio::test]
@@ -407,4 +407,25 @@ async fn an_oci_layout_is_taken_in_layer_by_layer_and_every_piece_is_checked() {
         std::fs::write(&piece, sound).unwrap();
     }
     assert!(home.work().is_empty());
+}
+
+#[tokio::test]
+async fn a_list_names_what_it_cannot_show() {
+    let home = Home::new();
+    home.add_bytes("good", &small_tar()).await.unwrap();
+    let images = home.storage.images().await.unwrap();
+    assert_eq!((images.found.len(), images.unreadable), (1, Vec::new()));
+    let digest = images.found[0].digest.strip_prefix("sha256:").unwrap().to_owned();
+    let names = home.path("store/images/names");
+    std::fs::write(names.join("torn"), "{").unwrap();
+    let manifest = home.path("store/images").join(&digest).join("manifest.json");
+    std::fs::write(&manifest, "{").unwrap();
+    let images = home.storage.images().await.unwrap();
+    assert_eq!(images.found, []);
+    let named: Vec<&str> = images.unreadable.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(named, ["torn", &format!("sha256:{digest}")]);
+    // A name whose image is gone.
+    std::fs::remove_dir_all(manifest.parent().unwrap()).unwrap();
+    let images = home.storage.images().await.unwrap();
+    assert!(images.unreadable.iter().any(|one| one.name == "good" && one.reason.contains("missing")));
 }

@@ -57,7 +57,7 @@ async fn a_kernel_of_the_users_is_stored_verified_and_gets_an_initial_file_syste
     );
     // Replaced, damaged, removed.
     home.storage.add_kernel("built", &source, Progress::ignored()).await.unwrap();
-    assert_eq!(home.storage.kernels().await.unwrap().len(), 2);
+    assert_eq!(home.storage.kernels().await.unwrap().found.len(), 2);
     std::fs::remove_file(&resolved.initramfs).ok();
     let again = home.storage.kernel("built").await.unwrap();
     assert!(again.initramfs.exists());

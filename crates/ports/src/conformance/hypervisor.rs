@@ -292,13 +292,16 @@ async fn counters(scene: &Scene<'_>) {
     assert!(counters.memory_pss > 0 && counters.memory_rss > 0, "{counters:?}");
     let hypervisor = scene.harness.hypervisor();
     let directory = &launched.spec.directory;
-    let console = hypervisor.console(directory, 1 << 20).await.must("reading the console");
+    let console = hypervisor.console(directory, None, 1 << 20).await.must("reading the console").bytes;
     assert!(!console.is_empty(), "the console of a booted machine is empty");
-    let end = hypervisor.console(directory, 5).await.must("reading the end of the console");
-    assert!(end.len() <= 5, "{} bytes were given of 5", end.len());
+    let newest = hypervisor.console(directory, None, 5).await.must("reading the end of the console");
+    assert!(newest.bytes.len() <= 5, "{} bytes were given of 5", newest.bytes.len());
+    assert_eq!(newest.offset + newest.bytes.len() as u64, newest.end, "the newest bytes are not the last");
+    let some = hypervisor.console(directory, Some(1), 4).await.must("reading some of the console");
+    assert_eq!((some.offset, some.bytes.as_slice()), (1, &console[1..5]), "bytes are not at their offset");
     scene.end(&launched).await;
-    let kept = hypervisor.console(directory, 1 << 20).await.must("reading the console after the end");
-    assert!(kept.len() >= console.len().min(4096), "the console went with the machine");
+    let kept = hypervisor.console(directory, None, 1 << 20).await.must("reading the console after the end");
+    assert!(kept.bytes.len() >= console.len().min(4096), "the console went with the machine");
 }
 
 async fn exits_shutdown(scene: &Scene<'_>) {

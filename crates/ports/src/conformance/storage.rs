@@ -127,7 +127,7 @@ async fn add(images: &Arc<dyn ImageStore>, name: &str, folder: &Utf8PathBuf) -> 
 
 async fn image_life(harness: &dyn StorageHarness) {
     let images = harness.images().await;
-    assert_eq!(images.images().await.must("listing"), []);
+    assert_eq!(images.images().await.must("listing").found, []);
     let error = images.image("sample").await.must_fail("finding what is not there");
     assert!(matches!(error, StorageError::UnknownImage { .. }), "wrong error: {error}");
     let info = add(&images, "sample", &harness.folder(0).await).await;
@@ -143,7 +143,7 @@ async fn image_life(harness: &dyn StorageHarness) {
     images.remove_image("sample", &[]).await.must("removing it");
     let error = images.image("sample").await.must_fail("finding it after removal");
     assert!(matches!(error, StorageError::UnknownImage { .. }), "wrong error: {error}");
-    assert_eq!(images.images().await.must("listing"), []);
+    assert_eq!(images.images().await.must("listing").found, []);
 }
 
 async fn image_same(harness: &dyn StorageHarness) {
@@ -152,7 +152,7 @@ async fn image_same(harness: &dyn StorageHarness) {
     let first = add(&images, "one", &folder).await;
     let second = add(&images, "two", &folder).await;
     assert_eq!(first.digest, second.digest, "the same folder gave two digests");
-    assert_eq!(images.images().await.must("listing").len(), 1);
+    assert_eq!(images.images().await.must("listing").found.len(), 1);
     images.remove_image("one", &[]).await.must("removing one name");
     images.image("two").await.must("finding it by the other name");
 }
@@ -225,5 +225,5 @@ async fn image_bad_source(harness: &dyn StorageHarness) {
     let source = ImageSource::Path { path: harness.folder(7).await.join("absent") };
     let config = ImageConfig::default();
     images.add_image("bad", &source, &[], &config, Progress::ignored()).await.must_fail("adding nothing");
-    assert_eq!(images.images().await.must("listing"), []);
+    assert_eq!(images.images().await.must("listing").found, []);
 }

@@ -156,6 +156,9 @@ pub struct Process {
     /// Whether the host asked for it to live on without a reader.
     #[prost(bool, tag = "8")]
     pub detached: bool,
+    /// Bytes of the command that are left out.
+    #[prost(uint64, tag = "9")]
+    pub command_omitted: u64,
 }
 
 /// Some of the processes.

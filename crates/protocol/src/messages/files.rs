@@ -104,6 +104,15 @@ pub struct Stats {
     /// The files.
     #[prost(message, repeated, tag = "1")]
     pub entries: Vec<Stat>,
+    /// In the last message: there are more than [`MAX_LIST_ENTRIES`].
+    #[prost(bool, tag = "2")]
+    pub truncated: bool,
+    /// In the last message: directories that could not be read.
+    #[prost(uint64, tag = "3")]
+    pub unreadable: u64,
+    /// In the last message: the first of those.
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub first_unreadable: Option<Vec<u8>>,
 }
 
 /// Entries of a directory.

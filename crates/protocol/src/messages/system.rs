@@ -73,6 +73,9 @@ pub struct GuestProcess {
     /// Command line, or the kernel's name in brackets.
     #[prost(string, tag = "7")]
     pub command: String,
+    /// Bytes of the command line that are left out.
+    #[prost(uint64, tag = "8")]
+    pub command_omitted: u64,
 }
 
 /// Some of all processes.

@@ -7,6 +7,7 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
+use microvm_api::vm::{Event, EventMessage};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -40,17 +41,49 @@ async fn forward(app: &App, mut events: Receiver<microvm_core::VmEvent>, socket:
                 Some(Ok(_)) => continue,
             },
         };
-        let event = match event {
-            Ok(event) => event,
-            Err(RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "a watcher of events is too slow and missed some");
-                continue;
-            }
-            Err(RecvError::Closed) => return,
-        };
-        let Ok(text) = serde_json::to_string(&app.event(event)) else { continue };
+        let Some(event) = told(event, |event| app.event(event)) else { return };
+        let Ok(text) = serde_json::to_string(&event) else { return };
         if sink.send(Message::Text(Utf8Bytes::from(text))).await.is_err() {
             return;
         }
+    }
+}
+
+/// What a watcher is told; `None` at the end.
+fn told<T>(received: Result<T, RecvError>, tell: impl FnOnce(T) -> Event) -> Option<EventMessage> {
+    match received {
+        Ok(event) => Some(EventMessage::Event(tell(event))),
+        Err(RecvError::Lagged(missed)) => {
+            tracing::warn!(missed, "a watcher of events is too slow and missed some");
+            Some(EventMessage::Missed { missed })
+        }
+        Err(RecvError::Closed) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_watcher_that_is_too_slow_is_told_how_many_it_missed() {
+        let (sender, mut receiver) = tokio::sync::broadcast::channel(1);
+        for name in ["one", "two", "three"] {
+            sender.send(name).unwrap();
+        }
+        drop(sender);
+        let tell = |name: &str| Event {
+            at: "2025-12-31T19:00:00.000-05:00".to_owned(),
+            vm: "0".repeat(20).parse().unwrap(),
+            name: name.parse().unwrap(),
+            state: microvm_types::Phase::Running,
+            gone: false,
+            detail: None,
+        };
+        let first = told(receiver.recv().await, tell).unwrap();
+        assert_eq!(serde_json::to_value(&first).unwrap(), serde_json::json!({ "missed": 2 }));
+        let second = told(receiver.recv().await, tell).unwrap();
+        assert!(matches!(second, EventMessage::Event(event) if event.name.as_str() == "three"));
+        assert_eq!(told(receiver.recv().await, tell), None);
     }
 }

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use futures_util::StreamExt;
 use microvm_api::exec::{CommandLine, Execute, Executed};
+use microvm_api::output::{Collected, Outputs};
 use microvm_ports::guest::ProcessEvent;
 use microvm_types::exec::ExecRequest;
 
@@ -14,8 +15,9 @@ use crate::app::App;
 use crate::extract::{Body, Vm};
 use crate::failure::Failure;
 
-/// Most that is kept of each output, in bytes.
-const OUTPUT_MAX: usize = 10_000_000;
+/// Where output is that an answer leaves out.
+const REST: &str = "the last MiB of each output can be read for some minutes: `read` with the id in `process`, on the \
+                    WebSocket of `exec`; write more than 10 MB to a file";
 
 /// Longest time a command may be given.
 const TIMEOUT_MAX: u64 = 3600;
@@ -45,7 +47,7 @@ pub(crate) async fn execute(
     let guest = app.service.guest(&vm).await?;
     let begun = Instant::now();
     let mut process = guest.exec(&request).await?;
-    let (mut stdout, mut stderr) = (Output::default(), Output::default());
+    let (mut stdout, mut stderr) = (Collected::default(), Collected::default());
     let status = loop {
         match process.events.next().await {
             Some(ProcessEvent::Stdout(bytes)) => stdout.add(&bytes),
@@ -59,12 +61,18 @@ pub(crate) async fn execute(
         _ if status.timed_out => Some(format!("its time of {:?} was up", timeout(&request))),
         status => status.signal.map(|signal| format!("it was ended by signal {signal}")),
     };
+    let Outputs { stdout, stderr, stdout_base64, stderr_base64, truncated, omitted } =
+        Outputs::new(stdout, stderr, REST);
     Ok(Json(Executed {
         success: status.shell_code() == 0,
         exit_code: i32::from(status.shell_code()),
-        truncated: stdout.truncated || stderr.truncated,
-        stdout: stdout.text(),
-        stderr: stderr.text(),
+        stdout,
+        stderr,
+        stdout_base64,
+        stderr_base64,
+        truncated,
+        omitted,
+        process: process.id,
         execution_time_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         error,
         timestamp: app.now(),
@@ -99,39 +107,9 @@ pub(crate) fn check(request: &ExecRequest) -> Result<(), Failure> {
     Ok(())
 }
 
-#[derive(Default)]
-struct Output {
-    bytes: Vec<u8>,
-    truncated: bool,
-}
-
-impl Output {
-    fn add(&mut self, bytes: &[u8]) {
-        let room = OUTPUT_MAX - self.bytes.len();
-        self.truncated |= bytes.len() > room;
-        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
-    }
-
-    /// The output as text, lossy if it is not UTF-8. Output that is UTF-8 is not held twice.
-    fn text(self) -> String {
-        String::from_utf8(self.bytes)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn output_is_bounded() {
-        let mut output = Output::default();
-        for _ in 0..3 {
-            output.add(&vec![b'x'; OUTPUT_MAX / 2]);
-        }
-        assert_eq!(output.bytes.len(), OUTPUT_MAX);
-        assert!(output.truncated);
-    }
 
     #[test]
     fn impossible_commands_are_refused() {

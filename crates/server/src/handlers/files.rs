@@ -98,9 +98,12 @@ pub(crate) async fn list(
     query: Parameters,
 ) -> Result<Json<FileList>, Failure> {
     let path = query.path("path")?;
-    let depth = query.0.value("depth", "a number of levels")?.unwrap_or(1).clamp(1, DEPTH_MAX);
-    let entries = app.service.guest(&vm).await?.list(&path, depth).await?;
-    Ok(Json(FileList { entries }))
+    let depth = query.0.value("depth", "a number of levels")?.unwrap_or(1);
+    if !(1..=DEPTH_MAX).contains(&depth) {
+        let detail = format!("depth: {depth} is not possible, 1 to {DEPTH_MAX} levels are");
+        return Err(Failure::invalid("query_invalid", detail));
+    }
+    Ok(Json(app.service.guest(&vm).await?.list(&path, depth).await?))
 }
 
 pub(crate) async fn hash(

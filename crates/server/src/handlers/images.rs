@@ -11,7 +11,7 @@ use microvm_api::image::{AddImage, Freed, Image, ImageList, ImageSource};
 use microvm_api::progress::ProgressLine;
 use microvm_core::{ImageBase, ImageRecipe};
 use microvm_ports::storage::{ImageSource as StoreSource, RecipeFile};
-use microvm_types::ErrorKind;
+use microvm_types::{ErrorKind, Listed};
 
 use crate::app::App;
 use crate::convert;
@@ -20,8 +20,8 @@ use crate::failure::Failure;
 use crate::lines::progress;
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Json<ImageList>, Failure> {
-    let images = app.service.images().images().await?;
-    Ok(Json(ImageList { images: images.into_iter().map(|info| app.image(info)).collect() }))
+    let Listed { found, unreadable } = app.service.images().images().await?;
+    Ok(Json(ImageList { images: found.into_iter().map(|info| app.image(info)).collect(), unreadable }))
 }
 
 /// Finds by name or digest without reading the whole image; use verifies it.
@@ -29,7 +29,7 @@ pub(crate) async fn get(
     State(app): State<Arc<App>>,
     Path(reference): Path<String>,
 ) -> Result<Json<Image>, Failure> {
-    let images = app.service.images().images().await?;
+    let images = app.service.images().images().await?.found;
     let found = images.into_iter().find(|info| {
         info.names.contains(&reference) || (reference.len() >= 19 && info.digest.starts_with(&reference))
     });

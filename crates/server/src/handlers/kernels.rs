@@ -9,7 +9,7 @@ use axum::response::Response;
 use microvm_api::kernel::{AddKernel, Kernel, KernelList, KernelSource};
 use microvm_api::progress::ProgressLine;
 use microvm_ports::storage::KernelSource as StoreSource;
-use microvm_types::ErrorKind;
+use microvm_types::{ErrorKind, Listed};
 
 use crate::app::App;
 use crate::convert;
@@ -19,15 +19,15 @@ use crate::handlers::images::absolute;
 use crate::lines::progress;
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Json<KernelList>, Failure> {
-    let kernels = app.service.kernels().kernels().await?;
-    Ok(Json(KernelList { kernels: kernels.into_iter().map(|info| app.kernel(info)).collect() }))
+    let Listed { found, unreadable } = app.service.kernels().kernels().await?;
+    Ok(Json(KernelList { kernels: found.into_iter().map(|info| app.kernel(info)).collect(), unreadable }))
 }
 
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
 ) -> Result<Json<Kernel>, Failure> {
-    let kernels = app.service.kernels().kernels().await?;
+    let kernels = app.service.kernels().kernels().await?.found;
     let wanted = |info: &microvm_ports::storage::KernelInfo| {
         info.name == name || (name == "default" && info.is_default)
     };

@@ -16,7 +16,10 @@ use crate::extract::{Body, Path};
 use crate::failure::Failure;
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<PoolList> {
-    Json(PoolList { pools: app.service.pools().into_iter().map(|view| app.pool(view)).collect() })
+    Json(PoolList {
+        pools: app.service.pools().into_iter().map(|view| app.pool(view)).collect(),
+        unreadable: app.service.unreadable_pools(),
+    })
 }
 
 pub(crate) async fn get(

@@ -75,15 +75,20 @@ pub(crate) async fn list(
     };
     let golden = query.value("golden", "true or false")?.unwrap_or(false);
     let found = app.service.snapshots(&SnapshotFilter { vm, golden });
-    Ok(Json(SnapshotList { snapshots: found.into_iter().map(|snapshot| app.snapshot(snapshot)).collect() }))
+    Ok(Json(SnapshotList {
+        snapshots: found.into_iter().map(|snapshot| app.snapshot(snapshot)).collect(),
+        unreadable: app.service.unreadable_snapshots(),
+    }))
 }
 
-pub(crate) async fn of_vm(
-    State(app): State<Arc<App>>,
-    Vm(vm): Vm,
-) -> Result<Json<Vec<SnapshotBody>>, Failure> {
+pub(crate) async fn of_vm(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Response, Failure> {
     let filter = SnapshotFilter { vm: Some(vm_id(&app, &vm)?), golden: false };
-    Ok(Json(app.service.snapshots(&filter).into_iter().map(|snapshot| app.snapshot(snapshot)).collect()))
+    let found = app.service.snapshots(&filter).into_iter().map(|snapshot| app.snapshot(snapshot));
+    let found = Json(found.collect::<Vec<SnapshotBody>>());
+    Ok(match app.service.unreadable_snapshots().len() {
+        0 => found.into_response(),
+        count => ([(microvm_api::UNREADABLE_HEADER, count.to_string())], found).into_response(),
+    })
 }
 
 pub(crate) async fn create(
@@ -215,6 +220,7 @@ pub(crate) async fn statistics(State(app): State<Arc<App>>) -> Json<SnapshotStat
         vms_with_snapshots: all.vms,
         oldest_snapshot: all.oldest_ms.map(|time| app.time(time)),
         newest_snapshot: all.newest_ms.map(|time| app.time(time)),
+        unreadable_snapshots: app.service.unreadable_snapshots().len(),
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use microvm_api::query::Query;
 use microvm_api::vm::{Counters, CreateVm, ResizeVm, StopVm, Vm as VmBody, VmList};
@@ -83,7 +83,10 @@ pub(crate) async fn list(
     Parameters(query): Parameters,
 ) -> Result<Json<VmList>, Failure> {
     let filter = filter(&query)?;
-    Ok(Json(VmList { vms: app.service.list(&filter).into_iter().map(|view| app.vm(view)).collect() }))
+    Ok(Json(VmList {
+        vms: app.service.list(&filter).into_iter().map(|view| app.vm(view)).collect(),
+        unreadable: app.service.unreadable_vms(),
+    }))
 }
 
 fn filter(query: &Query) -> Result<VmFilter, Failure> {
@@ -172,6 +175,12 @@ pub(crate) async fn console(
     Parameters(query): Parameters,
 ) -> Result<Response, Failure> {
     let limit = query.value("limit", "a number of bytes")?.unwrap_or(1 << 20).min(CONSOLE_MAX);
-    let console = app.service.console(&vm, limit).await?;
-    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], console).into_response())
+    let from = query.value("offset", "a number of bytes")?;
+    let console = app.service.console(&vm, from, limit).await?;
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (HeaderName::from_static(microvm_api::OFFSET_HEADER), HeaderValue::from(console.offset)),
+        (HeaderName::from_static(microvm_api::END_HEADER), HeaderValue::from(console.end)),
+    ];
+    Ok((headers, console.bytes).into_response())
 }

@@ -32,12 +32,29 @@ impl Drop for Server {
 
 /// A service on fakes.
 pub(crate) async fn service() -> Arc<VmService> {
+    open(MemoryStore::default()).await
+}
+
+/// A service on fakes with a store of the caller's.
+pub(crate) async fn open(store: MemoryStore) -> Arc<VmService> {
+    on(store, FakeStorage::furnished().unwrap()).await
+}
+
+/// The same with an image and a kernel that cannot be read.
+#[allow(dead_code, reason = "not every test file needs one")]
+pub(crate) async fn open_with(store: MemoryStore, unreadable: &str) -> Arc<VmService> {
+    let storage = FakeStorage::furnished().unwrap();
+    storage.add_unreadable(unreadable);
+    on(store, storage).await
+}
+
+async fn on(store: MemoryStore, storage: FakeStorage) -> Arc<VmService> {
     let hypervisor = FakeHypervisor::default();
-    let storage = Arc::new(FakeStorage::furnished().unwrap());
+    let storage = Arc::new(storage);
     let ports = Ports {
         connector: Arc::new(hypervisor.connector()),
         hypervisor: Arc::new(hypervisor),
-        store: Arc::new(MemoryStore::default()),
+        store: Arc::new(store),
         images: Arc::clone(&storage) as _,
         kernels: Arc::clone(&storage) as _,
         vm_storage: Arc::clone(&storage) as _,
@@ -63,11 +80,17 @@ pub(crate) fn settings(root: &camino::Utf8Path) -> AppSettings {
 /// A server that listens.
 #[allow(dead_code, reason = "not every test file needs a listening server")]
 pub(crate) async fn start() -> Server {
+    serving(service().await)
+}
+
+/// A server of this service that listens.
+#[allow(dead_code, reason = "not every test file needs a listening server")]
+pub(crate) fn serving(service: Arc<VmService>) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let root = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
     let bound = BoundServer::bind(&root).unwrap();
     let ending = CancellationToken::new();
-    let app = App::new(service().await, settings(&root), ending.clone());
+    let app = App::new(service, settings(&root), ending.clone());
     let serving = tokio::spawn(serve(bound, app));
     Server { client: Client::new(socket_path(&root)), root, ending, serving, _folder: folder }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
 use microvm_ports::StorageError;
+use microvm_types::Unreadable;
 use serde::{Deserialize, Serialize};
 
 use crate::base::error::{bad_input, damaged};
@@ -18,6 +19,14 @@ const NAME_MAX: usize = 128;
 #[derive(Serialize, Deserialize)]
 struct NameManifest {
     sha256: String,
+}
+
+/// Names of images.
+#[derive(Default)]
+pub(super) struct Names {
+    pub(super) by_digest: BTreeMap<String, Vec<String>>,
+    /// Those that cannot be read.
+    pub(super) unreadable: Vec<Unreadable>,
 }
 
 /// Refuses names that could not be a file name of ours or could be taken for a digest.
@@ -75,17 +84,22 @@ impl Inner {
         sync_directory(&self.directories.image_names)
     }
 
-    /// All names by digest; damaged ones are left out (`verify` tells of them).
+    /// All names by digest, for those who look at one image; damaged ones are left out (lists and `verify` tell of them).
     pub(super) fn all_names(&self) -> Result<BTreeMap<String, Vec<String>>, StorageError> {
-        let mut by_digest: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        Ok(self.named()?.by_digest)
+    }
+
+    /// All names.
+    pub(super) fn named(&self) -> Result<Names, StorageError> {
+        let mut names = Names::default();
         for name in names_in(&self.directories.image_names)? {
             match self.read_name(&name) {
-                Ok(Some(sha256)) => by_digest.entry(sha256).or_default().push(name),
+                Ok(Some(sha256)) => names.by_digest.entry(sha256).or_default().push(name),
                 Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "an image name is left out"),
+                Err(error) => names.unreadable.push(Unreadable::new(name, error)),
             }
         }
-        Ok(by_digest)
+        Ok(names)
     }
 }
 

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use microvm_ports::guest::ByteStream;
 use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource, RecipeFile, ResolvedImage};
 use microvm_ports::{ImageStore, Progress, StorageError};
+use microvm_types::Listed;
 
 use super::ROOT_FILE;
 use super::read::describe;
@@ -17,7 +18,7 @@ use crate::store::{Inner, Storage};
 
 #[async_trait]
 impl ImageStore for Storage {
-    async fn images(&self) -> Result<Vec<ImageInfo>, StorageError> {
+    async fn images(&self) -> Result<Listed<ImageInfo>, StorageError> {
         self.blocking(|inner, _| inner.list_images()).await
     }
 

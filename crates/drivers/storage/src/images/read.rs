@@ -3,7 +3,9 @@
 use camino::Utf8PathBuf;
 use microvm_ports::StorageError;
 use microvm_ports::storage::{FileSystem, ImageInfo, ResolvedImage};
+use microvm_types::{Listed, Unreadable};
 
+use super::names::Names;
 use super::{ImageManifest, MANIFEST, ROOT_FILE, STAMP};
 use crate::base::error::{bad_input, damaged};
 use crate::base::files::{is_sha256, names_in};
@@ -67,18 +69,24 @@ impl Inner {
         })
     }
 
-    /// All images, newest first; damaged ones are left out (`verify` tells of them).
-    pub(super) fn list_images(&self) -> Result<Vec<ImageInfo>, StorageError> {
-        let mut names = self.all_names()?;
+    /// All images, newest first; damaged images and names beside them.
+    pub(super) fn list_images(&self) -> Result<Listed<ImageInfo>, StorageError> {
+        let Names { by_digest: mut names, mut unreadable } = self.named()?;
         let mut images = Vec::new();
         for sha256 in self.digests()? {
             match self.image_info(&sha256, names.remove(&sha256).unwrap_or_default()) {
                 Ok(info) => images.push(info),
-                Err(error) => tracing::warn!(%error, "an image is left out"),
+                Err(error) => unreadable.push(Unreadable::new(format!("sha256:{sha256}"), error)),
             }
         }
+        let nowhere = |(digest, names): (String, Vec<String>)| {
+            names.into_iter().map(move |name| {
+                Unreadable::new(name, format!("it points to sha256:{digest}, which is missing"))
+            })
+        };
+        unreadable.extend(names.into_iter().flat_map(nowhere));
         images.sort_by(|a, b| (b.created_ms, &b.digest).cmp(&(a.created_ms, &a.digest)));
-        Ok(images)
+        Ok(Listed { found: images, unreadable })
     }
 
     /// The digest a name, a digest or the beginning of one stands for.

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use microvm_ports::storage::{KernelInfo, KernelSource, ResolvedKernel};
 use microvm_ports::{KernelStore, Progress, StorageError};
+use microvm_types::{Listed, Unreadable};
 
 use crate::base::error::io_error;
 use crate::base::files::sync_directory;
@@ -10,16 +11,16 @@ use crate::store::Storage;
 
 #[async_trait]
 impl KernelStore for Storage {
-    async fn kernels(&self) -> Result<Vec<KernelInfo>, StorageError> {
+    async fn kernels(&self) -> Result<Listed<KernelInfo>, StorageError> {
         self.blocking(|inner, _| {
-            let mut found = Vec::new();
+            let mut all = Listed::default();
             for name in inner.kernel_names()? {
                 match inner.kernel_info(&name) {
-                    Ok(info) => found.push(info),
-                    Err(error) => tracing::warn!(%error, "a kernel is left out"),
+                    Ok(info) => all.found.push(info),
+                    Err(error) => all.unreadable.push(Unreadable::new(name, error)),
                 }
             }
-            Ok(found)
+            Ok(all)
         })
         .await
     }
