@@ -97,9 +97,45 @@ fn clocks_agree_with(kernel: &str) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
     let behind = now - late.trim().parse::<f64>().unwrap();
     assert!((0.0..1.5).contains(&behind), "the wall clock is {behind} s behind after the VM was woken");
+    never_goes_back(&home);
     drop(ask);
     assert!(child.wait().unwrap().success());
     home.must(&["rm", "dev", "idle"]);
+}
+
+/// Reads the wall clock until it is told to stop; writes how many readings there were and by how many nanoseconds the
+/// clock went back at most.
+const WATCHER: &str = "import os, time
+last = time.time_ns(); back = count = 0
+while count % 1000 or not os.path.exists('/tmp/stop'):
+    now = time.time_ns(); count += 1
+    back = max(back, last - now); last = now
+open('/tmp/watched.new', 'w').write(f'{count} {back}')
+os.rename('/tmp/watched.new', '/tmp/watched')";
+
+/// The wall clock of `dev` and its children never goes back, while it is forked, paused and resumed.
+fn never_goes_back(home: &Home) {
+    home.must(&["exec", "-d", "dev", "--", "python3", "-c", WATCHER]);
+    for number in 0..6 {
+        let name = format!("child-{number}");
+        home.must(&["fork", "dev", "--name", &name]);
+        if number % 3 == 2 {
+            home.must(&["pause", "dev"]);
+            home.must(&["resume", "dev"]);
+        }
+        if number % 3 != 0 {
+            home.must(&["rm", &name]);
+        }
+    }
+    for vm in ["dev", "child-0", "child-3"] {
+        let stop = "touch /tmp/stop; until [ -e /tmp/watched ]; do sleep 0.05; done; cat /tmp/watched";
+        let watched = home.must(&["exec", "--timeout", "60s", vm, "--", "sh", "-c", stop]);
+        eprintln!("{vm}: readings and steps back in ns: {watched}");
+        let (count, back) = watched.trim().split_once(' ').unwrap();
+        assert!(count.parse::<u64>().unwrap() > 1_000, "{vm}: too few readings to tell: {count}");
+        assert_eq!(back, "0", "{vm}: the wall clock went back by {back} ns");
+    }
+    home.must(&["rm", "child-0", "child-3"]);
 }
 
 #[test]

@@ -4,14 +4,13 @@ use std::fs;
 use std::sync::Arc;
 
 use microvm_protocol::messages::{Configure, Configured, Exec, FailureKind, PARTS, Part, SHARES_PART};
-use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::agent::{Agent, Place, StartCommands};
 use crate::console::say;
 use crate::exec::Defaults;
 use crate::failure::{AgentError, AgentResult};
 use crate::system::line::write_line;
-use crate::system::{hosts, shares};
+use crate::system::{clock, hosts, shares};
 
 /// Takes the identity over, which has to be one of a newer epoch than any before. `session_epoch`: that of the greeting.
 pub(crate) async fn configure(
@@ -51,7 +50,7 @@ pub(crate) async fn configure(
     Ok(Configured { parts: parts.collect() })
 }
 
-/// Sets the wall clock of a guest; an agent that runs beside other programs of a host leaves the host's alone.
+/// Sets the wall clock of a guest (see [`clock`]); an agent that runs beside other programs of a host leaves the host's alone.
 ///
 /// # Errors
 /// If the time is before 1970 or the kernel refuses it.
@@ -79,11 +78,7 @@ fn set_clock(nanoseconds: i64) -> Result<(), String> {
     if nanoseconds == 0 {
         return Ok(());
     }
-    let time = Timespec {
-        tv_sec: nanoseconds.div_euclid(1_000_000_000),
-        tv_nsec: nanoseconds.rem_euclid(1_000_000_000),
-    };
-    clock_settime(ClockId::Realtime, time).map_err(|error| format!("set the clock: {error}"))
+    clock::set(nanoseconds)
 }
 
 fn set_host_name(name: &str) -> Result<(), String> {

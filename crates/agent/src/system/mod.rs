@@ -1,5 +1,6 @@
 //! The guest as a system: identity, figures, ports, the end.
 
+mod clock;
 pub(crate) mod entropy;
 pub(crate) mod health;
 mod hosts;
