@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::Command;
 
-use support::small_disk::Small;
+use support::small_disk::{Small, furnished};
 use support::{Home, text};
 
 fn expect_same(one: &Path, other: &Path) {
@@ -147,16 +147,7 @@ fn a_full_disk_is_told_and_nothing_half_stays() {
 fn a_host_disk_that_fills_up_stops_the_guest_until_there_is_room() {
     let Some(mut home) = Home::open() else { return };
     let whole = home.root().join("whole");
-    let parts = ["images", "kernels"].map(|part| home.root().join(part));
-    let used =
-        Command::new("du").args(["--summarize", "--total", "--block-size=1M"]).args(&parts).output().unwrap();
-    let used: u64 = text(&used.stdout).lines().last().unwrap().split('\t').next().unwrap().parse().unwrap();
-    // A disk, not memory: holes of files in memory take room when they are read.
-    let Some(small) = Small::disk(&whole, &format!("{}M", used + 200)) else { return };
-    let copied =
-        Command::new("cp").args(["--recursive", "--sparse=always"]).args(&parts).arg(&whole).status();
-    assert!(copied.unwrap().success());
-    home.set("MICROVM_ROOT", whole.to_str().unwrap());
+    let Some(small) = furnished(&mut home, &whole, 200) else { return };
     home.must(&["create", "--name", "dev"]);
     let ids = support::names(&whole.join("vms"));
     let fill = "dd if=/dev/urandom of=/root/big bs=1M count=300 conv=fsync";

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::small_disk::Small;
+use support::small_disk::furnished;
 use support::{Home, names, text};
 
 /// Takes the rest of a disk; gives it back when dropped.
@@ -47,15 +47,7 @@ fn snapshots(home: &Home) -> usize {
 fn branches_snapshots_prunes_and_pools_live_through_a_full_disk() {
     let Some(mut home) = Home::open() else { return };
     let whole = home.root().join("whole");
-    let parts = ["images", "kernels"].map(|part| home.root().join(part));
-    let used =
-        Command::new("du").args(["--summarize", "--total", "--block-size=1M"]).args(&parts).output().unwrap();
-    let used: u64 = text(&used.stdout).lines().last().unwrap().split('\t').next().unwrap().parse().unwrap();
-    let Some(small) = Small::disk(&whole, &format!("{}M", used + 600)) else { return };
-    let copied =
-        Command::new("cp").args(["--recursive", "--sparse=always"]).args(&parts).arg(&whole).status();
-    assert!(copied.unwrap().success());
-    home.set("MICROVM_ROOT", whole.to_str().unwrap());
+    let Some(small) = furnished(&mut home, &whole, 600) else { return };
     home.must(&["create", "--name", "dev", "--memory", "256MiB"]);
     exec(&home, "dev", "head -c 12000000 /dev/urandom > /dev/shm/noise; echo kept > /root/note; sync");
     for name in ["one", "two", "three"] {
@@ -128,15 +120,7 @@ fn branches_snapshots_prunes_and_pools_live_through_a_full_disk() {
 fn a_guest_that_fills_the_disk_of_the_host_costs_no_guest_its_file_system() {
     let Some(mut home) = Home::open() else { return };
     let whole = home.root().join("whole");
-    let parts = ["images", "kernels"].map(|part| home.root().join(part));
-    let used =
-        Command::new("du").args(["--summarize", "--total", "--block-size=1M"]).args(&parts).output().unwrap();
-    let used: u64 = text(&used.stdout).lines().last().unwrap().split('\t').next().unwrap().parse().unwrap();
-    let Some(small) = Small::disk(&whole, &format!("{}M", used + 500)) else { return };
-    let copied =
-        Command::new("cp").args(["--recursive", "--sparse=always"]).args(&parts).arg(&whole).status();
-    assert!(copied.unwrap().success());
-    home.set("MICROVM_ROOT", whole.to_str().unwrap());
+    let Some(small) = furnished(&mut home, &whole, 500) else { return };
     // What the VMM does by itself: without a reserve.
     home.set("MICROVM_DISK_RESERVE", "0");
     for name in ["filler", "victim"] {

@@ -218,16 +218,25 @@ impl Drop for Home {
         if std::thread::panicking() {
             eprintln!("the server's log ends with:\n{}", self.log());
         }
-        let server = self.server();
-        // Also one whose supervisor was killed.
-        let marks: BTreeSet<String> = self.ids().into_iter().map(|id| format!("guest={id}")).collect();
+        // Also on roots that a test has made for itself below this one.
+        let servers = processes().into_iter().filter(|(_, words)| {
+            words.iter().any(|word| word == "serve")
+                && words.iter().any(|word| Path::new(word).starts_with(self.root()))
+        });
+        // Also VMMs whose supervisor was killed.
+        let below = names(self.root()).into_iter().map(|name| self.root().join(name).join("vms"));
+        let ids = below.chain([self.root().join("vms")]).flat_map(|vms| names(&vms));
+        let marks: BTreeSet<String> = ids.map(|id| format!("guest={id}")).collect();
         let vmms = processes().into_iter().filter(|(_, words)| words.iter().any(|word| marks.contains(word)));
-        for pid in server.into_iter().chain(vmms.map(|(pid, _)| pid)) {
+        for (pid, _) in servers.chain(vmms) {
             signal("KILL", pid);
             wait_for_end(pid);
         }
         // A supervisor notes how its VMM ended before it ends itself; what it writes would outlive the directory.
-        for (pid, _) in processes().into_iter().filter(|(pid, _)| self.works_here(*pid)) {
+        let works_below = |pid: i32| {
+            fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder.starts_with(self.root()))
+        };
+        for (pid, _) in processes().into_iter().filter(|(pid, _)| works_below(*pid)) {
             wait_for_end(pid);
         }
     }

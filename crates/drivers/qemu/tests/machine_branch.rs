@@ -6,18 +6,14 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::Bench;
-use futures::StreamExt as _;
+use common::{Bench, LIMIT, run};
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_driver_qemu::{Qemu, QemuConfig};
 use microvm_ports::branch::{Branch, BranchRequest, IncomingState, NewTop};
-use microvm_ports::guest::{Guest, GuestConnector, Identity, ProcessEvent};
+use microvm_ports::guest::{Guest, GuestConnector, Identity};
 use microvm_ports::hypervisor::{DeviceDiscovery, Machine, MachineSpec, MachineStart};
 use microvm_ports::{Hypervisor as _, LaunchError, SnapshotStore as _, VmStorage as _};
 use microvm_types::VmId;
-use microvm_types::exec::ExecRequest;
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn id(number: u64) -> VmId {
     VmId::from_parts(number, number)
@@ -32,18 +28,6 @@ async fn connect(machine: &dyn Machine, epoch: u64, name: &str) -> Arc<dyn Guest
     };
     let connector = SocketGuestConnector::new(GuestConfig::default());
     connector.connect(&machine.endpoint(), epoch, &identity, LIMIT).await.unwrap()
-}
-
-async fn run(guest: &dyn Guest, script: &str) -> String {
-    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
-    let mut handle = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await.unwrap();
-    let mut text = Vec::new();
-    while let Some(event) = tokio::time::timeout(LIMIT, handle.events.next()).await.unwrap() {
-        if let ProcessEvent::Stdout(data) | ProcessEvent::Stderr(data) = event {
-            text.extend_from_slice(&data);
-        }
-    }
-    String::from_utf8(text).unwrap().trim().to_owned()
 }
 
 /// What the kernel says of a machine's process.

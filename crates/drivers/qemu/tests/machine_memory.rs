@@ -6,20 +6,16 @@ mod common;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
-use std::time::Duration;
 
-use common::{Bench, DISK_MIB};
-use futures::StreamExt as _;
+use common::{Bench, DISK_MIB, LIMIT, run};
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_ports::branch::{BranchRequest, IncomingState, PAGE_SIZE};
-use microvm_ports::guest::{Guest, GuestConnector, Identity, ProcessEvent};
+use microvm_ports::guest::{Guest, GuestConnector, Identity};
 use microvm_ports::hypervisor::{DeviceDiscovery, Machine, MachineSpec, MachineStart};
 use microvm_ports::snapshot::{BranchFiles, BranchSource, ImportLimits, StateDescription};
 use microvm_ports::{Hypervisor as _, Progress, SnapshotStore as _, VmStorage as _};
-use microvm_types::exec::ExecRequest;
 use microvm_types::{SnapshotId, VmId};
 
-const LIMIT: Duration = Duration::from_secs(60);
 /// Memory of each machine (as [`Bench::make_spec`] gives it), in MiB.
 const MEMORY_MIB: u32 = 256;
 
@@ -45,18 +41,6 @@ fn id(number: u64) -> VmId {
 
 fn snapshot(number: u64) -> SnapshotId {
     SnapshotId::from_parts(number, number)
-}
-
-async fn run(guest: &dyn Guest, script: &str) -> String {
-    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
-    let mut handle = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await.unwrap();
-    let mut text = Vec::new();
-    while let Some(event) = tokio::time::timeout(LIMIT, handle.events.next()).await.unwrap() {
-        if let ProcessEvent::Stdout(data) | ProcessEvent::Stderr(data) = event {
-            text.extend_from_slice(&data);
-        }
-    }
-    String::from_utf8(text).unwrap().trim().to_owned()
 }
 
 /// A VMM's view of its guest's memory.

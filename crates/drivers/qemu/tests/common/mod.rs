@@ -4,15 +4,37 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use futures::StreamExt as _;
 use microvm_driver_host::SystemClock;
 use microvm_driver_qemu::{Qemu, QemuConfig};
 use microvm_driver_storage::{AgentSource, Storage, StorageConfig};
+use microvm_ports::guest::{Guest, ProcessEvent};
 use microvm_ports::hypervisor::{KernelBoot, MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::storage::DiskFormat;
 use microvm_ports::{ImageStore as _, KernelStore as _, VmStorage as _};
 use microvm_types::VmId;
+use microvm_types::exec::ExecRequest;
+
+/// Longest time for one step.
+#[allow(dead_code, reason = "not every test program waits for one")]
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs a script in a guest; gives what it wrote to both outputs, without the last line end.
+#[allow(dead_code, reason = "not every test program runs scripts")]
+pub(crate) async fn run(guest: &dyn Guest, script: &str) -> String {
+    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let mut handle = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await.unwrap();
+    let mut text = Vec::new();
+    while let Some(event) = tokio::time::timeout(LIMIT, handle.events.next()).await.unwrap() {
+        if let ProcessEvent::Stdout(data) | ProcessEvent::Stderr(data) = event {
+            text.extend_from_slice(&data);
+        }
+    }
+    String::from_utf8(text).unwrap().trim().to_owned()
+}
 
 /// Size of scratch disks.
 pub(crate) const DISK_MIB: u32 = 1024;
