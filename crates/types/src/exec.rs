@@ -111,7 +111,6 @@ pub struct ProcessInfo {
     pub detached: bool,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
 }

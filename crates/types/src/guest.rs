@@ -68,7 +68,6 @@ pub struct GuestProcess {
     pub command_omitted: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
