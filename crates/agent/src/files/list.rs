@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::sync::Arc;
 
-use microvm_protocol::messages::{List, MAX_LIST_ENTRIES, Reply, Stat, Stats};
+use microvm_protocol::messages::{List, MAX_LIST_ENTRIES, Reply, Stats};
 use microvm_protocol::mux::StreamHandle;
 use prost::Message as _;
 use tokio::runtime::Handle;

@@ -46,8 +46,8 @@ async fn files_are_written_whole_and_read_back() {
     assert_eq!(guest.stat(&odd).await.unwrap_err().kind(), ErrorKind::NotFound);
     // Nothing temporary is left.
     let names = guest.list(agent.directory.path().to_str().unwrap().as_bytes(), 9).await.unwrap();
-    assert!(names.iter().all(|entry| !entry.path.contains(".microvm")), "{names:?}");
-    assert_eq!(names.iter().filter(|entry| entry.kind == FileKind::File).count(), 3);
+    assert!(names.entries.iter().all(|entry| !entry.path.contains(".microvm")), "{names:?}");
+    assert_eq!(names.entries.iter().filter(|entry| entry.kind == FileKind::File).count(), 3);
 }
 
 #[tokio::test]
@@ -327,7 +327,7 @@ async fn lists_say_what_is_missing() {
     }
     std::fs::remove_dir_all(&many).unwrap();
     std::fs::create_dir(top.join("closed")).unwrap();
-    std::fs::set_permissions(top.join("closed"), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(top.join("closed"), std::fs::Permissions::from_mode(0o000)).unwrap();
     let list = guest.list(top.to_str().unwrap().as_bytes(), 2).await.unwrap();
     std::fs::set_permissions(top.join("closed"), std::fs::Permissions::from_mode(0o700)).unwrap();
     assert_eq!((list.unreadable, list.truncated), (1, false));
