@@ -9,6 +9,7 @@ use microvm_api::progress::ProgressLine;
 use microvm_api::snapshot::{CreateSnapshot, Snapshot as Body, SnapshotFile};
 use microvm_types::{ByteSize, ErrorKind, Name, SnapshotId, VmRef};
 
+use crate::autostart::say;
 use crate::commands::lifecycle::{each_name, keep_first};
 use crate::context::Context;
 use crate::error::CliError;
@@ -308,7 +309,6 @@ async fn stats(context: &Context) -> Result<u8, CliError> {
     let rows = [
         ("snapshots", all.total_snapshots.to_string()),
         ("golden snapshots", all.golden_snapshots.to_string()),
-        ("not counted: they cannot be read", all.unreadable_snapshots.to_string()),
         ("size", ByteSize(all.total_size_bytes).to_string()),
         ("VMs with snapshots", all.vms_with_snapshots.to_string()),
         ("oldest", all.oldest_snapshot.clone().unwrap_or_else(none)),
@@ -316,5 +316,8 @@ async fn stats(context: &Context) -> Result<u8, CliError> {
     ];
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
     context.output.table(&all, &["WHAT", "VALUE"], rows)?;
+    if all.unreadable_snapshots > 0 {
+        say(&format!("{} snapshots cannot be read and are not counted", all.unreadable_snapshots));
+    }
     Ok(if all.unreadable_snapshots == 0 { 0 } else { FAULTY })
 }
