@@ -30,7 +30,8 @@ Examples:
   microvm logs dev PROCESS --follow        the same, and what comes, to its end
 
 Looking disturbs nobody: whoever runs the process, or is attached to it, goes on. At most the last MiB of each
-output is kept, and one to two MiB of a console; how much is missing before is said on standard error, and in JSON.")]
+output is kept, and one to two MiB of a console; what is missing is said on standard error, and
+in JSON.")]
 pub(crate) struct Logs {
     /// Name or id of the VM
     vm: VmRef,
