@@ -185,7 +185,7 @@ async fn what_archives_leave_out_is_told_both_ways() {
     let data = archive(&[("pipe", b'6'), ("label", b'V'), ("last", b'0')]);
     let summary = client.push_archive(&vm, b"/tmp/in", None, stream::iter([Ok(data)])).await.unwrap();
     assert_eq!((summary.left_out.count, summary.left_out.entries[0].path.as_str()), (1, "label"));
-    assert_eq!(client.list_files(&vm, b"/tmp/in", 1).await.unwrap().len(), 2);
+    assert_eq!(client.list_files(&vm, b"/tmp/in", 1).await.unwrap().entries.len(), 2);
     let mut pulled = client.pull_archive(&vm, b"/tmp/in").await.unwrap();
     assert_eq!(pulled.left_out(), None, "told before its end");
     while pulled.next().await.unwrap().is_some() {}
