@@ -81,6 +81,7 @@ async fn archive(scene: &Scene) {
     // Names are relative to the parent of what was pulled.
     let found = scene.guest.list(to.as_bytes(), 9).await.must("listing");
     let mut found: Vec<Vec<u8>> = found
+        .entries
         .into_iter()
         .map(|stat| stat.path_bytes.unwrap_or_else(|| stat.path.into_bytes())[to.len()..].to_vec())
         .collect();
@@ -255,8 +256,8 @@ async fn many_files(scene: &Scene) {
         .await
         .must("pushing many");
     let found = scene.guest.list(top.as_bytes(), 1).await.must("listing many");
-    assert_eq!(found.len(), COUNT);
-    assert!(found.iter().all(|stat| stat.size == 5), "a size is wrong");
+    assert_eq!(found.entries.len(), COUNT);
+    assert!(found.entries.iter().all(|stat| stat.size == 5), "a size is wrong");
 }
 
 async fn links(scene: &Scene) {
