@@ -71,7 +71,7 @@ fn archives_of_a_hostile_guest() {
             let keep = bytes.first().is_none_or(|first| first % 4 > 0);
             let links = if keep { OutsideLinks::Keep } else { OutsideLinks::Skip };
             fs::create_dir(&target).unwrap();
-            let told = unpack(bytes, &target, b"", &mut Rules { budget: Budget::new(1 << 20), links });
+            let told = unpack(bytes, &target, b"", false, &mut Rules { budget: Budget::new(1 << 20), links });
             let mut names: Vec<_> =
                 fs::read_dir(whole.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             names.sort();
