@@ -1,5 +1,7 @@
 //! Whether a request can be carried out at all, before anything is touched.
 
+use std::collections::BTreeMap;
+
 use microvm_ports::hypervisor::DeviceDiscovery;
 use microvm_ports::storage::KernelInfo;
 use microvm_types::share::Share;
@@ -7,6 +9,7 @@ use microvm_types::template::{HookAction, NetworkMode, Template};
 
 use crate::error::ServiceError;
 use crate::settings::HostLimits;
+use crate::snapshots::OWN_LABELS;
 
 /// Smallest memory a guest boots with, in MiB. (Measured: the distribution's kernel with our agent needs 96 MiB.)
 const MIN_MEMORY_MIB: u32 = 128;
@@ -84,6 +87,17 @@ pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), Serv
         }
     }
     Ok(())
+}
+
+/// Refuses labels that the server gives to its own machines: a VM with one of them would be hidden, or removed as a
+/// leftover.
+pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), ServiceError> {
+    match labels.keys().find(|key| key.starts_with(OWN_LABELS)) {
+        Some(key) => {
+            Err(invalid("labels", format!("`{key}` is reserved: labels cannot begin with `{OWN_LABELS}`")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Checks what depends on the kernel that was found for a template.

@@ -19,7 +19,7 @@ pub(crate) async fn run(ports: &Ports, record: &VmRecord, point: HookPoint) -> R
     for hook in record.template.hooks.iter().filter(|hook| hook.at == point) {
         let event = json!({
             "event": hook.at,
-            "vm": { "id": record.id, "name": record.name, "phase": record.phase, "labels": record.labels,
+            "vm": { "id": record.id, "name": record.name, "phase": record.phase().as_str(), "labels": record.labels,
                     "template": record.template.name },
         });
         let Err(source) = ports.hooks.run(&hook.action, &event, Duration::from_millis(hook.timeout_ms)).await

@@ -4,8 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
-use microvm_types::vm::Rest;
-use microvm_types::{Phase, VmId};
+use microvm_types::{Life, VmId};
 
 use crate::actor::Beginning;
 use crate::error::ServiceError;
@@ -55,10 +54,7 @@ pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> 
         }
     }
     for mut record in stored.records {
-        // Older versions called this stopped.
-        if record.phase == Phase::Stopped && matches!(record.rest, Some(Rest::Asleep { .. })) {
-            record.phase = Phase::Hibernated;
-        }
+        record.life = Life::stored(record.phase(), record.life.rest().cloned(), record.is_pools());
         spawn_actor(shared, record, Beginning::Adopt)?;
     }
     Ok(())

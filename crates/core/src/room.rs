@@ -48,7 +48,7 @@ async fn stop_growing(shared: &Shared, before: &HashMap<VmId, u64>) -> HashMap<V
     for handle in shared.registry.all() {
         let (id, phase) = {
             let snapshot = handle.snapshot.borrow();
-            (snapshot.record.id.clone(), snapshot.record.phase)
+            (snapshot.record.id.clone(), snapshot.record.phase())
         };
         if phase != Phase::Running {
             continue;

@@ -8,7 +8,7 @@ use microvm_ports::hypervisor::{ConsolePart, HypervisorReport, MachineCounters};
 use microvm_ports::{ImageStore, KernelStore};
 use microvm_types::template::{Overrides, Template};
 use microvm_types::vm::{LOCAL_TENANT, Limits, Origin, PoolMember, Rest, VmRecord};
-use microvm_types::{Name, Phase, VmRef};
+use microvm_types::{Life, Name, Phase, VmRef};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -121,7 +121,6 @@ pub(crate) fn spawn_actor(
         machine: None,
         guest: None,
         unreachable: None,
-        gone: false,
     });
     let activity = Arc::new(Activity::new(shared.ports.clock.now_ms()));
     let handle = VmHandle { commands, snapshot, activity: Arc::clone(&activity) };
@@ -188,6 +187,8 @@ impl VmService {
         let template = self
             .template(request.template.as_deref().unwrap_or(&shared.settings.default_template))?
             .with(request.overrides.clone());
+        admission::check_labels(&request.labels)?;
+        admission::check_labels(&template.labels)?;
         self.create_from(template, request, None).await
     }
 
@@ -249,7 +250,7 @@ impl VmService {
             id,
             name,
             tenant: LOCAL_TENANT.to_owned(),
-            phase: Phase::Creating,
+            life: Life::new(),
             failure: None,
             image_digest: image.info.digest,
             template,
@@ -258,7 +259,6 @@ impl VmService {
             limits: request.limits,
             machine: None,
             origin,
-            rest: None,
             pool,
             epoch,
             created_ms: now,
@@ -382,7 +382,7 @@ impl VmService {
         let handle = self.shared.registry.find(vm)?;
         let (reply, outcome) = oneshot::channel();
         let lost = || {
-            if handle.snapshot.borrow().gone {
+            if handle.snapshot.borrow().gone() {
                 ServiceError::UnknownVm(vm.to_string())
             } else {
                 ServiceError::ShuttingDown
@@ -396,7 +396,7 @@ impl VmService {
     async fn wake(&self, vm: &VmRef, handle: &VmHandle) -> Result<(), ServiceError> {
         let (rest, phase) = {
             let now = handle.snapshot.borrow();
-            (now.record.rest.clone(), now.record.phase)
+            (now.record.life.rest().cloned(), now.record.phase())
         };
         match (rest, phase) {
             (Some(Rest::Paused), Phase::Paused) => self.ask(vm, Command::Resume).await,
@@ -428,8 +428,8 @@ impl VmService {
     /// A VM that waits in a pool is nobody's: what is done to it now would be done to whoever gets it.
     pub(crate) fn refuse_waiting(&self, vm: &VmRef) -> Result<(), ServiceError> {
         let handle = self.shared.registry.find(vm)?;
-        let waits = handle.snapshot.borrow().record.pool.as_ref().is_some_and(|member| member.waiting);
-        if waits { Err(ServiceError::UnknownVm(vm.to_string())) } else { Ok(()) }
+        let pools = handle.snapshot.borrow().record.is_pools();
+        if pools { Err(ServiceError::UnknownVm(vm.to_string())) } else { Ok(()) }
     }
 
     /// The same for a VM that waits in a pool too.
@@ -441,10 +441,10 @@ impl VmService {
         for _ in 0..WAKE_TRIES {
             let woken = self.wake(vm, &handle).await;
             let settled = snapshot.wait_for(|now| {
-                now.gone
+                now.gone()
                     || now.guest.is_some()
                     || now.unreachable.as_ref().is_some_and(|unreachable| unreachable.tried)
-                    || !matches!(now.record.phase, Phase::Running | Phase::Starting)
+                    || !matches!(now.record.phase(), Phase::Running | Phase::Starting)
             });
             let now = tokio::time::timeout(self.shared.settings.adopt_deadline, settled)
                 .await
@@ -452,29 +452,29 @@ impl VmService {
                 .map_err(|_| ServiceError::ShuttingDown)?
                 .clone();
             match now.guest {
-                _ if now.gone => return Err(ServiceError::UnknownVm(vm.to_string())),
-                Some(guest) if now.record.phase == Phase::Running => {
+                _ if now.gone() => return Err(ServiceError::UnknownVm(vm.to_string())),
+                Some(guest) if now.record.phase() == Phase::Running => {
                     return Ok(GuestLease::new(guest, handle.activity, Arc::clone(&self.shared.ports.clock)));
                 }
-                None if now.record.phase == Phase::Running
+                None if now.record.phase() == Phase::Running
                     && let Some(unreachable) = now.unreachable =>
                 {
                     return Err(unreachable.error(&now.record.name, self.shared.ports.clock.now_ms()));
                 }
                 None | Some(_)
-                    if now.record.phase == Phase::Paused && now.record.rest == Some(Rest::DiskFull) =>
+                    if now.record.phase() == Phase::Paused && now.record.life.rest() == Some(&Rest::DiskFull) =>
                 {
                     return Err(VmActor::no_room());
                 }
                 // It went to rest, or from one rest into another, while this was asked.
-                _ if now.record.rest.is_some() && !matches!(woken, Err(ServiceError::Storage(_))) => {}
+                _ if now.record.life.rest().is_some() && !matches!(woken, Err(ServiceError::Storage(_))) => {}
                 _ => {
                     woken?;
-                    return Err(not_running(now.record.phase));
+                    return Err(not_running(now.record.phase()));
                 }
             }
         }
-        Err(not_running(handle.snapshot.borrow().record.phase))
+        Err(not_running(handle.snapshot.borrow().record.phase()))
     }
 
     /// Counters of a VM that has a machine.
@@ -485,7 +485,7 @@ impl VmService {
         let handle = self.shared.registry.find(vm)?;
         let (machine, phase) = {
             let now = handle.snapshot.borrow();
-            (now.machine.clone(), now.record.phase)
+            (now.machine.clone(), now.record.phase())
         };
         Ok(machine.ok_or_else(|| not_running(phase))?.counters().await?)
     }
@@ -578,7 +578,7 @@ pub(crate) fn view(handle: &VmHandle) -> VmView {
 }
 
 fn gone_or_ending(handle: &VmHandle) -> Result<(), ServiceError> {
-    if handle.snapshot.borrow().gone { Ok(()) } else { Err(ServiceError::ShuttingDown) }
+    if handle.snapshot.borrow().gone() { Ok(()) } else { Err(ServiceError::ShuttingDown) }
 }
 
 fn not_running(phase: Phase) -> ServiceError {

@@ -83,7 +83,7 @@ pub(crate) async fn bring_up(
     let guard = LaunchGuard { machine: Some(Arc::clone(&machine)), deadline: kill_deadline };
     // Run at every boot, and in a new child of a golden snapshot, which was booted without them. Everything else goes on
     // from a state in which they have been run: forks, restored VMs, and a VM that is put back on its own snapshot.
-    let new_from_golden = matches!(record.origin, Origin::Golden { .. }) && record.phase == Phase::Creating;
+    let new_from_golden = matches!(record.origin, Origin::Golden { .. }) && record.phase() == Phase::Creating;
     let start_commands =
         if source.is_none() || new_from_golden { template.start_commands.clone() } else { Vec::new() };
     let mut identity = identity(ports, record, &image.info.config, start_commands);

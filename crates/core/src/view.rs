@@ -63,11 +63,11 @@ impl VmFilter {
         };
         // What the server makes for itself is not shown.
         let own = record.labels.contains_key(GOLDEN_LABEL)
-            || record.pool.as_ref().is_some_and(|member| member.waiting);
+            || record.is_pools();
         (self.waiting || !own)
             && has(&self.labels, &record.labels)
             && has(&self.metadata, &record.metadata)
-            && (self.phases.is_empty() || self.phases.contains(&record.phase))
+            && (self.phases.is_empty() || self.phases.contains(&record.phase()))
             && self.name_contains.as_ref().is_none_or(|part| record.name.as_str().contains(part.as_str()))
     }
 }
@@ -83,11 +83,14 @@ pub(crate) struct Snapshot {
     pub(crate) guest: Option<Arc<dyn Guest>>,
     /// Set while the machine runs and the agent does not answer.
     pub(crate) unreachable: Option<Unreachable>,
-    /// The VM is gone for good.
-    pub(crate) gone: bool,
 }
 
 impl Snapshot {
+    /// Whether the VM is gone for good.
+    pub(crate) fn gone(&self) -> bool {
+        self.record.phase() == Phase::Deleted
+    }
+
     pub(crate) fn view(&self) -> VmView {
         VmView {
             record: self.record.clone(),

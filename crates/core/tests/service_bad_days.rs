@@ -181,10 +181,10 @@ fn a_clock_that_is_set_back_ends_no_vm_and_keeps_none_for_ever() {
         // Idle for its second, not for a day; the clock of the test stands still, so it is moved like a real one.
         until("the idle one is stopped", || {
             host.clock.advance(1);
-            service.get(&vm("idle")).unwrap().record.phase == Phase::Stopped
+            service.get(&vm("idle")).unwrap().record.phase() == Phase::Stopped
         })
         .await;
-        assert_eq!(service.get(&vm("long")).unwrap().record.phase, Phase::Running);
+        assert_eq!(service.get(&vm("long")).unwrap().record.phase(), Phase::Running);
     });
 }
 
@@ -338,7 +338,7 @@ fn disks_of_the_users_take_part_in_branches() {
         host.storage.script().next(Operation::WriteBack, Fault::Fail);
         assert!(service.delete_vm(&vm("deep")).await.is_err());
         let failed = service.get(&vm("deep")).unwrap().record;
-        assert_eq!(failed.phase, Phase::Failed);
+        assert_eq!(failed.phase(), Phase::Failed);
         assert!(failed.failure.unwrap().contains("could not be deleted"));
         service.remove_snapshot("s", false).await.unwrap();
         for name in vms(service) {
@@ -416,7 +416,7 @@ fn a_sleeping_vm_that_cannot_be_woken_boots_from_its_disk_if_asked() {
         assert_eq!(error.code(), "vm_cannot_wake", "{error}");
         assert!(error.to_string().contains("start --cold dev"), "{error}");
         // Nothing was touched: with the old VMM it would still wake.
-        assert_eq!(service.get(&vm("dev")).unwrap().record.phase, Phase::Hibernated);
+        assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Hibernated);
         assert_eq!(code(service.start_vm(&vm("dev")).await), "vm_cannot_wake");
         service.start_vm_cold(&vm("dev")).await.unwrap();
         assert_eq!(say(service, "dev", "cat /root/note; hostname").await, "kept\ndev");

@@ -46,7 +46,7 @@ fn a_create_that_was_never_answered_is_undone() {
                 // The row of a VM that ran when the server died may be kept or undone, but never half: a second create
                 // of the name is refused only if the VM is there and runs.
                 let settled = async {
-                    while second.service.get(&dev()).is_ok_and(|vm| vm.record.phase != Phase::Running) {
+                    while second.service.get(&dev()).is_ok_and(|vm| vm.record.phase() != Phase::Running) {
                         tokio::task::yield_now().await;
                     }
                 };
@@ -108,7 +108,7 @@ fn what_was_reported_running_goes_on_running() {
         assert_eq!(now.id, before.record.id);
         assert_eq!(now.epoch, before.record.epoch + 1, "a new server opens a new epoch");
         let id: VmRef = paused.record.id.into();
-        assert_eq!(second.service.get(&id).unwrap().record.phase, Phase::Paused);
+        assert_eq!(second.service.get(&id).unwrap().record.phase(), Phase::Paused);
         second.service.resume_vm(&id).await.unwrap();
         second.service.guest(&id).await.unwrap().ping().await.unwrap();
     });
@@ -125,7 +125,7 @@ fn a_machine_that_died_meanwhile_is_reported_failed() {
     let second = host.serve();
     second.run(async {
         let waited = async {
-            while second.service.get(&dev()).unwrap().record.phase != Phase::Failed {
+            while second.service.get(&dev()).unwrap().record.phase() != Phase::Failed {
                 tokio::task::yield_now().await;
             }
         };

@@ -152,7 +152,7 @@ fn a_golden_snapshot_that_cannot_be_made_tells_why_and_leaves_nothing() {
             host.storage.script().next(step, Fault::Fail);
             // Told to the caller, or made good by a second try; never a VM that is half there.
             match service.create(named("dev")).await {
-                Ok(made) => assert_eq!(made.record.phase, Phase::Running, "{step:?}"),
+                Ok(made) => assert_eq!(made.record.phase(), Phase::Running, "{step:?}"),
                 Err(error) => {
                     assert!(error.to_string().len() > 10, "{step:?}: {error}");
                     host.assert_empty_in(service);

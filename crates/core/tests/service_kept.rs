@@ -60,17 +60,20 @@ fn a_hibernated_vm_says_so_also_one_that_an_older_version_called_stopped() {
         service.create(named("dev")).await.unwrap();
         say(service, "dev", "echo dream > /root/note").await;
         let view = service.hibernate_vm(&dev()).await.unwrap();
-        assert_eq!(view.record.phase, Phase::Hibernated);
+        assert_eq!(view.record.phase(), Phase::Hibernated);
         assert_eq!(
-            service.hibernate_vm(&dev()).await.unwrap().record.phase,
+            service.hibernate_vm(&dev()).await.unwrap().record.phase(),
             Phase::Hibernated,
             "twice is fine"
         );
-        assert_eq!(service.stop_vm(&dev(), false, None).await.unwrap().record.phase, Phase::Hibernated);
+        assert_eq!(service.stop_vm(&dev(), false, None).await.unwrap().record.phase(), Phase::Hibernated);
         let stopped = VmFilter { phases: vec![Phase::Stopped], ..VmFilter::default() };
         assert!(service.list(&stopped).is_empty(), "whoever deletes what is stopped would delete it");
         let mut record = service.get(&dev()).unwrap().record;
-        record.phase = Phase::Stopped;
+        // As versions before the phase `hibernated` stored it.
+        let mut life = serde_json::to_value(&record.life).unwrap();
+        life["phase"] = "stopped".into();
+        record.life = serde_json::from_value(life).unwrap();
         host.store.update_vm(&record).await.unwrap();
     });
     drop(server);
@@ -78,10 +81,10 @@ fn a_hibernated_vm_says_so_also_one_that_an_older_version_called_stopped() {
     let service = &server.service;
     server.run(async {
         let record = service.get(&dev()).unwrap().record;
-        assert_eq!(record.phase, Phase::Hibernated);
-        assert!(matches!(record.rest, Some(Rest::Asleep { .. })));
+        assert_eq!(record.phase(), Phase::Hibernated);
+        assert!(matches!(record.life.rest(), Some(Rest::Asleep { .. })));
         assert_eq!(say(service, "dev", "cat /root/note").await, "dream");
-        assert_eq!(service.get(&dev()).unwrap().record.phase, Phase::Running);
+        assert_eq!(service.get(&dev()).unwrap().record.phase(), Phase::Running);
         service.hibernate_vm(&dev()).await.unwrap();
         service.delete_vm(&dev()).await.unwrap();
     });

@@ -4,10 +4,11 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
-use microvm_core::{CreateRequest, ServiceError, VmFilter};
+use microvm_core::{CreateRequest, ForkRequest, ServiceError, VmFilter};
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::guest::ProcessEvent;
 use microvm_ports::hypervisor::MachineExit;
@@ -28,7 +29,7 @@ fn a_vm_is_created_used_stopped_started_paused_and_deleted() {
     let service = &server.service;
     server.run(async {
         let made = service.create(named("dev")).await.unwrap();
-        assert_eq!(made.record.phase, Phase::Running);
+        assert_eq!(made.record.phase(), Phase::Running);
         assert!(made.agent.is_some());
         assert_eq!(service.get(&made.record.id.clone().into()).unwrap().record.name.as_str(), "dev");
 
@@ -44,13 +45,13 @@ fn a_vm_is_created_used_stopped_started_paused_and_deleted() {
         assert_eq!(output, b"hi\n");
         drop((process, guest));
 
-        assert_eq!(service.pause_vm(&vm("dev")).await.unwrap().record.phase, Phase::Paused);
-        assert_eq!(service.pause_vm(&vm("dev")).await.unwrap().record.phase, Phase::Paused, "twice is fine");
+        assert_eq!(service.pause_vm(&vm("dev")).await.unwrap().record.phase(), Phase::Paused);
+        assert_eq!(service.pause_vm(&vm("dev")).await.unwrap().record.phase(), Phase::Paused, "twice is fine");
         assert_eq!(code(service.guest(&vm("dev")).await.map(drop)), "vm_not_running");
-        assert_eq!(service.resume_vm(&vm("dev")).await.unwrap().record.phase, Phase::Running);
-        assert_eq!(service.stop_vm(&vm("dev"), false, None).await.unwrap().record.phase, Phase::Stopped);
+        assert_eq!(service.resume_vm(&vm("dev")).await.unwrap().record.phase(), Phase::Running);
+        assert_eq!(service.stop_vm(&vm("dev"), false, None).await.unwrap().record.phase(), Phase::Stopped);
         assert_eq!(code(service.pause_vm(&vm("dev")).await), "wrong_phase");
-        assert_eq!(service.start_vm(&vm("dev")).await.unwrap().record.phase, Phase::Running);
+        assert_eq!(service.start_vm(&vm("dev")).await.unwrap().record.phase(), Phase::Running);
         service.delete_vm(&vm("dev")).await.unwrap();
         assert_eq!(code(service.get(&vm("dev"))), "vm_not_found");
         assert_eq!(code(service.delete_vm(&vm("dev")).await), "vm_not_found");
@@ -117,7 +118,7 @@ fn a_hanging_start_is_overtaken_by_a_delete() {
         }
         server.service.delete_vm(&vm("dev")).await.unwrap();
         assert_eq!(create.await.unwrap().unwrap_err().code(), "overtaken");
-        while events.recv().await.unwrap().phase.is_some() {}
+        while events.recv().await.unwrap().phase != Phase::Deleted {}
     });
     host.assert_empty("after an overtaken start");
 }
@@ -131,12 +132,12 @@ fn a_lost_machine_fails_the_vm_with_the_reason() {
         let id = service.create(named("a")).await.unwrap().record.id;
         let mut events = service.events();
         assert!(host.hypervisor.end(&id, MachineExit::Vmm("killed by signal 9".into())));
-        while events.recv().await.unwrap().phase != Some(Phase::Failed) {}
+        while events.recv().await.unwrap().phase != Phase::Failed {}
         let record = service.get(&vm("a")).unwrap().record;
         let reason = "killed by signal 9";
         assert!(record.failure.as_deref().unwrap_or_default().contains(reason), "{:?}", record.failure);
         assert_eq!(
-            service.start_vm(&vm("a")).await.unwrap().record.phase,
+            service.start_vm(&vm("a")).await.unwrap().record.phase(),
             Phase::Running,
             "it can start again"
         );
@@ -152,16 +153,16 @@ fn a_guest_that_powers_off_stops_and_one_that_resets_starts_again() {
         let id = service.create(named("dev")).await.unwrap().record.id;
         let mut events = service.events();
         host.hypervisor.end(&id, MachineExit::GuestReset);
-        while events.recv().await.unwrap().phase != Some(Phase::Running) {}
+        while events.recv().await.unwrap().phase != Phase::Running {}
         host.hypervisor.end(&id, MachineExit::GuestShutdown);
-        while events.recv().await.unwrap().phase != Some(Phase::Stopped) {}
+        while events.recv().await.unwrap().phase != Phase::Stopped {}
         let mut request = named("once");
         request.limits.ephemeral = true;
         let once = service.create(request).await.unwrap().record.id;
         host.hypervisor.end(&once, MachineExit::GuestShutdown);
         loop {
             let event = events.recv().await.unwrap();
-            if event.id == once && event.phase.is_none() {
+            if event.id == once && event.phase == Phase::Deleted {
                 break;
             }
         }
@@ -223,12 +224,12 @@ fn limits_end_ephemeral_vms() {
         let guest = server.service.guest(&vm("dev")).await.unwrap();
         host.clock.advance(60_000);
         let early = tokio::time::timeout(Duration::from_millis(1_300), async {
-            while events.recv().await.unwrap().phase.is_some() {}
+            while events.recv().await.unwrap().phase != Phase::Deleted {}
         });
         assert!(early.await.is_err(), "it must not go while somebody uses it");
         drop(guest);
         host.clock.advance(60_000);
-        while events.recv().await.unwrap().phase.is_some() {}
+        while events.recv().await.unwrap().phase != Phase::Deleted {}
     });
     host.assert_empty("after the idle limit");
 }
@@ -252,4 +253,20 @@ fn listings_filter() {
     assert_eq!(names(red), ["a-one", "b-one"]);
     assert_eq!(names(VmFilter { name_contains: Some("two".into()), ..VmFilter::default() }), ["a-two"]);
     assert!(names(VmFilter { phases: vec![Phase::Failed], ..VmFilter::default() }).is_empty());
+}
+
+/// Labels of the server's own machines hide a VM, or have it removed as a leftover.
+#[test]
+fn labels_of_the_server_are_its_own() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let labels = BTreeMap::from([("microvm.golden".to_owned(), "mine".to_owned())]);
+        let request = CreateRequest { labels: labels.clone(), ..named("dev") };
+        assert_eq!(code(server.service.create(request).await), "invalid_field");
+        server.service.create(named("dev")).await.unwrap();
+        let fork = ForkRequest { count: 1, labels, ..ForkRequest::default() };
+        assert_eq!(code(server.service.fork_vm(&vm("dev"), fork).await), "invalid_field");
+        server.service.delete_vm(&vm("dev")).await.unwrap();
+    });
 }

@@ -57,7 +57,7 @@ fn a_pool_is_filled_and_hands_out_vms_of_their_own() {
         service.create_pool(pool("py", 3, 5)).await.unwrap();
         filled(service, "py", 3).await;
         assert!(service.list(&VmFilter::default()).is_empty(), "waiting VMs are nobody's");
-        assert!(everything(service).iter().all(|vm| vm.record.phase == Phase::Paused));
+        assert!(everything(service).iter().all(|vm| vm.record.phase() == Phase::Pooled));
         // Beside the identity that comes with the channel, each had one and two commands as whoever gets it will; two
         // more commands warmed up the golden snapshot, and one proved it.
         let calls = |operation| host.hypervisor.script().calls(operation);
@@ -66,7 +66,7 @@ fn a_pool_is_filled_and_hands_out_vms_of_their_own() {
         let mut request = AcquireRequest { name: Some("mine".parse().unwrap()), ..AcquireRequest::default() };
         request.labels.insert("owner".into(), "me".into());
         let (made, tier) = service.acquire("py", request).await.unwrap();
-        assert_eq!((tier, made.record.phase), (Tier::Pool, Phase::Running));
+        assert_eq!((tier, made.record.phase()), (Tier::Pool, Phase::Running));
         assert_eq!((made.record.name.as_str(), made.record.labels["owner"].as_str()), ("mine", "me"));
         let member = made.record.pool.clone().unwrap();
         assert!(!member.waiting && member.pool.as_str() == "py");

@@ -40,7 +40,7 @@ fn a_lost_channel_is_opened_again_and_the_machine_goes_on() {
             until("a new epoch", || service.get(&dev()).unwrap().record.epoch > before.epoch).await;
             assert_eq!(say(service, "dev", "cat /root/note").await, "kept", "after {reason:?}");
             let view = service.get(&dev()).unwrap();
-            assert_eq!((view.record.phase, view.unreachable), (Phase::Running, None));
+            assert_eq!((view.record.phase(), view.unreachable), (Phase::Running, None));
             assert_eq!(view.record.started_ms, before.started_ms, "it was not started again");
             assert_eq!(host.hypervisor.script().calls(Operation::Kill), kills);
             service.delete_vm(&dev()).await.unwrap();
@@ -68,7 +68,7 @@ fn an_agent_that_cannot_be_reached_is_a_flag_and_no_death_sentence() {
         assert!(error.to_string().contains("for 7 s"), "{error}");
         let view = service.get(&dev()).unwrap();
         let unreachable = view.unreachable.unwrap();
-        assert_eq!((view.record.phase, view.record.failure), (Phase::Running, None));
+        assert_eq!((view.record.phase(), view.record.failure), (Phase::Running, None));
         assert_eq!(unreachable.since_ms, lost_ms);
         assert!(unreachable.reason.contains("heartbeat"), "{}", unreachable.reason);
         assert_eq!(host.hypervisor.machines().len(), 1, "its machine is gone");
@@ -78,7 +78,7 @@ fn an_agent_that_cannot_be_reached_is_a_flag_and_no_death_sentence() {
         assert_eq!(service.get(&dev()).unwrap().unreachable, None, "nobody misses an answer of a paused VM");
         assert_eq!(service.resume_vm(&dev()).await.unwrap_err().kind(), ErrorKind::Unavailable);
         let view = service.get(&dev()).unwrap();
-        assert_eq!(view.record.phase, Phase::Running, "its processors run");
+        assert_eq!(view.record.phase(), Phase::Running, "its processors run");
         assert!(view.unreachable.is_some());
         host.clear_faults();
         until("it answers", || service.get(&dev()).unwrap().unreachable.is_none()).await;
@@ -102,7 +102,7 @@ fn a_restart_of_the_server_spares_machines_whose_agent_does_not_answer() {
         server.run(async {
             until("it is unreachable", || service.get(&dev()).unwrap().unreachable.is_some()).await;
             assert_eq!(service.guest(&dev()).await.unwrap_err().code(), "vm_unreachable");
-            assert_eq!(service.get(&dev()).unwrap().record.phase, Phase::Running, "{step:?}");
+            assert_eq!(service.get(&dev()).unwrap().record.phase(), Phase::Running, "{step:?}");
             assert_eq!(host.hypervisor.machines().len(), 1, "its machine was ended");
             host.clear_faults();
             until("it answers", || service.get(&dev()).unwrap().unreachable.is_none()).await;
@@ -126,12 +126,12 @@ fn a_vm_that_nobody_can_use_is_not_idle() {
         host.clock.advance(3_600_000);
         // A round of its actor, which looks at its limits before it does anything.
         for _ in 0..3 {
-            assert_eq!(service.resume_vm(&dev()).await.unwrap().record.phase, Phase::Running);
+            assert_eq!(service.resume_vm(&dev()).await.unwrap().record.phase(), Phase::Running);
         }
         assert!(service.get(&dev()).unwrap().unreachable.is_some());
         host.clear_faults();
         until("it answers", || service.get(&dev()).unwrap().unreachable.is_none()).await;
-        assert_eq!(service.get(&dev()).unwrap().record.phase, Phase::Running);
+        assert_eq!(service.get(&dev()).unwrap().record.phase(), Phase::Running);
     });
 }
 
@@ -148,7 +148,7 @@ fn an_unreachable_vm_can_be_stopped_started_and_deleted_at_once() {
         assert!(host.hypervisor.close_channel(&id, lost()));
         until("it is unreachable", || service.get(&dev()).unwrap().unreachable.is_some()).await;
         let view = service.stop_vm(&dev(), false, None).await.unwrap();
-        assert_eq!((view.record.phase, view.unreachable), (Phase::Stopped, None));
+        assert_eq!((view.record.phase(), view.unreachable), (Phase::Stopped, None));
         host.clear_faults();
         service.start_vm(&dev()).await.unwrap();
         assert_eq!(say(service, "dev", "echo here").await, "here");

@@ -25,8 +25,8 @@ fn a_vm_whose_write_finds_no_space_waits_for_room_and_goes_on() {
         // Nor can it be stored that it stands still: it does all the same.
         host.store.script().next(Operation::Update, Fault::Fail);
         assert!(host.hypervisor.fill_disk(&id));
-        until("it stands still", || service.get(&vm("dev")).unwrap().record.phase == Phase::Paused).await;
-        assert_eq!(service.get(&vm("dev")).unwrap().record.rest, Some(Rest::DiskFull));
+        until("it stands still", || service.get(&vm("dev")).unwrap().record.phase() == Phase::Paused).await;
+        assert_eq!(service.get(&vm("dev")).unwrap().record.life.rest(), Some(&Rest::DiskFull));
         let error = service.guest(&vm("dev")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(error.to_string().contains("disk"), "{error}");
@@ -37,12 +37,12 @@ fn a_vm_whose_write_finds_no_space_waits_for_room_and_goes_on() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        until("it is known", || service.get(&vm("dev")).unwrap().record.rest == Some(Rest::DiskFull)).await;
-        assert_eq!(service.get(&vm("dev")).unwrap().record.phase, Phase::Paused);
+        until("it is known", || service.get(&vm("dev")).unwrap().record.life.rest() == Some(&Rest::DiskFull)).await;
+        assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Paused);
         assert!(host.hypervisor.machines().contains_key(&id));
         host.storage.set_free(1 << 40);
-        until("it goes on", || service.get(&vm("dev")).unwrap().record.phase == Phase::Running).await;
-        assert_eq!(service.get(&vm("dev")).unwrap().record.rest, None);
+        until("it goes on", || service.get(&vm("dev")).unwrap().record.phase() == Phase::Running).await;
+        assert_eq!(service.get(&vm("dev")).unwrap().record.life.rest(), None);
         assert_eq!(say(service, "dev", "cat /root/note").await, "kept");
     });
 }
@@ -61,15 +61,15 @@ fn a_vm_that_grows_stands_still_before_the_others_have_no_room() {
         until("the one that grows stands still", || {
             length += 64 << 10;
             std::fs::File::options().write(true).open(&disk).unwrap().set_len(length).unwrap();
-            service.get(&vm("grows")).unwrap().record.rest == Some(Rest::DiskFull)
+            service.get(&vm("grows")).unwrap().record.life.rest() == Some(&Rest::DiskFull)
         })
         .await;
-        assert_eq!(service.get(&vm("quiet")).unwrap().record.phase, Phase::Running);
+        assert_eq!(service.get(&vm("quiet")).unwrap().record.phase(), Phase::Running);
         assert_eq!(say(service, "quiet", "echo here").await, "here");
         // Whoever pauses it by hand wants it to stay so.
         service.pause_vm(&vm("grows")).await.unwrap();
         host.storage.set_free(1 << 40);
-        assert_eq!(service.get(&vm("grows")).unwrap().record.rest, None);
+        assert_eq!(service.get(&vm("grows")).unwrap().record.life.rest(), None);
         service.resume_vm(&vm("grows")).await.unwrap();
         assert_eq!(say(service, "grows", "echo on").await, "on");
     });

@@ -123,7 +123,7 @@ fn a_vm_with_a_folder_is_never_branched_and_goes_on() {
             service.create_snapshot(&vm("dev"), SnapshotRequest::default(), Progress::ignored()).await;
         assert_eq!(code(snapshot), "share_not_branchable");
         assert_eq!(code(service.hibernate_vm(&vm("dev")).await), "share_not_branchable");
-        assert_eq!(service.get(&vm("dev")).unwrap().record.phase, Phase::Running);
+        assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
         assert_eq!(say(service, "dev", "echo here").await, "here");
         assert!(service.snapshots(&SnapshotFilter::default()).is_empty());
         assert_eq!(host.hypervisor.script().calls(Operation::Launch), 1);

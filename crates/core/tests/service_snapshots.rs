@@ -42,7 +42,7 @@ fn children_have_all_of_their_parent_and_are_their_own() {
         for child in &forked.vms {
             let (record, name) = (&child.record, child.record.name.as_str());
             assert_eq!(record.origin, Origin::Fork { vm: parent.id.clone() });
-            assert_eq!((record.phase, &record.labels["team"]), (Phase::Running, &"red".to_owned()));
+            assert_eq!((record.phase(), &record.labels["team"]), (Phase::Running, &"red".to_owned()));
             let text = say(service, name, "cat /root/note; hostname; cat /etc/machine-id").await;
             assert!(text.starts_with(&format!("before\n{name}\n")), "{text}");
             said.push(text);
@@ -75,7 +75,7 @@ fn a_paused_vm_is_forked_and_stays_paused() {
         service.create(named("dev")).await.unwrap();
         service.pause_vm(&vm("dev")).await.unwrap();
         service.fork_vm(&vm("dev"), forks(1, "child")).await.unwrap();
-        assert_eq!(service.get(&vm("dev")).unwrap().record.phase, Phase::Paused);
+        assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Paused);
         assert_eq!(say(service, "child", "hostname").await, "child");
         service.resume_vm(&vm("dev")).await.unwrap();
         assert_eq!(say(service, "dev", "hostname").await, "dev");
@@ -158,7 +158,7 @@ fn what_starts_or_stops_is_not_forked() {
                     }
                 })
             };
-            until("the phase", || service.get(&vm("dev")).unwrap().record.phase == phase).await;
+            until("the phase", || service.get(&vm("dev")).unwrap().record.phase() == phase).await;
             assert_eq!(code(service.fork_vm(&vm("dev"), forks(1, "a")).await), "vm_not_running");
             assert_eq!(code(snap(service, "dev", "s").await), "vm_not_running");
             // A start that hangs is ended by its deadline, a stop by its grace.
@@ -260,7 +260,7 @@ fn a_snapshot_is_restored_and_its_vm_put_back() {
                 _ => {}
             }
             let back = service.rollback(&vm("dev"), "one").await.unwrap().record;
-            assert_eq!((back.id, back.phase), (dev.id.clone(), Phase::Running));
+            assert_eq!((back.id.clone(), back.phase()), (dev.id.clone(), Phase::Running));
             let said = say(service, "dev", "cat /root/note /root/log; hostname").await;
             assert_eq!(said, "one\nstarted\ndev", "from {phase}");
         }
@@ -505,7 +505,7 @@ fn a_server_that_dies_in_a_fork_or_snapshot_leaves_no_half() {
             second.run(async {
                 until(&format!("settled after {step:?} {fault:?}"), || {
                     let all = service.list(&microvm_core::VmFilter::default());
-                    all.iter().all(|vm| vm.record.phase == Phase::Running)
+                    all.iter().all(|vm| vm.record.phase() == Phase::Running)
                 })
                 .await;
                 assert_eq!(say(service, "dev", "cat /root/note").await, "kept", "{step:?} {fault:?}");

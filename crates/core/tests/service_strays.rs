@@ -49,7 +49,7 @@ fn a_lost_database_costs_no_disk_and_brings_all_back_when_it_is_found() {
         assert_eq!(service.stray_vms().await.unwrap(), []);
         assert_eq!(say(service, "dev", "cat /root/note").await, "kept");
         assert_eq!(say(service, "asleep", "cat /root/dream").await, "dream");
-        assert_eq!(service.get(&vm("dev")).unwrap().record.phase, Phase::Running);
+        assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
     });
 }
 

@@ -24,8 +24,8 @@ impl App {
         Vm {
             id: record.id,
             name: record.name,
-            state: record.phase,
-            status: record.phase,
+            state: record.life.phase(),
+            status: record.life.phase(),
             vcpus: template.vcpus,
             memory_mb: template.memory_mib,
             memory_mib: template.memory_mib,
@@ -44,11 +44,11 @@ impl App {
             updated_at: self.time(record.updated_ms),
             started_at: record.started_ms.map(|started| self.time(started)),
             failure: record.failure,
-            reachable: record.phase == Phase::Running && view.agent.is_some(),
+            reachable: record.life.phase() == Phase::Running && view.agent.is_some(),
             unreachable_since: since.map(|since| self.time(since)),
             unreachable_reason: reason,
             origin: record.origin,
-            rest: record.rest,
+            rest: record.life.rest().cloned(),
         }
     }
 
@@ -98,8 +98,8 @@ impl App {
             at: self.time(event.at_ms),
             vm: event.id,
             name: event.name,
-            gone: event.phase.is_none(),
-            state: event.phase.unwrap_or(Phase::Deleting),
+            gone: event.phase == Phase::Deleted,
+            state: if event.phase == Phase::Deleted { Phase::Deleting } else { event.phase },
             detail: event.reason,
         }
     }

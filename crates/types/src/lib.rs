@@ -8,12 +8,12 @@
 //!
 //! ```text
 //!            ┌────────────┐  Started   ┌─────────┐ Pause ┌────────┐
-//!  Creating ─┤  Starting  ├───────────▶│ Running ├──────▶│ Paused │
+//!  Creating ─┤  Starting  ├───────────▶│ Running ├──────▶│ Paused │   (or Pooled, until a claim)
 //!     │      └─▲───────┬──┘            └─┬─┬───▲─┘       └─┬──┬───┘
 //!     │  Start │       │ failed     Stop │ │   └──Resume───┘  │
 //!     ▼        │       ▼                 ▼ └──── lost ──────┐ │
-//!  Stopped ────┘    Failed ◀──────── Stopping ──▶ Stopped   ▼ ▼
-//!     └────────────────┴──────── Delete ──▶ Deleting ──▶ (gone)
+//!  Stopped ────┘    Failed ◀──────── Stopping ──▶ Stopped   ▼ ▼   (or Hibernated)
+//!     └────────────────┴──────── Delete ──▶ Deleting ──▶ Deleted
 //! ```
 
 pub mod error_kind;
@@ -22,6 +22,7 @@ mod file_time;
 pub mod files;
 pub mod guest;
 pub mod id;
+pub mod life;
 pub mod lifecycle;
 pub mod name;
 pub mod pool;
@@ -35,6 +36,7 @@ pub mod vm;
 
 pub use error_kind::ErrorKind;
 pub use id::{ProcessId, SnapshotId, VmId};
+pub use life::Life;
 pub use lifecycle::{Denied, LifecycleEvent, Phase};
 pub use name::{Name, NameError, VmRef};
 pub use share::{Share, ShareChanges, ShareError};

@@ -19,25 +19,46 @@ pub enum Phase {
     Starting,
     /// Its agent answers.
     Running,
-    /// Its processors stand still; memory and disk are kept.
+    /// Its processors are stopped; memory and disk are kept.
     Paused,
+    /// It is ready, paused, and waits in a pool for whoever acquires it.
+    Pooled,
     /// Its machine is being shut down.
     Stopping,
     /// Its machine was lost; the reason is kept with the VM. It can be started again or deleted.
     Failed,
-    /// It is being removed; the end of every life.
+    /// It is being removed.
     Deleting,
+    /// It is gone, with all its files. Never stored: there is no record any more.
+    #[serde(skip)]
+    Deleted,
 }
 
 impl Phase {
     /// All phases, for tables and tests.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Creating,
         Self::Stopped,
         Self::Hibernated,
         Self::Starting,
         Self::Running,
         Self::Paused,
+        Self::Pooled,
+        Self::Stopping,
+        Self::Failed,
+        Self::Deleting,
+        Self::Deleted,
+    ];
+
+    /// The phases that a VM can be seen in and found by.
+    pub const SHOWN: [Self; 10] = [
+        Self::Creating,
+        Self::Stopped,
+        Self::Hibernated,
+        Self::Starting,
+        Self::Running,
+        Self::Paused,
+        Self::Pooled,
         Self::Stopping,
         Self::Failed,
         Self::Deleting,
@@ -46,7 +67,10 @@ impl Phase {
     /// Whether a machine process may exist in this phase.
     #[must_use]
     pub const fn has_machine(self) -> bool {
-        matches!(self, Self::Starting | Self::Running | Self::Paused | Self::Stopping | Self::Deleting)
+        matches!(
+            self,
+            Self::Starting | Self::Running | Self::Paused | Self::Pooled | Self::Stopping | Self::Deleting
+        )
     }
 
     /// Whether the phase ends by itself, without another request.
@@ -65,9 +89,11 @@ impl Phase {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Pooled => "pooled",
             Self::Stopping => "stopping",
             Self::Failed => "failed",
             Self::Deleting => "deleting",
+            Self::Deleted => "deleted",
         }
     }
 }
@@ -78,20 +104,24 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What happens to a VM: a request admitted, or something that came about.
+/// What happens to a VM: a request admitted, or a fact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LifecycleEvent {
-    /// Its files are complete.
+    /// Its files are complete, and it is not to run yet.
     Created,
-    /// Somebody asks for it to run.
+    /// A request to run it.
     Start,
     /// Its agent answered and confirmed its identity.
     Started,
-    /// Somebody asks it to stand still.
+    /// A request to stop its processors, or a VMM that stopped them.
     Pause,
-    /// Somebody asks it to go on.
+    /// A request to go on.
     Resume,
-    /// Somebody asks it to shut down.
+    /// It is ready for whoever acquires it.
+    Pooled,
+    /// Somebody acquires it from its pool.
+    Claim,
+    /// A request to shut it down.
     Stop,
     /// Its machine ended as asked, or the guest shut itself down.
     Stopped,
@@ -99,23 +129,31 @@ pub enum LifecycleEvent {
     Hibernated,
     /// Its machine was lost, or a step towards running failed.
     Lost,
-    /// Somebody asks for it to be removed.
+    /// A request to remove it, or the undoing of its creation.
     Delete,
+    /// Something of it could not be removed.
+    NotDeleted,
+    /// Nothing is left of it.
+    Deleted,
 }
 
 impl LifecycleEvent {
     /// All events, for tables and tests.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Created,
         Self::Start,
         Self::Started,
         Self::Pause,
         Self::Resume,
+        Self::Pooled,
+        Self::Claim,
         Self::Stop,
         Self::Stopped,
         Self::Hibernated,
         Self::Lost,
         Self::Delete,
+        Self::NotDeleted,
+        Self::Deleted,
     ];
 
     const fn verb(self) -> &'static str {
@@ -125,35 +163,110 @@ impl LifecycleEvent {
             Self::Started => "report as started",
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Pooled => "put into its pool",
+            Self::Claim => "acquire",
             Self::Stop => "stop",
             Self::Stopped => "report as stopped",
             Self::Hibernated => "report as hibernated",
             Self::Lost => "report as lost",
             Self::Delete => "delete",
+            Self::NotDeleted => "report as not deleted",
+            Self::Deleted => "report as deleted",
         }
     }
 }
 
-/// Why an event is refused in a phase.
+/// Work on a VM that leaves its phase as it is, or passes through several phases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Work {
+    /// A branch of its state: for a fork or a snapshot.
+    Branch,
+    /// Its memory goes to disk and its machine ends.
+    Hibernate,
+    /// It goes back to an earlier state of its own.
+    Rollback,
+    /// Its memory is made smaller or larger.
+    ResizeMemory,
+    /// Its identity is pushed once more before it waits in a pool.
+    Rehearse,
+}
+
+impl Work {
+    /// All kinds of work, for tables and tests.
+    pub const ALL: [Self; 5] =
+        [Self::Branch, Self::Hibernate, Self::Rollback, Self::ResizeMemory, Self::Rehearse];
+
+    const fn verb(self) -> &'static str {
+        match self {
+            Self::Branch => "branch",
+            Self::Hibernate => "hibernate",
+            Self::Rollback => "roll back",
+            Self::ResizeMemory => "resize the memory of",
+            Self::Rehearse => "rehearse the identity of",
+        }
+    }
+}
+
+/// The table of [`Work`]: whether it may begin in `phase`.
+///
+/// # Errors
+/// [`Denied`] if it may not.
+pub const fn permits(phase: Phase, work: Work) -> Result<(), Denied> {
+    use Phase as P;
+    let permitted = match work {
+        Work::Branch | Work::Hibernate => matches!(phase, P::Running | P::Paused),
+        Work::ResizeMemory => matches!(phase, P::Running | P::Paused),
+        Work::Rehearse => matches!(phase, P::Running),
+        Work::Rollback => {
+            matches!(phase, P::Running | P::Paused | P::Stopped | P::Hibernated | P::Failed)
+        }
+    };
+    if permitted { Ok(()) } else { Err(Denied { phase, asked: Asked::Work(work) }) }
+}
+
+/// What was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// A change of phase.
+    Event(LifecycleEvent),
+    /// Work in the phase.
+    Work(Work),
+}
+
+impl Asked {
+    const fn verb(self) -> &'static str {
+        match self {
+            Self::Event(event) => event.verb(),
+            Self::Work(work) => work.verb(),
+        }
+    }
+}
+
+/// Why an event or work is refused in a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {} a VM that is {phase}: {}", event.verb(), self.advice())]
+#[error("cannot {} a VM that is {phase}: {}", asked.verb(), self.advice())]
 pub struct Denied {
     /// The phase the VM is in.
     pub phase: Phase,
     /// What was asked.
-    pub event: LifecycleEvent,
+    pub asked: Asked,
 }
 
 impl Denied {
-    const fn advice(&self) -> &'static str {
-        match (self.phase, self.event) {
+    /// What to do about it.
+    #[must_use]
+    pub const fn advice(&self) -> &'static str {
+        match (self.phase, self.asked) {
             (Phase::Deleting, _) => "it will be gone in a moment",
+            (Phase::Deleted, _) => "it is gone",
             (phase, _) if phase.is_transient() => "wait until it has finished and try again",
             (
                 Phase::Stopped | Phase::Hibernated | Phase::Failed,
-                LifecycleEvent::Pause | LifecycleEvent::Resume,
+                Asked::Event(LifecycleEvent::Pause | LifecycleEvent::Resume) | Asked::Work(_),
             ) => "start it first",
-            (Phase::Paused, LifecycleEvent::Start) => "it is paused, resume it instead",
+            (Phase::Paused, Asked::Event(LifecycleEvent::Start)) => "it is paused, resume it instead",
+            (Phase::Paused, Asked::Work(_)) => "resume it first",
+            (Phase::Pooled, _) => "it waits in a pool, acquire one from there",
             _ => "it is in the wrong phase for that",
         }
     }
@@ -178,17 +291,32 @@ pub const fn next(phase: Phase, event: LifecycleEvent) -> Result<Phase, Denied> 
     Ok(match (phase, event) {
         (P::Creating, E::Created) => P::Stopped,
         (P::Stopped | P::Hibernated | P::Failed, E::Start) => P::Starting,
-        (P::Starting, E::Started) => P::Running,
+        // A VM that is created to run is never seen as stopped in between.
+        (P::Creating | P::Starting, E::Started) => P::Running,
         (P::Running, E::Pause) => P::Paused,
         (P::Paused, E::Resume) => P::Running,
-        (P::Starting | P::Running | P::Paused, E::Stop) => P::Stopping,
-        (P::Running | P::Paused | P::Stopping, E::Stopped) => P::Stopped,
-        (P::Stopping, E::Hibernated) => P::Hibernated,
-        (P::Creating | P::Starting | P::Running | P::Paused | P::Stopping, E::Lost) => P::Failed,
-        (P::Stopped | P::Hibernated | P::Starting | P::Running | P::Paused | P::Failed, E::Delete) => {
-            P::Deleting
-        }
-        _ => return Err(Denied { phase, event }),
+        (P::Running, E::Pooled) => P::Pooled,
+        (P::Pooled, E::Claim) => P::Running,
+        (P::Starting | P::Running | P::Paused | P::Pooled, E::Stop) => P::Stopping,
+        (P::Starting | P::Running | P::Paused | P::Pooled | P::Stopping, E::Stopped) => P::Stopped,
+        // A wake that was overtaken by a stop leaves its memory where it was.
+        (P::Starting | P::Stopping, E::Hibernated) => P::Hibernated,
+        (P::Creating | P::Starting | P::Running | P::Paused | P::Pooled | P::Stopping, E::Lost) => P::Failed,
+        (
+            P::Creating
+            | P::Stopped
+            | P::Hibernated
+            | P::Starting
+            | P::Running
+            | P::Paused
+            | P::Pooled
+            | P::Stopping
+            | P::Failed,
+            E::Delete,
+        ) => P::Deleting,
+        (P::Deleting, E::NotDeleted) => P::Failed,
+        (P::Deleting, E::Deleted) => P::Deleted,
+        _ => return Err(Denied { phase, asked: Asked::Event(event) }),
     })
 }
 
@@ -232,13 +360,22 @@ mod tests {
             for event in events {
                 match next(phase, event) {
                     Ok(after) => {
-                        prop_assert_ne!(phase, Phase::Deleting, "nothing comes after deleting");
+                        prop_assert_ne!(phase, Phase::Deleted, "nothing comes after the end");
                         prop_assert_ne!(after, Phase::Creating, "nothing is created twice");
-                        if after == Phase::Running {
-                            prop_assert!(matches!(phase, Phase::Starting | Phase::Paused), "only an answer or a resume makes it run");
+                        if phase == Phase::Deleting {
+                            prop_assert!(matches!(after, Phase::Deleted | Phase::Failed), "a deletion ends or fails");
                         }
-                        if after == Phase::Paused {
+                        if after == Phase::Running {
+                            prop_assert!(
+                                matches!(phase, Phase::Creating | Phase::Starting | Phase::Paused | Phase::Pooled),
+                                "only an answer, a resume or a claim makes it run"
+                            );
+                        }
+                        if matches!(after, Phase::Paused | Phase::Pooled) {
                             prop_assert_eq!(phase, Phase::Running);
+                        }
+                        if after == Phase::Deleted {
+                            prop_assert_eq!(phase, Phase::Deleting);
                         }
                         phase = after;
                     }
@@ -276,6 +413,28 @@ mod tests {
             seen.extend(more);
         }
         assert_eq!(seen.len(), Phase::ALL.len());
+    }
+
+    /// Whatever phase a crash or a race leaves a VM in, its owner can get rid of it.
+    #[test]
+    fn every_vm_can_be_deleted() {
+        for phase in Phase::ALL.into_iter().filter(|phase| *phase != Phase::Deleted) {
+            assert!(admit(phase, LifecycleEvent::Delete).is_ok(), "{phase}");
+        }
+    }
+
+    /// Work needs a machine, unless it brings its own.
+    #[test]
+    fn work_is_permitted_only_where_it_can_be_done() {
+        for phase in Phase::ALL {
+            for work in Work::ALL {
+                if permits(phase, work).is_ok() {
+                    assert!(!phase.is_transient(), "{work:?} while {phase}");
+                    assert!(phase.has_machine() || work == Work::Rollback, "{work:?} while {phase}");
+                    assert_ne!(phase, Phase::Pooled, "{work:?}: what waits in a pool is nobody's");
+                }
+            }
+        }
     }
 
     #[test]

@@ -268,20 +268,36 @@ impl Template {
                 *field = value;
             }
         }
-        set(&mut self.image, overrides.image);
-        set(&mut self.kernel, overrides.kernel);
-        set(&mut self.vcpus, overrides.vcpus);
-        set(&mut self.memory_mib, overrides.memory_mib);
-        set(&mut self.disk_mib, overrides.disk_mib);
-        set(&mut self.network, overrides.network);
-        set(&mut self.start_commands, overrides.start_commands);
-        set(&mut self.init, overrides.init);
-        set(&mut self.boot_timeout_ms, overrides.boot_timeout_ms);
-        self.kernel_arguments.extend(overrides.kernel_arguments);
-        self.environment.extend(overrides.environment);
-        self.extra_disks.extend(overrides.extra_disks);
-        self.shares.extend(overrides.shares);
-        self.hooks.extend(overrides.hooks);
+        let Overrides {
+            image,
+            kernel,
+            kernel_arguments,
+            vcpus,
+            memory_mib,
+            disk_mib,
+            network,
+            environment,
+            start_commands,
+            init,
+            boot_timeout_ms,
+            extra_disks,
+            shares,
+            hooks,
+        } = overrides;
+        set(&mut self.image, image);
+        set(&mut self.kernel, kernel);
+        set(&mut self.vcpus, vcpus);
+        set(&mut self.memory_mib, memory_mib);
+        set(&mut self.disk_mib, disk_mib);
+        set(&mut self.network, network);
+        set(&mut self.start_commands, start_commands);
+        set(&mut self.init, init);
+        set(&mut self.boot_timeout_ms, boot_timeout_ms);
+        self.kernel_arguments.extend(kernel_arguments);
+        self.environment.extend(environment);
+        self.extra_disks.extend(extra_disks);
+        self.shares.extend(shares);
+        self.hooks.extend(hooks);
         self
     }
 }

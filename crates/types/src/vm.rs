@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{SnapshotId, VmId};
+use crate::life::Life;
 use crate::lifecycle::Phase;
 use crate::name::Name;
 use crate::template::Template;
@@ -94,8 +95,9 @@ pub struct VmRecord {
     pub name: Name,
     /// Who owns it.
     pub tenant: String,
-    /// Where it is in its life.
-    pub phase: Phase,
+    /// Where it is in its life, and what goes with that: the fields `phase` and `rest`.
+    #[serde(flatten)]
+    pub life: Life,
     /// Why it failed, while it is `failed`.
     pub failure: Option<String>,
     /// The template with all overrides applied: what it was made from.
@@ -113,9 +115,6 @@ pub struct VmRecord {
     /// How it came to its first instruction.
     #[serde(default)]
     pub origin: Origin,
-    /// How it rests, if it does and the next request is to wake it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rest: Option<Rest>,
     /// What it is to a pool, if it was made for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolMember>,
@@ -127,4 +126,18 @@ pub struct VmRecord {
     pub updated_ms: i64,
     /// Last time it started to run, same unit.
     pub started_ms: Option<i64>,
+}
+
+impl VmRecord {
+    /// Where it is in its life.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.life.phase()
+    }
+
+    /// Whether it is its pool's: made for it, and not acquired by anybody yet.
+    #[must_use]
+    pub fn is_pools(&self) -> bool {
+        self.pool.as_ref().is_some_and(|member| member.waiting)
+    }
 }

@@ -38,9 +38,9 @@ pub(crate) struct Ls {
 }
 
 fn state(text: &str) -> Result<Phase, String> {
-    let found = Phase::ALL.into_iter().find(|phase| phase.as_str() == text);
+    let found = Phase::SHOWN.into_iter().find(|phase| phase.as_str() == text);
     found.ok_or_else(|| {
-        let known: Vec<&str> = Phase::ALL.into_iter().map(Phase::as_str).collect();
+        let known: Vec<&str> = Phase::SHOWN.into_iter().map(Phase::as_str).collect();
         format!("there are {}", known.join(", "))
     })
 }

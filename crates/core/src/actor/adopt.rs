@@ -5,7 +5,7 @@ use std::sync::Arc;
 use microvm_ports::guest::{CloseReason, Identity};
 use microvm_ports::hypervisor::{MachineRecord, MachineState};
 use microvm_ports::{Guest, GuestError, LaunchError, Machine};
-use microvm_types::vm::{Rest, VmRecord};
+use microvm_types::vm::VmRecord;
 use microvm_types::{ErrorKind, Phase};
 
 use super::{Command, VmActor};
@@ -23,20 +23,21 @@ enum AdoptFailure {
 impl VmActor {
     /// Takes up a VM of an earlier server process.
     pub(super) async fn adopt(&mut self) {
-        match self.record.phase {
+        match self.record.phase() {
             Phase::Creating | Phase::Deleting => {
-                tracing::info!(vm = %self.record.id, phase = %self.record.phase, "undoing what a crash interrupted");
+                tracing::info!(vm = %self.record.id, phase = %self.record.phase(), "undoing what a crash interrupted");
                 self.discard().await;
             }
             Phase::Starting | Phase::Stopping => {
                 self.end_machine(None).await;
-                if self.record.rest.is_none() {
+                if self.record.life.asleep().is_none() {
                     self.write_back_or_log().await;
                 }
                 self.stopped_by_force().await;
             }
             Phase::Stopped | Phase::Hibernated | Phase::Failed => self.sweep().await,
-            Phase::Running | Phase::Paused => self.adopt_machine().await,
+            Phase::Running | Phase::Paused | Phase::Pooled => self.adopt_machine().await,
+            Phase::Deleted => {}
         }
     }
 
@@ -44,7 +45,7 @@ impl VmActor {
     /// after a restart) goes on, and is tried until it does.
     async fn adopt_machine(&mut self) {
         if let Err(reason) = self.take_up().await
-            && matches!(self.record.phase, Phase::Running | Phase::Paused)
+            && matches!(self.record.phase(), Phase::Running | Phase::Paused | Phase::Pooled)
         {
             self.unreachable(reason);
             // Whoever waits for it has waited for this try.
@@ -60,8 +61,7 @@ impl VmActor {
         match self.try_adopt().await {
             Ok(()) => {
                 // The server died between the wake and the end of the sleep.
-                let sleeps = matches!(self.record.rest, Some(Rest::Asleep { .. }));
-                let slept = if sleeps { self.record.rest.take() } else { None };
+                let slept = self.record.life.give_up_sleep();
                 self.not_unreachable();
                 self.save_or_log(None).await;
                 self.end_sleep(slept).await;
@@ -88,12 +88,12 @@ impl VmActor {
         if let Err(error) = start::fix_formats(&self.shared.ports, &mut self.record).await {
             tracing::warn!(vm = %self.record.id, %error, "the format of a disk is not known: the VM cannot be branched");
         }
-        if self.record.phase == Phase::Running && *machine.state().borrow() == MachineState::DiskFull {
+        if self.record.phase() == Phase::Running && *machine.state().borrow() == MachineState::DiskFull {
             // It stopped while no server was there; its agent is reached when there is room.
             self.disk_is_full().await;
             return Ok(());
         }
-        if self.record.phase == Phase::Running {
+        if self.record.phase() == Phase::Running {
             // The server may have died between the VMM's pause or resume and its own note of it.
             machine.resume().await.map_err(|error| not_yet("its machine does not resume", &error))?;
             let connected = self.connect_unless_ended(&machine).await;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use microvm_ports::snapshot::BranchSource;
-use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::template::HookPoint;
 
@@ -132,18 +131,16 @@ impl VmActor {
     pub(super) async fn running(&mut self, up: BroughtUp) -> Result<(), ServiceError> {
         let now = self.shared.ports.clock.now_ms();
         self.activity.touch(now);
+        let slept = self.record.life.asleep().cloned();
         self.record.epoch = up.epoch;
         self.record.image_digest = up.image_digest;
         self.record.machine = serde_json::to_value(up.machine.record()).ok();
-        self.record.started_ms = Some(now);
-        self.record.failure = None;
-        self.record.phase = Phase::Running;
-        let slept = self.record.rest.take();
         self.machine = Some(up.machine);
         self.guest = Some(up.guest);
         self.reached();
-        if let Err(error) = self.save(None).await {
-            self.record.rest = slept;
+        let before = self.record.started_ms.replace(now);
+        if let Err(error) = self.request(LifecycleEvent::Started).await {
+            self.record.started_ms = before;
             return Err(error);
         }
         self.end_sleep(slept).await;

@@ -6,7 +6,7 @@ use microvm_ports::branch::{BranchRequest, BranchTimes};
 use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription, UserDisk};
 use microvm_ports::storage::DiskFormat;
 use microvm_ports::{GuestError, Machine, Progress};
-use microvm_types::lifecycle::LifecycleEvent;
+use microvm_types::lifecycle::{LifecycleEvent, Work, permits};
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
 use microvm_types::vm::VmRecord;
 use microvm_types::{ErrorKind, Phase};
@@ -78,16 +78,12 @@ impl Drop for Written {
     }
 }
 
-/// Only what runs or stands still can be branched.
+/// Refuses a branch where the table does not permit it.
 pub(crate) fn check_branchable(phase: Phase) -> Result<(), ServiceError> {
-    if matches!(phase, Phase::Running | Phase::Paused) {
-        return Ok(());
-    }
-    let advice = match phase {
-        Phase::Stopped | Phase::Hibernated | Phase::Failed => "`microvm start` starts it",
-        _ => "wait until it runs and try again",
-    };
-    Err(ServiceError::NotRunning { phase, advice: advice.to_owned() })
+    permits(phase, Work::Branch).map_err(|denied| ServiceError::NotRunning {
+        phase: denied.phase,
+        advice: denied.advice().to_owned(),
+    })
 }
 
 impl VmActor {
@@ -174,7 +170,7 @@ impl VmActor {
         stay_paused: bool,
         describe: impl FnOnce(&BranchTimes) -> serde_json::Value,
     ) -> Result<(BranchFiles, BranchTimes), ServiceError> {
-        check_branchable(self.record.phase)?;
+        check_branchable(self.record.phase())?;
         check_whole(&self.record.template)?;
         let own = self.own_disks().await?;
         let machine = self.living()?;
@@ -187,7 +183,7 @@ impl VmActor {
         let request = BranchRequest { tops: tops.clone(), guest: self.guest.clone(), stay_paused };
         let branch = brancher.branch(request).await?;
         let times = branch.times;
-        if !stay_paused && self.record.phase == Phase::Running {
+        if !stay_paused && self.record.phase() == Phase::Running {
             self.tell_time_soon();
         }
         metrics::histogram!("microvm_branch_pause_seconds").record(times.pause);
@@ -276,22 +272,16 @@ impl VmActor {
 
     /// Puts the VM back to a state: what it did since is gone. It runs afterwards.
     pub(super) async fn rollback(&mut self, source: BranchSource, epoch: u64) -> Result<(), ServiceError> {
+        self.permitted(Work::Rollback)?;
         self.check_loadable(&source).await?;
-        match self.record.phase {
-            Phase::Running | Phase::Paused => {
-                self.request(LifecycleEvent::Stop).await?;
-                self.end_machine(None).await;
-                self.note(LifecycleEvent::Stopped, None).await;
-            }
-            Phase::Stopped | Phase::Hibernated | Phase::Failed => {}
-            phase => {
-                let advice = "wait until that is done and try again".to_owned();
-                return Err(ServiceError::NotRunning { phase, advice });
-            }
+        if self.record.phase().has_machine() {
+            self.request(LifecycleEvent::Stop).await?;
+            self.end_machine(None).await;
+            self.note(LifecycleEvent::Stopped, None).await;
         }
         self.shared.ports.snapshots.reset_vm_files(&self.record.id, &source).await?;
         self.record.epoch = self.record.epoch.max(epoch);
-        let slept = self.record.rest.take();
+        let slept = self.record.life.give_up_sleep();
         self.request(LifecycleEvent::Start).await?;
         self.end_sleep(slept).await;
         self.bring_up_after_request(Some(source)).await

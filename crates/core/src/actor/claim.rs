@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use microvm_ports::GuestError;
 use microvm_ports::guest::CloseReason;
-use microvm_types::Name;
-use microvm_types::lifecycle::{LifecycleEvent, next};
+use microvm_types::{Name, Phase};
+use microvm_types::lifecycle::{LifecycleEvent, Work};
 use microvm_types::vm::{Limits, PoolMember};
 
 use super::VmActor;
@@ -23,8 +23,8 @@ impl VmActor {
     /// Makes a waiting VM somebody's own: name, identity, running. If any of it fails the VM is removed: it was nobody's,
     /// and what is half somebody's must not be handed to the next.
     pub(super) async fn claim(&mut self, claim: Claim) -> Result<(), ServiceError> {
-        let waiting = self.record.pool.clone().filter(|member| member.waiting);
-        let Some(PoolMember { pool, .. }) = waiting else {
+        let pools = self.record.pool.clone().filter(|_| self.record.phase() == Phase::Pooled);
+        let Some(PoolMember { pool, .. }) = pools else {
             return Err(ServiceError::UnknownVm(self.record.id.to_string()));
         };
         self.shared.registry.rename(&self.record.id, &self.record.name, &claim.name)?;
@@ -47,6 +47,7 @@ impl VmActor {
     /// code when it first gets there, and the first claim's answer would take 2 ms longer. The pause that follows stores
     /// the epoch.
     pub(super) async fn rehearse(&mut self) -> Result<(), ServiceError> {
+        self.permitted(Work::Rehearse)?;
         let guest = self.guest.clone().ok_or(GuestError::Closed(CloseReason::Local))?;
         self.record.epoch += 1;
         let identity = self.own_identity().await;
@@ -61,7 +62,7 @@ impl VmActor {
         // Another identity is another epoch; without a channel, opening one makes it.
         record.epoch += u64::from(connected.is_some());
         let epoch = record.epoch;
-        record.phase = next(record.phase, LifecycleEvent::Resume)?;
+        record.life.apply(LifecycleEvent::Claim)?;
         let store = std::sync::Arc::clone(&self.shared.ports.store);
         let stored = async { Ok::<_, ServiceError>(store.update_vm(&record).await?) };
         let woken = async {

@@ -22,7 +22,7 @@ impl VmActor {
         if !force {
             hooks::run(&ports, &self.record, HookPoint::BeforeStop).await?;
         }
-        let was_running = self.record.phase == Phase::Running;
+        let was_running = self.record.phase() == Phase::Running;
         self.request(LifecycleEvent::Stop).await?;
         if !force && was_running {
             self.reach_for_stop(grace).await;
@@ -122,7 +122,7 @@ impl VmActor {
                 return self.machine_exited(exit).await;
             }
         }
-        if self.record.phase == Phase::Running {
+        if self.record.phase() == Phase::Running {
             self.unreachable(format!("the agent was lost: {reason}"));
         } else {
             // Its processors stand still; the channel is opened again when they go on.

@@ -55,7 +55,7 @@ impl VmActor {
     /// Whether a process runs that somebody started to live on by itself (start commands are servers for requests, which
     /// count themselves). Asked once in an idle time; a guest that does not answer has none.
     async fn has_detached_work(&self) -> bool {
-        let Some(guest) = self.guest.clone().filter(|_| self.record.phase == Phase::Running) else {
+        let Some(guest) = self.guest.clone().filter(|_| self.record.phase() == Phase::Running) else {
             return false;
         };
         match guest.processes().await {
@@ -94,7 +94,7 @@ pub(super) async fn limit_passes(
         left.min(Duration::from_secs(seconds))
     };
     // Only what has a machine costs anything; an ephemeral VM is removed even when it is stopped.
-    let applies = record.limits.ephemeral || matches!(record.phase, Phase::Running | Phase::Paused);
+    let applies = record.limits.ephemeral || matches!(record.phase(), Phase::Running | Phase::Paused);
     let lifetime = async {
         match record.limits.lifetime_seconds {
             Some(seconds) if applies => tokio::time::sleep(left(record.created_ms, seconds)).await,
@@ -115,9 +115,9 @@ pub(super) async fn limit_passes(
         }
     };
     let limits = &record.limits;
-    let runs = record.phase == Phase::Running;
+    let runs = record.phase() == Phase::Running;
     // What somebody paused by hand stays as it is; what dozes may go to sleep.
-    let may_sleep = runs || (record.phase == Phase::Paused && record.rest == Some(Rest::Paused));
+    let may_sleep = runs || (record.phase() == Phase::Paused && record.life.rest() == Some(&Rest::Paused));
     tokio::select! {
         () = lifetime => Limit::Lifetime,
         () = idle(limits.idle_seconds, applies) => Limit::Idle,

@@ -19,9 +19,9 @@ use std::time::Duration;
 use microvm_ports::hypervisor::MachineExit;
 use microvm_ports::snapshot::BranchSource;
 use microvm_ports::{Guest, GuestError, Machine};
-use microvm_types::lifecycle::{Admission, LifecycleEvent, admit};
+use microvm_types::lifecycle::{Admission, Denied, LifecycleEvent, Work, admit, permits};
 use microvm_types::vm::VmRecord;
-use microvm_types::{ErrorKind, Phase};
+use microvm_types::{ErrorKind, Life, Phase};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::branching::{ForkPoint, SnapshotOrder, Written, check_branchable};
@@ -49,6 +49,8 @@ pub(crate) enum Command {
         reply: Reply,
     },
     Pause(Reply),
+    /// Pause it for whoever acquires it from its pool.
+    PutIntoPool(Reply),
     Resume(Reply),
     Delete(Reply),
     ResizeMemory {
@@ -112,7 +114,6 @@ pub(crate) struct VmActor {
     pending: VecDeque<Command>,
     /// No limit is looked at before.
     limits_rest_until: tokio::time::Instant,
-    gone: bool,
     waiting: WaitingVmms,
 }
 
@@ -136,7 +137,6 @@ impl VmActor {
             reaching: Reaching::default(),
             pending: VecDeque::new(),
             limits_rest_until: tokio::time::Instant::now(),
-            gone: false,
             waiting: WaitingVmms::default(),
         }
     }
@@ -153,7 +153,7 @@ impl VmActor {
             }
             Beginning::Adopt => self.adopt().await,
         }
-        while !self.gone {
+        while self.record.phase() != Phase::Deleted {
             match self.wait().await {
                 Wake::Command(Some(command)) => self.handle(command).await,
                 Wake::Command(None) | Wake::ServerEnding => break,
@@ -165,7 +165,7 @@ impl VmActor {
                 Wake::LimitPassed(limit) => self.limit_passed(limit).await,
             }
         }
-        if !self.gone
+        if self.record.phase() != Phase::Deleted
             && let Some(guest) = &self.guest
         {
             guest.close();
@@ -197,7 +197,7 @@ impl VmActor {
         let usable = self.unreachable.is_none() && !self.waits_for_room();
         let full = async {
             match &machine {
-                Some(machine) if self.record.phase == Phase::Running => {
+                Some(machine) if self.record.phase() == Phase::Running => {
                     start::disk_full(machine.state()).await
                 }
                 _ => std::future::pending().await,
@@ -232,19 +232,25 @@ impl VmActor {
                 let outcome = match self.admitted(LifecycleEvent::Stop) {
                     Ok(true) => self.stop(force, grace).await,
                     // What could not be written back when it stopped is tried again. What a sleeping VM has is its own.
-                    Ok(false) if self.record.rest.is_none() => self.write_back().await,
+                    Ok(false) if self.record.life.asleep().is_none() => self.write_back().await,
                     other => other.map(|_| ()),
                 };
                 let _ = reply.send(outcome);
             }
             Command::Pause(reply) => {
                 let outcome = match self.admitted(LifecycleEvent::Pause) {
-                    Ok(true) => self.pause().await,
-                    // Somebody wants it to stay so.
+                    Ok(true) => self.pause(|life| life.apply(LifecycleEvent::Pause)).await,
                     Ok(false) => {
-                        self.record.rest = None;
+                        self.record.life.stay_paused();
                         self.save(None).await
                     }
+                    other => other.map(|_| ()),
+                };
+                let _ = reply.send(outcome);
+            }
+            Command::PutIntoPool(reply) => {
+                let outcome = match self.admitted(LifecycleEvent::Pooled) {
+                    Ok(true) => self.pause(|life| life.apply(LifecycleEvent::Pooled)).await,
                     other => other.map(|_| ()),
                 };
                 let _ = reply.send(outcome);
@@ -289,10 +295,14 @@ impl VmActor {
     }
 
     fn admitted(&self, event: LifecycleEvent) -> Result<bool, ServiceError> {
-        Ok(matches!(admit(self.record.phase, event)?, Admission::Do(_)))
+        Ok(matches!(admit(self.record.phase(), event)?, Admission::Do(_)))
     }
 
-    async fn pause(&mut self) -> Result<(), ServiceError> {
+    /// Stops the processors; `change` says what the VM is then.
+    async fn pause(
+        &mut self,
+        change: impl FnOnce(&mut Life) -> Result<(), Denied>,
+    ) -> Result<(), ServiceError> {
         let machine = self.living()?;
         if let Some(guest) = &self.guest {
             guest.expect_heartbeats(false);
@@ -305,7 +315,7 @@ impl VmActor {
             }
             return Err(error.into());
         }
-        let requested = self.request(LifecycleEvent::Pause).await;
+        let requested = self.request_by(change).await;
         if requested.is_err() {
             let _ = machine.resume().await;
             if let Some(guest) = &self.guest {
@@ -343,7 +353,6 @@ impl VmActor {
             None => {
                 if let Err(error) = self.connect_again(&machine).await {
                     // Its processors run: that is noted, and what is missing is its agent.
-                    self.record.rest = None;
                     self.request(LifecycleEvent::Resume).await?;
                     self.unreachable(format!("the agent did not answer after the resume: {error}"));
                     return Err(error.into());
@@ -352,7 +361,6 @@ impl VmActor {
         }
         self.tell_time().await;
         self.activity.touch(self.shared.ports.clock.now_ms());
-        self.record.rest = None;
         let requested = self.request(LifecycleEvent::Resume).await;
         if requested.is_err() {
             if let Some(guest) = &self.guest {
@@ -365,12 +373,21 @@ impl VmActor {
 
     fn living(&self) -> Result<Arc<dyn Machine>, ServiceError> {
         self.machine.clone().ok_or_else(|| ServiceError::NotRunning {
-            phase: self.record.phase,
+            phase: self.record.phase(),
             advice: "start it first".to_owned(),
         })
     }
 
+    /// Whether the table permits `work` now.
+    fn permitted(&self, work: Work) -> Result<(), ServiceError> {
+        permits(self.record.phase(), work).map_err(|denied| ServiceError::NotRunning {
+            phase: denied.phase,
+            advice: denied.advice().to_owned(),
+        })
+    }
+
     async fn resize_memory(&mut self, memory_mib: u32) -> Result<(), ServiceError> {
+        self.permitted(Work::ResizeMemory)?;
         if memory_mib > self.record.template.memory_mib {
             return Err(ServiceError::OverLimit {
                 field: "memory_mib",

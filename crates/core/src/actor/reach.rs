@@ -87,8 +87,8 @@ impl VmActor {
 
     /// Tries to reach the agent, and the machine where that is not taken up yet. A command goes before it.
     pub(super) async fn reach_again(&mut self) {
-        let due = matches!(self.record.phase, Phase::Running)
-            || (self.record.phase == Phase::Paused && self.machine.is_none());
+        let due = matches!(self.record.phase(), Phase::Running)
+            || (matches!(self.record.phase(), Phase::Paused | Phase::Pooled) && self.machine.is_none());
         if !due {
             return self.not_unreachable();
         }

@@ -1,7 +1,7 @@
 //! The record of a VM: storing and showing it.
 
-use microvm_types::Phase;
-use microvm_types::lifecycle::{LifecycleEvent, next};
+use microvm_types::{Life, Phase};
+use microvm_types::lifecycle::{Denied, LifecycleEvent};
 
 use super::VmActor;
 use crate::error::ServiceError;
@@ -11,13 +11,21 @@ use crate::view::Snapshot;
 impl VmActor {
     /// Carries out a request: stored first, then true. If it cannot be stored nothing has changed.
     pub(super) async fn request(&mut self, event: LifecycleEvent) -> Result<(), ServiceError> {
+        self.request_by(|life| life.apply(event)).await
+    }
+
+    /// As [`VmActor::request`], for changes that carry more than an event.
+    pub(super) async fn request_by(
+        &mut self,
+        change: impl FnOnce(&mut Life) -> Result<(), Denied>,
+    ) -> Result<(), ServiceError> {
         let mut record = self.record.clone();
-        record.phase = next(record.phase, event)?;
+        change(&mut record.life)?;
         record.failure = None;
         record.updated_ms = self.shared.ports.clock.now_ms();
         self.shared.ports.store.update_vm(&record).await?;
         self.record = record;
-        if self.record.phase != Phase::Running {
+        if self.record.phase() != Phase::Running {
             // Only of a VM that runs an answer is missed.
             self.not_unreachable();
         }
@@ -28,10 +36,19 @@ impl VmActor {
 
     /// Notes a fact: true whether or not it can be stored.
     pub(super) async fn note(&mut self, event: LifecycleEvent, reason: Option<String>) {
-        match next(self.record.phase, event) {
-            Ok(phase) => {
-                self.record.phase = phase;
-                self.record.failure = if phase == Phase::Failed { reason.clone() } else { None };
+        self.note_by(|life| life.apply(event), reason).await;
+    }
+
+    /// As [`VmActor::note`], for changes that carry more than an event.
+    pub(super) async fn note_by(
+        &mut self,
+        change: impl FnOnce(&mut Life) -> Result<(), Denied>,
+        reason: Option<String>,
+    ) {
+        match change(&mut self.record.life) {
+            Ok(()) => {
+                let failed = self.record.phase() == Phase::Failed;
+                self.record.failure = if failed { reason.clone() } else { None };
                 self.save_or_log(reason).await;
             }
             Err(denied) => {
@@ -61,7 +78,6 @@ impl VmActor {
             machine: self.machine.clone(),
             guest: self.guest.clone(),
             unreachable: self.unreachable.clone(),
-            gone: self.gone,
         });
     }
 
@@ -69,7 +85,7 @@ impl VmActor {
         let _ = self.shared.events.send(VmEvent {
             id: self.record.id.clone(),
             name: self.record.name.clone(),
-            phase: (!self.gone).then_some(self.record.phase),
+            phase: self.record.phase(),
             reason,
             at_ms: self.shared.ports.clock.now_ms(),
         });

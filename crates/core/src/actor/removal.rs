@@ -4,7 +4,6 @@ use microvm_ports::StateError;
 use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::template::HookPoint;
-use microvm_types::vm::Rest;
 
 use super::{Command, VmActor};
 use crate::error::ServiceError;
@@ -13,7 +12,12 @@ use crate::hooks;
 impl VmActor {
     /// Removes every trace of a VM whose creation failed.
     pub(super) async fn discard(&mut self) {
-        self.record.phase = Phase::Deleting;
+        // Not stored: the row goes next, or the next server undoes the creation. An interrupted removal goes on.
+        if self.record.phase() != Phase::Deleting
+            && let Err(denied) = self.record.life.apply(LifecycleEvent::Delete)
+        {
+            tracing::error!(vm = %self.record.id, %denied, "a fact that the table does not know");
+        }
         self.tell(None);
         if let Err(error) = self.erase().await {
             tracing::error!(vm = %self.record.id, %error, "what a failed creation left could not be removed");
@@ -23,9 +27,7 @@ impl VmActor {
     /// A stop overtook its start.
     pub(super) async fn stopped_by_force(&mut self) {
         self.record.machine = None;
-        let asleep = matches!(self.record.rest, Some(Rest::Asleep { .. }));
-        self.record.phase = if asleep { Phase::Hibernated } else { Phase::Stopped };
-        self.save_or_log(None).await;
+        self.note(self.record.life.ended(), None).await;
     }
 
     pub(super) async fn delete(&mut self) -> Result<(), ServiceError> {
@@ -49,7 +51,7 @@ impl VmActor {
         let (id, ports) = (self.record.id.clone(), self.shared.ports.clone());
         let written_back = self.write_back_or_give_up(true).await;
         if written_back.is_ok() {
-            let slept = self.record.rest.take();
+            let slept = self.record.life.give_up_sleep();
             self.end_sleep(slept).await;
         }
         let removed = async {
@@ -65,9 +67,7 @@ impl VmActor {
             }
         };
         if let Err(error) = removed.await {
-            self.record.phase = Phase::Failed;
-            self.record.failure = Some(format!("it could not be deleted: {error}"));
-            self.save_or_log(self.record.failure.clone()).await;
+            self.note(LifecycleEvent::NotDeleted, Some(format!("it could not be deleted: {error}"))).await;
             return Err(error);
         }
         self.shared.registry.remove(&id, &self.record.name);
@@ -75,7 +75,9 @@ impl VmActor {
             self.shared.pools.vm_gone(&member.pool);
         }
         self.shared.litter.notify_one();
-        self.gone = true;
+        if let Err(denied) = self.record.life.apply(LifecycleEvent::Deleted) {
+            tracing::error!(vm = %self.record.id, %denied, "a fact that the table does not know");
+        }
         self.publish_now();
         self.tell(None);
         self.commands.close();

@@ -2,8 +2,8 @@
 
 use microvm_ports::snapshot::BranchSource;
 use microvm_ports::{Progress, StorageError};
-use microvm_types::Phase;
-use microvm_types::lifecycle::LifecycleEvent;
+use microvm_types::{Phase, SnapshotId};
+use microvm_types::lifecycle::{LifecycleEvent, Work};
 use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::vm::Rest;
 use tokio::sync::oneshot;
@@ -16,11 +16,8 @@ use crate::snapshots::Snapshot;
 impl VmActor {
     /// Stands still until somebody wants it.
     pub(super) async fn doze(&mut self) -> Result<(), ServiceError> {
-        self.record.rest = Some(Rest::Paused);
-        let paused = self.pause().await;
-        if paused.is_err() {
-            self.record.rest = None;
-        } else if self.activity.idle_since_ms().is_none() {
+        let paused = self.pause(|life| life.pause_because(Rest::Paused)).await;
+        if paused.is_ok() && self.activity.idle_since_ms().is_none() {
             // Somebody came at this very moment, and may have seen it awake.
             return self.resume().await;
         }
@@ -29,9 +26,10 @@ impl VmActor {
 
     /// Goes to disk with its memory; the machine ends. The next start or request goes on where it was.
     pub(super) async fn hibernate(&mut self) -> Result<(), ServiceError> {
-        if self.record.phase == Phase::Hibernated {
+        if self.record.phase() == Phase::Hibernated {
             return Ok(());
         }
+        self.permitted(Work::Hibernate)?;
         check_whole(&self.record.template)?;
         let id = self.shared.new_snapshot_id();
         let (taken, _) = oneshot::channel();
@@ -47,7 +45,6 @@ impl VmActor {
             taken,
             id: id.clone(),
         };
-        let before = self.record.rest.clone();
         if let Some(guest) = &self.guest {
             guest.expect_heartbeats(false);
         }
@@ -57,11 +54,10 @@ impl VmActor {
             let written = self.snapshot(order).await?.keep()?;
             let asleep = Snapshot { record: written.record, info: written.info };
             self.shared.snapshots.insert(asleep);
-            self.record.rest = Some(Rest::Asleep { snapshot: id.clone() });
-            self.request(LifecycleEvent::Stop).await
+            let id = id.clone();
+            self.request_by(|life| life.fall_asleep(id)).await
         };
         if let Err(error) = asleep.await {
-            self.record.rest = before;
             self.forget_sleep(&id).await;
             self.awake_again().await;
             self.publish_now();
@@ -74,7 +70,7 @@ impl VmActor {
 
     /// A machine that was to sleep and does not goes on.
     async fn awake_again(&mut self) {
-        let running = self.record.phase == Phase::Running;
+        let running = self.record.phase() == Phase::Running;
         if let (true, Some(machine)) = (running, self.machine.clone())
             && let Err(error) = machine.resume().await
         {
@@ -90,7 +86,7 @@ impl VmActor {
 
     /// Where a sleeping VM goes on; `None` if it does not sleep.
     pub(super) async fn dream(&self) -> Result<Option<BranchSource>, ServiceError> {
-        let Some(Rest::Asleep { snapshot }) = &self.record.rest else { return Ok(None) };
+        let Some(snapshot) = self.record.life.asleep() else { return Ok(None) };
         let snapshots = &self.shared.ports.snapshots;
         let waken = async {
             let source = snapshots.snapshot_source(snapshot, 1).await?;
@@ -112,13 +108,13 @@ impl VmActor {
     }
 
     /// Removes what a VM slept on, after its record says that it sleeps no more.
-    pub(super) async fn end_sleep(&mut self, slept: Option<Rest>) {
-        if let Some(Rest::Asleep { snapshot }) = slept {
+    pub(super) async fn end_sleep(&mut self, slept: Option<SnapshotId>) {
+        if let Some(snapshot) = slept {
             self.forget_sleep(&snapshot).await;
         }
     }
 
-    async fn forget_sleep(&self, snapshot: &microvm_types::SnapshotId) {
+    async fn forget_sleep(&self, snapshot: &SnapshotId) {
         // A later snapshot of this VM may build on it: that gets what it needs of it.
         let _alone = self.shared.absorbing.lock().await;
         let snapshots = &self.shared.ports.snapshots;

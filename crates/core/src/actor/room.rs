@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use microvm_types::Phase;
-use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::vm::Rest;
 
 use super::VmActor;
@@ -16,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 impl VmActor {
     /// Whether it waits for room.
     pub(super) fn waits_for_room(&self) -> bool {
-        self.record.phase == Phase::Paused && self.record.rest == Some(Rest::DiskFull)
+        self.record.phase() == Phase::Paused && self.record.life.rest() == Some(&Rest::DiskFull)
     }
 
     /// Ends when it is time to look for room.
@@ -30,15 +29,15 @@ impl VmActor {
             guest.expect_heartbeats(false);
         }
         tracing::warn!(vm = %self.record.id, "the host's disk is full: the VM stands still until there is room");
-        self.record.rest = Some(Rest::DiskFull);
         self.not_unreachable();
         // Noted, not requested: that it cannot be stored on the same disk does not make it run.
-        self.note(LifecycleEvent::Pause, Some("the disk of the host is full".to_owned())).await;
+        let reason = Some("the disk of the host is full".to_owned());
+        self.note_by(|life| life.pause_because(Rest::DiskFull), reason).await;
     }
 
     /// Stops a VM that grows before it takes the last room from all others.
     pub(super) async fn make_room(&mut self) {
-        if self.record.phase != Phase::Running {
+        if self.record.phase() != Phase::Running {
             return;
         }
         let Some(machine) = self.machine.clone() else { return };

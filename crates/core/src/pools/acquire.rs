@@ -58,6 +58,7 @@ impl VmService {
     /// See [`ServiceError`]; in particular a pool that has handed out as many as it may.
     pub async fn acquire(&self, pool: &str, request: AcquireRequest) -> Result<(VmView, Tier), ServiceError> {
         let began = Instant::now();
+        crate::admission::check_labels(&request.labels)?;
         let pool = self.shared.pools.find(pool)?;
         if request.limits.hibernate_seconds.is_some() {
             crate::shares::check_whole(&pool.lock().record.template)?;

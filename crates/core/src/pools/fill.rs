@@ -103,7 +103,7 @@ impl VmService {
     pub(super) fn members(&self, pool: &Name) -> usize {
         let all = self.shared.registry.all();
         let is_member = |record: &microvm_types::vm::VmRecord| {
-            record.pool.as_ref().is_some_and(|member| member.pool == *pool) && record.phase != Phase::Creating
+            record.pool.as_ref().is_some_and(|member| member.pool == *pool) && record.phase() != Phase::Creating
         };
         all.iter().filter(|handle| is_member(&handle.snapshot.borrow().record)).count()
     }
@@ -122,7 +122,7 @@ impl VmService {
                 .shared
                 .registry
                 .find(&waiting.id.clone().into())
-                .is_ok_and(|handle| handle.snapshot.borrow().record.phase == Phase::Paused);
+                .is_ok_and(|handle| handle.snapshot.borrow().record.phase() == Phase::Pooled);
             let old = now.saturating_sub(waiting.since_ms) >= age_ms;
             if old || !lives {
                 removed.push(waiting.id.clone());
@@ -151,7 +151,7 @@ impl VmService {
         self.ask(&id.clone().into(), Command::Rehearse).await?;
         // What is left behind by the first command is met by the second.
         self.probe(&id).await?;
-        self.ask(&id.clone().into(), Command::Pause).await?;
+        self.ask(&id.clone().into(), Command::PutIntoPool).await?;
         doomed.keep();
         Ok(id)
     }

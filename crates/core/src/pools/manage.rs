@@ -75,7 +75,7 @@ impl VmService {
             let record = handle.snapshot.borrow().record.clone();
             let Some(member) = record.pool.filter(|member| member.waiting) else { continue };
             match self.shared.pools.find(member.pool.as_str()) {
-                Ok(pool) if record.phase == Phase::Paused => {
+                Ok(pool) if record.life.phase() == Phase::Pooled => {
                     pool.lock().waiting.push_back(Waiting { id: record.id, since_ms: record.created_ms });
                 }
                 // That a pool cannot be read does not mean that its VMs may be deleted.
@@ -112,6 +112,7 @@ impl VmService {
             .template(request.template.as_deref().unwrap_or(&settings.default_template))?
             .with(request.overrides);
         admission::check(&template, &settings.limits)?;
+        admission::check_labels(&template.labels)?;
         self.images().image(&template.image).await?;
         let record = PoolRecord {
             name: request.name,

@@ -115,7 +115,7 @@ impl VmService {
     ) -> Result<(SnapshotId, Name, JoinHandle<Result<Snapshot, ServiceError>>), ServiceError> {
         self.refuse_waiting(vm)?;
         let record = self.get(vm)?.record;
-        check_branchable(record.phase)?;
+        check_branchable(record.phase())?;
         check_whole(&record.template)?;
         let id = self.shared.new_snapshot_id();
         let name = match request.name {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use microvm_ports::branch::BranchTimes;
 use microvm_types::vm::{Limits, Origin, VmRecord};
-use microvm_types::{Name, Phase, VmId, VmRef};
+use microvm_types::{Life, Name, VmId, VmRef};
 
 use super::names::names;
 use crate::actor::{Command, ForkPoint, check_branchable};
+use crate::admission;
 use crate::error::ServiceError;
 use crate::service::{VmService, made_up_name};
 use crate::shares::check_whole;
@@ -51,8 +52,9 @@ impl VmService {
     pub async fn fork_vm(&self, vm: &VmRef, request: ForkRequest) -> Result<Forked, ServiceError> {
         let began = tokio::time::Instant::now();
         self.refuse_waiting(vm)?;
+        admission::check_labels(&request.labels)?;
         let parent = self.get(vm)?;
-        check_branchable(parent.record.phase)?;
+        check_branchable(parent.record.phase())?;
         check_whole(&parent.record.template)?;
         self.check_room(request.count, parent.record.template.memory_mib, 0).await?;
         let names = names(request.name.as_deref(), request.count)?;
@@ -95,19 +97,44 @@ impl VmService {
             None => made_up_name(id.as_str())?,
         };
         let now = self.shared.ports.clock.now_ms();
+        let VmRecord {
+            // A child's own.
+            id: _,
+            name: _,
+            life: _,
+            failure: _,
+            machine: _,
+            origin: _,
+            pool: _,
+            created_ms: _,
+            updated_ms: _,
+            started_ms: _,
+            tenant,
+            template,
+            image_digest,
+            labels,
+            metadata,
+            limits,
+            epoch,
+        } = from;
         Ok(VmRecord {
             id,
             name,
-            phase: Phase::Creating,
+            tenant,
+            life: Life::new(),
             failure: None,
+            template,
+            image_digest,
+            labels,
+            metadata,
+            limits,
             machine: None,
             origin,
-            rest: None,
             pool: None,
+            epoch,
             created_ms: now,
             updated_ms: now,
             started_ms: None,
-            ..from
         })
     }
 

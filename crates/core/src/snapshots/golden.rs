@@ -1,6 +1,6 @@
 //! Golden snapshots: what a template boots to is booted once and forked ever after.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use microvm_ports::Progress;
@@ -23,6 +23,8 @@ use crate::service::{BootChoice, CreateRequest, VmService, made_up_name};
 const CHILDREN: usize = 1_000;
 /// A golden machine is deleted when nobody has used it for so long: its builder died.
 const IDLE_SECONDS: u64 = 300;
+/// Beginning of the labels that the server gives to machines of its own.
+pub(crate) const OWN_LABELS: &str = "microvm.";
 /// Label of machines that are booted to make a golden snapshot.
 pub(crate) const GOLDEN_LABEL: &str = "microvm.golden";
 
@@ -148,15 +150,41 @@ impl VmService {
         let Some(compatibility) = self.shared.ports.hypervisor.compatibility(discovery).await? else {
             return Ok(None);
         };
+        // Every field is named: a new one does not compile before somebody has decided whether a booted machine depends
+        // on it.
+        let Template {
+            kernel_arguments,
+            vcpus,
+            memory_mib,
+            disk_mib,
+            warm_up,
+            // Resolved: names can come to mean something else.
+            image: _,
+            kernel: _,
+            // Told to each VM by itself, after the snapshot.
+            name: _,
+            description: _,
+            environment: _,
+            start_commands: _,
+            labels: _,
+            hooks: _,
+            // How long is waited for it.
+            boot_timeout_ms: _,
+            // Templates with any of these have no golden snapshot; isolated is the only network there is.
+            init: _,
+            extra_disks: _,
+            shares: _,
+            network: _,
+        } = template;
         let key = json!({
             "image": image.info.digest,
             "kernel": kernel.info.sha256,
             "initramfs": kernel.initramfs.file_name(),
-            "arguments": template.kernel_arguments,
-            "vcpus": template.vcpus,
-            "memory_mib": template.memory_mib,
-            "disk_mib": template.disk_mib,
-            "warm_up": template.warm_up,
+            "arguments": kernel_arguments,
+            "vcpus": vcpus,
+            "memory_mib": memory_mib,
+            "disk_mib": disk_mib,
+            "warm_up": warm_up,
             "compatibility": compatibility,
         });
         Ok(Some(key.to_string()))
@@ -192,14 +220,7 @@ impl VmService {
         template: &Template,
     ) -> Result<SnapshotId, ServiceError> {
         tracing::info!(template = %template.name, "making the golden snapshot of a template");
-        // Nothing of who asked first may be in it: no variables, no commands, no labels, no hooks.
-        let neutral = Template {
-            environment: Default::default(),
-            start_commands: Vec::new(),
-            labels: Default::default(),
-            hooks: Vec::new(),
-            ..template.clone()
-        };
+        let neutral = neutral(template.clone());
         let id = self.shared.new_snapshot_id();
         let request = CreateRequest {
             // As long as the made-up names of its children: their host names are written over its own.
@@ -253,6 +274,50 @@ impl VmService {
         let written = self.ask(&vm.into(), |reply| Command::Snapshot { order, reply }).await?;
         guard.keep(written.keep()?);
         Ok(id)
+    }
+}
+
+/// A template without anything of who asked first: no variables, no commands, no labels, no hooks.
+fn neutral(template: Template) -> Template {
+    let Template {
+        name,
+        description,
+        image,
+        kernel,
+        kernel_arguments,
+        vcpus,
+        memory_mib,
+        disk_mib,
+        network,
+        environment: _,
+        start_commands: _,
+        warm_up,
+        init,
+        boot_timeout_ms,
+        labels: _,
+        extra_disks,
+        shares,
+        hooks: _,
+    } = template;
+    Template {
+        name,
+        description,
+        image,
+        kernel,
+        kernel_arguments,
+        vcpus,
+        memory_mib,
+        disk_mib,
+        network,
+        environment: BTreeMap::new(),
+        start_commands: Vec::new(),
+        warm_up,
+        init,
+        boot_timeout_ms,
+        labels: BTreeMap::new(),
+        extra_disks,
+        shares,
+        hooks: Vec::new(),
     }
 }
 

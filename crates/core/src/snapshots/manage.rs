@@ -8,11 +8,12 @@ use camino::Utf8Path;
 use microvm_ports::snapshot::{Damage, ImportLimits, SnapshotInfo};
 use microvm_ports::{DocumentKind, Progress, StorageError};
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
-use microvm_types::template::Template;
-use microvm_types::vm::{LOCAL_TENANT, Rest};
+use microvm_types::template::{NetworkMode, Template};
+use microvm_types::vm::LOCAL_TENANT;
 use microvm_types::{Name, VmId};
 
 use super::create::{NameGuard, is_named};
+use super::golden::OWN_LABELS;
 use super::index::Snapshot;
 use crate::admission;
 use crate::error::ServiceError;
@@ -96,8 +97,8 @@ impl VmService {
             let record = &snapshot.record;
             let asleep = || {
                 let handle = self.shared.registry.find(&record.vm.clone().into()).ok()?;
-                let rest = handle.snapshot.borrow().record.rest.clone();
-                Some(rest == Some(Rest::Asleep { snapshot: record.id.clone() }))
+                let sleeps_on_it = handle.snapshot.borrow().record.life.asleep() == Some(&record.id);
+                Some(sleeps_on_it)
             };
             if record.purpose == SnapshotPurpose::Hibernation
                 && !asleep().unwrap_or_else(|| disks.contains(&record.vm))
@@ -335,31 +336,100 @@ impl VmService {
         let bad = |detail: String| StorageError::BadInput { what: from.to_string(), detail };
         let theirs: SnapshotRecord = serde_json::from_value(info.description.record.clone())
             .map_err(|error| bad(format!("its description cannot be read: {error}")))?;
-        let template = Template {
-            hooks: Vec::new(),
-            extra_disks: Vec::new(),
-            shares: Vec::new(),
-            start_commands: Vec::new(),
-            ..theirs.template
-        };
+        let SnapshotRecord {
+            // Ours to say.
+            id: _,
+            name: _,
+            tenant: _,
+            purpose: _,
+            vm: _,
+            description,
+            vm_name,
+            template,
+            image_digest,
+            labels,
+            epoch,
+            created_ms,
+            pause_us,
+        } = theirs;
+        let template = of_a_stranger(template);
         admission::check(&template, &self.shared.settings.limits)?;
         let sizes = (template.memory_mib, template.disk_mib);
-        if sizes != (info.description.memory_mib, info.description.disk_mib) || theirs.epoch > u64::MAX / 2 {
+        if sizes != (info.description.memory_mib, info.description.disk_mib) || epoch > u64::MAX / 2 {
             return Err(bad("its description does not fit its parts".to_owned()).into());
         }
-        self.shared.ports.images.image(&theirs.image_digest).await?;
+        self.shared.ports.images.image(&image_digest).await?;
         let record = SnapshotRecord {
             id: info.id.clone(),
             name,
             tenant: LOCAL_TENANT.to_owned(),
+            description,
             purpose: SnapshotPurpose::User,
             vm: self.shared.ports.new_vm_id(),
+            vm_name,
             template,
-            ..theirs
+            image_digest,
+            labels: labels_of_a_stranger(labels),
+            epoch,
+            // A time in the future would be kept for ever by a limit of age.
+            created_ms: created_ms.min(self.now_ms()),
+            pause_us,
         };
         let document = serde_json::to_value(&record).map_err(|error| bad(error.to_string()))?;
         let kind = DocumentKind::ImportedSnapshot;
         self.shared.ports.store.put_document(kind, info.id.as_str(), &document).await?;
         Ok(record)
     }
+}
+
+/// What is kept of a stranger's template: what its memory and disk were made with. What would act on this host is not.
+fn of_a_stranger(template: Template) -> Template {
+    let Template {
+        name,
+        description,
+        image,
+        kernel,
+        kernel_arguments,
+        vcpus,
+        memory_mib,
+        disk_mib,
+        // A right to reach something is given here, not brought along.
+        network: _,
+        environment,
+        start_commands: _,
+        // Only golden snapshots are made with it.
+        warm_up: _,
+        init,
+        boot_timeout_ms,
+        labels,
+        extra_disks: _,
+        shares: _,
+        hooks: _,
+    } = template;
+    Template {
+        name,
+        description,
+        image,
+        kernel,
+        kernel_arguments,
+        vcpus,
+        memory_mib,
+        disk_mib,
+        network: NetworkMode::default(),
+        environment,
+        start_commands: Vec::new(),
+        warm_up: Vec::new(),
+        init,
+        boot_timeout_ms,
+        labels: labels_of_a_stranger(labels),
+        extra_disks: Vec::new(),
+        shares: Vec::new(),
+        hooks: Vec::new(),
+    }
+}
+
+/// Labels that the server gives to its own machines mean something here: a VM with one of them is hidden, or removed.
+fn labels_of_a_stranger(mut labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    labels.retain(|key, _| !key.starts_with(OWN_LABELS));
+    labels
 }

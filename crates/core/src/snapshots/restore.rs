@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use microvm_types::vm::{Limits, Origin, VmRecord};
-use microvm_types::{Phase, VmRef};
+use microvm_types::{Life, VmRef};
 
 use super::index::Snapshot;
 use super::names::names;
 use crate::actor::Command;
+use crate::admission;
 use crate::error::ServiceError;
 use crate::service::VmService;
 use crate::view::VmView;
@@ -37,6 +38,7 @@ impl VmService {
         snapshot: &str,
         request: RestoreRequest,
     ) -> Result<Vec<VmView>, ServiceError> {
+        admission::check_labels(&request.labels)?;
         let snapshot = self.shared.snapshots.find(snapshot)?;
         self.check_room(request.count, snapshot.record.template.memory_mib, 0).await?;
         let names = names(request.name.as_deref(), request.count)?;
@@ -84,7 +86,7 @@ pub(super) fn record_of(snapshot: &Snapshot, request: &RestoreRequest) -> VmReco
         id: record.vm.clone(),
         name: record.vm_name.clone(),
         tenant: record.tenant.clone(),
-        phase: Phase::Creating,
+        life: Life::new(),
         failure: None,
         template: record.template.clone(),
         image_digest: record.image_digest.clone(),
@@ -93,7 +95,6 @@ pub(super) fn record_of(snapshot: &Snapshot, request: &RestoreRequest) -> VmReco
         limits: request.limits,
         machine: None,
         origin: Origin::Boot,
-        rest: None,
         pool: None,
         epoch: record.epoch,
         created_ms: 0,

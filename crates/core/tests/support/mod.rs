@@ -1,15 +1,19 @@
 //! A host of fakes that outlives any number of servers on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use microvm_core::{CreateRequest, Ports, ServiceError, Settings, VmService};
+use microvm_core::{CreateRequest, Ports, ServiceError, Settings, VmEvent, VmService};
 use microvm_driver_fake::{FakeHooks, FakeHypervisor, FakeStorage, FrozenClock, MemoryStore};
 use microvm_ports::guest::ProcessEvent;
 use microvm_ports::{StateStore, VmStorage};
 use microvm_types::exec::ExecRequest;
+use microvm_types::lifecycle::{LifecycleEvent, next};
 use microvm_types::template::Template;
+use microvm_types::{Phase, VmId};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::TryRecvError;
 
 /// What stays when a server dies.
 pub(crate) struct Host {
@@ -28,6 +32,7 @@ pub(crate) struct Host {
 pub(crate) struct Server {
     runtime: Option<tokio::runtime::Runtime>,
     pub(crate) service: Arc<VmService>,
+    events: Receiver<VmEvent>,
 }
 
 impl Drop for Server {
@@ -35,6 +40,33 @@ impl Drop for Server {
         if let Some(runtime) = self.runtime.take() {
             // A process that was killed does nothing any more: without waiting its tasks might still see what comes next.
             runtime.shutdown_timeout(Duration::from_secs(10));
+        }
+        if !std::thread::panicking() {
+            replay_phases(&mut self.events);
+        }
+    }
+}
+
+/// Holds every change of phase that was told against the table.
+fn replay_phases(events: &mut Receiver<VmEvent>) {
+    let mut phases: HashMap<VmId, Phase> = HashMap::new();
+    loop {
+        match events.try_recv() {
+            Ok(event) => {
+                if let Some(before) = phases.insert(event.id.clone(), event.phase) {
+                    let arrow =
+                        LifecycleEvent::ALL.iter().any(|step| next(before, *step) == Ok(event.phase));
+                    assert!(
+                        arrow || before == event.phase,
+                        "{} went from {before} to {}, which the table does not know",
+                        event.name,
+                        event.phase
+                    );
+                }
+            }
+            // What was missed may have changed anything.
+            Err(TryRecvError::Lagged(_)) => phases.clear(),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return,
         }
     }
 }
@@ -100,7 +132,8 @@ impl Host {
             ..Settings::default()
         };
         let service = runtime.block_on(VmService::open(ports, settings)).unwrap();
-        Server { runtime: Some(runtime), service }
+        let events = service.events();
+        Server { runtime: Some(runtime), service, events }
     }
 
     #[allow(dead_code, reason = "not every test file looks for leftovers")]

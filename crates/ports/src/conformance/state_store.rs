@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use microvm_types::lifecycle::Phase;
 use microvm_types::vm::{Limits, VmRecord};
-use microvm_types::{Name, VmId};
+use microvm_types::{Life, Name, VmId};
 
 use super::{Must, Suite};
 use crate::state::{StateError, StateStore};
@@ -38,7 +38,7 @@ pub fn sample_record(number: u32, name: &str) -> VmRecord {
         id: VmId::from_parts(1_700_000_000_000 + u64::from(number), u64::from(number)),
         name: name.parse::<Name>().must("sample name"),
         tenant: "local".to_owned(),
-        phase: Phase::Stopped,
+        life: Life::stored(Phase::Stopped, None, false),
         failure: Some("a reason\nof two lines".to_owned()),
         template: serde_json::from_value(template).must("sample template"),
         image_digest: format!("sha256:{number:064x}"),
@@ -53,7 +53,6 @@ pub fn sample_record(number: u32, name: &str) -> VmRecord {
         },
         machine: Some(serde_json::json!({"driver": "fake", "data": {"pid": 1, "nested": [null, 1.5]}})),
         origin: microvm_types::vm::Origin::Boot,
-        rest: None,
         pool: None,
         epoch: u64::MAX,
         created_ms: 1_700_000_000_000 + i64::from(number),
@@ -144,7 +143,7 @@ async fn update(harness: &dyn StateStoreHarness) {
     store.insert_vm(&sample_record(1, "before")).await.must("inserting");
     store.insert_vm(&other).await.must("inserting another");
     let mut changed = sample_record(1, "after");
-    changed.phase = Phase::Running;
+    changed.life = Life::stored(Phase::Running, None, false);
     changed.labels.clear();
     changed.machine = None;
     changed.failure = None;

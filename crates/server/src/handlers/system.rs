@@ -35,7 +35,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Fai
     let recorder = crate::metrics::recorder().ok_or_else(|| {
         Failure::new(ErrorKind::Unavailable, "metrics_unavailable", "this process counts for somebody else")
     })?;
-    for phase in microvm_types::Phase::ALL {
+    for phase in microvm_types::Phase::SHOWN {
         let filter = microvm_core::VmFilter { phases: vec![phase], waiting: true, ..Default::default() };
         let count = app.service.list(&filter).len();
         metrics::gauge!("microvm_vm_current", "state" => phase.as_str()).set(gauge(count));

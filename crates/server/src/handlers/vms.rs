@@ -101,9 +101,9 @@ fn filter(query: &Query) -> Result<VmFilter, Failure> {
         })
     };
     let phase = |word: &[u8]| {
-        let found = Phase::ALL.into_iter().find(|phase| phase.as_str().as_bytes() == word);
+        let found = Phase::SHOWN.into_iter().find(|phase| phase.as_str().as_bytes() == word);
         found.ok_or_else(|| {
-            let known: Vec<&str> = Phase::ALL.into_iter().map(Phase::as_str).collect();
+            let known: Vec<&str> = Phase::SHOWN.into_iter().map(Phase::as_str).collect();
             let detail = format!("`{}` is not a state: there are {}", text(word), known.join(", "));
             Failure::invalid("filter_invalid", detail)
         })
