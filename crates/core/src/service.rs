@@ -116,12 +116,8 @@ pub(crate) fn spawn_actor(
     beginning: Beginning,
 ) -> Result<VmHandle, ServiceError> {
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
-    let (publish, snapshot) = watch::channel(Snapshot {
-        record: record.clone(),
-        machine: None,
-        guest: None,
-        unreachable: None,
-    });
+    let (publish, snapshot) =
+        watch::channel(Snapshot { record: record.clone(), machine: None, guest: None, unreachable: None });
     let activity = Arc::new(Activity::new(shared.ports.clock.now_ms()));
     let handle = VmHandle { commands, snapshot, activity: Arc::clone(&activity) };
     // What exists is served even if the limit was lowered meanwhile.
@@ -462,7 +458,8 @@ impl VmService {
                     return Err(unreachable.error(&now.record.name, self.shared.ports.clock.now_ms()));
                 }
                 None | Some(_)
-                    if now.record.phase() == Phase::Paused && now.record.life.rest() == Some(&Rest::DiskFull) =>
+                    if now.record.phase() == Phase::Paused
+                        && now.record.life.rest() == Some(&Rest::DiskFull) =>
                 {
                     return Err(VmActor::no_room());
                 }

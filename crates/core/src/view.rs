@@ -62,8 +62,7 @@ impl VmFilter {
             wanted.iter().all(|(key, value)| there.get(key) == Some(value))
         };
         // What the server makes for itself is not shown.
-        let own = record.labels.contains_key(GOLDEN_LABEL)
-            || record.is_pools();
+        let own = record.labels.contains_key(GOLDEN_LABEL) || record.is_pools();
         (self.waiting || !own)
             && has(&self.labels, &record.labels)
             && has(&self.metadata, &record.metadata)

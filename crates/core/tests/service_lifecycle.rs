@@ -46,7 +46,11 @@ fn a_vm_is_created_used_stopped_started_paused_and_deleted() {
         drop((process, guest));
 
         assert_eq!(service.pause_vm(&vm("dev")).await.unwrap().record.phase(), Phase::Paused);
-        assert_eq!(service.pause_vm(&vm("dev")).await.unwrap().record.phase(), Phase::Paused, "twice is fine");
+        assert_eq!(
+            service.pause_vm(&vm("dev")).await.unwrap().record.phase(),
+            Phase::Paused,
+            "twice is fine"
+        );
         assert_eq!(code(service.guest(&vm("dev")).await.map(drop)), "vm_not_running");
         assert_eq!(service.resume_vm(&vm("dev")).await.unwrap().record.phase(), Phase::Running);
         assert_eq!(service.stop_vm(&vm("dev"), false, None).await.unwrap().record.phase(), Phase::Stopped);

@@ -37,7 +37,8 @@ fn a_vm_whose_write_finds_no_space_waits_for_room_and_goes_on() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        until("it is known", || service.get(&vm("dev")).unwrap().record.life.rest() == Some(&Rest::DiskFull)).await;
+        until("it is known", || service.get(&vm("dev")).unwrap().record.life.rest() == Some(&Rest::DiskFull))
+            .await;
         assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Paused);
         assert!(host.hypervisor.machines().contains_key(&id));
         host.storage.set_free(1 << 40);

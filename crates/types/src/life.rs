@@ -189,7 +189,8 @@ mod tests {
         assert_eq!(Life::stored(Phase::Paused, None, true).phase(), Phase::Pooled);
         // A VM that died while it dozed was stored with its reason to doze.
         assert_eq!(Life::stored(Phase::Failed, Some(Rest::Paused), false).rest(), None);
-        let kept: Life = serde_json::from_str(r#"{"phase":"paused","rest":{"kind":"disk_full"}}"#).expect("reads");
+        let kept: Life =
+            serde_json::from_str(r#"{"phase":"paused","rest":{"kind":"disk_full"}}"#).expect("reads");
         assert_eq!(kept.rest(), Some(&Rest::DiskFull));
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use microvm_ports::GuestError;
 use microvm_ports::guest::CloseReason;
-use microvm_types::{Name, Phase};
 use microvm_types::lifecycle::{LifecycleEvent, Work};
 use microvm_types::vm::{Limits, PoolMember};
+use microvm_types::{Name, Phase};
 
 use super::VmActor;
 use crate::error::ServiceError;

@@ -1,7 +1,7 @@
 //! The record of a VM: storing and showing it.
 
-use microvm_types::{Life, Phase};
 use microvm_types::lifecycle::{Denied, LifecycleEvent};
+use microvm_types::{Life, Phase};
 
 use super::VmActor;
 use crate::error::ServiceError;

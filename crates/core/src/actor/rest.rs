@@ -2,10 +2,10 @@
 
 use microvm_ports::snapshot::BranchSource;
 use microvm_ports::{Progress, StorageError};
-use microvm_types::{Phase, SnapshotId};
 use microvm_types::lifecycle::{LifecycleEvent, Work};
 use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::vm::Rest;
+use microvm_types::{Phase, SnapshotId};
 use tokio::sync::oneshot;
 
 use super::{SnapshotOrder, VmActor};

@@ -103,7 +103,8 @@ impl VmService {
     pub(super) fn members(&self, pool: &Name) -> usize {
         let all = self.shared.registry.all();
         let is_member = |record: &microvm_types::vm::VmRecord| {
-            record.pool.as_ref().is_some_and(|member| member.pool == *pool) && record.phase() != Phase::Creating
+            record.pool.as_ref().is_some_and(|member| member.pool == *pool)
+                && record.phase() != Phase::Creating
         };
         all.iter().filter(|handle| is_member(&handle.snapshot.borrow().record)).count()
     }

@@ -54,8 +54,7 @@ fn replay_phases(events: &mut Receiver<VmEvent>) {
         match events.try_recv() {
             Ok(event) => {
                 if let Some(before) = phases.insert(event.id.clone(), event.phase) {
-                    let arrow =
-                        LifecycleEvent::ALL.iter().any(|step| next(before, *step) == Ok(event.phase));
+                    let arrow = LifecycleEvent::ALL.iter().any(|step| next(before, *step) == Ok(event.phase));
                     assert!(
                         arrow || before == event.phase,
                         "{} went from {before} to {}, which the table does not know",
