@@ -9,7 +9,7 @@ use microvm_types::template::{HookAction, NetworkMode, Template};
 
 use crate::error::ServiceError;
 use crate::settings::HostLimits;
-use crate::snapshots::OWN_LABELS;
+use crate::snapshots::GOLDEN_LABEL;
 
 /// Smallest memory a guest boots with, in MiB. (Measured: the distribution's kernel with our agent needs 96 MiB.)
 const MIN_MEMORY_MIB: u32 = 128;
@@ -89,15 +89,12 @@ pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), Serv
     Ok(())
 }
 
-/// Refuses labels that the server gives to its own machines: a VM with one of them would be hidden, or removed as a
-/// leftover.
+/// Refuses the label that the server gives to its own machines: a VM with it would be hidden, or removed as a leftover.
 pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), ServiceError> {
-    match labels.keys().find(|key| key.starts_with(OWN_LABELS)) {
-        Some(key) => {
-            Err(invalid("labels", format!("`{key}` is reserved: labels cannot begin with `{OWN_LABELS}`")))
-        }
-        None => Ok(()),
+    if labels.contains_key(GOLDEN_LABEL) {
+        return Err(invalid("labels", format!("`{GOLDEN_LABEL}` is reserved for machines of the server")));
     }
+    Ok(())
 }
 
 /// Checks what depends on the kernel that was found for a template.

@@ -23,8 +23,6 @@ use crate::service::{BootChoice, CreateRequest, VmService, made_up_name};
 const CHILDREN: usize = 1_000;
 /// A golden machine is deleted when nobody has used it for so long: its builder died.
 const IDLE_SECONDS: u64 = 300;
-/// Beginning of the labels that the server gives to machines of its own.
-pub(crate) const OWN_LABELS: &str = "microvm.";
 /// Label of machines that are booted to make a golden snapshot.
 pub(crate) const GOLDEN_LABEL: &str = "microvm.golden";
 

@@ -13,7 +13,7 @@ use microvm_types::vm::LOCAL_TENANT;
 use microvm_types::{Name, VmId};
 
 use super::create::{NameGuard, is_named};
-use super::golden::OWN_LABELS;
+use super::golden::GOLDEN_LABEL;
 use super::index::Snapshot;
 use crate::admission;
 use crate::error::ServiceError;
@@ -428,8 +428,8 @@ fn of_a_stranger(template: Template) -> Template {
     }
 }
 
-/// Labels that the server gives to its own machines mean something here: a VM with one of them is hidden, or removed.
+/// The label that the server gives to its own machines means something here: a VM with it is hidden, or removed.
 fn labels_of_a_stranger(mut labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    labels.retain(|key, _| !key.starts_with(OWN_LABELS));
+    labels.remove(GOLDEN_LABEL);
     labels
 }

@@ -29,7 +29,7 @@ pub use manage::{SnapshotFilter, SnapshotStatistics};
 pub use restore::RestoreRequest;
 pub use versions::GoldenVersion;
 
-pub(crate) use golden::{GOLDEN_LABEL, Goldens, OWN_LABELS};
+pub(crate) use golden::{GOLDEN_LABEL, Goldens};
 pub(crate) use index::SnapshotIndex;
 pub(crate) use janitor::keep_clean;
 pub(crate) use old_goldens::keep_goldens_young;
