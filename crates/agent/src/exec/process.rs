@@ -14,7 +14,7 @@ use super::stdio;
 use crate::failure::{AgentError, AgentResult};
 use std::os::fd::OwnedFd;
 
-/// Most bytes of a command that the host is told.
+/// Most bytes of a command line in the description that is sent to the host.
 const MOST_COMMAND: usize = 1000;
 /// Most words of it.
 const MOST_WORDS: usize = 100;

@@ -20,8 +20,8 @@ use crate::failure::AgentResult;
 
 const BLOCK: u64 = 512;
 
-/// Packs a path with all below it on the same file system; names are relative to its parent. What is not in the archive
-/// is told at its end, if that was asked for.
+/// Packs a path with all below it on the same file system; names are relative to its parent. A report of what
+/// is not in the archive follows its end if the request asks for it.
 pub(crate) async fn pack(stream: &Arc<StreamHandle>, request: PullArchive) -> AgentResult<()> {
     let (stream, runtime) = (Arc::clone(stream), Handle::current());
     super::blocking(move || {
@@ -234,7 +234,7 @@ fn names_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(below)
 }
 
-/// Whether a mounted file system holds nobody's data: the kernel makes up what is in it.
+/// Returns true for file systems whose content the kernel generates (`/proc`, `/sys`): nothing in them was stored by anybody.
 fn is_made_up(path: &Path) -> bool {
     // linux/magic.h.
     const CGROUP: libc::c_long = 0x27_e0eb;

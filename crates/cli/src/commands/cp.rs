@@ -20,7 +20,7 @@ A local file whose name has a colon is written ./NAME.
 
 FIFOs are copied, devices only into a VM, sockets never. Nothing is written through a symbolic link that lies in TARGET.
 
-Exit code: 0 if all was copied; 1 if something was left out, which is told and is `left_out` in JSON; 100 and up if
+Exit code: 0 if all was copied; 1 if something was left out (listed on standard error, `left_out` in JSON); 100 and up if
 the copy failed.
 
 Examples:
@@ -60,7 +60,7 @@ impl Cp {
                 }
                 (Place::Guest { .. }, _) if chown.is_some() => Err(CliError::invalid(
                     "copy_invalid",
-                    "--chown is for copies into a VM: what is copied out belongs to whoever copies",
+                    "--chown works for copies into a VM only: files copied out belong to the user who runs this command",
                 )),
                 (Place::Guest { vm, path }, Place::Local(to)) => {
                     let budget = Budget::chosen(self.max_bytes, client.vm(&vm).await?.disk_mib);

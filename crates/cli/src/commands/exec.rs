@@ -136,7 +136,7 @@ impl Exec {
         };
         let process = session.started.process.clone();
         let outcome = session::stream(client, &self.vm, session, wiring, &mut interrupts).await;
-        // A command nobody listens to any more, or whose input broke off, must not stand still for ever.
+        // A command whose output is no longer read, or whose input broke off, would block for ever.
         if self.attach.is_none() && outcome.as_ref().is_err_and(CliError::is_of_this_side) {
             // If the VM is gone, so is the command.
             let _ = client.signal(&self.vm, &process, SIGKILL).await;

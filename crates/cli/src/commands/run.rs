@@ -42,8 +42,8 @@ Examples:
   microvm run --in ./data --out ./results -- sh -c 'wc /workspace/input/* > /workspace/output/counts'
 
 Exit code: that of the command; 124 if its time was up; 128+n if signal n ended it; 100 and up for our own errors. If
-the command ended with 0: 1 if --in or --out left something out, which is told and is `left_out` in JSON. A failure of
---out is told, and does not replace a command's own exit code other than 0.")]
+the command ended with 0: 1 if --in or --out left something out (listed on standard error, `left_out` in JSON). A failure of
+--out is reported on standard error, and does not replace a command's own exit code other than 0.")]
 pub(crate) struct Run {
     #[command(flatten)]
     machine: MachineOptions,

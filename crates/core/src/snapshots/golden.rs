@@ -1,6 +1,6 @@
 //! Golden snapshots: what a template boots to is booted once and forked ever after.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use microvm_ports::Progress;
@@ -275,48 +275,35 @@ impl VmService {
     }
 }
 
-/// A template without anything of who asked first: no variables, no commands, no labels, no hooks.
-fn neutral(template: Template) -> Template {
+/// A template without anything of who asked first: no variables, no commands, no labels, no hooks. Every field is named, so
+/// that a new one does not compile before somebody has decided.
+fn neutral(mut template: Template) -> Template {
     let Template {
-        name,
-        description,
-        image,
-        kernel,
-        kernel_arguments,
-        vcpus,
-        memory_mib,
-        disk_mib,
-        network,
-        environment: _,
-        start_commands: _,
-        warm_up,
-        init,
-        boot_timeout_ms,
-        labels: _,
-        extra_disks,
-        shares,
-        hooks: _,
-    } = template;
-    Template {
-        name,
-        description,
-        image,
-        kernel,
-        kernel_arguments,
-        vcpus,
-        memory_mib,
-        disk_mib,
-        network,
-        environment: BTreeMap::new(),
-        start_commands: Vec::new(),
-        warm_up,
-        init,
-        boot_timeout_ms,
-        labels: BTreeMap::new(),
-        extra_disks,
-        shares,
-        hooks: Vec::new(),
-    }
+        environment,
+        start_commands,
+        labels,
+        hooks,
+        // The machine, and what it is told to do before the snapshot.
+        name: _,
+        description: _,
+        image: _,
+        kernel: _,
+        kernel_arguments: _,
+        vcpus: _,
+        memory_mib: _,
+        disk_mib: _,
+        network: _,
+        warm_up: _,
+        init: _,
+        boot_timeout_ms: _,
+        extra_disks: _,
+        shares: _,
+    } = &mut template;
+    environment.clear();
+    start_commands.clear();
+    labels.clear();
+    hooks.clear();
+    template
 }
 
 /// The machine that is booted for a golden snapshot; removed in any case.

@@ -347,11 +347,13 @@ impl VmService {
             vm_name,
             template,
             image_digest,
-            labels,
+            mut labels,
             epoch,
             created_ms,
             pause_us,
         } = theirs;
+        // It means something here: a VM with this label is hidden, and removed as a leftover.
+        labels.remove(GOLDEN_LABEL);
         let template = of_a_stranger(template);
         admission::check(&template, &self.shared.settings.limits)?;
         let sizes = (template.memory_mib, template.disk_mib);
@@ -369,7 +371,7 @@ impl VmService {
             vm_name,
             template,
             image_digest,
-            labels: labels_of_a_stranger(labels),
+            labels,
             epoch,
             // A time in the future would be kept for ever by a limit of age.
             created_ms: created_ms.min(self.now_ms()),
@@ -382,54 +384,37 @@ impl VmService {
     }
 }
 
-/// What is kept of a stranger's template: what its memory and disk were made with. What would act on this host is not.
-fn of_a_stranger(template: Template) -> Template {
+/// A stranger's template without what would act on this host. What its memory and disk were made with stays. Every field is
+/// named, so that a new one does not compile before somebody has decided.
+fn of_a_stranger(mut template: Template) -> Template {
     let Template {
-        name,
-        description,
-        image,
-        kernel,
-        kernel_arguments,
-        vcpus,
-        memory_mib,
-        disk_mib,
         // A right to reach something is given here, not brought along.
-        network: _,
-        environment,
-        start_commands: _,
+        network,
+        start_commands,
         // Only golden snapshots are made with it.
-        warm_up: _,
-        init,
-        boot_timeout_ms,
+        warm_up,
         labels,
-        extra_disks: _,
-        shares: _,
-        hooks: _,
-    } = template;
-    Template {
-        name,
-        description,
-        image,
-        kernel,
-        kernel_arguments,
-        vcpus,
-        memory_mib,
-        disk_mib,
-        network: NetworkMode::default(),
-        environment,
-        start_commands: Vec::new(),
-        warm_up: Vec::new(),
-        init,
-        boot_timeout_ms,
-        labels: labels_of_a_stranger(labels),
-        extra_disks: Vec::new(),
-        shares: Vec::new(),
-        hooks: Vec::new(),
-    }
-}
-
-/// The label that the server gives to its own machines means something here: a VM with it is hidden, or removed.
-fn labels_of_a_stranger(mut labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+        extra_disks,
+        shares,
+        hooks,
+        name: _,
+        description: _,
+        image: _,
+        kernel: _,
+        kernel_arguments: _,
+        vcpus: _,
+        memory_mib: _,
+        disk_mib: _,
+        environment: _,
+        init: _,
+        boot_timeout_ms: _,
+    } = &mut template;
+    *network = NetworkMode::default();
+    start_commands.clear();
+    warm_up.clear();
     labels.remove(GOLDEN_LABEL);
-    labels
+    extra_disks.clear();
+    shares.clear();
+    hooks.clear();
+    template
 }

@@ -2,11 +2,11 @@
 
 use std::ffi::OsStr;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat, fchmod, fchown, futimens,
-    utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat,
+    fchmod, fchown, fstat, futimens, openat, utimensat,
 };
 use rustix::io::Errno;
 use tar::Entry;
@@ -89,11 +89,22 @@ impl Attributes {
             chownat(parent, leaf, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|error| ("change the owner of", error))?;
         }
-        // It is no link: it was made a moment ago, by name, where there was nothing.
-        chmodat(parent, leaf, self.mode, AtFlags::empty()).map_err(|error| ("set the mode of", error))?;
+        set_mode(parent, leaf, self.mode).map_err(|error| ("set the mode of", error))?;
         utimensat(parent, leaf, &self.times, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| ("set the times of", error))
     }
+}
+
+/// Sets the mode of something that must not be opened. A program of the guest may have put a link in its place since it was
+/// made: the mode is changed of what was looked at, never of what a link leads to.
+fn set_mode(parent: &OwnedFd, leaf: &OsStr, mode: Mode) -> rustix::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let seen = openat(parent, leaf, flags, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&seen)?.st_mode) == FileType::Symlink {
+        return Err(Errno::LOOP);
+    }
+    // fchmod refuses descriptors of this kind; their name below /proc is the file itself.
+    chmodat(CWD, format!("/proc/self/fd/{}", seen.as_raw_fd()), mode, AtFlags::empty())
 }
 
 /// The time of an entry from its pax records: with nanoseconds, and before 1970.
@@ -127,6 +138,24 @@ fn decimal(text: &str) -> Option<Timespec> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mode_is_never_given_to_what_a_link_leads_to() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = std::env::temp_dir().join(format!("modes-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(directory.join("secret"), "x").unwrap();
+        std::os::unix::fs::symlink("secret", directory.join("link")).unwrap();
+        let mode_of_secret = || std::fs::metadata(directory.join("secret")).unwrap().permissions().mode();
+        let before = mode_of_secret();
+        let parent = OwnedFd::from(std::fs::File::open(&directory).unwrap());
+        let mode = Mode::from_raw_mode(0o4666);
+        assert_eq!(set_mode(&parent, OsStr::new("link"), mode), Err(Errno::LOOP));
+        assert_eq!(mode_of_secret(), before);
+        set_mode(&parent, OsStr::new("secret"), mode).unwrap();
+        assert_eq!(mode_of_secret() & 0o7777, 0o4666);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 
     #[test]
     fn times_are_rounded_down_to_seconds_and_nanoseconds() {

@@ -113,7 +113,9 @@ impl Inner {
             }
             return match &found[..] {
                 [only] => Ok(only.clone()),
-                [] => Err(unknown("`microvm image ls` shows all images".into())),
+                [] => {
+                    Err(unknown("no image has this digest: the list of images shows those that exist".into()))
+                }
                 _ if of_files => Err(bad_input(
                     format!("the digest `{reference}`"),
                     format!(
