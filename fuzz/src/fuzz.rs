@@ -105,11 +105,15 @@ impl<'a> Fuzz<'a> {
         let mut check = |input: &[u8]| -> String { check(input).into() };
         assert!(!self.seeds.is_empty(), "the target {} has no seeds", self.name);
         let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let seed = number("MICROVM_FUZZ_SEED")
-            .unwrap_or_else(|| now.map_or(1, |now| u64::from(now.subsec_nanos()) ^ now.as_secs()));
+        let seconds = number("MICROVM_FUZZ_SECONDS");
+        // A search begins elsewhere each time; a run of the tests tries the same inputs, so that what fails is the change.
+        let elsewhere = || {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            u64::from(now.subsec_nanos()) ^ now.as_secs()
+        };
+        let seed = number("MICROVM_FUZZ_SEED").unwrap_or_else(|| seconds.map_or(1, |_| elsewhere()));
         eprintln!("{}: MICROVM_FUZZ_SEED={seed}", self.name);
-        let end = Instant::now() + Duration::from_secs(number("MICROVM_FUZZ_SECONDS").unwrap_or(SECONDS));
+        let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(SECONDS));
         let mut random = Random::new(seed);
         let mut population = self.seeds.clone();
         let mut seen = HashSet::new();

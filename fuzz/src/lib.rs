@@ -11,8 +11,9 @@
 //! accepts means the same after another round through encoder and parser. In place of coverage, which needs a
 //! nightly compiler, an input is kept when its outcome (in words, such as the text of an error) is new.
 //!
-//! `MICROVM_FUZZ_SECONDS` sets how long each target runs (2 if unset), `MICROVM_FUZZ_SEED` repeats a run. A finding is
-//! shortened, saved below the directory for temporary files, and printed. What it does *not* do: find hangs by itself
+//! Without variables a target runs two seconds and begins with the same inputs each time: what fails then is a change of
+//! the code. `MICROVM_FUZZ_SECONDS` sets how long it searches, from a place of its own each time; `MICROVM_FUZZ_SEED`
+//! repeats a run. A finding is shortened, saved below the directory for temporary files, and printed. What it does *not* do: find hangs by itself
 //! (the test runner ends a test that takes too long), or count memory that other threads take.
 
 mod fuzz;

@@ -19,6 +19,8 @@ use crate::erofs;
 
 /// Small, so that what is beyond a limit is met often.
 const LIMITS: ArchiveLimits = ArchiveLimits { entries: 400, bytes: 1 << 22, memory: 1 << 18 };
+/// Seven octal digits: the greatest number of a device that fits in a header.
+const DEVICE_MAX: u32 = 0o7_777_777;
 /// Words of tar and of the documents of images.
 const WORDS: &[&[u8]] = &[
     b"./",
@@ -159,11 +161,12 @@ fn again(entry: &TarEntry) {
     header.set_entry_type(entry.kind);
     header.set_mode(entry.mode.into());
     header.set_size(entry.size);
-    let device =
-        header.set_device_major(entry.device.0).and_then(|()| header.set_device_minor(entry.device.1));
-    if device.is_err() {
+    // A greater number is written without its first digits, and no record holds it.
+    if entry.device.0.max(entry.device.1) > DEVICE_MAX {
         return;
     }
+    header.set_device_major(entry.device.0).unwrap();
+    header.set_device_minor(entry.device.1).unwrap();
     header.set_cksum();
     tar.append(&header, &vec![0; usize::try_from(entry.size).unwrap()][..]).unwrap();
     let read = walk(&tar.into_inner().unwrap()).expect("what is written can be read");
