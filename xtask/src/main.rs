@@ -10,6 +10,7 @@ mod arrows;
 mod bench;
 mod check;
 mod dependencies;
+mod failures;
 mod host;
 mod levels;
 mod licence;

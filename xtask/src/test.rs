@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::failures::Failures;
 use crate::levels::{Counts, LEVELS, Level};
 use crate::steps::step;
 use crate::{agent, check, host, microvm, packages, quickstart, run};
@@ -21,6 +22,7 @@ pub(crate) fn test(levels: &[String]) -> Result<()> {
     }
     let mut total = Counts::default();
     let mut lines = Vec::new();
+    let mut failures = Failures::default();
     step("installing packages", packages::install)?;
     step("providing nextest", provide_nextest)?;
     let agent = step("building the guest agent", agent::build)?;
@@ -39,16 +41,19 @@ pub(crate) fn test(levels: &[String]) -> Result<()> {
     })?;
     for level in chosen {
         let begun = Instant::now();
-        let counts = run_level(level, &agent)?;
+        let counts = run_level(level, &agent, &mut failures)?;
         let time = begun.elapsed().as_secs_f64();
         lines.push(format!("{} {:<12} {counts}  ({time:.1} s)", level.number, level.name));
         total.add(counts);
+    }
+    if !failures.lines().is_empty() {
+        eprintln!("\n{}", failures.lines().join("\n"));
     }
     println!("\n{}\n{total}", lines.join("\n"));
     if total.failed > 0 { bail!("{} failed", total.failed) } else { Ok(()) }
 }
 
-fn run_level(level: &Level, agent: &Path) -> Result<Counts> {
+fn run_level(level: &Level, agent: &Path, failures: &mut Failures) -> Result<Counts> {
     let mut cargo = nextest(agent, level.limit);
     cargo.args(["run", "--locked", "--workspace", "--no-tests=pass", "--no-fail-fast"]);
     cargo.args(["--profile", level.profile, "-E", level.filter]);
@@ -75,7 +80,10 @@ fn run_level(level: &Level, agent: &Path) -> Result<Counts> {
     }
     eprintln!("▸ level {}, {}", level.number, level.name);
     let mut counts = None;
-    let succeeded = run::watch(&mut cargo, |line| counts = Counts::read(line).or(counts))?;
+    let succeeded = run::watch(&mut cargo, |line| {
+        counts = Counts::read(line).or(counts);
+        failures.read(line);
+    })?;
     match counts {
         Some(counts) if succeeded == (counts.failed == 0) => Ok(counts),
         Some(counts) => {
