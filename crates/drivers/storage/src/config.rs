@@ -18,7 +18,8 @@ pub struct ArchiveLimits {
     pub entries: usize,
     /// Bytes of all files as they show themselves, holes included.
     pub bytes: u64,
-    /// Bytes of memory that names, links, attributes and maps of sparse files may take while the image is made.
+    /// Bytes of memory that names, links, attributes and maps of sparse files may take while images are made, of all images
+    /// that are being made together.
     pub memory: usize,
 }
 

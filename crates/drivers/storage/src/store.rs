@@ -9,6 +9,7 @@ use crate::base::cancel::{Cancel, CancelOnDrop};
 use crate::base::stamp::VerifiedFiles;
 use crate::base::workspace::{Workspace, remove_leftovers};
 use crate::config::StorageConfig;
+use crate::erofs::TreeMemory;
 use crate::kernels::InitramfsCache;
 use crate::layout::Directories;
 use crate::snapshots::{KeyedLocks, Pins, forget_earlier_boot};
@@ -36,6 +37,8 @@ pub(crate) struct Inner {
     pub(crate) made: std::sync::atomic::AtomicU64,
     /// Held for the moment in which names and images are changed, never while work is done.
     pub(crate) publishing: Mutex<()>,
+    /// For the trees of all images that are being made.
+    pub(crate) tree_memory: TreeMemory,
 }
 
 impl Storage {
@@ -47,6 +50,7 @@ impl Storage {
         let directories = Directories::create(&config.root)?;
         remove_leftovers(&directories.work)?;
         forget_earlier_boot(&directories.memory)?;
+        let tree_memory = TreeMemory::of(config.limits.memory);
         Ok(Self(Arc::new(Inner {
             config,
             directories,
@@ -59,6 +63,7 @@ impl Storage {
             collecting: Mutex::default(),
             made: std::sync::atomic::AtomicU64::default(),
             publishing: Mutex::default(),
+            tree_memory,
         })))
     }
 

@@ -15,6 +15,7 @@
 mod directory;
 mod format;
 mod layout;
+mod memory;
 mod spool;
 mod tree;
 mod write;
@@ -23,6 +24,7 @@ mod xattr;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use memory::TreeMemory;
 pub(crate) use spool::{FileData, Spool};
 pub(crate) use tree::{Attributes, Kind, PathError, Tree};
 pub(crate) use write::{Written, write};

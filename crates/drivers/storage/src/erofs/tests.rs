@@ -21,7 +21,7 @@ impl Image {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let spool = Spool::create(Utf8Path::from_path(directory.path()).unwrap().join("spool")).unwrap();
-        Self { directory, tree: Tree::new(1_000_000, 1 << 30), spool }
+        Self { directory, tree: Tree::new(1_000_000, 1 << 30, TreeMemory::of(1 << 30)), spool }
     }
 
     fn put(&mut self, path: &[u8], kind: Kind) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::memory::{Held, TreeMemory};
 use super::spool::FileData;
 use super::xattr::Xattr;
 
@@ -78,9 +79,9 @@ pub(crate) struct Tree {
     nodes: Vec<Node>,
     layer: u32,
     nodes_max: usize,
-    /// Bytes of memory that may still be held: of nodes, names, link targets and extended attributes. What a later layer
-    /// replaces stays charged, as its node stays held.
-    memory_left: usize,
+    /// Memory of nodes, names, link targets and extended attributes. What a later layer replaces stays charged, as its
+    /// node stays held.
+    memory: Held,
 }
 
 /// Splits a path of an archive: leading `/` and `.` are dropped, `..` is refused.
@@ -112,11 +113,11 @@ pub(crate) fn components(path: &[u8]) -> Result<Vec<&[u8]>, PathError> {
 }
 
 impl Tree {
-    /// An empty tree that takes at most so many nodes, and at most `memory_max` bytes of memory.
-    pub(crate) fn new(nodes_max: usize, memory_max: usize) -> Self {
+    /// An empty tree that takes at most so many nodes, and at most `memory_max` bytes of what is left of `memory`.
+    pub(crate) fn new(nodes_max: usize, memory_max: usize, memory: TreeMemory) -> Self {
         let root =
             Node { attributes: Attributes::root(0o755), kind: Kind::Directory(BTreeMap::new()), layer: 0 };
-        Self { nodes: vec![root], layer: 0, nodes_max, memory_left: memory_max }
+        Self { nodes: vec![root], layer: 0, nodes_max, memory: Held::new(memory, memory_max) }
     }
 
     /// A node.
@@ -156,7 +157,7 @@ impl Tree {
             if !matches!(kind, Kind::Directory(_)) {
                 return Err(PathError("the root of the image is not a directory".into()));
             }
-            self.charge(attributes.cost())?;
+            self.memory.charge(attributes.cost())?;
             self.nodes[0].attributes = attributes;
             self.nodes[0].layer = layer;
             return Ok(());
@@ -165,7 +166,7 @@ impl Tree {
         if let (Some(existing), Kind::Directory(_)) = (self.child(parent, name), &kind)
             && self.node(existing).is_directory()
         {
-            self.charge(attributes.cost())?;
+            self.memory.charge(attributes.cost())?;
             let node = &mut self.nodes[existing as usize];
             node.attributes = attributes;
             node.layer = layer;
@@ -229,18 +230,10 @@ impl Tree {
     }
 
     fn link(&mut self, parent: NodeId, name: &[u8], id: NodeId) -> Result<(), PathError> {
-        self.charge(name.len() + NAME_COST)?;
+        self.memory.charge(name.len() + NAME_COST)?;
         if let Kind::Directory(entries) = &mut self.nodes[parent as usize].kind {
             entries.insert(name.into(), id);
         }
-        Ok(())
-    }
-
-    /// Takes memory out of the budget before it is held.
-    fn charge(&mut self, bytes: usize) -> Result<(), PathError> {
-        self.memory_left = self.memory_left.checked_sub(bytes).ok_or_else(|| {
-            PathError("its names, links and attributes need more memory than an image may".into())
-        })?;
         Ok(())
     }
 
@@ -261,7 +254,7 @@ impl Tree {
             _ => 0,
         };
         // A vector that grows may have twice the room it needs.
-        self.charge(2 * size_of::<Node>() + target + node.attributes.cost())?;
+        self.memory.charge(2 * size_of::<Node>() + target + node.attributes.cost())?;
         let id =
             NodeId::try_from(self.nodes.len()).map_err(|_| PathError("it has too many entries".into()))?;
         self.nodes.push(node);
@@ -409,7 +402,7 @@ mod tests {
 
     #[test]
     fn links_are_followed_inside_only() {
-        let mut tree = Tree::new(100, 1 << 20);
+        let mut tree = Tree::new(100, 1 << 20, TreeMemory::of(1 << 20));
         put(&mut tree, "usr/lib", directory());
         put(&mut tree, "lib", Kind::Symlink((*b"usr/lib").into()));
         put(&mut tree, "escape", Kind::Symlink((*b"/../../../etc").into()));
@@ -422,7 +415,7 @@ mod tests {
 
     #[test]
     fn whiteouts_touch_earlier_layers_only() {
-        let mut tree = Tree::new(100, 1 << 20);
+        let mut tree = Tree::new(100, 1 << 20, TreeMemory::of(1 << 20));
         put(&mut tree, "a/old", file());
         put(&mut tree, "a/deep/old", file());
         put(&mut tree, "b", file());
@@ -440,7 +433,7 @@ mod tests {
 
     #[test]
     fn hard_links_need_their_target_and_entries_are_limited() {
-        let mut tree = Tree::new(3, 1 << 20);
+        let mut tree = Tree::new(3, 1 << 20, TreeMemory::of(1 << 20));
         assert!(tree.hard_link(b"x", b"missing").is_err());
         put(&mut tree, "a", file());
         tree.hard_link(b"x", b"a").unwrap();
@@ -453,7 +446,7 @@ mod tests {
     #[test]
     fn memory_is_charged_where_it_is_held() {
         let fills = |insert: &dyn Fn(&mut Tree, usize) -> Result<(), PathError>| {
-            let mut tree = Tree::new(1_000_000, 1 << 20);
+            let mut tree = Tree::new(1_000_000, 1 << 20, TreeMemory::of(1 << 20));
             put(&mut tree, "a", file());
             let refused =
                 (0..100_000).find_map(|count| insert(&mut tree, count).err().map(|error| (count, error)));

@@ -25,7 +25,8 @@ impl Inner {
         cancel: Cancel,
         progress: Progress,
     ) -> Result<Builder, StorageError> {
-        Builder::new(workspace.join("contents"), self.config.limits, cancel, progress)
+        let memory = self.tree_memory.clone();
+        Builder::new(workspace.join("contents"), self.config.limits, memory, cancel, progress)
     }
 }
 

@@ -9,7 +9,7 @@ use microvm_ports::{Progress, StorageError};
 use crate::base::cancel::Cancel;
 use crate::base::error::bad_input;
 use crate::config::ArchiveLimits;
-use crate::erofs::{Attributes, FileData, Kind, PathError, Spool, Tree};
+use crate::erofs::{Attributes, FileData, Kind, PathError, Spool, Tree, TreeMemory};
 
 /// An image that is being put together.
 pub(crate) struct Builder {
@@ -32,11 +32,12 @@ impl Builder {
     pub(crate) fn new(
         spool: Utf8PathBuf,
         limits: ArchiveLimits,
+        memory: TreeMemory,
         cancel: Cancel,
         progress: Progress,
     ) -> Result<Self, StorageError> {
         Ok(Self {
-            tree: Tree::new(limits.entries, limits.memory),
+            tree: Tree::new(limits.entries, limits.memory, memory),
             spool: Spool::create(spool)?,
             cancel,
             progress,

@@ -183,7 +183,14 @@ fn workspace(folder: &tempfile::TempDir) -> Workspace {
 }
 
 fn builder(workspace: &Workspace) -> Builder {
-    Builder::new(workspace.join("contents"), LIMITS, Cancel::default(), Progress::ignored()).unwrap()
+    Builder::new(
+        workspace.join("contents"),
+        LIMITS,
+        crate::erofs::TreeMemory::of(LIMITS.memory),
+        Cancel::default(),
+        Progress::ignored(),
+    )
+    .unwrap()
 }
 
 /// What was accepted can be made an image.
