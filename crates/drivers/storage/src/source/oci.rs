@@ -21,7 +21,7 @@ pub(super) const SMALL_MAX: u64 = 4 << 20;
 /// Indexes inside indexes that are followed.
 const DEPTH_MAX: u32 = 4;
 /// Most layers of one image; docker's own limit is 127.
-const LAYERS_MAX: usize = 1000;
+pub(super) const LAYERS_MAX: usize = 1000;
 
 /// A piece by digest.
 #[derive(Debug, Clone, Deserialize)]

@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::Mutex;
 
 use super::patience::{Failed, Patience, Tries};
-use super::reach::Reach;
+use super::reach::{OutOfReach, Reach};
 use super::reference::Reference;
 use super::token;
 use crate::base::error::bad_input;
@@ -40,7 +40,7 @@ impl Registry {
         patience: Patience,
     ) -> Result<Self, StorageError> {
         let scheme = if plain_http { "http" } else { "https" };
-        let base = format!("{scheme}://{}/v2/{}/", reference.server(), reference.path);
+        let base = format!("{scheme}://{}/v2/{}/", reference.registry, reference.path);
         let base = Url::parse(&base).map_err(|error| {
             bad_input(format!("the registry `{}`", reference.registry), error.to_string())
         })?;
@@ -191,7 +191,7 @@ fn judged(response: Response) -> Result<Response, Failed> {
 /// better a second later.
 pub(super) fn of_request(error: &reqwest::Error) -> Failed {
     let (text, untrusted) = (explained(error), is_certificate_refused(error));
-    if untrusted || error.is_builder() || text.contains("are refused unless") {
+    if untrusted || error.is_builder() || is_out_of_reach(error) {
         return Failed::finally(text);
     }
     Failed::again(text)
@@ -223,6 +223,11 @@ fn is_certificate_refused(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<rustls::Error>().is_some_and(refused)
         || inner.is_some_and(|inner| is_certificate_refused(inner))
         || error.source().is_some_and(is_certificate_refused)
+}
+
+/// Whether this comes from a name that leads where it must not.
+fn is_out_of_reach(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<OutOfReach>() || error.source().is_some_and(is_out_of_reach)
 }
 
 /// Authorities as the client takes them. One that cannot be read would trust nobody, and say so only later.

@@ -17,6 +17,7 @@ mod tests;
 mod token;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use camino::Utf8Path;
 use microvm_ports::{Progress, StorageError};
@@ -24,7 +25,7 @@ use microvm_ports::{Progress, StorageError};
 use self::client::Registry;
 use self::patience::Patience;
 use self::reference::Reference;
-use super::oci::{self, Descriptor, SMALL_MAX};
+use super::oci::{self, Descriptor, LAYERS_MAX, SMALL_MAX};
 use crate::base::error::{bad_input, io_error};
 use crate::base::files::{make_directory, require_space, sha256};
 
@@ -52,7 +53,25 @@ pub(crate) async fn pull(
     bytes_max: u64,
     progress: &Progress,
 ) -> Result<(), StorageError> {
-    pull_with(from, Patience::default(), layout, bytes_max, progress).await
+    pull_within(from, Patience::default(), layout, bytes_max, progress).await
+}
+
+/// Bounds the whole pull: each answer may be slow, but not all of them for ever.
+async fn pull_within(
+    from: From<'_>,
+    patience: Patience,
+    layout: &Utf8Path,
+    bytes_max: u64,
+    progress: &Progress,
+) -> Result<(), StorageError> {
+    let pull = pull_with(from, patience, layout, bytes_max, progress);
+    tokio::time::timeout(patience.image, pull)
+        .await
+        .unwrap_or_else(|_| Err(late("the image", patience.image)))
+}
+
+fn late(what: &str, limit: Duration) -> StorageError {
+    StorageError::Registry(format!("the registry did not send {what} within {limit:?}"))
 }
 
 async fn pull_with(
@@ -73,7 +92,9 @@ async fn pull_with(
     let blobs = layout.join("blobs/sha256");
     make_directory(&blobs, 0o700)?;
     progress.step(format!("asking for {reference}"));
-    let manifest = manifest(&registry, &image, reference, layout).await?;
+    let manifest = tokio::time::timeout(patience.manifest, manifest(&registry, &image, reference, layout))
+        .await
+        .unwrap_or_else(|_| Err(late("a manifest", patience.manifest)))?;
     let Some(config) = &manifest.config else {
         return Err(bad_input(reference, "its manifest has no configuration"));
     };
@@ -81,6 +102,10 @@ async fn pull_with(
         return Err(bad_input(reference, "its configuration is larger than 4 MiB"));
     }
     let layers = manifest.layers.as_deref().unwrap_or_default();
+    if layers.len() > LAYERS_MAX {
+        let found = layers.len();
+        return Err(bad_input(reference, format!("it has {found} layers; at most {LAYERS_MAX} are taken")));
+    }
     let mut seen = BTreeSet::new();
     let wanted: Vec<&Descriptor> =
         std::iter::once(config).chain(layers).filter(|piece| seen.insert(piece.digest.clone())).collect();

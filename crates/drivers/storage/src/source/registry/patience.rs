@@ -21,6 +21,10 @@ pub(super) struct Patience {
     pub(super) progress: u64,
     /// Rest before the second try; it doubles.
     pub(super) rest: Duration,
+    /// For all requests that lead to the manifest: redirects, tokens, indexes and tries included.
+    pub(super) manifest: Duration,
+    /// For the whole image.
+    pub(super) image: Duration,
 }
 
 impl Default for Patience {
@@ -34,6 +38,8 @@ impl Default for Patience {
             tries: 5,
             progress: 16 << 20,
             rest: Duration::from_millis(500),
+            manifest: Duration::from_secs(600),
+            image: Duration::from_secs(24 * 3600),
         }
     }
 }

@@ -60,9 +60,13 @@ impl Kind {
         };
         match (a, b, c, d, e, f) {
             (0, 0, 0, 0, 0, 0) if (g, h) == (0, 1) => Self::Loopback,
-            // IPv4 in IPv6: mapped (RFC 4291), NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056).
-            (0, 0, 0, 0, 0, 0xffff) | (0x64, 0xff9b, ..) => inner(g, h),
+            // IPv4 in IPv6: mapped (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056).
+            (0, 0, 0, 0, 0, 0xffff) | (0x64, 0xff9b, 0, 0, 0, 0) => inner(g, h),
             (0x2002, ..) => inner(b, c),
+            // NAT64 of a network of its own (RFC 8215).
+            (0x64, 0xff9b, 1, ..) => Self::Private,
+            // Protocol assignments, Teredo among them, which holds an IPv4 address too (RFC 2928, RFC 4380).
+            (0x2001, 0..=0x1ff, ..) => Self::Special,
             (0xfe80..=0xfebf, ..) => Self::LinkLocal,
             (0xfc00..=0xfdff, ..) => Self::Private,
             // Global unicast is 2000::/3 alone.
@@ -155,7 +159,7 @@ fn proxies() -> Arc<[String]> {
 /// A name leads where it must not.
 #[derive(Debug, thiserror::Error)]
 #[error("`{name}` leads to {address}: {reason}")]
-struct OutOfReach {
+pub(super) struct OutOfReach {
     name: String,
     address: IpAddr,
     reason: String,
@@ -186,10 +190,10 @@ mod tests {
     fn kinds_of_addresses() {
         for (kind, addresses) in [
             (Kind::Public, ["8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8", "64:ff9b::808:808"]),
-            (Kind::Private, ["10.1.2.3", "100.100.0.1", "fd00::1", "2002:c0a8:101::"]),
+            (Kind::Private, ["10.1.2.3", "64:ff9b:1:7f00::1", "fd00::1", "2002:c0a8:101::"]),
             (Kind::Loopback, ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"]),
             (Kind::LinkLocal, ["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe"]),
-            (Kind::Special, ["0.0.0.0", "::", "224.0.0.1", "ff02::1"]),
+            (Kind::Special, ["0.0.0.0", "::", "2001:0:7f00:1::1", "ff02::1"]),
         ] {
             for address in addresses {
                 assert_eq!(Kind::of(address.parse().unwrap()), kind, "{address}");

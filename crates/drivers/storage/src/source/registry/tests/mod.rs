@@ -27,6 +27,8 @@ fn patience(limit: Duration) -> Patience {
         tries: 3,
         progress: 16 << 20,
         rest: Duration::from_millis(1),
+        manifest: LONG,
+        image: LONG,
     }
 }
 
@@ -85,11 +87,11 @@ impl Image {
 
 /// Pulls `a/b:1`; gives what came, or the error as text, and holds it against the time it may take.
 async fn pull_from(address: &str, version: &str) -> Result<(tempfile::TempDir, Utf8PathBuf), String> {
-    pull_within(LONG, address, version).await
+    pull_within(patience(LONG), address, version).await
 }
 
 async fn pull_within(
-    limit: Duration,
+    patience: Patience,
     address: &str,
     version: &str,
 ) -> Result<(tempfile::TempDir, Utf8PathBuf), String> {
@@ -98,22 +100,22 @@ async fn pull_within(
     let reference = format!("{address}/a/b{version}");
     let from = From { reference: &reference, plain_http: true, authorities: None };
     let begun = Instant::now();
-    let pulled = pull_with(from, patience(limit), &layout, 1 << 30, &Progress::ignored()).await;
+    let pulled = super::pull_within(from, patience, &layout, 1 << 30, &Progress::ignored()).await;
     assert!(begun.elapsed() < Duration::from_secs(20), "it took {:?}", begun.elapsed());
     pulled.map(|()| (folder, layout)).map_err(|error| error.to_string())
 }
 
 async fn refused(script: impl Fn(&Asked) -> Answer + Send + Sync + 'static, reason: &str) -> Fake {
-    refused_within(LONG, script, reason).await
+    refused_within(patience(LONG), script, reason).await
 }
 
 async fn refused_within(
-    limit: Duration,
+    patience: Patience,
     script: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
     reason: &str,
 ) -> Fake {
     let fake = Fake::start(script).await;
-    let error = pull_within(limit, &fake.address, ":1").await.expect_err("it was taken");
+    let error = pull_within(patience, &fake.address, ":1").await.expect_err("it was taken");
     assert!(error.contains(reason), "{error}");
     fake
 }
@@ -200,15 +202,46 @@ async fn what_is_too_slow_is_given_up() {
     // A listener that never answers.
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = nobody.local_addr().unwrap().to_string();
-    let document = "document within";
+    let (moment, document) = (patience(MOMENT), "document within");
     let (_, _, _, unheard) = tokio::join!(
-        refused_within(MOMENT, |_| Answer::of(200, "{").saying(None).then_again(" ", MOMENT / 10), document),
-        refused_within(MOMENT, |_| Answer::of(200, "").saying(None).then_silence(), document),
-        refused_within(MOMENT, drip, "less than 1048576 bytes in"),
-        pull_within(MOMENT, &address, ":1"),
+        refused_within(moment, |_| Answer::of(200, "{").saying(None).then_again(" ", MOMENT / 10), document),
+        refused_within(moment, |_| Answer::of(200, "").saying(None).then_silence(), document),
+        refused_within(moment, drip, "less than 1048576 bytes in"),
+        pull_within(moment, &address, ":1"),
     );
     let error = unheard.err().unwrap();
     assert!(error.contains("did not answer within"), "{error}");
+}
+
+#[tokio::test]
+async fn answers_that_are_each_in_time_have_an_end_together() {
+    // As long as each answer brings a little, and each try a little more, none of the other limits is reached.
+    let busy = |_: &Asked| Answer::of(503, "").with("retry-after", 1);
+    let patient = Patience { tries: 1000, ..patience(LONG) };
+    let manifest = Patience { manifest: MOMENT, ..patient };
+    let image = Image::new();
+    let drip = move |asked: &Asked| {
+        if image.is_layer(asked) {
+            Answer::of(200, "").saying(None).then_again(vec![0; 100], MOMENT / 10)
+        } else {
+            image.answer(asked)
+        }
+    };
+    let whole = Patience { least: 1, image: MOMENT * 2, ..patient };
+    tokio::join!(
+        refused_within(manifest, busy, "did not send a manifest within 1s"),
+        refused_within(whole, drip, "did not send the image within 2s"),
+    );
+}
+
+#[tokio::test]
+async fn layers_are_counted_before_they_are_asked_for() {
+    let layers: Vec<_> =
+        (0..1001).map(|n| json!({"digest": digest(format!("{n}").as_bytes()), "size": 1})).collect();
+    let config = json!({"digest": digest(b"{}"), "size": 2});
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers}).to_string();
+    let fake = refused(move |_| Answer::of(200, manifest.clone()), "at most 1000 are taken").await;
+    assert_eq!(fake.asked().len(), 1);
 }
 
 #[tokio::test]
@@ -260,6 +293,30 @@ async fn what_is_not_what_its_digest_says_is_refused() {
     };
     let truncated = refused(broken, "(3 tries)").await;
     assert_eq!(truncated.asked().iter().filter(|asked| asked.from.is_some()).count(), 2);
+}
+
+#[tokio::test]
+async fn a_piece_that_breaks_off_behind_its_last_byte_is_whole() {
+    let image = Image::new();
+    let registry = Fake::start(move |asked| {
+        if !image.is_layer(asked) {
+            return image.answer(asked);
+        }
+        match asked.from {
+            // In chunks, of which the last never comes.
+            None => {
+                let size = format!("{:x}\r\n", image.layer.len());
+                Answer::of(200, [size.as_bytes(), &image.layer, b"\r\n"].concat())
+                    .saying(None)
+                    .with("transfer-encoding", "chunked")
+            }
+            Some(_) => Answer::of(416, ""),
+        }
+    })
+    .await;
+    let (_folder, layout) = pull_from(&registry.address, ":1").await.unwrap();
+    let path = layout.join("blobs").join(digest(&layer()).replace(':', "/"));
+    assert!(std::fs::read(path).unwrap() == layer());
 }
 
 #[tokio::test]
