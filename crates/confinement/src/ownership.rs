@@ -5,9 +5,8 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use camino::Utf8Path;
 
@@ -22,51 +21,59 @@ const LEVELS: u32 = 3;
 pub(crate) enum Belongs {
     /// It is in the directory, or has a file of it open.
     Here,
-    /// It has neither.
+    /// It is in, or has a file open of, the directory of the same VM in another root.
     Elsewhere,
-    /// This user may not look, or it has just ended.
+    /// Neither is seen. A VMM that waits for its state has no disk open, and what stands in a cage has no directory of the
+    /// host: what is not seen proves nothing. Or this user may not look, or it has just ended.
     Unknown,
 }
 
-/// Whom the first of these processes that can be told belongs to; a VMM and its supervisor belong to the same.
+/// Whom these processes work for, a VMM and its supervisor, as far as one of them shows it.
 pub(crate) fn of_any(pids: &[i32], directory: &Utf8Path) -> Belongs {
     let files = files_of(directory.as_std_path());
     let all: Vec<Belongs> = pids.iter().map(|pid| of(*pid, directory, &files)).collect();
-    for found in [Belongs::Here, Belongs::Unknown] {
+    for found in [Belongs::Here, Belongs::Elsewhere] {
         if all.contains(&found) {
             return found;
         }
     }
-    Belongs::Elsewhere
+    Belongs::Unknown
+}
+
+/// The process that started this one, or whoever took its place.
+pub(crate) fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is in brackets and may hold anything; fields are counted after its end.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 fn of(pid: i32, directory: &Utf8Path, files: &HashSet<FileIdentity>) -> Belongs {
     let process = Path::new("/proc").join(pid.to_string());
-    match is_in(&process, directory, files) {
-        Ok(true) => Belongs::Here,
-        Ok(false) => Belongs::Elsewhere,
-        Err(_) => Belongs::Unknown,
+    let mut links = vec![process.join("cwd")];
+    links.extend(fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path()));
+    let mut elsewhere = false;
+    for link in links {
+        // One that was closed meanwhile is not there.
+        let Ok(named) = fs::read_link(&link) else { continue };
+        // The link leads to the file itself, also out of another mount namespace, and says where it was when it is removed.
+        let removed = named.to_string_lossy().strip_suffix(" (deleted)").map(PathBuf::from);
+        if fs::metadata(&link).is_ok_and(|found| files.contains(&(found.dev(), found.ino())))
+            || removed.as_ref().is_some_and(|removed| removed.starts_with(directory))
+        {
+            return Belongs::Here;
+        }
+        elsewhere |= is_of_another_root(removed.as_ref().unwrap_or(&named), directory);
     }
+    if elsewhere { Belongs::Elsewhere } else { Belongs::Unknown }
 }
 
-fn is_in(process: &Path, directory: &Utf8Path, files: &HashSet<FileIdentity>) -> io::Result<bool> {
-    // The link leads to the file itself, also out of another mount namespace, and says where it was when it is removed.
-    let cwd = process.join("cwd");
-    let named = fs::read_link(&cwd)?;
-    let named = named.to_string_lossy();
-    if fs::metadata(&cwd).is_ok_and(|found| files.contains(&(found.dev(), found.ino())))
-        || named.strip_suffix(" (deleted)") == Some(directory.as_str())
-    {
-        return Ok(true);
-    }
-    for entry in fs::read_dir(process.join("fd"))? {
-        // One that was closed meanwhile is not there.
-        let Ok(found) = fs::metadata(entry?.path()) else { continue };
-        if files.contains(&(found.dev(), found.ino())) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// Whether a path is that of the same VM in another root, or in it.
+fn is_of_another_root(path: &Path, directory: &Utf8Path) -> bool {
+    let (Some(id), Some(vms)) = (directory.file_name(), directory.parent().and_then(Utf8Path::file_name))
+    else {
+        return false;
+    };
+    !path.starts_with(directory) && path.ancestors().any(|one| one.ends_with(Path::new(vms).join(id)))
 }
 
 /// The directory and what is in it. Files with several names (those shared with other VMs, or with a copy of the root made

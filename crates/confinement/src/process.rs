@@ -282,7 +282,9 @@ impl ProcessRecord {
         for pid in crate::cgroup::processes(id) {
             // It may have ended since.
             let Ok(identity) = ProcessIdentity::of(pid) else { continue };
-            if ownership::of_any(&[pid], directory) == Belongs::Elsewhere {
+            // A VMM that waits for its state shows nothing itself; its supervisor does.
+            let family: Vec<i32> = std::iter::once(pid).chain(ownership::parent(pid)).collect();
+            if ownership::of_any(&family, directory) == Belongs::Elsewhere {
                 tracing::warn!(%directory, pid, "a process in the cgroup of this VM works for another directory: it is left alone");
                 continue;
             }
@@ -365,9 +367,12 @@ mod tests {
         assert!(other.open().unwrap().is_none());
     }
 
+    /// A root, and the directory of a VM in it, which has the same name in each.
     fn folder() -> (tempfile::TempDir, camino::Utf8PathBuf) {
         let folder = tempfile::tempdir().unwrap();
-        let path = camino::Utf8PathBuf::from_path_buf(folder.path().canonicalize().unwrap()).unwrap();
+        let root = camino::Utf8PathBuf::from_path_buf(folder.path().canonicalize().unwrap()).unwrap();
+        let path = root.join("vms").join("06h1ob46jn1g2tj3878d");
+        std::fs::create_dir_all(&path).unwrap();
         (folder, path)
     }
 
@@ -399,6 +404,17 @@ mod tests {
         ProcessRecord::end_all(&copy, "of-a-copy", Some(&record), Duration::from_secs(5)).await.unwrap();
         assert!(record.vmm.open().unwrap().is_some(), "it ended what is not its own");
         ProcessRecord::end_all(&original, "of-a-copy", None, Duration::from_secs(5)).await.unwrap();
+        expect_killed(child).await;
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_shows_no_directory_is_ended_by_its_record() {
+        let (_folder, directory) = folder();
+        // As a VMM that waits for its state, when its supervisor has been killed.
+        let (child, record) = worker(Utf8Path::new("/"));
+        record.write(&directory).unwrap();
+        assert!(!record.belongs_elsewhere(&directory));
+        ProcessRecord::end_all(&directory, "shows-nothing", None, Duration::from_secs(5)).await.unwrap();
         expect_killed(child).await;
     }
 
