@@ -11,17 +11,16 @@
 //! that changes modes, owners and attributes of files that it was handed.
 //!
 //! A list is made of groups, so that a program that forks itself can get another one.
+//!
+//! The kernel runs the program for each call (since Linux 5.11 only once for those whose answer is always the same), so it is a
+//! search tree: eight comparisons instead of up to 150.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use libc::{c_long, sock_filter};
 
-/// AUDIT_ARCH_X86_64 of linux/audit.h: 64 bit, little endian, EM_X86_64.
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
-/// Numbers from here on are the x32 table's (asm/unistd.h).
-const X32: u32 = 0x4000_0000;
-/// Not in every version of the libc crate: Linux 6.6.
-const SYS_FCHMODAT2: c_long = 452;
+use crate::bpf::{self, SYS_FCHMODAT2, allow, argument, jump, load, number, refuse};
 
 /// What every VMM needs.
 const BASE: &[c_long] = &[
@@ -220,60 +219,144 @@ const FOLDERS: &[c_long] = &[
     libc::SYS_name_to_handle_at,
 ];
 
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// It happens.
+    Allow,
+    /// It does not exist.
+    Missing,
+    /// It makes unix sockets only.
+    UnixSocket,
+    /// It makes a thread, not a process.
+    Thread,
+}
+
 /// Installs the filter in this process. Needs no-new-privileges; nothing but executing the program may follow.
-#[allow(unsafe_code)]
 pub(crate) fn install(shares_folders: bool) -> io::Result<()> {
-    let mut program = program(shares_folders)?;
-    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
-    let filter = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
-    // SAFETY: `filter` points to a live program of the length it names; the kernel copies it.
-    let result =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    bpf::install(&mut program(shares_folders)?, 0).map(|_| ())
 }
 
 fn program(shares_folders: bool) -> io::Result<Vec<sock_filter>> {
-    // Offsets in struct seccomp_data (linux/seccomp.h): nr 0, arch 4, args[0] at 16 (low half first).
-    let load = |offset| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, (0, 0), offset);
-    let jump = |kind, skip, value| instruction(libc::BPF_JMP | kind | libc::BPF_K, skip, value);
-    let answer = |action| instruction(libc::BPF_RET | libc::BPF_K, (0, 0), action);
-    let refuse = |error: i32| answer(libc::SECCOMP_RET_ERRNO | error.cast_unsigned());
-    let allow = || answer(libc::SECCOMP_RET_ALLOW);
-    let number = |call: c_long| u32::try_from(call).map_err(io::Error::other);
-    let mut program = vec![
-        load(4),
-        jump(libc::BPF_JEQ, (1, 0), AUDIT_ARCH_X86_64),
-        refuse(libc::ENOSYS),
-        load(0),
-        jump(libc::BPF_JGE, (0, 1), X32),
-        refuse(libc::ENOSYS),
-    ];
-    for call in [libc::SYS_socket, libc::SYS_socketpair] {
-        program.extend([
-            jump(libc::BPF_JEQ, (0, 4), number(call)?),
-            load(16),
-            jump(libc::BPF_JEQ, (0, 1), libc::AF_UNIX.cast_unsigned()),
-            allow(),
-            refuse(libc::EAFNOSUPPORT),
-        ]);
-    }
-    // A thread of its own, not a process. `clone3`, whose flags cannot be seen, is not there: the C library falls back.
-    program.extend([
-        jump(libc::BPF_JEQ, (0, 4), number(libc::SYS_clone)?),
-        load(16),
-        jump(libc::BPF_JSET, (0, 1), libc::CLONE_THREAD.cast_unsigned()),
-        allow(),
-        refuse(libc::EPERM),
-    ]);
-    let folders = if shares_folders { FOLDERS } else { &[] };
-    for call in BASE.iter().chain(folders) {
-        program.extend([jump(libc::BPF_JEQ, (0, 1), number(*call)?), allow()]);
-    }
-    program.push(refuse(libc::ENOSYS));
+    let mut program = bpf::this_table_only().to_vec();
+    program.extend(tree(&segments(shares_folders)?)?);
     Ok(program)
 }
 
-fn instruction(code: u32, (jump_true, jump_false): (u8, u8), value: u32) -> sock_filter {
-    #[expect(clippy::cast_possible_truncation, reason = "BPF codes are below 256 (linux/bpf_common.h)")]
-    sock_filter { code: code as u16, jt: jump_true, jf: jump_false, k: value }
+/// The answers by number: each holds up to the first number of the next one.
+fn segments(shares_folders: bool) -> io::Result<Vec<(u32, Answer)>> {
+    let mut listed = BTreeMap::new();
+    let folders = if shares_folders { FOLDERS } else { &[] };
+    for call in BASE.iter().chain(folders) {
+        listed.insert(number(*call)?, Answer::Allow);
+    }
+    for call in [libc::SYS_socket, libc::SYS_socketpair] {
+        listed.insert(number(call)?, Answer::UnixSocket);
+    }
+    // `clone3`, whose flags cannot be seen, is not there: the C library falls back.
+    listed.insert(number(libc::SYS_clone)?, Answer::Thread);
+    let mut segments = vec![(0, Answer::Missing)];
+    for (call, answer) in &listed {
+        let before = segments.last().map_or(Answer::Missing, |(_, answer)| *answer);
+        if before != *answer {
+            segments.push((*call, *answer));
+        }
+        if !listed.contains_key(&(call + 1)) {
+            segments.push((call + 1, Answer::Missing));
+        }
+    }
+    Ok(segments)
+}
+
+/// A program that finds the segment of the loaded number by halves and answers.
+fn tree(segments: &[(u32, Answer)]) -> io::Result<Vec<sock_filter>> {
+    let (left, right) = segments.split_at(segments.len() / 2);
+    match (left, right) {
+        ([_, ..], [(first, _), ..]) => {
+            let (left, right) = (tree(left)?, tree(right)?);
+            let skip = u8::try_from(left.len()).map_err(io::Error::other)?;
+            Ok(std::iter::once(jump(libc::BPF_JGE, (skip, 0), *first)).chain(left).chain(right).collect())
+        }
+        (_, [(_, answer), ..]) => Ok(leaf(*answer)),
+        _ => Ok(leaf(Answer::Missing)),
+    }
+}
+
+fn leaf(answer: Answer) -> Vec<sock_filter> {
+    match answer {
+        Answer::Allow => vec![allow()],
+        Answer::Missing => vec![refuse(libc::ENOSYS)],
+        Answer::UnixSocket => vec![
+            load(argument(0)),
+            jump(libc::BPF_JEQ, (0, 1), libc::AF_UNIX.cast_unsigned()),
+            allow(),
+            refuse(libc::EAFNOSUPPORT),
+        ],
+        Answer::Thread => vec![
+            load(argument(0)),
+            jump(libc::BPF_JSET, (0, 1), libc::CLONE_THREAD.cast_unsigned()),
+            allow(),
+            refuse(libc::EPERM),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::{AUDIT_ARCH_X86_64, X32, run};
+
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+    fn error(error: i32) -> u32 {
+        libc::SECCOMP_RET_ERRNO | error.cast_unsigned()
+    }
+
+    #[test]
+    fn each_number_is_answered_as_the_lists_say_and_soon() {
+        for shares in [false, true] {
+            let program = program(shares).unwrap();
+            let mut most = 0;
+            for call in 0..1_000 {
+                let wanted: c_long = call.into();
+                let listed = BASE.contains(&wanted) || (shares && FOLDERS.contains(&wanted));
+                let (found, steps) = run(&program, AUDIT_ARCH_X86_64, call, [0; 6]);
+                let expected = match wanted {
+                    libc::SYS_socket | libc::SYS_socketpair => error(libc::EAFNOSUPPORT),
+                    libc::SYS_clone => error(libc::EPERM),
+                    _ if listed => ALLOW,
+                    _ => error(libc::ENOSYS),
+                };
+                assert_eq!(found, expected, "{call}, folders: {shares}");
+                most = most.max(steps);
+            }
+            assert!(most <= 17, "{most} steps of {}", program.len());
+        }
+    }
+
+    #[test]
+    fn only_unix_sockets_and_threads_are_made() {
+        let program = program(false).unwrap();
+        let answer_to = |call, first: i32| {
+            let arguments = [u64::from(first.cast_unsigned()), 0, 0, 0, 0, 0];
+            run(&program, AUDIT_ARCH_X86_64, number(call).unwrap(), arguments).0
+        };
+        for call in [libc::SYS_socket, libc::SYS_socketpair] {
+            assert_eq!(answer_to(call, libc::AF_UNIX), ALLOW);
+            for family in [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_VSOCK] {
+                assert_eq!(answer_to(call, family), error(libc::EAFNOSUPPORT));
+            }
+        }
+        assert_eq!(answer_to(libc::SYS_clone, libc::CLONE_THREAD | libc::CLONE_VM), ALLOW);
+        assert_eq!(answer_to(libc::SYS_clone, libc::SIGCHLD), error(libc::EPERM));
+    }
+
+    #[test]
+    fn other_tables_do_not_exist() {
+        let program = program(true).unwrap();
+        let read = number(libc::SYS_read).unwrap();
+        assert_eq!(run(&program, AUDIT_ARCH_X86_64, X32 | read, [0; 6]).0, error(libc::ENOSYS));
+        // i386 (AUDIT_ARCH_I386).
+        assert_eq!(run(&program, 0x4000_0003, read, [0; 6]).0, error(libc::ENOSYS));
+    }
 }

@@ -19,20 +19,15 @@ use std::io;
 
 use libc::{c_long, sock_filter};
 
+use crate::bpf::{self, SYS_FCHMODAT2, answer, argument, jump, load, number, refuse};
+
 /// Set-user-id and set-group-id (inode(7)).
 const SET_USER: u32 = 0o4000;
 const SET_GROUP: u32 = 0o2000;
 /// Bits of a file type that regular files (0o100000) do not have and every other type has (inode(7)).
 const SPECIAL: u32 = 0o070_000;
-/// Of linux/seccomp.h: a call is answered with an error number without being carried out; 0 is success.
-const REFUSE: u32 = libc::SECCOMP_RET_ERRNO;
+/// Of linux/seccomp.h.
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
-/// AUDIT_ARCH_X86_64 of linux/audit.h: 64 bit, little endian, EM_X86_64.
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
-/// Numbers from here on are the x32 table's (asm/unistd.h).
-const X32: u32 = 0x4000_0000;
-/// Not in the libc crate: Linux 6.6.
-const SYS_FCHMODAT2: c_long = 452;
 
 /// Calls that change a mode, and which argument it is.
 const CHANGES: [(c_long, u32); 4] =
@@ -54,32 +49,12 @@ const SOCKETS: [c_long; 3] = [libc::SYS_socket, libc::SYS_socketpair, libc::SYS_
 const HIDDEN: [c_long; 2] = [libc::SYS_openat2, libc::SYS_io_uring_setup];
 
 /// Installs the filter in this process. Needs no-new-privileges.
-#[allow(unsafe_code)]
 pub(crate) fn install() -> io::Result<()> {
-    let mut program = program()?;
-    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
-    let filter = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
-    // SAFETY: `filter` points to a live program of the length it names; the kernel copies it.
-    let result =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    bpf::install(&mut program()?, 0).map(|_| ())
 }
 
 fn program() -> io::Result<Vec<sock_filter>> {
-    // Offsets in struct seccomp_data (linux/seccomp.h): nr 0, arch 4, args[i] at 16 + 8 × i (low half first).
-    let load = |offset| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, (0, 0), offset);
-    let jump = |kind, skip, value| instruction(libc::BPF_JMP | kind | libc::BPF_K, skip, value);
-    let answer = |action| instruction(libc::BPF_RET | libc::BPF_K, (0, 0), action);
-    let refuse = |error: i32| answer(REFUSE | error.cast_unsigned());
-    let number = |call: c_long| u32::try_from(call).map_err(io::Error::other);
-    let mut program = vec![
-        load(4),
-        jump(libc::BPF_JEQ, (1, 0), AUDIT_ARCH_X86_64),
-        refuse(libc::ENOSYS),
-        load(0),
-        jump(libc::BPF_JGE, (0, 1), X32),
-        refuse(libc::ENOSYS),
-    ];
+    let mut program = bpf::this_table_only().to_vec();
     for call in HIDDEN {
         program.push(jump(libc::BPF_JEQ, (0, 1), number(call)?));
         program.push(refuse(libc::ENOSYS));
@@ -88,21 +63,21 @@ fn program() -> io::Result<Vec<sock_filter>> {
         program.push(jump(libc::BPF_JEQ, (0, 1), number(call)?));
         program.push(refuse(libc::EPERM));
     }
-    for (call, argument) in SPECIAL_MAKES {
+    for (call, index) in SPECIAL_MAKES {
         program.extend([
             jump(libc::BPF_JEQ, (0, 4), number(call)?),
-            load(16 + 8 * argument),
+            load(argument(index)),
             jump(libc::BPF_JSET, (0, 1), SPECIAL),
             refuse(libc::EPERM),
             // Back to the number, for the bits below.
-            load(0),
+            load(bpf::NUMBER),
         ]);
     }
     let changes = CHANGES.iter().map(|call| (call, 0));
-    for ((call, argument), group_error) in changes.chain(MAKES.iter().map(|call| (call, libc::EPERM))) {
+    for ((call, index), group_error) in changes.chain(MAKES.iter().map(|call| (call, libc::EPERM))) {
         program.extend([
             jump(libc::BPF_JEQ, (0, 6), number(*call)?),
-            load(16 + 8 * argument),
+            load(argument(*index)),
             jump(libc::BPF_JSET, (0, 1), SET_USER),
             refuse(libc::EPERM),
             jump(libc::BPF_JSET, (0, 1), SET_GROUP),
@@ -114,44 +89,17 @@ fn program() -> io::Result<Vec<sock_filter>> {
     Ok(program)
 }
 
-fn instruction(code: u32, (jump_true, jump_false): (u8, u8), value: u32) -> sock_filter {
-    #[expect(clippy::cast_possible_truncation, reason = "BPF codes are below 256 (linux/bpf_common.h)")]
-    sock_filter { code: code as u16, jt: jump_true, jf: jump_false, k: value }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bpf::{AUDIT_ARCH_X86_64, X32, run};
 
-    /// What the kernel would do with the program (linux/bpf_common.h), for the few instructions that it has.
-    fn run(program: &[sock_filter], architecture: u32, call: u32, arguments: [u64; 6]) -> u32 {
-        let mut data = [call.to_le_bytes(), architecture.to_le_bytes()].concat();
-        data.extend([0; 8]);
-        data.extend(arguments.iter().flat_map(|argument| argument.to_le_bytes()));
-        let (mut at, mut accumulator) = (0, 0);
-        loop {
-            let now = program[at];
-            at += 1;
-            let jump = match u32::from(now.code) {
-                0x20 => {
-                    let from = usize::try_from(now.k).unwrap();
-                    accumulator = u32::from_le_bytes(data[from..from + 4].try_into().unwrap());
-                    continue;
-                }
-                0x06 => return now.k,
-                0x15 => accumulator == now.k,
-                0x35 => accumulator >= now.k,
-                0x45 => accumulator & now.k != 0,
-                other => panic!("instruction {other:#x}"),
-            };
-            at += usize::from(if jump { now.jt } else { now.jf });
-        }
-    }
+    const REFUSE: u32 = libc::SECCOMP_RET_ERRNO;
 
     fn answer_to(call: c_long, argument: u32, value: u64) -> u32 {
         let mut arguments = [0o7777 << 32; 6];
         arguments[usize::try_from(argument).unwrap()] = value;
-        run(&program().unwrap(), AUDIT_ARCH_X86_64, u32::try_from(call).unwrap(), arguments)
+        run(&program().unwrap(), AUDIT_ARCH_X86_64, u32::try_from(call).unwrap(), arguments).0
     }
 
     #[test]
@@ -198,9 +146,9 @@ mod tests {
         }
         let program = program().unwrap();
         let chmod = u32::try_from(libc::SYS_chmod).unwrap();
-        assert_eq!(run(&program, AUDIT_ARCH_X86_64, X32 | chmod, [0; 6]), missing);
+        assert_eq!(run(&program, AUDIT_ARCH_X86_64, X32 | chmod, [0; 6]).0, missing);
         // i386 (AUDIT_ARCH_I386), where 15 is chmod.
-        assert_eq!(run(&program, 0x4000_0003, 15, [0; 6]), missing);
+        assert_eq!(run(&program, 0x4000_0003, 15, [0; 6]).0, missing);
         assert_eq!(answer_to(libc::SYS_read, 0, 0), ALLOW);
     }
 }

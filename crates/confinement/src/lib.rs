@@ -19,6 +19,7 @@
 //! namespaces, a root file system of its own, no capabilities, no new privileges, Landlock, cgroup limits. The VMM's
 //! own system call filter comes on top. What this crate does *not* do: know a VMM's command line.
 
+mod bpf;
 mod cage;
 mod call_filter;
 mod capped_log;

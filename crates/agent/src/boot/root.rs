@@ -57,9 +57,13 @@ fn join(upper: &str, work: &str) -> rustix::io::Result<()> {
 /// Mounts the scratch disk without ext4's background thread: seconds after the start it would read bitmaps and clear inode
 /// tables, which every emulated child of this guest would translate and run again. Kernels before 5.13 do not know the
 /// second option.
+///
+/// `lazytime`: the time of a write over what a file has already is kept in memory until the file's other data, a sync or
+/// its eviction takes it along; after a crash such a file may have an older time. Otherwise the line in `/etc/hosts` that
+/// each child gets would bring the journal to the disk.
 fn mount_scratch(scratch: &Disk) -> rustix::io::Result<()> {
     let quiet = match scratch.file_system {
-        "ext4" => c"noinit_itable,no_prefetch_block_bitmaps",
+        "ext4" => c"noinit_itable,no_prefetch_block_bitmaps,lazytime",
         _ => c"",
     };
     let attempt =
