@@ -15,6 +15,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, setrlimit};
 
 use crate::folders;
+use crate::read_only::{self, ReadOnlyFiles};
 use crate::spec::{CageSpec, MountAccess};
 
 /// A step of building the cage that failed.
@@ -35,8 +36,9 @@ impl<T, E: Into<Error>> Step<T> for Result<T, E> {
 
 /// Becomes the cage's own user, builds its file system and enters it. The process keeps all rights in its own
 /// namespaces, so that it can mount; outside it has none from here on. `detached` are the folders of the specification in
-/// its order, where the supervisor had to prepare them; otherwise it is empty.
-pub(crate) fn enter_file_system(spec: &CageSpec, detached: Vec<OwnedFd>) -> Result<(), CageError> {
+/// its order, where the supervisor had to prepare them; otherwise it is empty. Returns what the supervisor left to be opened
+/// from inside.
+pub(crate) fn enter_file_system(spec: &CageSpec, detached: Vec<OwnedFd>) -> Result<ReadOnlyFiles, CageError> {
     const NONE: Option<&str> = None;
     // A mount point that exists everywhere; what is below it on the host is not seen from here any more.
     let root = Utf8Path::new("/tmp");
@@ -57,6 +59,7 @@ pub(crate) fn enter_file_system(spec: &CageSpec, detached: Vec<OwnedFd>) -> Resu
             }
         }
     }
+    let found = read_only::find(spec)?;
     let detached = if detached.is_empty() { folders::detach(&spec.folders, None)? } else { detached };
     become_own_user(spec.inside_id())?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).step("separating its mounts")?;
@@ -68,6 +71,7 @@ pub(crate) fn enter_file_system(spec: &CageSpec, detached: Vec<OwnedFd>) -> Resu
         Some("mode=0755,size=1m"),
     )
     .step("making its root file system")?;
+    let files = read_only::open_all(found, root)?;
     for (mount_of, descriptor) in &opened {
         let target = inside(root, &mount_of.target);
         let source = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(descriptor));
@@ -107,7 +111,7 @@ pub(crate) fn enter_file_system(spec: &CageSpec, detached: Vec<OwnedFd>) -> Resu
         NONE,
     )
     .step("making its root read-only")?;
-    Ok(())
+    Ok(files)
 }
 
 pub(crate) fn inside(root: &Utf8Path, target: &Utf8Path) -> Utf8PathBuf {
@@ -125,7 +129,7 @@ fn make_target(target: &Utf8Path, is_directory: bool) -> io::Result<()> {
 }
 
 /// Remounts with `flags`; flags that the mount below has and that are locked are kept.
-fn remount(target: &Utf8Path, flags: MsFlags) -> nix::Result<()> {
+pub(crate) fn remount(target: &Utf8Path, flags: MsFlags) -> nix::Result<()> {
     const NONE: Option<&str> = None;
     let set = |flags: MsFlags| mount(NONE, target.as_std_path(), NONE, flags, NONE);
     set(flags).or_else(|error| {

@@ -33,6 +33,7 @@ mod layers;
 mod open_filter;
 mod ownership;
 mod process;
+mod read_only;
 mod spawn;
 mod spec;
 mod supervisor;

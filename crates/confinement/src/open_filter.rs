@@ -12,63 +12,42 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use camino::Utf8PathBuf;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
+use crate::bpf::{self, answer, argument, jump, load, mask, number};
+use crate::read_only::source_of;
 use crate::spec::CageSpec;
 
 /// Longest path looked at, in bytes.
 const PATH_LIMIT: usize = 256;
-/// AUDIT_ARCH_X86_64 of linux/audit.h: 64 bit, little endian, EM_X86_64.
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
-/// Installs the filter in this process and sends its listener to the supervisor. Needs no-new-privileges.
+/// Most files that are given so.
+const MOST_FILES: usize = 8;
+
+/// Installs the filter in this process and sends its listener to the supervisor, with the files that were opened inside.
+/// Needs no-new-privileges.
 #[allow(unsafe_code)]
-pub(crate) fn install(to: &OwnedFd) -> io::Result<()> {
-    // Offsets in struct seccomp_data (linux/seccomp.h): nr 0, arch 4, args[2] at 16 + 2 × 8 (low half first).
-    const NUMBER: u32 = 0;
-    const ARCHITECTURE: u32 = 4;
-    const FLAGS: u32 = 32;
-    let load = |offset| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
-    let unless_equal = |value, skip| instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, skip, value);
-    let answer = |action| instruction(libc::BPF_RET | libc::BPF_K, 0, 0, action);
-    let number = u32::try_from(libc::SYS_openat).map_err(io::Error::other)?;
-    let access_mode = libc::O_ACCMODE.cast_unsigned();
+pub(crate) fn install(to: &OwnedFd, opened: &[OwnedFd]) -> io::Result<()> {
+    let unless_equal = |value, skip| jump(libc::BPF_JEQ, (0, skip), value);
     let mut program = [
-        load(ARCHITECTURE),
-        unless_equal(AUDIT_ARCH_X86_64, 6),
-        load(NUMBER),
-        unless_equal(number, 4),
-        load(FLAGS),
-        instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, access_mode),
+        load(bpf::ARCHITECTURE),
+        unless_equal(bpf::AUDIT_ARCH_X86_64, 6),
+        load(bpf::NUMBER),
+        unless_equal(number(libc::SYS_openat)?, 4),
+        load(argument(2)),
+        mask(libc::O_ACCMODE.cast_unsigned()),
         unless_equal(libc::O_RDWR.cast_unsigned(), 1),
         answer(libc::SECCOMP_RET_USER_NOTIF),
-        answer(libc::SECCOMP_RET_ALLOW),
+        bpf::allow(),
     ];
-    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
-    let filter = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
-    // SAFETY: `filter` points to a live program of the length it names; the kernel copies it.
-    let listener = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
-            &raw const filter,
-        )
-    };
-    if listener < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let listener = bpf::install(&mut program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
     // SAFETY: the kernel has just made this descriptor for us.
     let listener = unsafe { OwnedFd::from_raw_fd(i32::try_from(listener).map_err(io::Error::other)?) };
-    let rights = [listener.as_raw_fd()];
+    let rights: Vec<_> = std::iter::once(&listener).chain(opened).map(AsRawFd::as_raw_fd).collect();
     let message = [ControlMessage::ScmRights(&rights)];
     sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"!")], &message, MsgFlags::empty(), None)?;
     Ok(())
-}
-
-fn instruction(code: u32, jump_true: u8, jump_false: u8, value: u32) -> libc::sock_filter {
-    #[expect(clippy::cast_possible_truncation, reason = "BPF codes are below 256 (linux/bpf_common.h)")]
-    libc::sock_filter { code: code as u16, jt: jump_true, jf: jump_false, k: value }
 }
 
 /// The supervisor's end.
@@ -81,24 +60,31 @@ pub(crate) struct OpenFilter {
 /// Waits for the child's listener and opens what it will be given.
 pub(crate) fn receive(from: &OwnedFd, spec: &CageSpec) -> io::Result<OpenFilter> {
     let mut byte = [0; 1];
-    let mut space = nix::cmsg_space!(i32);
+    let mut space = nix::cmsg_space!([i32; 1 + MOST_FILES]);
     let mut buffers = [IoSliceMut::new(&mut byte)];
     let message =
         recvmsg::<()>(from.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
-    let descriptor = message.cmsgs()?.find_map(|one| match one {
-        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
-        _ => None,
-    });
-    let descriptor = descriptor.ok_or_else(|| io::Error::other("the child sent no listener"))?;
-    #[allow(unsafe_code)]
-    // SAFETY: the kernel has just installed this descriptor in our table with the message.
-    let listener = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let mut files = Vec::new();
-    for target in &spec.read_only_opens {
-        let mount = spec.mounts.iter().find(|mount| mount.target == *target);
-        let mount = mount.ok_or_else(|| io::Error::other(format!("{target} is not mounted")))?;
-        files.push((target.to_string(), File::open(&mount.source)?));
+    let mut received = Vec::new();
+    for one in message.cmsgs()? {
+        let ControlMessageOwned::ScmRights(descriptors) = one else { continue };
+        for descriptor in descriptors {
+            #[allow(unsafe_code)]
+            // SAFETY: the kernel has just installed this descriptor in our table with the message.
+            received.push(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        }
     }
+    let mut received = received.into_iter();
+    let listener = received.next().ok_or_else(|| io::Error::other("the child sent no listener"))?;
+    let opened: Vec<File> = if spec.user.is_some() {
+        let open = |target: &Utf8PathBuf| File::open(source_of(spec, target)?);
+        spec.read_only_opens.iter().map(open).collect::<io::Result<_>>()?
+    } else {
+        received.map(File::from).collect()
+    };
+    if opened.len() != spec.read_only_opens.len() {
+        return Err(io::Error::other("the child did not send all files that it may read"));
+    }
+    let files = spec.read_only_opens.iter().map(ToString::to_string).zip(opened).collect();
     Ok(OpenFilter { listener, files })
 }
 

@@ -24,6 +24,7 @@ use crate::handshake::{GO, Report};
 use crate::layers::NAMESPACES;
 use crate::open_filter::{self, OpenFilter};
 use crate::process::{ExitRecord, ProcessIdentity, ProcessRecord, SupervisorLock, boot_id};
+use crate::read_only::{LOCK_STEP, OPEN_STEP, opens_inside};
 use crate::spec::{CageSpec, FileOwner};
 
 /// Cap of `vmm.log`, the VMM's own messages, in bytes.
@@ -105,7 +106,7 @@ fn report(server: &mut UnixStream, report: &Report) -> io::Result<()> {
 }
 
 /// A descriptor of ours, close-on-exec and out of the way of those the VMM gets.
-fn duplicate(descriptor: impl AsFd) -> io::Result<OwnedFd> {
+pub(crate) fn duplicate(descriptor: impl AsFd) -> io::Result<OwnedFd> {
     #[allow(unsafe_code)]
     // SAFETY: fcntl on a valid descriptor; the result is a new one that nobody else owns.
     unsafe {
@@ -155,21 +156,21 @@ fn start(
         let socket = at("making its sockets", UnixListener::bind(&listener.name))?;
         inherited.push((at("making its sockets", duplicate(socket))?, listener.descriptor));
     }
-    for file in &spec.files {
+    for file in spec.files.iter().filter(|file| !opens_inside(spec, file)) {
         if file.owner == FileOwner::Vm {
             let opened = OpenOptions::new().read(true).write(file.writable).open(&file.path);
             let opened = opened.map_err(|error| io::Error::other(format!("{}: {error}", file.path)));
-            inherited.push((at("opening a disk", opened.and_then(duplicate))?, file.descriptor));
+            inherited.push((at(OPEN_STEP, opened.and_then(duplicate))?, file.descriptor));
             continue;
         }
-        let opened = at("opening a disk", open_real(&file.path, file.writable))?;
+        let opened = at(OPEN_STEP, open_real(&file.path, file.writable))?;
         // The lock lives with this open file, which is exactly as long as the VMM: no two VMs write one disk.
         let locked = if file.writable { opened.try_lock() } else { opened.try_lock_shared() };
         if locked.is_err() {
             let error = io::Error::other(format!("{} is in use by another VM", file.path));
-            return Err(CageError { step: "locking a disk", error });
+            return Err(CageError { step: LOCK_STEP, error });
         }
-        inherited.push((at("opening a disk", duplicate(opened))?, file.descriptor));
+        inherited.push((at(OPEN_STEP, duplicate(opened))?, file.descriptor));
     }
     let (console, console_end) = at("making the console pipe", own_pipe())?;
     let (messages, messages_end) = at("making the message pipe", own_pipe())?;
@@ -247,8 +248,10 @@ fn start(
         None => (spec.write_tracking, &*text),
     };
     if let Some((step, detail)) = text.split_once('\n') {
-        if step == folders::FOLDER_STEP {
-            return Err(CageError { step: folders::FOLDER_STEP, error: io::Error::other(detail) });
+        // Faults of what it is given, not of the cage.
+        if let Some(step) = [folders::FOLDER_STEP, OPEN_STEP, LOCK_STEP].into_iter().find(|one| *one == step)
+        {
+            return Err(CageError { step, error: io::Error::other(detail) });
         }
         return Err(CageError { step: "starting it", error: io::Error::other(format!("{step}: {detail}")) });
     }
@@ -289,14 +292,14 @@ fn child(
     let mut build = || -> Result<(), CageError> {
         // Waits for its user mapping; end of file means that the supervisor is gone.
         await_word(go, BUILD)?;
-        cage::enter_file_system(spec, folders.take().unwrap_or_default())?;
+        let files = cage::enter_file_system(spec, folders.take().unwrap_or_default())?;
         at("placing descriptors", cage::place_descriptor(ends.messages.as_raw_fd(), 2))?;
-        for (descriptor, number) in inherited {
+        for (descriptor, number) in inherited.iter().chain(&files.disks) {
             at("placing descriptors", cage::place_descriptor(descriptor.as_raw_fd(), *number))?;
         }
         cage::drop_rights(spec)?;
         if !spec.read_only_opens.is_empty() {
-            at("filtering what it opens", open_filter::install(ends.filter))?;
+            at("filtering what it opens", open_filter::install(ends.filter, &files.opens))?;
         }
         if !spec.folders.is_empty() {
             // Modes of what is made there are the guest's business.
