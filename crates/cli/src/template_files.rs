@@ -25,8 +25,8 @@ const LENGTH_MAX: u64 = 256 << 10;
 /// Most template files; more are told as one failure.
 const FILES_MAX: usize = 1_000;
 
-/// What a file was like when it was read: name, and what changes with its content.
-type Stamp = Vec<(String, u64, u64, i64, i64)>;
+/// What a file was like when it was read: name, device and inode, length, and seconds and nanoseconds of its last change.
+type Stamp = Vec<(String, (u64, u64), u64, i64, i64)>;
 
 /// `<root>/templates/*.{yaml,yml,json}` over the built-in ones of the same names.
 #[derive(Debug)]
@@ -53,9 +53,10 @@ impl TemplateFiles {
             let Some(name) = name.to_str().filter(|name| is_template(name)) else { continue };
             // A link is read as what it leads to; a dangling one fails when it is read.
             let found = fs::metadata(self.directory.join(name)).ok();
-            let (inode, length, seconds, nanoseconds) = found
-                .map_or((0, 0, 0, 0), |found| (found.ino(), found.len(), found.mtime(), found.mtime_nsec()));
-            stamp.push((name.to_owned(), inode, length, seconds, nanoseconds));
+            let (file, length, seconds, nanoseconds) = found.map_or(((0, 0), 0, 0, 0), |found| {
+                ((found.dev(), found.ino()), found.len(), found.mtime(), found.mtime_nsec())
+            });
+            stamp.push((name.to_owned(), file, length, seconds, nanoseconds));
         }
         stamp.sort();
         Ok(stamp)

@@ -188,22 +188,31 @@ fn take_root(root: &Utf8Path, folder: &Utf8Path, path: &Utf8Path) -> Result<File
     let taken = of_the_dead(folder, path, || match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
-            Err(BindError::Busy { root: root.to_owned(), pid: holder(metadata.ino()) })
+            Err(BindError::Busy { root: root.to_owned(), pid: holder((metadata.dev(), metadata.ino())) })
         }
         Err(TryLockError::Error(source)) => Err(failed("taking the lock of")(source)),
     });
     taken.map(|()| file)
 }
 
-/// The process that has a file locked, as `/proc/locks` tells: `1: FLOCK ADVISORY WRITE <process> <device>:<inode> …`.
-fn holder(inode: u64) -> Option<String> {
+/// The process that has a file (device and inode) locked. `/proc/locks` tells `1: FLOCK ADVISORY WRITE <process>
+/// <device>:<inode> …`, where the device is another one than `stat`'s on some file systems: so each is asked what it has open.
+fn holder(file: (u64, u64)) -> Option<String> {
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     let words = locks.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
     let of_file = |words: &Vec<&str>| {
         words.get(1) == Some(&"FLOCK")
-            && words.get(5).and_then(|file| file.rsplit(':').next()) == Some(&inode.to_string())
+            && words.get(5).and_then(|file| file.rsplit(':').next()) == Some(&file.1.to_string())
+            && words.get(4).is_some_and(|process| has_open(process, file))
     };
     words.into_iter().find(of_file).map(|words| words[4].to_owned())
+}
+
+fn has_open(process: &str, file: (u64, u64)) -> bool {
+    let entries = std::fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| std::fs::metadata(entry.path()).ok())
+        .any(|found| (found.dev(), found.ino()) == file)
 }
 
 fn refuse_foreign(path: &Utf8Path, metadata: &std::fs::Metadata) -> Result<(), BindError> {

@@ -4,12 +4,16 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 use camino::Utf8Path;
+use nix::sys::stat::{major, minor};
 use serde::{Deserialize, Serialize};
 
 /// The base file of a machine's memory, as it is recognised among all mappings of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MemoryFile {
     inode: u64,
+    /// Major and minor number as `/proc/<pid>/maps` tells them; records of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<(u64, u64)>,
     /// Bytes of memory.
     pub(crate) bytes: u64,
 }
@@ -18,7 +22,12 @@ impl MemoryFile {
     pub(crate) fn of(path: &Utf8Path, memory_mib: u32) -> io::Result<Self> {
         let (found, bytes) = (path.metadata()?, u64::from(memory_mib) << 20);
         if found.len() == bytes {
-            Ok(Self { inode: found.ino(), bytes })
+            let device = match (major(found.dev()), minor(found.dev())) {
+                // A device without hardware: some file systems (btrfs, overlayfs) tell `stat` another one.
+                (0, _) => mapped_device(path)?,
+                device => device,
+            };
+            Ok(Self { inode: found.ino(), device: Some(device), bytes })
         } else {
             let there = found.len() >> 20;
             Err(io::Error::other(format!("it holds {there} MiB, the machine has {memory_mib} MiB of memory")))
@@ -49,6 +58,24 @@ impl Mapping {
     }
 }
 
+/// The device that mappings of a file are told with, seen in one of our own.
+#[allow(unsafe_code)]
+fn mapped_device(path: &Utf8Path) -> io::Result<(u64, u64)> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: nothing of the mapping is read.
+    let map = unsafe { memmap2::MmapOptions::new().len(1).map_copy_read_only(&file) }?;
+    let start = format!("{:x}-", map.as_ptr().expose_provenance());
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let line = maps.lines().find_map(|line| line.strip_prefix(&start));
+    line.and_then(|line| device(line.split_ascii_whitespace().nth(3)?))
+        .ok_or_else(|| io::Error::other("its device cannot be told"))
+}
+
+fn device(field: &str) -> Option<(u64, u64)> {
+    let (major, minor) = field.split_once(':')?;
+    Some((u64::from_str_radix(major, 16).ok()?, u64::from_str_radix(minor, 16).ok()?))
+}
+
 /// A line of proc(5) maps: `start-end perms offset device inode path`. The kernel splits a mapping where parts of it got
 /// different advice; parts in a row are taken together.
 fn find_in(maps: &str, file: MemoryFile) -> Option<(u64, u64)> {
@@ -56,8 +83,9 @@ fn find_in(maps: &str, file: MemoryFile) -> Option<(u64, u64)> {
     for line in maps.lines() {
         let mut fields = line.split_ascii_whitespace();
         let (range, permissions) = (fields.next()?, fields.next()?);
-        let inode = fields.nth(2)?;
-        if inode.parse() != Ok(file.inode) || !permissions.ends_with('p') {
+        let (on, inode) = (device(fields.nth(1)?)?, fields.next()?);
+        let another = inode.parse() != Ok(file.inode) || file.device.is_some_and(|known| known != on);
+        if another || !permissions.ends_with('p') {
             continue;
         }
         let (start, end) = range.split_once('-')?;
@@ -72,10 +100,11 @@ fn find_in(maps: &str, file: MemoryFile) -> Option<(u64, u64)> {
 }
 
 #[cfg(test)]
+#[allow(unsafe_code, reason = "mappings")]
 mod tests {
     use super::*;
 
-    const FILE: MemoryFile = MemoryFile { inode: 77, bytes: 0x3000 };
+    const FILE: MemoryFile = MemoryFile { inode: 77, device: Some((0xfe, 0)), bytes: 0x3000 };
 
     #[test]
     fn parts_in_a_row_are_one_mapping() {
@@ -86,6 +115,34 @@ mod tests {
 7000-8000 rw-p 00000000 00:00 0 [heap]
 ";
         assert_eq!(find_in(maps, FILE), Some((0x1000, 0x4000)));
+    }
+
+    #[test]
+    fn a_file_with_its_number_on_another_disk_is_not_its_memory() {
+        let maps = "1000-4000 rw-p 00000000 fe:01 77 /disk-1\n5000-8000 rw-p 00000000 fe:00 77 /memory\n";
+        assert_eq!(find_in(maps, FILE), Some((0x5000, 0x8000)));
+        // As a record of an older version has it, which is good enough where there is one.
+        assert_eq!(find_in(maps, MemoryFile { device: None, ..FILE }), None);
+        assert_eq!(
+            find_in(maps.lines().next().unwrap(), MemoryFile { device: None, ..FILE }),
+            Some((0x1000, 0x4000))
+        );
+        let old: MemoryFile = serde_json::from_str(r#"{"inode":77,"bytes":12288}"#).unwrap();
+        assert_eq!(old, MemoryFile { device: None, ..FILE });
+    }
+
+    #[test]
+    fn the_device_is_that_of_mappings_on_every_file_system() {
+        for folder in ["/dev/shm", "/tmp", "/var/tmp"] {
+            let Ok(file) = tempfile::NamedTempFile::new_in(folder) else { continue };
+            file.as_file().set_len(1 << 20).unwrap();
+            let path = Utf8Path::from_path(file.path()).unwrap();
+            let known = MemoryFile::of(path, 1).unwrap();
+            // SAFETY: nobody else knows the file.
+            let map = unsafe { memmap2::MmapOptions::new().map_copy(file.as_file()) }.unwrap();
+            let found = Mapping::find(i32::try_from(std::process::id()).unwrap(), known).unwrap();
+            assert_eq!(found.start, map.as_ptr() as u64);
+        }
     }
 
     #[test]

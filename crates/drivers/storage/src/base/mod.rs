@@ -1,6 +1,7 @@
 //! What everything else here stands on: typed failures, durable small files, work in progress, tools.
 
 pub(crate) mod cancel;
+pub(crate) mod device;
 pub(crate) mod error;
 pub(crate) mod files;
 pub(crate) mod manifest;

@@ -12,6 +12,7 @@ use microvm_ports::StorageError;
 use microvm_types::{SnapshotId, VmId};
 use serde::{Deserialize, Serialize};
 
+use crate::base::device::Device;
 use crate::base::error::io_error;
 use crate::base::files::rename_durably;
 use crate::base::manifest;
@@ -88,12 +89,23 @@ pub(crate) struct Home {
     /// Its number in its file system: another file may take its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) inode: Option<u64>,
+    /// Where it is, as far as that can be told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) device: Option<Device>,
     /// How the file was when its content was copied; `None`: it may have changed since by our own doing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) left: Option<super::own_disk::Left>,
     /// Whether it still has what the base has.
     #[serde(default)]
     pub(crate) holds_base: bool,
+}
+
+impl Home {
+    /// Whether what is at its path is another file than the VM was given.
+    pub(crate) fn is_another(&self, there: &std::fs::Metadata) -> bool {
+        let inode = std::os::unix::fs::MetadataExt::ino(there);
+        self.inode.is_some_and(|known| known != inode) || Device::differ(self.device, Device::of(there))
+    }
 }
 
 fn first_top() -> String {

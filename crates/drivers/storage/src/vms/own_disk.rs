@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::disks;
 use super::manifest::{Chain, Home, OwnDisk};
 use crate::base::cancel::Cancel;
+use crate::base::device::Device;
 use crate::base::error::{bad_input, errno, io_error};
 use crate::base::files::{canonical, create_for_vmms, require_space};
 use crate::store::Inner;
@@ -30,6 +31,8 @@ const GRAIN: usize = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Left {
     inode: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<Device>,
     length: u64,
     modified: (i64, i64),
 }
@@ -40,9 +43,16 @@ impl Left {
         let metadata = file.metadata().map_err(io_error("examining", path))?;
         Ok(Self {
             inode: metadata.ino(),
+            device: Device::of(&metadata),
             length: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
         })
+    }
+
+    /// Whether this is the same file, which nobody has written to in between.
+    pub(crate) fn is_as(&self, before: &Self) -> bool {
+        let same = |one: &Self| (one.inode, one.length, one.modified);
+        same(self) == same(before) && !Device::differ(self.device, before.device)
     }
 }
 
@@ -94,7 +104,13 @@ impl Inner {
             bytes,
             chain: Chain::new(top, Vec::new()),
             base: None,
-            home: Some(Home { path, inode: Some(metadata.ino()), left: None, holds_base: true }),
+            home: Some(Home {
+                path,
+                inode: Some(metadata.ino()),
+                device: Device::of(&metadata),
+                left: None,
+                holds_base: true,
+            }),
         })
     }
 
@@ -110,7 +126,7 @@ impl Inner {
         // A time that is not on the disk yet would not be the same after a crash.
         from.sync_all().map_err(io_error("syncing", &home.path))?;
         let left = Left::of(&from, &home.path)?;
-        if home.inode.is_some_and(|inode| inode != left.inode) {
+        if home.is_another(&from.metadata().map_err(io_error("examining", &home.path))?) {
             return Err(bad_input(home.path.as_str(), "another file is there than the one the VM has"));
         }
         let used = from.metadata().map_err(io_error("examining", &home.path))?.blocks() * 512;
@@ -121,7 +137,7 @@ impl Inner {
         copy(&from, &home.path, &into, &new, bytes, cancel)?;
         into.set_len(bytes).map_err(io_error("resizing", &new))?;
         into.sync_all().map_err(io_error("syncing", &new))?;
-        if Left::of(&from, &home.path)? != left {
+        if !Left::of(&from, &home.path)?.is_as(&left) {
             return Err(bad_input(home.path.as_str(), "somebody else writes to it while a VM has it"));
         }
         let path = self.raw_layer_path(id);

@@ -3,7 +3,7 @@
 //! Whatever is interrupted here is done again: until a file has everything, the manifest names what it still needs.
 
 use std::fs::{File, TryLockError};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 
 use camino::Utf8Path;
 use microvm_ports::StorageError;
@@ -143,11 +143,11 @@ fn check_untouched(file: &File, home: &Home, own: &OwnDisk) -> Result<(), Storag
     if size_of(file, &home.path)? != own.bytes {
         return refused("it has another size than the VM's disk");
     }
-    if home.inode.is_some_and(|inode| file.metadata().is_ok_and(|found| found.ino() != inode)) {
+    if home.is_another(&file.metadata().map_err(io_error("examining", &home.path))?) {
         return refused("another file is there than the VM was given");
     }
     match home.left {
-        Some(left) if left != Left::of(file, &home.path)? => {
+        Some(left) if !Left::of(file, &home.path)?.is_as(&left) => {
             refused("somebody else has written to it since the VM was branched")
         }
         _ => Ok(()),
