@@ -176,6 +176,43 @@ fn a_guest_that_powers_off_stops_and_one_that_resets_starts_again() {
 }
 
 #[test]
+fn a_guest_that_resets_in_a_loop_rests_before_it_starts_again() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        let id = service.create(named("dev")).await.unwrap().record.id;
+        let mut events = service.events();
+        let mut reset = async || {
+            assert!(host.hypervisor.end(&id, MachineExit::GuestReset));
+            let stopped = loop {
+                let event = events.recv().await.unwrap();
+                if event.phase == Phase::Stopped {
+                    break event.reason;
+                }
+            };
+            let since = std::time::Instant::now();
+            while events.recv().await.unwrap().phase != Phase::Running {}
+            (stopped.unwrap(), since.elapsed())
+        };
+        let (reason, rest) = reset().await;
+        assert!(!reason.contains("again") && rest < Duration::from_secs(1), "{reason} {rest:?}");
+        let (reason, rest) = reset().await;
+        assert!(
+            reason.contains("it starts in 1 s") && rest >= Duration::from_millis(900),
+            "{reason} {rest:?}"
+        );
+        // Whoever asks for it has it at once, also while it rests.
+        host.hypervisor.end(&id, MachineExit::GuestReset);
+        while events.recv().await.unwrap().phase != Phase::Stopped {}
+        service.start_vm(&vm("dev")).await.unwrap();
+        assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
+        service.delete_vm(&vm("dev")).await.unwrap();
+    });
+    host.assert_empty("after restarts");
+}
+
+#[test]
 fn two_deletes_at_once_both_succeed() {
     let host = Host::new();
     let server = host.serve();

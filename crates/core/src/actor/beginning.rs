@@ -138,6 +138,7 @@ impl VmActor {
         self.machine = Some(up.machine);
         self.guest = Some(up.guest);
         self.reached();
+        self.restarting.holds();
         let before = self.record.started_ms.replace(now);
         if let Err(error) = self.request(LifecycleEvent::Started).await {
             self.record.started_ms = before;

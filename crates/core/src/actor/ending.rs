@@ -101,16 +101,35 @@ impl VmActor {
         if matches!(exit, MachineExit::GuestShutdown | MachineExit::GuestReset) {
             self.end_machine(None).await;
             self.write_back_or_log().await;
-            self.note(LifecycleEvent::Stopped, Some(exit.to_string())).await;
-            if asked_to_restart {
-                if let Err(error) = self.start(false).await {
-                    tracing::warn!(vm = %self.record.id, %error, "restart asked by the guest failed");
+            let rest = asked_to_restart.then(|| self.restarting.lost());
+            let reason = match rest {
+                Some(rest) if !rest.is_zero() => {
+                    format!("{exit}, again within a minute: it starts in {} s", rest.as_secs())
+                }
+                _ => exit.to_string(),
+            };
+            self.note(LifecycleEvent::Stopped, Some(reason)).await;
+            if let Some(rest) = rest {
+                if rest.is_zero() {
+                    self.restart().await;
                 }
             } else if self.record.limits.ephemeral {
                 self.erase_ephemeral().await;
             }
         } else {
             self.fail(exit.to_string()).await;
+        }
+    }
+
+    /// Starts it again after its guest has reset itself. One that does so in a loop rests longer each time, so that it
+    /// does not keep the host busy with booting.
+    pub(super) async fn restart(&mut self) {
+        self.restarting.cancel();
+        if self.record.phase() != Phase::Stopped {
+            return;
+        }
+        if let Err(error) = self.start(false).await {
+            tracing::warn!(vm = %self.record.id, %error, "restart asked by the guest failed");
         }
     }
 

@@ -10,6 +10,7 @@ mod reach;
 mod record;
 mod removal;
 mod rest;
+mod retries;
 mod room;
 
 use std::collections::VecDeque;
@@ -26,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::branching::{ForkPoint, SnapshotOrder, Written, check_branchable};
 pub(crate) use self::claim::Claim;
-use self::reach::Reaching;
+use self::retries::Retries;
 use crate::activity::Activity;
 use crate::error::ServiceError;
 use crate::service::Shared;
@@ -93,6 +94,7 @@ enum Wake {
     MachineExited(MachineExit),
     GuestClosed(String),
     ReachAgain,
+    Restart,
     DiskFull,
     LookForRoom,
     LimitPassed(limits::Limit),
@@ -109,7 +111,9 @@ pub(crate) struct VmActor {
     guest: Option<Arc<dyn Guest>>,
     /// Set while the machine runs and the agent does not answer.
     unreachable: Option<Unreachable>,
-    reaching: Reaching,
+    reaching: Retries,
+    /// Starts that the guest asks for by a reset.
+    restarting: Retries,
     /// Commands that came while a start was under way.
     pending: VecDeque<Command>,
     /// No limit is looked at before.
@@ -134,7 +138,8 @@ impl VmActor {
             machine: None,
             guest: None,
             unreachable: None,
-            reaching: Reaching::default(),
+            reaching: Retries::default(),
+            restarting: Retries::default(),
             pending: VecDeque::new(),
             limits_rest_until: tokio::time::Instant::now(),
             waiting: WaitingVmms::default(),
@@ -160,6 +165,7 @@ impl VmActor {
                 Wake::MachineExited(exit) => self.machine_exited(exit).await,
                 Wake::GuestClosed(reason) => self.guest_closed(reason).await,
                 Wake::ReachAgain => self.reach_again().await,
+                Wake::Restart => self.restart().await,
                 Wake::DiskFull => self.disk_is_full().await,
                 Wake::LookForRoom => self.look_for_room().await,
                 Wake::LimitPassed(limit) => self.limit_passed(limit).await,
@@ -212,6 +218,7 @@ impl VmActor {
             command = self.commands.recv() => Wake::Command(command),
             reason = closed => Wake::GuestClosed(reason),
             () = self.reaching.due(), if self.unreachable.is_some() => Wake::ReachAgain,
+            () = self.restarting.due() => Wake::Restart,
             limit = async {
                 tokio::time::sleep_until(self.limits_rest_until).await;
                 limits::limit_passes(&self.shared, &self.record, &self.activity, usable).await
@@ -229,6 +236,7 @@ impl VmActor {
                 let _ = reply.send(outcome);
             }
             Command::Stop { force, grace, reply } => {
+                self.restarting.cancel();
                 let outcome = match self.admitted(LifecycleEvent::Stop) {
                     Ok(true) => self.stop(force, grace).await,
                     // What could not be written back when it stopped is tried again. What a sleeping VM has is its own.
@@ -263,6 +271,7 @@ impl VmActor {
                 let _ = reply.send(outcome);
             }
             Command::Delete(reply) => {
+                self.restarting.cancel();
                 let outcome = match self.admitted(LifecycleEvent::Delete) {
                     Ok(true) => self.delete().await,
                     other => other.map(|_| ()),

@@ -5,56 +5,11 @@
 
 use std::time::Duration;
 
-use microvm_types::Phase;
-use tokio::time::Instant;
-
 use super::VmActor;
 use crate::error::ServiceError;
 use crate::start;
 use crate::view::Unreachable;
-
-/// Longest rest between two tries.
-const MOST_REST: Duration = Duration::from_secs(30);
-/// A channel that held for so long was a good one: the next loss is a new one, tried at once.
-const GOOD_AFTER: Duration = Duration::from_secs(60);
-
-/// When the agent is tried next.
-#[derive(Debug, Default)]
-pub(super) struct Reaching {
-    tries: u32,
-    next: Option<Instant>,
-    reached: Option<Instant>,
-}
-
-impl Reaching {
-    /// Ends when the next try is due.
-    pub(super) fn due(&self) -> impl Future<Output = ()> + Send + use<> {
-        let next = self.next;
-        async move {
-            match next {
-                Some(next) => tokio::time::sleep_until(next).await,
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    /// The agent was lost: at once, or later if the channel did not hold for long. 0, 1, 2, 4 … 30 s.
-    fn lost(&mut self) {
-        if self.reached.take().is_none_or(|reached| reached.elapsed() >= GOOD_AFTER) {
-            self.tries = 0;
-        }
-        self.plan();
-    }
-
-    fn plan(&mut self) {
-        let rest = match self.tries {
-            0 => Duration::ZERO,
-            tries => Duration::from_secs(1 << (tries - 1).min(5)).min(MOST_REST),
-        };
-        self.tries = self.tries.saturating_add(1);
-        self.next = Some(Instant::now() + rest);
-    }
-}
+use microvm_types::Phase;
 
 impl Unreachable {
     /// What whoever needs the agent is told.
@@ -82,7 +37,7 @@ impl VmActor {
     /// Notes that nothing is missing any more, or that there is nothing to be missed.
     pub(super) fn not_unreachable(&mut self) {
         self.unreachable = None;
-        self.reaching.next = None;
+        self.reaching.cancel();
     }
 
     /// Tries to reach the agent, and the machine where that is not taken up yet. A command goes before it.
@@ -139,7 +94,7 @@ impl VmActor {
     /// The channel is open.
     pub(super) fn reached(&mut self) {
         self.not_unreachable();
-        self.reaching.reached = Some(Instant::now());
+        self.reaching.holds();
     }
 
     /// Before a stop: an agent that answers after all can sync its disks.
