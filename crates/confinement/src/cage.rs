@@ -17,6 +17,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use crate::folders;
 use crate::read_only::{self, ReadOnlyFiles};
 use crate::spec::{CageSpec, MountAccess};
+use crate::stray::MARK;
 
 /// A step of building the cage that failed.
 pub(crate) struct CageError {
@@ -288,9 +289,13 @@ pub(crate) fn execute(spec: &CageSpec) -> Error {
         for argument in &spec.arguments {
             arguments.push(c_string(argument)?);
         }
+        let mark = std::env::var(MARK).ok();
         let environment = spec
             .environment
             .iter()
+            .map(|(key, value)| (&**key, &**value))
+            // The mark of the supervisor is that of its VMM.
+            .chain(mark.as_deref().map(|mark| (MARK, mark)))
             .map(|(key, value)| c_string(&format!("{key}={value}")))
             .collect::<io::Result<_>>()?;
         Ok((program, arguments, environment))

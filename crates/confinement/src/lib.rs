@@ -36,6 +36,7 @@ mod process;
 mod read_only;
 mod spawn;
 mod spec;
+mod stray;
 mod supervisor;
 
 pub use capped_log::{CappedLog, LogPart, read as read_log, tail};
@@ -44,6 +45,7 @@ pub use layers::layers;
 pub use process::{ExitRecord, ProcessIdentity, ProcessRecord};
 pub use spawn::{SpawnError, Spawned, spawn};
 pub use spec::{CageSpec, FileOwner, Folder, Listener, Mount, MountAccess, OpenFile};
+pub use stray::end_strays;
 pub use supervisor::supervise;
 
 /// First argument of the program that makes it a supervisor.

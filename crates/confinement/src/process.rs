@@ -192,7 +192,7 @@ pub struct ExitRecord {
 }
 
 /// File name of [`ProcessRecord`].
-const PROCESS_FILE: &str = "process.json";
+pub(crate) const PROCESS_FILE: &str = "process.json";
 /// File name of [`ExitRecord`].
 const EXIT_FILE: &str = "exit.json";
 

@@ -14,6 +14,7 @@ use crate::SUPERVISOR_COMMAND;
 use crate::handshake::{GO, Report};
 use crate::process::ProcessRecord;
 use crate::spec::CageSpec;
+use crate::stray::{MARK, mark};
 
 /// Why a caged process could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +71,7 @@ async fn handshake(launcher: &Utf8Path, spec: &CageSpec) -> Result<Spawned, Spaw
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .env_clear()
+        .envs(mark(&spec.directory).map(|mark| (MARK, mark)))
         .kill_on_drop(false)
         .spawn()
         .map_err(at("starting it"))?;

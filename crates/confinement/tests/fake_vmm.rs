@@ -16,11 +16,17 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_confinement::{
-    CageSpec, FileOwner, Mount, MountAccess, OpenFile, SUPERVISOR_COMMAND, layers, spawn, supervise,
+    CageSpec, FileOwner, Folder, Mount, MountAccess, OpenFile, ProcessIdentity, SUPERVISOR_COMMAND,
+    end_strays, layers, spawn, supervise,
 };
 
 const FAKE: &str = "fake-vmm";
+const WAITING: &str = "fake-vmm-that-waits";
+const SHARING: &str = "fake-vmm-that-shares";
 const NAME: &str = "a_taken_over_vmm_is_held";
+/// Where it finds its memory base, and a folder of its user's, in the cage.
+const MEMORY: &str = "/memory";
+const FOLDER: &str = "/share";
 /// Numbers of the descriptors that it is handed.
 const SHARED: i32 = 20;
 const OWN: i32 = 21;
@@ -34,6 +40,15 @@ fn main() -> std::process::ExitCode {
         Some(SUPERVISOR_COMMAND) => return supervise(),
         Some(FAKE) => {
             be_hostile(&arguments[2]);
+            return std::process::ExitCode::SUCCESS;
+        }
+        Some(WAITING) => {
+            // Until it is killed; not for ever if the test fails.
+            std::thread::sleep(Duration::from_secs(60));
+            return std::process::ExitCode::SUCCESS;
+        }
+        Some(SHARING) => {
+            be_hostile_in_a_folder();
             return std::process::ExitCode::SUCCESS;
         }
         // The two questions of a test runner; there is one test, and none is ignored.
@@ -109,6 +124,26 @@ fn be_hostile(secret: &str) {
     tell("thread", std::thread::spawn(|| 1).join().unwrap_or(-1));
 }
 
+/// It may change modes and times, of what lies in the folder; it runs as the user to whom all of this belongs.
+fn be_hostile_in_a_folder() {
+    let null = std::ptr::null::<u8>();
+    attempt!("fchmod disk", libc::SYS_fchmod, SHARED, 0o666);
+    attempt!("chmod disk", libc::SYS_chmod, c"/proc/self/fd/20".as_ptr(), 0o666);
+    attempt!("times of disk", libc::SYS_utimensat, SHARED, null, null, 0);
+    let memory = std::ffi::CString::new(MEMORY).unwrap();
+    // SAFETY: the path lives longer than the call.
+    let memory = unsafe { libc::open(memory.as_ptr(), libc::O_RDWR) };
+    tell("memory", memory.into());
+    attempt!("write to memory", libc::SYS_write, memory, c"x".as_ptr(), 1);
+    attempt!("fchmod memory", libc::SYS_fchmod, memory, 0o666);
+    attempt!("times of memory", libc::SYS_utimensat, memory, null, null, 0);
+    let own = std::ffi::CString::new(format!("{FOLDER}/file")).unwrap();
+    attempt!("chmod shared file", libc::SYS_chmod, own.as_ptr(), 0o640);
+    // SAFETY: the path lives longer than the call.
+    let own = unsafe { libc::open(own.as_ptr(), libc::O_RDWR) };
+    attempt!("fchmod shared file", libc::SYS_fchmod, own, 0o604);
+}
+
 fn specification(folder: &Utf8Path, user: Option<u32>) -> CageSpec {
     let program = Utf8PathBuf::from_path_buf(std::env::current_exe().unwrap()).unwrap();
     let mount = |path: &Utf8Path| Mount {
@@ -149,6 +184,116 @@ fn specification(folder: &Utf8Path, user: Option<u32>) -> CageSpec {
     }
 }
 
+/// As of a server that is not root: what it shares, and what it may only read, belongs to its own user.
+async fn hold_one_that_shares() {
+    let folder = std::env::temp_dir().join(format!("fake-vmm-sharing-{}", std::process::id()));
+    let folder = Utf8PathBuf::from_path_buf(folder).unwrap();
+    for directory in ["vm", "share"] {
+        std::fs::create_dir_all(folder.join(directory)).unwrap();
+    }
+    for name in ["shared", "own", "secret", "memory", "share/file"] {
+        std::fs::write(folder.join(name), name).unwrap();
+        std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let mut spec = specification(&folder, None);
+    spec.arguments = vec![SHARING.to_owned()];
+    spec.files[0].owner = FileOwner::User;
+    let (source, target) = (folder.join("memory"), Utf8PathBuf::from(MEMORY));
+    spec.mounts.push(Mount { source, target: target.clone(), optional: false, access: MountAccess::Read });
+    spec.read_only_opens.push(target);
+    spec.folders.push(Folder { source: folder.join("share"), target: FOLDER.into(), writable: true });
+    let outcomes = outcomes(&folder, &spec).await;
+    let expected = [
+        ("fchmod disk", libc::EROFS),
+        ("chmod disk", libc::EROFS),
+        ("times of disk", libc::EROFS),
+        ("memory", 0),
+        ("write to memory", libc::EBADF),
+        ("fchmod memory", libc::EROFS),
+        ("times of memory", libc::EROFS),
+        ("chmod shared file", 0),
+        ("fchmod shared file", 0),
+    ];
+    for (what, error) in expected {
+        assert_eq!(outcomes.get(what), Some(&error), "{what}\n{outcomes:?}");
+    }
+    let mode = |name: &str| folder.join(name).metadata().unwrap().permissions().mode() & 0o7777;
+    assert_eq!(["shared", "memory", "share/file"].map(mode), [0o600, 0o600, 0o604]);
+    // A disk that another VM writes is refused, by whichever process opens it.
+    let other = std::fs::File::open(folder.join("shared")).unwrap();
+    other.lock().unwrap();
+    let error = spawn(&spec.program, &spec, Duration::from_secs(20)).await.unwrap_err().to_string();
+    assert!(error.contains("locking a disk") && error.contains("in use by another VM"), "{error}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// A VMM whose record, directory and cgroup are gone is found by its mark, with its supervisor or without; others are not.
+async fn end_those_that_nothing_tells_of() {
+    let folder = std::env::temp_dir().join(format!("fake-vmm-strays-{}", std::process::id()));
+    let folder = Utf8PathBuf::from_path_buf(folder).unwrap();
+    let deadline = Duration::from_secs(20);
+    let mut started = Vec::new();
+    for place in ["ours/stray", "ours/alone", "ours/unrecorded", "ours/known", "ours/there", "others/stray"] {
+        std::fs::create_dir_all(folder.join(place)).unwrap();
+        for name in ["shared", "own"] {
+            std::fs::write(folder.join(name), name).unwrap();
+        }
+        let mut spec = specification(&folder, None);
+        (spec.directory, spec.arguments) = (folder.join(place), vec![WAITING.to_owned()]);
+        spec.id = place.replace('/', "-");
+        started.push((place, spawn(&spec.program, &spec, deadline).await.unwrap().record));
+    }
+    for (place, record) in &started {
+        if *place == "ours/alone" {
+            record.supervisor.end(deadline).await.unwrap();
+        }
+        if *place == "ours/unrecorded" {
+            std::fs::remove_file(folder.join(place).join("process.json")).unwrap();
+        } else if *place != "ours/there" {
+            std::fs::remove_dir_all(folder.join(place)).unwrap();
+        }
+    }
+    let mut ended = end_strays(&folder.join("ours"), |name| name == "known", deadline).await.unwrap();
+    ended.sort();
+    assert_eq!(ended, ["alone", "stray", "unrecorded"]);
+    for (place, record) in &started {
+        assert_eq!(
+            has_ended(record.vmm).await,
+            ["ours/stray", "ours/alone", "ours/unrecorded"].contains(place),
+            "{place}"
+        );
+        record.vmm.end(deadline).await.unwrap();
+        record.supervisor.end(deadline).await.unwrap();
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Whether it has ended already; one that nobody has waited for has.
+async fn has_ended(process: ProcessIdentity) -> bool {
+    match process.open().unwrap() {
+        Some(process) => {
+            tokio::time::timeout(Duration::from_millis(100), process.ended().unwrap()).await.is_ok()
+        }
+        None => true,
+    }
+}
+
+/// Runs it to its end; what it tells, and how each attempt ended.
+async fn outcomes(folder: &Utf8Path, spec: &CageSpec) -> BTreeMap<String, i32> {
+    let spawned = spawn(&spec.program, spec, Duration::from_secs(20)).await.unwrap();
+    let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", spawned.record.vmm.pid));
+    for process in [spawned.record.vmm, spawned.record.supervisor] {
+        if let Some(process) = process.open().unwrap() {
+            tokio::time::timeout(Duration::from_secs(20), process.ended().unwrap()).await.unwrap().unwrap();
+        }
+    }
+    // It may have ended before its score was read.
+    assert!(score.is_err() || score.is_ok_and(|score| score.trim() == "500"));
+    let log = std::fs::read_to_string(folder.join("vm/vmm.log")).unwrap();
+    let told = log.lines().filter_map(|line| line.split_once('='));
+    told.map(|(what, error)| (what.to_owned(), error.parse().unwrap())).collect()
+}
+
 async fn hold() {
     let off: Vec<String> = layers()
         .into_iter()
@@ -169,22 +314,7 @@ async fn hold() {
         std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     // The program itself must be readable for the cage's user, and is only if the way to it is.
     let spec = specification(&folder, is_root.then_some(0x6000_1234));
-    let launcher = spec.program.clone();
-    let spawned = spawn(&launcher, &spec, Duration::from_secs(20)).await.unwrap();
-    let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", spawned.record.vmm.pid));
-    for process in [spawned.record.vmm, spawned.record.supervisor] {
-        if let Some(process) = process.open().unwrap() {
-            tokio::time::timeout(Duration::from_secs(20), process.ended().unwrap()).await.unwrap().unwrap();
-        }
-    }
-    // It may have ended before its score was read.
-    assert!(score.is_err() || score.is_ok_and(|score| score.trim() == "500"));
-    let log = std::fs::read_to_string(folder.join("vm/vmm.log")).unwrap();
-    let outcomes: BTreeMap<&str, i32> = log
-        .lines()
-        .filter_map(|line| line.split_once('='))
-        .map(|(what, error)| (what, error.parse().unwrap()))
-        .collect();
+    let outcomes = outcomes(&folder, &spec).await;
     let expected = [
         ("keyctl", libc::ENOSYS),
         ("add_key", libc::ENOSYS),
@@ -217,12 +347,14 @@ async fn hold() {
         ("thread", 0),
     ];
     for (what, error) in expected {
-        assert_eq!(outcomes.get(what), Some(&error), "{what}\n{log}");
+        assert_eq!(outcomes.get(what), Some(&error), "{what}\n{outcomes:?}");
     }
-    assert!([libc::EROFS, libc::EACCES].contains(&outcomes["new file"]), "{log}");
+    assert!([libc::EROFS, libc::EACCES].contains(&outcomes["new file"]), "{outcomes:?}");
     let shared = folder.join("shared");
     assert_eq!(std::fs::read(&shared).unwrap(), b"shared");
     assert_eq!(shared.metadata().unwrap().permissions().mode() & 0o022, 0);
     std::fs::remove_dir_all(folder).unwrap();
+    hold_one_that_shares().await;
+    end_those_that_nothing_tells_of().await;
     println!("{NAME}: ok");
 }

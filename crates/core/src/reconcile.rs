@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
+use microvm_ports::state::StoredVms;
 use microvm_types::{Life, VmId};
 
 use crate::actor::Beginning;
@@ -53,11 +54,36 @@ pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> 
             tracing::error!(vm = %id, %error, "what an interrupted creation left could not be removed");
         }
     }
+    end_strays(shared, &stored).await;
     for mut record in stored.records {
         record.life = Life::stored(record.phase(), record.life.rest().cloned(), record.is_pools());
         spawn_actor(shared, record, Beginning::Adopt)?;
     }
     Ok(())
+}
+
+/// Ends machines that neither a row nor a record in a directory tells of; the others are seen to by whatever does. A whole VM
+/// without a row keeps its machine. That one runs on hurts nobody's data, so that it keeps no server from serving.
+async fn end_strays(shared: &Shared, stored: &StoredVms) {
+    let storage = &shared.ports.vm_storage;
+    let found = async {
+        let rows: HashSet<&VmId> = stored.records.iter().map(|record| &record.id).collect();
+        let with_machine = stored.records.iter().filter(|record| record.machine.is_some());
+        let mut known: HashSet<VmId> = with_machine.map(|record| record.id.clone()).collect();
+        known.extend(stored.unreadable.iter().filter_map(|(id, _)| id.parse().ok()));
+        known.extend(storage.vm_directories().await?.into_iter().filter(|id| !rows.contains(id)));
+        let any = storage.vm_directory(&shared.ports.new_vm_id());
+        let Some(folder) = any.parent() else { return Ok(Vec::new()) };
+        Ok::<_, ServiceError>(shared.ports.hypervisor.end_strays(folder, &known).await?)
+    };
+    match found.await {
+        Ok(ended) => {
+            for vm in ended {
+                tracing::warn!(%vm, "ended a machine that no record told of");
+            }
+        }
+        Err(error) => tracing::error!(%error, "machines that nothing tells of could not be looked for"),
+    }
 }
 
 async fn remove_unfinished(shared: &Shared, id: &VmId) -> Result<(), ServiceError> {

@@ -54,6 +54,23 @@ fn a_lost_database_costs_no_disk_and_brings_all_back_when_it_is_found() {
 }
 
 #[test]
+fn a_machine_whose_record_and_directory_are_gone_is_ended() {
+    let mut host = Host::new();
+    let first = host.serve();
+    let service = &first.service;
+    let (kept, lost) = first.run(async {
+        let kept = service.create(named("kept")).await.unwrap().record.id;
+        (kept, service.create(named("lost")).await.unwrap().record.id)
+    });
+    drop(first);
+    host.store = MemoryStore::default();
+    let directory = microvm_ports::VmStorage::vm_directory(&host.storage, &lost);
+    std::fs::remove_dir_all(directory).unwrap();
+    let _server = host.serve();
+    assert_eq!(host.hypervisor.machines().into_keys().collect::<Vec<_>>(), [kept]);
+}
+
+#[test]
 fn what_an_interrupted_creation_left_is_removed() {
     let mut host = Host::new();
     for (step, fault) in [(Operation::Launch, Fault::Hang), (Operation::Connect, Fault::HangAfterwards)] {

@@ -407,6 +407,18 @@ pub trait Hypervisor: Send + Sync {
         record: Option<&MachineRecord>,
     ) -> Result<(), LaunchError>;
 
+    /// Ends machines of this driver that work for a directory right below `folder` whose id is none of `known`, and which
+    /// is not there any more or has no record of a machine: nothing tells of them, and nobody can use them. Only what is
+    /// surely of this folder. Returns their ids.
+    ///
+    /// # Errors
+    /// [`LaunchError::Timeout`] if a process cannot be ended; others if the processes of the host cannot be looked at.
+    async fn end_strays(
+        &self,
+        folder: &camino::Utf8Path,
+        known: &std::collections::HashSet<VmId>,
+    ) -> Result<Vec<VmId>, LaunchError>;
+
     /// Bytes of the console kept in a VM directory, at most `limit`, of a machine that lives or has ended: the newest, or
     /// with `from` those at that offset and after it (the oldest that are kept if those are gone). Empty if none ever ran
     /// there. What is kept is capped by the driver.

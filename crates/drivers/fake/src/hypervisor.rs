@@ -1,6 +1,6 @@
 //! Starts fake machines.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -282,6 +282,23 @@ impl Hypervisor for FakeHypervisor {
             Some(machine) => Ok(machine),
             None => Err(LaunchError::Gone(format!("no fake machine of VM {id} fits its record"))),
         }
+    }
+
+    async fn end_strays(&self, folder: &Utf8Path, known: &HashSet<VmId>) -> Result<Vec<VmId>, LaunchError> {
+        let is_stray = |directory: &Utf8Path| {
+            let id = directory.file_name().and_then(|name| name.parse::<VmId>().ok())?;
+            let stray = directory.parent() == Some(folder) && !directory.exists() && !known.contains(&id);
+            stray.then_some(id)
+        };
+        let mut machines = lock(&self.world.machines);
+        let strays: Vec<_> =
+            machines.keys().filter_map(|path| is_stray(path).map(|id| (path.clone(), id))).collect();
+        for (directory, _) in &strays {
+            if let Some(machine) = machines.remove(directory) {
+                machine.end(MachineExit::Killed);
+            }
+        }
+        Ok(strays.into_iter().map(|(_, id)| id).collect())
     }
 
     async fn sweep(

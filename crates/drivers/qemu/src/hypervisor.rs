@@ -230,6 +230,17 @@ impl Hypervisor for Qemu {
         Ok(Arc::new(QemuMachine::attach(&self.config, directory, process, version, user, saving).await?))
     }
 
+    async fn end_strays(
+        &self,
+        folder: &Utf8Path,
+        known: &std::collections::HashSet<VmId>,
+    ) -> Result<Vec<VmId>, LaunchError> {
+        let is_known = |name: &str| name.parse().is_ok_and(|id: VmId| known.contains(&id));
+        let ended = microvm_confinement::end_strays(folder, is_known, SWEEP_DEADLINE).await;
+        let ended = ended.map_err(|error| not_ended("ending a process that nothing tells of", &error))?;
+        Ok(ended.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
     async fn sweep(
         &self,
         id: &VmId,
@@ -242,13 +253,7 @@ impl Hypervisor for Qemu {
             .filter(|record| record.driver == self.name())
             .and_then(|record| serde_json::from_value(record.data["process"].clone()).ok());
         let ended = ProcessRecord::end_all(directory, id.as_str(), known.as_ref(), SWEEP_DEADLINE).await;
-        ended.map_err(|error| {
-            if error.kind() == std::io::ErrorKind::TimedOut {
-                LaunchError::Timeout { step: "ending its process", after: SWEEP_DEADLINE }
-            } else {
-                LaunchError::Process { step: "ending its process", detail: error.to_string() }
-            }
-        })
+        ended.map_err(|error| not_ended("ending its process", &error))
     }
 
     async fn console(
@@ -288,4 +293,12 @@ fn check_memory(spec: &MachineSpec) -> Result<(), LaunchError> {
     let needed_mib = soon_needed_mib(spec.memory_mib, own_pages);
     let available_mib = host_memory::available_mib();
     if needed_mib > available_mib { Err(LaunchError::NoMemory { needed_mib, available_mib }) } else { Ok(()) }
+}
+
+fn not_ended(step: &'static str, error: &std::io::Error) -> LaunchError {
+    if error.kind() == std::io::ErrorKind::TimedOut {
+        LaunchError::Timeout { step, after: SWEEP_DEADLINE }
+    } else {
+        LaunchError::Process { step, detail: error.to_string() }
+    }
 }
