@@ -70,12 +70,24 @@ fn disk_reserve(usual: u64) -> anyhow::Result<u64> {
     Ok(size.0)
 }
 
+/// Bytes on the disk that all VMs and what is kept of them may take together.
+fn disk_limit() -> anyhow::Result<Option<u64>> {
+    let Ok(text) = env::var("MICROVM_DISK_LIMIT") else { return Ok(None) };
+    let size: microvm_types::ByteSize = text.parse().map_err(|error| {
+        anyhow::anyhow!(
+            "MICROVM_DISK_LIMIT is `{text}` ({error}): it must be a size such as 200GiB, or 0 for none"
+        )
+    })?;
+    Ok(Some(size.0).filter(|size| *size > 0))
+}
+
 /// Opens the store; several processes may have it open.
 pub(crate) async fn open_storage(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Storage> {
     if let Err(error) = crate::root::claim(&settings.root).await {
         anyhow::bail!(error.detail());
     }
-    let config = StorageConfig::new(settings.root.clone(), agent()?);
+    let mut config = StorageConfig::new(settings.root.clone(), agent()?);
+    config.disk_limit = disk_limit()?;
     Ok(tokio::task::spawn_blocking(move || Storage::open(config, clock)).await??)
 }
 

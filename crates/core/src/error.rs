@@ -329,6 +329,7 @@ const fn storage_code(error: &StorageError) -> &'static str {
         StorageError::NameTaken(_) => "name_taken",
         StorageError::NotWrittenBack { .. } => "disk_not_written_back",
         StorageError::DiskFull { .. } => "disk_full",
+        StorageError::OverDiskLimit { .. } => "disk_limit",
         StorageError::ToolMissing { .. } => "tool_missing",
         StorageError::ToolFailed { .. } => "tool_failed",
         StorageError::Registry(_) => "registry_failed",

@@ -23,7 +23,8 @@ const SMALL_DISK_PART: u64 = 50;
 /// Whether less than the reserve is free.
 pub(crate) async fn is_short(shared: &Shared) -> Result<bool, ServiceError> {
     let space = shared.ports.vm_storage.space().await?;
-    Ok(space.free < shared.settings.disk_reserve.min(space.total / SMALL_DISK_PART))
+    // Without a reserve there is still an end: that of the limit for all VMs is no error of a write.
+    Ok(space.free < shared.settings.disk_reserve.min(space.total / SMALL_DISK_PART).max(1))
 }
 
 /// Lives as long as the server.

@@ -49,6 +49,25 @@ fn a_vm_whose_write_finds_no_space_waits_for_room_and_goes_on() {
 }
 
 #[test]
+fn a_limit_for_all_holds_without_a_reserve_too() {
+    let host = Host { reserve: 0, ..Host::new() };
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let id = service.create(named("grows")).await.unwrap().record.id;
+        let disk = microvm_ports::VmStorage::vm_files(&host.storage, &id).await.unwrap().scratch.path;
+        host.storage.set_free(0);
+        let mut length = 0;
+        until("it stands still", || {
+            length += 64 << 10;
+            std::fs::File::options().write(true).open(&disk).unwrap().set_len(length).unwrap();
+            service.get(&vm("grows")).unwrap().record.life.rest() == Some(&Rest::DiskFull)
+        })
+        .await;
+    });
+}
+
+#[test]
 fn a_vm_that_grows_stands_still_before_the_others_have_no_room() {
     let host = Host::new();
     let server = host.serve();

@@ -273,6 +273,20 @@ pub enum StorageError {
         /// How much, for people.
         needed: String,
     },
+    /// All VMs together would take more of the disk than they may.
+    #[error(
+        "{action} needs {needed} more, and the VMs and snapshots of this root hold {held} of the {limit} that they may take together: delete some, or raise the disk limit of the server"
+    )]
+    OverDiskLimit {
+        /// What was being done.
+        action: String,
+        /// How much it needs, for people.
+        needed: String,
+        /// How much is held, for people.
+        held: String,
+        /// How much may be held, for people.
+        limit: String,
+    },
     /// A tool that is needed is not installed.
     #[error("`{tool}` was not found: install the package `{package}`")]
     ToolMissing {
@@ -318,7 +332,7 @@ impl StorageError {
             Self::Damaged { .. } | Self::Io { .. } | Self::ToolFailed { .. } => ErrorKind::Internal,
             Self::BadInput { .. } => ErrorKind::Invalid,
             Self::InUse { .. } | Self::NameTaken(_) | Self::NotWrittenBack { .. } => ErrorKind::Conflict,
-            Self::DiskFull { .. } => ErrorKind::Exhausted,
+            Self::DiskFull { .. } | Self::OverDiskLimit { .. } => ErrorKind::Exhausted,
             Self::ToolMissing { .. } => ErrorKind::Unsupported,
             Self::Registry(_) => ErrorKind::Unavailable,
         }
@@ -391,7 +405,7 @@ pub trait KernelStore: Send + Sync {
     async fn remove_kernel(&self, name: &str) -> Result<(), StorageError>;
 }
 
-/// The file system that VMs grow on.
+/// The room that VMs grow in: of their file system, and of the limit for all of them if there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
     /// Bytes that can still be written.

@@ -24,6 +24,8 @@ pub(crate) struct Host {
     pub(crate) hooks: FakeHooks,
     /// Whether servers fork new VMs from golden snapshots.
     pub(crate) golden: bool,
+    /// Bytes of free disk that VMs which grow must leave.
+    pub(crate) reserve: u64,
     /// Most named snapshots of one VM; those of tests have names.
     pub(crate) named_limit: Option<usize>,
 }
@@ -93,6 +95,7 @@ impl Host {
             clock: Arc::default(),
             hooks: FakeHooks::default(),
             golden: false,
+            reserve: Settings::default().disk_reserve,
             named_limit: Some(10),
         }
     }
@@ -127,6 +130,7 @@ impl Host {
             kill_deadline: Duration::from_millis(500),
             adopt_deadline: Duration::from_secs(2),
             golden: self.golden,
+            disk_reserve: self.reserve,
             named_snapshots_per_vm: self.named_limit,
             ..Settings::default()
         };

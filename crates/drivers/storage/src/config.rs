@@ -39,12 +39,14 @@ pub struct StorageConfig {
     pub agent: AgentSource,
     /// Limits for archives.
     pub limits: ArchiveLimits,
+    /// Bytes on the disk that all VMs, their snapshots and layers may take together; `None`: what the file system has.
+    pub disk_limit: Option<u64>,
 }
 
 impl StorageConfig {
     /// Settings with the usual limits.
     #[must_use]
     pub fn new(root: impl Into<Utf8PathBuf>, agent: AgentSource) -> Self {
-        Self { root: root.into(), agent, limits: ArchiveLimits::default() }
+        Self { root: root.into(), agent, limits: ArchiveLimits::default(), disk_limit: None }
     }
 }

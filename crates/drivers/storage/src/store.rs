@@ -6,6 +6,7 @@ use microvm_ports::{Clock, StorageError};
 use microvm_types::SnapshotId;
 
 use crate::base::cancel::{Cancel, CancelOnDrop};
+use crate::base::room::Room;
 use crate::base::stamp::VerifiedFiles;
 use crate::base::workspace::{Workspace, remove_leftovers};
 use crate::config::StorageConfig;
@@ -21,6 +22,7 @@ pub struct Storage(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) config: StorageConfig,
     pub(crate) directories: Directories,
+    pub(crate) room: Room,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) verified: VerifiedFiles,
     pub(crate) initramfs: Mutex<InitramfsCache>,
@@ -51,8 +53,10 @@ impl Storage {
         remove_leftovers(&directories.work)?;
         forget_earlier_boot(&directories.memory)?;
         let tree_memory = TreeMemory::of(config.limits.memory);
+        let room = Room::new(&directories, config.disk_limit);
         Ok(Self(Arc::new(Inner {
             config,
+            room,
             directories,
             clock,
             verified: VerifiedFiles::default(),

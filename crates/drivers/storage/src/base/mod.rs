@@ -5,6 +5,7 @@ pub(crate) mod device;
 pub(crate) mod error;
 pub(crate) mod files;
 pub(crate) mod manifest;
+pub(crate) mod room;
 pub(crate) mod stamp;
 pub(crate) mod tool;
 pub(crate) mod workspace;

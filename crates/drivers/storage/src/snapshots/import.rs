@@ -20,7 +20,7 @@ use super::part::{Part, PartHasher, remember};
 use super::write::DEVICE_STATE_MAX;
 use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, errno, io_error};
-use crate::base::files::{exists, make_directory, require_room};
+use crate::base::files::{exists, make_directory};
 use crate::store::Inner;
 use crate::vms::files::MEMORY_MAX_MIB;
 use crate::vms::scratch::{DISK_MAX_MIB, DISK_MIN_MIB};
@@ -130,7 +130,8 @@ impl Inner {
         }
         // All of it: a small file may hold much, since what it packs may be nothing but repetition.
         parts.total = total_length(&snapshot, &base).unwrap_or(u64::MAX);
-        require_room(&self.directories.snapshots, parts.total, "importing the snapshot")?;
+        let _room =
+            self.room.require_foreign(&self.directories.snapshots, parts.total, "importing the snapshot")?;
 
         let workspace = self.workspace()?;
         let new = workspace.join("snapshot");

@@ -18,7 +18,7 @@ use super::page_file::PAGE;
 use super::view::{BaseFile, Place, View, byte, extents};
 use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, damaged, errno, io_error};
-use crate::base::files::{create_for_vmms, names_in, remove_all, require_space};
+use crate::base::files::{create_for_vmms, names_in, remove_all};
 use crate::store::Inner;
 
 const END: &str = ".mem";
@@ -82,7 +82,8 @@ impl Inner {
         name: &str,
         cancel: &Cancel,
     ) -> Result<Utf8PathBuf, StorageError> {
-        require_space(&self.directories.memory, view.size()?, "writing the memory of a machine")?;
+        let _room =
+            self.room.require(&self.directories.memory, view.size()?, "writing the memory of a machine")?;
         let workspace = self.workspace()?;
         let new = workspace.join("memory");
         let file = create_for_vmms(&new)?;

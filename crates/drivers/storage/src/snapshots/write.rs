@@ -19,7 +19,7 @@ use super::write_pages::{packed_length, write_pages};
 use super::{memory_key, snapshot_key};
 use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, io_error};
-use crate::base::files::{exists, make_directory, require_space, sync_directory, write_new};
+use crate::base::files::{exists, make_directory, sync_directory, write_new};
 use crate::store::Inner;
 use crate::vms::tops::{FrozenDisk, FrozenOwn};
 
@@ -75,7 +75,7 @@ impl Inner {
         };
         let device = &files.branch.device_state;
         let needed = packed_length(&runs) + device.len() as u64 + SPARE;
-        require_space(&self.directories.snapshots, needed, "writing the snapshot")?;
+        let _room = self.room.require(&self.directories.snapshots, needed, "writing the snapshot")?;
 
         let workspace = self.workspace()?;
         let new = workspace.join("snapshot");

@@ -12,10 +12,10 @@ use microvm_types::VmId;
 use super::manifest::{Chain, DiskManifest, MANIFEST, is_top};
 use super::{disks, folders};
 use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, damaged, errno, failed, io_error};
+use crate::base::error::{bad_input, damaged, failed, io_error};
 use crate::base::files::{
-    canonical, disk_usage, exists, make_directory, names_in, remove_all, rename_durably, require_space,
-    sync_directory, write_new,
+    canonical, disk_usage, exists, make_directory, names_in, remove_all, rename_durably, sync_directory,
+    write_new,
 };
 use crate::base::workspace::remove_leftovers;
 use crate::store::{Inner, Storage};
@@ -77,7 +77,7 @@ impl Inner {
         if exists(&directory) {
             return self.fill_reserved(id, directory, disk, cancel);
         }
-        require_space(&self.directories.vms, SPACE_MIN, "creating the VM")?;
+        let _room = self.room.require(&self.directories.vms, SPACE_MIN, "creating the VM")?;
         let workspace = self.workspace()?;
         let new = workspace.join("vm");
         make_directory(&new, 0o700)?;
@@ -102,7 +102,7 @@ impl Inner {
         if !exists(&reserved) || exists(&directory.join(MANIFEST)) {
             return Err(StorageError::NameTaken(id.to_string()));
         }
-        require_space(&directory, SPACE_MIN, "creating the VM")?;
+        let _room = self.room.require(&directory, SPACE_MIN, "creating the VM")?;
         let filled = self.write_tops(&directory, disk).and_then(|()| {
             cancel.check()?;
             self.write_disk(id, disk)
@@ -293,13 +293,7 @@ impl VmStorage for Storage {
 
     async fn space(&self) -> Result<Space, StorageError> {
         let path = self.0.directories.vms.clone();
-        self.blocking(move |_, _| {
-            let state = rustix::fs::statvfs(path.as_std_path())
-                .map_err(errno("asking for the free space of", &path))?;
-            let bytes = |blocks: u64| blocks.saturating_mul(state.f_frsize);
-            Ok(Space { free: bytes(state.f_bavail), total: bytes(state.f_blocks) })
-        })
-        .await
+        self.blocking(move |inner, _| inner.room.space(&path)).await
     }
 
     async fn vm_disk_usage(&self, id: &VmId) -> Result<u64, StorageError> {

@@ -20,7 +20,7 @@ use super::manifest::{Chain, Home, OwnDisk};
 use crate::base::cancel::Cancel;
 use crate::base::device::Device;
 use crate::base::error::{bad_input, errno, io_error};
-use crate::base::files::{canonical, create_for_vmms, require_space};
+use crate::base::files::{canonical, create_for_vmms};
 use crate::store::Inner;
 
 /// Bytes that are read at once, and the grain in which zeros are left out.
@@ -130,7 +130,8 @@ impl Inner {
             return Err(bad_input(home.path.as_str(), "another file is there than the one the VM has"));
         }
         let used = from.metadata().map_err(io_error("examining", &home.path))?.blocks() * 512;
-        require_space(&self.directories.layers, used.min(bytes), "copying a disk for its branch")?;
+        let _room =
+            self.room.require(&self.directories.layers, used.min(bytes), "copying a disk for its branch")?;
         let workspace = self.workspace()?;
         let new = workspace.join("disk");
         let into = create_for_vmms(&new)?;

@@ -17,7 +17,7 @@ use super::manifest::{Chain, DiskManifest, layer_of_top, top_name};
 use super::qcow2_overlay;
 use crate::base::cancel::Cancel;
 use crate::base::error::{bad_input, damaged, failed, io_error};
-use crate::base::files::{exists, remove_all, require_space, sync_directory};
+use crate::base::files::{exists, remove_all, sync_directory};
 use crate::snapshots::{Pin, layer_key};
 use crate::store::Inner;
 
@@ -97,7 +97,7 @@ impl Inner {
         let _alone = lock.hold();
         let mut disk = self.read_disk(vm)?;
         let directory = self.vm_path(vm);
-        require_space(&directory, SPACE_MIN, "preparing a branch")?;
+        let _room = self.room.require(&directory, SPACE_MIN, "preparing a branch")?;
         self.remove_stray_tops(&directory, &disk)?;
         let mut made: Vec<Utf8PathBuf> = Vec::new();
         let noted = self.add_tops(vm, own, &mut disk, &directory, &mut made);
