@@ -42,6 +42,7 @@ pub(crate) async fn open_service(settings: &Settings) -> anyhow::Result<Arc<VmSe
         limits: host_limits(),
         template_source: Some(Arc::new(TemplateFiles::new(&settings.root))),
         waiting_vmms: waiting_vmms(usual.waiting_vmms)?,
+        prove_snapshots: prove_snapshots()?,
         disk_reserve: disk_reserve(usual.disk_reserve)?,
         ..usual
     };
@@ -58,6 +59,15 @@ fn waiting_vmms(usual: usize) -> anyhow::Result<usize> {
         _ => anyhow::bail!(
             "MICROVM_WAITING_VMMS is `{text}`: it must be a number from 0 to {MOST_WAITING_VMMS}"
         ),
+    }
+}
+
+/// Whether a VM has to come up from each snapshot that a user takes.
+fn prove_snapshots() -> anyhow::Result<bool> {
+    match env::var("MICROVM_PROVE_SNAPSHOTS").as_deref() {
+        Err(_) | Ok("off" | "") => Ok(false),
+        Ok("on") => Ok(true),
+        Ok(other) => anyhow::bail!("MICROVM_PROVE_SNAPSHOTS is `{other}`: it must be on or off"),
     }
 }
 

@@ -165,6 +165,16 @@ pub enum ServiceError {
         /// Why not.
         source: Box<ServiceError>,
     },
+    /// A snapshot was written, and no VM came up from it. It is kept: the reason may be one of the moment.
+    #[error(
+        "the snapshot `{name}` is written, but no VM came up from it: {source}; restore it later to try again, or remove it and take another one"
+    )]
+    UnprovenSnapshot {
+        /// Its name.
+        name: microvm_types::Name,
+        /// Why not.
+        source: Box<ServiceError>,
+    },
     /// A branch failed; the VM does what it did before.
     #[error(transparent)]
     Branch(BranchError),
@@ -258,7 +268,8 @@ impl ServiceError {
             Self::NoRoomForForks { .. } => ErrorKind::Exhausted,
             Self::Fork { source, .. }
             | Self::CannotWake { source, .. }
-            | Self::UnprovenGolden { source, .. } => source.kind(),
+            | Self::UnprovenGolden { source, .. }
+            | Self::UnprovenSnapshot { source, .. } => source.kind(),
             Self::Denied(_) | Self::NotRunning { .. } | Self::Overtaken(_) | Self::Hook { .. } => {
                 ErrorKind::Conflict
             }
@@ -298,6 +309,7 @@ impl ServiceError {
             Self::KernelWithoutShares { .. } => "kernel_without_shares",
             Self::CannotWake { .. } => "vm_cannot_wake",
             Self::UnprovenGolden { .. } => "golden_snapshot_unfit",
+            Self::UnprovenSnapshot { .. } => "snapshot_unproven",
             Self::Branch(BranchError::NoMemory { .. }) => "host_memory_short",
             Self::Branch(_) => "branch_failed",
             Self::UnknownPool(_) => "pool_not_found",

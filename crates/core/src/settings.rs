@@ -47,6 +47,9 @@ pub struct Settings {
     pub snapshots_per_vm: usize,
     /// Most named snapshots of one VM; `None`: whoever names one keeps it.
     pub named_snapshots_per_vm: Option<usize>,
+    /// Whether a VM has to come up from each snapshot that a user takes before it counts as taken. It costs what a fork
+    /// costs; golden snapshots are proved in any case.
+    pub prove_snapshots: bool,
     /// VMMs that wait for the next children of a VM that is forked; 0: none.
     pub waiting_vmms: usize,
     /// Bytes of free disk below which VMs that grow stand still until there is more; of a small disk at most its fiftieth
@@ -71,6 +74,7 @@ impl Default for Settings {
             // FEATURES row A33.
             snapshots_per_vm: 10,
             named_snapshots_per_vm: None,
+            prove_snapshots: false,
             waiting_vmms: 1,
             disk_reserve: 256 << 20,
             stop_grace: Duration::from_secs(10),

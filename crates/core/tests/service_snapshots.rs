@@ -25,6 +25,24 @@ fn vms(service: &VmService) -> Vec<String> {
 }
 
 #[test]
+fn a_snapshot_is_proved_by_a_vm_where_that_is_wanted() {
+    let host = Host { prove: true, ..Host::new() };
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        service.create(named("dev")).await.unwrap();
+        let launched = host.hypervisor.script().calls(Operation::Launch);
+        snap(service, "dev", "good").await.unwrap();
+        assert_eq!(host.hypervisor.script().calls(Operation::Launch), launched + 1);
+        host.hypervisor.script().next(Operation::Launch, Fault::Fail);
+        let error = snap(service, "dev", "doubtful").await.unwrap_err();
+        assert_eq!(error.code(), "snapshot_unproven", "{error}");
+        assert_eq!(names(service), ["good", "doubtful"], "it is kept: the reason may be one of the moment");
+        assert_eq!(vms(service), ["dev"], "what proved it is gone");
+    });
+}
+
+#[test]
 fn children_have_all_of_their_parent_and_are_their_own() {
     let host = Host::new();
     let server = host.serve();

@@ -24,6 +24,7 @@ pub(crate) struct Host {
     pub(crate) hooks: FakeHooks,
     /// Whether servers fork new VMs from golden snapshots.
     pub(crate) golden: bool,
+    pub(crate) prove: bool,
     /// Bytes of free disk that VMs which grow must leave.
     pub(crate) reserve: u64,
     /// Most named snapshots of one VM; those of tests have names.
@@ -95,6 +96,7 @@ impl Host {
             clock: Arc::default(),
             hooks: FakeHooks::default(),
             golden: false,
+            prove: false,
             reserve: Settings::default().disk_reserve,
             named_limit: Some(10),
         }
@@ -130,6 +132,7 @@ impl Host {
             kill_deadline: Duration::from_millis(500),
             adopt_deadline: Duration::from_secs(2),
             golden: self.golden,
+            prove_snapshots: self.prove,
             disk_reserve: self.reserve,
             named_snapshots_per_vm: self.named_limit,
             ..Settings::default()
