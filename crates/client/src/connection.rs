@@ -1,6 +1,7 @@
 //! HTTP/1.1 connections over the unix socket, kept for the next request.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use hyper::Response;
@@ -16,11 +17,15 @@ use crate::transfer::Body;
 /// Idle connections kept at most.
 const IDLE_MAX: usize = 4;
 
+/// How long a connection is kept for the next request: less than the 30 s after which a server closes idle ones, so that
+/// no request is sent on a connection that is just being closed.
+const IDLE_TIME: Duration = Duration::from_secs(20);
+
 /// Connections to one server.
 #[derive(Debug)]
 pub(crate) struct Connections {
     path: Utf8PathBuf,
-    idle: Mutex<Vec<SendRequest<Body>>>,
+    idle: Mutex<Vec<(Instant, SendRequest<Body>)>>,
     /// Drives the connections; ends them all when dropped.
     drivers: Mutex<JoinSet<()>>,
 }
@@ -37,8 +42,8 @@ impl Connections {
     /// A connection that was kept, if one is still good.
     fn take_idle(&self) -> Option<SendRequest<Body>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(sender) = idle.pop() {
-            if sender.is_ready() {
+        while let Some((since, sender)) = idle.pop() {
+            if sender.is_ready() && since.elapsed() < IDLE_TIME {
                 return Some(sender);
             }
         }
@@ -76,7 +81,7 @@ impl Connections {
         let response = sender.send_request(request).await.map_err(ClientError::lost(action))?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_MAX {
-            idle.push(sender);
+            idle.push((Instant::now(), sender));
         }
         Ok(response)
     }

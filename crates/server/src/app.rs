@@ -10,6 +10,7 @@ use microvm_core::VmService;
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::{Authenticator, PeerAuthenticator};
+use crate::limits::Limits;
 
 /// What an operator may set of the edge.
 #[derive(Debug, Clone)]
@@ -25,6 +26,7 @@ pub struct App {
     pub(crate) service: Arc<VmService>,
     pub(crate) settings: AppSettings,
     pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) limits: Limits,
     pub(crate) started: Instant,
     /// The OpenAPI document as it is sent: it never changes, and making it takes milliseconds.
     pub(crate) openapi: OnceLock<Bytes>,
@@ -45,13 +47,21 @@ impl App {
         // Counts from the beginning.
         let _ = crate::metrics::recorder();
         let authenticator = Arc::new(PeerAuthenticator::new());
-        Self { service, settings, authenticator, started: Instant::now(), openapi: OnceLock::new(), ending }
+        let (limits, started) = (Limits::default(), Instant::now());
+        Self { service, settings, authenticator, limits, started, openapi: OnceLock::new(), ending }
     }
 
     /// The same application with another way to know its callers.
     #[must_use]
     pub fn with_authenticator(mut self, authenticator: Arc<dyn Authenticator>) -> Self {
         self.authenticator = authenticator;
+        self
+    }
+
+    /// The same application with other limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -24,10 +25,10 @@ use crate::failure::Failure;
 
 /// A request body as a stream for a guest, and its SHA-256, which is there once the stream was taken to its end. A sum
 /// in the head or in the trailers is held against what arrived; if they differ the stream ends with an error and the
-/// guest keeps nothing of it.
-pub(crate) fn incoming(headers: &HeaderMap, body: Body) -> (ByteStream, Sum) {
+/// guest keeps nothing of it. So does a caller who sends nothing for `silence` while the guest waits.
+pub(crate) fn incoming(headers: &HeaderMap, body: Body, silence: Duration) -> (ByteStream, Sum) {
     let (report, reported) = oneshot::channel();
-    let state = Some(Incoming { body, hash: Sha256::new(), wanted: announced(headers), report });
+    let state = Some(Incoming { body, hash: Sha256::new(), wanted: announced(headers), report, silence });
     let stream = Box::pin(futures_util::stream::unfold(state, |state| async move {
         let mut incoming = state?;
         match incoming.next().await {
@@ -44,11 +45,18 @@ struct Incoming {
     hash: Sha256,
     wanted: Option<String>,
     report: oneshot::Sender<String>,
+    silence: Duration,
 }
 
 impl Incoming {
+    async fn frame(&mut self) -> Result<Option<Result<Frame<Bytes>, axum::Error>>, GuestError> {
+        tokio::time::timeout(self.silence, self.body.frame())
+            .await
+            .map_err(|_| GuestError::Source(format!("nothing came for {:?}: it was given up", self.silence)))
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, GuestError> {
-        while let Some(frame) = self.body.frame().await {
+        while let Some(frame) = self.frame().await? {
             match frame.map_err(|error| GuestError::Source(error.to_string()))?.into_data() {
                 Ok(data) if data.is_empty() => {}
                 Ok(data) => {
@@ -182,7 +190,7 @@ mod tests {
         if let Some(sum) = announce {
             headers.insert(SHA256_HEADER, HeaderValue::from_str(sum).unwrap());
         }
-        let (mut stream, sum) = incoming(&headers, Body::from("abc"));
+        let (mut stream, sum) = incoming(&headers, Body::from("abc"), Duration::MAX);
         let mut all = Vec::new();
         while let Some(part) = stream.next().await {
             all.extend_from_slice(&part?);

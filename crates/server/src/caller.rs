@@ -5,14 +5,11 @@
 
 use std::sync::Arc;
 
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::serve::IncomingStream;
 use microvm_api::Problem;
 use microvm_types::ErrorKind;
-use tokio::net::UnixListener;
 
 use crate::failure::Failure;
 
@@ -70,23 +67,16 @@ impl Permission {
 }
 
 /// Process credentials of a connection, as the kernel reports them; `None` if it does not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Peer(pub Option<PeerProcess>);
 
 /// The process at the other end of a unix socket when it connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PeerProcess {
     /// Its user.
     pub uid: u32,
     /// Its process number.
     pub pid: Option<i32>,
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let credentials = stream.io().peer_cred().ok();
-        Self(credentials.map(|known| PeerProcess { uid: known.uid(), pid: known.pid() }))
-    }
 }
 
 /// Somebody who was let in.

@@ -3,13 +3,17 @@
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Json, RawQuery, Request};
 use axum::http::request::Parts;
+use bytes::{Bytes, BytesMut};
 use microvm_api::query::Query;
 use microvm_types::{ErrorKind, ProcessId, VmRef};
 use serde::de::DeserializeOwned;
 
+use crate::charge::Charge;
 use crate::failure::Failure;
+use crate::limits::{BodyMax, Limits};
 
-/// A JSON body. With no body at all the type's default is tried by reading `{}`.
+/// A JSON body, within the size, time and budget of its route. With no body at all the type's default is tried by
+/// reading `{}`.
 pub(crate) struct Body<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
@@ -22,16 +26,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 Failure::invalid("body_invalid", format!("the request has no body: {error}"))
             });
         }
-        match Json::from_request(request, state).await {
+        let (head, body) = request.into_parts();
+        let bytes = tokio::time::timeout(time(&head), collect(&head, body)).await.map_err(|_| {
+            Failure::new(
+                ErrorKind::Timeout,
+                "body_too_slow",
+                format!("the request's body did not arrive within {:?}: send it at once", time(&head)),
+            )
+        })??;
+        match Json::from_request(Request::from_parts(head, axum::body::Body::from(bytes)), state).await {
             Ok(Json(value)) => Ok(Self(value)),
-            Err(JsonRejection::BytesRejection(error)) if error.status() == 413 => Err(Failure::new(
-                ErrorKind::Invalid,
-                "body_too_large",
-                format!(
-                    "the request is larger than {} bytes: send large data as files",
-                    microvm_api::JSON_BODY_MAX
-                ),
-            )),
             Err(JsonRejection::MissingJsonContentType(_)) => Err(Failure::invalid(
                 "content_type_invalid",
                 "the request is not marked as JSON: send it with `Content-Type: application/json`",
@@ -39,6 +43,44 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             Err(error) => Err(Failure::invalid("body_invalid", error.body_text())),
         }
     }
+}
+
+/// Bytes charged for one byte of JSON: what it becomes when it is read is larger than the text.
+const EXPANSION: usize = 16;
+
+fn time(head: &Parts) -> std::time::Duration {
+    head.extensions.get::<Limits>().copied().unwrap_or_default().body
+}
+
+/// Takes a body to its end. What is announced is refused or charged before anything is read.
+async fn collect(head: &Parts, mut body: axum::body::Body) -> Result<Bytes, Failure> {
+    use axum::body::HttpBody as _;
+    use http_body_util::BodyExt as _;
+    let most = head.extensions.get::<BodyMax>().map_or(microvm_api::JSON_BODY_MAX, |max| max.0);
+    let charge = head.extensions.get::<Charge>();
+    let mut charged = 0;
+    let mut hold = |bytes: usize| {
+        if bytes > most {
+            return Err(Failure::too_large(format!(
+                "the request is larger than {most} bytes, the most that this route takes: send large data as files"
+            )));
+        }
+        let more = (bytes * EXPANSION).saturating_sub(charged);
+        charge.map_or(Ok(()), |charge| charge.hold(more))?;
+        charged += more;
+        Ok(())
+    };
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    hold(announced)?;
+    let mut bytes = BytesMut::with_capacity(announced);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Failure::invalid("body_invalid", error.to_string()))?;
+        if let Ok(data) = frame.into_data() {
+            hold(bytes.len() + data.len())?;
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes.freeze())
 }
 
 /// The query, its values as bytes.

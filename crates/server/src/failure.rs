@@ -22,6 +22,13 @@ impl Failure {
     pub(crate) fn invalid(code: &str, detail: impl Into<String>) -> Self {
         Self::new(ErrorKind::Invalid, code, detail)
     }
+
+    /// A body beyond the limit of its route: 413.
+    pub(crate) fn too_large(detail: impl Into<String>) -> Self {
+        let mut failure = Self::invalid("body_too_large", detail);
+        failure.0.status = 413;
+        failure
+    }
 }
 
 impl IntoResponse for Failure {

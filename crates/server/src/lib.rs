@@ -1,7 +1,7 @@
 //! The HTTP edge: REST v1 over a unix socket, for callers of this host.
 //!
 //! ```text
-//!  socket ─▶ Listener (peer credentials) ─▶ request id, log ─▶ route table ─▶ permission ─▶ handler ─▶ core
+//!  socket ─▶ connections (peer, limits) ─▶ request id, log ─▶ charge ─▶ route table ─▶ permission ─▶ handler ─▶ core
 //! ```
 //!
 //! Every route is one row of [`routes::table`] with the permission it needs; a row without one cannot be written. The
@@ -11,19 +11,26 @@
 mod app;
 mod body;
 pub mod caller;
+mod charge;
+mod collected;
+mod connections;
 mod convert;
 mod extract;
 mod failure;
 mod handlers;
 mod host;
+mod limits;
 mod lines;
+mod listed;
 mod listener;
 mod metrics;
 mod observe;
 mod openapi;
 pub mod routes;
 mod serve;
+mod share;
 
 pub use app::{App, AppSettings};
+pub use limits::Limits;
 pub use listener::{BindError, BoundServer, lock_path, socket_path};
 pub use serve::{router, serve};

@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Extension, Request};
 use axum::middleware::{Next, from_fn};
 use axum::{Router, response::IntoResponse};
 use microvm_types::ErrorKind;
 
 use crate::app::App;
-use crate::caller::{Peer, authorise};
+use crate::caller::authorise;
+use crate::charge::charge;
+use crate::connections;
 use crate::failure::Failure;
+use crate::limits::{BodyMax, body_max};
 use crate::listener::BoundServer;
 use crate::observe::{RequestIds, observe};
 use crate::routes;
+use crate::share::Budget;
 
 /// How long requests that are under way may still take when the server ends.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -24,7 +28,8 @@ pub fn router(app: Arc<App>) -> Router {
     for route in routes::table() {
         let authenticator = Arc::clone(&app.authenticator);
         let permission = route.permission;
-        let guarded = route.handler.layer(from_fn(move |request: Request, next: Next| {
+        let most = Extension(BodyMax(body_max(route.takes)));
+        let guarded = route.handler.layer(most).layer(from_fn(move |request: Request, next: Next| {
             authorise(Arc::clone(&authenticator), permission, request, next)
         }));
         for path in [route.path.to_owned(), format!("{}/", route.path)] {
@@ -32,6 +37,7 @@ pub fn router(app: Arc<App>) -> Router {
         }
     }
     let ids = Arc::new(RequestIds::starting_at(app.service.now_ms()));
+    let budget = Budget::of(app.limits.bytes);
     router
         .fallback(|request: Request| async move {
             let what = format!("{} {}", request.method(), request.uri().path());
@@ -46,7 +52,10 @@ pub fn router(app: Arc<App>) -> Router {
             failure.0.status = 405;
             failure.into_response()
         })
-        .layer(DefaultBodyLimit::max(microvm_api::JSON_BODY_MAX))
+        // Bodies are limited where they are read: by their route, their time and what their caller holds already.
+        .layer(DefaultBodyLimit::disable())
+        .layer(Extension(app.limits))
+        .layer(from_fn(move |request: Request, next: Next| charge(Arc::clone(&budget), request, next)))
         .layer(from_fn(move |request: Request, next: Next| observe(Arc::clone(&ids), request, next)))
         .with_state(app)
 }
@@ -56,10 +65,9 @@ pub fn router(app: Arc<App>) -> Router {
 /// # Errors
 /// What the system says if the socket fails.
 pub async fn serve(bound: BoundServer, app: App) -> std::io::Result<()> {
-    let ending = app.ending.clone();
+    let (ending, limits) = (app.ending.clone(), app.limits);
     let (listener, _unlink) = bound.into_parts();
-    let service = router(Arc::new(app)).into_make_service_with_connect_info::<Peer>();
-    let serving = axum::serve(listener, service).with_graceful_shutdown(ending.clone().cancelled_owned());
+    let serving = connections::serve(listener, router(Arc::new(app)), limits, ending.clone());
     tokio::select! {
         result = serving => result,
         never = crate::metrics::upkeep() => match never {},

@@ -3,24 +3,28 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use microvm_types::files::TransferSummary;
 
 use crate::app::App;
 use crate::body;
+use crate::charge::Charge;
 use crate::extract::{Parameters, Vm};
 use crate::failure::Failure;
 use crate::handlers::files::owner;
+use crate::limits::{OUTGOING, UPLOAD};
 
 pub(crate) async fn pull(
     State(app): State<Arc<App>>,
     Vm(vm): Vm,
+    Extension(charge): Extension<Charge>,
     query: Parameters,
 ) -> Result<Response, Failure> {
     let path = query.path("path")?;
     let exclude: Vec<Vec<u8>> = query.0.all("exclude").map(<[u8]>::to_vec).collect();
+    charge.hold(OUTGOING)?;
     let guest = app.service.guest(&vm).await?;
     let archive = guest.pull_archive(&path, &exclude).await?;
     let mut headers = HeaderMap::new();
@@ -31,13 +35,15 @@ pub(crate) async fn pull(
 pub(crate) async fn push(
     State(app): State<Arc<App>>,
     Vm(vm): Vm,
+    Extension(charge): Extension<Charge>,
     query: Parameters,
     headers: HeaderMap,
     data: axum::body::Body,
 ) -> Result<Json<TransferSummary>, Failure> {
     let (path, owner) = (query.path("path")?, owner(&query)?);
+    charge.hold(UPLOAD)?;
     let guest = app.service.guest(&vm).await?;
-    let (data, sum) = body::incoming(&headers, data);
+    let (data, sum) = body::incoming(&headers, data, app.limits.silence);
     let pushed = guest.push_archive(&path, owner.as_ref(), data).await?;
     Ok(Json(TransferSummary { left_out: pushed.left_out, ..sum.of(pushed.bytes).await? }))
 }

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::{Extension, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -20,10 +20,12 @@ use microvm_types::exec::OutputOffsets;
 use microvm_types::{ErrorKind, VmRef};
 
 use crate::app::App;
+use crate::charge::Charge;
 use crate::extract::Vm;
 use crate::failure::Failure;
 use crate::handlers::execute::check;
 use crate::handlers::processes::check_signal;
+use crate::limits::{INPUT, OUTGOING};
 
 /// How long a caller may take to say what it wants.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
@@ -52,9 +54,11 @@ pub(crate) fn upgrade(upgrade: Upgrade) -> Result<WebSocketUpgrade, Failure> {
 pub(crate) async fn exec(
     State(app): State<Arc<App>>,
     Vm(vm): Vm,
+    Extension(charge): Extension<Charge>,
     request: Upgrade,
 ) -> Result<Response, Failure> {
     let request = upgrade(request)?;
+    charge.hold(OUTGOING + INPUT)?;
     let guest = app.service.guest(&vm).await?;
     Ok(request.on_upgrade(move |socket| async move {
         let (mut sink, mut stream) = socket.split();
@@ -78,6 +82,7 @@ pub(crate) async fn exec(
             while let Some(Ok(_)) = stream.next().await {}
         };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        drop(charge);
     }))
 }
 

@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
+use axum::response::Response;
 use futures_util::StreamExt;
 use microvm_api::exec::{CommandLine, Execute, Executed};
-use microvm_api::output::{Collected, Outputs};
-use microvm_ports::guest::ProcessEvent;
-use microvm_types::exec::ExecRequest;
+use microvm_ports::guest::{ProcessEvent, ProcessEvents};
+use microvm_types::exec::{ExecRequest, ExitStatus};
+use microvm_types::{ErrorKind, Phase};
 
 use crate::app::App;
+use crate::charge::Charge;
+use crate::collected::{Output, answer};
 use crate::extract::{Body, Vm};
 use crate::failure::Failure;
+use crate::limits::OUTGOING;
 
 /// Where output is that an answer leaves out.
 const REST: &str = "the last MiB of each output can be read for some minutes: `read` with the id in `process`, on the \
@@ -25,8 +28,9 @@ const TIMEOUT_MAX: u64 = 3600;
 pub(crate) async fn execute(
     State(app): State<Arc<App>>,
     Vm(vm): Vm,
+    Extension(charge): Extension<Charge>,
     Body(request): Body<Execute>,
-) -> Result<Json<Executed>, Failure> {
+) -> Result<Response, Failure> {
     let command = match request.command {
         CommandLine::Shell(text) => vec!["sh".to_owned(), "-c".to_owned(), text],
         CommandLine::Arguments(arguments) => arguments,
@@ -44,39 +48,79 @@ pub(crate) async fn execute(
         ..ExecRequest::default()
     };
     check(&request)?;
+    charge.hold(OUTGOING)?;
     let guest = app.service.guest(&vm).await?;
     let begun = Instant::now();
     let mut process = guest.exec(&request).await?;
-    let (mut stdout, mut stderr) = (Collected::default(), Collected::default());
-    let status = loop {
-        match process.events.next().await {
-            Some(ProcessEvent::Stdout(bytes)) => stdout.add(&bytes),
-            Some(ProcessEvent::Stderr(bytes)) => stderr.add(&bytes),
-            Some(ProcessEvent::Exited(status)) => break status,
-            Some(ProcessEvent::Lost(error)) => return Err(error.into()),
-            Some(ProcessEvent::UpToDate) | None => return Err(super::exec::ended_without_status()),
-        }
-    };
+    let (mut stdout, mut stderr) = (Output::charged_to(&charge), Output::charged_to(&charge));
+    let running = || Ok(app.service.get(&vm)?.record.phase() == Phase::Running);
+    let patience = Patience { command: timeout(&request), lateness: app.limits.lateness };
+    let status = collect(patience, running, &mut process.events, &mut stdout, &mut stderr).await?;
     let error = match status {
         _ if status.timed_out => Some(format!("its time of {:?} was up", timeout(&request))),
         status => status.signal.map(|signal| format!("it was ended by signal {signal}")),
     };
-    let Outputs { stdout, stderr, stdout_base64, stderr_base64, truncated, omitted } =
-        Outputs::new(stdout, stderr, REST);
-    Ok(Json(Executed {
+    let done = Executed {
         success: status.shell_code() == 0,
         exit_code: i32::from(status.shell_code()),
-        stdout,
-        stderr,
-        stdout_base64,
-        stderr_base64,
-        truncated,
-        omitted,
         process: process.id,
         execution_time_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         error,
         timestamp: app.now(),
-    }))
+        stdout: String::new(),
+        stderr: String::new(),
+        stdout_base64: None,
+        stderr_base64: None,
+        truncated: false,
+        omitted: None,
+    };
+    Ok(answer(done, stdout, stderr, REST))
+}
+
+/// How long a command may take, and how much longer a guest may take to say so.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    command: Duration,
+    lateness: Duration,
+}
+
+/// Collects until the command ends. The guest keeps the time of the command; one that does not, whether it falls silent or
+/// writes for ever, is given up. Time in which the VM is not `running` is not counted.
+async fn collect(
+    Patience { command, lateness }: Patience,
+    running: impl Fn() -> Result<bool, Failure>,
+    events: &mut ProcessEvents,
+    stdout: &mut Output,
+    stderr: &mut Output,
+) -> Result<ExitStatus, Failure> {
+    let mut counted = Duration::ZERO;
+    let tick = (lateness / 4).min(Duration::from_secs(5));
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + tick, tick);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = ticks.tick() => {
+                if running()? {
+                    counted += tick;
+                }
+                if counted > command + lateness {
+                    let detail = format!(
+                        "the guest did not end the command {:?} after its time was up: stop the VM if it does not recover",
+                        lateness
+                    );
+                    return Err(Failure::new(ErrorKind::Timeout, "guest_timeout", detail));
+                }
+            }
+            event = events.next() => match event {
+                Some(ProcessEvent::Stdout(bytes)) => stdout.add(&bytes),
+                Some(ProcessEvent::Stderr(bytes)) => stderr.add(&bytes),
+                Some(ProcessEvent::Exited(status)) => return Ok(status),
+                Some(ProcessEvent::Lost(error)) => return Err(error.into()),
+                Some(ProcessEvent::UpToDate) | None => return Err(super::exec::ended_without_status()),
+            },
+        }
+    }
 }
 
 fn timeout(request: &ExecRequest) -> Duration {
@@ -110,6 +154,33 @@ pub(crate) fn check(request: &ExecRequest) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::Peer;
+    use crate::share::Budget;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_guest_that_does_not_end_a_command_is_given_up() {
+        let budget = Budget::of(1 << 30);
+        let charge = Charge::of(&budget, Peer(None)).unwrap();
+        let moment = Duration::from_millis(100);
+        let patience = Patience { command: moment, lateness: moment };
+        let given_up = async |mut events: ProcessEvents, runs: bool| {
+            let (mut stdout, mut stderr) = (Output::charged_to(&charge), Output::charged_to(&charge));
+            let ended = collect(patience, || Ok(runs), &mut events, &mut stdout, &mut stderr);
+            let ended = tokio::time::timeout(Duration::from_secs(20), ended).await.ok();
+            ended.map(|ended| ended.unwrap_err().0.code)
+        };
+        let noise = || {
+            Box::pin(futures_util::stream::unfold((), async |()| {
+                tokio::task::yield_now().await;
+                Some((ProcessEvent::Stdout(bytes::Bytes::from_static(b"x")), ()))
+            }))
+        };
+        let silence = || Box::pin(futures_util::stream::pending());
+        assert_eq!(given_up(noise(), true).await.as_deref(), Some("guest_timeout"));
+        assert_eq!(given_up(silence(), true).await.as_deref(), Some("guest_timeout"));
+        tokio::time::pause();
+        assert_eq!(given_up(silence(), false).await, None, "a VM that stands still is blamed");
+    }
 
     #[test]
     fn impossible_commands_are_refused() {

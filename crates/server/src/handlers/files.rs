@@ -3,17 +3,20 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use microvm_api::FILE_STAT_HEADER;
-use microvm_api::files::{FileHash, FileList, ascii_json};
+use microvm_api::files::{FileHash, ascii_json};
 use microvm_types::files::{FileOwner, FileStat, TransferSummary, WriteOptions};
 
 use crate::app::App;
 use crate::body;
+use crate::charge::Charge;
 use crate::extract::{Parameters, Vm};
 use crate::failure::Failure;
+use crate::limits::{OUTGOING, UPLOAD};
+use crate::listed;
 
 /// Deepest listing.
 const DEPTH_MAX: u32 = 256;
@@ -21,11 +24,13 @@ const DEPTH_MAX: u32 = 256;
 pub(crate) async fn read(
     State(app): State<Arc<App>>,
     Vm(vm): Vm,
+    Extension(charge): Extension<Charge>,
     query: Parameters,
 ) -> Result<Response, Failure> {
     let path = query.path("path")?;
     let offset = query.0.value("offset", "a number of bytes")?.unwrap_or(0);
     let length = query.0.value("length", "a number of bytes")?;
+    charge.hold(OUTGOING)?;
     let guest = app.service.guest(&vm).await?;
     let (stat, data) = guest.read_file(&path, offset, length).await?;
     let mut headers = HeaderMap::new();
@@ -40,6 +45,7 @@ pub(crate) async fn read(
 pub(crate) async fn write(
     State(app): State<Arc<App>>,
     Vm(vm): Vm,
+    Extension(charge): Extension<Charge>,
     query: Parameters,
     headers: HeaderMap,
     data: axum::body::Body,
@@ -51,8 +57,9 @@ pub(crate) async fn write(
         create_parents: query.0.flag("parents")?,
         modified: query.0.value("modified", "a decimal number of seconds since 1970")?,
     };
+    charge.hold(UPLOAD)?;
     let guest = app.service.guest(&vm).await?;
-    let (data, sum) = body::incoming(&headers, data);
+    let (data, sum) = body::incoming(&headers, data, app.limits.silence);
     let bytes = guest.write_file(&path, &options, data).await?;
     Ok(Json(sum.of(bytes).await?))
 }
@@ -95,15 +102,22 @@ pub(crate) async fn stat(
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     Vm(vm): Vm,
+    Extension(charge): Extension<Charge>,
     query: Parameters,
-) -> Result<Json<FileList>, Failure> {
+) -> Result<Response, Failure> {
     let path = query.path("path")?;
     let depth = query.0.value("depth", "a number of levels")?.unwrap_or(1);
     if !(1..=DEPTH_MAX).contains(&depth) {
         let detail = format!("depth: {depth} is not possible, 1 to {DEPTH_MAX} levels are");
         return Err(Failure::invalid("query_invalid", detail));
     }
-    Ok(Json(app.service.guest(&vm).await?.list(&path, depth).await?))
+    let mut list = app.service.guest(&vm).await?.list(&path, depth).await?;
+    let entries = std::mem::take(&mut list.entries);
+    listed::answer(&charge, &list, "entries", entries, |entry: &FileStat| {
+        let bytes =
+            [&entry.path_bytes, &entry.target_bytes].map(|bytes| bytes.as_ref().map_or(0, Vec::capacity));
+        entry.path.capacity() + entry.target.as_ref().map_or(0, String::capacity) + bytes[0] + bytes[1]
+    })
 }
 
 pub(crate) async fn hash(

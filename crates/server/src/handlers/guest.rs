@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
+use axum::response::Response;
 use microvm_api::guest::{GuestProcesses, HealthReply, Ping, SystemInfoReply};
+use microvm_types::guest::GuestProcess;
 
 use crate::app::App;
+use crate::charge::Charge;
 use crate::extract::Vm;
 use crate::failure::Failure;
+use crate::listed;
 
 pub(crate) async fn ping(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<Ping>, Failure> {
     let guest = app.service.guest(&vm).await?;
@@ -33,9 +37,13 @@ pub(crate) async fn system_info(
 pub(crate) async fn processes(
     State(app): State<Arc<App>>,
     Vm(vm): Vm,
-) -> Result<Json<GuestProcesses>, Failure> {
+    Extension(charge): Extension<Charge>,
+) -> Result<Response, Failure> {
     let processes = app.service.guest(&vm).await?.guest_processes().await?;
-    Ok(Json(GuestProcesses { success: true, processes, timestamp: app.now() }))
+    let bare = GuestProcesses { success: true, processes: Vec::new(), timestamp: app.now() };
+    listed::answer(&charge, &bare, "processes", processes, |process: &GuestProcess| {
+        process.command.capacity()
+    })
 }
 
 pub(crate) async fn health(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<HealthReply>, Failure> {

@@ -2,21 +2,24 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::extract::{Extension, State};
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
 use microvm_types::VmRef;
 
 use crate::app::App;
+use crate::charge::Charge;
 use crate::extract::Path;
 use crate::failure::Failure;
 use crate::handlers::exec::upgrade;
+use crate::limits::{INPUT, OUTGOING};
 
 pub(crate) async fn connect(
     State(app): State<Arc<App>>,
     Path((vm, port)): Path<(String, String)>,
+    Extension(charge): Extension<Charge>,
     request: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Failure> {
     let vm: VmRef = vm.parse()?;
@@ -24,6 +27,7 @@ pub(crate) async fn connect(
         Failure::invalid("port_invalid", format!("`{port}` is not a port: there are 1 to 65535"))
     })?;
     let request = upgrade(request)?;
+    charge.hold(OUTGOING + INPUT)?;
     let guest = app.service.guest(&vm).await?;
     let connection = guest.connect_port(port).await?;
     Ok(request.on_upgrade(move |socket| async move {
@@ -55,6 +59,6 @@ pub(crate) async fn connect(
             () = to_guest => {}
             () = app.ending.cancelled() => {}
         }
-        drop(guest);
+        drop((guest, charge));
     }))
 }

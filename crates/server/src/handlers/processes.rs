@@ -2,18 +2,28 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use microvm_api::exec::{ProcessList, SendSignal};
+use microvm_types::exec::ProcessInfo;
 
 use crate::app::App;
+use crate::charge::Charge;
 use crate::extract::{Body, Process, Vm};
 use crate::failure::Failure;
+use crate::listed;
 
-pub(crate) async fn list(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<ProcessList>, Failure> {
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    Extension(charge): Extension<Charge>,
+) -> Result<Response, Failure> {
     let processes = app.service.guest(&vm).await?.processes().await?;
-    Ok(Json(ProcessList { processes }))
+    let bare = ProcessList { processes: Vec::new() };
+    listed::answer(&charge, &bare, "processes", processes, |process: &ProcessInfo| {
+        process.command.iter().map(|word| size_of::<String>() + word.capacity()).sum()
+    })
 }
 
 pub(crate) async fn signal(

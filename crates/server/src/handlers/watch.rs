@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::Response;
 use futures_util::StreamExt;
 use microvm_types::files::WatchEvent;
 use serde::Serialize;
 
 use crate::app::App;
+use crate::charge::Charge;
 use crate::extract::{Parameters, Vm};
 use crate::failure::Failure;
+use crate::limits::OUTGOING;
 use crate::lines::lines;
 
 /// One line: a change, or why there will be no more.
@@ -24,9 +26,11 @@ enum Line {
 pub(crate) async fn watch(
     State(app): State<Arc<App>>,
     Vm(vm): Vm,
+    Extension(charge): Extension<Charge>,
     query: Parameters,
 ) -> Result<Response, Failure> {
     let (path, recursive) = (query.path("path")?, query.0.flag("recursive")?);
+    charge.hold(OUTGOING)?;
     let guest = app.service.guest(&vm).await?;
     let changes = guest.watch(&path, recursive).await?;
     let ended = app.ending.clone().cancelled_owned();

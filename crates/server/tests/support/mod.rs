@@ -9,7 +9,7 @@ use microvm_api::time::Zone;
 use microvm_client::Client;
 use microvm_core::{Ports, Settings, VmService};
 use microvm_driver_fake::{FakeHooks, FakeHypervisor, FakeStorage, FrozenClock, MemoryStore};
-use microvm_server::{App, AppSettings, BoundServer, serve, socket_path};
+use microvm_server::{App, AppSettings, BoundServer, Limits, serve, socket_path};
 use microvm_types::template::Template;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -83,14 +83,24 @@ pub(crate) async fn start() -> Server {
     serving(service().await)
 }
 
+/// A server that listens, with limits of its own.
+#[allow(dead_code, reason = "not every test file needs a listening server")]
+pub(crate) async fn start_with(limits: Limits) -> Server {
+    serving_with(service().await, limits)
+}
+
 /// A server of this service that listens.
 #[allow(dead_code, reason = "not every test file needs a listening server")]
 pub(crate) fn serving(service: Arc<VmService>) -> Server {
+    serving_with(service, Limits::default())
+}
+
+fn serving_with(service: Arc<VmService>, limits: Limits) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let root = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
     let bound = BoundServer::bind(&root).unwrap();
     let ending = CancellationToken::new();
-    let app = App::new(service, settings(&root), ending.clone());
+    let app = App::new(service, settings(&root), ending.clone()).with_limits(limits);
     let serving = tokio::spawn(serve(bound, app));
     Server { client: Client::new(socket_path(&root)), root, ending, serving, _folder: folder }
 }
