@@ -39,7 +39,11 @@ const OTHERS: &[&str] = &[
     // Tests: a registry on loopback, something to fill it with, and certificates for it.
     "openssl",
     "skopeo",
-    "docker-registry",
+    "docker-registry", //
+    // Tests: what builds images, to read what it writes.
+    "buildah",
+    "podman",
+    "umoci",
 ];
 
 const INSTALL_LIMIT: Duration = Duration::from_secs(15 * 60);

@@ -71,6 +71,7 @@ async fn dispatch(
             Reply::Written(files::unpack(stream, request.path, owner).await?)
         }
         Operation::PullArchive(request) => return files::pack(stream, request).await,
+        Operation::PullRoot(request) => return files::pack_root(stream, request.path).await,
         Operation::ConnectPort(request) => return system::port::connect(stream, request.port).await,
         Operation::HashFile(request) => files::blocking(move || files::hash(&request.path)).await?,
         Operation::SystemInfo(_) => {

@@ -14,6 +14,7 @@ mod commands;
 mod context;
 mod descriptors;
 mod duration;
+mod entry_point;
 mod error;
 mod heap;
 mod interrupts;

@@ -32,6 +32,11 @@ struct Recipe {
     user: String,
     #[serde(default)]
     working_directory: String,
+    #[serde(default)]
+    entrypoint: Vec<String>,
+    /// Default arguments of the entry point; `commands` are those run while the image is built.
+    #[serde(default)]
+    arguments: Vec<String>,
 }
 
 /// The request for a recipe in a file, or for the default image.
@@ -76,7 +81,8 @@ fn parse(text: &str, what: &str, folder: &Utf8Path, name: Option<String>) -> Res
         environment: recipe.environment,
         user: recipe.user,
         working_directory: recipe.working_directory,
-        ..ImageConfig::default()
+        entrypoint: recipe.entrypoint,
+        command: recipe.arguments,
     };
     Ok(AddImage { name, source, files, commands: recipe.commands, config })
 }
@@ -90,6 +96,17 @@ mod tests {
         let request = request(None, None).unwrap();
         assert_eq!(request.name, "debian-python");
         assert!(matches!(request.source, ImageSource::Debian { ref packages, .. } if packages.len() == 4));
+    }
+
+    #[test]
+    fn the_entry_point_goes_into_the_image() {
+        let text = "name: a\nentrypoint: [/bin/serve, -v]\narguments: [all]\ncommands: [make]";
+        let request = parse(text, "r", Utf8Path::new("/"), None).unwrap();
+        assert_eq!(request.config.entrypoint, ["/bin/serve", "-v"]);
+        assert_eq!(
+            (request.config.command, request.commands),
+            (vec!["all".to_owned()], vec!["make".to_owned()])
+        );
     }
 
     #[test]

@@ -233,6 +233,10 @@ mod tests {
     #[test]
     fn the_built_in_ones_are_right() {
         assert_eq!(names(&built_in()), ["linux-default", "linux-microvm"]);
+        // They would take an image's own away: it has its programs where its PATH says.
+        for template in built_in().templates.values() {
+            assert!(template.environment.is_empty(), "{} sets variables", template.name);
+        }
     }
 
     #[test]

@@ -43,10 +43,6 @@ pub struct ImageRecipe {
 const OUTPUT_TAIL: usize = 2_000;
 /// A build VM that nobody uses for so long is given up, in seconds; the safety net of a build that was cut off.
 const IDLE_SECONDS: u64 = 600;
-/// What a guest changes of its own accord and an image must not have.
-const NOT_IN_IMAGE: [&[u8]; 7] =
-    [b"/proc", b"/sys", b"/dev", b"/run", b"/tmp", b"/etc/machine-id", b"/etc/hostname"];
-
 impl VmService {
     /// Builds an image. If it fails, or the future is dropped, the name keeps pointing to what it did.
     ///
@@ -127,16 +123,8 @@ impl VmService {
             run_command(&*guest, command, index, recipe.commands.len(), progress).await?;
         }
         progress.step("reading the result");
-        let mut config = base.config.clone();
-        config.environment.extend(recipe.config.environment.clone());
-        if !recipe.config.user.is_empty() {
-            config.user.clone_from(&recipe.config.user);
-        }
-        if !recipe.config.working_directory.is_empty() {
-            config.working_directory.clone_from(&recipe.config.working_directory);
-        }
-        let exclude: Vec<Vec<u8>> = NOT_IN_IMAGE.iter().map(|path| path.to_vec()).collect();
-        let tree = guest.pull_archive(b"/", &exclude).await?;
+        let config = base.config.clone().with(&recipe.config);
+        let tree = guest.pull_root(b"/").await?;
         let description = format!("built on {} with {} commands", short(&base.digest), recipe.commands.len());
         let PulledArchive { data, left_out } = tree;
         let images = self.images();

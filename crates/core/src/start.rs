@@ -248,11 +248,7 @@ pub(crate) fn identity(
 ) -> Identity {
     let mut entropy = [0; 32];
     ports.clock.fill_random(&mut entropy);
-    // What nobody has said comes first, then the image's, then the template's with what the request put into it. The
-    // agent adds a PATH where there is none.
-    let mut environment = BTreeMap::from([("LANG".to_owned(), "C.UTF-8".to_owned())]);
-    environment.extend(config.environment.clone());
-    environment.extend(record.template.environment.clone());
+    let environment = environment(&config.environment, &record.template.environment);
     Identity {
         host_name: record.name.to_host_name(),
         machine_id: format!("{:032x}", record.id.as_u128()),
@@ -302,9 +298,33 @@ fn clean(console: &[u8]) -> String {
     text.trim().to_owned()
 }
 
+/// Variables of every command. What nobody has said comes first, then the image's, then the template's with what the request
+/// put into it. The agent adds a PATH where there is none.
+fn environment(
+    image: &BTreeMap<String, String>,
+    template: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let mut environment = BTreeMap::from([("LANG".to_owned(), "C.UTF-8".to_owned())]);
+    environment.extend(image.clone());
+    environment.extend(template.clone());
+    environment
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_image_wins_over_what_nobody_said_and_the_template_over_the_image() {
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let none = BTreeMap::new();
+        let image = map(&[("PATH", "/opt/x/bin:/bin"), ("LANG", "de_DE.UTF-8"), ("A", "image")]);
+        assert_eq!(environment(&image, &none), image);
+        assert_eq!(environment(&none, &none), map(&[("LANG", "C.UTF-8")]));
+        assert_eq!(environment(&image, &map(&[("A", "template")]))["A"], "template");
+    }
 
     #[test]
     fn a_console_cannot_play_with_the_terminal() {

@@ -375,6 +375,11 @@ pub trait Guest: Send + Sync {
     /// `exclude`: absolute paths left out with all below them.
     async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<PulledArchive, GuestError>;
 
+    /// Packs the directory `path` as the root of an image, as a tar stream (pax, names relative to `path`): all that is on
+    /// its file system, and nothing that is mounted over it. Special files, hard links, extended attributes and times come
+    /// exactly; sockets, which mean nothing without their owner, and what the agent itself wrote into `/etc/hosts` do not.
+    async fn pull_root(&self, path: &GuestPath) -> Result<PulledArchive, GuestError>;
+
     /// Connects to a TCP port on the guest's loopback.
     async fn connect_port(&self, port: u16) -> Result<PortConnection, GuestError>;
 

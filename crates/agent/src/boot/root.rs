@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use rustix::mount::{MountFlags, mount, mount_move};
 
@@ -22,10 +23,28 @@ pub(super) fn assemble(image: &Disk, scratch: &Disk) -> Result<(), BootError> {
         .map_err(failed(format!("mount the image {}", image.device)))?;
     mount_scratch(scratch).map_err(failed(format!("mount the scratch disk {}", scratch.device)))?;
     let (upper, work) = (format!("{SCRATCH}/upper"), format!("{SCRATCH}/work"));
-    for directory in [&upper, &work] {
-        fs::create_dir_all(directory).map_err(failed(format!("make {directory}")))?;
+    if fs::symlink_metadata(&upper).is_err() {
+        let new = format!("{SCRATCH}/upper.new");
+        fs::create_dir_all(&new).map_err(failed(format!("make {new}")))?;
+        be_like(IMAGE, &new).map_err(failed(format!("make {new} like the root of the image")))?;
+        fs::rename(&new, &upper).map_err(failed(format!("make {upper}")))?;
     }
+    fs::create_dir_all(&work).map_err(failed(format!("make {work}")))?;
     join(&upper, &work).map_err(failed("join image and scratch disk by overlayfs"))
+}
+
+/// Gives a directory owner, mode, extended attributes and times of another: overlayfs shows those of the upper root.
+fn be_like(image: &str, upper: &str) -> std::io::Result<()> {
+    let metadata = fs::metadata(image)?;
+    std::os::unix::fs::chown(upper, Some(metadata.uid()), Some(metadata.gid()))?;
+    fs::set_permissions(upper, metadata.permissions())?;
+    for (name, value) in crate::files::xattrs(image.as_ref())? {
+        if let Err(error) = rustix::fs::lsetxattr(upper, &name[..], &value, rustix::fs::XattrFlags::empty()) {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            crate::console::say(&format!("the root does without its attribute {name}: {error}"));
+        }
+    }
+    fs::File::open(upper)?.set_modified(metadata.modified()?)
 }
 
 /// What overlayfs is asked for so that the root behaves like one file system; in order, the first that the kernel takes.
@@ -85,4 +104,29 @@ pub(super) fn switch() -> Result<(), BootError> {
     mount_move(".", "/").map_err(failed("move the root"))?;
     rustix::process::chroot(".").map_err(failed("switch the root"))?;
     rustix::process::chdir("/").map_err(failed("enter the root"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_upper_root_is_like_that_of_the_image() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        let (image, upper) = (path("image"), path("upper"));
+        for name in [&image, &upper] {
+            fs::create_dir(name).unwrap();
+        }
+        fs::set_permissions(&image, fs::Permissions::from_mode(0o1751)).unwrap();
+        rustix::fs::lsetxattr(&*image, "user.x", b"y", rustix::fs::XattrFlags::empty()).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 7);
+        fs::File::open(&image).unwrap().set_modified(time).unwrap();
+        be_like(&image, &upper).unwrap();
+        let found = fs::metadata(&upper).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.modified().unwrap()), (0o1751, time));
+        assert_eq!(crate::files::xattrs(upper.as_ref()).unwrap(), [(b"user.x".to_vec(), b"y".to_vec())]);
+    }
 }

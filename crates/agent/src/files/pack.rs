@@ -1,6 +1,6 @@
 //! A file or directory as a tar stream, to the host.
 
-mod header;
+pub(super) mod header;
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
@@ -64,11 +64,11 @@ struct Packer<'a> {
 /// A file is device and inode number together: on an overlay file system the files of the image and those of the scratch
 /// disk lie in one directory, and their inode numbers are those of two file systems.
 #[derive(Default)]
-struct Links(std::collections::HashMap<(u64, u64), Vec<u8>>);
+pub(super) struct Links(std::collections::HashMap<(u64, u64), Vec<u8>>);
 
 impl Links {
     /// The name under which a file was packed before; else `name` is kept as its first.
-    fn first(&mut self, device: u64, inode: u64, name: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn first(&mut self, device: u64, inode: u64, name: &[u8]) -> Option<Vec<u8>> {
         use std::collections::hash_map::Entry;
         match self.0.entry((device, inode)) {
             Entry::Occupied(found) => Some(found.get().clone()),
@@ -212,7 +212,11 @@ impl Packer<'_> {
 
     fn header(&mut self, header: Header, name: &[u8], target: Option<&[u8]>, size: u64, metadata: &Metadata) {
         let modified = (metadata.mtime(), metadata.mtime_nsec());
-        header::append(&mut self.pending, header, &header::Entry { name, target, size, modified });
+        header::append(
+            &mut self.pending,
+            header,
+            &header::Entry { name, target, size, modified, xattrs: &[] },
+        );
     }
 
     fn flush(&mut self) -> AgentResult<()> {

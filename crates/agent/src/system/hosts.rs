@@ -8,7 +8,8 @@ use crate::system::line::write_line;
 pub(super) const HOSTS: &str = "/etc/hosts";
 /// Bytes of the largest file that is changed; one that is larger is somebody's list of names to block.
 const MOST: u64 = 1 << 20;
-/// Ends the line of the own name, so that the next name takes its place and no other line does.
+/// Ends the lines that the agent puts in, so that the next name takes the place of the last, and images built in a guest have
+/// none of them.
 const MARK: &str = "# this guest";
 /// Room for the own name, in characters. The name of a child takes no more of the file than its parent's, so that ext4 has
 /// nothing to note in its journal: five seconds later each emulated child would translate and run all that brings it to
@@ -38,15 +39,25 @@ fn set_in(path: &str, name: &str) -> Result<(), String> {
     if new == old { Ok(()) } else { write_line(path, &new) }
 }
 
+/// The text without what [`set_own_name`] put in; `None` if there is nothing of it.
+pub(crate) fn without_own_lines(text: &[u8]) -> Option<Vec<u8>> {
+    let theirs = theirs(text);
+    (theirs.len() != text.len()).then_some(theirs)
+}
+
+/// The lines that are not ours.
+fn theirs(text: &[u8]) -> Vec<u8> {
+    text.split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| !line.trim_ascii_end().ends_with(MARK.as_bytes()))
+        .collect::<Vec<_>>()
+        .concat()
+}
+
 /// The text with lines for `localhost` and `name`, unless it has them.
 fn with_names(old: &[u8], name: &str) -> Vec<u8> {
-    let mut new: Vec<u8> = Vec::with_capacity(old.len() + 128);
+    let mut new = theirs(old);
     let (mut localhost_v4, mut localhost_v6, mut own) = (false, false, false);
-    for line in old.split_inclusive(|byte| *byte == b'\n') {
-        if line.trim_ascii_end().ends_with(MARK.as_bytes()) {
-            continue;
-        }
-        new.extend_from_slice(line);
+    for line in new.split_inclusive(|byte| *byte == b'\n') {
         let text = line.split(|byte| *byte == b'#').next().unwrap_or_default();
         let mut words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         let is_v6 = words.next().is_some_and(|address| address.contains(&b':'));
@@ -63,10 +74,10 @@ fn with_names(old: &[u8], name: &str) -> Vec<u8> {
         new.push(b'\n');
     }
     if !localhost_v4 {
-        new.extend_from_slice(b"127.0.0.1\tlocalhost\n");
+        new.extend_from_slice(format!("127.0.0.1\tlocalhost\t{MARK}\n").as_bytes());
     }
     if !localhost_v6 {
-        new.extend_from_slice(b"::1\tlocalhost ip6-localhost ip6-loopback\n");
+        new.extend_from_slice(format!("::1\tlocalhost ip6-localhost ip6-loopback\t{MARK}\n").as_bytes());
     }
     if !own {
         // As on every Debian: an address of the loopback network that is not that of `localhost`.
@@ -83,7 +94,7 @@ mod tests {
     fn an_empty_file_gets_all_names_and_a_new_name_replaces_the_old_one() {
         let first = with_names(b"", "one");
         let expected = format!(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\tone{}\t# this guest\n",
+            "127.0.0.1\tlocalhost\t# this guest\n::1\tlocalhost ip6-localhost ip6-loopback\t# this guest\n127.0.1.1\tone{}\t# this guest\n",
             " ".repeat(29)
         );
         assert_eq!(String::from_utf8_lossy(&first), expected);
@@ -92,6 +103,7 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&second), expected.replace("one", "two"));
         // A child with another length of name writes over its parent's line in place.
         assert_eq!(with_names(&second, "a-longer-name").len(), second.len());
+        assert_eq!(without_own_lines(&second), Some(Vec::new()));
     }
 
     #[test]
@@ -101,8 +113,11 @@ mod tests {
         expected.push(b'\n');
         assert_eq!(with_names(theirs, "two"), expected);
         // A name in a comment resolves nothing.
+        let before = expected.clone();
         expected.extend_from_slice(format!("127.0.1.1\t{:<32}\t# this guest\n", "one").as_bytes());
         assert_eq!(with_names(theirs, "one"), expected);
+        assert_eq!(without_own_lines(&expected), Some(before));
+        assert_eq!(without_own_lines(theirs), None);
     }
 
     #[test]

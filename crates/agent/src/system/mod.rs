@@ -3,7 +3,7 @@
 mod clock;
 pub(crate) mod entropy;
 pub(crate) mod health;
-mod hosts;
+pub(crate) mod hosts;
 pub(crate) mod identity;
 pub(crate) mod info;
 mod line;

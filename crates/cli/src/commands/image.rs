@@ -24,6 +24,8 @@ pub(crate) enum Image {
     /// Build an image from a recipe, or the default image
     Build(Build),
     /// Import a folder, an OCI layout, a `docker save` archive or a tar
+    #[command(after_help = "\
+Where a layout or an archive holds several images, a tag behind the path says which one: PATH:TAG.")]
     Import(Import),
     /// Fetch an image from a registry
     Pull(Pull),
@@ -49,6 +51,8 @@ A recipe is YAML or JSON:
   environment: { LANG: C.UTF-8 }
   user: root
   working_directory: /root
+  entrypoint: [/usr/local/bin/tool]     # what `microvm run --image` runs
+  arguments: [--help]                   # its arguments where none are given
 
 Examples:
   microvm image build                   the default image, debian-python

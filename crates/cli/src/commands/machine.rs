@@ -61,6 +61,11 @@ pub(crate) struct MachineOptions {
 }
 
 impl MachineOptions {
+    /// The image that was named.
+    pub(crate) fn image(&self) -> Option<&str> {
+        self.image.as_deref()
+    }
+
     /// The request, with variables for every command.
     pub(crate) fn request(&self, environment: BTreeMap<String, String>) -> CreateVm {
         let network = self.network.map(|network| match network {

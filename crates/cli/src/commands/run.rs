@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use microvm_api::Vm;
+use microvm_api::image::Image;
 use microvm_api::output::Outputs;
 use microvm_types::exec::{ExecRequest, ExitStatus};
 use microvm_types::files::LeftOut;
@@ -16,6 +17,7 @@ use crate::claim::{self, Claim};
 use crate::commands::exec::CommandOptions;
 use crate::commands::machine::MachineOptions;
 use crate::context::Context;
+use crate::entry_point;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::session::{self, Wiring};
@@ -31,6 +33,7 @@ The VM is deleted when the command ends, and when this program is ended or loses
 the signal, ten seconds to end, and is killed. With --in and --out the
 command finds /workspace/input and fills /workspace/output; /workspace/work is for anything else. All three belong to
 the user whom it runs as.
+The image's entry point (ENTRYPOINT) gets the command as its arguments, or without one the image's own (CMD).
 Without -t, Ctrl-C interrupts the command; a second Ctrl-C aborts it.
 
 Examples:
@@ -39,6 +42,8 @@ Examples:
   microvm run -it -- bash
   microvm run --timeout 30s --memory 256MiB -- ./slow
   microvm run --pool py -- python3 -c 'print(1)'
+  microvm run --image web                     the image's own entry point and arguments
+  microvm run --image web --entrypoint sh -- -c 'ls /'
   microvm run --in ./data --out ./results -- sh -c 'wc /workspace/input/* > /workspace/output/counts'
 
 Exit code: that of the command; 124 if its time was up; 128+n if signal n ended it; 100 and up for our own errors. If
@@ -64,8 +69,11 @@ pub(crate) struct Run {
     /// Keep the VM
     #[arg(long)]
     keep: bool,
-    /// Program and arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    /// Program instead of the image's entry point, whose default arguments do not go with it; empty: no entry point
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+    /// Arguments of the image's entry point, or program and arguments where it has none [default: the image's own]
+    #[arg(last = true, required_unless_present_any = ["image", "template", "pool", "entrypoint"], value_name = "COMMAND")]
     command: Vec<String>,
 }
 
@@ -96,8 +104,13 @@ struct Gathered {
 
 impl Run {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
-        let request = self.options.request(self.command.clone())?;
+        let request = self.options.request(Vec::new())?;
         let mut interrupts = Interrupts::new()?;
+        // Nothing is made where it can be seen that there is nothing to run.
+        if let (true, Some(image)) = (self.command.is_empty(), self.machine.image()) {
+            let image = interrupts.unless(async { Ok(context.client.image(image).await?) }).await?;
+            self.words(&image)?;
+        }
         let mut create = self.machine.request(std::collections::BTreeMap::new());
         create.pool = self.pool.clone();
         if create.name.is_none() {
@@ -119,11 +132,13 @@ impl Run {
         &self,
         context: &Context,
         created: Vm,
-        request: ExecRequest,
+        mut request: ExecRequest,
         interrupts: &mut Interrupts,
     ) -> Result<u8, CliError> {
         let client = &context.client;
         let vm = VmRef::from(created.id.clone());
+        let image = interrupts.unless(async { Ok(client.image(&created.image_digest).await?) }).await?;
+        request.command = self.words(&image)?;
         let sent = interrupts.unless(self.prepare(context, &vm)).await?;
         let session = interrupts.unless(async { Ok(client.exec(&vm, &request).await?) }).await?;
         let wiring = Wiring {
@@ -159,6 +174,17 @@ impl Run {
                 Ok(code)
             }
         }
+    }
+
+    /// What is run in a VM of this image.
+    fn words(&self, image: &Image) -> Result<Vec<String>, CliError> {
+        let words = entry_point::words(&image.config, self.entrypoint.as_deref(), &self.command);
+        if words.is_empty() {
+            let name = image.names.first().unwrap_or(&image.digest);
+            let detail = format!("the image {name} does not say what to run: give a command after `--`");
+            return Err(CliError::invalid("no_command", detail));
+        }
+        Ok(words)
     }
 
     async fn prepare(&self, context: &Context, vm: &VmRef) -> Result<Moved, CliError> {

@@ -120,16 +120,26 @@ fn leaves(parts: &[Vec<u8>], root: usize, target: &[u8]) -> bool {
 
 /// Packs a file or directory, names relative to the parent of `path`.
 pub(crate) fn pack(tree: &Tree, path: &[u8], exclude: &[Vec<u8>]) -> Result<Vec<u8>, GuestError> {
+    let above = tree.resolve(path, true)?.len().saturating_sub(1);
+    pack_below(tree, path, exclude, above)
+}
+
+/// Packs a directory, names relative to it.
+pub(crate) fn pack_root(tree: &Tree, path: &[u8]) -> Result<Vec<u8>, GuestError> {
+    pack_below(tree, path, &[], tree.resolve(path, true)?.len())
+}
+
+/// Packs a path, names without the first `prefix` parts; what has no other is left out.
+fn pack_below(tree: &Tree, path: &[u8], exclude: &[Vec<u8>], prefix: usize) -> Result<Vec<u8>, GuestError> {
     let failed = |error: std::io::Error| refused(ErrorKind::Internal, format!("packing failed: {error}"));
     let top = tree.resolve(path, true)?;
     let mut builder = Builder::new(Vec::new());
     let below = tree.walk(&top, u32::MAX)?;
-    let prefix = top.len().saturating_sub(1);
     for (parts, node) in std::iter::once((top.clone(), tree.get(&top)?)).chain(below) {
         let absolute = join(&parts);
         let under =
             |out: &Vec<u8>| absolute.starts_with(out) && matches!(absolute.get(out.len()), None | Some(b'/'));
-        if parts.is_empty() || exclude.iter().any(under) {
+        if parts.len() <= prefix || exclude.iter().any(under) {
             continue;
         }
         let relative = join(&parts[prefix..]);

@@ -182,6 +182,14 @@ fn check_signal(signal: u8) -> Result<u8, GuestError> {
     }
 }
 
+/// An archive from which nothing was left out.
+fn whole(packed: Vec<u8>) -> PulledArchive {
+    let (report, left_out) = tokio::sync::oneshot::channel();
+    // The other end is in the answer.
+    let _ = report.send(LeftOut::default());
+    PulledArchive { data: chunks(packed), left_out }
+}
+
 fn chunks(data: Vec<u8>) -> ByteStream {
     let data = Bytes::from(data);
     let pieces: Vec<Bytes> =
@@ -440,11 +448,11 @@ impl Guest for FakeGuest {
     }
 
     async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<PulledArchive, GuestError> {
-        let packed = archive::pack(&self.system().await?.files(), path, exclude)?;
-        let (report, left_out) = tokio::sync::oneshot::channel();
-        // The other end is in the answer.
-        let _ = report.send(LeftOut::default());
-        Ok(PulledArchive { data: chunks(packed), left_out })
+        Ok(whole(archive::pack(&self.system().await?.files(), path, exclude)?))
+    }
+
+    async fn pull_root(&self, path: &GuestPath) -> Result<PulledArchive, GuestError> {
+        Ok(whole(archive::pack_root(&self.system().await?.files(), path)?))
     }
 
     async fn connect_port(&self, port: u16) -> Result<PortConnection, GuestError> {

@@ -136,9 +136,18 @@ pub(crate) async fn pull_archive(
     path: &[u8],
     exclude: &[Vec<u8>],
 ) -> Result<PulledArchive, GuestError> {
-    use futures::StreamExt as _;
     let request = PullArchive { path: path.to_vec(), exclude: exclude.to_vec(), report: true };
-    let stream = channel.open(Operation::PullArchive(request))?;
+    packed(channel, Operation::PullArchive(request)).await
+}
+
+/// The same for the root of an image.
+pub(crate) async fn pull_root(channel: &Arc<Channel>, path: &[u8]) -> Result<PulledArchive, GuestError> {
+    packed(channel, Operation::PullRoot(Path { path: path.to_vec() })).await
+}
+
+async fn packed(channel: &Arc<Channel>, operation: Operation) -> Result<PulledArchive, GuestError> {
+    use futures::StreamExt as _;
+    let stream = channel.open(operation)?;
     stream.end();
     let (mut data, left_out) = transfer::pull_archive(Arc::clone(channel), stream);
     let first = data.next().await.transpose()?;

@@ -182,6 +182,10 @@ impl Guest for SocketGuest {
         self.short("pack the path", files::pull_archive(&self.channel, path, exclude)).await
     }
 
+    async fn pull_root(&self, path: &GuestPath) -> Result<PulledArchive, GuestError> {
+        self.short("pack its root", files::pull_root(&self.channel, path)).await
+    }
+
     async fn connect_port(&self, port: u16) -> Result<PortConnection, GuestError> {
         self.short("connect to its port", system::connect_port(&self.channel, port)).await
     }

@@ -28,7 +28,7 @@ pub struct Request {
     /// The request; absent if it is one this version does not know.
     #[prost(
         oneof = "Operation",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28"
     )]
     pub operation: Option<Operation>,
 }
@@ -118,6 +118,10 @@ pub enum Operation {
     /// the process has ended, else the end of the stream. An older agent answers `Unsupported`.
     #[prost(message, tag = "27")]
     ReadOutput(ReadOutput),
+    /// Tar stream of a file system from which an image is made, as `Data` and `Zeros`, then `Packed`. An older agent answers
+    /// `Unsupported`.
+    #[prost(message, tag = "28")]
+    PullRoot(Path),
 }
 
 /// Body of a `Message` frame.

@@ -3,24 +3,26 @@
 use tar::{EntryType, Header};
 
 /// What a header says of an entry besides its attributes.
-pub(super) struct Entry<'a> {
+pub(in crate::files) struct Entry<'a> {
     /// Its name in the archive, never empty.
-    pub(super) name: &'a [u8],
+    pub(in crate::files) name: &'a [u8],
     /// Where a link leads.
-    pub(super) target: Option<&'a [u8]>,
+    pub(in crate::files) target: Option<&'a [u8]>,
     /// Bytes of content.
-    pub(super) size: u64,
+    pub(in crate::files) size: u64,
     /// Last change of the content: seconds since 1970, rounded down, and nanoseconds.
-    pub(super) modified: (i64, i64),
+    pub(in crate::files) modified: (i64, i64),
+    /// Extended attributes, names and values.
+    pub(in crate::files) xattrs: &'a [(Vec<u8>, Vec<u8>)],
 }
 
 /// Largest time that a header of the old format holds: 11 octal digits.
 const TIME_MAX: i64 = 0o777_7777_7777;
 
 /// Appends the header of an entry to `out`; a pax header comes before it where names are too long for the old format, or
-/// the time is not a whole number of seconds that fits.
-pub(super) fn append(out: &mut Vec<u8>, mut header: Header, entry: &Entry<'_>) {
-    let Entry { name, target, size, modified: (seconds, nanoseconds) } = *entry;
+/// the time is not a whole number of seconds that fits, or there are extended attributes.
+pub(in crate::files) fn append(out: &mut Vec<u8>, mut header: Header, entry: &Entry<'_>) {
+    let Entry { name, target, size, modified: (seconds, nanoseconds), xattrs } = *entry;
     let mut records = Vec::new();
     if name.len() > 100 {
         record(&mut records, "path", name);
@@ -31,6 +33,9 @@ pub(super) fn append(out: &mut Vec<u8>, mut header: Header, entry: &Entry<'_>) {
     header.set_mtime(seconds.clamp(0, TIME_MAX).unsigned_abs());
     if nanoseconds != 0 || !(0..=TIME_MAX).contains(&seconds) {
         record(&mut records, "mtime", decimal(seconds, nanoseconds).as_bytes());
+    }
+    for (name, value) in xattrs {
+        record(&mut records, [b"SCHILY.xattr.", &name[..]].concat(), value);
     }
     if !records.is_empty() {
         let mut extension = Header::new_ustar();
@@ -65,13 +70,16 @@ fn put(field: &mut [u8; 100], text: &[u8]) {
 }
 
 /// Appends `length key=value\n`, where the length counts its own digits.
-fn record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
+fn record(records: &mut Vec<u8>, key: impl AsRef<[u8]>, value: &[u8]) {
+    let key = key.as_ref();
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
     while length != rest + length.to_string().len() {
         length = rest + length.to_string().len();
     }
-    records.extend_from_slice(format!("{length} {key}=").as_bytes());
+    records.extend_from_slice(format!("{length} ").as_bytes());
+    records.extend_from_slice(key);
+    records.push(b'=');
     records.extend_from_slice(value);
     records.push(b'\n');
 }

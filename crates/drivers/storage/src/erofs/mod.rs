@@ -28,4 +28,4 @@ pub(crate) use memory::TreeMemory;
 pub(crate) use spool::{FileData, Spool};
 pub(crate) use tree::{Attributes, Kind, PathError, Tree};
 pub(crate) use write::{Written, write};
-pub(crate) use xattr::{Xattr, is_supported as is_supported_xattr};
+pub(crate) use xattr::{Xattr, is_wanted as is_wanted_xattr};

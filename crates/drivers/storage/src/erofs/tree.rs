@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::memory::{Held, TreeMemory};
 use super::spool::FileData;
-use super::xattr::Xattr;
+use super::xattr::{self, Xattr};
 
 /// Index of a node in its tree.
 pub(crate) type NodeId = u32;
@@ -151,6 +151,10 @@ impl Tree {
         attributes: Attributes,
         kind: Kind,
     ) -> Result<(), PathError> {
+        if let Some(problem) = xattr::too_large(&attributes.xattrs) {
+            let shown = String::from_utf8_lossy(path).escape_debug().to_string();
+            return Err(PathError(format!("`{shown}` cannot be kept: {problem}")));
+        }
         let parts = components(path)?;
         let layer = self.layer;
         let Some((name, parents)) = parts.split_last() else {

@@ -9,8 +9,16 @@ pub(crate) struct Xattr {
     pub(crate) value: Vec<u8>,
 }
 
-/// Prefixes the format knows, with their numbers.
-const PREFIXES: [(&[u8], u8); 3] = [(b"user.", 1), (b"trusted.", 4), (b"security.", 6)];
+/// Prefixes the format knows, with their numbers. Access control lists have no name behind theirs.
+const PREFIXES: [(&[u8], u8); 5] = [
+    (b"user.", 1),
+    (b"system.posix_acl_access", 2),
+    (b"system.posix_acl_default", 3),
+    (b"trusted.", 4),
+    (b"security.", 6),
+];
+/// Numbers of the two lists.
+const LISTS: [u8; 2] = [2, 3];
 const HEADER: usize = 12;
 /// A value larger than one block is of no use to anything in a guest.
 const VALUE_MAX: usize = 4096;
@@ -21,13 +29,11 @@ fn split(name: &[u8]) -> Option<(u8, &[u8])> {
     PREFIXES.iter().find_map(|(prefix, index)| Some((*index, name.strip_prefix(*prefix)?)))
 }
 
-/// Whether an attribute can be kept: `user.*`, `security.*`, `trusted.overlay.*`. SELinux labels of the building host mean
-/// nothing in a guest and are left out, as is everything else.
-pub(crate) fn is_supported(name: &[u8], value: &[u8]) -> bool {
+/// Whether an attribute belongs into an image: `user.*`, `security.*`, `trusted.overlay.*` and access control lists. SELinux
+/// labels and signatures of the building host mean nothing in a guest and are left out, as is everything else.
+pub(crate) fn is_wanted(name: &[u8]) -> bool {
     split(name).is_some_and(|(index, rest)| {
-        !rest.is_empty()
-            && rest.len() <= 255
-            && value.len() <= VALUE_MAX
+        rest.is_empty() == LISTS.contains(&index)
             && (index != 4 || rest.starts_with(b"overlay."))
             && name != b"security.selinux"
             && name != b"security.ima"
@@ -35,10 +41,26 @@ pub(crate) fn is_supported(name: &[u8], value: &[u8]) -> bool {
     })
 }
 
-/// The bytes behind an inode: empty, or a header and entries in order of name. Padded to 4 bytes.
+/// Says why the attributes of one inode cannot be kept, if they cannot.
+pub(super) fn too_large(xattrs: &[Xattr]) -> Option<String> {
+    let shown = |name: &[u8]| String::from_utf8_lossy(name).escape_debug().to_string();
+    let long = xattrs.iter().find(|xattr| xattr.value.len() > VALUE_MAX || xattr.name.len() > 255);
+    if let Some(long) = long {
+        return Some(format!(
+            "its extended attribute `{}` has {} bytes; at most {VALUE_MAX} are possible",
+            shown(&long.name),
+            long.value.len()
+        ));
+    }
+    let total: usize = xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() + 4).sum();
+    (total > TOTAL_MAX).then(|| {
+        format!("its extended attributes have {total} bytes together; at most {TOTAL_MAX} are possible")
+    })
+}
+
+/// The bytes behind an inode (the tree has none that are [`too_large`]): empty, or a header and entries in order of name. Padded to 4 bytes.
 pub(super) fn encode(xattrs: &[Xattr]) -> Vec<u8> {
-    let mut sorted: Vec<&Xattr> =
-        xattrs.iter().filter(|xattr| is_supported(&xattr.name, &xattr.value)).collect();
+    let mut sorted: Vec<&Xattr> = xattrs.iter().collect();
     if sorted.is_empty() {
         return Vec::new();
     }
@@ -51,9 +73,6 @@ pub(super) fn encode(xattrs: &[Xattr]) -> Vec<u8> {
         else {
             continue;
         };
-        if bytes.len() + rest.len() + xattr.value.len() > TOTAL_MAX {
-            break;
-        }
         bytes.extend([name_length, index]);
         bytes.extend(value_length.to_le_bytes());
         bytes.extend(rest);

@@ -76,7 +76,7 @@ impl Storage {
                 registry::pull(from, &layout, self.0.config.limits.bytes, &progress).await?;
                 self.blocking(move |inner, cancel| {
                     let mut builder = inner.builder(&workspace, cancel, progress)?;
-                    crate::source::oci::add_layout(&mut builder, &reference, &layout)?;
+                    crate::source::oci::add_layout(&mut builder, &reference, &layout, None)?;
                     recipe::add_files(&mut builder, &files)?;
                     inner.publish_image(&name, format!("registry {reference}"), &config, builder, &workspace)
                 })

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use tar::EntryType;
 
 use super::builder::Builder;
+use super::choice::{is_called, no_tag, several};
 use super::compression::decompress;
 use super::oci::{self, Checked, Pieces};
 use super::path::open;
@@ -29,51 +30,89 @@ const LINKS_MAX: u32 = 8;
 /// One image of `manifest.json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct SavedImage {
+pub(super) struct SavedImage {
     config: String,
-    layers: Vec<String>,
+    /// `null` where there are none.
+    layers: Option<Vec<String>>,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
 }
 
-/// Whether a name could be that of a piece: what lies in folders named by a digest, or in `blobs`.
+/// Whether a name could be that of a piece: what is named by a digest or lies in a folder that is, and what lies in `blobs`.
 pub(super) fn is_part(name: &[u8]) -> bool {
     let Ok(name) = std::str::from_utf8(name) else { return false };
     let first = name.split('/').next().unwrap_or_default();
-    first == "blobs"
-        || is_sha256(first)
-        || first.strip_suffix(".json").is_some_and(is_sha256)
-        || first.strip_suffix(".tar").is_some_and(is_sha256)
+    let first = first.strip_prefix("sha256:").unwrap_or(first);
+    let stem = first.split_once('.').map_or(first, |(stem, _)| stem);
+    first == "blobs" || is_sha256(stem)
 }
 
-/// Takes in the only image of an archive; returns what the archive was.
+/// Whether this is the `manifest.json` of such an archive, and not somebody's file of that name.
+pub(super) fn is_manifest(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<Vec<SavedImage>>(bytes).is_ok_and(|images| !images.is_empty())
+}
+
+/// Takes in the image of an archive, `tag` saying which; returns what the archive was.
 pub(crate) fn add_archive(
     builder: &mut Builder,
     workspace: &Workspace,
     path: &Utf8Path,
+    tag: Option<&str>,
 ) -> Result<&'static str, StorageError> {
     let pieces = spread(builder, workspace, path)?;
     let what = path.as_str();
-    if pieces.has("oci-layout") && pieces.has("index.json") {
-        oci::add_image(builder, what, &pieces)?;
+    // Some builders leave `oci-layout` out.
+    if pieces.has("index.json") && (pieces.has("oci-layout") || !pieces.has("manifest.json")) {
+        oci::add_image(builder, what, &pieces, tag)?;
         return Ok("OCI archive");
     }
+    add_saved(builder, what, &pieces, tag)?;
+    Ok("docker archive")
+}
+
+/// Takes in an image of a `manifest.json`.
+pub(super) fn add_saved(
+    builder: &mut Builder,
+    what: &str,
+    pieces: &dyn Pieces,
+    tag: Option<&str>,
+) -> Result<(), StorageError> {
     let listed: Vec<SavedImage> = serde_json::from_slice(&pieces.small("manifest.json")?)
         .map_err(|error| bad_input(what, format!("its manifest.json cannot be read: {error}")))?;
-    let [image] = &listed[..] else {
-        return Err(bad_input(what, format!("it holds {} images; save exactly one", listed.len())));
-    };
+    let image = choose(what, &listed, tag)?;
     let config = oci::read_config(what, &pieces.small(&image.config)?)?;
-    if config.diff_ids.len() != image.layers.len() {
+    let layers = image.layers.as_deref().unwrap_or_default();
+    if config.diff_ids.len() != layers.len() {
         return Err(bad_input(what, "its configuration and its manifest disagree on the number of layers"));
     }
-    for (layer, diff_id) in image.layers.iter().zip(&config.diff_ids) {
+    for (layer, diff_id) in layers.iter().zip(&config.diff_ids) {
         builder.tree.next_layer();
         // There are no digests of the packed layers, but the configuration has those of the unpacked ones.
         let mut checked = Checked::new(decompress(what, pieces.open(layer)?)?);
-        add_tar(builder, what, &mut checked, Whiteouts::Oci)?;
+        let result = add_tar(builder, what, &mut checked, Whiteouts::Oci);
+        // A layer that is not what its digest says is the better explanation of one that cannot be read.
         checked.finish(what, layer, diff_id, None)?;
+        result?;
     }
     builder.config = config.image;
-    Ok("docker archive")
+    Ok(())
+}
+
+fn choose<'a>(
+    what: &str,
+    listed: &'a [SavedImage],
+    tag: Option<&str>,
+) -> Result<&'a SavedImage, StorageError> {
+    let names = |image: &'a SavedImage| image.repo_tags.iter().flatten().map(String::as_str);
+    let meant: Vec<&SavedImage> = match tag {
+        None => listed.iter().collect(),
+        Some(tag) => listed.iter().filter(|image| names(image).any(|name| is_called(name, tag))).collect(),
+    };
+    match (&meant[..], tag) {
+        ([first, rest @ ..], _) if rest.iter().all(|image| image.config == first.config) => Ok(first),
+        ([], Some(tag)) => Err(no_tag(what, tag, listed.iter().flat_map(names))),
+        _ => Err(several(what, meant.len(), meant.into_iter().flat_map(names))),
+    }
 }
 
 /// Pieces by name, as files in the work directory.
@@ -111,19 +150,23 @@ fn spread(builder: &Builder, workspace: &Workspace, path: &Utf8Path) -> Result<S
     let reader = builder.cancel.reader(decompress(what, open(path)?)?);
     let mut tar = TarReader::new(what, reader);
     let mut pieces = SpreadPieces { what: what.to_owned(), files: BTreeMap::new(), links: BTreeMap::new() };
+    // A name may come twice: the last one counts, as in every tar.
+    let mut written = 0;
     while let Some(entry) = tar.next_entry()? {
         let Ok(name) = String::from_utf8(entry.path) else { continue };
         let name = normal(&name);
         match entry.kind {
             EntryType::Regular | EntryType::Continuous => {
                 require_space(&directory, entry.size, "unpacking the archive")?;
-                let file = directory.join(pieces.files.len().to_string());
+                let file = directory.join(written.to_string());
+                written += 1;
                 let mut output = OpenOptions::new()
                     .write(true)
                     .create_new(true)
                     .open(&file)
                     .map_err(io_error("creating", &file))?;
                 io::copy(&mut tar, &mut output).map_err(io_error("writing", &file))?;
+                pieces.links.remove(&name);
                 pieces.files.insert(name, file);
             }
             EntryType::Symlink | EntryType::Link => {
@@ -133,11 +176,13 @@ fn spread(builder: &Builder, workspace: &Workspace, path: &Utf8Path) -> Result<S
                 } else {
                     ""
                 };
-                pieces.links.insert(name.clone(), normal(&format!("{base}/{target}")));
+                let target = normal(&format!("{base}/{target}"));
+                pieces.files.remove(&name);
+                pieces.links.insert(name, target);
             }
             _ => {}
         }
-        if pieces.files.len() + pieces.links.len() > PIECES_MAX {
+        if written + pieces.links.len() > PIECES_MAX {
             return Err(bad_input(what, "it has too many pieces for one image"));
         }
     }

@@ -10,17 +10,19 @@ use std::path::{Path, PathBuf};
 use camino::Utf8Path;
 use microvm_ports::StorageError;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::builder::{Builder, path_error};
 use crate::base::error::{bad_input, errno, io_error};
-use crate::erofs::{Attributes, Kind, Xattr, is_supported_xattr};
+use crate::erofs::{Attributes, Kind, Xattr, is_wanted_xattr};
 
 /// Largest attribute value asked for.
 const XATTR_MAX: usize = 64 << 10;
 
 /// Takes in everything below `folder`, on its file system or not; links are kept, never followed. Sockets are left
 /// out: they mean nothing without their owner. For a caller who is not root, the caller's own files become root's, since
-/// nobody else could have made them so.
+/// nobody else could have made them so. Owner and mode of the folder itself say who may use it on the host: the root of the
+/// image is root's.
 pub(crate) fn add_folder(builder: &mut Builder, folder: &Utf8Path) -> Result<(), StorageError> {
     let own = rustix::process::geteuid().as_raw();
     let own = (own != 0).then_some((own, rustix::process::getegid().as_raw()));
@@ -63,7 +65,11 @@ pub(crate) fn add_folder(builder: &mut Builder, folder: &Utf8Path) -> Result<(),
                 Kind::BlockDevice(major, minor)
             }
         };
-        let attributes = attributes(&path, &metadata, own);
+        let mut attributes = attributes(&metadata, own);
+        attributes.xattrs = xattrs(&path, &shown)?;
+        if inside.is_empty() {
+            (attributes.mode, attributes.uid, attributes.gid) = (0o755, 0, 0);
+        }
         builder.insert(folder.as_str(), &inside, attributes, kind)?;
         if shared {
             seen.insert((metadata.dev(), metadata.ino()), inside);
@@ -84,7 +90,7 @@ fn read_file(builder: &mut Builder, path: &Path, shown: &Utf8Path) -> Result<Kin
     Ok(Kind::File(data))
 }
 
-fn attributes(path: &Path, metadata: &Metadata, own: Option<(u32, u32)>) -> Attributes {
+fn attributes(metadata: &Metadata, own: Option<(u32, u32)>) -> Attributes {
     let owner = (metadata.uid(), metadata.gid());
     let (uid, gid) = match own {
         Some((uid, gid)) => {
@@ -98,25 +104,29 @@ fn attributes(path: &Path, metadata: &Metadata, own: Option<(u32, u32)>) -> Attr
         gid,
         modified: metadata.mtime(),
         modified_ns: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
-        xattrs: xattrs(path),
+        xattrs: Vec::new(),
     }
 }
 
-/// Attributes that can be kept; a file system without them has none.
-fn xattrs(path: &Path) -> Vec<Xattr> {
+/// Attributes that belong into an image; a file system without them has none.
+fn xattrs(path: &Path, shown: &Utf8Path) -> Result<Vec<Xattr>, StorageError> {
+    let failed = |error| errno("reading the extended attributes of", shown)(error);
     let mut names = vec![0u8; XATTR_MAX];
-    let Ok(length) = rustix::fs::llistxattr(path, &mut names[..]) else { return Vec::new() };
+    let length = match rustix::fs::llistxattr(path, &mut names[..]) {
+        Ok(length) => length,
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
     let mut found = Vec::new();
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| is_wanted_xattr(name)) {
         let mut value = vec![0u8; XATTR_MAX];
-        if let Ok(length) = rustix::fs::lgetxattr(path, name, &mut value[..]) {
-            value.truncate(length);
-            if is_supported_xattr(name, &value) {
-                found.push(Xattr { name: name.to_vec(), value });
-            }
+        match rustix::fs::lgetxattr(path, name, &mut value[..]) {
+            Ok(length) => value.truncate(length),
+            Err(error) => return Err(failed(error)),
         }
+        found.push(Xattr { name: name.to_vec(), value });
     }
-    found
+    Ok(found)
 }
 
 fn shown(path: &Path) -> camino::Utf8PathBuf {

@@ -135,11 +135,9 @@ fn again(entry: &TarEntry) {
         return;
     }
     let decimal = |number: u64| number.to_string().into_bytes();
-    // A fraction of a time before 1970 is not kept.
-    let time = match entry.modified_ns {
-        0 => entry.modified.to_string(),
-        fraction => format!("{}.{fraction:09}", entry.modified),
-    };
+    let total = i128::from(entry.modified) * 1_000_000_000 + i128::from(entry.modified_ns);
+    let (sign, size) = (if total < 0 { "-" } else { "" }, total.unsigned_abs());
+    let time = format!("{sign}{}.{:09}", size / 1_000_000_000, size % 1_000_000_000);
     let mut records = vec![
         ("path".to_owned(), entry.path.clone()),
         ("linkpath".to_owned(), entry.link.clone()),
@@ -255,7 +253,7 @@ fn archives_of_any_kind() {
     let (config_hash, config_length) = blob(config.as_bytes());
     let manifest = format!(
         r#"{{"config":{{"digest":"sha256:{config_hash}","size":{config_length}}},
-            "layers":[{{"mediaType":"t","digest":"sha256:{hash}","size":{}}}]}}"#,
+            "layers":[{{"mediaType":"tar","digest":"sha256:{hash}","size":{}}}]}}"#,
         sound().len()
     );
     let (manifest_hash, manifest_length) = blob(manifest.as_bytes());

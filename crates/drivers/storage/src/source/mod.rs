@@ -3,6 +3,7 @@
 
 pub(crate) mod apt_sources;
 pub(crate) mod builder;
+mod choice;
 pub(crate) mod compression;
 pub(crate) mod debian;
 pub(crate) mod docker;

@@ -1,5 +1,6 @@
 //! OCI images: index, manifest, configuration, layers. Every piece is held against its digest and size.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 
@@ -11,6 +12,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::builder::Builder;
+pub(super) use super::choice::choose;
+use super::choice::{Platform, architecture, choose_tagged};
 use super::compression::decompress;
 use super::tar_image::{Whiteouts, add_tar};
 use crate::base::error::{bad_input, errno};
@@ -20,6 +23,9 @@ use crate::base::files::{hex, is_sha256, sha256};
 pub(super) const SMALL_MAX: u64 = 4 << 20;
 /// Indexes inside indexes that are followed.
 const DEPTH_MAX: u32 = 4;
+/// Kinds of configurations of images.
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// Most layers of one image; docker's own limit is 127.
 pub(super) const LAYERS_MAX: usize = 1000;
 
@@ -32,13 +38,18 @@ pub(super) struct Descriptor {
     pub(super) digest: String,
     pub(super) size: u64,
     #[serde(default)]
-    platform: Option<Platform>,
+    pub(super) platform: Option<Platform>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) artifact_type: Option<String>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct Platform {
-    architecture: String,
-    os: String,
+/// Builders write `null` for what is empty.
+fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
+    from: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// An index or a manifest: which one shows in what it has.
@@ -48,20 +59,44 @@ pub(super) struct Document {
     pub(super) manifests: Option<Vec<Descriptor>>,
     pub(super) config: Option<Descriptor>,
     pub(super) layers: Option<Vec<Descriptor>>,
+    /// Only manifests of the first schema have these.
+    #[serde(rename = "fsLayers")]
+    fs_layers: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
 struct ConfigFile {
     #[serde(default)]
     config: Option<RunConfig>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     rootfs: RootFs,
+    #[serde(default, deserialize_with = "or_default")]
+    architecture: String,
+    #[serde(default, deserialize_with = "or_default")]
+    os: String,
 }
 
 #[derive(Default, Deserialize)]
 struct RootFs {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     diff_ids: Vec<String>,
+}
+
+/// Words as a list, or one in place of a list, as old builders have it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Words {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<Words> for Vec<String> {
+    fn from(words: Words) -> Self {
+        match words {
+            Words::One(word) => vec![word],
+            Words::Many(words) => words,
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -70,8 +105,8 @@ struct RunConfig {
     env: Option<Vec<String>>,
     user: Option<String>,
     working_dir: Option<String>,
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
+    entrypoint: Option<Words>,
+    cmd: Option<Words>,
 }
 
 /// What a configuration file says.
@@ -98,8 +133,19 @@ pub(super) trait Pieces {
     }
 }
 
-/// An OCI layout in a folder.
-struct Folder<'a>(&'a Utf8Path);
+/// Pieces in a folder: an OCI layout, or a `docker save` archive that was unpacked.
+pub(super) struct Folder<'a>(pub(super) &'a Utf8Path);
+
+/// A folder as `skopeo copy … dir:` writes it: pieces lie in it under their digests, manifests with an ending.
+pub(super) struct PlainFolder<'a>(pub(super) &'a Utf8Path);
+
+impl Pieces for PlainFolder<'_> {
+    fn open(&self, name: &str) -> Result<Box<dyn Read>, StorageError> {
+        let name = name.strip_prefix("blobs/sha256/").unwrap_or(name);
+        let folder = Folder(self.0);
+        folder.open(name).or_else(|error| folder.open(&format!("{name}.manifest.json")).map_err(|_| error))
+    }
+}
 
 impl Pieces for Folder<'_> {
     fn open(&self, name: &str) -> Result<Box<dyn Read>, StorageError> {
@@ -115,14 +161,39 @@ impl Pieces for Folder<'_> {
     }
 }
 
-/// Takes in the image of a layout folder.
-pub(crate) fn add_layout(builder: &mut Builder, what: &str, folder: &Utf8Path) -> Result<(), StorageError> {
-    add_image(builder, what, &Folder(folder))
+/// Takes in the image of a layout folder; `tag` says which, where there are several.
+pub(crate) fn add_layout(
+    builder: &mut Builder,
+    what: &str,
+    folder: &Utf8Path,
+    tag: Option<&str>,
+) -> Result<(), StorageError> {
+    add_image(builder, what, &Folder(folder), tag)
 }
 
 /// Takes in the image for this machine.
-pub(super) fn add_image(builder: &mut Builder, what: &str, pieces: &dyn Pieces) -> Result<(), StorageError> {
-    let mut document = parse(what, &pieces.small("index.json")?)?;
+pub(super) fn add_image(
+    builder: &mut Builder,
+    what: &str,
+    pieces: &dyn Pieces,
+    tag: Option<&str>,
+) -> Result<(), StorageError> {
+    let index = parse(what, &pieces.small("index.json")?)?;
+    let Some(manifests) = &index.manifests else {
+        return Err(bad_input(what, "its index.json is not an index of images"));
+    };
+    let chosen = choose_tagged(what, manifests, tag)?;
+    let document = parse(what, &small_checked(what, pieces, chosen)?)?;
+    add_document(builder, what, pieces, document)
+}
+
+/// Takes in the image of a manifest, or the one for this machine of an index.
+pub(super) fn add_document(
+    builder: &mut Builder,
+    what: &str,
+    pieces: &dyn Pieces,
+    mut document: Document,
+) -> Result<(), StorageError> {
     let mut depth = 0;
     while let Some(manifests) = document.manifests {
         if depth == DEPTH_MAX {
@@ -133,7 +204,13 @@ pub(super) fn add_image(builder: &mut Builder, what: &str, pieces: &dyn Pieces) 
         document = parse(what, &small_checked(what, pieces, chosen)?)?;
     }
     let (Some(config), Some(layers)) = (document.config, document.layers) else {
-        return Err(bad_input(what, "its manifest has no configuration or no layers"));
+        let old = document.fs_layers.is_some();
+        let detail = if old {
+            "its manifest is of the schema of 2016 (version 1); save it with a tool of today"
+        } else {
+            "its manifest has no configuration or no layers"
+        };
+        return Err(bad_input(what, detail));
     };
     if layers.len() > LAYERS_MAX {
         return Err(bad_input(
@@ -141,13 +218,33 @@ pub(super) fn add_image(builder: &mut Builder, what: &str, pieces: &dyn Pieces) 
             format!("it has {} layers; at most {LAYERS_MAX} are taken", layers.len()),
         ));
     }
+    // A manifest may be that of anything: a chart, a signature, a module.
+    if !matches!(&*config.media_type, "" | OCI_CONFIG | DOCKER_CONFIG) {
+        let kind = config.media_type.escape_debug();
+        return Err(bad_input(what, format!("it is no image of a file system, but `{kind}`")));
+    }
+    if let Some(layer) = layers.iter().find(|layer| !is_tar(&layer.media_type)) {
+        let kind = layer.media_type.escape_debug();
+        return Err(bad_input(
+            what,
+            format!("it has a layer of the kind `{kind}`, which is no tar that can be read"),
+        ));
+    }
     let config = read_config(what, &small_checked(what, pieces, &config)?)?;
+    if !config.diff_ids.is_empty() && config.diff_ids.len() != layers.len() {
+        return Err(bad_input(what, "its configuration and its manifest disagree on the number of layers"));
+    }
     for layer in &layers {
         builder.tree.next_layer();
         add_layer(builder, what, pieces, layer)?;
     }
     builder.config = config.image;
     Ok(())
+}
+
+/// Whether a layer of this kind is a tar, packed in whatever way.
+fn is_tar(media_type: &str) -> bool {
+    media_type.is_empty() || (media_type.contains("tar") && !media_type.ends_with("+encrypted"))
 }
 
 fn add_layer(
@@ -157,13 +254,17 @@ fn add_layer(
     layer: &Descriptor,
 ) -> Result<(), StorageError> {
     let name = blob(what, &layer.digest)?;
-    let mut checked = Checked::new(pieces.open(&name)?.take(layer.size.saturating_add(1)));
-    if layer.media_type.contains("foreign") || layer.media_type.contains("nondistributable") {
-        return Err(bad_input(
-            what,
-            "it has a layer that may not be distributed, which is fetched from elsewhere",
-        ));
-    }
+    let opened = pieces.open(&name).map_err(|error| {
+        // Some tools do not copy it, others do.
+        if layer.media_type.contains("foreign") || layer.media_type.contains("nondistributable") {
+            return bad_input(
+                what,
+                "it has a layer that may not be distributed, which is fetched from elsewhere",
+            );
+        }
+        error
+    })?;
+    let mut checked = Checked::new(opened.take(layer.size.saturating_add(1)));
     let result =
         decompress(what, &mut checked).and_then(|reader| add_tar(builder, what, reader, Whiteouts::Oci));
     // A piece that is not what its digest says is the better explanation of an archive that cannot be read.
@@ -177,48 +278,19 @@ pub(super) fn parse(what: &str, bytes: &[u8]) -> Result<Document, StorageError> 
         .map_err(|error| bad_input(what, format!("its index or manifest cannot be read: {error}")))
 }
 
-/// The manifest for this machine: of the right platform, or the only one that does not say.
-pub(super) fn choose<'a>(what: &str, manifests: &'a [Descriptor]) -> Result<&'a Descriptor, StorageError> {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    let fits = |descriptor: &&Descriptor| {
-        descriptor
-            .platform
-            .as_ref()
-            .is_some_and(|platform| platform.os == "linux" && platform.architecture == architecture)
-    };
-    if let Some(found) = manifests.iter().find(fits) {
-        return Ok(found);
-    }
-    match manifests {
-        [only] if only.platform.is_none() => Ok(only),
-        _ => {
-            let offered: Vec<String> = manifests
-                .iter()
-                .filter_map(|d| d.platform.as_ref())
-                .map(|p| format!("{}/{}", p.os, p.architecture))
-                .take(20)
-                .collect();
-            let offered = if offered.is_empty() {
-                format!("{} images without a platform", manifests.len())
-            } else {
-                offered.join(", ")
-            };
-            Err(bad_input(
-                what,
-                format!("it has no single image for linux/{architecture}; it offers {offered}"),
-            ))
-        }
-    }
-}
-
 /// Reads a configuration file.
 pub(super) fn read_config(what: &str, bytes: &[u8]) -> Result<OciConfig, StorageError> {
     let file: ConfigFile = serde_json::from_slice(bytes)
         .map_err(|error| bad_input(what, format!("its configuration cannot be read: {error}")))?;
+    let platform = Platform { architecture: file.architecture, os: file.os };
+    // Not every builder says it.
+    if !platform.architecture.is_empty() && !platform.os.is_empty() && !platform.is_ours() {
+        let (os, theirs) = (platform.os.escape_debug(), platform.architecture.escape_debug());
+        return Err(bad_input(
+            what,
+            format!("it is an image for {os}/{theirs}, not for linux/{}", architecture()),
+        ));
+    }
     let run = file.config.unwrap_or_default();
     let environment = run
         .env
@@ -231,8 +303,8 @@ pub(super) fn read_config(what: &str, bytes: &[u8]) -> Result<OciConfig, Storage
         environment,
         user: run.user.unwrap_or_default(),
         working_directory: run.working_dir.unwrap_or_default(),
-        entrypoint: run.entrypoint.unwrap_or_default(),
-        command: run.cmd.unwrap_or_default(),
+        entrypoint: run.entrypoint.map(Into::into).unwrap_or_default(),
+        command: run.cmd.map(Into::into).unwrap_or_default(),
     };
     Ok(OciConfig { image, diff_ids: file.rootfs.diff_ids })
 }

@@ -10,7 +10,7 @@ use microvm_ports::StorageError;
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
 use crate::base::error::bad_input;
-use crate::erofs::{Xattr, is_supported_xattr};
+use crate::erofs::{Xattr, is_wanted_xattr};
 
 const BLOCK: u64 = 512;
 /// Largest extension record (pax header, long name) that is read.
@@ -237,7 +237,7 @@ impl<'a, R: Read> TarReader<'a, R> {
             mode: u16::try_from(header.mode().map_err(|error| self.bad(error))? & 0o7777).unwrap_or(0),
             uid: id(number(records, b"uid").or_else(|| header.uid().ok())),
             gid: id(number(records, b"gid").or_else(|| header.gid().ok())),
-            modified: header.mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0),
+            modified: modified(header),
             modified_ns: 0,
             device: (
                 header.device_major().ok().flatten().unwrap_or(0),
@@ -387,21 +387,34 @@ fn id(value: Option<u64>) -> u32 {
     value.and_then(|value| u32::try_from(value).ok()).unwrap_or(0)
 }
 
+/// The time in a header. GNU tar writes one before 1970 as a number in base 256 whose first bits are set.
+fn modified(header: &Header) -> i64 {
+    let field = &header.as_old().mtime;
+    if field[0] == 0xff {
+        return field.iter().fold(-1, |time: i64, byte| time.wrapping_shl(8) | i64::from(*byte));
+    }
+    header.mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0)
+}
+
 /// Seconds with an optional fraction, as pax writes times.
 fn time(text: &[u8]) -> Option<(i64, u32)> {
     let text = std::str::from_utf8(text).ok()?;
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
     let (seconds, nanoseconds): (i64, u32) = (seconds.parse().ok()?, digits.parse().ok()?);
-    // Before 1970 the fraction counts downwards; nobody misses it there.
-    Some(if text.starts_with('-') { (seconds, 0) } else { (seconds, nanoseconds) })
+    // Before 1970 the fraction counts downwards, and what file systems store counts upwards.
+    Some(if text.starts_with('-') && nanoseconds > 0 {
+        (seconds.checked_sub(1)?, 1_000_000_000 - nanoseconds)
+    } else {
+        (seconds, nanoseconds)
+    })
 }
 
 fn xattrs(records: &Records) -> Vec<Xattr> {
     records
         .iter()
         .filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?, value)))
-        .filter(|(name, value)| is_supported_xattr(name, value))
+        .filter(|(name, _)| is_wanted_xattr(name))
         .map(|(name, value)| Xattr { name: name.to_vec(), value: value.clone() })
         .collect()
 }
@@ -493,6 +506,18 @@ mod tests {
             bytes.extend(header.as_bytes());
             assert!(walk(&bytes).unwrap_err().to_string().contains("claims to have"));
         }
+    }
+
+    #[test]
+    fn times_before_1970_are_read() {
+        assert_eq!(time(b"-0.25"), Some((-1, 750_000_000)));
+        assert_eq!(time(b"-86400"), Some((-86_400, 0)));
+        assert_eq!(time(b"7.000000001"), Some((7, 1)));
+        let mut header = Header::new_gnu();
+        header.as_old_mut().mtime = [0xff; 12];
+        assert_eq!(modified(&header), -1);
+        header.as_old_mut().mtime[10] = 0xfe;
+        assert_eq!(modified(&header), -257);
     }
 
     #[test]
