@@ -20,7 +20,7 @@ impl<R: Read> Read for Limited<'_, R> {
         if wanted == 0 && !buffer.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "an entry's name or attributes take more than 1 MiB",
+                "an entry's name, attributes or map of a sparse file take more than 1 MiB",
             ));
         }
         let count = self.inner.read(&mut buffer[..wanted])?;

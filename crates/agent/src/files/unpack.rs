@@ -4,6 +4,7 @@
 //! is left out and told; only what would leave the target, and what is no archive, ends the stream.
 
 mod attributes;
+mod sparse;
 mod target;
 
 use std::cell::Cell;
@@ -26,6 +27,7 @@ use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
 use self::attributes::Attributes;
+use self::sparse::Sparse;
 use self::target::{Target, inside, refused, replacing};
 use super::limited::{Limited, MOST_BEFORE_AN_ENTRY};
 use super::owner::{Owner, make_all};
@@ -128,9 +130,11 @@ impl Unpacker {
     }
 
     fn entry(&mut self, mut entry: Reading<'_, '_>) -> AgentResult<()> {
-        let name = entry.path_bytes().into_owned();
-        let path = inside(&name)?;
         let kind = entry.header().entry_type();
+        let mut sparse = if kind.is_file() { Sparse::of(&mut entry)? } else { None };
+        let own = sparse.as_mut().and_then(|sparse| sparse.name.take());
+        let name = own.unwrap_or_else(|| entry.path_bytes().into_owned());
+        let path = inside(&name)?;
         if kind == EntryType::XGlobalHeader {
             return Ok(());
         }
@@ -143,7 +147,7 @@ impl Unpacker {
         let arrival = Arrival { name: &name, path, parent, leaf, attributes };
         match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.file(&mut entry, &arrival)
+                self.file(&mut entry, sparse, &arrival)
             }
             EntryType::Directory => self.directory(arrival),
             EntryType::Symlink => {
@@ -170,11 +174,19 @@ impl Unpacker {
         }
     }
 
-    fn file(&mut self, entry: &mut Reading<'_, '_>, arrival: &Arrival<'_>) -> AgentResult<()> {
+    fn file(
+        &mut self,
+        entry: &mut Reading<'_, '_>,
+        sparse: Option<Sparse>,
+        arrival: &Arrival<'_>,
+    ) -> AgentResult<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let make = || openat(&*arrival.parent, &arrival.leaf, flags, Mode::from_raw_mode(0o600));
         let file = File::from(arrival.make("make", make)?);
-        self.content(entry, &file, arrival.name)?;
+        match sparse {
+            Some(sparse) => sparse.write(entry, &file, arrival.name, &mut self.buffer)?,
+            None => self.content(entry, &file, arrival.name)?,
+        }
         let file = OwnedFd::from(file);
         let given = arrival.attributes.give(&file).and_then(|()| arrival.attributes.stamp(&file));
         given.map_err(|unset| arrival.failed(unset))

@@ -80,6 +80,92 @@ async fn holes_stay_holes_both_ways() {
     assert_eq!(data.iter().filter(|byte| **byte != 0).count(), 1);
 }
 
+/// Archives of sparse files as GNU tar packs them, in each of its forms; `None` without GNU tar.
+fn sparse_archives(root: &std::path::Path) -> Option<Vec<(&'static str, Vec<u8>)>> {
+    use std::os::unix::fs::FileExt as _;
+    std::fs::create_dir(root).unwrap();
+    let make = |name: &str, length: u64, parts: &[(u64, usize)]| {
+        let file = std::fs::File::create(root.join(name)).unwrap();
+        file.set_len(length).unwrap();
+        for (place, size) in parts {
+            file.write_all_at(&noise(*size), *place).unwrap();
+        }
+    };
+    make("hole", 1 << 20, &[]);
+    make("begin", 10 << 20, &[(0, 5000)]);
+    make("middle", (10 << 20) + 77, &[(5 << 20, 70_000), (8 << 20, 1)]);
+    make("end", (3 << 20) + 3, &[(3 << 20, 3)]);
+    // More parts than the first header, and than several that follow it, have room for.
+    make("many", 40 << 20, &(0..150).map(|at| (at * (256 << 10), 4096)).collect::<Vec<_>>());
+    make(&"n".repeat(150), 1 << 20, &[(512 << 10, 4096)]);
+    std::fs::write(root.join("plain"), "plain").unwrap();
+    let forms = [
+        ("old GNU", ["--format=gnu", "--sparse"]),
+        ("pax 0.0", ["--format=posix", "--sparse-version=0.0"]),
+        ("pax 0.1", ["--format=posix", "--sparse-version=0.1"]),
+        ("pax 1.0", ["--format=posix", "--sparse-version=1.0"]),
+    ];
+    let pack = |(form, options): (&'static str, [&str; 2])| {
+        let tar = std::process::Command::new("tar")
+            .args(["--sparse", "--hole-detection=seek"])
+            .args(options)
+            .args(["-cf", "-", "-C"])
+            .args([root, std::path::Path::new(".")])
+            .output()
+            .unwrap();
+        (form, tar.stdout)
+    };
+    let archives: Vec<_> = forms.into_iter().map(pack).collect();
+    if archives.iter().any(|(_, bytes)| bytes.is_empty()) {
+        eprintln!("SKIPPED: tar is not GNU tar");
+        return None;
+    }
+    assert!(archives.iter().all(|(_, bytes)| bytes.len() < 4 << 20), "they are not sparse");
+    Some(archives)
+}
+
+#[tokio::test]
+async fn sparse_files_of_every_form_of_tar_are_what_they_were() {
+    let Some(agent) = HostAgent::start().await else { return };
+    let guest = agent.connect().await;
+    let source = tempfile::tempdir().unwrap();
+    let source = source.path().join("source");
+    let Some(archives) = sparse_archives(&source) else { return };
+    for (form, bytes) in archives {
+        let target = agent.directory.path().join(form);
+        guest.push_archive(target.as_os_str().as_bytes(), None, bytes_of(vec![bytes])).await.unwrap();
+        let names = |path: &std::path::Path| -> std::collections::BTreeSet<_> {
+            std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+        };
+        assert_eq!(names(&target), names(&source), "{form}");
+        for name in names(&source) {
+            let same =
+                std::fs::read(target.join(&name)).unwrap() == std::fs::read(source.join(&name)).unwrap();
+            assert!(same, "{form}: {} has another content", name.display());
+            let disk = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().blocks() * 512;
+            let (made, was) = (disk(target.join(&name)), disk(source.join(&name)));
+            assert!(made < was + (1 << 20), "{form}: {} takes {made} bytes, not {was}", name.display());
+        }
+    }
+    // A map that promises what does not come.
+    for (map, part) in
+        [("0,600", "less data"), ("0,100", "more data"), ("9000,512", "overlap"), ("0", "half a part")]
+    {
+        let mut builder = tar::Builder::new(Vec::new());
+        let records = [("size", "9000"), ("numblocks", "1"), ("name", "x"), ("map", map)];
+        let records = records.map(|(key, value)| (format!("GNU.sparse.{key}"), value));
+        builder
+            .append_pax_extensions(records.iter().map(|(key, value)| (key.as_str(), value.as_bytes())))
+            .unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_size(512);
+        builder.append_data(&mut header, "GNUSparseFile.1/x", &[1; 512][..]).unwrap();
+        let bytes = builder.into_inner().unwrap();
+        let error = guest.push_archive(&agent.path("bad"), None, bytes_of(vec![bytes])).await.unwrap_err();
+        assert!(error.to_string().contains(part), "{map}: {error}");
+    }
+}
+
 fn archive(entries: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, kind, content) in entries {

@@ -1,6 +1,6 @@
 //! A file system tree in memory: names and attributes; contents are in the spool.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::memory::{Held, TreeMemory};
 use super::spool::FileData;
@@ -78,6 +78,8 @@ pub(crate) struct PathError(pub(crate) String);
 pub(crate) struct Tree {
     nodes: Vec<Node>,
     layer: u32,
+    /// Names that this layer gave to nodes of earlier ones, with their directories.
+    linked: BTreeSet<(NodeId, Box<[u8]>)>,
     nodes_max: usize,
     /// Memory of nodes, names, link targets and extended attributes. What a later layer replaces stays charged, as its
     /// node stays held.
@@ -117,7 +119,13 @@ impl Tree {
     pub(crate) fn new(nodes_max: usize, memory_max: usize, memory: TreeMemory) -> Self {
         let root =
             Node { attributes: Attributes::root(0o755), kind: Kind::Directory(BTreeMap::new()), layer: 0 };
-        Self { nodes: vec![root], layer: 0, nodes_max, memory: Held::new(memory, memory_max) }
+        Self {
+            nodes: vec![root],
+            layer: 0,
+            linked: BTreeSet::new(),
+            nodes_max,
+            memory: Held::new(memory, memory_max),
+        }
     }
 
     /// A node.
@@ -142,6 +150,7 @@ impl Tree {
     /// What follows belongs to the next layer.
     pub(crate) fn next_layer(&mut self) {
         self.layer += 1;
+        self.linked.clear();
     }
 
     /// Puts a node at a path; parents are made, what was there is replaced. A directory over a directory keeps its entries.
@@ -193,7 +202,17 @@ impl Tree {
         let (name, parents) =
             parts.split_last().ok_or_else(|| PathError("a hard link has no name".into()))?;
         let parent = self.make_parents(parents)?;
-        self.link(parent, name, id)
+        self.link(parent, name, id)?;
+        if self.node(id).layer != self.layer {
+            self.memory.charge(name.len() + NAME_COST)?;
+            self.linked.insert((parent, (*name).into()));
+        }
+        Ok(())
+    }
+
+    /// Whether an entry came with this layer: its node did, or its name as a hard link.
+    fn is_of_this_layer(&self, directory: NodeId, name: &[u8], id: NodeId) -> bool {
+        self.node(id).layer == self.layer || self.linked.contains(&(directory, name.into()))
     }
 
     /// Applies a whiteout: removes an entry that an earlier layer put there.
@@ -203,7 +222,7 @@ impl Tree {
             if self.node(id).is_directory() {
                 self.prune(id);
             }
-            let keep = self.node(id).layer == self.layer || self.children(id).next().is_some();
+            let keep = self.is_of_this_layer(parent, name, id) || self.children(id).next().is_some();
             if !keep {
                 self.unlink(parent, name);
             }
@@ -351,8 +370,8 @@ impl Tree {
         for id in order.into_iter().rev() {
             let gone: Vec<Vec<u8>> = self
                 .children(id)
-                .filter(|(_, child)| {
-                    self.node(*child).layer != self.layer && self.children(*child).next().is_none()
+                .filter(|(name, child)| {
+                    !self.is_of_this_layer(id, name, *child) && self.children(*child).next().is_none()
                 })
                 .map(|(name, _)| name.to_vec())
                 .collect();

@@ -26,7 +26,7 @@ impl Compression {
     pub(crate) fn of(start: &[u8]) -> Self {
         if start.starts_with(&[0x1f, 0x8b]) {
             Self::Gzip
-        } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable(start) {
             Self::Zstd
         } else if start.starts_with(b"\xfd7zXZ\0") {
             Self::Xz
@@ -36,6 +36,11 @@ impl Compression {
             Self::None
         }
     }
+}
+
+/// Whether a frame of zstd begins here that holds no data (RFC 8878, 3.1.2): pzstd has one before each frame with data.
+fn is_skippable(start: &[u8]) -> bool {
+    matches!(start, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
 /// A reader of the unpacked bytes of `reader`.
@@ -86,7 +91,8 @@ mod tests {
         let zstd = zstd::encode_all(&data[..], 1).unwrap();
         let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
         xz.write_all(&data).unwrap();
-        for packed in [data.clone(), gzip.finish().unwrap(), zstd, xz.finish().unwrap()] {
+        let pzstd = [b"\x5f\x2a\x4d\x18\x04\0\0\0abcd", &zstd[..]].concat();
+        for packed in [data.clone(), gzip.finish().unwrap(), zstd, pzstd, xz.finish().unwrap()] {
             let mut unpacked = Vec::new();
             decompress("x", &packed[..]).unwrap().read_to_end(&mut unpacked).unwrap();
             assert!(unpacked == data);

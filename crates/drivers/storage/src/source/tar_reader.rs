@@ -40,6 +40,9 @@ pub(crate) struct TarEntry {
     pub(crate) xattrs: Vec<Xattr>,
 }
 
+/// Record with the map of a sparse file.
+const MAP: &[u8] = b"GNU.sparse.map";
+
 type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Walks over a stream. Reading from it gives the data of the present entry.
@@ -235,8 +238,8 @@ impl<'a, R: Read> TarReader<'a, R> {
                 .unwrap_or_default(),
             kind,
             mode: u16::try_from(header.mode().map_err(|error| self.bad(error))? & 0o7777).unwrap_or(0),
-            uid: id(number(records, b"uid").or_else(|| header.uid().ok())),
-            gid: id(number(records, b"gid").or_else(|| header.gid().ok())),
+            uid: self.id(number(records, b"uid").or_else(|| header.uid().ok()))?,
+            gid: self.id(number(records, b"gid").or_else(|| header.gid().ok()))?,
             modified: modified(header),
             modified_ns: 0,
             device: (
@@ -252,10 +255,19 @@ impl<'a, R: Read> TarReader<'a, R> {
         }
         if kind == EntryType::GNUSparse {
             self.gnu_sparse(header, &mut entry)?;
-        } else if records.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
+        } else if kind.is_file() && records.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
             self.pax_sparse(records, &mut entry)?;
         }
         Ok(entry)
+    }
+
+    /// A user's or group's number; a header without one means root.
+    fn id(&self, value: Option<u64>) -> Result<u32, StorageError> {
+        let value = value.unwrap_or(0);
+        // The last number means none.
+        u32::try_from(value).ok().filter(|id| *id != u32::MAX).ok_or_else(|| {
+            self.bad(format!("an entry in it belongs to {value}, which is no user or group of Linux"))
+        })
     }
 
     fn gnu_sparse(&mut self, header: &Header, entry: &mut TarEntry) -> Result<(), StorageError> {
@@ -290,17 +302,26 @@ impl<'a, R: Read> TarReader<'a, R> {
         self.set_segments(segments, entry)
     }
 
-    /// Format 1.0 of GNU sparse files in pax: the map stands in front of the data.
+    /// GNU's sparse files in pax: forms 0.0 and 0.1 have the map in records, 1.0 in front of the data.
     fn pax_sparse(&mut self, records: &Records, entry: &mut TarEntry) -> Result<(), StorageError> {
-        if number(records, b"GNU.sparse.major") != Some(1) {
-            return Err(self
-                .bad("it has sparse files in an old pax form; pack it with GNU tar's --sparse-version=1.0"));
-        }
         entry.size = number(records, b"GNU.sparse.realsize")
+            .or_else(|| number(records, b"GNU.sparse.size"))
             .ok_or_else(|| self.bad("a sparse file in it has no size"))?;
         if let Some(name) = records.get(b"GNU.sparse.name".as_slice()) {
             entry.path.clone_from(name);
         }
+        match records.get(b"GNU.sparse.major".as_slice()).map_or(&b"0"[..], Vec::as_slice) {
+            b"0" => {
+                let segments = map_in_records(records)
+                    .ok_or_else(|| self.bad("the map of a sparse file in it cannot be read"))?;
+                self.set_segments(segments, entry)
+            }
+            b"1" => self.map_before_data(entry),
+            _ => Err(self.bad("it has sparse files of a form that is not known")),
+        }
+    }
+
+    fn map_before_data(&mut self, entry: &mut TarEntry) -> Result<(), StorageError> {
         let before = self.left;
         let count = self.map_number()?;
         if count > SEGMENTS_MAX as u64 {
@@ -346,8 +367,8 @@ impl<'a, R: Read> TarReader<'a, R> {
             })?;
             stored += length;
         }
-        if stored > self.left {
-            return Err(self.bad("a sparse file in it has less data than it says"));
+        if stored != self.left {
+            return Err(self.bad("a sparse file in it has less or more data than it says"));
         }
         entry.segments = Some(segments);
         Ok(())
@@ -383,8 +404,17 @@ fn number(records: &Records, key: &[u8]) -> Option<u64> {
     std::str::from_utf8(records.get(key)?).ok()?.parse().ok()
 }
 
-fn id(value: Option<u64>) -> u32 {
-    value.and_then(|value| u32::try_from(value).ok()).unwrap_or(0)
+/// The map of a sparse file as forms 0.0 and 0.1 have it.
+fn map_in_records(records: &Records) -> Option<Vec<(u64, u64)>> {
+    let text = records.get(MAP).map_or(&b""[..], Vec::as_slice);
+    let numbers: Vec<u64> = text
+        .split(|byte| *byte == b',')
+        .filter(|_| !text.is_empty())
+        .map(|number| std::str::from_utf8(number).ok()?.parse().ok())
+        .collect::<Option<_>>()?;
+    let (pairs, rest) = numbers.as_chunks::<2>();
+    let whole = rest.is_empty() && number(records, b"GNU.sparse.numblocks") == Some(pairs.len() as u64);
+    whole.then(|| pairs.iter().map(|[offset, length]| (*offset, *length)).collect())
 }
 
 /// The time in a header. GNU tar writes one before 1970 as a number in base 256 whose first bits are set.
@@ -427,7 +457,17 @@ fn pax_records(mut bytes: &[u8]) -> Option<Records> {
         let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
         let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
         let equals = record.iter().position(|byte| *byte == b'=')?;
-        records.insert(record[..equals].to_vec(), record[equals + 1..].to_vec());
+        let (key, value) = (&record[..equals], &record[equals + 1..]);
+        if matches!(key, b"GNU.sparse.offset" | b"GNU.sparse.numbytes") {
+            // Form 0.0 repeats these two; the next form has them in one record.
+            let map = records.entry(MAP.to_vec()).or_default();
+            if !map.is_empty() {
+                map.push(b',');
+            }
+            map.extend_from_slice(value);
+        } else {
+            records.insert(key.to_vec(), value.to_vec());
+        }
         bytes = &bytes[length..];
     }
     Some(records)
