@@ -144,7 +144,9 @@ async fn sparse_files_of_every_form_of_tar_are_what_they_were() {
             assert!(same, "{form}: {} has another content", name.display());
             let disk = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().blocks() * 512;
             let (made, was) = (disk(target.join(&name)), disk(source.join(&name)));
-            assert!(made < was + (1 << 20), "{form}: {} takes {made} bytes, not {was}", name.display());
+            // In the old form holes are found again in the zeros, and only whole buffers of them.
+            let more = if form == "old GNU" { 12 << 20 } else { 256 << 10 };
+            assert!(made < was + more, "{form}: {} takes {made} bytes, not {was}", name.display());
         }
     }
     // A map that promises what does not come.
@@ -159,6 +161,7 @@ async fn sparse_files_of_every_form_of_tar_are_what_they_were() {
             .unwrap();
         let mut header = tar::Header::new_ustar();
         header.set_size(512);
+        header.set_mode(0o644);
         builder.append_data(&mut header, "GNUSparseFile.1/x", &[1; 512][..]).unwrap();
         let bytes = builder.into_inner().unwrap();
         let error = guest.push_archive(&agent.path("bad"), None, bytes_of(vec![bytes])).await.unwrap_err();

@@ -8,7 +8,7 @@
 
 mod common;
 
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::process::Command;
 
 use common::{Home, entry, extract, file, sha256};
@@ -94,8 +94,6 @@ async fn entries_in_any_order_and_twice_mean_what_they_mean_to_docker() {
         assert_eq!(text(name).as_deref(), expected, "{name}");
     }
     assert_eq!(std::fs::metadata(root.join("deep")).unwrap().permissions().mode() & 0o7777, 0o755);
-    let inode = |name: &str| std::fs::metadata(root.join(name)).unwrap().ino();
-    assert_eq!((inode("o/b"), inode("w/kept")), (inode("a"), inode("a")));
     // What a hard link leads to comes before it, as for every tar.
     let late = [layer(&[(Link, "b", "a"), (Regular, "a", "a")])];
     refused(home.add_bytes("y", &saved(&late, &late)).await, "not in the archive before it");
@@ -166,7 +164,7 @@ async fn names_as_long_as_nix_and_bazel_make_them_are_kept() {
 /// A tree of sparse files, packed by GNU tar.
 fn packed(home: &Home, options: &[&str]) -> Option<Vec<u8>> {
     let tar = Command::new("tar")
-        .args(["--sort=name", "--mtime=@1000000000", "--owner=0", "--group=0", "--hole-detection=seek"])
+        .args(["--sort=name", "--mtime=@1000000000", "--owner=0", "--group=0"])
         .args(options)
         .args(["-cf", "-", "-C", home.path("source").as_str(), "."])
         .output()
@@ -198,10 +196,10 @@ async fn sparse_files_of_every_form_of_tar_are_the_same_files() {
     let Some(whole) = packed(&home, &["--format=posix"]) else { return };
     let expected = home.add_bytes("whole", &whole).await.unwrap().digest;
     for options in [
-        &["--sparse", "--format=gnu"][..],
-        &["--sparse", "--format=posix", "--sparse-version=0.0"],
-        &["--sparse", "--format=posix", "--sparse-version=0.1"],
-        &["--sparse", "--format=posix", "--sparse-version=1.0"],
+        &["--hole-detection=seek", "--format=gnu"][..],
+        &["--hole-detection=seek", "--format=posix", "--sparse-version=0.0"],
+        &["--hole-detection=seek", "--format=posix", "--sparse-version=0.1"],
+        &["--hole-detection=seek", "--format=posix", "--sparse-version=1.0"],
     ] {
         let bytes = packed(&home, options).unwrap();
         assert!(bytes.len() < whole.len() / 4, "{options:?}: {} bytes are not sparse", bytes.len());
@@ -220,6 +218,7 @@ async fn sparse_files_of_every_form_of_tar_are_the_same_files() {
         tar.append_pax_extensions(records.map(|(key, value)| (key, value.as_bytes()))).unwrap();
         let mut header = Header::new_ustar();
         header.set_size(512);
+        header.set_mode(0o644);
         tar.append_data(&mut header, "GNUSparseFile.1/x", &[1; 512][..]).unwrap();
         refused(home.add_bytes("bad", &tar.into_inner().unwrap()).await, part);
     }

@@ -124,7 +124,7 @@ impl Sparse {
 
 /// The map in front of the data: decimal numbers, one in a line, their count first, filled up to whole blocks.
 fn map_ahead(entry: &mut impl Read) -> AgentResult<Vec<(u64, u64)>> {
-    let mut used = 0;
+    let mut used: u64 = 0;
     let mut line = || -> AgentResult<u64> {
         let mut digits = Vec::new();
         loop {
