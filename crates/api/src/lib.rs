@@ -17,6 +17,7 @@ pub mod pool;
 pub mod problem;
 pub mod progress;
 pub mod query;
+pub mod remedy;
 mod schemas;
 pub mod snapshot;
 pub mod system;

@@ -1,8 +1,10 @@
 //! The body of every error (RFC 9457).
 
-use microvm_types::ErrorKind;
+use microvm_types::{ErrorKind, Remedy};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::remedy::Advice;
 
 /// What went wrong, why, and whether to try again. `error` repeats `code` and `message` repeats `detail`, because
 /// existing clients read those names.
@@ -15,7 +17,7 @@ pub struct Problem {
     pub title: String,
     /// HTTP status code.
     pub status: u16,
-    /// What happened, why, and what to do about it.
+    /// What happened and why, and in words what to do about it where no request does.
     pub detail: String,
     /// Stable code for programs, for example `vm_name_taken`.
     pub code: String,
@@ -30,6 +32,9 @@ pub struct Problem {
     /// Id of the request that failed, to be found in the server's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// What can be done about it, what is most likely to help first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remedies: Vec<Advice>,
 }
 
 impl Problem {
@@ -48,7 +53,15 @@ impl Problem {
             message: detail.clone(),
             detail,
             request_id: None,
+            remedies: Vec::new(),
         }
+    }
+
+    /// The same problem, with what can be done about it.
+    #[must_use]
+    pub fn with_remedies(mut self, remedies: Vec<Remedy>) -> Self {
+        self.remedies = remedies.into_iter().map(Advice::from).collect();
+        self
     }
 }
 

@@ -6,6 +6,8 @@ use microvm_types::template::Template;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::remedy::Advice;
+
 /// A resource in bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Resource {
@@ -79,6 +81,9 @@ pub struct Check {
     /// What to do about it, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
+    /// What can be done about it by requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remedies: Vec<Advice>,
 }
 
 /// What `doctor` found.

@@ -8,6 +8,7 @@ use microvm_client::ClientError;
 use microvm_types::ErrorKind;
 
 use crate::arguments::Format;
+use crate::remedy;
 use crate::visible;
 
 /// Exit code of a program whose reader went away: 128 + SIGPIPE.
@@ -91,7 +92,12 @@ impl CliError {
                 Format::Json => {
                     visible::json(&serde_json::to_string(&problem).unwrap_or_else(|_| problem.detail.clone()))
                 }
-                Format::Table => format!("error: {}", visible::lines(&problem.detail)),
+                Format::Table => {
+                    let remedies = problem.remedies.iter().map(remedy::command);
+                    let advice: String =
+                        remedies.map(|line| format!("\n  → {}", visible::lines(&line))).collect();
+                    format!("error: {}{advice}", visible::lines(&problem.detail))
+                }
             };
             // If standard error is closed the exit code still tells.
             let _ = writeln!(std::io::stderr(), "{text}");

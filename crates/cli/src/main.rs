@@ -21,6 +21,7 @@ mod interrupts;
 mod output;
 mod progress;
 mod recipe;
+mod remedy;
 mod root;
 mod session;
 mod settings;

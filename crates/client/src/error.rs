@@ -2,13 +2,13 @@
 
 use camino::Utf8PathBuf;
 use microvm_api::Problem;
-use microvm_types::ErrorKind;
+use microvm_types::{Action, ErrorKind};
 
 /// Why a request did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No server listens on the socket.
-    #[error("no server listens on {path} ({source}): start one with `microvm serve`")]
+    #[error("no server listens on {path} ({source})")]
     NoServer {
         /// The socket.
         path: Utf8PathBuf,
@@ -97,7 +97,13 @@ impl ClientError {
     pub fn to_problem(&self) -> Problem {
         match self {
             Self::Problem(problem) => (**problem).clone(),
-            other => Problem::new(other.kind(), other.code(), other.to_string()),
+            other => {
+                let remedies = match other {
+                    Self::NoServer { .. } => vec![Action::StartServer.any()],
+                    _ => Vec::new(),
+                };
+                Problem::new(other.kind(), other.code(), other.to_string()).with_remedies(remedies)
+            }
         }
     }
 

@@ -4,13 +4,13 @@ use microvm_ports::guest::GuestError;
 use microvm_ports::{BranchError, HookError, LaunchError, MachineError, StateError, StorageError};
 use microvm_types::lifecycle::Denied;
 use microvm_types::template::NetworkMode;
-use microvm_types::{ErrorKind, Phase};
+use microvm_types::{Action, ErrorKind, Phase, Remedy};
 
 /// Why the service refused or failed. Messages say what happened, why, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// No VM of that id or name.
-    #[error("no VM is called `{0}`: `microvm ls` lists those that exist")]
+    #[error("no VM is called `{0}`")]
     UnknownVm(String),
     /// No template of that name.
     #[error("no template is called `{name}`: there are {known}")]
@@ -42,30 +42,28 @@ pub enum ServiceError {
         limit: u64,
     },
     /// As many VMs as are allowed exist.
-    #[error("{limit} VMs exist and no more are allowed: delete some with `microvm rm`")]
+    #[error("{limit} VMs exist and no more are allowed: delete some")]
     TooManyVms {
         /// How many are allowed.
         limit: usize,
     },
     /// A network mode that this version cannot serve.
-    #[error(
-        "network mode {0:?} is not available yet: only `isolated` (no network) is, use --network isolated"
-    )]
+    #[error("network mode {0:?} is not available yet: only `isolated` (no network) is, ask for that")]
     Network(NetworkMode),
     /// The lifecycle does not allow it.
     #[error(transparent)]
     Denied(#[from] Denied),
     /// The VM must run for that.
-    #[error("the VM is {phase}, it must be running for that: {advice}")]
-    NotRunning {
-        /// Where it is.
-        phase: Phase,
-        /// What to do.
-        advice: String,
-    },
+    #[error("the VM is {0}, it must be running for that{hint}", hint = hint(*.0))]
+    NotRunning(Phase),
+    /// The VM waits for space.
+    #[error(
+        "the VM is paused, since the disk of its host, or what all VMs may take of it, is full; it goes on by itself when there is room, so free some"
+    )]
+    NoRoom,
     /// The machine of the VM runs, and its agent does not answer.
     #[error(
-        "the agent of the VM `{vm}` has not answered for {seconds} s ({reason}): its machine goes on, and the server tries again by itself; `microvm logs --console {vm}` shows what its kernel says, `microvm stop --force {vm}` ends it"
+        "the agent of the VM `{vm}` has not answered for {seconds} s ({reason}): its machine goes on, and the server tries again by itself; its console shows what its kernel says"
     )]
     Unreachable {
         /// Its name.
@@ -114,7 +112,7 @@ pub enum ServiceError {
     NoBalloon,
     /// This hypervisor cannot branch machines.
     #[error(
-        "this VM cannot be branched: its hypervisor offers neither snapshots nor forks, or an older server started it (then `microvm stop` and `microvm start` help)"
+        "this VM cannot be branched: its hypervisor offers neither snapshots nor forks, or an older server started it (then it helps to stop and start it)"
     )]
     NoBranching,
     /// A disk of the user's that cannot be branched.
@@ -124,20 +122,18 @@ pub enum ServiceError {
     WritableDisk(microvm_types::Name),
     /// A shared folder cannot belong to two machines, and what is open in it cannot be saved.
     #[error(
-        "this VM cannot be branched or put to disk: it has the shared folder `{target}`, whose open files no snapshot can hold; make it without shared folders and copy files with `microvm cp`"
+        "this VM cannot be branched or put to disk: it has the shared folder `{target}`, whose open files no snapshot can hold; make it without shared folders and copy files"
     )]
     SharedFolder {
         /// Its path in the guest.
         target: String,
     },
     /// This hypervisor shares no folders.
-    #[error(
-        "folders of the host cannot be shared: this hypervisor offers no way to; copy files with `microvm cp`"
-    )]
+    #[error("folders of the host cannot be shared: this hypervisor offers no way to; copy files instead")]
     NoSharing,
     /// This kernel cannot mount shared folders.
     #[error(
-        "the kernel `{name}` ({release}) has no 9P file system, which shared folders need: `microvm kernel build` makes one that has it, then use --kernel built (the default once it is there)"
+        "the kernel `{name}` ({release}) has no 9P file system, which shared folders need: the kernel `built` has it, and is the default once it is there"
     )]
     KernelWithoutShares {
         /// Which kernel.
@@ -147,7 +143,7 @@ pub enum ServiceError {
     },
     /// A VM that sleeps cannot go on where it was.
     #[error(
-        "the VM `{vm}` cannot be woken: {source}; `microvm start --cold {vm}` boots it from its disk instead, without what was in its memory"
+        "the VM `{vm}` cannot be woken: {source}; a cold start boots it from its disk instead, without what was in its memory"
     )]
     CannotWake {
         /// Its name.
@@ -179,20 +175,32 @@ pub enum ServiceError {
     #[error(transparent)]
     Branch(BranchError),
     /// A snapshot of that name exists.
-    #[error(
-        "the snapshot name `{0}` is taken: choose another one, or remove it with `microvm snapshot rm {0}`"
-    )]
+    #[error("the snapshot name `{0}` is taken: choose another one, or remove it")]
     SnapshotNameTaken(microvm_types::Name),
+    /// A VM goes back to its own snapshots only.
+    #[error("`{snapshot}` was taken of the VM `{of}`, not of `{vm}`: make a new VM of it instead")]
+    OtherVmsSnapshot {
+        /// Which snapshot.
+        snapshot: microvm_types::Name,
+        /// The VM it was taken of.
+        of: microvm_types::Name,
+        /// The VM that was to go back to it.
+        vm: microvm_types::Name,
+    },
+    /// There is nothing to go back to.
+    #[error("`{template}` has no golden snapshot older than the current one")]
+    NoOlderGolden {
+        /// Which template.
+        template: String,
+    },
     /// No pool of that name.
-    #[error("no pool is called `{0}`: `microvm pool ls` lists those that exist")]
+    #[error("no pool is called `{0}`")]
     UnknownPool(String),
     /// A pool of that name exists.
-    #[error("the pool name `{0}` is taken: choose another one, or remove it with `microvm pool rm {0}`")]
+    #[error("the pool name `{0}` is taken: choose another one, or remove it")]
     PoolNameTaken(microvm_types::Name),
     /// A pool has handed out as many VMs as it may.
-    #[error(
-        "all {max} VMs of the pool `{pool}` are handed out: delete some, or let it have more with `microvm pool resize {pool} --max`"
-    )]
+    #[error("all {max} VMs of the pool `{pool}` are handed out: delete some, or let it have more")]
     PoolExhausted {
         /// Which pool.
         pool: microvm_types::Name,
@@ -240,6 +248,16 @@ pub enum ServiceError {
     Guest(#[from] GuestError),
 }
 
+/// What to do in phases that no request ends.
+const fn hint(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Paused | Phase::Stopped | Phase::Hibernated | Phase::Failed | Phase::Running => "",
+        Phase::Pooled => ": it waits in a pool, acquire one from there",
+        Phase::Deleting | Phase::Deleted => ": it is being deleted",
+        _ => ": wait a moment and try again",
+    }
+}
+
 fn console_suffix(console: &str) -> String {
     if console.is_empty() { String::new() } else { format!("\nthe end of its console:\n{console}") }
 }
@@ -250,9 +268,12 @@ impl ServiceError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::UnknownVm(_) | Self::UnknownTemplate { .. } => ErrorKind::NotFound,
-            Self::Invalid { .. } | Self::OverLimit { .. } | Self::BuildCommand { .. } | Self::Template(_) => {
-                ErrorKind::Invalid
-            }
+            Self::Invalid { .. }
+            | Self::OtherVmsSnapshot { .. }
+            | Self::NoOlderGolden { .. }
+            | Self::OverLimit { .. }
+            | Self::BuildCommand { .. }
+            | Self::Template(_) => ErrorKind::Invalid,
             Self::TooManyVms { .. } => ErrorKind::Exhausted,
             Self::Network(_)
             | Self::NoBalloon
@@ -270,7 +291,7 @@ impl ServiceError {
             | Self::CannotWake { source, .. }
             | Self::UnprovenGolden { source, .. }
             | Self::UnprovenSnapshot { source, .. } => source.kind(),
-            Self::Denied(_) | Self::NotRunning { .. } | Self::Overtaken(_) | Self::Hook { .. } => {
+            Self::Denied(_) | Self::NotRunning(_) | Self::NoRoom | Self::Overtaken(_) | Self::Hook { .. } => {
                 ErrorKind::Conflict
             }
             Self::Boot { kind, .. } => *kind,
@@ -283,6 +304,35 @@ impl ServiceError {
         }
     }
 
+    /// What can be done about it, what is most likely to help first.
+    #[must_use]
+    pub fn remedies(&self) -> Vec<Remedy> {
+        match self {
+            Self::UnknownVm(_) => vec![Action::ListVms.any()],
+            Self::TooManyVms { .. } => vec![Action::ListVms.any(), Action::RemoveVm.any()],
+            Self::NotRunning(Phase::Paused) => vec![Action::ResumeVm.any()],
+            Self::NotRunning(Phase::Stopped | Phase::Hibernated | Phase::Failed) => {
+                vec![Action::StartVm.any()]
+            }
+            Self::Unreachable { vm, .. } => vec![Action::ShowConsole.of(vm), Action::StopVmByForce.of(vm)],
+            Self::NoBranching => vec![Action::RestartVm.any()],
+            Self::SharedFolder { .. } | Self::NoSharing => vec![Action::CopyFiles.any()],
+            Self::KernelWithoutShares { .. } => vec![Action::BuildKernel.any()],
+            Self::CannotWake { vm, .. } => vec![Action::StartVmCold.of(vm)],
+            Self::SnapshotNameTaken(name) => vec![Action::RemoveSnapshot.of(name)],
+            Self::UnknownPool(_) => vec![Action::ListPools.any()],
+            Self::PoolNameTaken(name) => vec![Action::RemovePool.of(name)],
+            Self::PoolExhausted { pool, .. } => vec![Action::ResizePool.of(pool)],
+            Self::OtherVmsSnapshot { snapshot, .. } => vec![Action::RestoreSnapshot.of(snapshot)],
+            Self::NoOlderGolden { template } => vec![Action::ListGoldenSnapshots.of(template)],
+            Self::Storage(error) => error.remedies(),
+            Self::Fork { source, .. }
+            | Self::UnprovenGolden { source, .. }
+            | Self::UnprovenSnapshot { source, .. } => source.remedies(),
+            _ => Vec::new(),
+        }
+    }
+
     /// A stable word for programs; never changes once published.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -290,12 +340,14 @@ impl ServiceError {
             Self::UnknownVm(_) => "vm_not_found",
             Self::UnknownTemplate { .. } => "template_not_found",
             Self::Template(_) => "template_unusable",
-            Self::Invalid { .. } => "invalid_field",
+            Self::Invalid { .. } | Self::OtherVmsSnapshot { .. } | Self::NoOlderGolden { .. } => {
+                "invalid_field"
+            }
             Self::OverLimit { .. } => "over_limit",
             Self::TooManyVms { .. } => "too_many_vms",
             Self::Network(_) => "network_mode_unavailable",
             Self::Denied(_) => "wrong_phase",
-            Self::NotRunning { .. } => "vm_not_running",
+            Self::NotRunning(_) | Self::NoRoom => "vm_not_running",
             Self::Unreachable { .. } => "vm_unreachable",
             Self::Boot { .. } => "boot_failed",
             Self::Overtaken(_) => "overtaken",
@@ -332,8 +384,8 @@ impl ServiceError {
 
 const fn storage_code(error: &StorageError) -> &'static str {
     match error {
-        StorageError::UnknownImage { .. } => "image_not_found",
-        StorageError::UnknownKernel { .. } => "kernel_not_found",
+        StorageError::UnknownImage(_) => "image_not_found",
+        StorageError::UnknownKernel(_) | StorageError::NoKernel => "kernel_not_found",
         StorageError::UnknownSnapshot(_) => "snapshot_not_found",
         StorageError::Damaged { .. } => "damaged",
         StorageError::BadInput { .. } => "bad_input",

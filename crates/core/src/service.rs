@@ -579,12 +579,7 @@ fn gone_or_ending(handle: &VmHandle) -> Result<(), ServiceError> {
 }
 
 fn not_running(phase: Phase) -> ServiceError {
-    let advice = match phase {
-        Phase::Paused => "`microvm resume` lets it go on",
-        Phase::Stopped | Phase::Hibernated | Phase::Failed => "`microvm start` starts it",
-        _ => "wait a moment and try again",
-    };
-    ServiceError::NotRunning { phase, advice: advice.to_owned() }
+    ServiceError::NotRunning(phase)
 }
 
 /// A name of the form `vm-` and the last ten characters of the id: random, and a good host name.

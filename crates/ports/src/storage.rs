@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_types::Listed;
 pub use microvm_types::template::DiskFormat;
-use microvm_types::{ErrorKind, VmId};
+use microvm_types::{Action, ErrorKind, Remedy, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::guest::ByteStream;
@@ -206,23 +206,16 @@ pub struct VmFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// No image of that name or digest.
-    #[error("no image is called `{name}`: {advice}")]
-    UnknownImage {
-        /// What was asked for.
-        name: String,
-        /// What to do.
-        advice: String,
-    },
+    #[error("no image is called `{0}`")]
+    UnknownImage(String),
     /// No kernel of that name.
-    #[error("no kernel is called `{name}`: {advice}")]
-    UnknownKernel {
-        /// What was asked for.
-        name: String,
-        /// What to do.
-        advice: String,
-    },
+    #[error("no kernel is called `{0}`")]
+    UnknownKernel(String),
+    /// There is no kernel at all that could be the default.
+    #[error("there is no kernel: VMs boot with one of this host, whatever their image has")]
+    NoKernel,
     /// No snapshot of that id.
-    #[error("there is no snapshot `{0}`: see `microvm snapshot ls`")]
+    #[error("there is no snapshot `{0}`")]
     UnknownSnapshot(String),
     /// A stored file is not what was stored.
     #[error("{what} is damaged ({detail}): remove it and build or import it again")]
@@ -326,7 +319,7 @@ impl StorageError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::UnknownImage { .. } | Self::UnknownKernel { .. } | Self::UnknownSnapshot(_) => {
+            Self::UnknownImage(_) | Self::UnknownKernel(_) | Self::NoKernel | Self::UnknownSnapshot(_) => {
                 ErrorKind::NotFound
             }
             Self::Damaged { .. } | Self::Io { .. } | Self::ToolFailed { .. } => ErrorKind::Internal,
@@ -335,6 +328,20 @@ impl StorageError {
             Self::DiskFull { .. } | Self::OverDiskLimit { .. } => ErrorKind::Exhausted,
             Self::ToolMissing { .. } => ErrorKind::Unsupported,
             Self::Registry(_) => ErrorKind::Unavailable,
+        }
+    }
+
+    /// What can be done about it.
+    #[must_use]
+    pub fn remedies(&self) -> Vec<Remedy> {
+        match self {
+            Self::UnknownImage(_) => {
+                vec![Action::ListImages.any(), Action::BuildImage.any(), Action::PullImage.any()]
+            }
+            Self::UnknownKernel(_) => vec![Action::ListKernels.any()],
+            Self::NoKernel => vec![Action::TakeDistributionKernel.any(), Action::BuildKernel.any()],
+            Self::UnknownSnapshot(_) => vec![Action::ListSnapshots.any()],
+            _ => Vec::new(),
         }
     }
 }

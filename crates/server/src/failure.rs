@@ -50,7 +50,8 @@ pub(crate) fn render(problem: &Problem) -> Response {
 
 impl From<ServiceError> for Failure {
     fn from(error: ServiceError) -> Self {
-        Self::new(error.kind(), error.code(), explained(&error))
+        let problem = Problem::new(error.kind(), error.code(), explained(&error));
+        Self(Box::new(problem.with_remedies(error.remedies())))
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use camino::Utf8Path;
 use microvm_api::system::{Check, CheckStatus, Doctor, HostInfo, Resource};
 use microvm_core::ServiceError;
-use microvm_types::{ByteSize, ErrorKind, Listed, Unreadable};
+use microvm_types::{Action, ByteSize, ErrorKind, Listed, Unreadable};
 
 use crate::app::App;
 use crate::convert;
@@ -54,11 +54,19 @@ fn disk(path: &Utf8Path) -> std::io::Result<Resource> {
 }
 
 fn check(name: &str, status: CheckStatus, detail: impl Into<String>, advice: Option<&str>) -> Check {
-    Check { name: name.to_owned(), status, detail: detail.into(), advice: advice.map(str::to_owned) }
+    let advice = advice.map(str::to_owned);
+    Check { name: name.to_owned(), status, detail: detail.into(), advice, remedies: Vec::new() }
+}
+
+fn with(mut check: Check, remedies: &[Action]) -> Check {
+    check.remedies = remedies.iter().map(|action| action.any().into()).collect();
+    check
 }
 
 fn broken(name: &str, error: &ServiceError) -> Check {
-    check(name, CheckStatus::Failed, error.to_string(), None)
+    let mut check = check(name, CheckStatus::Failed, error.to_string(), None);
+    check.remedies = error.remedies().into_iter().map(Into::into).collect();
+    check
 }
 
 /// Examines everything a VM needs on this host.
@@ -128,22 +136,16 @@ async fn kernels(app: &App) -> Check {
         Err(error) => broken("kernels", &error.into()),
         Ok(Listed { unreadable, .. }) if !unreadable.is_empty() => cannot_be_read("kernels", &unreadable),
         Ok(Listed { found: kernels, .. }) => match kernels.iter().find(|kernel| kernel.is_default) {
-            None => check(
-                "kernels",
-                CheckStatus::Failed,
-                "there is no kernel",
-                Some(
-                    "`microvm kernel build --distribution` takes the distribution's, `microvm kernel build` makes the fast one",
-                ),
+            None => with(
+                check("kernels", CheckStatus::Failed, "there is no kernel", None),
+                &[Action::TakeDistributionKernel, Action::BuildKernel],
             ),
             Some(kernel) if kernel.name == "built" => {
                 check("kernels", CheckStatus::Ok, format!("{} ({})", kernel.name, kernel.release), None)
             }
-            Some(kernel) => check(
-                "kernels",
-                CheckStatus::Ok,
-                format!("{} ({})", kernel.name, kernel.release),
-                Some("`microvm kernel build` makes one that boots in less than half the time"),
+            Some(kernel) => with(
+                check("kernels", CheckStatus::Ok, format!("{} ({})", kernel.name, kernel.release), None),
+                &[Action::BuildKernel],
             ),
         },
     }
@@ -153,13 +155,9 @@ async fn images(app: &App) -> Check {
     match app.service.images().images().await {
         Err(error) => broken("images", &error.into()),
         Ok(Listed { unreadable, .. }) if !unreadable.is_empty() => cannot_be_read("images", &unreadable),
-        Ok(Listed { found: images, .. }) if images.is_empty() => check(
-            "images",
-            CheckStatus::Failed,
-            "there is no image",
-            Some(
-                "`microvm image build` makes the default one, `microvm image pull` fetches one from a registry",
-            ),
+        Ok(Listed { found: images, .. }) if images.is_empty() => with(
+            check("images", CheckStatus::Failed, "there is no image", None),
+            &[Action::BuildImage, Action::PullImage],
         ),
         Ok(Listed { found: images, .. }) => {
             let names: Vec<&str> = images.iter().flat_map(|image| &image.names).map(String::as_str).collect();

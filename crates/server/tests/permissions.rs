@@ -53,3 +53,14 @@ async fn every_route_asks_for_its_permission() {
     let app = App::new(support::service().await, support::settings("/tmp".into()), CancellationToken::new());
     walk(router(Arc::new(app.with_authenticator(Arc::new(Powerless)))), 403).await;
 }
+
+#[test]
+fn what_is_recommended_is_a_route() {
+    let known: Vec<(String, &str)> =
+        routes::table().iter().map(|route| (route.method.to_string(), route.path)).collect();
+    for action in microvm_types::Action::ALL {
+        if let Some((method, path)) = microvm_api::remedy::request(action) {
+            assert!(known.contains(&(method.to_owned(), path)), "{action:?}: {method} {path}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use crate::arguments::Format;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output::Output;
+use crate::remedy;
 use crate::settings::Settings;
 
 /// Examine this host and say what to do
@@ -46,7 +47,7 @@ impl Doctor {
                     CheckStatus::Failed => "FAILED",
                 };
                 let finding = vec![status.to_owned(), check.name.clone(), check.detail.clone()];
-                let advice = check.advice.as_ref();
+                let advice = check.advice.iter().cloned().chain(check.remedies.iter().map(remedy::command));
                 let advice = advice.map(|advice| vec![String::new(), String::new(), format!("→ {advice}")]);
                 std::iter::once(finding).chain(advice)
             });
@@ -59,5 +60,5 @@ impl Doctor {
 }
 
 fn check(name: &str, status: CheckStatus, detail: String, advice: Option<String>) -> Check {
-    Check { name: name.to_owned(), status, detail, advice }
+    Check { name: name.to_owned(), status, detail, advice, remedies: Vec::new() }
 }

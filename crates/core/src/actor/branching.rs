@@ -80,10 +80,7 @@ impl Drop for Written {
 
 /// Refuses a branch where the table does not permit it.
 pub(crate) fn check_branchable(phase: Phase) -> Result<(), ServiceError> {
-    permits(phase, Work::Branch).map_err(|denied| ServiceError::NotRunning {
-        phase: denied.phase,
-        advice: denied.advice().to_owned(),
-    })
+    permits(phase, Work::Branch).map_err(|denied| ServiceError::NotRunning(denied.phase))
 }
 
 impl VmActor {

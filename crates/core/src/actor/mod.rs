@@ -381,18 +381,12 @@ impl VmActor {
     }
 
     fn living(&self) -> Result<Arc<dyn Machine>, ServiceError> {
-        self.machine.clone().ok_or_else(|| ServiceError::NotRunning {
-            phase: self.record.phase(),
-            advice: "start it first".to_owned(),
-        })
+        self.machine.clone().ok_or_else(|| ServiceError::NotRunning(self.record.phase()))
     }
 
     /// Whether the table permits `work` now.
     fn permitted(&self, work: Work) -> Result<(), ServiceError> {
-        permits(self.record.phase(), work).map_err(|denied| ServiceError::NotRunning {
-            phase: denied.phase,
-            advice: denied.advice().to_owned(),
-        })
+        permits(self.record.phase(), work).map_err(|denied| ServiceError::NotRunning(denied.phase))
     }
 
     async fn resize_memory(&mut self, memory_mib: u32) -> Result<(), ServiceError> {

@@ -66,10 +66,6 @@ impl VmActor {
 
     /// What whoever needs its guest is told.
     pub(crate) fn no_room() -> ServiceError {
-        ServiceError::NotRunning {
-            phase: Phase::Paused,
-            advice: "the disk of its host, or what all VMs may take of it, is full; it goes on by itself when there is room, so free some"
-                .to_owned(),
-        }
+        ServiceError::NoRoom
     }
 }

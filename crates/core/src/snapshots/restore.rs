@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use microvm_types::snapshot::SnapshotRecord;
 use microvm_types::vm::{Limits, Origin, VmRecord};
 use microvm_types::{Life, VmRef};
 
@@ -62,12 +63,11 @@ impl VmService {
         let snapshot = self.shared.snapshots.find(snapshot)?;
         let record = self.get(vm)?.record;
         if snapshot.record.vm != record.id {
-            return Err(ServiceError::Invalid {
-                field: "snapshot",
-                reason: format!(
-                    "`{}` was taken of the VM `{}`, not of `{}`: `microvm restore {}` makes a new VM of it",
-                    snapshot.record.name, snapshot.record.vm_name, record.name, snapshot.record.name
-                ),
+            let SnapshotRecord { name, vm_name, .. } = &snapshot.record;
+            return Err(ServiceError::OtherVmsSnapshot {
+                snapshot: name.clone(),
+                of: vm_name.clone(),
+                vm: record.name,
             });
         }
         let source = self.shared.ports.snapshots.snapshot_source(&snapshot.record.id, 1).await?;

@@ -88,10 +88,7 @@ impl VmService {
         let at = versions.iter().position(|version| version.current);
         let before = at.and_then(|at| at.checked_sub(1)).and_then(|before| versions.get(before));
         let Some(before) = before else {
-            let reason = format!(
-                "`{template}` has no golden snapshot older than the current one: `microvm golden ls {template}` lists them"
-            );
-            return Err(ServiceError::Invalid { field: "template", reason });
+            return Err(ServiceError::NoOlderGolden { template: template.to_owned() });
         };
         self.choose(&key, Some(before.snapshot.record.id.clone())).await?;
         Ok(GoldenVersion { current: true, ..before.clone() })

@@ -206,17 +206,11 @@ impl FakeStorage {
         let by_digest = |image: &&ImageInfo| reference.len() >= 19 && image.digest.starts_with(reference);
         let by_name = |image: &&ImageInfo| image.names.iter().any(|name| name == reference);
         let found = images.values().find(by_name).or_else(|| images.values().find(by_digest)).cloned();
-        found.ok_or_else(|| StorageError::UnknownImage {
-            name: reference.to_owned(),
-            advice: "see what there is with `microvm image ls`".to_owned(),
-        })
+        found.ok_or_else(|| StorageError::UnknownImage(reference.to_owned()))
     }
 
     fn unknown_kernel(name: &str) -> StorageError {
-        StorageError::UnknownKernel {
-            name: name.to_owned(),
-            advice: "see what there is with `microvm kernel ls`".to_owned(),
-        }
+        StorageError::UnknownKernel(name.to_owned())
     }
 }
 

@@ -129,7 +129,7 @@ async fn image_life(harness: &dyn StorageHarness) {
     let images = harness.images().await;
     assert_eq!(images.images().await.must("listing").found, []);
     let error = images.image("sample").await.must_fail("finding what is not there");
-    assert!(matches!(error, StorageError::UnknownImage { .. }), "wrong error: {error}");
+    assert!(matches!(error, StorageError::UnknownImage(_)), "wrong error: {error}");
     let info = add(&images, "sample", &harness.folder(0).await).await;
     assert_eq!(info.names, ["sample"]);
     assert_eq!(info.config.environment["KEY"], "value");
@@ -142,7 +142,7 @@ async fn image_life(harness: &dyn StorageHarness) {
     }
     images.remove_image("sample", &[]).await.must("removing it");
     let error = images.image("sample").await.must_fail("finding it after removal");
-    assert!(matches!(error, StorageError::UnknownImage { .. }), "wrong error: {error}");
+    assert!(matches!(error, StorageError::UnknownImage(_)), "wrong error: {error}");
     assert_eq!(images.images().await.must("listing").found, []);
 }
 

@@ -10,8 +10,9 @@ use camino::Utf8PathBuf;
 use microvm_api::image::{AddImage, Freed, Image, ImageList, ImageSource};
 use microvm_api::progress::ProgressLine;
 use microvm_core::{ImageBase, ImageRecipe};
+use microvm_ports::StorageError;
 use microvm_ports::storage::{ImageSource as StoreSource, RecipeFile};
-use microvm_types::{ErrorKind, Listed};
+use microvm_types::Listed;
 
 use crate::app::App;
 use crate::convert;
@@ -33,14 +34,7 @@ pub(crate) async fn get(
     let found = images.into_iter().find(|info| {
         info.names.contains(&reference) || (reference.len() >= 19 && info.digest.starts_with(&reference))
     });
-    let info = found.ok_or_else(|| {
-        let advice = "`microvm image ls` lists those that exist";
-        Failure::new(
-            ErrorKind::NotFound,
-            "image_not_found",
-            format!("no image is called `{reference}`: {advice}"),
-        )
-    })?;
+    let info = found.ok_or_else(|| StorageError::UnknownImage(reference.clone()))?;
     Ok(Json(app.image(info)))
 }
 

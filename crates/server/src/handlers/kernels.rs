@@ -8,8 +8,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use microvm_api::kernel::{AddKernel, Kernel, KernelList, KernelSource};
 use microvm_api::progress::ProgressLine;
+use microvm_ports::StorageError;
 use microvm_ports::storage::KernelSource as StoreSource;
-use microvm_types::{ErrorKind, Listed};
+use microvm_types::Listed;
 
 use crate::app::App;
 use crate::convert;
@@ -32,12 +33,7 @@ pub(crate) async fn get(
         info.name == name || (name == "default" && info.is_default)
     };
     let info = kernels.into_iter().find(wanted).ok_or_else(|| {
-        let advice = "`microvm kernel ls` lists those that exist";
-        Failure::new(
-            ErrorKind::NotFound,
-            "kernel_not_found",
-            format!("no kernel is called `{name}`: {advice}"),
-        )
+        if name == "default" { StorageError::NoKernel } else { StorageError::UnknownKernel(name) }
     })?;
     Ok(Json(app.kernel(info)))
 }

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use microvm_api::Problem;
 use microvm_api::milliseconds::Milliseconds;
 use microvm_api::progress::ProgressLine;
 use microvm_api::snapshot::{
@@ -15,7 +16,7 @@ use microvm_api::snapshot::{
 };
 use microvm_core::{ForkRequest, RestoreRequest, Snapshot, SnapshotFilter, SnapshotRequest};
 use microvm_ports::Progress;
-use microvm_types::{ErrorKind, VmId, VmRef};
+use microvm_types::{Action, ErrorKind, VmId, VmRef};
 
 use crate::app::App;
 use crate::convert;
@@ -124,14 +125,9 @@ fn find(app: &App, vm: &str, snapshot: &str) -> Result<Snapshot, Failure> {
     if same {
         return Ok(found);
     }
-    Err(Failure::new(
-        ErrorKind::NotFound,
-        "snapshot_not_found",
-        format!(
-            "`{vm}` has no snapshot `{snapshot}`, it is one of `{}`: `microvm restore {snapshot}` makes a new VM of it",
-            record.vm_name
-        ),
-    ))
+    let told = format!("`{vm}` has no snapshot `{snapshot}`, it is one of `{}`", record.vm_name);
+    let problem = Problem::new(ErrorKind::NotFound, "snapshot_not_found", told);
+    Err(Failure(Box::new(problem.with_remedies(vec![Action::RestoreSnapshot.of(snapshot)]))))
 }
 
 pub(crate) async fn get(

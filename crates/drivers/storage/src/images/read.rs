@@ -91,10 +91,7 @@ impl Inner {
 
     /// The digest a name, a digest or the beginning of one stands for.
     pub(super) fn find_image(&self, reference: &str) -> Result<String, StorageError> {
-        let unknown = |advice: String| StorageError::UnknownImage {
-            name: reference.chars().take(200).collect(),
-            advice,
-        };
+        let unknown = || StorageError::UnknownImage(reference.chars().take(200).collect());
         if let Some(digest) = reference.strip_prefix("sha256:") {
             if digest.len() < SHORT_DIGEST
                 || digest.len() > 64
@@ -113,9 +110,7 @@ impl Inner {
             }
             return match &found[..] {
                 [only] => Ok(only.clone()),
-                [] => {
-                    Err(unknown("no image has this digest: the list of images shows those that exist".into()))
-                }
+                [] => Err(unknown()),
                 _ if of_files => Err(bad_input(
                     format!("the digest `{reference}`"),
                     format!(
@@ -130,14 +125,9 @@ impl Inner {
             };
         }
         if super::names::check_name(reference).is_err() {
-            return Err(unknown("`microvm image ls` shows all images".into()));
+            return Err(unknown());
         }
-        self.read_name(reference)?.ok_or_else(|| {
-            unknown(
-                "`microvm image ls` shows all images; `image build`, `import` and `pull` make new ones"
-                    .into(),
-            )
-        })
+        self.read_name(reference)?.ok_or_else(unknown)
     }
 
     /// An image ready for use.

@@ -45,16 +45,12 @@ impl Inner {
 
     /// What a name given by a user stands for.
     pub(super) fn find_kernel(&self, name: &str) -> Result<String, StorageError> {
-        let unknown = |advice: &str| StorageError::UnknownKernel {
-            name: name.chars().take(64).collect(),
-            advice: advice.into(),
-        };
         if name == "default" {
             let found = self.default_kernel();
-            return found.map(str::to_owned).ok_or_else(|| unknown("get the distribution's with `microvm kernel pull`, or build the fast one with `microvm kernel build`"));
+            return found.map(str::to_owned).ok_or(StorageError::NoKernel);
         }
         if check_name(name).is_err() || !self.kernel_directory(name).exists() {
-            return Err(unknown("`microvm kernel ls` shows all kernels"));
+            return Err(StorageError::UnknownKernel(name.chars().take(64).collect()));
         }
         Ok(name.to_owned())
     }

@@ -1,0 +1,80 @@
+//! What can be done about a problem, as requests.
+
+use microvm_types::remedy::{Action, Remedy};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::PREFIX;
+
+/// Something that can be done about a problem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Advice {
+    /// What to do, for programs and for whoever says it in words of their own.
+    pub action: Action,
+    /// Name of the VM, image, snapshot, template or pool, where the problem knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
+    /// The request that does it, for example `GET /api/v1/vms`; segments in braces are to be filled in. Not there if no
+    /// single request does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+}
+
+impl From<Remedy> for Advice {
+    fn from(Remedy { action, of }: Remedy) -> Self {
+        let request = request(action).map(|(method, path)| {
+            let path = match &of {
+                // Most name one thing; it is the last parameter of the path.
+                Some(name) => match (path.rfind('{'), path.rfind('}')) {
+                    (Some(from), Some(to)) => format!("{}{name}{}", &path[..from], &path[to + 1..]),
+                    _ => path.to_owned(),
+                },
+                None => path.to_owned(),
+            };
+            format!("{method} {PREFIX}{path}")
+        });
+        Self { action, of, request }
+    }
+}
+
+/// Method and path below the prefix.
+#[must_use]
+pub const fn request(action: Action) -> Option<(&'static str, &'static str)> {
+    Some(match action {
+        // No server answers, or no single request does it.
+        Action::StartServer | Action::RestartVm => return None,
+        Action::ListVms => ("GET", "/vms"),
+        Action::RemoveVm => ("DELETE", "/vms/{vm}"),
+        Action::StartVm | Action::StartVmCold => ("POST", "/vms/{vm}/start"),
+        Action::ResumeVm => ("POST", "/vms/{vm}/resume"),
+        Action::StopVmByForce => ("POST", "/vms/{vm}/stop"),
+        Action::ShowConsole => ("GET", "/vms/{vm}/console"),
+        Action::CopyFiles => ("PUT", "/vms/{vm}/archive"),
+        Action::ListImages => ("GET", "/images"),
+        Action::BuildImage | Action::PullImage => ("POST", "/images"),
+        Action::ListKernels => ("GET", "/kernels"),
+        Action::BuildKernel | Action::TakeDistributionKernel => ("POST", "/kernels"),
+        Action::ListSnapshots => ("GET", "/snapshots"),
+        Action::RemoveSnapshot => ("DELETE", "/snapshots/{vm}/{snapshot}"),
+        Action::RestoreSnapshot => ("POST", "/snapshots/{vm}/{snapshot}/restore"),
+        Action::ListGoldenSnapshots => ("GET", "/templates/{name}/golden"),
+        Action::ListPools => ("GET", "/pools"),
+        Action::RemovePool => ("DELETE", "/pools/{pool}"),
+        Action::ResizePool => ("POST", "/pools/{pool}/resize"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_in_their_requests() {
+        let told = |remedy: Remedy| Advice::from(remedy).request;
+        assert_eq!(told(Action::ListVms.any()).as_deref(), Some("GET /api/v1/vms"));
+        assert_eq!(told(Action::StartVm.of("dev")).as_deref(), Some("POST /api/v1/vms/dev/start"));
+        assert_eq!(told(Action::StartVm.any()).as_deref(), Some("POST /api/v1/vms/{vm}/start"));
+        assert_eq!(told(Action::RemoveSnapshot.of("s")).as_deref(), Some("DELETE /api/v1/snapshots/{vm}/s"));
+        assert_eq!(told(Action::StartServer.any()), None);
+    }
+}
