@@ -148,7 +148,7 @@ fn a_paused_vm_waits_and_goes_on() {
     assert_eq!(home.state("dev").0, "paused");
     let (exit, problem) = home.must_fail(&["exec", "dev", "--", "true"]);
     assert_eq!(exit, 103);
-    assert!(problem["detail"].as_str().unwrap().contains("microvm resume"), "{problem}");
+    assert_eq!(problem["remedies"][0]["action"], "resume_vm", "{problem}");
     // It stays paused, and unharmed, whatever becomes of the server.
     home.kill_server();
     assert_eq!(home.state("dev").0, "paused");

@@ -37,7 +37,7 @@ fn a_vm_goes_back_in_time_and_copies_go_on_from_there() {
     home.must(&["rollback", "dev", "later"]);
     assert_eq!(exec(&home, "dev", "cat /root/file; ls /dev/shm"), "two");
     let (_, problem) = home.must_fail(&["rollback", "copy", "ready"]);
-    assert!(problem["detail"].as_str().unwrap().contains("restore"), "{problem}");
+    assert_eq!(problem["remedies"][0]["action"], "restore_snapshot", "{problem}");
     // A copy of a copy, of a VM that is gone.
     home.must(&["snapshot", "create", "copy", "--name", "of-copy"]);
     home.must(&["rm", "copy"]);

@@ -414,7 +414,7 @@ fn a_sleeping_vm_that_cannot_be_woken_boots_from_its_disk_if_asked() {
         host.hypervisor.upgrade("2.0");
         let error = service.start_vm(&vm("dev")).await.unwrap_err();
         assert_eq!(error.code(), "vm_cannot_wake", "{error}");
-        assert!(error.to_string().contains("start --cold dev"), "{error}");
+        assert_eq!(error.remedies(), [microvm_types::Action::StartVmCold.of("dev")]);
         // Nothing was touched: with the old VMM it would still wake.
         assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Hibernated);
         assert_eq!(code(service.start_vm(&vm("dev")).await), "vm_cannot_wake");
