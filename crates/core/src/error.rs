@@ -326,9 +326,10 @@ impl ServiceError {
             Self::OtherVmsSnapshot { snapshot, .. } => vec![Action::RestoreSnapshot.of(snapshot)],
             Self::NoOlderGolden { template } => vec![Action::ListGoldenSnapshots.of(template)],
             Self::Storage(error) => error.remedies(),
-            Self::Fork { source, .. }
-            | Self::UnprovenGolden { source, .. }
-            | Self::UnprovenSnapshot { source, .. } => source.remedies(),
+            Self::UnprovenSnapshot { name, .. } => {
+                vec![Action::RestoreSnapshot.of(name), Action::RemoveSnapshot.of(name)]
+            }
+            Self::Fork { source, .. } | Self::UnprovenGolden { source, .. } => source.remedies(),
             _ => Vec::new(),
         }
     }
