@@ -65,8 +65,8 @@ fn waiting_vmms(usual: usize) -> anyhow::Result<usize> {
 /// Whether a VM has to come up from each snapshot that a user takes.
 fn prove_snapshots() -> anyhow::Result<bool> {
     match env::var("MICROVM_PROVE_SNAPSHOTS").as_deref() {
-        Err(_) | Ok("off" | "") => Ok(false),
-        Ok("on") => Ok(true),
+        Err(_) | Ok("on" | "") => Ok(true),
+        Ok("off") => Ok(false),
         Ok(other) => anyhow::bail!("MICROVM_PROVE_SNAPSHOTS is `{other}`: it must be on or off"),
     }
 }
