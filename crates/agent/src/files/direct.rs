@@ -6,8 +6,8 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::Path;
 
 use microvm_protocol::flow::WIDE_WINDOW;
 
@@ -19,7 +19,6 @@ const ALIGNMENT: usize = 4096;
 /// Content on its way into a new file.
 pub(super) struct DirectWriter<'a> {
     file: &'a File,
-    path: &'a Path,
     /// Opened with the first whole portion; `Some(None)` where it cannot be.
     direct: Option<Option<File>>,
     memory: Vec<u8>,
@@ -33,9 +32,9 @@ pub(super) struct DirectWriter<'a> {
 }
 
 impl<'a> DirectWriter<'a> {
-    /// Writes to `file`, which is at `path`.
-    pub(super) fn new(file: &'a File, path: &'a Path) -> Self {
-        Self { file, path, direct: None, memory: Vec::new(), begin: 0, filled: 0, position: 0, hole: false }
+    /// Writes to `file`.
+    pub(super) fn new(file: &'a File) -> Self {
+        Self { file, direct: None, memory: Vec::new(), begin: 0, filled: 0, position: 0, hole: false }
     }
 
     /// Appends bytes.
@@ -83,8 +82,9 @@ impl<'a> DirectWriter<'a> {
         let portion = &self.memory[self.begin..self.begin + self.filled];
         let mut done = 0;
         if self.filled == PORTION && self.position.is_multiple_of(ALIGNMENT as u64) {
-            let path = self.path;
-            let open = || File::options().write(true).custom_flags(libc::O_DIRECT).open(path).ok();
+            // The same file, whatever has its name by now: a program of the guest may have put a link there.
+            let same = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let open = || File::options().write(true).custom_flags(libc::O_DIRECT).open(same).ok();
             if let Some(direct) = self.direct.get_or_insert_with(open) {
                 match direct.write_at(portion, self.position) {
                     // A part that is no whole number of pages would leave the rest unaligned.
@@ -114,7 +114,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("microvm-direct-{}", std::process::id()));
         let file = File::create(&path).unwrap();
         let content: Vec<u8> = (0..5 * PORTION + 777).map(|at| u8::try_from(at % 251).unwrap()).collect();
-        let mut writer = DirectWriter::new(&file, &path);
+        let mut writer = DirectWriter::new(&file);
         let mut expected = Vec::new();
         for (number, part) in content.chunks(300_001).enumerate() {
             writer.data(part).unwrap();
@@ -129,5 +129,22 @@ mod tests {
         assert_eq!(writer.finish().unwrap(), expected.len() as u64);
         assert!(fs::read(&path).unwrap() == expected);
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_link_that_took_the_place_of_the_file_is_not_written_through() {
+        let folder = std::env::temp_dir().join(format!("microvm-direct-link-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (path, moved, victim) = (folder.join("new"), folder.join("moved"), folder.join("victim"));
+        fs::write(&victim, "secret").unwrap();
+        let file = File::create(&path).unwrap();
+        fs::rename(&path, &moved).unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        let mut writer = DirectWriter::new(&file);
+        writer.data(&vec![7; 2 * PORTION]).unwrap();
+        assert_eq!(writer.finish().unwrap(), 2 * PORTION as u64);
+        assert_eq!(fs::read(&victim).unwrap(), b"secret");
+        assert!(fs::read(&moved).unwrap() == vec![7; 2 * PORTION]);
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

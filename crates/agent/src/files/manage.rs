@@ -1,12 +1,11 @@
 //! Making, renaming, removing.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 
 use microvm_protocol::messages::{MakeDirectory, Remove, Rename, Reply};
 
-use super::owner::{Owner, make_all};
+use super::owner::{NewDirectory, Owner, make_all};
 use super::path::{absolute, failed};
 use crate::failure::{AgentError, AgentResult};
 use crate::operations::done;
@@ -20,14 +19,12 @@ pub(crate) fn make_directory(request: &MakeDirectory, owner: Option<Owner>) -> A
         make_all(parent, owner).map_err(failed("make the parents of", path))?;
     }
     let mode = request.mode & 0o7777;
-    match DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => {
+    match NewDirectory::make(path, mode) {
+        Ok(made) => {
             if let Some(owner) = owner {
-                owner.give(path).map_err(failed("change the owner of", path))?;
+                made.give(owner).map_err(failed("change the owner of", path))?;
             }
-            // The agent's umask has no say in what was asked for.
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))
-                .map_err(failed("set the mode of", path))?;
+            made.set_mode(mode).map_err(failed("set the mode of", path))?;
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists && request.parents && path.is_dir() => {}
         Err(error) => return Err(failed("make the directory", path)(error)),

@@ -1,9 +1,12 @@
 //! Who gets what is written.
 
-use std::fs::DirBuilder;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, open, openat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::agent::Agent;
 use crate::exec::users;
@@ -29,10 +32,39 @@ impl Owner {
             if is_default { users::resolve(&agent.defaults().user) } else { users::resolve(specification) }?;
         Ok(Self { uid: user.uid, gid: user.gid, is_default })
     }
+}
 
-    /// Gives away something that was just made, without following a link.
-    pub(super) fn give(self, path: &Path) -> io::Result<()> {
-        std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid))
+/// A directory that was just made.
+///
+/// A program of the guest may put something else in its place, or lead its path elsewhere, before it has its owner: both are
+/// given to what was made, never to what has its name by then.
+#[derive(Debug)]
+pub(super) struct NewDirectory(OwnedFd);
+
+impl NewDirectory {
+    pub(super) fn make(path: &Path, mode: u32) -> io::Result<Self> {
+        // Only the root directory has no name, and it exists.
+        let (Some(parent), Some(leaf)) = (path.parent(), path.file_name()) else {
+            return Err(Errno::EXIST.into());
+        };
+        let parent = open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        mkdirat(&parent, leaf, Mode::from_raw_mode(mode))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = openat(&parent, leaf, flags, Mode::empty())?;
+        // Another directory in its place is taken for it only if it is as good as it: of the agent's own user.
+        if fstat(&made)?.st_uid != geteuid().as_raw() {
+            return Err(Errno::AGAIN.into());
+        }
+        Ok(Self(made))
+    }
+
+    pub(super) fn give(&self, owner: Owner) -> io::Result<()> {
+        fchown(&self.0, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid))).map_err(Into::into)
+    }
+
+    /// Sets the mode, in which the agent's umask has no say.
+    pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        fchmod(&self.0, Mode::from_raw_mode(mode)).map_err(Into::into)
     }
 }
 
@@ -44,9 +76,39 @@ pub(super) fn make_all(path: &Path, owner: Option<Owner>) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         make_all(parent, owner)?;
     }
-    match DirBuilder::new().mode(0o755).create(path) {
-        Ok(()) => owner.map_or(Ok(()), |owner| owner.give(path)),
+    match NewDirectory::make(path, 0o755) {
+        Ok(made) => owner.map_or(Ok(()), |owner| made.give(owner)),
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn what_was_made_is_changed_and_not_what_has_its_name_by_then() {
+        let root = std::env::temp_dir().join(format!("microvm-made-{}", std::process::id()));
+        for directory in ["victim/new", "a"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        fs::set_permissions(root.join("victim/new"), Permissions::from_mode(0o700)).unwrap();
+        let made = NewDirectory::make(&root.join("a/new"), 0o755).unwrap();
+        fs::rename(root.join("a"), root.join("b")).unwrap();
+        symlink(root.join("victim"), root.join("a")).unwrap();
+        made.set_mode(0o2777).unwrap();
+        let mode = |path: &str| fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode("victim/new"), mode("b/new")), (0o700, 0o2777));
+        symlink("victim", root.join("link")).unwrap();
+        for there in ["link", "victim", "victim/new", "a"] {
+            let error = NewDirectory::make(&root.join(there), 0o755).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{there}");
+        }
+        assert_eq!(NewDirectory::make(Path::new("/"), 0o755).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        fs::remove_dir_all(&root).unwrap();
     }
 }

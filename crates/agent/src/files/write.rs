@@ -65,7 +65,7 @@ fn write_now(mut receiver: Receiver, request: &WriteFile, owner: Option<Owner>) 
         return Err(AgentError::invalid(format!("{} is a directory", show(target.as_os_str().as_bytes()))));
     }
     let (file, mut temporary) = make_temporary(parent)?;
-    let size = copy(&mut receiver, &file, &temporary.path, &target)?;
+    let size = copy(&mut receiver, &file, &target)?;
     let mode = request.mode.or(existing.as_ref().map(|found| found.mode())).unwrap_or(0o644) & 0o7777;
     let named = owner.filter(|owner| !owner.is_default).map(|owner| (owner.uid, owner.gid));
     let of_existing = || existing.as_ref().map(|found| (found.uid(), found.gid()));
@@ -107,8 +107,8 @@ fn make_temporary(parent: &Path) -> AgentResult<(File, Temporary)> {
     }
 }
 
-fn copy(receiver: &mut Receiver, file: &File, temporary: &Path, target: &Path) -> AgentResult<u64> {
-    let mut writer = DirectWriter::new(file, temporary);
+fn copy(receiver: &mut Receiver, file: &File, target: &Path) -> AgentResult<u64> {
+    let mut writer = DirectWriter::new(file);
     while let Some(piece) = receiver.next()? {
         match piece {
             Piece::Data(data) => writer.data(&data).map_err(failed("write", target))?,

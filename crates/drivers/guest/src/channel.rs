@@ -19,10 +19,14 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::GuestConfig;
+use crate::lists::ListMemory;
 use crate::silence::{Beat, Silence};
 
 /// Bytes written to the socket in a row before control frames get their turn.
 const WRITE_BATCH: usize = 256 * 1024;
+
+/// Parts in which the time for a step of a transfer is counted.
+const STEP_PARTS: u32 = 5;
 
 /// A session. Its tasks end with the last handle that owns it.
 pub(crate) struct Channel {
@@ -37,11 +41,20 @@ pub(crate) struct Channel {
     sending: Arc<tokio::sync::Mutex<()>>,
     /// The socket, for as long as the session writes to it: holding it longer would keep the other side from its end.
     socket: std::sync::Weak<OwnedWriteHalf>,
+    /// Shared with the channels of all guests.
+    pub(crate) lists: ListMemory,
+    /// Longest time a guest may take for the next step of a transfer.
+    pub(crate) step_timeout: Duration,
 }
 
 impl Channel {
     /// Starts the session's tasks after the handshake.
-    pub(crate) fn start(socket: UnixStream, decoder: Decoder, config: &GuestConfig) -> Arc<Self> {
+    pub(crate) fn start(
+        socket: UnixStream,
+        decoder: Decoder,
+        config: &GuestConfig,
+        lists: ListMemory,
+    ) -> Arc<Self> {
         let (reader, writer) = socket.into_split();
         let writer = Arc::new(writer);
         let channel = Arc::new(Self {
@@ -53,6 +66,8 @@ impl Channel {
             tasks: Mutex::new(JoinSet::new()),
             sending: Arc::default(),
             socket: Arc::downgrade(&writer),
+            lists,
+            step_timeout: config.step_timeout(),
         });
         // Tasks hold the session weakly where they wait: its end is the drop of its last user.
         channel.spawn(read(Arc::downgrade(&channel), channel.mux.clone(), reader, decoder));
@@ -67,6 +82,30 @@ impl Channel {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task)
+    }
+
+    /// Waits for the next step of a transfer. A guest that answers pings and nothing else is alive, but not for this.
+    pub(crate) async fn step<T>(
+        &self,
+        action: &'static str,
+        step: impl Future<Output = Result<T, GuestError>> + Send,
+    ) -> Result<T, GuestError> {
+        let after = self.step_timeout;
+        let mut step = std::pin::pin!(step);
+        let mut waited = 0;
+        loop {
+            let expected = self.heartbeats_expected.load(Ordering::Acquire);
+            if let Ok(result) = tokio::time::timeout(after / STEP_PARTS, step.as_mut()).await {
+                return result;
+            }
+            // Time in which the guest stood still is not its fault.
+            if expected && self.heartbeats_expected.load(Ordering::Acquire) {
+                waited += 1;
+            }
+            if waited == STEP_PARTS {
+                return Err(GuestError::Timeout { action, after });
+            }
+        }
     }
 
     /// Opens a stream.

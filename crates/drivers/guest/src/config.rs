@@ -13,6 +13,18 @@ pub struct GuestConfig {
     pub request_timeout: Duration,
 }
 
+impl GuestConfig {
+    /// Longest wait for a list, and for the next step of a transfer: a guest may have to write to a slow disk first.
+    pub(crate) const fn step_timeout(&self) -> Duration {
+        self.request_timeout.saturating_mul(5)
+    }
+
+    /// Longest wait for work that grows with what is in the guest: hashing a file, removing a tree.
+    pub(crate) const fn work_timeout(&self) -> Duration {
+        self.request_timeout.saturating_mul(60)
+    }
+}
+
 impl Default for GuestConfig {
     /// 5 s, 30 s, 60 s.
     fn default() -> Self {

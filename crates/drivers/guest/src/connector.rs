@@ -10,6 +10,7 @@ use microvm_ports::{GuestConnector, GuestError};
 use crate::channel::Channel;
 use crate::config::GuestConfig;
 use crate::guest::SocketGuest;
+use crate::lists::ListMemory;
 use crate::owners::Owners;
 use crate::{handshake, identity, socket};
 
@@ -17,13 +18,14 @@ use crate::{handshake, identity, socket};
 #[derive(Debug, Clone, Default)]
 pub struct SocketGuestConnector {
     config: GuestConfig,
+    lists: ListMemory,
 }
 
 impl SocketGuestConnector {
     /// A connector with these settings.
     #[must_use]
-    pub const fn new(config: GuestConfig) -> Self {
-        Self { config }
+    pub fn new(config: GuestConfig) -> Self {
+        Self { config, lists: ListMemory::default() }
     }
 }
 
@@ -39,7 +41,7 @@ impl GuestConnector for SocketGuestConnector {
         let connect = async {
             let mut socket = socket::connect(endpoint).await?;
             let (agent, features, decoder) = handshake::greet(&mut socket, epoch).await?;
-            let channel = Channel::start(socket, decoder, &self.config);
+            let channel = Channel::start(socket, decoder, &self.config, self.lists.clone());
             identity::push(&channel, epoch, identity).await?;
             let owners = Owners::new(features, identity);
             Ok(Arc::new(SocketGuest::new(channel, agent, owners, self.config.clone())) as Arc<dyn Guest>)

@@ -21,9 +21,6 @@ use crate::config::GuestConfig;
 use crate::owners::Owners;
 use crate::{exec, files, identity, system};
 
-/// A request whose work grows with what is in the guest may take so many times as long as a short one.
-const LONG_REQUEST: u32 = 5;
-
 /// One guest over one channel.
 pub(crate) struct SocketGuest {
     channel: Arc<Channel>,
@@ -48,9 +45,25 @@ impl SocketGuest {
         action: &'static str,
         request: impl Future<Output = Result<T, GuestError>> + Send,
     ) -> Result<T, GuestError> {
-        let after = self.config.request_timeout;
-        tokio::time::timeout(after, request).await.unwrap_or(Err(GuestError::Timeout { action, after }))
+        bounded(self.config.request_timeout, action, request).await
     }
+
+    /// Bounds a request whose work grows with what is in the guest.
+    async fn long<T>(
+        &self,
+        action: &'static str,
+        request: impl Future<Output = Result<T, GuestError>> + Send,
+    ) -> Result<T, GuestError> {
+        bounded(self.config.work_timeout(), action, request).await
+    }
+}
+
+async fn bounded<T>(
+    after: Duration,
+    action: &'static str,
+    request: impl Future<Output = Result<T, GuestError>> + Send,
+) -> Result<T, GuestError> {
+    tokio::time::timeout(after, request).await.unwrap_or(Err(GuestError::Timeout { action, after }))
 }
 
 #[async_trait]
@@ -139,9 +152,7 @@ impl Guest for SocketGuest {
     }
 
     async fn list(&self, path: &GuestPath, depth: u32) -> Result<FileList, GuestError> {
-        let (action, after) = ("list the directory", self.config.request_timeout * LONG_REQUEST);
-        let list = files::list(&self.channel, path, depth);
-        tokio::time::timeout(after, list).await.unwrap_or(Err(GuestError::Timeout { action, after }))
+        self.channel.step("list the directory", files::list(&self.channel, path, depth)).await
     }
 
     async fn make_directory(
@@ -162,7 +173,8 @@ impl Guest for SocketGuest {
     }
 
     async fn remove(&self, path: &GuestPath, recursive: bool) -> Result<(), GuestError> {
-        self.channel.command(Operation::Remove(Remove { path: path.to_vec(), recursive })).await
+        let request = Remove { path: path.to_vec(), recursive };
+        self.long("remove the path", self.channel.command(Operation::Remove(request))).await
     }
 
     async fn watch(&self, path: &GuestPath, recursive: bool) -> Result<files::Changes, GuestError> {
@@ -191,8 +203,8 @@ impl Guest for SocketGuest {
     }
 
     async fn hash_file(&self, path: &GuestPath) -> Result<String, GuestError> {
-        // Large files take their time; a guest that is lost ends it.
-        files::hash(&self.channel, path).await
+        // Large files take their time.
+        self.long("hash the file", files::hash(&self.channel, path)).await
     }
 
     async fn system_info(&self) -> Result<SystemInfo, GuestError> {
@@ -224,10 +236,10 @@ impl Guest for SocketGuest {
         to_guest: u64,
         from_guest: u64,
     ) -> Result<(Duration, Duration), GuestError> {
-        system::measure_channel(&self.channel, to_guest, from_guest).await
+        self.long("measure", system::measure_channel(&self.channel, to_guest, from_guest)).await
     }
 
     async fn measure_spawn(&self, program: &str, rounds: u32) -> Result<Vec<Duration>, GuestError> {
-        system::measure_spawn(&self.channel, program, rounds).await
+        self.long("measure", system::measure_spawn(&self.channel, program, rounds)).await
     }
 }

@@ -22,6 +22,7 @@ mod guest;
 mod handshake;
 mod identity;
 mod list;
+mod lists;
 mod owners;
 mod sanitize;
 mod silence;

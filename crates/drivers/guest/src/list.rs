@@ -44,6 +44,7 @@ impl Channel {
         let stream = self.open(operation)?;
         stream.end();
         let (mut all, mut seen, mut bytes) = (Vec::new(), 0usize, 0usize);
+        let mut held = self.lists.begin();
         while let Some(reply) = self.next_message(&stream).await? {
             see(&reply);
             let Some(some) = (reading.open)(reply) else {
@@ -64,6 +65,7 @@ impl Channel {
                         ),
                     });
                 }
+                held.reach(bytes)?;
                 all.push(entry);
             }
         }

@@ -21,6 +21,9 @@ const ZEROS: &[u8] = &[0; 64 * 1024];
 /// Most bytes one transfer from a guest may bring, zeros counted in full: the largest file of Linux's file systems.
 const MOST_BYTES: u64 = 16 << 40;
 
+/// What a guest does that takes data.
+const TAKE: &str = "take more of the data";
+
 /// Sends a stream of bytes, then the end, and takes the guest's confirmation, whose number of bytes is the right one.
 pub(crate) async fn push(
     channel: &Channel,
@@ -34,13 +37,16 @@ pub(crate) async fn push(
             // The guest drops what it has when the stream is dropped before its end.
             let part = part.map_err(|error| GuestError::Source(error.to_string()))?;
             bytes += part.len() as u64;
-            send(stream, part, &mut zeros).await.map_err(|error| channel.stream_failed(error))?;
+            let sent =
+                async { send(stream, part, &mut zeros).await.map_err(|error| channel.stream_failed(error)) };
+            channel.step(TAKE, sent).await?;
         }
-        flush(stream, &mut zeros).await.map_err(|error| channel.stream_failed(error))
+        let rest = async { flush(stream, &mut zeros).await.map_err(|error| channel.stream_failed(error)) };
+        channel.step(TAKE, rest).await
     };
     sent.await?;
     stream.end();
-    let Reply::Written(written) = channel.reply(stream).await? else {
+    let Reply::Written(written) = channel.step("confirm the transfer", channel.reply(stream)).await? else {
         return Err(channel.broken("the guest does not confirm a transfer"));
     };
     if written.bytes != bytes {
@@ -96,7 +102,9 @@ pub(crate) fn pull_archive(
 fn bytes_of(pull: Pull) -> ByteStream {
     Box::pin(futures::stream::unfold(Some(pull), |state| async move {
         let mut pull = state?;
-        match pull.next().await {
+        // Frames that hold nothing are no step.
+        let channel = Arc::clone(&pull.channel);
+        match channel.step("send more of the data", pull.next()).await {
             Ok(Some(bytes)) => Some((Ok(bytes), Some(pull))),
             Ok(None) => None,
             Err(error) => Some((Err(error), None)),
@@ -108,8 +116,8 @@ fn bytes_of(pull: Pull) -> ByteStream {
 pub(crate) fn left_out(list: messages::LeftOut) -> LeftOut {
     let mut known = LeftOut::default();
     for entry in list.entries.iter().take(MAX_LEFT_OUT) {
-        let path: String = sanitize::path(&entry.path).0.chars().take(300).collect();
-        let reason: String = sanitize::clean(&entry.reason).chars().take(200).collect();
+        let path = sanitize::shorten(&sanitize::path(&entry.path).0, 300);
+        let reason = sanitize::shorten(&sanitize::clean(&entry.reason), 200);
         known.add(path, reason);
     }
     known.count = known.count.max(list.count);
@@ -140,19 +148,19 @@ impl Pull {
                 self.zeros -= count as u64;
                 return Ok(Some(Bytes::from_static(&ZEROS[..count])));
             }
-            let (count, bytes) =
-                match self.stream.receive().await.map_err(|error| self.channel.stream_failed(error))? {
-                    None => return Ok(None),
-                    Some(Incoming::Message(Some(Reply::Packed(packed)))) => {
-                        self.reported(packed)?;
-                        continue;
-                    }
-                    Some(Incoming::Data(bytes)) if !matches!(self.report, Report::Came) => {
-                        (bytes.len() as u64, Some(bytes))
-                    }
-                    Some(Incoming::Zeros(count)) if !matches!(self.report, Report::Came) => (count, None),
-                    Some(_) => return Err(self.channel.broken("the guest sends something else than data")),
-                };
+            let came = self.stream.receive().await.map_err(|error| self.channel.stream_failed(error))?;
+            let (count, bytes) = match came {
+                None => return Ok(None),
+                Some(Incoming::Message(Some(Reply::Packed(packed)))) => {
+                    self.reported(packed)?;
+                    continue;
+                }
+                Some(Incoming::Data(bytes)) if !matches!(self.report, Report::Came) => {
+                    (bytes.len() as u64, Some(bytes))
+                }
+                Some(Incoming::Zeros(count)) if !matches!(self.report, Report::Came) => (count, None),
+                Some(_) => return Err(self.channel.broken("the guest sends something else than data")),
+            };
             self.left = self.left.checked_sub(count).ok_or_else(|| {
                 self.channel.broken("the guest sends more data than was asked for or than any file holds")
             })?;
