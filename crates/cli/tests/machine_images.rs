@@ -56,8 +56,9 @@ fn build(home: &Home, name: &str, from: &str, commands: &[&str]) {
     home.must(&["image", "build", "-f", path.to_str().unwrap()]);
 }
 
+// `-B`: what is listed is not changed by what lists it.
 fn list(home: &Home, image: &str) -> Vec<String> {
-    let printed = home.must(&["run", "--image", image, "--", "python3", "-c", LIST]);
+    let printed = home.must(&["run", "--image", image, "--", "python3", "-B", "-c", LIST]);
     printed.lines().map(str::to_owned).collect()
 }
 
