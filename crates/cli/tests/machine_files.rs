@@ -68,7 +68,44 @@ fn a_sparse_file_of_4_gib_stays_sparse() {
     assert_eq!(metadata.len(), 4 << 30);
     assert!(metadata.blocks() < 20_000, "{} blocks here", metadata.blocks());
     assert!(Command::new("cmp").arg(&source).arg(&back).status().unwrap().success());
+    sparse_tree(&home, &source);
     home.must(&["rm", "dev"]);
+}
+
+/// A directory with that file and one of many holes, both ways: content by hash, and bytes on the disk.
+fn sparse_tree(home: &Home, sparse: &Path) {
+    let (tree, back) = (home.root().join("tree"), home.root().join("tree-back"));
+    fs::create_dir(&tree).unwrap();
+    fs::rename(sparse, tree.join("sparse")).unwrap();
+    let file = fs::File::create(tree.join("many")).unwrap();
+    file.set_len((16 << 20) + 777).unwrap();
+    for offset in (0..16 << 20).step_by(100_003) {
+        file.write_all_at(format!("data at {offset}").as_bytes(), offset).unwrap();
+    }
+    let begun = std::time::Instant::now();
+    home.must(&["cp", tree.to_str().unwrap(), "dev:/root/tree"]);
+    let pushed = begun.elapsed();
+    let sum =
+        |path: &Path| text(&Command::new("sha256sum").arg(path).output().unwrap().stdout)[..64].to_owned();
+    let there = home.must(&["exec", "dev", "--", "sha256sum", "/root/tree/many"]);
+    assert_eq!(there[..64], sum(&tree.join("many")));
+    let begun = std::time::Instant::now();
+    home.must(&["cp", "dev:/root/tree", back.to_str().unwrap()]);
+    eprintln!("a directory of holes: pushed in {pushed:?}, pulled in {:?}", begun.elapsed());
+    assert_eq!(sum(&back.join("many")), sum(&tree.join("many")));
+    assert!(
+        Command::new("cmp").arg(tree.join("sparse")).arg(back.join("sparse")).status().unwrap().success()
+    );
+    for name in ["sparse", "many"] {
+        let there = home.must(&["exec", "dev", "--", "stat", "-c", "%s %b", &format!("/root/tree/{name}")]);
+        let (here, again) = (fs::metadata(tree.join(name)).unwrap(), fs::metadata(back.join(name)).unwrap());
+        let (size, blocks) = there.trim().split_once(' ').unwrap();
+        assert_eq!((size, again.len()), (here.len().to_string().as_str(), here.len()), "{name}");
+        // A file system may keep a few blocks for its own records of where the data is.
+        for blocks in [blocks.parse().unwrap(), again.blocks()] {
+            assert!(blocks <= here.blocks() + 64, "{name}: {blocks} blocks of {}", here.blocks());
+        }
+    }
 }
 
 #[test]

@@ -27,6 +27,6 @@ pub use exec::{ExecEvent, ExecSession, ExecStream, ExecWriter, Started};
 pub use files::WriteFile;
 pub use lines::Lines;
 pub use socket::{ShortPath, bind_path};
-pub use transfer::{Body, Download};
+pub use transfer::{Body, ContentDownload, Download};
 pub use vms::{ConsolePart, VmQuery};
 pub use websocket::EventStream;

@@ -11,6 +11,7 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, body};
 use microvm_api::{LEFT_OUT_HEADER, SHA256_HEADER};
+use microvm_types::extents::{Content, ExtentsReader};
 use microvm_types::files::LeftOut;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
@@ -185,5 +186,37 @@ impl Download {
     #[must_use]
     pub const fn left_out(&self) -> Option<&LeftOut> {
         self.left_out.as_ref()
+    }
+}
+
+/// A file that is being received, its holes told by their length. Its end is only reported as a good end if the server's
+/// SHA-256 of the body agrees.
+#[derive(Debug)]
+pub struct ContentDownload {
+    body: Download,
+    part: Bytes,
+    reader: ExtentsReader,
+}
+
+impl ContentDownload {
+    pub(crate) fn new(body: Download) -> Self {
+        Self { body, part: Bytes::new(), reader: ExtentsReader::default() }
+    }
+
+    /// The next piece; `None` at an end that was verified.
+    ///
+    /// # Errors
+    /// Those of [`Download::next`], and [`ClientError::Answer`] if it is not a file with holes.
+    pub async fn next(&mut self) -> Result<Option<Content>, ClientError> {
+        let wrong = |error: microvm_types::extents::ExtentsError| ClientError::Answer(error.to_string());
+        loop {
+            if let Some(piece) = self.reader.next(&mut self.part).map_err(wrong)? {
+                return Ok(Some(piece));
+            }
+            match self.body.next().await? {
+                Some(part) => self.part = part,
+                None => return self.reader.finish().map(|_| None).map_err(wrong),
+            }
+        }
     }
 }

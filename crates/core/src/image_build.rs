@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use futures::StreamExt;
+use microvm_ports::content;
 use microvm_ports::guest::{GuestPath, ProcessEvent};
 use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource, RecipeFile, StorageError};
 use microvm_ports::{Guest, Progress, PulledArchive};
@@ -189,7 +190,7 @@ async fn put_file(guest: &dyn Guest, file: &RecipeFile) -> Result<(), ServiceErr
     let path: &GuestPath = file.path.as_bytes();
     let data = futures::stream::once(async move { Ok(content.into()) });
     let options = WriteOptions { mode, create_parents: true, ..WriteOptions::default() };
-    guest.write_file(path, &options, Box::pin(data)).await?;
+    guest.write_file(path, &options, content::of_bytes(Box::pin(data))).await?;
     Ok(())
 }
 

@@ -14,6 +14,15 @@ pub struct PushedArchive {
     pub left_out: LeftOut,
 }
 
+/// How holes of files stand in an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holes {
+    /// As the zeros they are read as: any reader of tar streams understands it.
+    Zeros,
+    /// Files with holes are sparse entries of GNU's format 1.0 in pax.
+    Map,
+}
+
 /// An archive that a guest packs.
 pub struct PulledArchive {
     /// The tar stream.

@@ -18,8 +18,9 @@ use microvm_types::{ErrorKind, ProcessId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::archive::{PulledArchive, PushedArchive};
+use crate::archive::{Holes, PulledArchive, PushedArchive};
 use crate::branch::InputProbe;
+use crate::content::ContentStream;
 
 /// A guest path: bytes, absolute unless said otherwise; no NUL.
 pub type GuestPath = [u8];
@@ -313,21 +314,21 @@ pub trait Guest: Send + Sync {
     /// Sends a signal (1 to 64) to a process group started through the agent.
     async fn signal(&self, process: &ProcessId, signal: u8) -> Result<(), GuestError>;
 
-    /// Reads a file from `offset`, at most `length` bytes (`None`: to its end).
+    /// Reads a file from `offset`, at most `length` bytes (`None`: to its end), with its holes.
     async fn read_file(
         &self,
         path: &GuestPath,
         offset: u64,
         length: Option<u64>,
-    ) -> Result<(FileStat, ByteStream), GuestError>;
+    ) -> Result<(FileStat, ContentStream), GuestError>;
 
     /// Writes a whole file: to a temporary name beside it, then renamed into place when `data` has ended without error.
-    /// `data` is taken to its end. Returns the number of bytes, which the guest has confirmed.
+    /// `data` is taken to its end. Returns the number of bytes, holes counted in full, which the guest has confirmed.
     async fn write_file(
         &self,
         path: &GuestPath,
         options: &WriteOptions,
-        data: ByteStream,
+        data: ContentStream,
     ) -> Result<u64, GuestError>;
 
     /// What is at a path; symbolic links are not followed.
@@ -372,8 +373,13 @@ pub trait Guest: Send + Sync {
     ) -> Result<PushedArchive, GuestError>;
 
     /// Packs a file or directory as a tar stream (pax, names relative to the path's parent), FIFOs and devices too.
-    /// `exclude`: absolute paths left out with all below them.
-    async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<PulledArchive, GuestError>;
+    /// `exclude`: absolute paths left out with all below them. A guest that cannot tell holes as asked packs zeros.
+    async fn pull_archive(
+        &self,
+        path: &GuestPath,
+        exclude: &[Vec<u8>],
+        holes: Holes,
+    ) -> Result<PulledArchive, GuestError>;
 
     /// Packs the directory `path` as the root of an image, as a tar stream (pax, names relative to `path`): all that is on
     /// its file system, and nothing that is mounted over it. Special files, hard links, extended attributes and times come

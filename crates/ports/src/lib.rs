@@ -12,6 +12,7 @@ pub mod archive;
 pub mod branch;
 pub mod clock;
 pub mod conformance;
+pub mod content;
 pub mod guest;
 pub mod hooks;
 pub mod hypervisor;
@@ -20,7 +21,7 @@ pub mod snapshot;
 pub mod state;
 pub mod storage;
 
-pub use archive::{PulledArchive, PushedArchive};
+pub use archive::{Holes, PulledArchive, PushedArchive};
 pub use branch::{BranchError, Brancher};
 pub use clock::Clock;
 pub use guest::{Guest, GuestConnector, GuestError};

@@ -15,6 +15,7 @@ mod charge;
 mod collected;
 mod connections;
 mod convert;
+mod extents;
 mod extract;
 mod failure;
 mod handlers;

@@ -41,6 +41,7 @@ impl std::fmt::Debug for Route {
 
 const TAR: &str = "application/x-tar";
 const BYTES: &str = "application/octet-stream";
+const EXTENTS: &str = microvm_types::extents::MEDIA_TYPE;
 const NDJSON: &str = "application/x-ndjson";
 const WEBSOCKET: &str = "websocket";
 
@@ -77,6 +78,8 @@ pub fn table() -> Vec<Route> {
         row(p(), "/vms/{vm}/processes/{process}/signal", GuestExecute, "Send a signal", &[], "SendSignal", 204, "", post(processes::signal)),
         row(g(), "/vms/{vm}/files", GuestFiles, "Read a file", &["path", "offset", "length"], "", 200, BYTES, get(files::read)),
         row(u(), "/vms/{vm}/files", GuestFiles, "Write a file", &["path", "mode", "owner", "parents", "modified"], BYTES, 200, "TransferSummary", put(files::write)),
+        row(g(), "/vms/{vm}/files/extents", GuestFiles, "Read a file, holes told by their length", &["path"], "", 200, EXTENTS, get(files::read_extents)),
+        row(u(), "/vms/{vm}/files/extents", GuestFiles, "Write a file, holes told by their length", &["path", "mode", "owner", "parents", "modified"], EXTENTS, 200, "TransferSummary", put(files::write_extents)),
         row(d(), "/vms/{vm}/files", GuestFiles, "Remove a file or directory", &["path", "recursive"], "", 204, "", delete(files::remove)),
         row(g(), "/vms/{vm}/files/stat", GuestFiles, "What is at a path", &["path"], "", 200, "FileStat", get(files::stat)),
         row(g(), "/vms/{vm}/files/list", GuestFiles, "Entries of a directory", &["path", "depth"], "", 200, "FileList", get(files::list)),
@@ -84,7 +87,7 @@ pub fn table() -> Vec<Route> {
         row(p(), "/vms/{vm}/files/mkdir", GuestFiles, "Make a directory", &["path", "mode", "parents", "owner"], "", 204, "", post(files::make_directory)),
         row(p(), "/vms/{vm}/files/rename", GuestFiles, "Rename within the guest", &["from", "to"], "", 204, "", post(files::rename)),
         row(g(), "/vms/{vm}/files/watch", GuestFiles, "Changes below a path", &["path", "recursive"], "", 200, NDJSON, get(watch::watch)),
-        row(g(), "/vms/{vm}/archive", GuestFiles, "A file or directory as a tar stream", &["path", "exclude"], "", 200, TAR, get(archive::pull)),
+        row(g(), "/vms/{vm}/archive", GuestFiles, "A file or directory as a tar stream", &["path", "exclude", "holes"], "", 200, TAR, get(archive::pull)),
         row(u(), "/vms/{vm}/archive", GuestFiles, "Unpack a tar stream below a directory", &["path", "owner"], TAR, 200, "TransferSummary", put(archive::push)),
         row(g(), "/vms/{vm}/ports/{port}", GuestExecute, "A TCP connection to a guest port", &[], "", 101, WEBSOCKET, get(ports::connect)),
         row(p(), "/vms/{vm}/fork", VmCreate, "Fork a running VM; it goes on", &[], "ForkVm", 201, "Forked", post(snapshots::fork)),

@@ -13,6 +13,7 @@ use microvm_api::vm::StopVm;
 use microvm_client::{Client, ClientError, ExecEvent, VmQuery, WriteFile};
 use microvm_server::{BindError, BoundServer};
 use microvm_types::exec::{ExecRequest, OutputOffsets};
+use microvm_types::extents::Content;
 use microvm_types::{ErrorKind, Phase, Share, VmRef};
 
 async fn dev(client: &Client) -> VmRef {
@@ -46,6 +47,45 @@ async fn a_vm_lives_and_goes() {
     assert_eq!(code(client.create_vm(&again).await), ("vm_name_taken".into(), ErrorKind::Conflict));
     client.delete_vm(&vm).await.unwrap();
     assert_eq!(code(client.vm(&vm).await), ("vm_not_found".into(), ErrorKind::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn holes_cross_as_their_length() {
+    const HOLE: u64 = 8 << 20;
+    let server = support::start().await;
+    let client = &server.client;
+    let vm = dev(client).await;
+    let pieces =
+        || vec![Content::Hole(HOLE), Content::Data(vec![7; 100_000].into()), Content::Hole(HOLE)].into_iter();
+    let length = 2 * HOLE + 100_000;
+    let options = WriteFile::default();
+    let written = client.write_content(&vm, b"/tmp/sparse", &options, stream::iter(pieces().map(Ok)));
+    assert_eq!(written.await.unwrap().bytes, length);
+    let (stat, mut data) = client.read_content(&vm, b"/tmp/sparse").await.unwrap();
+    assert_eq!(stat.size, length);
+    let (mut holes, mut bytes) = (0, 0);
+    while let Some(piece) = data.next().await.unwrap() {
+        match piece {
+            Content::Hole(count) => holes += count,
+            Content::Data(data) => bytes += data.len() as u64,
+        }
+    }
+    assert_eq!(holes + bytes, length);
+    assert!(bytes < 1 << 20, "{bytes} bytes crossed");
+    // The same file for those who ask for plain bytes.
+    let mut plain = client.read_file(&vm, b"/tmp/sparse").await.unwrap().1;
+    let mut received = 0;
+    while let Some(part) = plain.next().await.unwrap() {
+        received += part.len() as u64;
+    }
+    assert_eq!(received, length);
+    // Half a body leaves nothing.
+    let broken = pieces().take(2).map(Ok).chain([Err(std::io::Error::other("gone"))]);
+    client
+        .write_content(&vm, b"/tmp/half", &options, stream::iter(broken.collect::<Vec<_>>()))
+        .await
+        .unwrap_err();
+    assert_eq!(code(client.stat(&vm, b"/tmp/half").await).1, ErrorKind::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,7 +226,7 @@ async fn what_archives_leave_out_is_told_both_ways() {
     let summary = client.push_archive(&vm, b"/tmp/in", None, stream::iter([Ok(data)])).await.unwrap();
     assert_eq!((summary.left_out.count, summary.left_out.entries[0].path.as_str()), (1, "label"));
     assert_eq!(client.list_files(&vm, b"/tmp/in", 1).await.unwrap().entries.len(), 2);
-    let mut pulled = client.pull_archive(&vm, b"/tmp/in").await.unwrap();
+    let mut pulled = client.pull_archive(&vm, b"/tmp/in", false).await.unwrap();
     assert_eq!(pulled.left_out(), None, "told before its end");
     while pulled.next().await.unwrap().is_some() {}
     assert_eq!(pulled.left_out().map(|left_out| left_out.count), Some(0));

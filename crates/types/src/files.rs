@@ -47,6 +47,10 @@ pub struct FileStat {
     /// only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modified_nanoseconds: Option<u32>,
+    /// Bytes that its content takes on the guest's disk; less than `size` where it has holes. Absent from agents that are
+    /// older than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocated: Option<u64>,
     /// Where a symbolic link points, lossy if it is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,

@@ -18,6 +18,7 @@
 
 pub mod error_kind;
 pub mod exec;
+pub mod extents;
 mod file_time;
 pub mod files;
 pub mod guest;

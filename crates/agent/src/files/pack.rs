@@ -1,6 +1,7 @@
 //! A file or directory as a tar stream, to the host.
 
 pub(super) mod header;
+mod sparse;
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
@@ -33,6 +34,7 @@ pub(crate) async fn pack(stream: &Arc<StreamHandle>, request: PullArchive) -> Ag
             sender: Sender { stream: &stream, runtime: &runtime },
             device: metadata.dev(),
             exclude,
+            holes: request.holes,
             pending: Vec::new(),
             links: Links::default(),
             left_out: LeftOut::default(),
@@ -53,6 +55,8 @@ struct Packer<'a> {
     sender: Sender<'a>,
     device: u64,
     exclude: Vec<&'a Path>,
+    /// Whether holes are told by a map.
+    holes: bool,
     /// Headers that wait, so that thousands of small files do not make thousands of frames.
     pending: Vec<u8>,
     links: Links,
@@ -154,8 +158,21 @@ impl Packer<'_> {
             Err(error) if is_gone(&error) => return Ok(()),
             Err(error) => return Err(failed("open", path)(error)),
         };
-        let size = metadata.len();
         header.set_entry_type(EntryType::Regular);
+        if self.holes
+            && let Some(map) = sparse::map(&file, metadata)
+        {
+            let entry = header::Entry {
+                name: &name,
+                target: None,
+                size: map.encode().len() as u64 + map.stored(),
+                map: Some(&map),
+                modified: (metadata.mtime(), metadata.mtime_nsec()),
+                xattrs: &[],
+            };
+            return self.sparse(&file, path, header, &entry, &map);
+        }
+        let size = metadata.len();
         self.header(header, &name, None, size, metadata);
         let padding = (BLOCK - size % BLOCK) % BLOCK;
         if size <= 16 * 1024 {
@@ -212,11 +229,8 @@ impl Packer<'_> {
 
     fn header(&mut self, header: Header, name: &[u8], target: Option<&[u8]>, size: u64, metadata: &Metadata) {
         let modified = (metadata.mtime(), metadata.mtime_nsec());
-        header::append(
-            &mut self.pending,
-            header,
-            &header::Entry { name, target, size, modified, xattrs: &[] },
-        );
+        let entry = header::Entry { name, target, size, map: None, modified, xattrs: &[] };
+        header::append(&mut self.pending, header, &entry);
     }
 
     fn flush(&mut self) -> AgentResult<()> {

@@ -205,7 +205,7 @@ impl Packer<'_> {
         header::append(
             &mut self.pending,
             header,
-            &header::Entry { name, target, size, modified, xattrs: &entry.xattrs },
+            &header::Entry { name, target, size, map: None, modified, xattrs: &entry.xattrs },
         );
         if self.pending.len() >= GUEST_BULK { self.flush() } else { Ok(()) }
     }

@@ -43,5 +43,7 @@ pub(super) fn describe(path: &Path, metadata: &Metadata) -> Stat {
             seconds: metadata.mtime(),
             nanoseconds: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
         }),
+        // `st_blocks` counts 512 bytes (stat(2)), whatever the file system's blocks are.
+        allocated: Some(metadata.blocks().saturating_mul(512)),
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 
 use bytes::{Buf as _, Bytes};
 use futures_util::Stream;
+use microvm_types::extents::Content;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
@@ -37,16 +38,33 @@ impl ExtentReader {
         if self.position >= self.until {
             self.look()?;
         }
+        if !self.hole {
+            return self.data();
+        }
         let room = usize::try_from(self.until - self.position).unwrap_or(usize::MAX).min(PART);
-        let part = if self.hole {
-            Bytes::from_static(&ZEROS[..room])
-        } else {
-            let mut buffer = Vec::with_capacity(room);
-            io::copy(&mut (&self.file).take(room as u64), &mut buffer)?;
-            buffer.into()
-        };
-        self.position += part.len() as u64;
-        Ok(Some(part).filter(|part| !part.is_empty()))
+        self.position += room as u64;
+        Ok(Some(Bytes::from_static(&ZEROS[..room])))
+    }
+
+    /// The next bytes, or the whole hole that begins here; `None` at the end.
+    pub(crate) fn next_content(&mut self) -> io::Result<Option<Content>> {
+        if self.position >= self.until {
+            self.look()?;
+        }
+        if !self.hole {
+            return Ok(self.data()?.map(Content::Data));
+        }
+        let hole = self.until - self.position;
+        self.position = self.until;
+        Ok(Some(Content::Hole(hole)))
+    }
+
+    fn data(&mut self) -> io::Result<Option<Bytes>> {
+        let room = usize::try_from(self.until - self.position).unwrap_or(usize::MAX).min(PART);
+        let mut buffer = Vec::with_capacity(room);
+        io::copy(&mut (&self.file).take(room as u64), &mut buffer)?;
+        self.position += buffer.len() as u64;
+        Ok(Some(Bytes::from(buffer)).filter(|part| !part.is_empty()))
     }
 
     /// Finds out what begins here. Where the file system has nothing to say everything is data.
@@ -84,6 +102,15 @@ impl ExtentReader {
             Ok(part?.map(|part| (part, reader)))
         })
     }
+}
+
+/// The content of a file as a stream, its holes whole.
+pub(crate) fn content(file: File) -> impl Stream<Item = io::Result<Content>> + Send + 'static {
+    futures_util::stream::try_unfold(ExtentReader::new(file), |mut reader| async move {
+        let joined = tokio::task::spawn_blocking(move || (reader.next_content(), reader)).await;
+        let (piece, reader) = joined.map_err(io::Error::other)?;
+        Ok(piece?.map(|piece| (piece, reader)))
+    })
 }
 
 impl Read for ExtentReader {
@@ -157,10 +184,18 @@ mod tests {
             let mut read = Vec::new();
             ExtentReader::new(file.try_clone().unwrap()).read_to_end(&mut read).unwrap();
             prop_assert!(read == plain, "as a reader");
+            let copy = file.try_clone().unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let streamed: Vec<Bytes> =
                 runtime.block_on(ExtentReader::new(file).into_stream().try_collect()).unwrap();
             prop_assert!(streamed.concat() == plain, "as a stream");
+            (&copy).rewind().unwrap();
+            let pieces: Vec<Content> = runtime.block_on(content(copy).try_collect()).unwrap();
+            let told = pieces.into_iter().flat_map(|piece| match piece {
+                Content::Data(data) => data.to_vec(),
+                Content::Hole(count) => vec![0; usize::try_from(count).unwrap()],
+            });
+            prop_assert!(told.collect::<Vec<u8>>() == plain, "as content");
         }
     }
 }

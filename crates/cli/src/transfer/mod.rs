@@ -5,6 +5,8 @@
 
 mod budget;
 mod extents;
+#[cfg(test)]
+mod holes;
 mod left_out;
 mod pack;
 mod permissions;
@@ -12,6 +14,7 @@ mod place;
 mod pull;
 mod push;
 mod sparse;
+mod sum;
 mod temporary;
 mod unpack;
 
@@ -36,8 +39,8 @@ const RESULTS_MAX: u64 = 16 << 20;
 pub(crate) struct Moved {
     /// Bytes, the archive's own included where one was used.
     pub(crate) bytes: u64,
-    /// SHA-256 of them.
-    pub(crate) sha256: String,
+    /// SHA-256 of them; none for a file with more than 64 MiB of holes, which are not read, sent or hashed.
+    pub(crate) sha256: Option<String>,
     /// What was not copied.
     pub(crate) left_out: LeftOut,
     /// Whether that is all: the agent of a VM that was started by an older version does not tell what it leaves out.
@@ -47,7 +50,7 @@ pub(crate) struct Moved {
 impl Default for Moved {
     /// Nothing.
     fn default() -> Self {
-        Self { bytes: 0, sha256: String::new(), left_out: LeftOut::default(), left_out_is_complete: true }
+        Self { bytes: 0, sha256: None, left_out: LeftOut::default(), left_out_is_complete: true }
     }
 }
 

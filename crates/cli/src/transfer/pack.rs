@@ -1,7 +1,9 @@
 //! Packing a directory of this host as a tar stream.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -10,10 +12,12 @@ use tar::{Builder, EntryType, Header};
 
 use crate::transfer::extents::ExtentReader;
 
+mod sparse;
+
 /// Writes everything below `directory` to `out`, names below `name`, under which it is an entry itself unless that is empty.
 /// Owners become root: users of this host mean
-/// nothing in a guest. Returns what was left out: sockets.
-pub(crate) fn pack(directory: &Path, name: &Path, out: impl Write) -> io::Result<LeftOut> {
+/// nothing in a guest. With `holes` files that have some are told by a map of their data. Returns what was left out: sockets.
+pub(crate) fn pack(directory: &Path, name: &Path, holes: bool, out: impl Write) -> io::Result<LeftOut> {
     let mut left_out = LeftOut::default();
     let mut builder = Builder::new(out);
     if !name.as_os_str().is_empty() {
@@ -37,7 +41,7 @@ pub(crate) fn pack(directory: &Path, name: &Path, out: impl Write) -> io::Result
                 continue;
             }
             if kind.is_file() {
-                append_file(&mut builder, &path, &name)?;
+                append_file(&mut builder, &path, &name, holes)?;
                 continue;
             }
             time(&mut builder, &metadata)?;
@@ -60,12 +64,19 @@ pub(crate) fn pack(directory: &Path, name: &Path, out: impl Write) -> io::Result
 
 /// Writes the time of the entry to come where a header cannot hold it: parts of a second, and times before 1970.
 fn time(builder: &mut Builder<impl Write>, metadata: &Metadata) -> io::Result<()> {
+    extensions(builder, exact_time(metadata))
+}
+
+fn exact_time(metadata: &Metadata) -> Vec<(&'static str, Vec<u8>)> {
     let nanoseconds = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
     if nanoseconds == 0 && metadata.mtime() >= 0 {
-        return Ok(());
+        return Vec::new();
     }
-    let modified = FileTime::new(metadata.mtime(), nanoseconds).to_string();
-    builder.append_pax_extensions([("mtime", modified.as_bytes())])
+    vec![("mtime", FileTime::new(metadata.mtime(), nanoseconds).to_string().into_bytes())]
+}
+
+fn extensions(builder: &mut Builder<impl Write>, records: Vec<(&'static str, Vec<u8>)>) -> io::Result<()> {
+    builder.append_pax_extensions(records.iter().map(|(key, value)| (*key, value.as_slice())))
 }
 
 /// The header of a FIFO or device.
@@ -81,9 +92,21 @@ fn special(metadata: &Metadata) -> io::Result<Header> {
     Ok(header)
 }
 
-fn append_file(builder: &mut Builder<impl Write>, path: &Path, name: &Path) -> io::Result<()> {
+fn append_file(builder: &mut Builder<impl Write>, path: &Path, name: &Path, holes: bool) -> io::Result<()> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
+    if holes && let Some(map) = sparse::map(&file, &metadata) {
+        let name = name.as_os_str().as_bytes();
+        let mut records = exact_time(&metadata);
+        records.extend(map.records(name));
+        extensions(builder, records)?;
+        // GNU tar looks for maps only behind headers of POSIX.
+        let size = map.encode().len() as u64 + map.stored();
+        let mut header = filled(Header::new_ustar(), &metadata, EntryType::Regular, size);
+        let stand_in = microvm_protocol::sparse::stand_in(name);
+        let data = sparse::Data::new(&file, &map, path);
+        return builder.append_data(&mut header, OsStr::from_bytes(&stand_in), data);
+    }
     time(builder, &metadata)?;
     let mut header = header(&metadata, EntryType::Regular, metadata.len());
     // A file that grows or shrinks meanwhile must not shift what comes after it.
@@ -92,7 +115,10 @@ fn append_file(builder: &mut Builder<impl Write>, path: &Path, name: &Path) -> i
 }
 
 fn header(metadata: &Metadata, kind: EntryType, size: u64) -> Header {
-    let mut header = Header::new_gnu();
+    filled(Header::new_gnu(), metadata, kind, size)
+}
+
+fn filled(mut header: Header, metadata: &Metadata, kind: EntryType, size: u64) -> Header {
     header.set_entry_type(kind);
     header.set_mode(metadata.mode() & 0o7777);
     header.set_uid(0);
@@ -100,6 +126,10 @@ fn header(metadata: &Metadata, kind: EntryType, size: u64) -> Header {
     header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
     header.set_size(size);
     header
+}
+
+fn shortened(path: &Path) -> io::Error {
+    io::Error::other(format!("{} became shorter while it was read", path.display()))
 }
 
 /// Exactly as many bytes as were announced.
@@ -117,10 +147,7 @@ impl Read for Exactly<'_> {
         let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let length = self.file.read(&mut buffer[..room])?;
         if length == 0 {
-            return Err(io::Error::other(format!(
-                "{} became shorter while it was read",
-                self.path.display()
-            )));
+            return Err(shortened(self.path));
         }
         self.left -= length as u64;
         Ok(length)

@@ -9,10 +9,10 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf as _, Bytes};
-use microvm_client::{Client, Download};
+use microvm_client::{Client, ClientError, ContentDownload, Download};
+use microvm_types::extents::Content;
 use microvm_types::files::{FileKind, LeftOut};
 use microvm_types::{ErrorKind, VmRef};
-use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
@@ -21,6 +21,7 @@ use crate::output::written;
 use crate::transfer::budget::Budget;
 use crate::transfer::place::base_name;
 use crate::transfer::sparse::SparseWriter;
+use crate::transfer::sum::Sum;
 use crate::transfer::{Moved, Rules, permissions, temporary, unpack};
 
 /// Copies a file or directory of a guest to a path of this host, or into it if it is a directory.
@@ -50,13 +51,20 @@ pub(crate) async fn pull(
                 target.display()
             ),
         )),
-        FileKind::Directory => pull_tree(client, vm, from, &target, rules).await,
+        FileKind::Directory => pull_tree(client, vm, from, &target, stat.allocated.is_some(), rules).await,
         FileKind::Other => Err(CliError::new(
             ErrorKind::Unsupported,
             "not_copyable",
             format!("{} is a device, FIFO or socket: only files and directories are copied", stat.path),
         )),
-        FileKind::File | FileKind::Symlink => pull_file(client, vm, from, &target, rules.budget).await,
+        FileKind::File | FileKind::Symlink => {
+            // An agent that does not say what a file takes belongs to a time when holes were sent as zeros.
+            let holes = stat.allocated.is_some_and(|allocated| {
+                // What a link takes says nothing of the file it leads to.
+                allocated < stat.size || stat.kind == FileKind::Symlink
+            });
+            pull_file(client, vm, from, &target, rules.budget, holes).await
+        }
     }
 }
 
@@ -68,7 +76,8 @@ pub(crate) async fn pull_directory(
     to: &Path,
     rules: Rules,
 ) -> Result<Moved, CliError> {
-    pull_tree(client, vm, from, to, rules).await
+    let holes = client.stat(vm, from).await?.allocated.is_some();
+    pull_tree(client, vm, from, to, holes, rules).await
 }
 
 /// Copies a file or directory of a guest to standard output, as a tar stream.
@@ -78,8 +87,9 @@ pub(crate) async fn pull_stream(
     from: &[u8],
     mut budget: Budget,
 ) -> Result<Moved, CliError> {
-    let mut data = client.pull_archive(vm, from).await?;
-    let mut count = Count::default();
+    // Whatever reads it may not know of sparse entries.
+    let mut data = client.pull_archive(vm, from, false).await?;
+    let mut count = Sum::default();
     let mut stdout = tokio::io::stdout();
     while let Some(part) = data.next().await? {
         count.add(&part);
@@ -88,31 +98,6 @@ pub(crate) async fn pull_stream(
     }
     stdout.flush().await.map_err(|error| written(&error))?;
     Ok(count.moved(data.left_out(), LeftOut::default()))
-}
-
-#[derive(Default)]
-struct Count {
-    bytes: u64,
-    hash: Sha256,
-}
-
-impl Count {
-    fn add(&mut self, part: &[u8]) {
-        self.bytes += part.len() as u64;
-        self.hash.update(part);
-    }
-
-    /// For an archive: what the guest says that it left out, if it says, and what was left out here.
-    fn moved(self, there: Option<&LeftOut>, mut here: LeftOut) -> Moved {
-        use std::fmt::Write as _;
-        let sha256 = self.hash.finalize().iter().fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
-        here.merge(there.cloned().unwrap_or_default());
-        Moved { bytes: self.bytes, sha256, left_out: here, left_out_is_complete: there.is_some() }
-    }
 }
 
 /// A file or directory that is not complete yet; removed when dropped, unless it took its place.
@@ -146,23 +131,48 @@ impl Drop for Unfinished {
     }
 }
 
+/// A file on its way, with or without word of its holes.
+enum Arriving {
+    Bytes(Download),
+    Content(ContentDownload),
+}
+
+impl Arriving {
+    async fn next(&mut self) -> Result<Option<Content>, ClientError> {
+        match self {
+            Self::Bytes(data) => Ok(data.next().await?.map(Content::Data)),
+            Self::Content(data) => data.next().await,
+        }
+    }
+}
+
 async fn pull_file(
     client: &Client,
     vm: &VmRef,
     from: &[u8],
     target: &Path,
     mut budget: Budget,
+    holes: bool,
 ) -> Result<Moved, CliError> {
-    let (stat, mut data) = client.read_file(vm, from).await?;
+    let (stat, mut data) = if holes {
+        let (stat, data) = client.read_content(vm, from).await?;
+        (stat, Arriving::Content(data))
+    } else {
+        let (stat, data) = client.read_file(vm, from).await?;
+        (stat, Arriving::Bytes(data))
+    };
     let unfinished = Unfinished::beside(target)?;
     let failed = |error: io::Error| CliError::file("writing", target, &error);
     let file: io::Result<File> =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished.path());
     let mut writer = SparseWriter::new(file.map_err(failed)?);
-    let mut count = Count::default();
-    while let Some(part) = data.next().await? {
-        count.add(&part);
-        budget.charge(writer.write(&part).map_err(failed)?)?;
+    let mut count = Sum::default();
+    while let Some(piece) = data.next().await? {
+        count.add_content(&piece);
+        match piece {
+            Content::Data(part) => budget.charge(writer.write(&part).map_err(failed)?)?,
+            Content::Hole(length) => writer.hole(length).map_err(failed)?,
+        }
     }
     let file = writer.finish().map_err(failed)?;
     let attributes =
@@ -177,9 +187,10 @@ async fn pull_tree(
     vm: &VmRef,
     from: &[u8],
     target: &Path,
+    holes: bool,
     rules: Rules,
 ) -> Result<Moved, CliError> {
-    let mut data = client.pull_archive(vm, from).await?;
+    let mut data = client.pull_archive(vm, from, holes).await?;
     let prefix = base_name(from).to_vec();
     if target.is_dir() {
         return receive(&mut data, target.to_owned(), prefix, false, rules).await;
@@ -203,7 +214,7 @@ async fn receive(
 ) -> Result<Moved, CliError> {
     let (parts, arriving) = mpsc::channel(4);
     let unpacking = tokio::task::spawn_blocking(move || {
-        let mut reader = Arriving { parts: arriving, part: Bytes::new() };
+        let mut reader = Parts { parts: arriving, part: Bytes::new() };
         let outcome = unpack::unpack(&mut reader, &target, &prefix, made, &mut rules);
         if outcome.is_ok() {
             // Padding may follow the end of the archive; it still has to be counted.
@@ -211,7 +222,7 @@ async fn receive(
         }
         outcome
     });
-    let mut count = Count::default();
+    let mut count = Sum::default();
     let received = loop {
         match data.next().await {
             Ok(Some(part)) => {
@@ -238,18 +249,18 @@ async fn receive(
     Ok(count.moved(data.left_out(), left_out))
 }
 
-struct Arriving {
+struct Parts {
     parts: mpsc::Receiver<io::Result<Bytes>>,
     part: Bytes,
 }
 
-impl Arriving {
+impl Parts {
     fn drain(&mut self) {
         while let Some(Ok(_)) = self.parts.blocking_recv() {}
     }
 }
 
-impl Read for Arriving {
+impl Read for Parts {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.part.is_empty() {
             match self.parts.blocking_recv() {

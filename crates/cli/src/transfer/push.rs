@@ -5,9 +5,10 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, TryStreamExt as _};
 use microvm_client::{Client, ClientError, WriteFile};
 use microvm_types::files::{FileKind, FileOwner, FileTime, LeftOut, TransferSummary};
 use microvm_types::{ErrorKind, VmRef};
@@ -17,7 +18,8 @@ use tokio_util::io::ReaderStream;
 use crate::error::CliError;
 use crate::transfer::extents::ExtentReader;
 use crate::transfer::place::{base_name, join, parent};
-use crate::transfer::{Moved, pack};
+use crate::transfer::sum::Sum;
+use crate::transfer::{Moved, extents, pack};
 
 /// Bytes that are read and sent at once.
 const PART: usize = 128 * 1024;
@@ -25,7 +27,7 @@ const PART: usize = 128 * 1024;
 impl From<TransferSummary> for Moved {
     fn from(summary: TransferSummary) -> Self {
         let TransferSummary { bytes, sha256, left_out } = summary;
-        Self { bytes, sha256, left_out, left_out_is_complete: true }
+        Self { bytes, sha256: Some(sha256), left_out, left_out_is_complete: true }
     }
 }
 
@@ -65,8 +67,39 @@ pub(crate) async fn push(
         parents: true,
         modified: modified(&metadata),
     };
+    // `st_blocks` counts 512 bytes (stat(2)).
+    if metadata.is_file() && metadata.blocks().saturating_mul(512) < metadata.len() {
+        let file = file.try_clone().map_err(|error| CliError::file("opening", from, &error))?;
+        if let Some(moved) = push_sparse(client, vm, file, &target, &options).await? {
+            return Ok(moved);
+        }
+    }
     let data = ExtentReader::new(file).into_stream();
     Ok(client.write_file(vm, &target, &options, data).await?.into())
+}
+
+/// Copies a file whose holes cross as their length; `None`, with nothing sent, to a server that is older than this.
+async fn push_sparse(
+    client: &Client,
+    vm: &VmRef,
+    file: std::fs::File,
+    target: &[u8],
+    options: &WriteFile,
+) -> Result<Option<Moved>, CliError> {
+    let sum = Arc::new(Mutex::new(Sum::default()));
+    let counted = Arc::clone(&sum);
+    let content = extents::content(file).inspect_ok(move |piece| {
+        counted.lock().unwrap_or_else(PoisonError::into_inner).add_content(piece);
+    });
+    match client.write_content(vm, target, options, content).await {
+        Ok(_) => {
+            let sum = std::mem::take(&mut *sum.lock().unwrap_or_else(PoisonError::into_inner));
+            // A file is copied whole or not at all.
+            Ok(Some(sum.moved(Some(&LeftOut::default()), LeftOut::default())))
+        }
+        Err(ClientError::Problem(problem)) if problem.code == "route_not_found" => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn is_directory(client: &Client, vm: &VmRef, path: &[u8]) -> Result<bool, CliError> {
@@ -125,7 +158,9 @@ async fn push_packed(
     (name, folder): (&[u8], &[u8]),
     owner: &FileOwner,
 ) -> Result<Moved, CliError> {
-    let (data, left_out) = packed(from.to_owned(), OsStr::from_bytes(name).into());
+    // An agent that says what files take on its disk knows maps of holes, too.
+    let holes = client.stat(vm, b"/").await?.allocated.is_some();
+    let (data, left_out) = packed(from.to_owned(), OsStr::from_bytes(name).into(), holes);
     let mut moved = Moved::from(client.push_archive(vm, folder, Some(owner), data).await?);
     // All was sent, so it was told before.
     moved.left_out.merge(left_out.await.unwrap_or_default());
@@ -148,13 +183,14 @@ pub(crate) async fn push_stream(
 fn packed(
     directory: PathBuf,
     name: PathBuf,
+    holes: bool,
 ) -> (impl Stream<Item = io::Result<Bytes>> + Send + 'static, oneshot::Receiver<LeftOut>) {
     let (parts, taken) = mpsc::channel(4);
     let (report, left_out) = oneshot::channel();
     let work = move || {
         let out = io::BufWriter::with_capacity(PART, Parts(parts.clone()));
         // Nobody takes it any more: then nobody needs to know.
-        match pack::pack(&directory, &name, out) {
+        match pack::pack(&directory, &name, holes, out) {
             Ok(left_out) => drop(report.send(left_out)),
             Err(error) => drop(parts.blocking_send(Err(error))),
         }

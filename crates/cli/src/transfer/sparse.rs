@@ -20,6 +20,19 @@ impl SparseWriter {
         Self { file, length: 0, hole: 0 }
     }
 
+    /// Bytes so far, zeros included.
+    pub(crate) const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Adds zeros at the end, which take no space.
+    pub(crate) fn hole(&mut self, count: u64) -> std::io::Result<()> {
+        let length = self.length.checked_add(count).filter(|length| i64::try_from(*length).is_ok());
+        self.length = length.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::FileTooLarge))?;
+        self.hole += count;
+        Ok(())
+    }
+
     /// Adds bytes at the end; gives how many of them take space.
     pub(crate) fn write(&mut self, mut data: &[u8]) -> std::io::Result<u64> {
         let mut taken = 0;
@@ -80,6 +93,18 @@ mod tests {
         let (all, blocks) = written(&[vec![0; 1 << 20], vec![7; 10], vec![0; 1 << 20]]);
         assert_eq!(all.len(), (2 << 20) + 10);
         assert!(blocks * 512 < 64 * 1024, "{blocks} blocks are taken");
+    }
+
+    #[test]
+    fn a_hole_longer_than_any_file_is_refused() {
+        let mut writer = SparseWriter::new(tempfile::tempfile().unwrap());
+        writer.hole(1 << 40).unwrap();
+        writer.write(b"end").unwrap();
+        assert!(writer.hole(u64::MAX - 5).is_err());
+        writer.hole(7).unwrap();
+        let metadata = writer.finish().unwrap().metadata().unwrap();
+        assert_eq!(metadata.len(), (1 << 40) + 10);
+        assert!(metadata.blocks() * 512 < 64 * 1024);
     }
 
     proptest! {

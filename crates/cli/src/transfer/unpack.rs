@@ -12,6 +12,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use microvm_protocol::sparse::{Segment, SparseMap};
 use microvm_types::files::{FileTime, LeftOut};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use tar::{Archive, Entry, EntryType};
@@ -68,8 +69,9 @@ pub(crate) fn unpack(
             continue;
         }
         let names = std::mem::take(&mut extensions).finish(&entry).map_err(|error| broken(&error))?;
-        if entry.size() > SIZE_MAX {
-            return Err(too_much(format!("a file of {} bytes", entry.size())));
+        let size = names.sparse.unwrap_or(0).max(entry.size());
+        if size > SIZE_MAX {
+            return Err(too_much(format!("a file of {size} bytes")));
         }
         unpacker.entry(&names, &mut entry)?;
     }
@@ -132,7 +134,7 @@ impl Unpacker<'_> {
                 self.folders.begin(inner, attributes, &mut self.rules.budget, &failed)?;
             }
             EntryType::Regular | EntryType::Continuous => {
-                self.file(folders, last, entry, attributes, &failed)?
+                self.file(folders, last, (entry, names.sparse), attributes, &failed)?
             }
             EntryType::Symlink if names.link.is_empty() || names.link.contains(&0) => {
                 self.leave_out(name, "it is a link that leads nowhere");
@@ -190,7 +192,7 @@ impl Unpacker<'_> {
         &mut self,
         folders: &[Vec<u8>],
         name: &[u8],
-        entry: &mut Entry<'_, impl Read>,
+        entry: (&mut Entry<'_, impl Read>, Option<u64>),
         attributes: Attributes,
         failed: &impl Fn(io::Error) -> CliError,
     ) -> Result<(), CliError> {
@@ -252,10 +254,11 @@ fn stamp(folder: BorrowedFd<'_>, name: &[u8], modified: Option<FileTime>) {
     }
 }
 
+/// Writes the content of an entry; that of a sparse file has a size besides, and begins with a map.
 fn write_file(
     folder: BorrowedFd<'_>,
     name: &str,
-    entry: &mut Entry<'_, impl Read>,
+    (entry, sparse): (&mut Entry<'_, impl Read>, Option<u64>),
     attributes: Attributes,
     budget: &mut Budget,
     failed: &impl Fn(io::Error) -> CliError,
@@ -263,23 +266,49 @@ fn write_file(
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR);
     let mut writer = SparseWriter::new(File::from(file.map_err(|error| failed(error.into()))?));
+    let length = entry.size();
+    match sparse {
+        None => copy(entry, length, &mut writer, budget, failed)?,
+        Some(size) => {
+            let (map, used) = SparseMap::read(entry, size).map_err(failed)?;
+            if used.saturating_add(map.stored()) > length {
+                return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+            }
+            for Segment { offset, length } in map.segments() {
+                writer.hole(offset - writer.length()).map_err(failed)?;
+                copy(entry, *length, &mut writer, budget, failed)?;
+            }
+            writer.hole(size - writer.length()).map_err(failed)?;
+        }
+    }
+    let file = writer.finish().map_err(failed)?;
+    attributes.give(file.as_fd()).map_err(failed)?;
+    Ok(())
+}
+
+/// Copies so many bytes.
+fn copy(
+    data: &mut impl Read,
+    length: u64,
+    writer: &mut SparseWriter,
+    budget: &mut Budget,
+    failed: &impl Fn(io::Error) -> CliError,
+) -> Result<(), CliError> {
     let mut buffer = vec![0; 128 * 1024];
-    let mut missing = entry.size();
-    loop {
-        match entry.read(&mut buffer) {
+    let mut missing = length;
+    while missing > 0 {
+        let room = usize::try_from(missing).unwrap_or(usize::MAX).min(buffer.len());
+        match data.read(&mut buffer[..room]) {
             // A cut-off archive looks like the end of the file.
-            Ok(0) if missing > 0 => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
-            Ok(0) => break,
+            Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
             Ok(length) => {
-                missing = missing.saturating_sub(length as u64);
+                missing -= length as u64;
                 budget.charge(writer.write(&buffer[..length]).map_err(failed)?)?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(failed(error)),
         }
     }
-    let file = writer.finish().map_err(failed)?;
-    attributes.give(file.as_fd()).map_err(failed)?;
     Ok(())
 }
 

@@ -8,12 +8,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use microvm_ports::branch::InputProbe;
+use microvm_ports::content::{self, Content, ContentStream};
 use microvm_ports::guest::{
     ByteStream, CloseReason, Guest, GuestPath, Identity, PortConnection, ProcessEvent, ProcessEvents,
     ProcessHandle, ProcessInput, ProcessWriter,
 };
 use microvm_ports::hypervisor::{Machine, MachineExit, MachineState};
-use microvm_ports::{GuestError, PulledArchive, PushedArchive};
+use microvm_ports::{GuestError, Holes, PulledArchive, PushedArchive};
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
 use microvm_types::files::{FileChange, FileList, FileOwner, FileStat, LeftOut, WatchEvent, WriteOptions};
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
@@ -197,6 +198,18 @@ fn chunks(data: Vec<u8>) -> ByteStream {
     Box::pin(stream::iter(pieces.into_iter().map(Ok)))
 }
 
+/// Content as a file system tells it: whole chunks of zeros are holes.
+fn with_holes(data: &[u8]) -> ContentStream {
+    let pieces: Vec<Content> = data
+        .chunks(CHUNK)
+        .map(|chunk| match chunk.iter().all(|byte| *byte == 0) {
+            true => Content::Hole(chunk.len() as u64),
+            false => Content::Data(Bytes::copy_from_slice(chunk)),
+        })
+        .collect();
+    Box::pin(stream::iter(pieces.into_iter().map(Ok)))
+}
+
 fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -317,24 +330,25 @@ impl Guest for FakeGuest {
         path: &GuestPath,
         offset: u64,
         length: Option<u64>,
-    ) -> Result<(FileStat, ByteStream), GuestError> {
+    ) -> Result<(FileStat, ContentStream), GuestError> {
         let files = self.system().await?.files();
         let (stat, data) = files.read(path)?;
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(data.len());
         let length = length.map_or(usize::MAX, |length| usize::try_from(length).unwrap_or(usize::MAX));
-        Ok((stat, chunks(data[start..start.saturating_add(length).min(data.len())].to_vec())))
+        let data = &data[start..start.saturating_add(length).min(data.len())];
+        Ok((stat, with_holes(data)))
     }
 
     async fn write_file(
         &self,
         path: &GuestPath,
         options: &WriteOptions,
-        data: ByteStream,
+        data: ContentStream,
     ) -> Result<u64, GuestError> {
         let system = self.system().await?;
         // Found out before anything is transferred, as a real agent does.
         check_place(system, path, options.create_parents)?;
-        let content = gather(data).await?;
+        let content = gather(content::expanded(data)).await?;
         let bytes = content.len() as u64;
         let owner = system.owner(options.owner.as_ref())?;
         {
@@ -447,7 +461,13 @@ impl Guest for FakeGuest {
         Ok(PushedArchive { bytes: content.len() as u64, left_out })
     }
 
-    async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<PulledArchive, GuestError> {
+    async fn pull_archive(
+        &self,
+        path: &GuestPath,
+        exclude: &[Vec<u8>],
+        // Its files have none, as far as it tells.
+        _holes: Holes,
+    ) -> Result<PulledArchive, GuestError> {
         Ok(whole(archive::pack(&self.system().await?.files(), path, exclude)?))
     }
 

@@ -119,6 +119,7 @@ impl Node {
             gid: self.owner.1,
             modified_ms: self.modified.0.saturating_mul(1000) + i64::from(self.modified.1 / 1_000_000),
             modified_nanoseconds: Some(self.modified.1),
+            allocated: None,
             target,
             target_bytes: odd_target,
         }

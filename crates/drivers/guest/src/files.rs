@@ -4,8 +4,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
+use microvm_ports::content::{self, ContentStream};
 use microvm_ports::guest::ByteStream;
-use microvm_ports::{GuestError, PulledArchive, PushedArchive};
+use microvm_ports::{GuestError, Holes, PulledArchive, PushedArchive};
 use microvm_protocol::messages::{
     self, Change, EntryKind, List, MAX_LIST_ENTRIES, Operation, Path, PullArchive, PushArchive, ReadFile,
     Reply, Stat, Watch, WriteFile,
@@ -22,7 +23,7 @@ pub(crate) async fn read(
     path: &[u8],
     offset: u64,
     length: Option<u64>,
-) -> Result<(FileStat, ByteStream), GuestError> {
+) -> Result<(FileStat, ContentStream), GuestError> {
     let request = ReadFile { path: path.to_vec(), offset, length };
     let stream = channel.open(Operation::ReadFile(request))?;
     stream.end();
@@ -37,7 +38,7 @@ pub(crate) async fn write(
     path: &[u8],
     options: &WriteOptions,
     owner: Option<String>,
-    data: ByteStream,
+    data: ContentStream,
 ) -> Result<u64, GuestError> {
     let numbers = options.owner.as_ref().and_then(FileOwner::numbers);
     let request = WriteFile {
@@ -125,7 +126,7 @@ pub(crate) async fn push_archive(
     data: ByteStream,
 ) -> Result<PushedArchive, GuestError> {
     let stream = channel.open(Operation::PushArchive(PushArchive { path: path.to_vec(), owner }))?;
-    let written = transfer::push(channel, &stream, data).await?;
+    let written = transfer::push(channel, &stream, content::of_bytes(data)).await?;
     let left_out = written.left_out.map(transfer::left_out).unwrap_or_default();
     Ok(PushedArchive { bytes: written.bytes, left_out })
 }
@@ -135,8 +136,14 @@ pub(crate) async fn pull_archive(
     channel: &Arc<Channel>,
     path: &[u8],
     exclude: &[Vec<u8>],
+    holes: Holes,
 ) -> Result<PulledArchive, GuestError> {
-    let request = PullArchive { path: path.to_vec(), exclude: exclude.to_vec(), report: true };
+    let request = PullArchive {
+        path: path.to_vec(),
+        exclude: exclude.to_vec(),
+        report: true,
+        holes: holes == Holes::Map,
+    };
     packed(channel, Operation::PullArchive(request)).await
 }
 
@@ -180,6 +187,7 @@ fn file_stat(stat: Stat) -> FileStat {
         gid: stat.gid,
         modified_ms: stat.modified_ms,
         modified_nanoseconds: stat.modified.map(|time| time.nanoseconds.min(999_999_999)),
+        allocated: stat.allocated,
         target,
         target_bytes: target_bytes.flatten(),
     }

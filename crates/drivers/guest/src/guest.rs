@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use microvm_ports::branch::InputProbe;
+use microvm_ports::content::ContentStream;
 use microvm_ports::guest::{
     ByteStream, CloseReason, Guest, GuestPath, Identity, PortConnection, ProcessHandle,
 };
-use microvm_ports::{GuestError, PulledArchive, PushedArchive};
+use microvm_ports::{GuestError, Holes, PulledArchive, PushedArchive};
 use microvm_protocol::messages::{MakeDirectory, Operation, Remove, Rename, Shutdown};
 use microvm_types::ProcessId;
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
@@ -132,7 +133,7 @@ impl Guest for SocketGuest {
         path: &GuestPath,
         offset: u64,
         length: Option<u64>,
-    ) -> Result<(FileStat, ByteStream), GuestError> {
+    ) -> Result<(FileStat, ContentStream), GuestError> {
         self.short("open the file", files::read(&self.channel, path, offset, length)).await
     }
 
@@ -140,7 +141,7 @@ impl Guest for SocketGuest {
         &self,
         path: &GuestPath,
         options: &WriteOptions,
-        data: ByteStream,
+        data: ContentStream,
     ) -> Result<u64, GuestError> {
         // Numbers were always understood.
         let owner = options.owner.as_ref().filter(|owner| owner.numbers().is_none());
@@ -190,8 +191,13 @@ impl Guest for SocketGuest {
         files::push_archive(&self.channel, path, self.owners.named(owner)?, data).await
     }
 
-    async fn pull_archive(&self, path: &GuestPath, exclude: &[Vec<u8>]) -> Result<PulledArchive, GuestError> {
-        self.short("pack the path", files::pull_archive(&self.channel, path, exclude)).await
+    async fn pull_archive(
+        &self,
+        path: &GuestPath,
+        exclude: &[Vec<u8>],
+        holes: Holes,
+    ) -> Result<PulledArchive, GuestError> {
+        self.short("pack the path", files::pull_archive(&self.channel, path, exclude, holes)).await
     }
 
     async fn pull_root(&self, path: &GuestPath) -> Result<PulledArchive, GuestError> {

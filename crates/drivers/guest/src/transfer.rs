@@ -1,10 +1,11 @@
-//! Bulk data: eliding zeros, expanding them again. What crosses is hashed by whoever hands it over.
+//! Bulk data: zeros travel as their count. What crosses is hashed by whoever hands it over.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use microvm_ports::GuestError;
+use microvm_ports::content::{self, Content, ContentStream};
 use microvm_ports::guest::ByteStream;
 use microvm_protocol::messages::{self, Reply, Written};
 use microvm_protocol::mux::{Incoming, StreamError, StreamHandle};
@@ -16,7 +17,7 @@ use crate::sanitize;
 
 /// Zeros are looked for in blocks of this size: a page, the unit of holes.
 const BLOCK: usize = 4096;
-/// Zeros of the guest are expanded in portions of this size.
+/// What a block is compared with.
 const ZEROS: &[u8] = &[0; 64 * 1024];
 /// Most bytes one transfer from a guest may bring, zeros counted in full: the largest file of Linux's file systems.
 const MOST_BYTES: u64 = 16 << 40;
@@ -24,11 +25,11 @@ const MOST_BYTES: u64 = 16 << 40;
 /// What a guest does that takes data.
 const TAKE: &str = "take more of the data";
 
-/// Sends a stream of bytes, then the end, and takes the guest's confirmation, whose number of bytes is the right one.
+/// Sends content, then the end, and takes the guest's confirmation, whose number of bytes is the right one.
 pub(crate) async fn push(
     channel: &Channel,
     stream: &StreamHandle,
-    mut data: ByteStream,
+    mut data: ContentStream,
 ) -> Result<Written, GuestError> {
     let mut bytes = 0u64;
     let mut zeros = 0u64;
@@ -36,10 +37,19 @@ pub(crate) async fn push(
         while let Some(part) = data.next().await {
             // The guest drops what it has when the stream is dropped before its end.
             let part = part.map_err(|error| GuestError::Source(error.to_string()))?;
-            bytes += part.len() as u64;
-            let sent =
-                async { send(stream, part, &mut zeros).await.map_err(|error| channel.stream_failed(error)) };
-            channel.step(TAKE, sent).await?;
+            bytes = bytes
+                .checked_add(part.length())
+                .ok_or_else(|| GuestError::Source("the content is longer than any file".to_owned()))?;
+            match part {
+                // Within `bytes`, which did not overflow.
+                Content::Hole(count) => zeros += count,
+                Content::Data(part) => {
+                    let sent = async {
+                        send(stream, part, &mut zeros).await.map_err(|error| channel.stream_failed(error))
+                    };
+                    channel.step(TAKE, sent).await?;
+                }
+            }
         }
         let rest = async { flush(stream, &mut zeros).await.map_err(|error| channel.stream_failed(error)) };
         channel.step(TAKE, rest).await
@@ -84,28 +94,28 @@ fn is_zero(block: &[u8]) -> bool {
     block.first() == Some(&0) && block == &ZEROS[..block.len()]
 }
 
-/// What comes on a stream as plain bytes; fails if the guest sends more than `limit`.
-pub(crate) fn pull(channel: Arc<Channel>, stream: StreamHandle, limit: Option<u64>) -> ByteStream {
-    bytes_of(Pull { channel, stream, zeros: 0, left: limit.unwrap_or(MOST_BYTES), report: Report::None })
+/// What comes on a stream; fails if the guest sends more than `limit` bytes, zeros counted in full.
+pub(crate) fn pull(channel: Arc<Channel>, stream: StreamHandle, limit: Option<u64>) -> ContentStream {
+    content_of(Pull { channel, stream, left: limit.unwrap_or(MOST_BYTES), report: Report::None })
 }
 
-/// The same for an archive, and what its end says of what is not in it.
+/// The bytes of an archive, and what its end says of what is not in it.
 pub(crate) fn pull_archive(
     channel: Arc<Channel>,
     stream: StreamHandle,
 ) -> (ByteStream, oneshot::Receiver<LeftOut>) {
     let (report, reported) = oneshot::channel();
-    let pull = Pull { channel, stream, zeros: 0, left: MOST_BYTES, report: Report::Awaited(report) };
-    (bytes_of(pull), reported)
+    let pull = Pull { channel, stream, left: MOST_BYTES, report: Report::Awaited(report) };
+    (content::expanded(content_of(pull)), reported)
 }
 
-fn bytes_of(pull: Pull) -> ByteStream {
+fn content_of(pull: Pull) -> ContentStream {
     Box::pin(futures::stream::unfold(Some(pull), |state| async move {
         let mut pull = state?;
         // Frames that hold nothing are no step.
         let channel = Arc::clone(&pull.channel);
         match channel.step("send more of the data", pull.next()).await {
-            Ok(Some(bytes)) => Some((Ok(bytes), Some(pull))),
+            Ok(Some(content)) => Some((Ok(content), Some(pull))),
             Ok(None) => None,
             Err(error) => Some((Err(error), None)),
         }
@@ -135,39 +145,29 @@ enum Report {
 struct Pull {
     channel: Arc<Channel>,
     stream: StreamHandle,
-    zeros: u64,
     left: u64,
     report: Report,
 }
 
 impl Pull {
-    async fn next(&mut self) -> Result<Option<Bytes>, GuestError> {
+    async fn next(&mut self) -> Result<Option<Content>, GuestError> {
         loop {
-            if self.zeros > 0 {
-                let count = usize::try_from(self.zeros).unwrap_or(usize::MAX).min(ZEROS.len());
-                self.zeros -= count as u64;
-                return Ok(Some(Bytes::from_static(&ZEROS[..count])));
-            }
             let came = self.stream.receive().await.map_err(|error| self.channel.stream_failed(error))?;
-            let (count, bytes) = match came {
+            let content = match came {
                 None => return Ok(None),
                 Some(Incoming::Message(Some(Reply::Packed(packed)))) => {
                     self.reported(packed)?;
                     continue;
                 }
-                Some(Incoming::Data(bytes)) if !matches!(self.report, Report::Came) => {
-                    (bytes.len() as u64, Some(bytes))
-                }
-                Some(Incoming::Zeros(count)) if !matches!(self.report, Report::Came) => (count, None),
+                Some(Incoming::Data(bytes)) if !matches!(self.report, Report::Came) => Content::Data(bytes),
+                Some(Incoming::Zeros(count)) if !matches!(self.report, Report::Came) => Content::Hole(count),
                 Some(_) => return Err(self.channel.broken("the guest sends something else than data")),
             };
-            self.left = self.left.checked_sub(count).ok_or_else(|| {
+            self.left = self.left.checked_sub(content.length()).ok_or_else(|| {
                 self.channel.broken("the guest sends more data than was asked for or than any file holds")
             })?;
-            match bytes {
-                Some(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
-                Some(_) => {}
-                None => self.zeros = count,
+            if content.length() > 0 {
+                return Ok(Some(content));
             }
         }
     }

@@ -7,10 +7,10 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
-use common::{HostAgent, bytes_of, collect, noise};
+use common::{HostAgent, bytes_of, collect, collect_content, content_of, noise};
 use futures::StreamExt as _;
-use microvm_ports::GuestError;
 use microvm_ports::guest::Identity;
+use microvm_ports::{GuestError, Holes, content};
 use microvm_types::ErrorKind;
 use microvm_types::files::{FileChange, FileKind, FileOwner, WriteOptions};
 use sha2::{Digest as _, Sha256};
@@ -28,19 +28,19 @@ async fn files_are_written_whole_and_read_back() {
     for name in ["plain", "with space\nand newline", "deep/er/file"] {
         let path = agent.path(name);
         let options = WriteOptions { create_parents: true, mode: Some(0o640), ..WriteOptions::default() };
-        let bytes = guest.write_file(&path, &options, bytes_of(vec![content.clone()])).await.unwrap();
+        let bytes = guest.write_file(&path, &options, content_of(vec![content.clone()])).await.unwrap();
         let expected: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(bytes, 300_000);
         let (stat, data) = guest.read_file(&path, 0, None).await.unwrap();
         assert_eq!((stat.size, stat.mode, stat.kind), (300_000, 0o640, FileKind::File));
-        assert!(collect(data).await == content);
+        assert!(collect_content(data).await == content);
         assert_eq!(guest.hash_file(&path).await.unwrap(), expected);
     }
     let (_, part) = guest.read_file(&agent.path("plain"), 1000, Some(77)).await.unwrap();
-    assert_eq!(collect(part).await, content[1000..1077]);
+    assert_eq!(collect_content(part).await, content[1000..1077]);
     let mut odd = agent.path("x");
     odd.push(0xff);
-    guest.write_file(&odd, &WriteOptions::default(), bytes_of(vec![b"odd".to_vec()])).await.unwrap();
+    guest.write_file(&odd, &WriteOptions::default(), content_of(vec![b"odd".to_vec()])).await.unwrap();
     assert_eq!(guest.stat(&odd).await.unwrap().path_bytes, Some(odd.clone()));
     guest.remove(&odd, false).await.unwrap();
     assert_eq!(guest.stat(&odd).await.unwrap_err().kind(), ErrorKind::NotFound);
@@ -55,29 +55,16 @@ async fn a_broken_source_leaves_the_old_file() {
     let Some(agent) = HostAgent::start().await else { return };
     let guest = agent.connect().await;
     let path = agent.path("kept");
-    guest.write_file(&path, &WriteOptions::default(), bytes_of(vec![b"old".to_vec()])).await.unwrap();
+    guest.write_file(&path, &WriteOptions::default(), content_of(vec![b"old".to_vec()])).await.unwrap();
     let broken =
         futures::stream::iter(vec![Ok(noise(100_000).into()), Err(GuestError::Source("gone".to_owned()))]);
-    let error = guest.write_file(&path, &WriteOptions::default(), Box::pin(broken)).await.unwrap_err();
+    let error = guest
+        .write_file(&path, &WriteOptions::default(), content::of_bytes(Box::pin(broken)))
+        .await
+        .unwrap_err();
     assert!(matches!(error, GuestError::Source(_)));
     guest.ping().await.unwrap();
-    assert_eq!(collect(guest.read_file(&path, 0, None).await.unwrap().1).await, b"old");
-}
-
-#[tokio::test]
-async fn holes_stay_holes_both_ways() {
-    let Some(agent) = HostAgent::start().await else { return };
-    let guest = agent.connect().await;
-    let path = agent.path("sparse");
-    let mut parts = vec![vec![0; 1 << 20]; 64];
-    parts[40][77] = 1;
-    guest.write_file(&path, &WriteOptions::default(), bytes_of(parts)).await.unwrap();
-    let metadata = std::fs::metadata(agent.directory.path().join("sparse")).unwrap();
-    assert_eq!(metadata.len(), 64 << 20);
-    assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());
-    let data = collect(guest.read_file(&path, 0, None).await.unwrap().1).await;
-    assert_eq!(data.len(), 64 << 20);
-    assert_eq!(data.iter().filter(|byte| **byte != 0).count(), 1);
+    assert_eq!(collect_content(guest.read_file(&path, 0, None).await.unwrap().1).await, b"old");
 }
 
 /// Archives of sparse files as GNU tar packs them, in each of its forms; `None` without GNU tar.
@@ -212,14 +199,19 @@ async fn archives_go_in_and_out() {
     assert_eq!(std::fs::read_link(root.join("tree/link")).unwrap().to_str(), Some("one"));
 
     let exclude = agent.path("in/tree/one");
-    let packed = collect(guest.pull_archive(&agent.path("in/tree"), &[exclude]).await.unwrap().data).await;
+    let packed =
+        collect(guest.pull_archive(&agent.path("in/tree"), &[exclude], Holes::Zeros).await.unwrap().data)
+            .await;
     let mut seen = Vec::new();
     for entry in tar::Archive::new(&packed[..]).entries().unwrap() {
         seen.push(entry.unwrap().path().unwrap().display().to_string());
     }
     seen.sort();
     assert_eq!(seen, ["tree/".to_owned(), format!("tree/{}/", "d".repeat(90)), long, "tree/link".to_owned()]);
-    assert_eq!(guest.pull_archive(b"/no/such", &[]).await.err().unwrap().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        guest.pull_archive(b"/no/such", &[], Holes::Zeros).await.err().unwrap().kind(),
+        ErrorKind::NotFound
+    );
 }
 
 #[tokio::test]
@@ -288,7 +280,7 @@ async fn what_is_not_in_an_archive_is_told() {
     rustix::fs::mknodat(rustix::fs::CWD, root.join("pipe"), rustix::fs::FileType::Fifo, 0o640.into(), 0)
         .unwrap();
     std::fs::hard_link(root.join("pipe"), root.join("same-pipe")).unwrap();
-    let pulled = guest.pull_archive(&agent.path("mixed"), &[]).await.unwrap();
+    let pulled = guest.pull_archive(&agent.path("mixed"), &[], Holes::Zeros).await.unwrap();
     let packed = collect(pulled.data).await;
     let left_out = pulled.left_out.await.unwrap();
     assert_eq!((left_out.count, left_out.entries.len()), (30, 20), "{left_out:?}");
@@ -330,7 +322,7 @@ async fn what_is_copied_belongs_to_the_default_user() {
     guest.push_archive(&agent.path("a/b"), Some(&default), bytes_of(vec![data.clone()])).await.unwrap();
     guest.make_directory(&agent.path("made/deep"), 0o755, true, Some(&default)).await.unwrap();
     let mut options = WriteOptions { owner: Some(default), create_parents: true, ..WriteOptions::default() };
-    guest.write_file(&agent.path("new/file"), &options, bytes_of(vec![b"x".to_vec()])).await.unwrap();
+    guest.write_file(&agent.path("new/file"), &options, content_of(vec![b"x".to_vec()])).await.unwrap();
     let made =
         ["a", "a/b", "a/b/tree", "a/b/tree/file", "a/b/tree/link", "made", "made/deep", "new", "new/file"];
     for name in made {
@@ -338,7 +330,7 @@ async fn what_is_copied_belongs_to_the_default_user() {
     }
     // Without an owner it is root's, and the archive's word counts.
     options.owner = None;
-    guest.write_file(&agent.path("plain/file"), &options, bytes_of(vec![b"x".to_vec()])).await.unwrap();
+    guest.write_file(&agent.path("plain/file"), &options, content_of(vec![b"x".to_vec()])).await.unwrap();
     guest.push_archive(&agent.path("c"), None, bytes_of(vec![data])).await.unwrap();
     assert_eq!((owner("plain/file"), owner("c/tree/file")), ((0, 0), (0, 0)));
 }

@@ -104,7 +104,7 @@ async fn more_data_than_credit_closes_the_channel_and_memory_stays_bounded() {
 }
 
 #[tokio::test]
-async fn zeros_without_end_are_expanded_slowly_and_limited() {
+async fn zeros_without_end_are_counted_and_limited() {
     let host = Host::new();
     let (guest, mut peer) = host.pair().await;
     let (read, ()) = tokio::join!(guest.read_file(b"/x", 0, Some(1 << 20)), async {
@@ -117,11 +117,11 @@ async fn zeros_without_end_are_expanded_slowly_and_limited() {
     let mut bytes = 0;
     let error = loop {
         match data.next().await.unwrap() {
-            Ok(part) => bytes += part.len(),
+            Ok(part) => bytes += part.length(),
             Err(error) => break error,
         }
     };
-    assert_eq!(bytes, 1 << 19);
+    assert_eq!(bytes, 1u64 << 19);
     assert!(matches!(error, GuestError::Protocol(_)));
 }
 

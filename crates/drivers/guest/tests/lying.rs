@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use common::content_of;
 use common::peer::Host;
 use common::{bytes_of, shell};
 use futures::StreamExt as _;
-use microvm_ports::GuestError;
 use microvm_ports::guest::{CloseReason, Guest, Identity, ProcessEvent};
+use microvm_ports::{GuestError, Holes};
 use microvm_protocol::FrameKind;
 use microvm_protocol::messages::{
     Configured, Empty, Exited, GuestProcess, GuestProcesses, HelloReply, Measured, Part, Process, Processes,
@@ -63,9 +64,9 @@ fn calls(guest: &Arc<dyn Guest>) -> Vec<Call> {
         rename(b"/x", b"/y"),
         remove(b"/x", true),
         watch(b"/x", true),
-        write_file(b"/x", &WriteOptions::default(), bytes_of(vec![vec![1; 100]])),
+        write_file(b"/x", &WriteOptions::default(), content_of(vec![vec![1; 100]])),
         push_archive(b"/x", None, bytes_of(vec![vec![1; 4 << 20]])),
-        pull_archive(b"/x", &[]),
+        pull_archive(b"/x", &[], Holes::Zeros),
         read_file(b"/x", 0, None),
         connect_port(80),
         hash_file(b"/x"),
@@ -123,10 +124,10 @@ async fn an_agent_that_falls_silent_in_the_middle_fails_the_transfer() {
         }
     });
     let (_, mut data) = guest.read_file(b"/x", 0, None).await.unwrap();
-    assert_eq!(data.next().await.unwrap().unwrap().len(), 1000);
+    assert_eq!(data.next().await.unwrap().unwrap().length(), 1000);
     let rest = tokio::time::timeout(LONG, data.next()).await.expect("the read waits for ever");
     assert!(matches!(rest, Some(Err(GuestError::Timeout { .. }))), "{rest:?}");
-    let mut data = guest.pull_archive(b"/x", &[]).await.unwrap().data;
+    let mut data = guest.pull_archive(b"/x", &[], Holes::Zeros).await.unwrap().data;
     assert_eq!(data.next().await.unwrap().unwrap().len(), 1000);
     let rest = tokio::time::timeout(LONG, data.next()).await.expect("the archive waits for ever");
     assert!(matches!(rest, Some(Err(GuestError::Timeout { .. }))), "{rest:?}");
@@ -158,7 +159,7 @@ async fn frames_that_hold_nothing_are_no_step() {
             peer.send(FrameKind::Data, stream, Bytes::new()).await;
         }
     });
-    let mut data = guest.pull_archive(b"/x", &[]).await.unwrap().data;
+    let mut data = guest.pull_archive(b"/x", &[], Holes::Zeros).await.unwrap().data;
     assert_eq!(data.next().await.unwrap().unwrap().len(), 1000);
     let rest = tokio::time::timeout(LONG, data.next()).await.expect("the archive waits for ever");
     assert!(matches!(rest, Some(Err(GuestError::Timeout { .. }))));
@@ -256,7 +257,7 @@ async fn answers_to_another_question_end_the_channel() {
     .await;
     assert!(matches!(hash, Err(GuestError::Protocol(_))) && closed.is_some());
     let written = Reply::Written(Written { bytes: u64::MAX, ..Written::default() });
-    let data = bytes_of(vec![vec![1; 10]]);
+    let data = content_of(vec![vec![1; 10]]);
     let write = async |guest: &dyn Guest| guest.write_file(b"/x", &WriteOptions::default(), data).await;
     let (count, closed) = answered(write, vec![written]).await;
     assert!(matches!(count, Err(GuestError::Protocol(_))) && closed.is_some(), "{count:?}");

@@ -118,7 +118,7 @@ async fn measure() {
         let (to, from) = guest.measure_channel(SIZE, SIZE).await.unwrap();
         let parts = (0..16).flat_map(|_| content.clone()).collect();
         let started = Instant::now();
-        guest.write_file(b"/root/big", &Default::default(), common::bytes_of(parts)).await.unwrap();
+        guest.write_file(b"/root/big", &Default::default(), common::content_of(parts)).await.unwrap();
         let push = started.elapsed();
         let started = Instant::now();
         let (_, mut data) = guest.read_file(b"/root/big", 0, None).await.unwrap();

@@ -6,7 +6,7 @@ use microvm_types::files::{FileKind, FileOwner, FileTime, LeftOut, WriteOptions}
 use super::guest::{Scene, gather, noise, refusal, stream_of};
 use super::guest_files::{read, write};
 use super::{Must, Suite};
-use crate::archive::PushedArchive;
+use crate::archive::{Holes, PushedArchive};
 
 pub(super) async fn run(suite: &mut Suite, scene: &Scene) {
     suite.check("links are told as links", links(scene)).await;
@@ -66,7 +66,7 @@ async fn archive(scene: &Scene) {
     let bytes = scene.guest.push_archive(from.as_bytes(), None, stream_of(vec![Ok(archive.into())])).await;
     assert_eq!(bytes.must("pushing"), PushedArchive { bytes: size, left_out: LeftOut::default() });
     let exclude = [format!("{from}/skipped").into_bytes()];
-    let pulled = scene.guest.pull_archive(from.as_bytes(), &exclude).await.must("pulling");
+    let pulled = scene.guest.pull_archive(from.as_bytes(), &exclude, Holes::Zeros).await.must("pulling");
     let data = gather(pulled.data).await;
     assert_eq!(
         pulled.left_out.await,
@@ -90,8 +90,11 @@ async fn archive(scene: &Scene) {
         [b"/from", b"/from/link", b"/from/sub", b"/from/sub/file", b"/from/sub/hi\xffdden"];
     assert_eq!(found, wanted);
     assert_eq!(read(scene, format!("{to}/from/link").as_bytes()).await.1, b"content");
-    let one =
-        scene.guest.pull_archive(format!("{from}/sub/file").as_bytes(), &[]).await.must("pulling one file");
+    let one = scene
+        .guest
+        .pull_archive(format!("{from}/sub/file").as_bytes(), &[], Holes::Zeros)
+        .await
+        .must("pulling one file");
     // A pax header may come before its own.
     let one = gather(one.data).await;
     let named = one.chunks(512).any(|header| header.starts_with(b"file\0"));
@@ -142,7 +145,7 @@ async fn special_files(scene: &Scene) {
     let left_out = pushed.must("pushing special files").left_out;
     assert_eq!(read(scene, format!("{top}/z").as_bytes()).await.1, b"content", "the rest did not come");
     assert!(left_out.entries.iter().any(|entry| entry.path == "label"), "{left_out:?}");
-    let pulled = guest.pull_archive(top.as_bytes(), &[]).await.must("pulling special files");
+    let pulled = guest.pull_archive(top.as_bytes(), &[], Holes::Zeros).await.must("pulling special files");
     let data = gather(pulled.data).await;
     assert_eq!(pulled.left_out.await, Ok(LeftOut::default()));
     // Where the agent may not make devices, it tells of those.
@@ -184,7 +187,8 @@ async fn times(scene: &Scene) {
         .await;
         assert_eq!(modified(format!("{top}/tree/{name}")).await, time);
     }
-    let pulled = guest.pull_archive(format!("{top}/tree").as_bytes(), &[]).await.must("pulling");
+    let pulled =
+        guest.pull_archive(format!("{top}/tree").as_bytes(), &[], Holes::Zeros).await.must("pulling");
     let data = gather(pulled.data).await;
     let wanted = modified(format!("{top}/tree")).await;
     guest

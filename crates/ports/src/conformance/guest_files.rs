@@ -7,6 +7,8 @@ use microvm_types::files::{FileKind, FileList, FileOwner, FileStat, WriteOptions
 
 use super::guest::{Scene, gather, noise, refusal, shell, stream_of};
 use super::{Must, Suite};
+use crate::archive::Holes;
+use crate::content::{Content, expanded, of_bytes};
 use crate::guest::GuestError;
 
 pub(super) async fn run(suite: &mut Suite, scene: &Scene) {
@@ -18,19 +20,21 @@ pub(super) async fn run(suite: &mut Suite, scene: &Scene) {
     suite.check("directories are made, listed, renamed and removed", directories(scene)).await;
     suite.check("what is not there is NotFound", not_found(scene)).await;
     suite.check("holes come back as zeros", sparse(scene)).await;
+    suite.check("holes stay holes, both ways", holes(scene)).await;
     suite.check("changes are reported to a watch", watch(scene)).await;
     suite.check("commands and file operations see the same files", same_files(scene)).await;
 }
 
 pub(super) async fn write(scene: &Scene, path: &[u8], data: &[u8], options: &WriteOptions) {
     let pieces = data.chunks(100_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-    let bytes = scene.guest.write_file(path, options, stream_of(pieces)).await.must("writing a file");
+    let bytes =
+        scene.guest.write_file(path, options, of_bytes(stream_of(pieces))).await.must("writing a file");
     assert_eq!(bytes, data.len() as u64);
 }
 
 pub(super) async fn read(scene: &Scene, path: &[u8]) -> (FileStat, Vec<u8>) {
     let (stat, stream) = scene.guest.read_file(path, 0, None).await.must("reading a file");
-    (stat, gather(stream).await)
+    (stat, gather(expanded(stream)).await)
 }
 
 async fn round_trip(scene: &Scene) {
@@ -47,7 +51,11 @@ async fn round_trip(scene: &Scene) {
         let data = [Ok(Bytes::from(data))].into();
         let again = format!("{path}.again");
         let options = WriteOptions::default();
-        scene.guest.write_file(again.as_bytes(), &options, stream_of(data)).await.must("writing again");
+        scene
+            .guest
+            .write_file(again.as_bytes(), &options, of_bytes(stream_of(data)))
+            .await
+            .must("writing again");
         let (one, other) = (path.as_bytes(), again.as_bytes());
         let hash = scene.guest.hash_file(one).await.must("hashing");
         assert_eq!(scene.guest.hash_file(other).await.must("hashing again"), hash);
@@ -71,7 +79,7 @@ async fn parts(scene: &Scene) {
         (2, Some(0), ""),
     ] {
         let (_, stream) = scene.guest.read_file(path.as_bytes(), offset, length).await.must("reading a part");
-        assert_eq!(gather(stream).await, wanted.as_bytes(), "from {offset}, {length:?} bytes");
+        assert_eq!(gather(expanded(stream)).await, wanted.as_bytes(), "from {offset}, {length:?} bytes");
     }
 }
 
@@ -98,7 +106,8 @@ async fn broken_off(scene: &Scene) {
     write(scene, path.as_bytes(), b"old", &WriteOptions::default()).await;
     let pieces =
         vec![Ok(Bytes::from(noise(200_000))), Err(GuestError::Source("the disk was pulled out".to_owned()))];
-    let outcome = scene.guest.write_file(path.as_bytes(), &WriteOptions::default(), stream_of(pieces)).await;
+    let outcome =
+        scene.guest.write_file(path.as_bytes(), &WriteOptions::default(), of_bytes(stream_of(pieces))).await;
     let error = outcome.must_fail("writing from a broken source");
     assert!(matches!(error, GuestError::Source(_)), "wrong error: {error}");
     assert_eq!(read(scene, path.as_bytes()).await.1, b"old");
@@ -160,7 +169,7 @@ async fn not_found(scene: &Scene) {
     let guest = &scene.guest;
     let path = b"/no/such/thing".as_slice();
     let read = guest.read_file(path, 0, None).await.err();
-    let write = guest.write_file(path, &WriteOptions::default(), stream_of(Vec::new())).await.err();
+    let write = guest.write_file(path, &WriteOptions::default(), of_bytes(stream_of(Vec::new()))).await.err();
     let errors = [
         ("stat", guest.stat(path).await.err()),
         ("read", read),
@@ -169,7 +178,7 @@ async fn not_found(scene: &Scene) {
         ("remove", guest.remove(path, true).await.err()),
         ("rename", guest.rename(path, b"/tmp/x").await.err()),
         ("hash", guest.hash_file(path).await.err()),
-        ("pull", guest.pull_archive(path, &[]).await.err()),
+        ("pull", guest.pull_archive(path, &[], Holes::Zeros).await.err()),
         ("watch", guest.watch(path, false).await.err()),
     ];
     for (what, error) in errors {
@@ -185,6 +194,30 @@ async fn sparse(scene: &Scene) {
     data[(16 << 20) - 1] = 1;
     write(scene, path.as_bytes(), &data, &WriteOptions::default()).await;
     assert!(read(scene, path.as_bytes()).await.1 == data, "it came back differently");
+}
+
+/// Holes are told and taken by their length.
+async fn holes(scene: &Scene) {
+    const HOLE: u64 = 20 << 20;
+    let path = format!("{}/holes", scene.directory().await);
+    let pieces = [Content::Hole(HOLE), Content::Data(Bytes::from_static(b"middle")), Content::Hole(HOLE)];
+    let content = Box::pin(futures::stream::iter(pieces.map(Ok)));
+    let written = scene.guest.write_file(path.as_bytes(), &WriteOptions::default(), content).await;
+    assert_eq!(written.must("writing holes"), 2 * HOLE + 6);
+    let (stat, mut content) = scene.guest.read_file(path.as_bytes(), 0, None).await.must("reading holes");
+    assert_eq!(stat.size, 2 * HOLE + 6);
+    let (mut data, mut length) = (Vec::new(), 0);
+    while let Some(piece) = content.next().await {
+        let piece = piece.must("reading a hole");
+        length += piece.length();
+        if let Content::Data(part) = piece {
+            data.extend_from_slice(&part);
+        }
+    }
+    assert_eq!(length, 2 * HOLE + 6);
+    // Blocks around the data are data too.
+    assert!(data.len() < 1 << 20, "{} bytes came as data", data.len());
+    assert_eq!(data.iter().copied().filter(|byte| *byte != 0).collect::<Vec<u8>>(), b"middle");
 }
 
 async fn watch(scene: &Scene) {

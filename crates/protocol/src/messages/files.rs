@@ -96,6 +96,9 @@ pub struct Stat {
     /// The exact time of that change; absent from an agent that does not know this field.
     #[prost(message, optional, tag = "9")]
     pub modified: Option<FileTime>,
+    /// Bytes of disk that its content takes; less than `size` where it has holes. Absent from older agents.
+    #[prost(uint64, optional, tag = "12")]
+    pub allocated: Option<u64>,
 }
 
 /// Some of many files.
@@ -234,6 +237,9 @@ pub struct PullArchive {
     /// Say what was left out: a `Packed` follows the archive. An agent that does not know this field sends none.
     #[prost(bool, tag = "3")]
     pub report: bool,
+    /// Files with holes as sparse entries (see [`crate::sparse`]); an agent that does not know this field packs zeros.
+    #[prost(bool, tag = "4")]
+    pub holes: bool,
 }
 
 /// Something that a transfer did not take over.

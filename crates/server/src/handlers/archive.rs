@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
+use microvm_ports::Holes;
 use microvm_types::files::TransferSummary;
 
 use crate::app::App;
@@ -24,9 +25,10 @@ pub(crate) async fn pull(
 ) -> Result<Response, Failure> {
     let path = query.path("path")?;
     let exclude: Vec<Vec<u8>> = query.0.all("exclude").map(<[u8]>::to_vec).collect();
+    let holes = if query.0.flag("holes")? { Holes::Map } else { Holes::Zeros };
     charge.hold(OUTGOING)?;
     let guest = app.service.guest(&vm).await?;
-    let archive = guest.pull_archive(&path, &exclude).await?;
+    let archive = guest.pull_archive(&path, &exclude, holes).await?;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
     Ok(body::outgoing_archive(archive, guest, headers))

@@ -8,11 +8,15 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use microvm_api::FILE_STAT_HEADER;
 use microvm_api::files::{FileHash, ascii_json};
+use microvm_ports::content::{self, ContentStream};
+use microvm_types::VmRef;
+use microvm_types::extents::MEDIA_TYPE;
 use microvm_types::files::{FileOwner, FileStat, TransferSummary, WriteOptions};
 
 use crate::app::App;
-use crate::body;
+use crate::body::{self, Sum};
 use crate::charge::Charge;
+use crate::extents;
 use crate::extract::{Parameters, Vm};
 use crate::failure::Failure;
 use crate::limits::{OUTGOING, UPLOAD};
@@ -33,13 +37,32 @@ pub(crate) async fn read(
     charge.hold(OUTGOING)?;
     let guest = app.service.guest(&vm).await?;
     let (stat, data) = guest.read_file(&path, offset, length).await?;
+    let headers = description(&stat, "application/octet-stream");
+    Ok(body::outgoing(content::expanded(data), guest, headers))
+}
+
+/// The same with holes told by their length.
+pub(crate) async fn read_extents(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    Extension(charge): Extension<Charge>,
+    query: Parameters,
+) -> Result<Response, Failure> {
+    let path = query.path("path")?;
+    charge.hold(OUTGOING)?;
+    let guest = app.service.guest(&vm).await?;
+    let (stat, data) = guest.read_file(&path, 0, None).await?;
+    Ok(body::outgoing(extents::encoded(data), guest, description(&stat, MEDIA_TYPE)))
+}
+
+fn description(stat: &FileStat, content_type: &'static str) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     // In visible ASCII, it is a value of a header.
-    if let Ok(stat) = HeaderValue::from_str(&ascii_json(&stat)) {
+    if let Ok(stat) = HeaderValue::from_str(&ascii_json(stat)) {
         headers.insert(HeaderName::from_static(FILE_STAT_HEADER), stat);
     }
-    Ok(body::outgoing(data, guest, headers))
+    headers
 }
 
 pub(crate) async fn write(
@@ -50,17 +73,40 @@ pub(crate) async fn write(
     headers: HeaderMap,
     data: axum::body::Body,
 ) -> Result<Json<TransferSummary>, Failure> {
+    charge.hold(UPLOAD)?;
+    let (data, sum) = body::incoming(&headers, data, app.limits.silence);
+    write_content(&app, &vm, &query, content::of_bytes(data), sum).await
+}
+
+/// The same from a body that tells holes by their length.
+pub(crate) async fn write_extents(
+    State(app): State<Arc<App>>,
+    Vm(vm): Vm,
+    Extension(charge): Extension<Charge>,
+    query: Parameters,
+    headers: HeaderMap,
+    data: axum::body::Body,
+) -> Result<Json<TransferSummary>, Failure> {
+    charge.hold(UPLOAD)?;
+    let (data, sum) = body::incoming(&headers, data, app.limits.silence);
+    write_content(&app, &vm, &query, extents::decoded(data), sum).await
+}
+
+async fn write_content(
+    app: &App,
+    vm: &VmRef,
+    query: &Parameters,
+    data: ContentStream,
+    sum: Sum,
+) -> Result<Json<TransferSummary>, Failure> {
     let path = query.path("path")?;
     let options = WriteOptions {
         mode: query.0.mode("mode")?,
-        owner: owner(&query)?,
+        owner: owner(query)?,
         create_parents: query.0.flag("parents")?,
         modified: query.0.value("modified", "a decimal number of seconds since 1970")?,
     };
-    charge.hold(UPLOAD)?;
-    let guest = app.service.guest(&vm).await?;
-    let (data, sum) = body::incoming(&headers, data, app.limits.silence);
-    let bytes = guest.write_file(&path, &options, data).await?;
+    let bytes = app.service.guest(vm).await?.write_file(&path, &options, data).await?;
     Ok(Json(sum.of(bytes).await?))
 }
 

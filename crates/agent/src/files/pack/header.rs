@@ -1,5 +1,8 @@
 //! Headers of entries, with pax records before them for what the old format has no room for.
 
+use std::borrow::Cow;
+
+use microvm_protocol::sparse::{SparseMap, stand_in};
 use tar::{EntryType, Header};
 
 /// What a header says of an entry besides its attributes.
@@ -8,8 +11,10 @@ pub(in crate::files) struct Entry<'a> {
     pub(in crate::files) name: &'a [u8],
     /// Where a link leads.
     pub(in crate::files) target: Option<&'a [u8]>,
-    /// Bytes of content.
+    /// Bytes of content; those of map and data for a sparse file.
     pub(in crate::files) size: u64,
+    /// Where a sparse file has data.
+    pub(in crate::files) map: Option<&'a SparseMap>,
     /// Last change of the content: seconds since 1970, rounded down, and nanoseconds.
     pub(in crate::files) modified: (i64, i64),
     /// Extended attributes, names and values.
@@ -22,9 +27,15 @@ const TIME_MAX: i64 = 0o777_7777_7777;
 /// Appends the header of an entry to `out`; a pax header comes before it where names are too long for the old format, or
 /// the time is not a whole number of seconds that fits, or there are extended attributes.
 pub(in crate::files) fn append(out: &mut Vec<u8>, mut header: Header, entry: &Entry<'_>) {
-    let Entry { name, target, size, modified: (seconds, nanoseconds), xattrs } = *entry;
+    let Entry { name, target, size, map, modified: (seconds, nanoseconds), xattrs } = *entry;
     let mut records = Vec::new();
-    if name.len() > 100 {
+    let mut shown = Cow::Borrowed(name);
+    if let Some(map) = map {
+        for (key, value) in map.records(name) {
+            record(&mut records, key, &value);
+        }
+        shown = stand_in(name).into();
+    } else if name.len() > 100 {
         record(&mut records, "path", name);
     }
     if let Some(target) = target.filter(|target| target.len() > 100) {
@@ -49,7 +60,7 @@ pub(in crate::files) fn append(out: &mut Vec<u8>, mut header: Header, entry: &En
         let rest = (512 - records.len() % 512) % 512;
         out.extend(std::iter::repeat_n(0, rest));
     }
-    put(&mut header.as_old_mut().name, name);
+    put(&mut header.as_old_mut().name, &shown);
     put(&mut header.as_old_mut().linkname, target.unwrap_or_default());
     header.set_size(size);
     header.set_cksum();

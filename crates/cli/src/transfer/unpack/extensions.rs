@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use microvm_protocol::sparse::SparseRecords;
 use microvm_types::files::FileTime;
 use tar::{Entry, EntryType};
 
@@ -16,6 +17,7 @@ pub(super) struct Extensions {
     link: Option<Vec<u8>>,
     size: Option<u64>,
     modified: Option<FileTime>,
+    sparse: SparseRecords,
 }
 
 /// Name and link of one entry, and its time if that is not in the header alone.
@@ -24,6 +26,8 @@ pub(super) struct Names {
     pub(super) path: Vec<u8>,
     pub(super) link: Vec<u8>,
     pub(super) modified: Option<FileTime>,
+    /// Bytes of a sparse file, zeros included: its content begins with a map.
+    pub(super) sparse: Option<u64>,
 }
 
 impl Extensions {
@@ -46,9 +50,10 @@ impl Extensions {
         if self.size.is_some_and(|size| size != entry.size()) {
             return Err(invalid("header and extension tell different sizes"));
         }
-        let path = self.path.unwrap_or_else(|| entry.header().path_bytes().into_owned());
+        let (name, sparse) = self.sparse.finish()?.map(|sparse| (sparse.name, sparse.size)).unzip();
+        let path = name.or(self.path).unwrap_or_else(|| entry.header().path_bytes().into_owned());
         let in_header = || entry.header().link_name_bytes().unwrap_or_default().into_owned();
-        Ok(Names { path, link: self.link.unwrap_or_else(in_header), modified: self.modified })
+        Ok(Names { path, link: self.link.unwrap_or_else(in_header), modified: self.modified, sparse })
     }
 
     /// Records are `LENGTH KEY=VALUE\n`; the length counts all of it, so that a value may hold anything.
@@ -74,7 +79,7 @@ impl Extensions {
                     let time = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
                     self.modified = Some(time.ok_or_else(broken)?);
                 }
-                _ => {}
+                _ => self.sparse.take_in(key, value),
             }
             data = rest;
         }

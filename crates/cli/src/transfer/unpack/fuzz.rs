@@ -29,6 +29,16 @@ fn sound() -> Vec<u8> {
     entry(EntryType::Symlink, "up", "..", b"");
     entry(EntryType::Symlink, "o", "../outside", b"");
     entry(EntryType::Fifo, "fifo", "", b"");
+    let records = [("major", "1"), ("minor", "0"), ("name", "sparse"), ("realsize", "9000")]
+        .map(|(key, value)| (format!("GNU.sparse.{key}"), value));
+    tar.append_pax_extensions(records.iter().map(|(key, value)| (key.as_str(), value.as_bytes()))).unwrap();
+    let mut header = Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(516);
+    let mut content = b"1\n4096\n4\n".to_vec();
+    content.resize(512, 0);
+    content.extend(b"data");
+    tar.append_data(&mut header, "GNUSparseFile.0/sparse", &content[..]).unwrap();
     tar.into_inner().unwrap()
 }
 
@@ -62,6 +72,8 @@ fn archives_of_a_hostile_guest() {
             b"\0",
             b"12 path=../x\n",
             b"size=",
+            b"GNU.sparse.realsize=99999\n",
+            b"\n18446744073709551615\n",
             b"ustar\x0000",
         ])
         .repair(repair)

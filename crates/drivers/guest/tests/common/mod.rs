@@ -14,6 +14,7 @@ use camino::Utf8PathBuf;
 use futures::StreamExt as _;
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_ports::GuestConnector as _;
+use microvm_ports::content::{self, ContentStream};
 use microvm_ports::guest::{ByteStream, Guest, GuestEndpoint, Identity, ProcessEvent, ProcessHandle};
 use microvm_types::exec::{ExecRequest, ExitStatus};
 use tokio::process::{Child, Command};
@@ -120,6 +121,14 @@ pub async fn run(guest: &dyn Guest, request: &ExecRequest) -> (String, String, E
 
 pub fn bytes_of(parts: Vec<Vec<u8>>) -> ByteStream {
     Box::pin(futures::stream::iter(parts.into_iter().map(|part| Ok(part.into()))))
+}
+
+pub fn content_of(parts: Vec<Vec<u8>>) -> ContentStream {
+    content::of_bytes(bytes_of(parts))
+}
+
+pub async fn collect_content(stream: ContentStream) -> Vec<u8> {
+    collect(content::expanded(stream)).await
 }
 
 pub async fn collect(mut stream: ByteStream) -> Vec<u8> {

@@ -1,0 +1,67 @@
+//! Files with holes in a tar stream.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Cursor, Read};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+
+use microvm_protocol::sparse::{Segment, SparseMap};
+use rustix::fs::{SeekFrom, seek};
+
+/// Where a file has data; `None` if it is to be packed as any other.
+pub(super) fn map(file: &File, metadata: &Metadata) -> Option<SparseMap> {
+    // `st_blocks` counts 512 bytes (stat(2)).
+    if metadata.blocks().saturating_mul(512) >= metadata.len() {
+        return None;
+    }
+    let next = |from: SeekFrom| seek(file.as_fd(), from).ok();
+    let map =
+        SparseMap::find(metadata.len(), |from| next(SeekFrom::Data(from)), |from| next(SeekFrom::Hole(from)));
+    // Whoever reads it the ordinary way begins at its begin.
+    next(SeekFrom::Start(0)).and(map)
+}
+
+/// The content of an entry: the map, then the data of all segments.
+pub(super) struct Data<'a> {
+    map: Cursor<Vec<u8>>,
+    file: &'a File,
+    segments: std::slice::Iter<'a, Segment>,
+    current: Segment,
+    path: &'a Path,
+}
+
+impl<'a> Data<'a> {
+    pub(super) fn new(file: &'a File, map: &'a SparseMap, path: &'a Path) -> Self {
+        Self {
+            map: Cursor::new(map.encode()),
+            file,
+            segments: map.segments().iter(),
+            current: Segment { offset: 0, length: 0 },
+            path,
+        }
+    }
+}
+
+impl Read for Data<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.map.read(buffer)?;
+        if count > 0 || buffer.is_empty() {
+            return Ok(count);
+        }
+        while self.current.length == 0 {
+            match self.segments.next() {
+                Some(segment) => self.current = *segment,
+                None => return Ok(0),
+            }
+        }
+        let room = usize::try_from(self.current.length).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.file.read_at(&mut buffer[..room], self.current.offset)?;
+        if count == 0 {
+            return Err(super::shortened(self.path));
+        }
+        self.current.offset += count as u64;
+        self.current.length -= count as u64;
+        Ok(count)
+    }
+}
