@@ -222,7 +222,7 @@ async fn docker_archives_of_every_builder() {
     // docker 25 and newer: an OCI layout with a manifest.json beside it.
     let (pieces, mut manifest) =
         oci_blobs(Pieces::default().directory("blobs/"), &this.parts, LAYER, &<[u8]>::to_vec);
-    manifest["annotations"] = json!({"io.containerd.image.name": "docker.io/example/test:1", "org.opencontainers.image.ref.name": "1"});
+    manifest["annotations"] = json!({"io.containerd.image.name": "registry.example/example/test:1", "org.opencontainers.image.ref.name": "1"});
     let names: Vec<String> = layers.iter().map(|layer| format!("blobs/sha256/{}", sha256(layer))).collect();
     let modern = layout(pieces, &json!([manifest])).json("repositories", &json!({})).json(
         "manifest.json",

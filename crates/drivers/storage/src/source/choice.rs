@@ -170,19 +170,23 @@ mod tests {
     fn a_tag_chooses_and_without_one_there_must_be_no_doubt() {
         let two = descriptors(json!([
             {"digest": "a", "size": 1, "platform": ours(), "annotations": {TAG: "v1"}},
-            {"digest": "b", "size": 1, "platform": ours(), "annotations": {TAG: "v2", NAME: "docker.io/team/tool:v2"}},
-            {"digest": "b", "size": 1, "platform": ours(), "annotations": {NAME: "docker.io/team/tool:latest"}},
+            {"digest": "b", "size": 1, "platform": ours(), "annotations": {TAG: "v2", NAME: "registry.example/team/tool:v2"}},
+            {"digest": "b", "size": 1, "platform": ours(), "annotations": {NAME: "registry.example/team/tool:latest"}},
         ]));
         let chosen =
             |tag| choose_tagged("x", &two, tag).map(|d| d.digest.clone()).map_err(|error| error.to_string());
-        for (tag, digest) in
-            [("v1", "a"), ("v2", "b"), ("latest", "b"), ("tool:v2", "b"), ("docker.io/team/tool:latest", "b")]
-        {
+        for (tag, digest) in [
+            ("v1", "a"),
+            ("v2", "b"),
+            ("latest", "b"),
+            ("tool:v2", "b"),
+            ("registry.example/team/tool:latest", "b"),
+        ] {
             assert_eq!(chosen(Some(tag)).unwrap(), digest, "{tag}");
         }
         for tag in ["2", "v", "", "team/tool"] {
             let error = chosen(Some(tag)).unwrap_err();
-            assert!(error.contains("`v1`") && error.contains("`docker.io/team/tool:v2`"), "{error}");
+            assert!(error.contains("`v1`") && error.contains("`registry.example/team/tool:v2`"), "{error}");
         }
         let error = chosen(None).unwrap_err();
         assert!(error.contains("2 images") && error.contains("`v1`") && error.contains("PATH:"), "{error}");
