@@ -6,7 +6,8 @@ use microvm_types::lifecycle::Denied;
 use microvm_types::template::NetworkMode;
 use microvm_types::{Action, ErrorKind, Phase, Remedy};
 
-/// Why the service refused or failed. Messages say what happened, why, and what to do.
+/// Why the service refused or failed. Messages say what happened and why, their cause included: a field is a `source` only where
+/// the message does not hold it.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// No VM of that id or name.
@@ -87,13 +88,12 @@ pub enum ServiceError {
     #[error("the VM was {0} meanwhile")]
     Overtaken(&'static str),
     /// A hook stopped the operation.
-    #[error("the hook {point} refused: {source}")]
+    #[error("the hook {point} refused: {cause}")]
     Hook {
         /// Which hook.
         point: String,
         /// Why.
-        #[source]
-        source: HookError,
+        cause: HookError,
     },
     /// A command of an image recipe failed.
     #[error(
@@ -143,33 +143,33 @@ pub enum ServiceError {
     },
     /// A VM that sleeps cannot go on where it was.
     #[error(
-        "the VM `{vm}` cannot be woken: {source}; a cold start boots it from its disk instead, without what was in its memory"
+        "the VM `{vm}` cannot be woken: {cause}; a cold start boots it from its disk instead, without what was in its memory"
     )]
     CannotWake {
         /// Its name.
         vm: microvm_types::Name,
         /// Why not.
-        source: Box<ServiceError>,
+        cause: Box<ServiceError>,
     },
     /// A golden snapshot was made, and no VM came up from it. It was removed.
     #[error(
-        "no VM of the template `{template}` came up from its golden snapshot, which was removed: {source}; a VM that boots (`cold`) does not need one"
+        "no VM of the template `{template}` came up from its golden snapshot, which was removed: {cause}; a VM that boots (`cold`) does not need one"
     )]
     UnprovenGolden {
         /// Name of the template.
         template: String,
         /// Why not.
-        source: Box<ServiceError>,
+        cause: Box<ServiceError>,
     },
     /// A snapshot was written, and no VM came up from it. It is kept: the reason may be one of the moment.
     #[error(
-        "the snapshot `{name}` is written, but no VM came up from it: {source}; restore it later to try again, or remove it and take another one"
+        "the snapshot `{name}` is written, but no VM came up from it: {cause}; restore it later to try again, or remove it and take another one"
     )]
     UnprovenSnapshot {
         /// Its name.
         name: microvm_types::Name,
         /// Why not.
-        source: Box<ServiceError>,
+        cause: Box<ServiceError>,
     },
     /// A branch failed; the VM does what it did before.
     #[error(transparent)]
@@ -218,15 +218,14 @@ pub enum ServiceError {
         room: usize,
     },
     /// Not all forks of a request came up; those that did were removed again.
-    #[error("fork {number} of {count} failed, and all of them were undone: {source}")]
+    #[error("fork {number} of {count} failed, and all of them were undone: {cause}")]
     Fork {
         /// Which one, from 1.
         number: usize,
         /// How many were asked for.
         count: usize,
         /// Why.
-        #[source]
-        source: Box<ServiceError>,
+        cause: Box<ServiceError>,
     },
     /// The server is ending.
     #[error("the server is shutting down: try again in a moment")]
@@ -287,10 +286,10 @@ impl ServiceError {
             Self::PoolExhausted { .. } => ErrorKind::Exhausted,
             Self::SnapshotNameTaken(_) | Self::PoolNameTaken(_) => ErrorKind::Conflict,
             Self::NoRoomForForks { .. } => ErrorKind::Exhausted,
-            Self::Fork { source, .. }
-            | Self::CannotWake { source, .. }
-            | Self::UnprovenGolden { source, .. }
-            | Self::UnprovenSnapshot { source, .. } => source.kind(),
+            Self::Fork { cause, .. }
+            | Self::CannotWake { cause, .. }
+            | Self::UnprovenGolden { cause, .. }
+            | Self::UnprovenSnapshot { cause, .. } => cause.kind(),
             Self::Denied(_) | Self::NotRunning(_) | Self::NoRoom | Self::Overtaken(_) | Self::Hook { .. } => {
                 ErrorKind::Conflict
             }
@@ -310,10 +309,11 @@ impl ServiceError {
         match self {
             Self::UnknownVm(_) => vec![Action::ListVms.any()],
             Self::TooManyVms { .. } => vec![Action::ListVms.any(), Action::RemoveVm.any()],
-            Self::NotRunning(Phase::Paused) => vec![Action::ResumeVm.any()],
-            Self::NotRunning(Phase::Stopped | Phase::Hibernated | Phase::Failed) => {
-                vec![Action::StartVm.any()]
-            }
+            Self::NotRunning(phase) | Self::Denied(Denied { phase, .. }) => match phase {
+                Phase::Paused => vec![Action::ResumeVm.any()],
+                Phase::Stopped | Phase::Hibernated | Phase::Failed => vec![Action::StartVm.any()],
+                _ => Vec::new(),
+            },
             Self::Unreachable { vm, .. } => vec![Action::ShowConsole.of(vm), Action::StopVmByForce.of(vm)],
             Self::NoBranching => vec![Action::RestartVm.any()],
             Self::SharedFolder { .. } | Self::NoSharing => vec![Action::CopyFiles.any()],
@@ -329,7 +329,7 @@ impl ServiceError {
             Self::UnprovenSnapshot { name, .. } => {
                 vec![Action::RestoreSnapshot.of(name), Action::RemoveSnapshot.of(name)]
             }
-            Self::Fork { source, .. } | Self::UnprovenGolden { source, .. } => source.remedies(),
+            Self::Fork { cause, .. } | Self::UnprovenGolden { cause, .. } => cause.remedies(),
             _ => Vec::new(),
         }
     }
@@ -370,7 +370,7 @@ impl ServiceError {
             Self::PoolExhausted { .. } => "pool_exhausted",
             Self::SnapshotNameTaken(_) => "snapshot_name_taken",
             Self::NoRoomForForks { .. } => "host_memory_short",
-            Self::Fork { source, .. } => source.code(),
+            Self::Fork { cause, .. } => cause.code(),
             Self::ShuttingDown => "shutting_down",
             Self::Storage(error) => storage_code(error),
             Self::State(StateError::NameTaken(_)) => "vm_name_taken",

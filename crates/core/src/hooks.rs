@@ -22,13 +22,13 @@ pub(crate) async fn run(ports: &Ports, record: &VmRecord, point: HookPoint) -> R
             "vm": { "id": record.id, "name": record.name, "phase": record.phase().as_str(), "labels": record.labels,
                     "template": record.template.name },
         });
-        let Err(source) = ports.hooks.run(&hook.action, &event, Duration::from_millis(hook.timeout_ms)).await
+        let Err(cause) = ports.hooks.run(&hook.action, &event, Duration::from_millis(hook.timeout_ms)).await
         else {
             continue;
         };
-        tracing::warn!(vm = %record.id, hook = ?point, error = %source, "hook failed");
+        tracing::warn!(vm = %record.id, hook = ?point, error = %cause, "hook failed");
         if before && hook.on_failure == HookFailure::Abort {
-            return Err(ServiceError::Hook { point: format!("{point:?}"), source });
+            return Err(ServiceError::Hook { point: format!("{point:?}"), cause });
         }
     }
     Ok(())

@@ -501,8 +501,8 @@ impl VmService {
         let id = self.get(vm)?.record.id;
         let directory = self.shared.ports.vm_storage.vm_directory(&id);
         let console = self.shared.ports.hypervisor.console(&directory, from, limit).await;
-        console.map_err(|source| {
-            microvm_ports::StorageError::Io { action: "reading the console in", path: directory, source }
+        console.map_err(|cause| {
+            microvm_ports::StorageError::Io { action: "reading the console in", path: directory, cause }
                 .into()
         })
     }

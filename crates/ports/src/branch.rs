@@ -195,13 +195,12 @@ pub enum BranchError {
         available_mib: u64,
     },
     /// Reading the machine's memory failed.
-    #[error("the machine's memory could not be read while {step}: {source}")]
+    #[error("the machine's memory could not be read while {step}: {cause}")]
     Memory {
         /// Which step.
         step: &'static str,
         /// What the system said.
-        #[source]
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A new disk top cannot be used.
     #[error("the new top of disk {serial} cannot be used: {detail}")]

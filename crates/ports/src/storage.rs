@@ -302,15 +302,14 @@ pub enum StorageError {
     #[error("the registry answered: {0}")]
     Registry(String),
     /// Reading or writing failed.
-    #[error("{action} {path} failed: {source}")]
+    #[error("{action} {path} failed: {cause}")]
     Io {
         /// What was being done.
         action: &'static str,
         /// With which file.
         path: Utf8PathBuf,
         /// What the system said.
-        #[source]
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }
 

@@ -79,16 +79,13 @@ impl From<QueryError> for Failure {
     }
 }
 
-/// The message and its causes, each said once.
+/// The message and its causes: no message holds what it names as its source.
 fn explained(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let said = inner.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
         cause = inner.source();
     }
     text

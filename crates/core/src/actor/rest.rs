@@ -98,7 +98,7 @@ impl VmActor {
             Err(error @ (ServiceError::Launch(_) | ServiceError::Storage(StorageError::Damaged { .. }))) => {
                 return Err(ServiceError::CannotWake {
                     vm: self.record.name.clone(),
-                    source: Box::new(error),
+                    cause: Box::new(error),
                 });
             }
             other => other?,

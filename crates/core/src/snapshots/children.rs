@@ -81,7 +81,7 @@ impl VmService {
                 if count == 1 {
                     return Err(error);
                 }
-                return Err(ServiceError::Fork { number: index + 1, count, source: Box::new(error) });
+                return Err(ServiceError::Fork { number: index + 1, count, cause: Box::new(error) });
             }
         }
         brood.ids.clear();

@@ -143,11 +143,11 @@ impl VmService {
             let snapshot = written.keep()?;
             guard.keep(snapshot.clone());
             if service.shared.settings.prove_snapshots
-                && let Err(source) = service.prove(&snapshot.record.id).await
+                && let Err(cause) = service.prove(&snapshot.record.id).await
             {
                 let name = snapshot.record.name;
-                tracing::error!(snapshot = %name, %source, "no VM came up from a snapshot");
-                return Err(ServiceError::UnprovenSnapshot { name, source: Box::new(source) });
+                tracing::error!(snapshot = %name, %cause, "no VM came up from a snapshot");
+                return Err(ServiceError::UnprovenSnapshot { name, cause: Box::new(cause) });
             }
             // Not before it is proved: the oldest may be the last good one.
             service.drop_oldest(&record.id).await;

@@ -240,7 +240,7 @@ impl VmService {
                 self.shared.snapshots.remove(&id);
             }
             let template = template.name.to_string();
-            return Err(ServiceError::UnprovenGolden { template, source: Box::new(error) });
+            return Err(ServiceError::UnprovenGolden { template, cause: Box::new(error) });
         }
         Ok(id)
     }

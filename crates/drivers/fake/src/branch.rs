@@ -79,7 +79,7 @@ impl FakeMachine {
         }
         let (vcpus, memory_mib) = (self.system.vcpus, self.system.memory_mib);
         let state = serde_json::to_vec(&self.system.save())
-            .map_err(|error| BranchError::Memory { step: "copying it", source: error.into() })?;
+            .map_err(|error| BranchError::Memory { step: "copying it", cause: error.into() })?;
         let too_much = || BranchError::NoMemory {
             changed_mib: (state.len() >> 20) as u64,
             available_mib: memory_mib.into(),

@@ -117,7 +117,7 @@ impl Saved {
             }
             Ok(())
         };
-        write().map_err(|source| StorageError::Io { action: "writing", path: path.clone(), source })?;
+        write().map_err(|cause| StorageError::Io { action: "writing", path: path.clone(), cause })?;
         let base = Arc::new(Base { file: SharedFile(path), memory });
         self.bases.push(Arc::clone(&base));
         Ok(base)

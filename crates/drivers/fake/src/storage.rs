@@ -49,7 +49,7 @@ pub(crate) const UNFINISHED: &str = "unfinished";
 pub(crate) const SCRATCH: &str = "scratch";
 
 pub(crate) fn io(action: &'static str, path: &Utf8Path) -> impl FnOnce(std::io::Error) -> StorageError {
-    move |source| StorageError::Io { action, path: path.to_owned(), source }
+    move |cause| StorageError::Io { action, path: path.to_owned(), cause }
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

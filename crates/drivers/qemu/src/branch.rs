@@ -269,5 +269,5 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn broken_off(error: tokio::task::JoinError) -> BranchError {
-    BranchError::Memory { step: "copying it", source: std::io::Error::other(error) }
+    BranchError::Memory { step: "copying it", cause: std::io::Error::other(error) }
 }

@@ -26,7 +26,7 @@ pub(crate) struct StateFile {
 impl StateFile {
     /// Makes the file and hands it over, for writing only, as QEMU opens it.
     pub(crate) async fn for_saving(qmp: &Qmp) -> Result<Self, BranchError> {
-        let failed = |source| BranchError::Memory { step: "making a file for the device state", source };
+        let failed = |cause| BranchError::Memory { step: "making a file for the device state", cause };
         let file = in_memory().map_err(failed)?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let for_qemu = OpenOptions::new().write(true).open(path).map_err(failed)?;
@@ -46,7 +46,7 @@ impl StateFile {
     /// What was written.
     pub(crate) async fn read(self, qmp: &Qmp) -> Result<Bytes, BranchError> {
         qmp.call("forget a descriptor", "remove-fd", json!({ "fdset-id": self.set })).await?;
-        let failed = |source| BranchError::Memory { step: "reading the device state", source };
+        let failed = |cause| BranchError::Memory { step: "reading the device state", cause };
         let length = self.file.metadata().map_err(failed)?.len();
         if length == 0 || length > LONGEST {
             let detail = format!("it wrote {length} bytes of device state");

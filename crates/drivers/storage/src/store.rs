@@ -86,7 +86,7 @@ impl Storage {
                 Err(_) => Err(StorageError::Io {
                     action: "working in",
                     path: self.0.config.root.clone(),
-                    source: std::io::Error::other("the program is shutting down"),
+                    cause: std::io::Error::other("the program is shutting down"),
                 }),
             },
         }

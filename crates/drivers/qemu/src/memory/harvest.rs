@@ -117,5 +117,5 @@ fn room_for(bytes: usize) -> Result<PageBuffer, BranchError> {
 }
 
 fn failed(step: &'static str) -> impl FnOnce(io::Error) -> BranchError {
-    move |source| BranchError::Memory { step, source }
+    move |cause| BranchError::Memory { step, cause }
 }

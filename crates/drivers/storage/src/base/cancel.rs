@@ -36,11 +36,11 @@ impl Cancel {
     /// An error once cancelled. Nobody sees it: the future that would is gone.
     pub(crate) fn check(&self) -> Result<(), StorageError> {
         if self.is_cancelled() {
-            let source = io::Error::new(io::ErrorKind::Interrupted, "the request was given up");
+            let cause = io::Error::new(io::ErrorKind::Interrupted, "the request was given up");
             return Err(StorageError::Io {
                 action: "working on",
                 path: Utf8Path::new("the request").to_owned(),
-                source,
+                cause,
             });
         }
         Ok(())

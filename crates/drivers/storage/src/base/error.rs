@@ -6,14 +6,14 @@ use camino::Utf8Path;
 use microvm_ports::StorageError;
 
 /// Turns a failed system call into the port's error; a full disk (or quota) is always [`StorageError::DiskFull`].
-pub(crate) fn failed(action: &'static str, path: &Utf8Path, source: io::Error) -> StorageError {
-    match source.kind() {
+pub(crate) fn failed(action: &'static str, path: &Utf8Path, cause: io::Error) -> StorageError {
+    match cause.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::DiskFull {
             path: path.to_owned(),
             action: format!("{action} it"),
             needed: "some MiB".into(),
         },
-        _ => StorageError::Io { action, path: path.to_owned(), source },
+        _ => StorageError::Io { action, path: path.to_owned(), cause },
     }
 }
 
