@@ -9,6 +9,7 @@ mod architecture;
 mod arrows;
 mod bench;
 mod check;
+mod debian13;
 mod dependencies;
 mod failures;
 mod host;
@@ -32,11 +33,13 @@ Usage: cargo xtask <verb>
 
   quickstart       install what is missing, build, make the default image, run code in a microVM
   test [LEVEL…]    the six test levels (1 unit, 2 conformance, 3 service, 4 command line, 5 host, 6 machine)
+  host debian13    a Debian 13 as the host: its packages and QEMU, and a fifth of the machine tests
   check            format, clippy, documentation, crate arrows, file sizes, forbidden words, toolchain, and
                    dependencies against deny.toml
   bench [ARG…]     `microvm bench` of the release build
   storm [MINUTES [PROGRAM]]
-                   mariadb, gcc and node in a VM that is forked every ten seconds (10 minutes each)";
+                   mariadb, gcc, node, postgres and git in a VM that is forked every ten seconds (10 minutes
+                   each; PROGRAM: a part of one's name)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Some(("quickstart", [])) => quickstart::quickstart(),
         Some(("test", levels)) => test::test(levels),
         Some(("check", [])) => check::check(),
+        Some(("host", [release])) if release == "debian13" => debian13::debian13(),
         Some(("storm", rest)) => match minutes(rest) {
             Some((minutes, only)) => storm::storm(minutes, only),
             None => {

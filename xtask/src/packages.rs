@@ -48,13 +48,18 @@ const OTHERS: &[&str] = &[
 
 const INSTALL_LIMIT: Duration = Duration::from_secs(15 * 60);
 
+/// All of them.
+pub(crate) fn all() -> impl Iterator<Item = &'static str> {
+    std::iter::once(QEMU).chain(OTHERS.iter().copied())
+}
+
 /// Packages of the list that are not installed.
 fn missing() -> Result<Vec<&'static str>> {
     let mut query = run::program("dpkg-query", Duration::from_secs(60));
     query.args(["-W", "-f", "${db:Status-Status} ${Package}\\n"]);
     let known = run::output(&mut query)?;
     let installed: HashSet<&str> = known.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
-    Ok(std::iter::once(QEMU).chain(OTHERS.iter().copied()).filter(|name| !installed.contains(name)).collect())
+    Ok(all().filter(|name| !installed.contains(name)).collect())
 }
 
 /// Whether apt knows any package: a fresh machine may have no lists at all.

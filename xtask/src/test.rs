@@ -35,10 +35,7 @@ pub(crate) fn test(levels: &[String]) -> Result<()> {
         lines.push(format!("check          {counts}"));
         total.add(counts);
     }
-    step("building all tests", || {
-        let mut cargo = nextest(&agent, Duration::from_secs(40 * 60));
-        run::run(cargo.args(["run", "--no-run", "--locked", "--workspace"]))
-    })?;
+    step("building all tests", || build(&agent))?;
     for level in chosen {
         let begun = Instant::now();
         let counts = run_level(level, &agent, &mut failures)?;
@@ -79,8 +76,19 @@ fn run_level(level: &Level, agent: &Path, failures: &mut Failures) -> Result<Cou
         return Ok(Counts { skipped, ..Counts::default() });
     }
     eprintln!("▸ level {}, {}", level.number, level.name);
+    watch(&mut cargo, failures)
+}
+
+/// Builds the tests of all crates.
+pub(crate) fn build(agent: &Path) -> Result<()> {
+    let mut cargo = nextest(agent, Duration::from_secs(40 * 60));
+    run::run(cargo.args(["run", "--no-run", "--locked", "--workspace"]))
+}
+
+/// Runs nextest and counts.
+pub(crate) fn watch(cargo: &mut Command, failures: &mut Failures) -> Result<Counts> {
     let mut counts = None;
-    let succeeded = run::watch(&mut cargo, |line| {
+    let succeeded = run::watch(cargo, |line| {
         counts = Counts::read(line).or(counts);
         failures.read(line);
     })?;
@@ -93,7 +101,8 @@ fn run_level(level: &Level, agent: &Path, failures: &mut Failures) -> Result<Cou
     }
 }
 
-fn nextest(agent: &Path, limit: Duration) -> Command {
+/// A call of nextest with what tests of all levels need.
+pub(crate) fn nextest(agent: &Path, limit: Duration) -> Command {
     let mut cargo = run::cargo(limit);
     cargo.arg("nextest").env(microvm::AGENT_VARIABLE, agent).env("MICROVM_TEST_AGENT", agent);
     cargo
@@ -110,7 +119,8 @@ fn count(level: &Level, agent: &Path) -> Result<u64> {
     Ok(cases.filter(|(_, case)| case["filter-match"]["status"] == "matches").map(|_| 1).sum())
 }
 
-fn provide_nextest() -> Result<()> {
+/// Installs nextest if it is missing.
+pub(crate) fn provide_nextest() -> Result<()> {
     if run::succeeds(run::cargo(Duration::from_secs(60)).args(["nextest", "--version"])) {
         return Ok(());
     }

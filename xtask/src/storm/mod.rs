@@ -1,6 +1,7 @@
 //! Programs that nobody here wrote, in a VM that is forked again and again: each child must be right by their own checks.
 
-use std::collections::VecDeque;
+mod workloads;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::JoinHandle;
@@ -8,16 +9,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use workloads::{SERVER, WORKLOADS, Workload};
+
 use crate::steps::step;
 use crate::{host, microvm, packages, run};
 
 /// Name of the image, made when it is missing.
-const IMAGE: &str = "storm";
+const IMAGE: &str = "storm-programs";
 /// Its recipe: programs of Debian's.
 const RECIPE: &str = "\
-name: storm
+name: storm-programs
 suite: bookworm
-packages: [python3, mariadb-server, gcc, libc6-dev, nodejs, ca-certificates]
+packages: [python3, mariadb-server, gcc, libc6-dev, nodejs, ca-certificates, postgresql, git]
 ";
 /// From one fork to the next.
 const EVERY: Duration = Duration::from_secs(10);
@@ -25,74 +28,6 @@ const EVERY: Duration = Duration::from_secs(10);
 const CHECKS_AT_ONCE: usize = 2;
 /// Longest time for a program to be ready, and for a child's check: guests may be emulated.
 const PATIENCE: Duration = Duration::from_secs(420);
-
-/// One program, its work, and its own check.
-struct Workload {
-    name: &'static str,
-    /// Starts the work; runs for as long as the VM does.
-    work: &'static str,
-    /// Ends when it is under way.
-    ready: &'static str,
-    /// Ends well if all is right; run in a child.
-    check: &'static str,
-}
-
-const WORKLOADS: [Workload; 3] = [
-    Workload {
-        name: "mariadb",
-        // Every row is in both tables or in none.
-        work: "install -d -o mysql /run/mysqld; mariadbd-safe --user=mysql --skip-log-error >/root/db.log 2>&1 & \
-               until mariadb -e 'select 1' >/dev/null 2>&1; do sleep 0.5; done; \
-               mariadb -e 'create database s; create table s.a (id int primary key, t text) engine=innodb; \
-                 create table s.b like s.a; create table s.m (id int primary key) engine=aria transactional=1'; \
-               n=0; while :; do n=$((n+1)); \
-               echo \"begin; insert into s.a values ($n, repeat('x', $((n % 5000)))); \
-                 insert into s.b values ($n, 'y'); commit; insert into s.m values ($n);\"; \
-               done | mariadb",
-        ready: "until [ $(mariadb -N -e 'select count(*) from s.b' 2>/dev/null || echo 0) -gt 50 ]; do sleep 1; done",
-        check: "set -e; before=$(mariadb -N -e 'select count(*) from s.b'); \
-                bad=$(mariadb -N -e 'check table s.a, s.b, s.m extended' | grep -vc 'status.OK' || true); \
-                [ \"$bad\" = 0 ] || { mariadb -e 'check table s.a, s.b, s.m extended'; exit 3; }; \
-                odd=$(mariadb -N -e 'select count(*) from s.a left join s.b using (id) where s.b.id is null'); \
-                [ \"$odd\" = 0 ] || { echo \"$odd rows are in one table only\"; exit 4; }; \
-                for i in 1 2 3 4 5 6 7 8 9 10; do \
-                  after=$(mariadb -N -e 'select count(*) from s.b'); [ $after -gt $before ] && exit 0; sleep 1; done; \
-                echo \"it stands still at $after\"; exit 5",
-    },
-    Workload {
-        name: "gcc builds sqlite",
-        work: "cd /root; n=0; while :; do gcc -O0 -w -c sqlite3.c -o sqlite3.o; code=$?; \
-               echo \"$code $(sha256sum < sqlite3.o)\" >> builds; done",
-        ready: "until [ -s /root/builds ]; do sleep 1; done",
-        // The build that was under way at the fork, and those before it.
-        check: "cd /root; before=$(wc -l < builds); until [ $(wc -l < builds) -gt $before ]; do sleep 1; done; \
-                [ $(sort -u builds | wc -l) = 1 ] && grep -q '^0 ' builds || { sort builds | uniq -c; exit 3; }",
-    },
-    Workload {
-        name: "node under autocannon",
-        work: "cd /root; node server.js & sleep 2; \
-               node node_modules/autocannon/autocannon.js -c 8 -d 100000 http://127.0.0.1:3000/ >/root/cannon.log 2>&1",
-        ready: "until [ $(cat /root/replies 2>/dev/null || echo 0) -gt 200 ]; do sleep 1; done",
-        check: "cd /root; node node_modules/autocannon/autocannon.js -j -c 4 -d 3 http://127.0.0.1:3000/ 2>/dev/null > r.json; \
-                python3 -c \"import json; r=json.load(open('r.json')); print(r['2xx'], r['errors'], r['timeouts'], r['non2xx'], r['mismatches']); \
-                assert r['2xx'] > 0 and not (r['errors'] or r['timeouts'] or r['non2xx'] or r['mismatches'])\"; \
-                before=$(cat replies); sleep 3; [ $(cat replies) -gt $before ] || { echo 'the old client stands still'; exit 5; }",
-    },
-];
-
-/// Answers with the SHA-256 of a buffer that it fills anew, and checks it against the first answer.
-const SERVER: &str = "\
-const http = require('http'), crypto = require('crypto'), fs = require('fs');
-let replies = 0, first;
-setInterval(() => fs.writeFileSync('/root/replies', String(replies)), 500);
-http.createServer((request, response) => {
-  const sum = crypto.createHash('sha256').update(Buffer.alloc(65536, 7)).digest('hex');
-  first ??= sum;
-  if (sum !== first) { response.statusCode = 500; }
-  replies += 1;
-  response.end(JSON.stringify({ replies, sum }));
-}).listen(3000, '127.0.0.1');
-";
 
 /// What became of the forks of one program.
 #[derive(Debug, Default)]
@@ -183,26 +118,26 @@ fn storm_over(workload: &Workload, folder: &Path, minutes: u64, source: &str) ->
     run::run(&mut patient(&["exec", source, "--", "bash", "-c", workload.ready]))?;
     let end = Instant::now() + Duration::from_secs(minutes * 60);
     let mut tally = Tally::default();
-    let mut checks: VecDeque<JoinHandle<Option<String>>> = VecDeque::new();
+    let mut checks: Vec<JoinHandle<Option<String>>> = Vec::new();
     while Instant::now() < end {
         let (begun, child) = (Instant::now(), format!("{source}-{}", tally.forks));
         run::output(&mut call(120, &["fork", source, "--count", "1", "--name", &child]))?;
         tally.forks += 1;
         tally.longest_fork = tally.longest_fork.max(begun.elapsed());
-        while checks.front().is_some_and(JoinHandle::is_finished) {
-            finish(&mut checks, &mut tally);
+        for check in checks.extract_if(.., |check| check.is_finished()) {
+            finish(check, &mut tally);
         }
         if checks.len() < CHECKS_AT_ONCE {
             let check = workload.check;
-            checks.push_back(std::thread::spawn(move || check_child(&child, check)));
+            checks.push(std::thread::spawn(move || check_child(&child, check)));
         } else {
             tally.unchecked += 1;
             run::output(&mut call(60, &["rm", "--force", &child]))?;
         }
         std::thread::sleep(EVERY.saturating_sub(begun.elapsed()));
     }
-    while !checks.is_empty() {
-        finish(&mut checks, &mut tally);
+    for check in checks {
+        finish(check, &mut tally);
     }
     // The source went on all the time.
     if let Some(wrong) = check_in(source, workload.check) {
@@ -211,8 +146,8 @@ fn storm_over(workload: &Workload, folder: &Path, minutes: u64, source: &str) ->
     Ok(tally)
 }
 
-fn finish(checks: &mut VecDeque<JoinHandle<Option<String>>>, tally: &mut Tally) {
-    let Some(check) = checks.pop_front() else { return };
+/// Counts a child whose check has ended, or waits for that.
+fn finish(check: JoinHandle<Option<String>>, tally: &mut Tally) {
     tally.checked += 1;
     match check.join() {
         Ok(None) => {}
