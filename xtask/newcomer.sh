@@ -1,20 +1,24 @@
 #!/bin/sh
 # What a newcomer does with the program on a host that has only its packages: newcomer.sh PROGRAM
 #
-# Kernel and image are made once and then stay. The server is ended again.
+# To be started in a mount namespace of its own: the server that the first command starts is ended again, and it is known
+# by that. Kernel and image are made once and then stay.
 set -eu
 microvm=$1
-folder=$(mktemp -d)
-mkfifo "$folder/ready"
-"$microvm" serve --background > "$folder/ready" &
-server=$!
-trap 'kill "$server"; wait "$server" || true; rm -r "$folder"' EXIT
-# It says so when it is ready, and nothing if it has failed.
-read -r word < "$folder/ready"
-[ "$word" = ready ]
+
+end_server() {
+    for process in /proc/[0-9]*; do
+        [ "$(readlink "$process/ns/mnt")" = "$(readlink /proc/self/ns/mnt)" ] || continue
+        grep -qzx serve "$process/cmdline" 2> /dev/null || continue
+        kill "${process#/proc/}"
+        tail --pid="${process#/proc/}" -f /dev/null
+    done
+}
+
+# Kernel and image come from the package sources of this host.
+apt-get -q update
+trap end_server EXIT
 "$microvm" doctor
 "$microvm" kernel ls --output json | grep -q '"distribution"' || "$microvm" kernel build --distribution
 "$microvm" image inspect debian-python > /dev/null 2>&1 || "$microvm" image build debian-python
-for kernel in distribution default; do
-    [ "$("$microvm" run --kernel "$kernel" -- python3 -c 'print(6*7)')" = 42 ]
-done
+[ "$("$microvm" run -- python3 -c 'print(6*7)')" = 42 ]
