@@ -18,7 +18,7 @@ end_server() {
 # Kernel and image come from the package sources of this host.
 apt-get -q update
 trap end_server EXIT
-"$microvm" doctor
 "$microvm" kernel ls --output json | grep -q '"distribution"' || "$microvm" kernel build --distribution
 "$microvm" image inspect debian-python > /dev/null 2>&1 || "$microvm" image build debian-python
+"$microvm" doctor
 [ "$("$microvm" run -- python3 -c 'print(6*7)')" = 42 ]
