@@ -56,7 +56,7 @@ pub(super) const WORKLOADS: [Workload; 5] = [
     Workload {
         name: "postgres under pgbench",
         work: "bin=$(echo /usr/lib/postgresql/*/bin); as=\"runuser -u postgres --\"; export PGDATA=/var/lib/postgresql/storm; \
-               cd /; $as $bin/initdb --data-checksums >/root/db.log && $as $bin/pg_ctl -w -l $PGDATA/log start >>/root/db.log && \
+               cd /; install -d -o postgres /run/postgresql; $as $bin/initdb --data-checksums >/root/db.log && $as $bin/pg_ctl -w -l $PGDATA/log start >>/root/db.log && \
                $as createdb bench && $as psql -q -c 'create extension amcheck' bench && $as $bin/pgbench -q -i -s 2 bench && \
                exec $as $bin/pgbench -c 4 -j 2 -T 1000000 bench >/root/bench.log 2>&1",
         ready: "until [ $(runuser -u postgres -- psql -At -c 'select count(*) from pgbench_history' bench 2>/dev/null || echo 0) \
