@@ -38,6 +38,8 @@ const OTHERS: &[&str] = &[
     "kmod", //
     // Tests: a registry on loopback, something to fill it with, and certificates for it.
     "openssl",
+    // Tests: `kill`, which a minimal Debian lacks.
+    "procps",
     "skopeo",
     "docker-registry", //
     // Tests: what builds images, to read what it writes.
