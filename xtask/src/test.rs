@@ -85,7 +85,7 @@ pub(crate) fn build(agent: &Path) -> Result<()> {
     run::run(cargo.args(["run", "--no-run", "--locked", "--workspace"]))
 }
 
-/// Runs nextest and counts.
+/// Runs nextest and counts; what failing tests say is kept.
 pub(crate) fn watch(cargo: &mut Command, failures: &mut Failures) -> Result<Counts> {
     let mut counts = None;
     let succeeded = run::watch(cargo, |line| {

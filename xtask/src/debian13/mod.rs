@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::failures::Failures;
 use crate::levels::{Counts, LEVELS};
 use crate::steps::step;
 use crate::{host, microvm, quickstart, run, test};
@@ -112,7 +113,12 @@ fn run_tests(agent: &Path, image: &Path, shared: &[&Path]) -> Result<Counts> {
     cargo.env("MICROVM_TEST_ROOT", TEST_DATA);
     let kernel = Path::new(TEST_DATA).join("kernels").join(microvm::BUILT_KERNEL).join("vmlinux");
     cargo.env("MICROVM_TEST_KERNEL", kernel);
-    test::watch(&mut cargo)
+    let mut failures = Failures::default();
+    let counts = test::watch(&mut cargo, &mut failures)?;
+    if !failures.lines().is_empty() {
+        eprintln!("\n{}", failures.lines().join("\n"));
+    }
+    Ok(counts)
 }
 
 #[cfg(test)]
