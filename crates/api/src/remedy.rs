@@ -9,7 +9,7 @@ use crate::PREFIX;
 /// Something that can be done about a problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Advice {
-    /// What to do, for programs and for whoever says it in words of their own.
+    /// What to do, as a stable word for programs.
     pub action: Action,
     /// Name of the VM, image, snapshot, template or pool, where the problem knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -40,7 +40,7 @@ pub(crate) fn of_any(pids: &[i32], directory: &Utf8Path) -> Belongs {
     Belongs::Unknown
 }
 
-/// The process that started this one, or whoever took its place.
+/// The parent of a process: process 1 or a subreaper if that has ended.
 pub(crate) fn parent(pid: i32) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is in brackets and may hold anything; fields are counted after its end.

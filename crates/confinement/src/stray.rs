@@ -1,8 +1,8 @@
 //! Processes of ours that nothing tells of any more: no row, no record, no cgroup.
 //!
 //! What this crate starts has a mark in its environment: the directory it works for, and the identity of the folder in which
-//! that lies. A process is a stray of a folder only if both are those of that very folder, which a server has locked for
-//! itself: what runs in a container with the same paths, in a copy of the folder, or for another user is told apart. A VMM
+//! that lies. A process is a stray of a folder only if both match that very folder, on which the server holds the lock. So
+//! processes in a container with the same paths, in a copy of the folder, or of another user do not match. A VMM
 //! that its guest has taken over can hide its mark or take another one; it harms nobody else by that.
 
 use std::io;

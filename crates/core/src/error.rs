@@ -59,12 +59,12 @@ pub enum ServiceError {
     NotRunning(Phase),
     /// The VM waits for space.
     #[error(
-        "the VM is paused, since the disk of its host, or what all VMs may take of it, is full; it goes on by itself when there is room, so free some"
+        "the VM is paused because the host's disk, or the disk limit of all VMs together, is full: free some space, and it resumes by itself"
     )]
     NoRoom,
     /// The machine of the VM runs, and its agent does not answer.
     #[error(
-        "the agent of the VM `{vm}` has not answered for {seconds} s ({reason}): its machine goes on, and the server tries again by itself; its console shows what its kernel says"
+        "the agent of the VM `{vm}` has not answered for {seconds} s ({reason}): its machine is kept running and the server keeps trying to reach the agent; the VM's console shows the kernel's messages"
     )]
     Unreachable {
         /// Its name.

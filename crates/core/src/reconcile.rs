@@ -62,8 +62,9 @@ pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> 
     Ok(())
 }
 
-/// Ends machines that neither a row nor a record in a directory tells of; the others are seen to by whatever does. A whole VM
-/// without a row keeps its machine. That one runs on hurts nobody's data, so that it keeps no server from serving.
+/// Ends machines that neither a database row nor a record in a directory names; machines that are named are adopted or swept
+/// elsewhere. A whole VM without a row keeps its machine. A failure is logged only: a machine that is left over can touch
+/// nobody's data, so the server can serve.
 async fn end_strays(shared: &Shared, stored: &StoredVms) {
     let storage = &shared.ports.vm_storage;
     let found = async {
