@@ -10,61 +10,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use microvm_api::Problem;
 use microvm_types::ErrorKind;
+pub use microvm_types::caller::{Caller, Permission};
 
 use crate::failure::Failure;
-
-/// What a route needs. Every route names exactly one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Permission {
-    /// See VMs and their events.
-    VmRead,
-    /// Create VMs.
-    VmCreate,
-    /// Start, stop, pause, resume and resize VMs.
-    VmOperate,
-    /// Delete VMs.
-    VmDelete,
-    /// Look into guests.
-    GuestRead,
-    /// Run commands in guests and reach their ports.
-    GuestExecute,
-    /// Move files into and out of guests.
-    GuestFiles,
-    /// See snapshots.
-    SnapshotRead,
-    /// Take and restore snapshots.
-    SnapshotCreate,
-    /// Remove snapshots.
-    SnapshotDelete,
-    /// See images, kernels and templates.
-    ImageRead,
-    /// Make and remove images and kernels.
-    ImageWrite,
-    /// See the host and the state of the server.
-    SystemRead,
-}
-
-impl Permission {
-    /// The word used in the OpenAPI document and in logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::VmRead => "vm:read",
-            Self::VmCreate => "vm:create",
-            Self::VmOperate => "vm:operate",
-            Self::VmDelete => "vm:delete",
-            Self::GuestRead => "guest:read",
-            Self::GuestExecute => "guest:execute",
-            Self::GuestFiles => "guest:file_transfer",
-            Self::SnapshotRead => "snapshot:read",
-            Self::SnapshotCreate => "snapshot:create",
-            Self::SnapshotDelete => "snapshot:delete",
-            Self::ImageRead => "image:read",
-            Self::ImageWrite => "image:write",
-            Self::SystemRead => "system:read",
-        }
-    }
-}
 
 /// Process credentials of a connection, as the kernel reports them; `None` if it does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,23 +25,6 @@ pub struct PeerProcess {
     pub uid: u32,
     /// Its process number.
     pub pid: Option<i32>,
-}
-
-/// Somebody who was let in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// Name for logs and audit.
-    pub name: String,
-    /// What they may do; `None`: everything.
-    pub permissions: Option<Vec<Permission>>,
-}
-
-impl Caller {
-    /// Whether the caller may do what needs `permission`.
-    #[must_use]
-    pub fn may(&self, permission: Permission) -> bool {
-        self.permissions.as_ref().is_none_or(|all| all.contains(&permission))
-    }
 }
 
 /// Finds out who calls. Anything it does not know is refused.
@@ -129,7 +60,7 @@ impl Authenticator for PeerAuthenticator {
     fn caller(&self, peer: Peer, _head: &axum::http::request::Parts) -> Result<Caller, Box<Problem>> {
         match peer.0 {
             Some(process) if process.uid == 0 || process.uid == self.uid => {
-                Ok(Caller { name: format!("uid:{}", process.uid), permissions: None })
+                Ok(Caller::local(format!("uid:{}", process.uid)))
             }
             Some(process) => Err(Box::new(Problem::new(
                 ErrorKind::Forbidden,

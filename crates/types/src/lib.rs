@@ -16,6 +16,7 @@
 //!     └────────────────┴──────── Delete ──▶ Deleting ──▶ Deleted
 //! ```
 
+pub mod caller;
 pub mod error_kind;
 pub mod exec;
 pub mod extents;
@@ -36,6 +37,7 @@ pub mod template;
 pub mod unreadable;
 pub mod vm;
 
+pub use caller::{Caller, Permission};
 pub use error_kind::ErrorKind;
 pub use id::{ProcessId, SnapshotId, VmId};
 pub use life::Life;
