@@ -157,3 +157,63 @@ fn a_guest_that_fills_the_disk_of_the_host_costs_no_guest_its_file_system() {
     support::end_server_on(&whole);
     drop(small);
 }
+
+#[test]
+fn vms_stand_still_at_the_limit_of_a_root_and_go_on_when_something_is_removed() {
+    let Some(mut home) = Home::open() else { return };
+    let limit = 700 << 20;
+    home.set("MICROVM_DISK_LIMIT", "700MiB");
+    home.must(&["create", "--name", "dev", "--memory", "256MiB"]);
+    // Held by the snapshot alone from here on.
+    exec(&home, "dev", "head -c 100000000 /dev/urandom > /root/old; sync");
+    home.must(&["snapshot", "create", "dev", "--name", "kept"]);
+    exec(&home, "dev", "rm /root/old; sync");
+
+    // Never stops by itself; the guest's disk has room for far more.
+    let fill = "n=0; while :; do n=$((n + 1)); head -c 4000000 /dev/urandom > /root/$n; md5sum /root/$n >> /dev/shm/sums; \
+                sync; done";
+    home.must(&["exec", "-d", "dev", "--", "sh", "-c", fill]);
+    let rest = |vm: &str| home.json(&["inspect", vm])["rest"]["kind"].as_str().map(str::to_owned);
+    support::until("the limit is reached", 100, || rest("dev").as_deref() == Some("disk_full"));
+    let held = || {
+        ["vms", "layers", "snapshots", "memory"]
+            .iter()
+            .map(|part| taken(&home.root().join(part)))
+            .sum::<u64>()
+    };
+    let at_limit = held();
+    assert!(at_limit > limit / 2, "it was stopped at {at_limit} bytes");
+    assert!(at_limit < limit + (300 << 20), "it went on to {at_limit} bytes");
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(held(), at_limit, "it stands still and its files grow");
+
+    // Nothing new is begun, and each refusal says why.
+    for attempt in [
+        &["create", "--name", "other"][..],
+        &["restore", "kept", "--name", "copy"],
+        &["exec", "dev", "--", "true"],
+    ] {
+        let (_, problem) = home.must_fail(attempt);
+        let said = problem["detail"].as_str().unwrap();
+        assert!(
+            said.contains("limit") || said.contains("room") || said.contains("disk"),
+            "{attempt:?}: {problem}"
+        );
+    }
+
+    home.must(&["snapshot", "rm", "kept"]);
+    support::until("there is room", 60, || {
+        rest("dev").is_none() && home.run(&["exec", "dev", "--", "true"]).status.success()
+    });
+    assert!(
+        exec(&home, "dev", "pkill -f 'head -c' ; sleep 1; md5sum -c /dev/shm/sums | grep -vc OK || true")
+            == "0"
+    );
+    home.must(&["rm", "--all"]);
+}
+
+/// Bytes that the files below a directory take.
+fn taken(directory: &Path) -> u64 {
+    let output = Command::new("du").args(["--summarize", "--block-size=1"]).arg(directory).output().unwrap();
+    text(&output.stdout).split('\t').next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+}
