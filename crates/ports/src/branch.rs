@@ -19,8 +19,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use microvm_types::ErrorKind;
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceDiscovery;
+use crate::failure::MachineError;
 use crate::guest::Guest;
-use crate::hypervisor::{DeviceDiscovery, MachineError};
+pub use crate::guest::InputProbe;
 
 /// Bytes of one page of memory on x86-64 and on arm64 as distributions configure it.
 pub const PAGE_SIZE: usize = 4_096;
@@ -122,10 +124,6 @@ pub struct NewTop {
     /// An empty qcow2 file of the disk's size that names no backing file it depends on.
     pub path: Utf8PathBuf,
 }
-
-/// Bytes that are on their way into the machine through its channel: zero means that there are none. Whoever gives it
-/// has stopped sending for as long as it lives.
-pub type InputProbe = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// How to branch.
 pub struct BranchRequest {

@@ -1,29 +1,33 @@
 //! The ports of microvm-sandbox: what core needs from the outside, as small object-safe traits with typed errors.
 //!
 //! ```text
-//!   core ──▶ Hypervisor · GuestConnector · Storage/ImageStore · StateStore · Clock ◀── drivers
+//!   core ──▶ Hypervisor · GuestConnector · ImageStore · VmStorage · StateStore · Clock ◀── drivers
+//!
+//!   modules:  snapshot ─▶ storage ─▶ guest        hypervisor ─▶ machine ─▶ branch ─▶ guest
+//!                  └────▶ branch                       └──────────┴──────────┴─────▶ device, failure
 //! ```
 //!
 //! A port promises order and cancellation, not only signatures: unless a method says otherwise, dropping its future
 //! leaves the outside as if it had not been called or as if it had finished, never in between, and calling it again is
 //! safe. What it does *not* do: hold state, know a driver, or decide policy.
 
-pub mod archive;
 pub mod branch;
 pub mod clock;
-pub mod conformance;
-pub mod content;
+pub mod device;
+pub mod failure;
 pub mod guest;
 pub mod hooks;
 pub mod hypervisor;
+pub mod machine;
 pub mod progress;
 pub mod snapshot;
 pub mod state;
 pub mod storage;
 
-pub use archive::{Holes, PulledArchive, PushedArchive};
 pub use branch::{BranchError, Brancher};
 pub use clock::Clock;
+pub use guest::archive::{self, Holes, PulledArchive, PushedArchive};
+pub use guest::content;
 pub use guest::{Guest, GuestConnector, GuestError};
 pub use hooks::{HookError, HookRunner};
 pub use hypervisor::{Hypervisor, LaunchError, Machine, MachineError};

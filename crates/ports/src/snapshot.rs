@@ -21,7 +21,7 @@ use microvm_types::{SnapshotId, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::branch::{Branch, Compatibility, MemoryPages, NewTop};
-use crate::hypervisor::DeviceDiscovery;
+use crate::device::DeviceDiscovery;
 use crate::progress::Progress;
 use crate::storage::{StorageError, VmFiles};
 

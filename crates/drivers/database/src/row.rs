@@ -78,7 +78,7 @@ pub(crate) fn sum_of(columns: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use microvm_ports::conformance::state_store::sample_record;
+    use microvm_conformance::state_store::sample_record;
 
     use super::*;
 

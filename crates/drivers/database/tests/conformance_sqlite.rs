@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
+use microvm_conformance::state_store::{self, StateStoreHarness};
 use microvm_driver_database::SqliteStore;
 use microvm_ports::StateStore;
-use microvm_ports::conformance::state_store::{self, StateStoreHarness};
 
 struct Files {
     directory: tempfile::TempDir,

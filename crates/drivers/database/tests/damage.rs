@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use camino::Utf8PathBuf;
+use microvm_conformance::state_store::sample_record;
 use microvm_driver_database::{OpenError, SCHEMA_VERSION, SqliteStore};
 use microvm_ports::StateStore;
-use microvm_ports::conformance::state_store::sample_record;
 use sqlx::{Connection, SqliteConnection};
 use tokio::io::{AsyncBufReadExt, BufReader};
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
+use microvm_conformance::guest::{self, GuestHarness};
+use microvm_conformance::hypervisor::{self, HypervisorHarness};
+use microvm_conformance::snapshots::{self, SnapshotHarness, SnapshotPart, SnapshotStorage};
+use microvm_conformance::state_store::{self, StateStoreHarness};
+use microvm_conformance::storage::{self, StorageHarness};
 use microvm_driver_fake::{FakeHypervisor, FakeStorage, MemoryStore};
-use microvm_ports::conformance::guest::{self, GuestHarness};
-use microvm_ports::conformance::hypervisor::{self, HypervisorHarness};
-use microvm_ports::conformance::snapshots::{self, SnapshotHarness, SnapshotPart, SnapshotStorage};
-use microvm_ports::conformance::state_store::{self, StateStoreHarness};
-use microvm_ports::conformance::storage::{self, StorageHarness};
 use microvm_ports::guest::{Guest, GuestConnector, Identity};
 use microvm_ports::hypervisor::{
     Hypervisor, KernelBoot, MachineDisk, MachineExit, MachineSpec, MachineStart,

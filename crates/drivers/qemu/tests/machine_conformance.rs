@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use common::Bench;
+use microvm_conformance::hypervisor::{self, HypervisorHarness};
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_driver_qemu::{Qemu, QemuConfig};
-use microvm_ports::conformance::hypervisor::{self, HypervisorHarness};
 use microvm_ports::guest::GuestConnector;
 use microvm_ports::hypervisor::{Hypervisor, MachineSpec};
 use microvm_ports::{SnapshotStore, VmStorage};

@@ -1,5 +1,9 @@
 //! What every [`Guest`] must do. The commands used are those of any small Linux system (and of the fake).
 
+mod archives;
+mod files;
+mod processes;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,11 +11,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use microvm_ports::guest::{CloseReason, Guest, GuestError, ProcessEvent, ProcessHandle};
 use microvm_types::ErrorKind;
 use microvm_types::exec::{ExecRequest, ExitStatus};
 
-use super::{Must, Suite, guest_archives, guest_files, guest_processes};
-use crate::guest::{CloseReason, Guest, GuestError, ProcessEvent, ProcessHandle};
+use crate::{Must, Suite};
 
 /// Gives the suite its guest.
 #[async_trait]
@@ -95,12 +99,12 @@ pub(super) async fn collect(mut handle: ProcessHandle) -> Finished {
 }
 
 /// A stream over pieces of data.
-pub(super) fn stream_of(pieces: Vec<Result<Bytes, GuestError>>) -> crate::guest::ByteStream {
+pub(super) fn stream_of(pieces: Vec<Result<Bytes, GuestError>>) -> microvm_ports::guest::ByteStream {
     Box::pin(futures::stream::iter(pieces))
 }
 
 /// All bytes of a stream.
-pub(super) async fn gather(mut stream: crate::guest::ByteStream) -> Vec<u8> {
+pub(super) async fn gather(mut stream: microvm_ports::guest::ByteStream) -> Vec<u8> {
     let mut all = Vec::new();
     while let Some(piece) = stream.next().await {
         all.extend_from_slice(&piece.must("reading a stream"));
@@ -142,9 +146,9 @@ pub async fn run(harness: &dyn GuestHarness) {
     let scene = Scene { guest: harness.guest().await, next: AtomicU64::new(1) };
     suite.check("it answers a ping and knows itself", answers(&scene)).await;
     suite.check("its system and health are told", system(&scene)).await;
-    guest_processes::run(&mut suite, &scene).await;
-    guest_files::run(&mut suite, &scene).await;
-    guest_archives::run(&mut suite, &scene).await;
+    processes::run(&mut suite, &scene).await;
+    files::run(&mut suite, &scene).await;
+    archives::run(&mut suite, &scene).await;
     suite.check("a port where nothing listens is refused", port(&scene)).await;
     suite.check("the bench measures are there", measures(&scene)).await;
     suite.check("a closed channel says so everywhere", closed(harness)).await;

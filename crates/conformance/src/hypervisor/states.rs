@@ -1,13 +1,13 @@
 //! States that must not be loaded, and guests that must not be talked to.
 
+use microvm_ports::branch::IncomingState;
+use microvm_ports::guest::GuestError;
+use microvm_ports::hypervisor::{LaunchError, MachineSpec, MachineStart};
 use microvm_types::ErrorKind;
 
-use super::hypervisor::{Launched, Scene};
-use super::hypervisor_branches::{identity, skipped};
-use super::{Must, Suite};
-use crate::branch::IncomingState;
-use crate::guest::GuestError;
-use crate::hypervisor::{LaunchError, MachineSpec, MachineStart};
+use super::branches::{identity, skipped};
+use super::{Launched, Scene};
+use crate::{Must, Suite};
 
 pub(super) async fn run(suite: &mut Suite, scene: &Scene<'_>) {
     if skipped(suite, scene).await {

@@ -1,15 +1,15 @@
 //! One store with small VMs, and branches that no machine made.
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_ports::branch::{Branch, BranchTimes, Compatibility, MemoryPages, NewTop, PAGE_SIZE, PageRange};
+use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk};
+use microvm_ports::progress::Progress;
+use microvm_ports::snapshot::{BranchFiles, BranchSource, SnapshotInfo, SnapshotStore, StateDescription};
+use microvm_ports::storage::VmFiles;
 use microvm_types::{SnapshotId, VmId};
 
-use super::Must;
-use super::snapshots::{SnapshotHarness, SnapshotStorage};
-use crate::branch::{Branch, BranchTimes, Compatibility, MemoryPages, NewTop, PAGE_SIZE, PageRange};
-use crate::hypervisor::{DeviceDiscovery, MachineDisk};
-use crate::progress::Progress;
-use crate::snapshot::{BranchFiles, BranchSource, SnapshotInfo, SnapshotStore, StateDescription};
-use crate::storage::VmFiles;
+use super::{SnapshotHarness, SnapshotStorage};
+use crate::Must;
 
 /// Memory of every VM here.
 pub(super) const MEMORY_MIB: u32 = 4;

@@ -7,19 +7,23 @@
 //!
 //! No machine runs: the suite writes to disks through its harness and makes up the changed pages of branches itself.
 
+mod bench;
+mod exports;
+mod lives;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
+use microvm_ports::hypervisor::MachineDisk;
+use microvm_ports::progress::Progress;
+use microvm_ports::snapshot::SnapshotStore;
+use microvm_ports::storage::{StorageError, VmStorage};
 use microvm_types::SnapshotId;
 
-use super::snapshot_bench::{Bench, page, snapshot_id, vm_id};
-use super::{Must, Suite, snapshot_exports, snapshot_lives};
-use crate::hypervisor::MachineDisk;
-use crate::progress::Progress;
-use crate::snapshot::SnapshotStore;
-use crate::storage::{StorageError, VmStorage};
+use self::bench::{Bench, page, snapshot_id, vm_id};
+use crate::{Must, Suite};
 
 /// A store, seen through both of its ports.
 #[derive(Clone)]
@@ -83,21 +87,19 @@ pub async fn run(harness: &dyn SnapshotHarness) {
     suite.check("a fork of a fork of a fork keeps everything", generations(harness)).await;
     suite.check("a branch kept late is still its own moment", kept_late(harness)).await;
     suite.check("a branch that cannot be is refused", bad_branches(harness)).await;
-    suite.check("a snapshot is written, listed, used and removed", snapshot_lives::life(harness)).await;
-    suite.check("a snapshot holds only what changed", snapshot_lives::incremental(harness)).await;
-    suite.check("pages that became zero are zero", snapshot_lives::zero_pages(harness)).await;
-    suite.check("a VM booted again is saved rightly", snapshot_lives::booted_again(harness)).await;
-    suite.check("what others build on is not removed", snapshot_lives::parents(harness)).await;
-    suite.check("removal in any order breaks nothing", snapshot_lives::any_order(harness)).await;
-    suite.check("a VM is put back", snapshot_lives::reset(harness)).await;
-    suite.check("what is in use is not garbage", snapshot_lives::garbage(harness)).await;
-    suite.check("many use one snapshot at once while it is removed", snapshot_lives::at_once(harness)).await;
-    suite.check("a flipped bit is found and its place told", snapshot_exports::damage(harness)).await;
-    suite.check("an exported snapshot is the same elsewhere", snapshot_exports::round_trip(harness)).await;
-    suite
-        .check("a bad export file is refused and leaves nothing", snapshot_exports::bad_files(harness))
-        .await;
-    suite.check("a reopened store has everything", snapshot_exports::reopened(harness)).await;
+    suite.check("a snapshot is written, listed, used and removed", lives::life(harness)).await;
+    suite.check("a snapshot holds only what changed", lives::incremental(harness)).await;
+    suite.check("pages that became zero are zero", lives::zero_pages(harness)).await;
+    suite.check("a VM booted again is saved rightly", lives::booted_again(harness)).await;
+    suite.check("what others build on is not removed", lives::parents(harness)).await;
+    suite.check("removal in any order breaks nothing", lives::any_order(harness)).await;
+    suite.check("a VM is put back", lives::reset(harness)).await;
+    suite.check("what is in use is not garbage", lives::garbage(harness)).await;
+    suite.check("many use one snapshot at once while it is removed", lives::at_once(harness)).await;
+    suite.check("a flipped bit is found and its place told", exports::damage(harness)).await;
+    suite.check("an exported snapshot is the same elsewhere", exports::round_trip(harness)).await;
+    suite.check("a bad export file is refused and leaves nothing", exports::bad_files(harness)).await;
+    suite.check("a reopened store has everything", exports::reopened(harness)).await;
     suite.finish();
 }
 

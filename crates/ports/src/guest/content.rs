@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _};
 pub use microvm_types::extents::Content;
 
-use crate::guest::{ByteStream, GuestError};
+use super::{ByteStream, GuestError};
 
 /// Content of a file in order, holes told by their length. The producer is held up when the consumer does not take it.
 pub type ContentStream = Pin<Box<dyn Stream<Item = Result<Content, GuestError>> + Send>>;

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use microvm_ports::branch::{BranchError, BranchRequest, IncomingState};
+use microvm_ports::guest::{Guest, Identity, ProcessEvent, ProcessHandle, ProcessInput};
+use microvm_ports::hypervisor::{DeviceDiscovery, MachineError, MachineSpec, MachineStart, MachineState};
+use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription};
 use microvm_types::VmId;
 use microvm_types::exec::{ExecRequest, OutputOffsets};
 
-use super::hypervisor::{Launched, Scene, reach};
-use super::{Must, Suite};
-use crate::branch::{BranchError, BranchRequest, IncomingState};
-use crate::guest::{Guest, Identity, ProcessEvent, ProcessHandle, ProcessInput};
-use crate::hypervisor::{DeviceDiscovery, MachineError, MachineSpec, MachineStart, MachineState};
-use crate::snapshot::{BranchFiles, BranchSource, StateDescription};
+use super::{Launched, Scene, reach};
+use crate::{Must, Suite};
 
 /// Keeps a word in its memory until it is told another one, then says both.
 const REMEMBERING: &str = "word=before; read line; echo $word-$line";

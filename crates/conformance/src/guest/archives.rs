@@ -1,12 +1,12 @@
 //! Checks of archives to and from a guest.
 
+use microvm_ports::archive::{Holes, PushedArchive};
 use microvm_types::ErrorKind;
 use microvm_types::files::{FileKind, FileOwner, FileTime, LeftOut, WriteOptions};
 
-use super::guest::{Scene, gather, noise, refusal, stream_of};
-use super::guest_files::{read, write};
-use super::{Must, Suite};
-use crate::archive::{Holes, PushedArchive};
+use super::files::{read, write};
+use super::{Scene, gather, noise, refusal, stream_of};
+use crate::{Must, Suite};
 
 pub(super) async fn run(suite: &mut Suite, scene: &Scene) {
     suite.check("links are told as links", links(scene)).await;

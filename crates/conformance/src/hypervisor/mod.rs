@@ -1,5 +1,10 @@
 //! What every [`Hypervisor`] must do.
 
+mod branches;
+mod shares;
+mod states;
+mod waiting;
+
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,18 +12,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
+use microvm_ports::guest::{Guest, GuestConnector, Identity};
+use microvm_ports::hypervisor::{
+    Hypervisor, LaunchError, Machine, MachineError, MachineExit, MachineSpec, MachineStart, MachineState,
+};
+use microvm_ports::snapshot::SnapshotStore;
+use microvm_ports::storage::VmStorage;
 use microvm_types::VmId;
 use microvm_types::exec::ExecRequest;
 use microvm_types::guest::ShutdownMode;
 use tokio::sync::watch;
 
-use super::{Must, Suite, hypervisor_branches, hypervisor_shares, hypervisor_states, hypervisor_waiting};
-use crate::guest::{Guest, GuestConnector, Identity};
-use crate::hypervisor::{
-    Hypervisor, LaunchError, Machine, MachineError, MachineExit, MachineSpec, MachineStart, MachineState,
-};
-use crate::snapshot::SnapshotStore;
-use crate::storage::VmStorage;
+use crate::{Must, Suite};
 
 /// Gives the suite its machines.
 #[async_trait]
@@ -152,16 +157,16 @@ pub async fn run(harness: &dyn HypervisorHarness) {
     suite.check("a record without a machine is Gone", adopt_gone(&scene)).await;
     suite.check("sweep leaves no process", sweep(&scene)).await;
     suite.check("impossible machines are refused and leave nothing", impossible(&scene)).await;
-    suite.check("folders of the host are offered or refused", hypervisor_shares::folders(&scene)).await;
+    suite.check("folders of the host are offered or refused", shares::folders(&scene)).await;
     suite.check("two machines live beside each other", two(&scene)).await;
     suite.check("counters and console are there", counters(&scene)).await;
     suite.check("a guest that powers off is told from others", exits_shutdown(&scene)).await;
     suite.check("a guest that resets is told from others", exits_reset(&scene)).await;
     suite.check("a guest that panics is told from others", exits_panic(&scene)).await;
     suite.check("a VMM killed by a stranger is told from others", exits_vmm(&scene)).await;
-    hypervisor_branches::run(&mut suite, &scene).await;
-    hypervisor_states::run(&mut suite, &scene).await;
-    hypervisor_waiting::run(&mut suite, &scene).await;
+    branches::run(&mut suite, &scene).await;
+    states::run(&mut suite, &scene).await;
+    waiting::run(&mut suite, &scene).await;
     suite.finish();
 }
 

@@ -3,7 +3,7 @@
 use microvm_types::files::LeftOut;
 use tokio::sync::oneshot;
 
-use crate::guest::ByteStream;
+use super::ByteStream;
 
 /// An archive that a guest has unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

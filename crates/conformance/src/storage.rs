@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
+use microvm_ports::progress::Progress;
+use microvm_ports::storage::{DiskFormat, ImageConfig, ImageSource, ImageStore, StorageError, VmStorage};
 use microvm_types::VmId;
 
-use super::{Must, Suite};
-use crate::progress::Progress;
-use crate::storage::{DiskFormat, ImageConfig, ImageSource, ImageStore, StorageError, VmStorage};
+use crate::{Must, Suite};
 
 /// Gives the suite its storage.
 #[async_trait]
@@ -116,7 +116,11 @@ async fn disks(harness: &dyn StorageHarness) {
     storage.inspect_disk(&folder.join("absent"), None).await.must_fail("examining a disk that is not there");
 }
 
-async fn add(images: &Arc<dyn ImageStore>, name: &str, folder: &Utf8PathBuf) -> crate::storage::ImageInfo {
+async fn add(
+    images: &Arc<dyn ImageStore>,
+    name: &str,
+    folder: &Utf8PathBuf,
+) -> microvm_ports::storage::ImageInfo {
     let source = ImageSource::Path { path: folder.clone() };
     let config = ImageConfig {
         environment: BTreeMap::from([("KEY".to_owned(), "value".to_owned())]),

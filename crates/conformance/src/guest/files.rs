@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use futures::StreamExt;
+use microvm_ports::archive::Holes;
+use microvm_ports::content::{Content, expanded, of_bytes};
+use microvm_ports::guest::GuestError;
 use microvm_types::ErrorKind;
 use microvm_types::files::{FileKind, FileList, FileOwner, FileStat, WriteOptions};
 
-use super::guest::{Scene, gather, noise, refusal, shell, stream_of};
-use super::{Must, Suite};
-use crate::archive::Holes;
-use crate::content::{Content, expanded, of_bytes};
-use crate::guest::GuestError;
+use super::{Scene, gather, noise, refusal, shell, stream_of};
+use crate::{Must, Suite};
 
 pub(super) async fn run(suite: &mut Suite, scene: &Scene) {
     suite.check("a file comes back as it was written", round_trip(scene)).await;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use microvm_ports::state::{StateError, StateStore};
 use microvm_types::lifecycle::Phase;
 use microvm_types::vm::{Limits, VmRecord};
 use microvm_types::{Life, Name, VmId};
 
-use super::{Must, Suite};
-use crate::state::{StateError, StateStore};
+use crate::{Must, Suite};
 
 /// Gives the suite its stores.
 #[async_trait]
@@ -88,7 +88,7 @@ pub async fn run(harness: &dyn StateStoreHarness) {
 }
 
 async fn documents(harness: &dyn StateStoreHarness) {
-    use crate::state::DocumentKind::{GoldenChoice, Pool};
+    use microvm_ports::state::DocumentKind::{GoldenChoice, Pool};
     let store = harness.empty().await;
     let value = |text: &str| serde_json::json!({ "text": text, "number": 7 });
     for (kind, key, text) in

@@ -1,12 +1,12 @@
 //! VMMs that are started before the state that they load is there.
 
+use microvm_ports::branch::{IncomingState, MemoryPages};
+use microvm_ports::hypervisor::{MachineSpec, MachineStart};
 use microvm_types::VmId;
 
-use super::hypervisor::{Launched, Scene};
-use super::hypervisor_branches::{say, skipped};
-use super::{Must, Suite};
-use crate::branch::{IncomingState, MemoryPages};
-use crate::hypervisor::{MachineSpec, MachineStart};
+use super::branches::{say, skipped};
+use super::{Launched, Scene};
+use crate::{Must, Suite};
 
 pub(super) async fn run(suite: &mut Suite, scene: &Scene<'_>) {
     if skipped(suite, scene).await {

@@ -3,6 +3,9 @@
 //! The guest is hostile after its first byte. A driver of this port bounds sizes, streams, rates and memory, and turns
 //! anything it does not understand into [`GuestError::Protocol`], never into a panic or a wait without end.
 
+pub mod archive;
+pub mod content;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +21,8 @@ use microvm_types::{ErrorKind, ProcessId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::archive::{Holes, PulledArchive, PushedArchive};
-use crate::branch::InputProbe;
-use crate::content::ContentStream;
+use self::archive::{Holes, PulledArchive, PushedArchive};
+use self::content::ContentStream;
 
 /// A guest path: bytes, absolute unless said otherwise; no NUL.
 pub type GuestPath = [u8];
@@ -30,6 +32,10 @@ pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, GuestError>> + Sen
 
 /// Events of one process in order; see [`ProcessEvent`].
 pub type ProcessEvents = Pin<Box<dyn Stream<Item = ProcessEvent> + Send>>;
+
+/// Bytes that are on their way into the machine through its channel: zero means that there are none. The guest that gives
+/// it has stopped sending for as long as it lives.
+pub type InputProbe = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// How the channel of a machine is reached from the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

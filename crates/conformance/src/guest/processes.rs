@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use microvm_ports::guest::{ProcessEvent, ProcessInput};
 use microvm_types::exec::{ExecRequest, ExitStatus, OutputOffsets, TerminalSize};
 use microvm_types::{ErrorKind, ProcessId};
 
-use super::guest::{Scene, collect, command, refusal, shell};
-use super::{Must, Suite};
-use crate::guest::{ProcessEvent, ProcessInput};
+use super::{Scene, collect, command, refusal, shell};
+use crate::{Must, Suite};
 
 const fn code(code: u8) -> ExitStatus {
     ExitStatus { code: Some(code), signal: None, timed_out: false }

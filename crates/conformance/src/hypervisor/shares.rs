@@ -1,10 +1,10 @@
 //! Folders of the host in a machine: offered or refused, never forgotten.
 
 use camino::Utf8PathBuf;
+use microvm_ports::hypervisor::{FolderSharing, LaunchError, MachineShare};
 
-use super::Must;
-use super::hypervisor::{Launched, Scene};
-use crate::hypervisor::{FolderSharing, LaunchError, MachineShare};
+use super::{Launched, Scene};
+use crate::Must;
 
 pub(super) async fn folders(scene: &Scene<'_>) {
     let hypervisor = scene.harness.hypervisor();

@@ -1,11 +1,12 @@
 //! Checks of damage, of files that travel, and of what a restarted server finds.
 
-use super::Must;
-use super::snapshot_bench::{Bench, page, snapshot_id, vm_id};
-use super::snapshots::{SnapshotHarness, SnapshotPart};
-use crate::progress::Progress;
-use crate::snapshot::ImportLimits;
-use crate::storage::StorageError;
+use microvm_ports::progress::Progress;
+use microvm_ports::snapshot::ImportLimits;
+use microvm_ports::storage::StorageError;
+
+use super::bench::{Bench, page, snapshot_id, vm_id};
+use super::{SnapshotHarness, SnapshotPart};
+use crate::Must;
 
 /// One VM with two snapshots.
 async fn furnished(harness: &dyn SnapshotHarness) -> Bench<'_> {

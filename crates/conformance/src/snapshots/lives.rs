@@ -1,10 +1,11 @@
 //! Checks of durable snapshots from their beginning to their end.
 
-use super::Must;
-use super::snapshot_bench::{Bench, page, snapshot_id, vm_id};
-use super::snapshots::SnapshotHarness;
-use crate::progress::Progress;
-use crate::storage::StorageError;
+use microvm_ports::progress::Progress;
+use microvm_ports::storage::StorageError;
+
+use super::SnapshotHarness;
+use super::bench::{Bench, page, snapshot_id, vm_id};
+use crate::Must;
 
 pub(super) async fn life(harness: &dyn SnapshotHarness) {
     let bench = Bench::new(harness).await;

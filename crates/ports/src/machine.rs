@@ -1,0 +1,101 @@
+//! One living machine, as core sees it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::branch::Brancher;
+use crate::failure::{MachineError, MachineExit};
+use crate::guest::GuestEndpoint;
+
+/// What a driver needs to find a machine again; stored as JSON with the VM, opaque to core.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineRecord {
+    /// Name of the driver that made it.
+    pub driver: String,
+    /// The driver's own data.
+    pub data: serde_json::Value,
+}
+
+/// What a machine is doing, as far as its VMM says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MachineState {
+    /// Exists; processors stand still.
+    Paused,
+    /// Processors run.
+    Running,
+    /// Processors stand still because a write of the guest's found no space on the host; a resume tries that write again.
+    DiskFull,
+    /// Its process is gone. Nothing comes after this.
+    Exited(MachineExit),
+}
+
+/// Counters of a running machine; all from its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineCounters {
+    /// Processor time of the VMM process in milliseconds, guest included.
+    pub cpu_ms: u64,
+    /// Proportional set size of the VMM process in bytes: what it really costs the host.
+    pub memory_pss: u64,
+    /// Resident set size of the VMM process in bytes.
+    pub memory_rss: u64,
+    /// Bytes read from disks by the guest.
+    pub disk_read_bytes: u64,
+    /// Bytes written to disks by the guest.
+    pub disk_written_bytes: u64,
+    /// Read requests.
+    pub disk_reads: u64,
+    /// Write requests.
+    pub disk_writes: u64,
+}
+
+/// One living machine. Methods may be called from any task, at the same time; the driver orders them.
+#[async_trait]
+pub trait Machine: Send + Sync {
+    /// What is needed to find it again.
+    fn record(&self) -> MachineRecord;
+
+    /// Where its guest channel is reached.
+    fn endpoint(&self) -> GuestEndpoint;
+
+    /// Its state, fed by events of the VMM, never by polling.
+    fn state(&self) -> watch::Receiver<MachineState>;
+
+    /// Lets the processors run. Running already is fine.
+    async fn resume(&self) -> Result<(), MachineError>;
+
+    /// Makes the processors stand still. Standing still already is fine.
+    async fn pause(&self) -> Result<(), MachineError>;
+
+    /// Ends the machine: asks the VMM to quit, then kills the process when half of `deadline` has passed. Returns when
+    /// the process is gone. A machine that has ended is fine.
+    ///
+    /// # Errors
+    /// [`MachineError::Timeout`] if the process still exists after `deadline`.
+    async fn kill(&self, deadline: Duration) -> Result<MachineExit, MachineError>;
+
+    /// Counters since the machine's start.
+    async fn counters(&self) -> Result<MachineCounters, MachineError>;
+
+    /// Branching; `None` when the hypervisor cannot.
+    fn brancher(&self) -> Option<&dyn Brancher> {
+        None
+    }
+
+    /// Memory ballooning; `None` when the machine has no balloon.
+    fn balloon(&self) -> Option<&dyn Balloon> {
+        None
+    }
+}
+
+/// Gives memory back to the host and takes it again.
+#[async_trait]
+pub trait Balloon: Send + Sync {
+    /// Asks the guest to use `memory_mib` MiB; it follows in its own time.
+    async fn resize(&self, memory_mib: u32) -> Result<(), MachineError>;
+
+    /// MiB the guest uses now.
+    async fn actual_mib(&self) -> Result<u32, MachineError>;
+}

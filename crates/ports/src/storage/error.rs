@@ -1,0 +1,147 @@
+//! Errors of all stores.
+
+use camino::Utf8PathBuf;
+use microvm_types::{Action, ErrorKind, Remedy};
+
+/// Why storage refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// No image of that name or digest.
+    #[error("no image is called `{0}`")]
+    UnknownImage(String),
+    /// No kernel of that name.
+    #[error("no kernel is called `{0}`")]
+    UnknownKernel(String),
+    /// There is no kernel at all that could be the default.
+    #[error("there is no kernel: VMs boot with one of this host, whatever their image has")]
+    NoKernel,
+    /// No snapshot of that id.
+    #[error("there is no snapshot `{0}`")]
+    UnknownSnapshot(String),
+    /// A stored file is not what was stored.
+    #[error("{what} is damaged ({detail}): remove it and build or import it again")]
+    Damaged {
+        /// Which thing.
+        what: String,
+        /// What was expected and what was found.
+        detail: String,
+    },
+    /// The input is not what it should be: an archive with an entry that leaves its root, a recipe with a mistake …
+    #[error("{what} cannot be used: {detail}")]
+    BadInput {
+        /// Which input.
+        what: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Still used by VMs.
+    #[error("`{name}` is in use by {users}: delete those VMs first, or use --force where it is offered")]
+    InUse {
+        /// Which thing.
+        name: String,
+        /// By whom.
+        users: String,
+    },
+    /// A disk file of the user's cannot be given what its VM wrote.
+    #[error(
+        "what the VM wrote to its disk could not be written back to {path}: {reason}; end that use and try again, or move the file away to give up what the VM wrote"
+    )]
+    NotWrittenBack {
+        /// The user's file.
+        path: Utf8PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A name that is taken.
+    #[error("the name `{0}` is taken")]
+    NameTaken(String),
+    /// The disk is full, or will be.
+    #[error(
+        "no space left on {path} while {action}: {needed} more are needed; free some space and try again"
+    )]
+    DiskFull {
+        /// File system by a path on it.
+        path: Utf8PathBuf,
+        /// What was being done.
+        action: String,
+        /// How much, for people.
+        needed: String,
+    },
+    /// All VMs together would take more of the disk than they may.
+    #[error(
+        "{action} needs {needed} more, and the VMs and snapshots of this root hold {held} of the {limit} that they may take together: delete some, or raise the disk limit of the server"
+    )]
+    OverDiskLimit {
+        /// What was being done.
+        action: String,
+        /// How much it needs, for people.
+        needed: String,
+        /// How much is held, for people.
+        held: String,
+        /// How much may be held, for people.
+        limit: String,
+    },
+    /// A tool that is needed is not installed.
+    #[error("`{tool}` was not found: install the package `{package}`")]
+    ToolMissing {
+        /// Program looked for.
+        tool: String,
+        /// Debian package that has it.
+        package: String,
+    },
+    /// A tool ran and failed.
+    #[error("`{tool}` failed ({status}): {detail}")]
+    ToolFailed {
+        /// Program that was run.
+        tool: String,
+        /// Its exit status.
+        status: String,
+        /// The end of what it printed.
+        detail: String,
+    },
+    /// A registry refused or failed.
+    #[error("the registry answered: {0}")]
+    Registry(String),
+    /// Reading or writing failed.
+    #[error("{action} {path} failed: {cause}")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// With which file.
+        path: Utf8PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+}
+
+impl StorageError {
+    /// The class of this failure.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownImage(_) | Self::UnknownKernel(_) | Self::NoKernel | Self::UnknownSnapshot(_) => {
+                ErrorKind::NotFound
+            }
+            Self::Damaged { .. } | Self::Io { .. } | Self::ToolFailed { .. } => ErrorKind::Internal,
+            Self::BadInput { .. } => ErrorKind::Invalid,
+            Self::InUse { .. } | Self::NameTaken(_) | Self::NotWrittenBack { .. } => ErrorKind::Conflict,
+            Self::DiskFull { .. } | Self::OverDiskLimit { .. } => ErrorKind::Exhausted,
+            Self::ToolMissing { .. } => ErrorKind::Unsupported,
+            Self::Registry(_) => ErrorKind::Unavailable,
+        }
+    }
+
+    /// What can be done about it.
+    #[must_use]
+    pub fn remedies(&self) -> Vec<Remedy> {
+        match self {
+            Self::UnknownImage(_) => {
+                vec![Action::ListImages.any(), Action::BuildImage.any(), Action::PullImage.any()]
+            }
+            Self::UnknownKernel(_) => vec![Action::ListKernels.any()],
+            Self::NoKernel => vec![Action::TakeDistributionKernel.any(), Action::BuildKernel.any()],
+            Self::UnknownSnapshot(_) => vec![Action::ListSnapshots.any()],
+            _ => Vec::new(),
+        }
+    }
+}

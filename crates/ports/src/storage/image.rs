@@ -1,0 +1,180 @@
+//! Images: immutable root file systems.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use camino::Utf8PathBuf;
+use microvm_types::Listed;
+use serde::{Deserialize, Serialize};
+
+use super::error::StorageError;
+use crate::guest::ByteStream;
+use crate::progress::Progress;
+
+/// File system of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileSystem {
+    /// EROFS, uncompressed.
+    Erofs,
+    /// ext4.
+    Ext4,
+}
+
+/// What an image says about running programs in it (the OCI image configuration, where there was one).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// Variables of every command.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Default user; empty: root.
+    #[serde(default)]
+    pub user: String,
+    /// Default working directory; empty: the user's home.
+    #[serde(default)]
+    pub working_directory: String,
+    /// Entry point of an OCI image.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// Default arguments of an OCI image.
+    #[serde(default)]
+    pub command: Vec<String>,
+}
+
+impl ImageConfig {
+    /// This configuration with another over it; empty means unsaid. An entry point that is said takes default arguments of
+    /// the one before away, as in a Dockerfile: they are none of its.
+    #[must_use]
+    pub fn with(mut self, over: &Self) -> Self {
+        self.environment.extend(over.environment.clone());
+        for (base, over) in
+            [(&mut self.user, &over.user), (&mut self.working_directory, &over.working_directory)]
+        {
+            if !over.is_empty() {
+                base.clone_from(over);
+            }
+        }
+        if !over.entrypoint.is_empty() {
+            self.entrypoint.clone_from(&over.entrypoint);
+            self.command.clear();
+        }
+        if !over.command.is_empty() {
+            self.command.clone_from(&over.command);
+        }
+        self
+    }
+}
+
+/// One image in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageInfo {
+    /// SHA-256 over the files and the configuration, as `sha256:` and 64 hexadecimal characters. Images that differ in
+    /// either differ in it. Images made before this was so keep the SHA-256 of their file system alone.
+    pub digest: String,
+    /// Names that point to it.
+    pub names: Vec<String>,
+    /// File system it is written in.
+    pub file_system: FileSystem,
+    /// Size of the file in bytes.
+    pub size: u64,
+    /// When it was made, milliseconds since 1970-01-01T00:00:00Z.
+    pub created_ms: i64,
+    /// Where it came from, in a few words.
+    pub source: String,
+    /// How programs run in it.
+    pub config: ImageConfig,
+}
+
+/// An image ready for use: its file was verified against its digest.
+#[derive(Debug, Clone)]
+pub struct ResolvedImage {
+    /// What it is.
+    pub info: ImageInfo,
+    /// Its file.
+    pub path: Utf8PathBuf,
+}
+
+/// Where a new image comes from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum ImageSource {
+    /// Debian packages, put together by `mmdebstrap` from the host's own package sources.
+    Debian {
+        /// Release name, for example `bookworm`.
+        suite: String,
+        /// Packages on top of the minimal system.
+        packages: Vec<String>,
+    },
+    /// A folder, an OCI layout folder, a `docker save` archive or a plain tar (compressed or not) on this host: found
+    /// out by looking.
+    Path {
+        /// Absolute path on the host.
+        path: Utf8PathBuf,
+    },
+    /// An image of a registry, by reference.
+    Registry {
+        /// `host[:port]/name[:tag][@digest]`.
+        reference: String,
+        /// Speak plain HTTP; only for registries on loopback.
+        plain_http: bool,
+        /// Authorities (PEM) whose certificates are trusted besides those that the host trusts.
+        authorities: Option<String>,
+    },
+}
+
+/// A file that an image recipe puts in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeFile {
+    /// Absolute path in the image.
+    pub path: String,
+    /// Its text.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// Instead of `content`: a file on the host, absolute, or relative to the recipe.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Permission bits in octal, for example "0755".
+    #[serde(default)]
+    pub mode: Option<String>,
+}
+
+/// Immutable root file systems, content-addressed. An image is there whole or not at all.
+#[async_trait]
+pub trait ImageStore: Send + Sync {
+    /// All images, newest first; images and names that cannot be read beside them.
+    async fn images(&self) -> Result<Listed<ImageInfo>, StorageError>;
+
+    /// Finds an image by name or digest (whole, or `sha256:` and at least 12 characters) and verifies its file.
+    async fn image(&self, reference: &str) -> Result<ResolvedImage, StorageError>;
+
+    /// Makes an image of `source` and points `name` to it (away from what it pointed to before). `files` are put in on
+    /// top; `config` is merged over what the source says. If the future is dropped nothing is left behind.
+    async fn add_image(
+        &self,
+        name: &str,
+        source: &ImageSource,
+        files: &[RecipeFile],
+        config: &ImageConfig,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError>;
+
+    /// Makes an image of a tar stream (for example the root of a guest) and points `name` to it.
+    async fn add_image_from_stream(
+        &self,
+        name: &str,
+        description: &str,
+        config: &ImageConfig,
+        data: ByteStream,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError>;
+
+    /// Removes a name, and the image with its last name. `in_use`: digests that VMs depend on; those are refused.
+    async fn remove_image(&self, reference: &str, in_use: &[String]) -> Result<(), StorageError>;
+
+    /// Removes images without a name that are not in `in_use`, and leftovers of interrupted work; returns the bytes freed.
+    async fn collect_garbage(&self, in_use: &[String]) -> Result<u64, StorageError>;
+
+    /// Verifies every image and kernel in full; returns what is wrong, empty if nothing.
+    async fn verify_all(&self, progress: Progress) -> Result<Vec<String>, StorageError>;
+}

@@ -1,0 +1,12 @@
+//! Stores of images, kernels and the files of VMs.
+
+mod disk;
+mod error;
+mod image;
+mod kernel;
+
+pub use disk::{Space, VmFiles, VmStorage};
+pub use error::StorageError;
+pub use image::{FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, RecipeFile, ResolvedImage};
+pub use kernel::{KernelInfo, KernelSource, KernelStore, ResolvedKernel};
+pub use microvm_types::template::DiskFormat;
