@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
-use microvm_core::{HostLimits, Ports, Settings as CoreSettings, VmService};
+use microvm_core::{Engine, HostLimits, Ports, Settings as CoreSettings};
 use microvm_driver_database::SqliteStore;
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_driver_host::{HostHooks, SystemClock};
@@ -19,8 +19,8 @@ use crate::template_files::TemplateFiles;
 /// The guest agent as it was when this program was built; empty in a build that had none at hand.
 static EMBEDDED_AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/microvm-agent"));
 
-/// Opens the service on real drivers: cleans up after a crash and takes up the VMs that are still there.
-pub(crate) async fn open_service(settings: &Settings) -> anyhow::Result<Arc<VmService>> {
+/// Opens the engine on real drivers: cleans up after a crash and takes up the VMs that are still there.
+pub(crate) async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engine>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let storage = open_storage(settings, Arc::clone(&clock)).await?;
     let database = settings.root.join("state.sqlite");
@@ -46,7 +46,7 @@ pub(crate) async fn open_service(settings: &Settings) -> anyhow::Result<Arc<VmSe
         disk_reserve: disk_reserve(usual.disk_reserve)?,
         ..usual
     };
-    Ok(VmService::open(ports, settings).await?)
+    Ok(Engine::open(ports, settings).await?)
 }
 
 /// Most VMMs that may wait for the children of one VM.

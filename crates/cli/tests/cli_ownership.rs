@@ -10,7 +10,7 @@ use camino::Utf8PathBuf;
 use microvm_api::CreateVm;
 use microvm_api::time::Zone;
 use microvm_client::{Client, VmQuery};
-use microvm_core::{Ports, Settings, VmService};
+use microvm_core::{Engine, Ports, Settings};
 use microvm_driver_fake::{
     FakeHooks, FakeHypervisor, FakeStorage, Fault, FrozenClock, MemoryStore, Operation, Script,
 };
@@ -65,7 +65,7 @@ impl Server {
             default_template: "house-default".to_owned(),
             ..Settings::default()
         };
-        let service = VmService::open(ports, settings).await.unwrap();
+        let service = Engine::open(ports, settings).await.unwrap();
         let app_settings = AppSettings { root: root.clone(), zone: Zone::named("UTC").unwrap() };
         let app = App::new(service, app_settings, CancellationToken::new());
         let serving = tokio::spawn(serve(BoundServer::bind(&root).unwrap(), app));

@@ -9,7 +9,7 @@ use microvm_types::template::{HookAction, NetworkMode, Template};
 
 use crate::error::ServiceError;
 use crate::settings::HostLimits;
-use crate::snapshots::GOLDEN_LABEL;
+use crate::state::GOLDEN_LABEL;
 
 /// Smallest memory a guest boots with, in MiB. (Measured: the distribution's kernel with our agent needs 96 MiB.)
 const MIN_MEMORY_MIB: u32 = 128;

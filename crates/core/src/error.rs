@@ -23,7 +23,7 @@ pub enum ServiceError {
     },
     /// A template cannot be used, kept or removed.
     #[error(transparent)]
-    Template(#[from] crate::templates::TemplateError),
+    Template(#[from] crate::template_source::TemplateError),
     /// A field of the request cannot be.
     #[error("{field}: {reason}")]
     Invalid {
@@ -245,6 +245,15 @@ pub enum ServiceError {
     /// The guest.
     #[error(transparent)]
     Guest(#[from] GuestError),
+}
+
+impl From<BranchError> for ServiceError {
+    fn from(error: BranchError) -> Self {
+        match error {
+            BranchError::Machine(error) => Self::Machine(error),
+            other => Self::Branch(other),
+        }
+    }
 }
 
 /// What to do in phases that no request ends.

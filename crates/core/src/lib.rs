@@ -1,56 +1,69 @@
-//! The VM service: lifecycle actors, admission, templates, adoption after a restart.
+//! The engine: lifecycle actors, admission, branches, golden snapshots, pools, adoption after a restart.
 //!
 //! Core sees traits only ([`microvm_ports`]); it does not know a hypervisor, a file format or HTTP.
 //!
 //! ```text
-//!  VmService ── create/list/get ──▶ registry: id, name ▶ VmHandle
-//!      │                                              │ commands (mpsc, reply by oneshot)
-//!      │                                              ▼
-//!      │                                        VmActor (one task per VM, owns record and machine)
-//!      │                                              │ publishes Snapshot by watch
-//!      └── guest(): admission by phase ◀──────────────┘
+//!  Engine ── as_caller(&Caller) ──▶ Services { vms, branches, snapshots, goldens, pools, catalog, host }
+//!                                       │ look-ups in the caller's tenant, commands
+//!                                       ▼
+//!             registry: id, tenant and name ▶ VmHandle ── commands (mpsc, reply by oneshot) ──▶ VmActor
+//!                                               ▲                                one task per VM, owns record and machine
+//!                                               └──────────── Published, by watch ◀──────────────┘
 //! ```
 //!
 //! Commands to one VM are done one after the other by its actor; work inside a guest (exec, files) goes past the
 //! actor, straight to the channel, so that it never waits for anything but the guest.
+//!
+//! Modules use those above them only: what is stored in memory (`state`), bringing machines up (`launch`), one VM (`vm`),
+//! the caller's context, making one VM (`creation`), snapshots that were taken (`kept`), branches (`branch`), golden
+//! snapshots (`golden`), VMs as callers see them (`vms`), then pools, the catalog, the host and the engine.
 
-mod abandoned;
-mod activity;
-mod actor;
-mod admission;
 mod error;
 mod events;
-mod hooks;
-mod image_build;
-mod lease;
-mod own_command;
-mod pools;
 mod ports;
-mod reconcile;
-mod registry;
-mod room;
-mod service;
 mod settings;
-mod shares;
-mod snapshots;
-mod start;
-mod templates;
-mod unreadable;
-mod view;
-mod waiting;
+mod template_source;
+mod undo;
 
+mod state;
+
+mod launch;
+
+mod vm;
+
+mod admission;
+mod context;
+mod creation;
+
+mod kept;
+
+mod branch;
+
+mod golden;
+
+mod vms;
+
+mod catalog;
+mod host;
+mod pools;
+
+mod engine;
+
+pub use branch::{BegunSnapshot, Branches, ForkRequest, Forked, RestoreRequest, SnapshotRequest};
+pub use catalog::{Catalog, ImageBase, ImageRecipe};
+pub use creation::{BootChoice, CreateRequest};
+pub use engine::{Engine, Services};
 pub use error::ServiceError;
 pub use events::VmEvent;
-pub use image_build::{ImageBase, ImageRecipe};
-pub use lease::GuestLease;
-pub use pools::{AcquireRequest, PoolChange, PoolRequest, PoolView, Tier};
+pub use golden::{GoldenVersion, Goldens};
+pub use host::Host;
+pub use kept::{SnapshotFilter, SnapshotStatistics, Snapshots};
+pub use pools::{AcquireRequest, PoolChange, PoolRequest, PoolView, Pools, Tier};
 pub use ports::Ports;
-pub use reconcile::StrayVm;
-pub use service::{BootChoice, CreateRequest, VmService};
 pub use settings::{HostLimits, Settings};
-pub use snapshots::{
-    BegunSnapshot, ForkRequest, Forked, GoldenVersion, RestoreRequest, Snapshot, SnapshotFilter,
-    SnapshotRequest, SnapshotStatistics,
-};
-pub use templates::{TemplateError, TemplateSet, TemplateSource};
-pub use view::{Unreachable, VmFilter, VmView};
+pub use state::Snapshot;
+pub use template_source::{TemplateError, TemplateSet, TemplateSource};
+pub use vm::lease::GuestLease;
+pub use vm::view::{Unreachable, VmFilter, VmView};
+pub use vms::Vms;
+pub use vms::reconcile::StrayVm;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use microvm_types::template::Template;
 use serde::{Deserialize, Serialize};
 
-use crate::templates::TemplateSource;
+use crate::template_source::TemplateSource;
 
 /// Upper bounds of one VM and of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

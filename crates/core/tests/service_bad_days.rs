@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use branches::{forks, restored, snap, vm};
 use microvm_core::{
-    AcquireRequest, PoolRequest, RestoreRequest, ServiceError, SnapshotFilter, VmFilter, VmService,
+    AcquireRequest, PoolRequest, RestoreRequest, ServiceError, Services, SnapshotFilter, VmFilter,
 };
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::Progress;
@@ -22,14 +22,14 @@ use support::{Host, code, named, say, until};
 
 const HOUR_MS: i64 = 3_600_000;
 
-fn snapshots(service: &VmService) -> Vec<String> {
-    let all = service.snapshots(&SnapshotFilter::default());
+fn snapshots(service: &Services) -> Vec<String> {
+    let all = service.snapshots.list(&SnapshotFilter::default());
     all.into_iter().map(|snapshot| snapshot.record.name.to_string()).collect()
 }
 
-fn vms(service: &VmService) -> Vec<String> {
+fn vms(service: &Services) -> Vec<String> {
     let everything = VmFilter { waiting: true, ..VmFilter::default() };
-    service.list(&everything).into_iter().map(|vm| vm.record.name.to_string()).collect()
+    service.vms.list(&everything).into_iter().map(|vm| vm.record.name.to_string()).collect()
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn two_restores_and_a_delete_at_once_leave_whole_vms_or_none() {
         let server = host.serve();
         let service = &server.service;
         server.run(async {
-            service.create(named("dev")).await.unwrap();
+            service.vms.create(named("dev")).await.unwrap();
             say(service, "dev", "echo kept > /root/note").await;
             snap(service, "dev", "s").await.unwrap();
             if let Some(step) = steps[round % steps.len()] {
@@ -60,14 +60,14 @@ fn two_restores_and_a_delete_at_once_leave_whole_vms_or_none() {
                     tokio::task::yield_now().await;
                 }
             };
-            let one = service.restore("s", restored("one"));
+            let one = service.branches.restore("s", restored("one"));
             let two = async {
                 rest(round % 7).await;
-                service.restore("s", restored("two")).await
+                service.branches.restore("s", restored("two")).await
             };
             let delete = async {
                 rest(round * 3 % 11).await;
-                service.remove_snapshot("s", false).await
+                service.snapshots.remove("s", false).await
             };
             let (one, two, deleted) = tokio::join!(one, two, delete);
             for (name, outcome) in [("one", one), ("two", two)] {
@@ -79,19 +79,19 @@ fn two_restores_and_a_delete_at_once_leave_whole_vms_or_none() {
                     }
                     Err(error) => {
                         assert!(!error.to_string().is_empty());
-                        assert!(service.get(&vm(name)).is_err(), "{name} is half there: {error}");
+                        assert!(service.vms.get(&vm(name)).is_err(), "{name} is half there: {error}");
                         refused += 1;
                     }
                 }
             }
             host.clear_faults();
             if deleted.is_err() {
-                service.remove_snapshot("s", false).await.unwrap();
+                service.snapshots.remove("s", false).await.unwrap();
             }
             assert_eq!(snapshots(service), [""; 0]);
-            assert_eq!(code(service.restore("s", restored("late")).await), "snapshot_not_found");
+            assert_eq!(code(service.branches.restore("s", restored("late")).await), "snapshot_not_found");
             for name in vms(service) {
-                service.delete_vm(&vm(&name)).await.unwrap();
+                service.vms.delete(&vm(&name)).await.unwrap();
             }
         });
         drop(server);
@@ -106,7 +106,7 @@ fn a_clock_that_is_set_back_confuses_no_snapshot() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         for name in ["first", "second"] {
             snap(service, "dev", name).await.unwrap();
             host.clock.advance(1000);
@@ -116,9 +116,9 @@ fn a_clock_that_is_set_back_confuses_no_snapshot() {
         snap(service, "dev", "third").await.unwrap();
         assert_eq!(snapshots(service), ["first", "second", "third"], "the newest one is last");
         // Nothing is older than it is: what lies in the future has no age.
-        let pruned = service.prune_snapshots(None, Some(Duration::from_secs(60)), true).await.unwrap();
+        let pruned = service.snapshots.prune(None, Some(Duration::from_secs(60)), true).await.unwrap();
         assert_eq!(pruned, [], "nothing is a minute old");
-        let pruned = service.prune_snapshots(Some(1), None, true).await.unwrap();
+        let pruned = service.snapshots.prune(Some(1), None, true).await.unwrap();
         assert_eq!(pruned.len(), 2);
         assert_eq!(snapshots(service), ["third"], "the newest one stays");
         // A VM keeps the newest ones, whatever the clock says.
@@ -129,9 +129,9 @@ fn a_clock_that_is_set_back_confuses_no_snapshot() {
         let kept = snapshots(service);
         assert_eq!((kept.len(), kept.last().unwrap().as_str()), (10, "s-11"), "{kept:?}");
         assert_eq!(kept[0], "s-2");
-        let copy = service.restore("s-11", restored("copy")).await.unwrap().remove(0);
+        let copy = service.branches.restore("s-11", restored("copy")).await.unwrap().remove(0);
         assert!(copy.record.created_ms <= copy.record.updated_ms);
-        service.rollback(&vm("dev"), "s-5").await.unwrap();
+        service.branches.rollback(&vm("dev"), "s-5").await.unwrap();
         assert_eq!(say(service, "dev", "hostname").await, "dev");
     });
     drop(server);
@@ -150,11 +150,11 @@ fn a_clock_that_is_set_back_confuses_no_golden_snapshot() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         for _ in 0..4 {
             host.clock.advance(-HOUR_MS);
-            let made = service.update_golden("linux-default").await.unwrap().snapshot.record.id;
-            let versions = service.golden_versions("linux-default").await.unwrap();
+            let made = service.goldens.update("linux-default").await.unwrap().snapshot.record.id;
+            let versions = service.goldens.versions("linux-default").await.unwrap();
             let current: Vec<_> = versions.iter().filter(|version| version.current).collect();
             assert_eq!(current.len(), 1);
             assert_eq!(current[0].snapshot.record.id, made, "the version just made is the current one");
@@ -171,20 +171,20 @@ fn a_clock_that_is_set_back_ends_no_vm_and_keeps_none_for_ever() {
     server.run(async {
         let mut idle = named("idle");
         idle.limits = Limits { idle_seconds: Some(1), ..Limits::default() };
-        service.create(idle).await.unwrap();
+        service.vms.create(idle).await.unwrap();
         let mut long = named("long");
         long.limits = Limits { lifetime_seconds: Some(3600), idle_seconds: Some(3600), ..Limits::default() };
-        service.create(long).await.unwrap();
+        service.vms.create(long).await.unwrap();
         host.clock.advance(-24 * HOUR_MS);
         // Looked at anew with the clock as it is; the other one was last used in what is the future now.
         assert_eq!(say(service, "long", "hostname").await, "long");
         // Idle for its second, not for a day; the clock of the test stands still, so it is moved like a real one.
         until("the idle one is stopped", || {
             host.clock.advance(1);
-            service.get(&vm("idle")).unwrap().record.phase() == Phase::Stopped
+            service.vms.get(&vm("idle")).unwrap().record.phase() == Phase::Stopped
         })
         .await;
-        assert_eq!(service.get(&vm("long")).unwrap().record.phase(), Phase::Running);
+        assert_eq!(service.vms.get(&vm("long")).unwrap().record.phase(), Phase::Running);
     });
 }
 
@@ -202,27 +202,28 @@ fn a_clock_that_is_set_back_keeps_pools_as_they_are() {
             max: 4,
             max_age_seconds: Some(60),
         };
-        service.create_pool(request).await.unwrap();
-        let waiting = |service: &VmService| {
-            let all = service.list(&VmFilter { waiting: true, ..VmFilter::default() });
+        service.pools.create(request).await.unwrap();
+        let waiting = |service: &Services| {
+            let all = service.vms.list(&VmFilter { waiting: true, ..VmFilter::default() });
             all.into_iter().map(|vm| vm.record.id).collect::<Vec<_>>()
         };
-        let full = |count| service.pool("py").is_ok_and(|view| view.waiting == count && view.filling == 0);
+        let full =
+            |count| service.pools.get("py").is_ok_and(|view| view.waiting == count && view.filling == 0);
         until("the pool is full", || full(2)).await;
         let before = waiting(service);
         host.clock.advance(-24 * HOUR_MS);
         // One more is wanted: when it is there, the others have been looked at with the clock as it is now.
         let more = |min| microvm_core::PoolChange { min: Some(min), ..microvm_core::PoolChange::default() };
-        service.resize_pool("py", more(3)).await.unwrap();
+        service.pools.resize("py", more(3)).await.unwrap();
         until("the pool is full", || full(3)).await;
         let now = waiting(service);
         assert!(before.iter().all(|id| now.contains(id)), "those that waited are not too old");
         // Their age counts from there: not from a day ahead.
         host.clock.advance(61_000);
-        service.resize_pool("py", more(2)).await.unwrap();
+        service.pools.resize("py", more(2)).await.unwrap();
         let replaced = || full(2) && waiting(service).iter().all(|id| !now.contains(id));
         until("all were replaced", replaced).await;
-        let (taken, _) = service.acquire("py", AcquireRequest::default()).await.unwrap();
+        let (taken, _) = service.pools.acquire("py", AcquireRequest::default()).await.unwrap();
         assert_eq!(say(service, taken.record.name.as_str(), "echo fine").await, "fine");
     });
 }
@@ -233,26 +234,29 @@ fn more_forks_than_the_host_has_memory_for_are_refused_before_anything_is_begun(
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         snap(service, "dev", "s").await.unwrap();
         host.hypervisor.set_room(Some(200));
         let (branches, launches) = (
             host.hypervisor.script().calls(Operation::Branch),
             host.hypervisor.script().calls(Operation::Launch),
         );
-        let error = service.fork_vm(&vm("dev"), forks(900, "try-{n}")).await.unwrap_err();
+        let error = service.branches.fork(&vm("dev"), forks(900, "try-{n}")).await.unwrap_err();
         assert_eq!(error.kind(), microvm_types::ErrorKind::Exhausted, "{error}");
         assert!(error.to_string().contains("900") && error.to_string().contains("200"), "{error}");
         let many =
             RestoreRequest { count: 900, name: Some("copy-{n}".to_owned()), ..RestoreRequest::default() };
-        assert_eq!(service.restore("s", many).await.unwrap_err().kind(), microvm_types::ErrorKind::Exhausted);
+        assert_eq!(
+            service.branches.restore("s", many).await.unwrap_err().kind(),
+            microvm_types::ErrorKind::Exhausted
+        );
         let script = host.hypervisor.script();
         assert_eq!((script.calls(Operation::Branch), script.calls(Operation::Launch)), (branches, launches));
         assert_eq!(vms(service), ["dev"]);
-        service.fork_vm(&vm("dev"), forks(3, "try-{n}")).await.unwrap();
+        service.branches.fork(&vm("dev"), forks(3, "try-{n}")).await.unwrap();
         // Gone while they come up: the one that failed is named, the source and what was there before go on.
         host.hypervisor.script().after(Operation::Incoming, 2, Fault::Fail);
-        let error = service.fork_vm(&vm("dev"), forks(5, "more-{n}")).await.unwrap_err();
+        let error = service.branches.fork(&vm("dev"), forks(5, "more-{n}")).await.unwrap_err();
         assert!(matches!(error, ServiceError::Fork { count: 5, number: 1..=5, .. }), "{error}");
         assert_eq!(vms(service).len(), 4, "children of the failed fork are left");
         for name in ["dev", "try-1", "try-2", "try-3"] {
@@ -260,9 +264,9 @@ fn more_forks_than_the_host_has_memory_for_are_refused_before_anything_is_begun(
         }
         // None at all: also a pool says so, and lives.
         host.hypervisor.set_room(Some(0));
-        assert!(service.fork_vm(&vm("dev"), forks(1, "none")).await.is_err());
+        assert!(service.branches.fork(&vm("dev"), forks(1, "none")).await.is_err());
         host.hypervisor.set_room(None);
-        service.fork_vm(&vm("dev"), forks(1, "again")).await.unwrap();
+        service.branches.fork(&vm("dev"), forks(1, "again")).await.unwrap();
     });
 }
 
@@ -274,14 +278,14 @@ fn a_server_that_dies_while_it_prunes_leaves_whole_snapshots() {
             let first = host.serve();
             let service = &first.service;
             first.run(async {
-                service.create(named("dev")).await.unwrap();
+                service.vms.create(named("dev")).await.unwrap();
                 for number in 0..5 {
                     say(service, "dev", &format!("echo {number} > /root/note")).await;
                     snap(service, "dev", &format!("s-{number}")).await.unwrap();
                 }
             });
             host.storage.script().after(Operation::RemoveSnapshot, good, fault);
-            let _ = first.run_a_moment(first.service.prune_snapshots(Some(2), None, true));
+            let _ = first.run_a_moment(first.service.snapshots.prune(Some(2), None, true));
             drop(first);
             host.clear_faults();
             let second = host.serve();
@@ -290,15 +294,15 @@ fn a_server_that_dies_while_it_prunes_leaves_whole_snapshots() {
                 let left = snapshots(service);
                 assert!(left.ends_with(&["s-3".to_owned(), "s-4".to_owned()]), "{good} {fault:?}: {left:?}");
                 for name in &left {
-                    assert_eq!(service.verify_snapshot(name, Progress::ignored()).await.unwrap(), []);
-                    service.restore(name, restored("copy")).await.unwrap();
+                    assert_eq!(service.snapshots.verify(name, Progress::ignored()).await.unwrap(), []);
+                    service.branches.restore(name, restored("copy")).await.unwrap();
                     assert_eq!(format!("s-{}", say(service, "copy", "cat /root/note").await), *name);
-                    service.delete_vm(&vm("copy")).await.unwrap();
+                    service.vms.delete(&vm("copy")).await.unwrap();
                 }
-                service.prune_snapshots(Some(0), None, true).await.unwrap();
+                service.snapshots.prune(Some(0), None, true).await.unwrap();
                 assert_eq!(snapshots(service), [""; 0]);
                 assert_eq!(say(service, "dev", "cat /root/note").await, "4");
-                service.delete_vm(&vm("dev")).await.unwrap();
+                service.vms.delete(&vm("dev")).await.unwrap();
             });
             drop(second);
             host.assert_empty(&format!("after {good} {fault:?}"));
@@ -318,42 +322,42 @@ fn disks_of_the_users_take_part_in_branches() {
         let mut request = named("dev");
         request.overrides.extra_disks =
             serde_json::from_value(serde_json::json!([{ "name": "data", "path": path }])).unwrap();
-        service.create(request).await.unwrap();
-        service.fork_vm(&vm("dev"), forks(2, "try-{n}")).await.unwrap();
+        service.vms.create(request).await.unwrap();
+        service.branches.fork(&vm("dev"), forks(2, "try-{n}")).await.unwrap();
         snap(service, "dev", "s").await.unwrap();
-        service.restore("s", restored("copy")).await.unwrap();
-        service.fork_vm(&vm("try-1"), forks(1, "deep")).await.unwrap();
+        service.branches.restore("s", restored("copy")).await.unwrap();
+        service.branches.fork(&vm("try-1"), forks(1, "deep")).await.unwrap();
         // A child is stopped and started on its copy, whatever became of the source and of the file.
         let written = host.storage.script().calls(Operation::WriteBack);
-        service.stop_vm(&vm("dev"), false, None).await.unwrap();
+        service.vms.stop(&vm("dev"), false, None).await.unwrap();
         assert_eq!(host.storage.script().calls(Operation::WriteBack), written + 1);
-        service.start_vm(&vm("dev")).await.unwrap();
-        service.delete_vm(&vm("dev")).await.unwrap();
+        service.vms.start(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev")).await.unwrap();
         std::fs::remove_file(&path).unwrap();
         for name in ["try-1", "copy", "deep"] {
-            service.stop_vm(&vm(name), false, None).await.unwrap();
-            service.start_vm(&vm(name)).await.unwrap();
+            service.vms.stop(&vm(name), false, None).await.unwrap();
+            service.vms.start(&vm(name)).await.unwrap();
         }
         // What cannot be written back keeps the VM, with the reason.
         host.storage.script().next(Operation::WriteBack, Fault::Fail);
-        assert!(service.delete_vm(&vm("deep")).await.is_err());
-        let failed = service.get(&vm("deep")).unwrap().record;
+        assert!(service.vms.delete(&vm("deep")).await.is_err());
+        let failed = service.vms.get(&vm("deep")).unwrap().record;
         assert_eq!(failed.phase(), Phase::Failed);
         assert!(failed.failure.unwrap().contains("could not be deleted"));
-        service.remove_snapshot("s", false).await.unwrap();
+        service.snapshots.remove("s", false).await.unwrap();
         for name in vms(service) {
-            service.delete_vm(&vm(&name)).await.unwrap();
+            service.vms.delete(&vm(&name)).await.unwrap();
         }
         // A qcow2 file is refused before the VM stands still.
         std::fs::write(&path, b"QFI\xfb and so on").unwrap();
         let mut request = named("other");
         request.overrides.extra_disks =
             serde_json::from_value(serde_json::json!([{ "name": "data", "path": path }])).unwrap();
-        service.create(request).await.unwrap();
+        service.vms.create(request).await.unwrap();
         let branches = host.hypervisor.script().calls(Operation::Branch);
-        assert_eq!(code(service.fork_vm(&vm("other"), forks(1, "no")).await), "disk_not_shareable");
+        assert_eq!(code(service.branches.fork(&vm("other"), forks(1, "no")).await), "disk_not_shareable");
         assert_eq!(host.hypervisor.script().calls(Operation::Branch), branches);
-        service.delete_vm(&vm("other")).await.unwrap();
+        service.vms.delete(&vm("other")).await.unwrap();
     });
     drop(server);
     host.assert_empty("after all");
@@ -376,29 +380,29 @@ fn a_guest_cannot_change_what_its_disk_is_taken_for() {
         let mut request = named("dev");
         request.overrides.extra_disks =
             serde_json::from_value(serde_json::json!([{ "name": "data", "path": path }])).unwrap();
-        let record = service.create(request).await.unwrap().record;
+        let record = service.vms.create(request).await.unwrap().record;
         assert_eq!(record.template.extra_disks[0].format, Some(DiskFormat::Raw));
         // What a guest can write to its own disk.
         std::fs::write(&path, [b"QFI\xfb".as_slice(), &[0; 508]].concat()).unwrap();
-        service.stop_vm(&vm("dev"), false, None).await.unwrap();
-        service.start_vm(&vm("dev")).await.unwrap();
+        service.vms.stop(&vm("dev"), false, None).await.unwrap();
+        service.vms.start(&vm("dev")).await.unwrap();
         assert_eq!(format(record.id.as_str()), DiskFormat::Raw);
-        service.fork_vm(&vm("dev"), forks(1, "child")).await.unwrap();
+        service.branches.fork(&vm("dev"), forks(1, "child")).await.unwrap();
         snap(service, "dev", "s").await.unwrap();
-        service.delete_vm(&vm("child")).await.unwrap();
+        service.vms.delete(&vm("child")).await.unwrap();
         // Whoever gives the file to another VM can say what it is.
         let mut request = named("other");
         request.overrides.extra_disks =
             serde_json::from_value(serde_json::json!([{ "name": "data", "path": path, "format": "raw" }]))
                 .unwrap();
-        let other = service.create(request).await.unwrap().record;
+        let other = service.vms.create(request).await.unwrap().record;
         assert_eq!(format(other.id.as_str()), DiskFormat::Raw);
         let mut request = named("wrong");
         std::fs::write(&path, [0; 512]).unwrap();
         request.overrides.extra_disks =
             serde_json::from_value(serde_json::json!([{ "name": "data", "path": path, "format": "qcow2" }]))
                 .unwrap();
-        assert!(service.create(request).await.unwrap_err().to_string().contains("not a qcow2 file"));
+        assert!(service.vms.create(request).await.unwrap_err().to_string().contains("not a qcow2 file"));
     });
 }
 
@@ -408,25 +412,25 @@ fn a_sleeping_vm_that_cannot_be_woken_boots_from_its_disk_if_asked() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         say(service, "dev", "echo kept > /root/note").await;
-        service.hibernate_vm(&vm("dev")).await.unwrap();
+        service.vms.hibernate(&vm("dev")).await.unwrap();
         host.hypervisor.upgrade("2.0");
-        let error = service.start_vm(&vm("dev")).await.unwrap_err();
+        let error = service.vms.start(&vm("dev")).await.unwrap_err();
         assert_eq!(error.code(), "vm_cannot_wake", "{error}");
         assert_eq!(error.remedies(), [microvm_types::Action::StartVmCold.of("dev")]);
         // Nothing was touched: with the old VMM it would still wake.
-        assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Hibernated);
-        assert_eq!(code(service.start_vm(&vm("dev")).await), "vm_cannot_wake");
-        service.start_vm_cold(&vm("dev")).await.unwrap();
+        assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Hibernated);
+        assert_eq!(code(service.vms.start(&vm("dev")).await), "vm_cannot_wake");
+        service.vms.start_cold(&vm("dev")).await.unwrap();
         assert_eq!(say(service, "dev", "cat /root/note; hostname").await, "kept\ndev");
         // It sleeps on nothing any more, and can sleep again.
-        service.hibernate_vm(&vm("dev")).await.unwrap();
-        service.start_vm(&vm("dev")).await.unwrap();
+        service.vms.hibernate(&vm("dev")).await.unwrap();
+        service.vms.start(&vm("dev")).await.unwrap();
         assert_eq!(say(service, "dev", "cat /root/note").await, "kept");
-        service.stop_vm(&vm("dev"), false, None).await.unwrap();
-        service.start_vm_cold(&vm("dev")).await.unwrap();
-        service.delete_vm(&vm("dev")).await.unwrap();
+        service.vms.stop(&vm("dev"), false, None).await.unwrap();
+        service.vms.start_cold(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev")).await.unwrap();
     });
     drop(server);
     host.assert_empty("after all");

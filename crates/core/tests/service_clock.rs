@@ -20,19 +20,19 @@ fn every_way_back_to_running_tells_the_time() {
     let told = || host.hypervisor.script().calls(Operation::TellTime);
     server.run(async {
         let service = &server.service;
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         assert_eq!(told(), 0, "an identity has the time with it");
-        service.pause_vm(&vm("dev")).await.unwrap();
-        service.resume_vm(&vm("dev")).await.unwrap();
+        service.vms.pause(&vm("dev")).await.unwrap();
+        service.vms.resume(&vm("dev")).await.unwrap();
         assert_eq!(told(), 1);
         // The pause of a branch is short, but there may be thousands of them. Nobody waits for it.
-        service.fork_vm(&vm("dev"), ForkRequest { count: 1, ..ForkRequest::default() }).await.unwrap();
+        service.branches.fork(&vm("dev"), ForkRequest { count: 1, ..ForkRequest::default() }).await.unwrap();
         until("the source of a fork is told the time", || told() == 2).await;
-        service.create_snapshot(&vm("dev"), SnapshotRequest::default(), Progress::ignored()).await.unwrap();
+        service.branches.snapshot(&vm("dev"), SnapshotRequest::default(), Progress::ignored()).await.unwrap();
         until("the source of a snapshot is told the time", || told() == 3).await;
         // What was to sleep, and goes on because that failed.
         host.storage.script().next(Operation::WriteSnapshot, Fault::Fail);
-        service.hibernate_vm(&vm("dev")).await.unwrap_err();
+        service.vms.hibernate(&vm("dev")).await.unwrap_err();
         until("who stays awake is told the time", || told() == 4).await;
     });
 }
@@ -43,10 +43,10 @@ fn a_guest_that_cannot_be_told_runs_all_the_same() {
     let server = host.serve();
     server.run(async {
         let service = &server.service;
-        service.create(named("dev")).await.unwrap();
-        service.pause_vm(&vm("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
+        service.vms.pause(&vm("dev")).await.unwrap();
         host.hypervisor.script().next(Operation::TellTime, Fault::Fail);
-        service.resume_vm(&vm("dev")).await.unwrap();
+        service.vms.resume(&vm("dev")).await.unwrap();
         assert_eq!(support::say(service, "dev", "echo here").await, "here");
     });
 }

@@ -37,7 +37,7 @@ fn a_create_that_was_never_answered_is_undone() {
             let host = Host::new();
             let first = host.serve();
             script_of(&host, step).next(step, fault);
-            let answered = first.run_a_moment(first.service.create(named("dev")));
+            let answered = first.run_a_moment(first.service.vms.create(named("dev")));
             assert!(answered.is_none(), "{step:?} {fault:?} was to hang, but: {answered:?}");
             drop(first);
             host.clear_faults();
@@ -46,18 +46,18 @@ fn a_create_that_was_never_answered_is_undone() {
                 // The row of a VM that ran when the server died may be kept or undone, but never half: a second create
                 // of the name is refused only if the VM is there and runs.
                 let settled = async {
-                    while second.service.get(&dev()).is_ok_and(|vm| vm.record.phase() != Phase::Running) {
+                    while second.service.vms.get(&dev()).is_ok_and(|vm| vm.record.phase() != Phase::Running) {
                         tokio::task::yield_now().await;
                     }
                 };
                 tokio::time::timeout(std::time::Duration::from_secs(5), settled).await.expect("it settles");
-                if let Ok(vm) = second.service.get(&dev()) {
+                if let Ok(vm) = second.service.vms.get(&dev()) {
                     assert_eq!((step, fault), (Operation::Update, Fault::HangAfterwards), "{vm:?}");
-                    drop(second.service.guest(&dev()).await.unwrap());
-                    second.service.delete_vm(&dev()).await.unwrap();
+                    drop(second.service.vms.guest(&dev()).await.unwrap());
+                    second.service.vms.delete(&dev()).await.unwrap();
                 }
-                second.service.create(named("dev")).await.unwrap();
-                second.service.delete_vm(&dev()).await.unwrap();
+                second.service.vms.create(named("dev")).await.unwrap();
+                second.service.vms.delete(&dev()).await.unwrap();
             });
             host.assert_empty(&format!("after a crash at {step:?} {fault:?}"));
         }
@@ -72,16 +72,16 @@ fn a_delete_is_finished_by_the_next_server() {
         for fault in [Fault::Hang, Fault::HangAfterwards] {
             let host = Host::new();
             let first = host.serve();
-            first.run(first.service.create(named("dev"))).unwrap();
+            first.run(first.service.vms.create(named("dev"))).unwrap();
             script_of(&host, step).next(step, fault);
-            let _ = first.run_a_moment(first.service.delete_vm(&dev()));
+            let _ = first.run_a_moment(first.service.vms.delete(&dev()));
             drop(first);
             host.clear_faults();
             let second = host.serve();
             second.run(async {
-                if second.service.get(&dev()).is_ok() {
+                if second.service.vms.get(&dev()).is_ok() {
                     // Not begun, or being finished; asking again must do.
-                    let _ = second.service.delete_vm(&dev()).await;
+                    let _ = second.service.vms.delete(&dev()).await;
                 }
             });
             host.assert_empty(&format!("after a crash of delete at {step:?} {fault:?}"));
@@ -93,24 +93,24 @@ fn a_delete_is_finished_by_the_next_server() {
 fn what_was_reported_running_goes_on_running() {
     let host = Host::new();
     let first = host.serve();
-    let before = first.run(first.service.create(named("dev"))).unwrap();
+    let before = first.run(first.service.vms.create(named("dev"))).unwrap();
     let paused = first.run(async {
-        first.service.create(named("still")).await.unwrap();
-        first.service.pause_vm(&"still".parse().unwrap()).await.unwrap()
+        first.service.vms.create(named("still")).await.unwrap();
+        first.service.vms.pause(&"still".parse().unwrap()).await.unwrap()
     });
     drop(first);
     let second = host.serve();
     second.run(async {
-        let guest = second.service.guest(&dev()).await.unwrap();
+        let guest = second.service.vms.guest(&dev()).await.unwrap();
         guest.ping().await.unwrap();
         drop(guest);
-        let now = second.service.get(&dev()).unwrap().record;
+        let now = second.service.vms.get(&dev()).unwrap().record;
         assert_eq!(now.id, before.record.id);
         assert_eq!(now.epoch, before.record.epoch + 1, "a new server opens a new epoch");
         let id: VmRef = paused.record.id.into();
-        assert_eq!(second.service.get(&id).unwrap().record.phase(), Phase::Paused);
-        second.service.resume_vm(&id).await.unwrap();
-        second.service.guest(&id).await.unwrap().ping().await.unwrap();
+        assert_eq!(second.service.vms.get(&id).unwrap().record.phase(), Phase::Paused);
+        second.service.vms.resume(&id).await.unwrap();
+        second.service.vms.guest(&id).await.unwrap().ping().await.unwrap();
     });
     assert_eq!(host.hypervisor.machines().len(), 2);
 }
@@ -119,18 +119,18 @@ fn what_was_reported_running_goes_on_running() {
 fn a_machine_that_died_meanwhile_is_reported_failed() {
     let host = Host::new();
     let first = host.serve();
-    let id = first.run(first.service.create(named("dev"))).unwrap().record.id;
+    let id = first.run(first.service.vms.create(named("dev"))).unwrap().record.id;
     drop(first);
     host.hypervisor.end(&id, microvm_ports::hypervisor::MachineExit::Killed);
     let second = host.serve();
     second.run(async {
         let waited = async {
-            while second.service.get(&dev()).unwrap().record.phase() != Phase::Failed {
+            while second.service.vms.get(&dev()).unwrap().record.phase() != Phase::Failed {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(5), waited).await.expect("it is noticed");
-        let failure = second.service.get(&dev()).unwrap().record.failure.unwrap();
+        let failure = second.service.vms.get(&dev()).unwrap().record.failure.unwrap();
         assert!(failure.contains("while the server was away"), "{failure}");
     });
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use microvm_core::{BootChoice, CreateRequest, SnapshotFilter, SnapshotRequest, VmService};
+use microvm_core::{BootChoice, CreateRequest, Services, SnapshotFilter, SnapshotRequest};
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::Progress;
 use microvm_types::vm::Origin;
@@ -17,9 +17,9 @@ fn vm(name: &str) -> VmRef {
     name.parse().unwrap()
 }
 
-fn goldens(service: &VmService) -> Vec<SnapshotId> {
+fn goldens(service: &Services) -> Vec<SnapshotId> {
     let filter = SnapshotFilter { golden: true, ..SnapshotFilter::default() };
-    service.snapshots(&filter).into_iter().map(|snapshot| snapshot.record.id).collect()
+    service.snapshots.list(&filter).into_iter().map(|snapshot| snapshot.record.id).collect()
 }
 
 fn golden_of(origin: &Origin) -> &SnapshotId {
@@ -44,9 +44,9 @@ fn the_first_vm_boots_for_all_and_leaves_nothing_of_its_own() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        let first = service.create(private("first", "alpha")).await.unwrap().record;
-        let second = service.create(private("second", "beta")).await.unwrap().record;
-        let plain = service.create(named("plain")).await.unwrap().record;
+        let first = service.vms.create(private("first", "alpha")).await.unwrap().record;
+        let second = service.vms.create(private("second", "beta")).await.unwrap().record;
+        let plain = service.vms.create(named("plain")).await.unwrap().record;
         let all = goldens(service);
         assert_eq!(all.len(), 1);
         for record in [&first, &second, &plain] {
@@ -61,12 +61,12 @@ fn the_first_vm_boots_for_all_and_leaves_nothing_of_its_own() {
         assert!(second_says.starts_with("beta\n") && !second_says.contains("alpha"), "{second_says}");
         let plain_says = say(service, "plain", "env; cat /root/started").await;
         assert!(!plain_says.contains("SECRET") && plain_says.contains("no such file"), "{plain_says}");
-        let golden = service.snapshot(all[0].as_str()).unwrap();
+        let golden = service.snapshots.get(all[0].as_str()).unwrap();
         let kept = format!("{:?} {:?}", golden.record, golden.info.description.record);
         assert!(!kept.contains("alpha"), "the golden snapshot tells of who asked first: {kept}");
         assert_eq!(plain.labels.get("owner"), None);
         for name in ["first", "second", "plain"] {
-            service.delete_vm(&vm(name)).await.unwrap();
+            service.vms.delete(&vm(name)).await.unwrap();
         }
     });
     host.assert_empty("after all of a golden snapshot");
@@ -79,7 +79,7 @@ fn many_at_once_wait_for_one_golden_snapshot() {
     let service = &server.service;
     server.run(async {
         let names: Vec<String> = (0..8).map(|number| format!("vm-{number}")).collect();
-        let made = futures::future::join_all(names.iter().map(|name| service.create(named(name)))).await;
+        let made = futures::future::join_all(names.iter().map(|name| service.vms.create(named(name)))).await;
         assert!(made.iter().all(Result::is_ok), "{made:?}");
         assert_eq!(goldens(service).len(), 1);
         assert_eq!(host.hypervisor.script().calls(Operation::Launch), 10);
@@ -96,15 +96,15 @@ fn a_golden_snapshot_that_no_vm_comes_up_from_is_not_trusted() {
         server.run(async {
             host.hypervisor.script().after(step, done_before, Fault::Fail);
             // Whoever asked gets a VM that boots.
-            let booted = service.create(named("booted")).await.unwrap().record;
+            let booted = service.vms.create(named("booted")).await.unwrap().record;
             assert_eq!(booted.origin, Origin::Boot, "{step:?}");
             assert!(goldens(service).is_empty(), "{step:?}: it is kept");
             assert_eq!(host.hypervisor.machines().len(), 1, "{step:?}: a machine is left");
             // The next one makes another, and begins there.
-            let record = service.create(named("dev")).await.unwrap().record;
+            let record = service.vms.create(named("dev")).await.unwrap().record;
             assert_eq!(golden_of(&record.origin), &goldens(service)[0]);
             for name in ["booted", "dev"] {
-                service.delete_vm(&vm(name)).await.unwrap();
+                service.vms.delete(&vm(name)).await.unwrap();
             }
         });
         host.assert_empty("after a golden snapshot that was no good");
@@ -117,15 +117,15 @@ fn what_boots_to_something_else_has_another_golden_snapshot() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        let made = service.create(named("small")).await.unwrap().record;
+        let made = service.vms.create(named("small")).await.unwrap().record;
         let mut large = named("large");
         large.overrides.memory_mib = Some(1_024);
-        let large = service.create(large).await.unwrap().record;
+        let large = service.vms.create(large).await.unwrap().record;
         assert_ne!(golden_of(&made.origin), golden_of(&large.origin));
         let cold = CreateRequest { boot: BootChoice::Cold, ..named("cold") };
-        assert_eq!(service.create(cold).await.unwrap().record.origin, Origin::Boot);
+        assert_eq!(service.vms.create(cold).await.unwrap().record.origin, Origin::Boot);
         host.hypervisor.upgrade("99");
-        let upgraded = service.create(named("upgraded")).await.unwrap().record;
+        let upgraded = service.vms.create(named("upgraded")).await.unwrap().record;
         assert_ne!(golden_of(&made.origin), golden_of(&upgraded.origin));
         assert_eq!(goldens(service).len(), 3);
     });
@@ -151,18 +151,18 @@ fn a_golden_snapshot_that_cannot_be_made_tells_why_and_leaves_nothing() {
             host.hypervisor.script().next(step, Fault::Fail);
             host.storage.script().next(step, Fault::Fail);
             // Told to the caller, or made good by a second try; never a VM that is half there.
-            match service.create(named("dev")).await {
+            match service.vms.create(named("dev")).await {
                 Ok(made) => assert_eq!(made.record.phase(), Phase::Running, "{step:?}"),
                 Err(error) => {
                     assert!(error.to_string().len() > 10, "{step:?}: {error}");
                     host.assert_empty_in(service);
                     host.clear_faults();
-                    service.create(named("dev")).await.unwrap();
+                    service.vms.create(named("dev")).await.unwrap();
                 }
             }
-            service.create(named("next")).await.unwrap();
+            service.vms.create(named("next")).await.unwrap();
             for name in ["dev", "next"] {
-                service.delete_vm(&vm(name)).await.unwrap();
+                service.vms.delete(&vm(name)).await.unwrap();
             }
         });
         drop(server);
@@ -177,14 +177,14 @@ fn a_request_dropped_while_the_golden_snapshot_is_made_leaves_nothing() {
         let server = host.serve();
         let service = &server.service;
         host.hypervisor.script().next(step, Fault::Hang);
-        assert!(server.run_a_moment(service.create(named("dev"))).is_none());
+        assert!(server.run_a_moment(service.vms.create(named("dev"))).is_none());
         server.run(async {
             let all = microvm_core::VmFilter { waiting: true, ..microvm_core::VmFilter::default() };
             until("the golden machine goes", || {
-                service.list(&all).is_empty() && host.hypervisor.machines().is_empty()
+                service.vms.list(&all).is_empty() && host.hypervisor.machines().is_empty()
             })
             .await;
-            service.create(named("dev")).await.unwrap();
+            service.vms.create(named("dev")).await.unwrap();
             assert_eq!(goldens(service).len(), 1);
         });
     }
@@ -197,19 +197,20 @@ fn a_damaged_golden_snapshot_is_made_anew_even_if_others_build_on_it() {
         let server = host.serve();
         let service = &server.service;
         server.run(async {
-            let first = service.create(named("first")).await.unwrap().record;
+            let first = service.vms.create(named("first")).await.unwrap().record;
             let damaged = golden_of(&first.origin).clone();
             if others {
                 let request = SnapshotRequest { name: Some("mine".parse().unwrap()), ..Default::default() };
-                let mine = service.create_snapshot(&vm("first"), request, Progress::ignored()).await.unwrap();
+                let mine =
+                    service.branches.snapshot(&vm("first"), request, Progress::ignored()).await.unwrap();
                 assert_eq!(mine.info.parent.as_ref(), Some(&damaged));
             }
             host.storage.damage_snapshot(&damaged, "memory");
-            let second = service.create(named("second")).await.unwrap().record;
+            let second = service.vms.create(named("second")).await.unwrap().record;
             assert_ne!(golden_of(&second.origin), &damaged);
-            let third = service.create(named("third")).await.unwrap().record;
+            let third = service.vms.create(named("third")).await.unwrap().record;
             assert_eq!(golden_of(&second.origin), golden_of(&third.origin), "one for each VM");
-            assert_eq!(service.snapshot(damaged.as_str()).is_ok(), others);
+            assert_eq!(service.snapshots.get(damaged.as_str()).is_ok(), others);
         });
     }
 }
@@ -220,13 +221,13 @@ fn a_removed_golden_snapshot_is_made_anew() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        let first = service.create(named("first")).await.unwrap().record;
-        service.remove_snapshot(golden_of(&first.origin).as_str(), false).await.unwrap();
-        let second = service.create(named("second")).await.unwrap().record;
+        let first = service.vms.create(named("first")).await.unwrap().record;
+        service.snapshots.remove(golden_of(&first.origin).as_str(), false).await.unwrap();
+        let second = service.vms.create(named("second")).await.unwrap().record;
         assert_ne!(golden_of(&first.origin), golden_of(&second.origin));
         // The first needs nothing of it.
-        service.stop_vm(&vm("first"), false, None).await.unwrap();
-        service.start_vm(&vm("first")).await.unwrap();
+        service.vms.stop(&vm("first"), false, None).await.unwrap();
+        service.vms.start(&vm("first")).await.unwrap();
         assert_eq!(say(service, "first", "hostname").await, "first");
     });
 }
@@ -237,16 +238,16 @@ fn golden_versions_are_chosen_and_the_choice_outlives_the_server() {
     let first = host.serve();
     let old = first.run(async {
         let service = &first.service;
-        let made = service.create(named("one")).await.unwrap().record;
+        let made = service.vms.create(named("one")).await.unwrap().record;
         let old = golden_of(&made.origin).clone();
-        assert_eq!(code(service.rollback_golden(TEMPLATE).await), "invalid_field");
+        assert_eq!(code(service.goldens.rollback(TEMPLATE).await), "invalid_field");
         host.clock.advance(1_000);
-        let new = service.update_golden(TEMPLATE).await.unwrap().snapshot.record.id;
+        let new = service.goldens.update(TEMPLATE).await.unwrap().snapshot.record.id;
         assert_ne!(old, new);
-        let made = service.create(named("two")).await.unwrap().record;
+        let made = service.vms.create(named("two")).await.unwrap().record;
         assert_eq!(golden_of(&made.origin), &new);
-        assert_eq!(service.rollback_golden(TEMPLATE).await.unwrap().snapshot.record.id, old);
-        let made = service.create(named("three")).await.unwrap().record;
+        assert_eq!(service.goldens.rollback(TEMPLATE).await.unwrap().snapshot.record.id, old);
+        let made = service.vms.create(named("three")).await.unwrap().record;
         assert_eq!(golden_of(&made.origin), &old);
         old
     });
@@ -255,24 +256,24 @@ fn golden_versions_are_chosen_and_the_choice_outlives_the_server() {
     let service = &second.service;
     second.run(async {
         let launched = host.hypervisor.script().calls(Operation::Launch);
-        let made = service.create(named("four")).await.unwrap().record;
+        let made = service.vms.create(named("four")).await.unwrap().record;
         assert_eq!(golden_of(&made.origin), &old, "the choice was forgotten");
         assert_eq!(host.hypervisor.script().calls(Operation::Launch), launched + 1, "it was booted again");
         // A failed update leaves the present one.
         host.hypervisor.script().next(Operation::Branch, Fault::Fail);
-        service.update_golden(TEMPLATE).await.unwrap_err();
-        let made = service.create(named("five")).await.unwrap().record;
+        service.goldens.update(TEMPLATE).await.unwrap_err();
+        let made = service.vms.create(named("five")).await.unwrap().record;
         assert_eq!(golden_of(&made.origin), &old);
         for _ in 0..4 {
             host.clock.advance(1_000);
-            service.update_golden(TEMPLATE).await.unwrap();
+            service.goldens.update(TEMPLATE).await.unwrap();
         }
-        let versions = service.golden_versions(TEMPLATE).await.unwrap();
+        let versions = service.goldens.versions(TEMPLATE).await.unwrap();
         assert_eq!(versions.len(), 3);
         assert!(versions[2].current && !versions[0].current && !versions[1].current);
         for name in ["one", "two", "three", "four", "five"] {
             say(service, name, "true").await;
-            service.delete_vm(&vm(name)).await.unwrap();
+            service.vms.delete(&vm(name)).await.unwrap();
         }
     });
     drop(second);
@@ -297,24 +298,24 @@ fn a_server_that_dies_while_it_makes_or_uses_a_golden_snapshot_leaves_no_half() 
             for script in [host.hypervisor.script(), host.storage.script(), host.store.script()] {
                 script.next(step, fault);
             }
-            let _ = first.run_a_moment(first.service.create(named("dev")));
+            let _ = first.run_a_moment(first.service.vms.create(named("dev")));
             drop(first);
             host.clear_faults();
             let second = host.serve();
             let service = &second.service;
             second.run(async {
-                let _ = service.delete_vm(&vm("dev")).await;
-                let made = service.create(named("dev")).await.unwrap().record;
+                let _ = service.vms.delete(&vm("dev")).await;
+                let made = service.vms.create(named("dev")).await.unwrap().record;
                 golden_of(&made.origin);
-                service.delete_vm(&vm("dev")).await.unwrap();
+                service.vms.delete(&vm("dev")).await.unwrap();
                 // A golden machine that was running when the server died is taken up and ends by its idle limit.
-                for left in service.list(&microvm_core::VmFilter::default()) {
+                for left in service.vms.list(&microvm_core::VmFilter::default()) {
                     assert!(
                         left.record.limits.ephemeral,
                         "{:?} is left after {step:?} {fault:?}",
                         left.record
                     );
-                    service.delete_vm(&left.record.id.clone().into()).await.unwrap();
+                    service.vms.delete(&left.record.id.clone().into()).await.unwrap();
                 }
             });
             drop(second);
@@ -328,26 +329,26 @@ fn golden_snapshots_that_nothing_leads_to_any_more_go_after_a_month() {
     const DAY_MS: i64 = 24 * 3_600_000;
     let host = Host::with_golden();
     let first = host.serve();
-    first.run(first.service.create(named("old"))).unwrap();
+    first.run(first.service.vms.create(named("old"))).unwrap();
     let golden = SnapshotFilter { golden: true, ..SnapshotFilter::default() };
-    let count = |service: &VmService| service.snapshots(&golden).len();
+    let count = |service: &Services| service.snapshots.list(&golden).len();
     drop(first);
     // Another VMM: the template leads to another golden snapshot from now on.
     host.hypervisor.upgrade("2.0");
     let second = host.serve();
     let service = &second.service;
     second.run(async {
-        service.create(named("new")).await.unwrap();
+        service.vms.create(named("new")).await.unwrap();
         assert_eq!(count(service), 2);
         host.clock.advance(29 * DAY_MS);
-        assert_eq!(service.collect_old_goldens().await.unwrap(), 0, "it is not a month old");
+        assert_eq!(service.goldens.collect_old().await.unwrap(), 0, "it is not a month old");
         host.clock.advance(-60 * DAY_MS);
-        assert_eq!(service.collect_old_goldens().await.unwrap(), 0, "the clock was set back");
+        assert_eq!(service.goldens.collect_old().await.unwrap(), 0, "the clock was set back");
         host.clock.advance(62 * DAY_MS);
-        service.collect_old_goldens().await.unwrap();
+        service.goldens.collect_old().await.unwrap();
         assert_eq!(count(service), 1, "the one in use stays, however old");
         assert_eq!(say(service, "old", "hostname").await, "old");
-        service.create(named("newer")).await.unwrap();
+        service.vms.create(named("newer")).await.unwrap();
         assert_eq!(count(service), 1, "it was made anew");
     });
     drop(second);
@@ -355,11 +356,11 @@ fn golden_snapshots_that_nothing_leads_to_any_more_go_after_a_month() {
     host.hypervisor.upgrade("3.0");
     let third = host.serve();
     third.run(async {
-        third.service.create(named("newest")).await.unwrap();
+        third.service.vms.create(named("newest")).await.unwrap();
         host.clock.advance(20 * DAY_MS);
-        assert_eq!(third.service.collect_old_goldens().await.unwrap(), 0);
+        assert_eq!(third.service.goldens.collect_old().await.unwrap(), 0);
         host.clock.advance(20 * DAY_MS);
-        third.service.collect_old_goldens().await.unwrap();
+        third.service.goldens.collect_old().await.unwrap();
         assert_eq!(count(&third.service), 1);
     });
 }

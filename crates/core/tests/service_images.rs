@@ -31,7 +31,7 @@ fn an_image_built_with_commands_is_the_base_with_the_recipe_over_it() {
                 commands: list("true"),
                 config,
             };
-            server.service.build_image(&recipe, Progress::ignored()).await.unwrap().config
+            server.service.catalog.build_image(&recipe, Progress::ignored()).await.unwrap().config
         };
         assert_eq!(build("first", "debian-python", first.clone()).await, first);
         // What is not said stays.

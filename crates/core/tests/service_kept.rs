@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use microvm_core::{SnapshotFilter, SnapshotRequest, VmFilter, VmService};
+use microvm_core::{Services, SnapshotFilter, SnapshotRequest, VmFilter};
 use microvm_ports::{Progress, StateStore as _};
 use microvm_types::vm::Rest;
 use microvm_types::{Phase, VmRef};
@@ -16,14 +16,14 @@ fn dev() -> VmRef {
     "dev".parse().unwrap()
 }
 
-async fn snap(service: &VmService, name: Option<&str>) {
+async fn snap(service: &Services, name: Option<&str>) {
     let name = name.map(|name| name.parse().unwrap());
     let request = SnapshotRequest { name, ..SnapshotRequest::default() };
-    service.create_snapshot(&dev(), request, Progress::ignored()).await.unwrap();
+    service.branches.snapshot(&dev(), request, Progress::ignored()).await.unwrap();
 }
 
-fn names(service: &VmService) -> Vec<String> {
-    let all = service.snapshots(&SnapshotFilter::default());
+fn names(service: &Services) -> Vec<String> {
+    let all = service.snapshots.list(&SnapshotFilter::default());
     all.into_iter().map(|one| one.record.name.to_string()).collect()
 }
 
@@ -33,7 +33,7 @@ fn limits_by_count_and_age_spare_what_somebody_named() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         for number in 0..12 {
             snap(service, Some(&format!("s-{number}"))).await;
             snap(service, None).await;
@@ -42,12 +42,12 @@ fn limits_by_count_and_age_spare_what_somebody_named() {
         assert_eq!(kept.iter().filter(|name| name.starts_with("s-")).count(), 12, "{kept:?}");
         assert_eq!(kept.iter().filter(|name| name.starts_with("dev-")).count(), 10, "{kept:?}");
         host.clock.advance(3_600_000);
-        let removed = service.prune_snapshots(Some(3), None, false).await.unwrap();
+        let removed = service.snapshots.prune(Some(3), None, false).await.unwrap();
         assert_eq!(removed.len(), 7);
-        let removed = service.prune_snapshots(None, Some(Duration::from_secs(60)), false).await.unwrap();
+        let removed = service.snapshots.prune(None, Some(Duration::from_secs(60)), false).await.unwrap();
         assert_eq!(removed.len(), 3);
         assert_eq!(names(service), (0..12).map(|number| format!("s-{number}")).collect::<Vec<_>>());
-        assert_eq!(service.prune_snapshots(Some(1), None, true).await.unwrap().len(), 11);
+        assert_eq!(service.snapshots.prune(Some(1), None, true).await.unwrap().len(), 11);
     });
 }
 
@@ -57,19 +57,19 @@ fn a_hibernated_vm_says_so_also_one_that_an_older_version_called_stopped() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         say(service, "dev", "echo dream > /root/note").await;
-        let view = service.hibernate_vm(&dev()).await.unwrap();
+        let view = service.vms.hibernate(&dev()).await.unwrap();
         assert_eq!(view.record.phase(), Phase::Hibernated);
         assert_eq!(
-            service.hibernate_vm(&dev()).await.unwrap().record.phase(),
+            service.vms.hibernate(&dev()).await.unwrap().record.phase(),
             Phase::Hibernated,
             "twice is fine"
         );
-        assert_eq!(service.stop_vm(&dev(), false, None).await.unwrap().record.phase(), Phase::Hibernated);
+        assert_eq!(service.vms.stop(&dev(), false, None).await.unwrap().record.phase(), Phase::Hibernated);
         let stopped = VmFilter { phases: vec![Phase::Stopped], ..VmFilter::default() };
-        assert!(service.list(&stopped).is_empty(), "whoever deletes what is stopped would delete it");
-        let mut record = service.get(&dev()).unwrap().record;
+        assert!(service.vms.list(&stopped).is_empty(), "whoever deletes what is stopped would delete it");
+        let mut record = service.vms.get(&dev()).unwrap().record;
         // As versions before the phase `hibernated` stored it.
         let mut life = serde_json::to_value(&record.life).unwrap();
         life["phase"] = "stopped".into();
@@ -80,13 +80,13 @@ fn a_hibernated_vm_says_so_also_one_that_an_older_version_called_stopped() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        let record = service.get(&dev()).unwrap().record;
+        let record = service.vms.get(&dev()).unwrap().record;
         assert_eq!(record.phase(), Phase::Hibernated);
         assert!(matches!(record.life.rest(), Some(Rest::Asleep { .. })));
         assert_eq!(say(service, "dev", "cat /root/note").await, "dream");
-        assert_eq!(service.get(&dev()).unwrap().record.phase(), Phase::Running);
-        service.hibernate_vm(&dev()).await.unwrap();
-        service.delete_vm(&dev()).await.unwrap();
+        assert_eq!(service.vms.get(&dev()).unwrap().record.phase(), Phase::Running);
+        service.vms.hibernate(&dev()).await.unwrap();
+        service.vms.delete(&dev()).await.unwrap();
     });
     drop(server);
     host.assert_empty("after a hibernated VM was deleted");

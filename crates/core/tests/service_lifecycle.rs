@@ -28,12 +28,12 @@ fn a_vm_is_created_used_stopped_started_paused_and_deleted() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        let made = service.create(named("dev")).await.unwrap();
+        let made = service.vms.create(named("dev")).await.unwrap();
         assert_eq!(made.record.phase(), Phase::Running);
         assert!(made.agent.is_some());
-        assert_eq!(service.get(&made.record.id.clone().into()).unwrap().record.name.as_str(), "dev");
+        assert_eq!(service.vms.get(&made.record.id.clone().into()).unwrap().record.name.as_str(), "dev");
 
-        let guest = service.guest(&vm("dev")).await.unwrap();
+        let guest = service.vms.guest(&vm("dev")).await.unwrap();
         let request = ExecRequest { command: vec!["echo".into(), "hi".into()], ..ExecRequest::default() };
         let mut process = guest.exec(&request).await.unwrap();
         let mut output = Vec::new();
@@ -45,20 +45,20 @@ fn a_vm_is_created_used_stopped_started_paused_and_deleted() {
         assert_eq!(output, b"hi\n");
         drop((process, guest));
 
-        assert_eq!(service.pause_vm(&vm("dev")).await.unwrap().record.phase(), Phase::Paused);
+        assert_eq!(service.vms.pause(&vm("dev")).await.unwrap().record.phase(), Phase::Paused);
         assert_eq!(
-            service.pause_vm(&vm("dev")).await.unwrap().record.phase(),
+            service.vms.pause(&vm("dev")).await.unwrap().record.phase(),
             Phase::Paused,
             "twice is fine"
         );
-        assert_eq!(code(service.guest(&vm("dev")).await.map(drop)), "vm_not_running");
-        assert_eq!(service.resume_vm(&vm("dev")).await.unwrap().record.phase(), Phase::Running);
-        assert_eq!(service.stop_vm(&vm("dev"), false, None).await.unwrap().record.phase(), Phase::Stopped);
-        assert_eq!(code(service.pause_vm(&vm("dev")).await), "wrong_phase");
-        assert_eq!(service.start_vm(&vm("dev")).await.unwrap().record.phase(), Phase::Running);
-        service.delete_vm(&vm("dev")).await.unwrap();
-        assert_eq!(code(service.get(&vm("dev"))), "vm_not_found");
-        assert_eq!(code(service.delete_vm(&vm("dev")).await), "vm_not_found");
+        assert_eq!(code(service.vms.guest(&vm("dev")).await.map(drop)), "vm_not_running");
+        assert_eq!(service.vms.resume(&vm("dev")).await.unwrap().record.phase(), Phase::Running);
+        assert_eq!(service.vms.stop(&vm("dev"), false, None).await.unwrap().record.phase(), Phase::Stopped);
+        assert_eq!(code(service.vms.pause(&vm("dev")).await), "wrong_phase");
+        assert_eq!(service.vms.start(&vm("dev")).await.unwrap().record.phase(), Phase::Running);
+        service.vms.delete(&vm("dev")).await.unwrap();
+        assert_eq!(code(service.vms.get(&vm("dev"))), "vm_not_found");
+        assert_eq!(code(service.vms.delete(&vm("dev")).await), "vm_not_found");
     });
     host.assert_empty("after a whole life");
 }
@@ -73,7 +73,7 @@ fn bad_requests_are_refused_before_anything_is_made() {
         let over = |change: fn(&mut Overrides)| {
             let mut overrides = Overrides::default();
             change(&mut overrides);
-            service.create(with(overrides))
+            service.vms.create(with(overrides))
         };
         assert_eq!(code(over(|o| o.vcpus = Some(0)).await), "invalid_field");
         assert_eq!(code(over(|o| o.vcpus = Some(100)).await), "over_limit");
@@ -83,10 +83,10 @@ fn bad_requests_are_refused_before_anything_is_made() {
         assert_eq!(code(over(|o| o.kernel = Some("nope".into())).await), "kernel_not_found");
         assert_eq!(code(over(|o| o.network = Some(NetworkMode::Open)).await), "network_mode_unavailable");
         let template = CreateRequest { template: Some("nope".into()), ..CreateRequest::default() };
-        assert_eq!(code(service.create(template).await), "template_not_found");
+        assert_eq!(code(service.vms.create(template).await), "template_not_found");
         host.assert_empty_in(service);
-        service.create(named("dev")).await.unwrap();
-        assert_eq!(code(service.create(named("dev")).await), "vm_name_taken");
+        service.vms.create(named("dev")).await.unwrap();
+        assert_eq!(code(service.vms.create(named("dev")).await), "vm_name_taken");
     });
     assert_eq!(host.hypervisor.machines().len(), 1, "the refused one left no machine");
 }
@@ -101,10 +101,10 @@ fn a_boot_that_fails_leaves_nothing_and_tells_why() {
         host.hypervisor.script().next(operation, Fault::Fail);
         host.storage.script().next(operation, Fault::Fail);
         host.store.script().next(operation, Fault::Fail);
-        let error = server.run(server.service.create(named("dev"))).unwrap_err();
+        let error = server.run(server.service.vms.create(named("dev"))).unwrap_err();
         assert!(!error.to_string().is_empty());
         host.assert_empty(&format!("after {operation:?} failed"));
-        server.run(server.service.create(named("dev"))).unwrap();
+        server.run(server.service.vms.create(named("dev"))).unwrap();
     }
 }
 
@@ -115,12 +115,12 @@ fn a_hanging_start_is_overtaken_by_a_delete() {
     host.hypervisor.script().next(Operation::Connect, Fault::Hang);
     server.run(async {
         let service = server.service.clone();
-        let create = tokio::spawn(async move { service.create(named("dev")).await });
-        let mut events = server.service.events();
-        while server.service.get(&vm("dev")).is_err() || host.hypervisor.machines().is_empty() {
+        let create = tokio::spawn(async move { service.vms.create(named("dev")).await });
+        let mut events = server.service.vms.events();
+        while server.service.vms.get(&vm("dev")).is_err() || host.hypervisor.machines().is_empty() {
             tokio::task::yield_now().await;
         }
-        server.service.delete_vm(&vm("dev")).await.unwrap();
+        server.service.vms.delete(&vm("dev")).await.unwrap();
         assert_eq!(create.await.unwrap().unwrap_err().code(), "overtaken");
         while events.recv().await.unwrap().phase != Phase::Deleted {}
     });
@@ -133,15 +133,15 @@ fn a_lost_machine_fails_the_vm_with_the_reason() {
     let server = host.serve();
     server.run(async {
         let service = &server.service;
-        let id = service.create(named("a")).await.unwrap().record.id;
-        let mut events = service.events();
+        let id = service.vms.create(named("a")).await.unwrap().record.id;
+        let mut events = service.vms.events();
         assert!(host.hypervisor.end(&id, MachineExit::Vmm("killed by signal 9".into())));
         while events.recv().await.unwrap().phase != Phase::Failed {}
-        let record = service.get(&vm("a")).unwrap().record;
+        let record = service.vms.get(&vm("a")).unwrap().record;
         let reason = "killed by signal 9";
         assert!(record.failure.as_deref().unwrap_or_default().contains(reason), "{:?}", record.failure);
         assert_eq!(
-            service.start_vm(&vm("a")).await.unwrap().record.phase(),
+            service.vms.start(&vm("a")).await.unwrap().record.phase(),
             Phase::Running,
             "it can start again"
         );
@@ -154,15 +154,15 @@ fn a_guest_that_powers_off_stops_and_one_that_resets_starts_again() {
     let server = host.serve();
     server.run(async {
         let service = &server.service;
-        let id = service.create(named("dev")).await.unwrap().record.id;
-        let mut events = service.events();
+        let id = service.vms.create(named("dev")).await.unwrap().record.id;
+        let mut events = service.vms.events();
         host.hypervisor.end(&id, MachineExit::GuestReset);
         while events.recv().await.unwrap().phase != Phase::Running {}
         host.hypervisor.end(&id, MachineExit::GuestShutdown);
         while events.recv().await.unwrap().phase != Phase::Stopped {}
         let mut request = named("once");
         request.limits.ephemeral = true;
-        let once = service.create(request).await.unwrap().record.id;
+        let once = service.vms.create(request).await.unwrap().record.id;
         host.hypervisor.end(&once, MachineExit::GuestShutdown);
         loop {
             let event = events.recv().await.unwrap();
@@ -170,7 +170,7 @@ fn a_guest_that_powers_off_stops_and_one_that_resets_starts_again() {
                 break;
             }
         }
-        service.delete_vm(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev")).await.unwrap();
     });
     host.assert_empty("after an ephemeral VM ended");
 }
@@ -181,8 +181,8 @@ fn a_guest_that_resets_in_a_loop_rests_before_it_starts_again() {
     let server = host.serve();
     server.run(async {
         let service = &server.service;
-        let id = service.create(named("dev")).await.unwrap().record.id;
-        let mut events = service.events();
+        let id = service.vms.create(named("dev")).await.unwrap().record.id;
+        let mut events = service.vms.events();
         let mut reset = async || {
             assert!(host.hypervisor.end(&id, MachineExit::GuestReset));
             let stopped = loop {
@@ -205,9 +205,9 @@ fn a_guest_that_resets_in_a_loop_rests_before_it_starts_again() {
         // Whoever asks for it has it at once, also while it rests.
         host.hypervisor.end(&id, MachineExit::GuestReset);
         while events.recv().await.unwrap().phase != Phase::Stopped {}
-        service.start_vm(&vm("dev")).await.unwrap();
-        assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
-        service.delete_vm(&vm("dev")).await.unwrap();
+        service.vms.start(&vm("dev")).await.unwrap();
+        assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
+        service.vms.delete(&vm("dev")).await.unwrap();
     });
     host.assert_empty("after restarts");
 }
@@ -217,9 +217,9 @@ fn two_deletes_at_once_both_succeed() {
     let host = Host::new();
     let server = host.serve();
     server.run(async {
-        server.service.create(named("dev")).await.unwrap();
+        server.service.vms.create(named("dev")).await.unwrap();
         let target = vm("dev");
-        let (a, b) = tokio::join!(server.service.delete_vm(&target), server.service.delete_vm(&target));
+        let (a, b) = tokio::join!(server.service.vms.delete(&target), server.service.vms.delete(&target));
         // On a busy host one may be done before the other has looked for the VM.
         let fine =
             |outcome: &Result<(), ServiceError>| matches!(outcome, Ok(()) | Err(ServiceError::UnknownVm(_)));
@@ -242,13 +242,13 @@ fn hooks_run_in_order_and_can_refuse() {
     };
     server.run(async {
         let refused = with(vec![hook("before_start", "/bin/false")]);
-        assert_eq!(code(server.service.create(refused).await), "hook_refused");
+        assert_eq!(code(server.service.vms.create(refused).await), "hook_refused");
         host.assert_empty_in(&server.service);
         let points =
             ["before_create", "before_start", "after_create", "after_start", "before_delete", "after_delete"];
         let hooks = points.iter().map(|at| hook(at, "/bin/true")).collect();
-        let id = server.service.create(with(hooks)).await.unwrap().record.id;
-        server.service.delete_vm(&id.into()).await.unwrap();
+        let id = server.service.vms.create(with(hooks)).await.unwrap().record.id;
+        server.service.vms.delete(&id.into()).await.unwrap();
         assert_eq!(host.hooks.events()[1..], points.map(str::to_owned));
     });
 }
@@ -258,11 +258,11 @@ fn limits_end_ephemeral_vms() {
     let host = Host::new();
     let server = host.serve();
     server.run(async {
-        let mut events = server.service.events();
+        let mut events = server.service.vms.events();
         let mut request = named("dev");
         request.limits = Limits { idle_seconds: Some(1), ephemeral: true, ..Limits::default() };
-        server.service.create(request).await.unwrap();
-        let guest = server.service.guest(&vm("dev")).await.unwrap();
+        server.service.vms.create(request).await.unwrap();
+        let guest = server.service.vms.guest(&vm("dev")).await.unwrap();
         host.clock.advance(60_000);
         let early = tokio::time::timeout(Duration::from_millis(1_300), async {
             while events.recv().await.unwrap().phase != Phase::Deleted {}
@@ -283,11 +283,11 @@ fn listings_filter() {
         for (name, team) in [("a-one", "red"), ("a-two", "blue"), ("b-one", "red")] {
             let mut request = named(name);
             request.labels.insert("team".into(), team.into());
-            server.service.create(request).await.unwrap();
+            server.service.vms.create(request).await.unwrap();
         }
     });
     let names = |filter: VmFilter| -> Vec<String> {
-        server.service.list(&filter).into_iter().map(|vm| vm.record.name.to_string()).collect()
+        server.service.vms.list(&filter).into_iter().map(|vm| vm.record.name.to_string()).collect()
     };
     assert_eq!(names(VmFilter::default()), ["a-one", "a-two", "b-one"]);
     let red = VmFilter { labels: [("team".into(), "red".into())].into(), ..VmFilter::default() };
@@ -304,10 +304,10 @@ fn labels_of_the_server_are_its_own() {
     server.run(async {
         let labels = BTreeMap::from([("microvm.golden".to_owned(), "mine".to_owned())]);
         let request = CreateRequest { labels: labels.clone(), ..named("dev") };
-        assert_eq!(code(server.service.create(request).await), "invalid_field");
-        server.service.create(named("dev")).await.unwrap();
+        assert_eq!(code(server.service.vms.create(request).await), "invalid_field");
+        server.service.vms.create(named("dev")).await.unwrap();
         let fork = ForkRequest { count: 1, labels, ..ForkRequest::default() };
-        assert_eq!(code(server.service.fork_vm(&vm("dev"), fork).await), "invalid_field");
-        server.service.delete_vm(&vm("dev")).await.unwrap();
+        assert_eq!(code(server.service.branches.fork(&vm("dev"), fork).await), "invalid_field");
+        server.service.vms.delete(&vm("dev")).await.unwrap();
     });
 }

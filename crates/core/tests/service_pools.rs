@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use microvm_core::{
-    AcquireRequest, PoolChange, PoolRequest, PoolView, ServiceError, Tier, VmFilter, VmService, VmView,
+    AcquireRequest, PoolChange, PoolRequest, PoolView, ServiceError, Services, Tier, VmFilter, VmView,
 };
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::hypervisor::MachineExit;
@@ -30,22 +30,22 @@ fn pool(name: &str, min: usize, max: usize) -> PoolRequest {
     }
 }
 
-fn everything(service: &VmService) -> Vec<VmView> {
-    service.list(&VmFilter { waiting: true, ..VmFilter::default() })
+fn everything(service: &Services) -> Vec<VmView> {
+    service.vms.list(&VmFilter { waiting: true, ..VmFilter::default() })
 }
 
-async fn filled(service: &VmService, name: &str, waiting: usize) -> PoolView {
+async fn filled(service: &Services, name: &str, waiting: usize) -> PoolView {
     until(&format!("{waiting} wait in {name}"), || {
-        let view = service.pool(name).unwrap();
+        let view = service.pools.get(name).unwrap();
         view.waiting == waiting && view.filling == 0
     })
     .await;
-    service.pool(name).unwrap()
+    service.pools.get(name).unwrap()
 }
 
-async fn take(service: &VmService, name: &str) -> Result<(VmView, Tier), ServiceError> {
+async fn take(service: &Services, name: &str) -> Result<(VmView, Tier), ServiceError> {
     let request = AcquireRequest { name: Some(name.parse().unwrap()), ..AcquireRequest::default() };
-    service.acquire("py", request).await
+    service.pools.acquire("py", request).await
 }
 
 #[test]
@@ -54,9 +54,9 @@ fn a_pool_is_filled_and_hands_out_vms_of_their_own() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create_pool(pool("py", 3, 5)).await.unwrap();
+        service.pools.create(pool("py", 3, 5)).await.unwrap();
         filled(service, "py", 3).await;
-        assert!(service.list(&VmFilter::default()).is_empty(), "waiting VMs are nobody's");
+        assert!(service.vms.list(&VmFilter::default()).is_empty(), "waiting VMs are nobody's");
         assert!(everything(service).iter().all(|vm| vm.record.phase() == Phase::Pooled));
         // Beside the identity that comes with the channel, each had one and two commands as whoever gets it will; two
         // more commands warmed up the golden snapshot, and one proved it.
@@ -65,7 +65,7 @@ fn a_pool_is_filled_and_hands_out_vms_of_their_own() {
         let launched = host.hypervisor.script().calls(Operation::Launch);
         let mut request = AcquireRequest { name: Some("mine".parse().unwrap()), ..AcquireRequest::default() };
         request.labels.insert("owner".into(), "me".into());
-        let (made, tier) = service.acquire("py", request).await.unwrap();
+        let (made, tier) = service.pools.acquire("py", request).await.unwrap();
         assert_eq!((tier, made.record.phase()), (Tier::Pool, Phase::Running));
         assert_eq!((made.record.name.as_str(), made.record.labels["owner"].as_str()), ("mine", "me"));
         let member = made.record.pool.clone().unwrap();
@@ -75,8 +75,8 @@ fn a_pool_is_filled_and_hands_out_vms_of_their_own() {
         // It is replaced, and never waits again.
         let view = filled(service, "py", 3).await;
         assert_eq!((view.handed_out, host.hypervisor.script().calls(Operation::Launch)), (1, launched + 1));
-        service.pause_vm(&vm("mine")).await.unwrap();
-        service.resize_pool("py", PoolChange::default()).await.unwrap();
+        service.vms.pause(&vm("mine")).await.unwrap();
+        service.pools.resize("py", PoolChange::default()).await.unwrap();
         for number in 0..3 {
             let (other, _) = take(service, &format!("other-{number}")).await.unwrap();
             assert_ne!(other.record.id, made.record.id);
@@ -90,9 +90,9 @@ fn many_acquires_at_once_get_different_vms() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create_pool(pool("py", 4, 20)).await.unwrap();
+        service.pools.create(pool("py", 4, 20)).await.unwrap();
         filled(service, "py", 4).await;
-        let wishes = (0..16).map(|_| service.acquire("py", AcquireRequest::default()));
+        let wishes = (0..16).map(|_| service.pools.acquire("py", AcquireRequest::default()));
         let got = futures::future::join_all(wishes).await;
         let got: Vec<_> = got.into_iter().map(Result::unwrap).collect();
         let ids: BTreeSet<_> = got.iter().map(|(vm, _)| vm.record.id.clone()).collect();
@@ -100,7 +100,7 @@ fn many_acquires_at_once_get_different_vms() {
         assert!(got.iter().filter(|(_, tier)| *tier == Tier::Pool).count() >= 4);
         let mut said = BTreeSet::new();
         for id in &ids {
-            let name = service.get(&id.clone().into()).unwrap().record.name;
+            let name = service.vms.get(&id.clone().into()).unwrap().record.name;
             said.insert(say(service, name.as_str(), "hostname; cat /proc/sys/kernel/random/uuid").await);
         }
         assert_eq!(said.len(), 16);
@@ -116,25 +116,25 @@ fn a_pool_never_has_more_than_its_maximum() {
     let service = &server.service;
     for min in [0, 1, 3] {
         server.run(async {
-            service.create_pool(pool("py", min, 3)).await.unwrap();
+            service.pools.create(pool("py", min, 3)).await.unwrap();
             // At once, while it is being filled.
-            let wishes = (0..8).map(|_| service.acquire("py", AcquireRequest::default()));
+            let wishes = (0..8).map(|_| service.pools.acquire("py", AcquireRequest::default()));
             let got = futures::future::join_all(wishes).await;
             let (good, bad): (Vec<_>, Vec<_>) = got.into_iter().partition(Result::is_ok);
             assert_eq!(good.len(), 3, "min {min}: {bad:?}");
             assert!(bad.into_iter().all(|error| code(error) == "pool_exhausted"));
             until("the rest is gone", || everything(service).len() == 3).await;
-            assert_eq!(service.pool("py").unwrap().handed_out, 3);
+            assert_eq!(service.pools.get("py").unwrap().handed_out, 3);
             // Room is made by deleting one.
             let first = good[0].as_ref().unwrap().0.record.id.clone();
-            service.delete_vm(&first.into()).await.unwrap();
+            service.vms.delete(&first.into()).await.unwrap();
             take(service, "next").await.unwrap();
             assert_eq!(code(take(service, "more").await), "pool_exhausted");
-            service.resize_pool("py", PoolChange { max: Some(4), ..PoolChange::default() }).await.unwrap();
+            service.pools.resize("py", PoolChange { max: Some(4), ..PoolChange::default() }).await.unwrap();
             take(service, "more").await.unwrap();
-            service.remove_pool("py").await.unwrap();
+            service.pools.remove("py").await.unwrap();
             for left in everything(service) {
-                let _ = service.delete_vm(&left.record.id.into()).await;
+                let _ = service.vms.delete(&left.record.id.into()).await;
             }
             until("all are gone", || everything(service).is_empty()).await;
         });
@@ -151,10 +151,10 @@ fn an_empty_pool_forks_and_without_branches_it_boots() {
         let server = host.serve();
         let service = &server.service;
         server.run(async {
-            service.create_pool(pool("py", 0, 2)).await.unwrap();
+            service.pools.create(pool("py", 0, 2)).await.unwrap();
             let (_, tier) = take(service, "a").await.unwrap();
             assert_eq!(tier, if branches { Tier::Fork } else { Tier::Boot });
-            service.resize_pool("py", PoolChange { min: Some(1), ..PoolChange::default() }).await.unwrap();
+            service.pools.resize("py", PoolChange { min: Some(1), ..PoolChange::default() }).await.unwrap();
             filled(service, "py", 1).await;
             assert_eq!(take(service, "b").await.unwrap().1, Tier::Pool);
         });
@@ -168,7 +168,7 @@ fn a_waiting_vm_that_is_not_fit_is_removed_and_the_next_taken() {
         let server = host.serve();
         let service = &server.service;
         server.run(async {
-            service.create_pool(pool("py", 2, 2)).await.unwrap();
+            service.pools.create(pool("py", 2, 2)).await.unwrap();
             filled(service, "py", 2).await;
             let before: Vec<_> = everything(service).into_iter().map(|vm| vm.record.id).collect();
             host.hypervisor.script().next(step, Fault::Fail);
@@ -177,7 +177,7 @@ fn a_waiting_vm_that_is_not_fit_is_removed_and_the_next_taken() {
             assert_eq!(say(service, "mine", "hostname").await, "mine");
             let view = filled(service, "py", 1).await;
             assert_eq!(view.handed_out, 1);
-            let gone = before.iter().filter(|id| service.get(&(*id).clone().into()).is_err()).count();
+            let gone = before.iter().filter(|id| service.vms.get(&(*id).clone().into()).is_err()).count();
             assert_eq!(gone, 1, "{step:?}: the unfit one is kept");
             assert_eq!(host.hypervisor.machines().len(), 2, "{step:?}: a machine is left");
         });
@@ -195,7 +195,7 @@ fn a_vm_that_fails_before_it_waits_is_never_handed_out() {
         let service = &server.service;
         server.run(async {
             host.hypervisor.script().after(step, done_before, Fault::Fail);
-            service.create_pool(pool("py", 1, 2)).await.unwrap();
+            service.pools.create(pool("py", 1, 2)).await.unwrap();
             let view = filled(service, "py", 1).await;
             assert_eq!((view.waiting, view.failure), (1, None), "{step:?}");
             assert_eq!(everything(service).len(), 1, "{step:?}: the unfit one is kept");
@@ -213,8 +213,8 @@ fn a_name_that_is_taken_costs_no_vm() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("taken")).await.unwrap();
-        service.create_pool(pool("py", 1, 2)).await.unwrap();
+        service.vms.create(named("taken")).await.unwrap();
+        service.pools.create(pool("py", 1, 2)).await.unwrap();
         filled(service, "py", 1).await;
         let id = everything(service).into_iter().find(|vm| vm.record.name.as_str() != "taken").unwrap();
         assert_eq!(code(take(service, "taken").await), "vm_name_taken");
@@ -229,7 +229,7 @@ fn dead_and_old_ones_are_replaced() {
     let service = &server.service;
     server.run(async {
         let request = PoolRequest { max_age_seconds: Some(60), ..pool("py", 2, 4) };
-        service.create_pool(request).await.unwrap();
+        service.pools.create(request).await.unwrap();
         filled(service, "py", 2).await;
         let ids = || -> BTreeSet<_> { everything(service).into_iter().map(|vm| vm.record.id).collect() };
         let first = ids();
@@ -238,18 +238,18 @@ fn dead_and_old_ones_are_replaced() {
         assert!(host.hypervisor.end(&dead, MachineExit::Vmm("killed by signal 9".into())));
         until("the dead one is replaced", || {
             let now = ids();
-            !now.contains(&dead) && now.len() == 2 && service.pool("py").unwrap().waiting == 2
+            !now.contains(&dead) && now.len() == 2 && service.pools.get("py").unwrap().waiting == 2
         })
         .await;
         let second = ids();
         host.clock.advance(59_000);
-        service.resize_pool("py", PoolChange::default()).await.unwrap();
+        service.pools.resize("py", PoolChange::default()).await.unwrap();
         assert_eq!(ids(), second);
         host.clock.advance(2_000);
-        service.resize_pool("py", PoolChange::default()).await.unwrap();
+        service.pools.resize("py", PoolChange::default()).await.unwrap();
         until("the old ones are replaced", || {
             let now = ids();
-            now.is_disjoint(&second) && now.len() == 2 && service.pool("py").unwrap().waiting == 2
+            now.is_disjoint(&second) && now.len() == 2 && service.pools.get("py").unwrap().waiting == 2
         })
         .await;
         assert_eq!(take(service, "mine").await.unwrap().1, Tier::Pool);
@@ -262,11 +262,11 @@ fn what_cannot_be_made_is_told_and_tried_again() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("golden-maker")).await.unwrap();
+        service.vms.create(named("golden-maker")).await.unwrap();
         host.hypervisor.script().next(Operation::Exec, Fault::Fail);
-        service.create_pool(pool("py", 1, 1)).await.unwrap();
-        until("the failure is told", || service.pool("py").unwrap().failure.is_some()).await;
-        let failure = service.pool("py").unwrap().failure.unwrap();
+        service.pools.create(pool("py", 1, 1)).await.unwrap();
+        until("the failure is told", || service.pools.get("py").unwrap().failure.is_some()).await;
+        let failure = service.pools.get("py").unwrap().failure.unwrap();
         assert!(failure.contains("planned"), "{failure}");
         let view = filled(service, "py", 1).await;
         assert_eq!(view.failure, None, "a success clears it");
@@ -280,20 +280,20 @@ fn impossible_pools_are_refused() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        let make = async |request| code(service.create_pool(request).await);
+        let make = async |request| code(service.pools.create(request).await);
         assert_eq!(make(pool("py", 2, 1)).await, "invalid_field");
         assert_eq!(make(pool("py", 0, 0)).await, "invalid_field");
         assert_eq!(make(pool("py", 0, 1_001)).await, "over_limit");
         assert_eq!(make(PoolRequest { max_age_seconds: Some(0), ..pool("py", 1, 1) }).await, "invalid_field");
         let nowhere = PoolRequest { template: Some("none".into()), ..pool("py", 1, 1) };
         assert_eq!(make(nowhere).await, "template_not_found");
-        assert!(service.pools().is_empty());
-        service.create_pool(pool("py", 1, 1)).await.unwrap();
+        assert!(service.pools.list().is_empty());
+        service.pools.create(pool("py", 1, 1)).await.unwrap();
         assert_eq!(make(pool("py", 1, 1)).await, "pool_name_taken");
         let change = PoolChange { min: Some(2), ..PoolChange::default() };
-        assert_eq!(code(service.resize_pool("py", change).await), "invalid_field");
-        assert_eq!(service.pool("py").unwrap().record.min, 1);
-        assert_eq!(code(service.acquire("none", AcquireRequest::default()).await), "pool_not_found");
+        assert_eq!(code(service.pools.resize("py", change).await), "invalid_field");
+        assert_eq!(service.pools.get("py").unwrap().record.min, 1);
+        assert_eq!(code(service.pools.acquire("none", AcquireRequest::default()).await), "pool_not_found");
     });
 }
 
@@ -304,22 +304,22 @@ fn a_pool_that_goes_leaves_what_was_handed_out() {
         let server = host.serve();
         let service = &server.service;
         server.run(async {
-            service.create_pool(pool("py", 3, 4)).await.unwrap();
+            service.pools.create(pool("py", 3, 4)).await.unwrap();
             filled(service, "py", 3).await;
             take(service, "mine").await.unwrap();
             // At every point of the refill.
             for _ in 0..rounds * 7 {
                 tokio::task::yield_now().await;
             }
-            service.remove_pool("py").await.unwrap();
+            service.pools.remove("py").await.unwrap();
             until("only the handed out one is left", || {
                 let left = everything(service);
                 left.len() == 1 && left[0].record.name.as_str() == "mine"
             })
             .await;
             assert_eq!(say(service, "mine", "hostname").await, "mine");
-            assert_eq!(code(service.pool("py")), "pool_not_found");
-            service.delete_vm(&vm("mine")).await.unwrap();
+            assert_eq!(code(service.pools.get("py")), "pool_not_found");
+            service.vms.delete(&vm("mine")).await.unwrap();
             // Nothing is made afterwards.
             for _ in 0..100 {
                 tokio::task::yield_now().await;
@@ -337,9 +337,9 @@ fn the_image_of_waiting_vms_is_in_use() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create_pool(pool("py", 1, 1)).await.unwrap();
+        service.pools.create(pool("py", 1, 1)).await.unwrap();
         filled(service, "py", 1).await;
-        assert_eq!(code(service.remove_image("debian-python").await), "in_use");
+        assert_eq!(code(service.catalog.remove_image("debian-python").await), "in_use");
         assert_eq!(take(service, "mine").await.unwrap().1, Tier::Pool);
     });
 }
@@ -350,7 +350,7 @@ fn waiting_vms_are_taken_up_by_the_next_server() {
     let first = host.serve();
     let (waiting, mine) = first.run(async {
         let service = &first.service;
-        service.create_pool(pool("py", 2, 3)).await.unwrap();
+        service.pools.create(pool("py", 2, 3)).await.unwrap();
         filled(service, "py", 2).await;
         let (mine, _) = take(service, "mine").await.unwrap();
         filled(service, "py", 2).await;
@@ -390,8 +390,8 @@ fn a_server_that_dies_in_a_fill_or_claim_hands_nothing_out_twice() {
             let host = Host::with_golden();
             let first = host.serve();
             first.run(async {
-                first.service.create(named("golden-maker")).await.unwrap();
-                first.service.create_pool(pool("py", 1, 2)).await.unwrap();
+                first.service.vms.create(named("golden-maker")).await.unwrap();
+                first.service.pools.create(pool("py", 1, 2)).await.unwrap();
                 if matches!(step, Operation::Identify | Operation::Resume | Operation::Update) {
                     filled(&first.service, "py", 1).await;
                 }
@@ -407,7 +407,7 @@ fn a_server_that_dies_in_a_fill_or_claim_hands_nothing_out_twice() {
             second.run(async {
                 let what = format!("{step:?} {fault:?}");
                 if let Some(Ok((mine, _))) = &mine {
-                    assert_eq!(service.get(&vm("mine")).unwrap().record.id, mine.record.id, "{what}");
+                    assert_eq!(service.vms.get(&vm("mine")).unwrap().record.id, mine.record.id, "{what}");
                 }
                 // What the last server left half done has a place until it is gone; a VM that nobody was told of has one
                 // until somebody deletes it.
@@ -417,7 +417,7 @@ fn a_server_that_dies_in_a_fill_or_claim_hands_nothing_out_twice() {
                         match take(service, "next").await {
                             Err(ServiceError::PoolExhausted { .. }) if told => tokio::task::yield_now().await,
                             Err(ServiceError::PoolExhausted { .. }) => {
-                                drop(service.delete_vm(&vm("mine")).await)
+                                drop(service.vms.delete(&vm("mine")).await)
                             }
                             other => return other.unwrap(),
                         }

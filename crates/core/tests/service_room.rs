@@ -19,15 +19,16 @@ fn a_vm_whose_write_finds_no_space_waits_for_room_and_goes_on() {
     let server = host.serve();
     let service = &server.service;
     let id = server.run(async {
-        let id = service.create(named("dev")).await.unwrap().record.id;
+        let id = service.vms.create(named("dev")).await.unwrap().record.id;
         say(service, "dev", "echo kept > /root/note").await;
         host.storage.set_free(0);
         // Nor can it be stored that it stands still: it does all the same.
         host.store.script().next(Operation::Update, Fault::Fail);
         assert!(host.hypervisor.fill_disk(&id));
-        until("it stands still", || service.get(&vm("dev")).unwrap().record.phase() == Phase::Paused).await;
-        assert_eq!(service.get(&vm("dev")).unwrap().record.life.rest(), Some(&Rest::DiskFull));
-        let error = service.guest(&vm("dev")).await.unwrap_err();
+        until("it stands still", || service.vms.get(&vm("dev")).unwrap().record.phase() == Phase::Paused)
+            .await;
+        assert_eq!(service.vms.get(&vm("dev")).unwrap().record.life.rest(), Some(&Rest::DiskFull));
+        let error = service.vms.guest(&vm("dev")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(error.to_string().contains("disk"), "{error}");
         id
@@ -37,13 +38,15 @@ fn a_vm_whose_write_finds_no_space_waits_for_room_and_goes_on() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        until("it is known", || service.get(&vm("dev")).unwrap().record.life.rest() == Some(&Rest::DiskFull))
-            .await;
-        assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Paused);
+        until("it is known", || {
+            service.vms.get(&vm("dev")).unwrap().record.life.rest() == Some(&Rest::DiskFull)
+        })
+        .await;
+        assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Paused);
         assert!(host.hypervisor.machines().contains_key(&id));
         host.storage.set_free(1 << 40);
-        until("it goes on", || service.get(&vm("dev")).unwrap().record.phase() == Phase::Running).await;
-        assert_eq!(service.get(&vm("dev")).unwrap().record.life.rest(), None);
+        until("it goes on", || service.vms.get(&vm("dev")).unwrap().record.phase() == Phase::Running).await;
+        assert_eq!(service.vms.get(&vm("dev")).unwrap().record.life.rest(), None);
         assert_eq!(say(service, "dev", "cat /root/note").await, "kept");
     });
 }
@@ -54,14 +57,14 @@ fn a_limit_for_all_holds_without_a_reserve_too() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        let id = service.create(named("grows")).await.unwrap().record.id;
+        let id = service.vms.create(named("grows")).await.unwrap().record.id;
         let disk = microvm_ports::VmStorage::vm_files(&host.storage, &id).await.unwrap().scratch.path;
         host.storage.set_free(0);
         let mut length = 0;
         until("it stands still", || {
             length += 64 << 10;
             std::fs::File::options().write(true).open(&disk).unwrap().set_len(length).unwrap();
-            service.get(&vm("grows")).unwrap().record.life.rest() == Some(&Rest::DiskFull)
+            service.vms.get(&vm("grows")).unwrap().record.life.rest() == Some(&Rest::DiskFull)
         })
         .await;
     });
@@ -73,24 +76,24 @@ fn a_vm_that_grows_stands_still_before_the_others_have_no_room() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("quiet")).await.unwrap();
-        let id = service.create(named("grows")).await.unwrap().record.id;
+        service.vms.create(named("quiet")).await.unwrap();
+        let id = service.vms.create(named("grows")).await.unwrap().record.id;
         let disk = microvm_ports::VmStorage::vm_files(&host.storage, &id).await.unwrap().scratch.path;
         host.storage.set_free(1 << 20);
         let mut length = 0;
         until("the one that grows stands still", || {
             length += 64 << 10;
             std::fs::File::options().write(true).open(&disk).unwrap().set_len(length).unwrap();
-            service.get(&vm("grows")).unwrap().record.life.rest() == Some(&Rest::DiskFull)
+            service.vms.get(&vm("grows")).unwrap().record.life.rest() == Some(&Rest::DiskFull)
         })
         .await;
-        assert_eq!(service.get(&vm("quiet")).unwrap().record.phase(), Phase::Running);
+        assert_eq!(service.vms.get(&vm("quiet")).unwrap().record.phase(), Phase::Running);
         assert_eq!(say(service, "quiet", "echo here").await, "here");
         // Whoever pauses it by hand wants it to stay so.
-        service.pause_vm(&vm("grows")).await.unwrap();
+        service.vms.pause(&vm("grows")).await.unwrap();
         host.storage.set_free(1 << 40);
-        assert_eq!(service.get(&vm("grows")).unwrap().record.life.rest(), None);
-        service.resume_vm(&vm("grows")).await.unwrap();
+        assert_eq!(service.vms.get(&vm("grows")).unwrap().record.life.rest(), None);
+        service.vms.resume(&vm("grows")).await.unwrap();
         assert_eq!(say(service, "grows", "echo on").await, "on");
     });
 }

@@ -43,31 +43,31 @@ fn machine_and_guest_are_told_of_the_real_folder() {
     let host = host();
     let server = host.serve();
     server.run(async {
-        let made = server.service.create(sharing("dev", &link, "/mnt/data")).await.unwrap().record;
+        let made = server.service.vms.create(sharing("dev", &link, "/mnt/data")).await.unwrap().record;
         assert_eq!(made.template.shares[0].source, real.to_str().unwrap());
         // A golden snapshot cannot hold it.
         assert_eq!(made.origin, Origin::Boot);
         let machine = host.hypervisor.machines().remove(&made.id).unwrap();
         assert_eq!(machine.shares.len(), 1);
         assert_eq!((machine.shares[0].source.as_std_path(), machine.shares[0].read_only), (&*real, false));
-        let guest = server.service.guest(&vm("dev")).await.unwrap();
+        let guest = server.service.vms.guest(&vm("dev")).await.unwrap();
         assert_eq!(guest.stat(b"/mnt/data").await.unwrap().kind, FileKind::Directory);
         drop(guest);
         // It comes back with every boot.
-        server.service.stop_vm(&vm("dev"), false, None).await.unwrap();
-        server.service.start_vm(&vm("dev")).await.unwrap();
+        server.service.vms.stop(&vm("dev"), false, None).await.unwrap();
+        server.service.vms.start(&vm("dev")).await.unwrap();
         assert_eq!(host.hypervisor.machines()[&made.id].shares.len(), 1);
         // A place that leads elsewhere now is not followed, one that is gone is named.
-        server.service.stop_vm(&vm("dev"), true, None).await.unwrap();
+        server.service.vms.stop(&vm("dev"), true, None).await.unwrap();
         std::fs::remove_dir(&real).unwrap();
-        assert_eq!(code(server.service.start_vm(&vm("dev")).await), "bad_input");
+        assert_eq!(code(server.service.vms.start(&vm("dev")).await), "bad_input");
         std::os::unix::fs::symlink("/etc", &real).unwrap();
-        let error = server.service.start_vm(&vm("dev")).await.unwrap_err();
+        let error = server.service.vms.start(&vm("dev")).await.unwrap_err();
         assert!(error.to_string().contains("link to `/etc`"), "{error}");
         std::fs::remove_file(&real).unwrap();
         std::fs::create_dir(&real).unwrap();
-        server.service.start_vm(&vm("dev")).await.unwrap();
-        server.service.delete_vm(&vm("dev")).await.unwrap();
+        server.service.vms.start(&vm("dev")).await.unwrap();
+        server.service.vms.delete(&vm("dev")).await.unwrap();
     });
 }
 
@@ -80,7 +80,7 @@ fn what_cannot_be_shared_is_refused_before_anything_is_made() {
     let server = host.serve();
     server.run(async {
         let service = &server.service;
-        let refused = async |request| code(service.create(request).await);
+        let refused = async |request| code(service.vms.create(request).await);
         assert_eq!(refused(sharing("a", &folder.path().join("missing"), "/data")).await, "bad_input");
         assert_eq!(refused(sharing("a", &file, "/data")).await, "bad_input");
         assert_eq!(refused(sharing("a", "relative".as_ref(), "/data")).await, "invalid_field");
@@ -95,7 +95,7 @@ fn what_cannot_be_shared_is_refused_before_anything_is_made() {
         assert_eq!(refused(many).await, "over_limit");
         let mut old = sharing("a", folder.path(), "/data");
         old.overrides.kernel = Some("distribution".to_owned());
-        let error = service.create(old).await.unwrap_err();
+        let error = service.vms.create(old).await.unwrap_err();
         assert_eq!(error.code(), "kernel_without_shares");
         assert_eq!(error.remedies(), [microvm_types::Action::BuildKernel.any()]);
         let limits = Limits { hibernate_seconds: Some(60), ..Limits::default() };
@@ -116,17 +116,18 @@ fn a_vm_with_a_folder_is_never_branched_and_goes_on() {
     let server = host.serve();
     server.run(async {
         let service = &server.service;
-        service.create(sharing("dev", folder.path(), "/data")).await.unwrap();
-        let fork = service.fork_vm(&vm("dev"), ForkRequest { count: 2, ..ForkRequest::default() }).await;
+        service.vms.create(sharing("dev", folder.path(), "/data")).await.unwrap();
+        let fork =
+            service.branches.fork(&vm("dev"), ForkRequest { count: 2, ..ForkRequest::default() }).await;
         assert_eq!(fork.map(|_| ()).unwrap_err().code(), "share_not_branchable");
         let snapshot =
-            service.create_snapshot(&vm("dev"), SnapshotRequest::default(), Progress::ignored()).await;
+            service.branches.snapshot(&vm("dev"), SnapshotRequest::default(), Progress::ignored()).await;
         assert_eq!(code(snapshot), "share_not_branchable");
-        assert_eq!(code(service.hibernate_vm(&vm("dev")).await), "share_not_branchable");
-        assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
+        assert_eq!(code(service.vms.hibernate(&vm("dev")).await), "share_not_branchable");
+        assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
         assert_eq!(say(service, "dev", "echo here").await, "here");
-        assert!(service.snapshots(&SnapshotFilter::default()).is_empty());
+        assert!(service.snapshots.list(&SnapshotFilter::default()).is_empty());
         assert_eq!(host.hypervisor.script().calls(Operation::Launch), 1);
-        service.delete_vm(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev")).await.unwrap();
     });
 }

@@ -7,21 +7,21 @@ mod branches;
 mod support;
 
 use branches::{forks, restored, snap, vm};
-use microvm_core::{RestoreRequest, ServiceError, SnapshotFilter, SnapshotRequest, VmService};
+use microvm_core::{RestoreRequest, ServiceError, Services, SnapshotFilter, SnapshotRequest};
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::Progress;
 use microvm_types::Phase;
 use microvm_types::vm::Origin;
 use support::{Host, code, named, say, until};
 
-fn names(service: &VmService) -> Vec<String> {
-    let all = service.snapshots(&SnapshotFilter::default());
+fn names(service: &Services) -> Vec<String> {
+    let all = service.snapshots.list(&SnapshotFilter::default());
     all.into_iter().map(|snapshot| snapshot.record.name.to_string()).collect()
 }
 
-fn vms(service: &VmService) -> Vec<String> {
+fn vms(service: &Services) -> Vec<String> {
     let everything = microvm_core::VmFilter { waiting: true, ..microvm_core::VmFilter::default() };
-    service.list(&everything).into_iter().map(|vm| vm.record.name.to_string()).collect()
+    service.vms.list(&everything).into_iter().map(|vm| vm.record.name.to_string()).collect()
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn a_snapshot_is_proved_by_a_vm_where_that_is_wanted() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         let launched = host.hypervisor.script().calls(Operation::Launch);
         snap(service, "dev", "good").await.unwrap();
         assert_eq!(host.hypervisor.script().calls(Operation::Launch), launched + 1);
@@ -50,9 +50,9 @@ fn children_have_all_of_their_parent_and_are_their_own() {
     server.run(async {
         let mut request = named("dev");
         request.labels.insert("team".into(), "red".into());
-        let parent = service.create(request).await.unwrap().record;
+        let parent = service.vms.create(request).await.unwrap().record;
         say(service, "dev", "echo before > /root/note").await;
-        let forked = service.fork_vm(&vm("dev"), forks(3, "try-{n}")).await.unwrap();
+        let forked = service.branches.fork(&vm("dev"), forks(3, "try-{n}")).await.unwrap();
         say(service, "dev", "echo later > /root/note").await;
         let names: Vec<&str> = forked.vms.iter().map(|vm| vm.record.name.as_str()).collect();
         assert_eq!(names, ["try-1", "try-2", "try-3"]);
@@ -71,15 +71,15 @@ fn children_have_all_of_their_parent_and_are_their_own() {
         assert_eq!(said.len(), 6, "two children say the same");
         assert_eq!(say(service, "dev", "cat /root/note; hostname").await, "later\ndev");
         // A child of a child when all before it are gone.
-        let second = service.fork_vm(&vm("try-2"), forks(1, "deep")).await.unwrap();
+        let second = service.branches.fork(&vm("try-2"), forks(1, "deep")).await.unwrap();
         for gone in ["dev", "try-1", "try-2", "try-3"] {
-            service.delete_vm(&vm(gone)).await.unwrap();
+            service.vms.delete(&vm(gone)).await.unwrap();
         }
         assert_eq!(say(service, "deep", "cat /root/note").await, "before");
-        service.stop_vm(&vm("deep"), false, None).await.unwrap();
-        service.start_vm(&vm("deep")).await.unwrap();
+        service.vms.stop(&vm("deep"), false, None).await.unwrap();
+        service.vms.start(&vm("deep")).await.unwrap();
         assert_eq!(say(service, "deep", "cat /root/note").await, "before", "its disk went with its parents");
-        service.delete_vm(&second.vms[0].record.id.clone().into()).await.unwrap();
+        service.vms.delete(&second.vms[0].record.id.clone().into()).await.unwrap();
     });
     host.assert_empty("after all forks");
 }
@@ -90,12 +90,12 @@ fn a_paused_vm_is_forked_and_stays_paused() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
-        service.pause_vm(&vm("dev")).await.unwrap();
-        service.fork_vm(&vm("dev"), forks(1, "child")).await.unwrap();
-        assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Paused);
+        service.vms.create(named("dev")).await.unwrap();
+        service.vms.pause(&vm("dev")).await.unwrap();
+        service.branches.fork(&vm("dev"), forks(1, "child")).await.unwrap();
+        assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Paused);
         assert_eq!(say(service, "child", "hostname").await, "child");
-        service.resume_vm(&vm("dev")).await.unwrap();
+        service.vms.resume(&vm("dev")).await.unwrap();
         assert_eq!(say(service, "dev", "hostname").await, "dev");
     });
 }
@@ -114,18 +114,18 @@ fn of_many_children_all_come_up_or_none() {
         let server = host.serve();
         let service = &server.service;
         server.run(async {
-            service.create(named("dev")).await.unwrap();
+            service.vms.create(named("dev")).await.unwrap();
             for script in [host.hypervisor.script(), host.storage.script(), host.store.script()] {
                 script.after(step, 2, Fault::Fail);
             }
-            let error = service.fork_vm(&vm("dev"), forks(4, "try-{n}")).await.unwrap_err();
+            let error = service.branches.fork(&vm("dev"), forks(4, "try-{n}")).await.unwrap_err();
             assert!(matches!(error, ServiceError::Fork { count: 4, .. }), "{step:?}: {error}");
             assert!(!error.to_string().is_empty());
             assert_eq!(vms(service), ["dev"], "{step:?}: children are left when the error is told");
             assert_eq!(host.hypervisor.machines().len(), 1, "{step:?}: machines are left");
             assert_eq!(say(service, "dev", "echo fine").await, "fine");
             host.clear_faults();
-            service.fork_vm(&vm("dev"), forks(4, "try-{n}")).await.unwrap();
+            service.branches.fork(&vm("dev"), forks(4, "try-{n}")).await.unwrap();
         });
     }
 }
@@ -136,20 +136,20 @@ fn impossible_forks_are_refused_before_the_parent_stands_still() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
-        service.create(named("taken-2")).await.unwrap();
-        let fork = async |request| code(service.fork_vm(&vm("dev"), request).await);
+        service.vms.create(named("dev")).await.unwrap();
+        service.vms.create(named("taken-2")).await.unwrap();
+        let fork = async |request| code(service.branches.fork(&vm("dev"), request).await);
         assert_eq!(fork(forks(0, "a")).await, "invalid_field");
         assert_eq!(fork(forks(2, "same")).await, "invalid_field");
         assert_eq!(fork(forks(1, "no way")).await, "invalid_field");
         assert_eq!(fork(forks(3, "taken-{n}")).await, "vm_name_taken");
         assert_eq!(fork(forks(1_001, "many-{n}")).await, "too_many_vms");
         assert_eq!(fork(forks(usize::MAX, "many-{n}")).await, "too_many_vms");
-        let nobody = service.fork_vm(&vm("nobody"), forks(1, "a")).await;
+        let nobody = service.branches.fork(&vm("nobody"), forks(1, "a")).await;
         assert_eq!(code(nobody), "vm_not_found");
         assert_eq!(host.hypervisor.script().calls(Operation::Branch), 0, "something was branched");
         assert_eq!(vms(service), ["dev", "taken-2"]);
-        service.stop_vm(&vm("dev"), true, None).await.unwrap();
+        service.vms.stop(&vm("dev"), true, None).await.unwrap();
         assert_eq!(fork(forks(1, "a")).await, "vm_not_running");
         assert_eq!(code(snap(service, "dev", "s").await), "vm_not_running");
     });
@@ -161,7 +161,7 @@ fn what_starts_or_stops_is_not_forked() {
     let server = host.serve();
     server.run(async {
         let service = &server.service;
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         for (operation, phase) in
             [(Operation::Shutdown, Phase::Stopping), (Operation::Connect, Phase::Starting)]
         {
@@ -170,14 +170,14 @@ fn what_starts_or_stops_is_not_forked() {
                 let service = service.clone();
                 tokio::spawn(async move {
                     if phase == Phase::Stopping {
-                        service.stop_vm(&vm("dev"), false, None).await
+                        service.vms.stop(&vm("dev"), false, None).await
                     } else {
-                        service.start_vm(&vm("dev")).await
+                        service.vms.start(&vm("dev")).await
                     }
                 })
             };
-            until("the phase", || service.get(&vm("dev")).unwrap().record.phase() == phase).await;
-            assert_eq!(code(service.fork_vm(&vm("dev"), forks(1, "a")).await), "vm_not_running");
+            until("the phase", || service.vms.get(&vm("dev")).unwrap().record.phase() == phase).await;
+            assert_eq!(code(service.branches.fork(&vm("dev"), forks(1, "a")).await), "vm_not_running");
             assert_eq!(code(snap(service, "dev", "s").await), "vm_not_running");
             // A start that hangs is ended by its deadline, a stop by its grace.
             let _ = changing.await.unwrap();
@@ -192,25 +192,25 @@ fn a_dropped_fork_leaves_nothing() {
         let server = host.serve();
         let service = &server.service;
         server.run(async {
-            service.create(named("dev")).await.unwrap();
+            service.vms.create(named("dev")).await.unwrap();
         });
         // Hangs do not end by themselves: with them only those steps that a delete overtakes.
         let fault =
             if matches!(step, Operation::Incoming | Operation::Connect) { Fault::Hang } else { Fault::Fail };
         host.hypervisor.script().after(step, 1, fault);
         host.storage.script().next(step, fault);
-        let outcome = server.run_a_moment(service.fork_vm(&vm("dev"), forks(3, "try-{n}")));
+        let outcome = server.run_a_moment(service.branches.fork(&vm("dev"), forks(3, "try-{n}")));
         assert!(!matches!(outcome, Some(Ok(_))) || step == Operation::Branch, "{step:?}");
         server.run(async {
             if let Some(Ok(_)) = outcome {
                 for name in ["try-1", "try-2", "try-3"] {
-                    service.delete_vm(&vm(name)).await.unwrap();
+                    service.vms.delete(&vm(name)).await.unwrap();
                 }
             }
             until("children go", || vms(service) == ["dev"] && host.hypervisor.machines().len() == 1).await;
             host.clear_faults();
             assert_eq!(say(service, "dev", "echo fine").await, "fine");
-            service.fork_vm(&vm("dev"), forks(3, "try-{n}")).await.unwrap();
+            service.branches.fork(&vm("dev"), forks(3, "try-{n}")).await.unwrap();
         });
     }
 }
@@ -221,12 +221,12 @@ fn a_branch_that_fails_leaves_the_vm_as_it_was() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         say(service, "dev", "echo kept > /root/note").await;
         for step in [Operation::PrepareTops, Operation::Branch, Operation::ForkPoint] {
             host.hypervisor.script().next(step, Fault::Fail);
             host.storage.script().next(step, Fault::Fail);
-            service.fork_vm(&vm("dev"), forks(2, "try-{n}")).await.unwrap_err();
+            service.branches.fork(&vm("dev"), forks(2, "try-{n}")).await.unwrap_err();
             assert_eq!(vms(service), ["dev"], "{step:?}");
             host.clear_faults();
         }
@@ -239,8 +239,8 @@ fn a_branch_that_fails_leaves_the_vm_as_it_was() {
         }
         assert_eq!(say(service, "dev", "cat /root/note").await, "kept");
         snap(service, "dev", "s").await.unwrap();
-        service.fork_vm(&vm("dev"), forks(1, "child")).await.unwrap();
-        service.restore("s", restored("copy")).await.unwrap();
+        service.branches.fork(&vm("dev"), forks(1, "child")).await.unwrap();
+        service.branches.restore("s", restored("copy")).await.unwrap();
         for name in ["child", "copy"] {
             assert_eq!(say(service, name, "cat /root/note").await, "kept", "{name}");
         }
@@ -255,7 +255,7 @@ fn a_snapshot_is_restored_and_its_vm_put_back() {
     server.run(async {
         let mut request = named("dev");
         request.overrides.start_commands = Some(vec!["echo started >> /root/log".to_owned()]);
-        let dev = service.create(request).await.unwrap().record;
+        let dev = service.vms.create(request).await.unwrap().record;
         say(service, "dev", "echo one > /root/note").await;
         let taken = snap(service, "dev", "one").await.unwrap();
         assert_eq!((taken.record.vm.clone(), taken.info.parent.clone()), (dev.id.clone(), None));
@@ -263,32 +263,32 @@ fn a_snapshot_is_restored_and_its_vm_put_back() {
         let second = snap(service, "dev", "two").await.unwrap();
         assert_eq!(second.info.parent, Some(taken.record.id.clone()), "it is not incremental");
 
-        let copy = service.restore("one", restored("copy")).await.unwrap().remove(0).record;
+        let copy = service.branches.restore("one", restored("copy")).await.unwrap().remove(0).record;
         assert_eq!(copy.origin, Origin::Snapshot { snapshot: taken.record.id.clone() });
         assert_eq!(say(service, "copy", "cat /root/note; hostname").await, "one\ncopy");
         let many = RestoreRequest { count: 3, name: Some("c-{n}".into()), ..RestoreRequest::default() };
-        assert_eq!(service.restore("two", many).await.unwrap().len(), 3);
+        assert_eq!(service.branches.restore("two", many).await.unwrap().len(), 3);
         assert_eq!(say(service, "c-3", "cat /root/note").await, "two");
 
         for phase in [Phase::Running, Phase::Paused, Phase::Stopped] {
             say(service, "dev", "echo lost > /root/note").await;
             match phase {
-                Phase::Paused => drop(service.pause_vm(&vm("dev")).await.unwrap()),
-                Phase::Stopped => drop(service.stop_vm(&vm("dev"), true, None).await.unwrap()),
+                Phase::Paused => drop(service.vms.pause(&vm("dev")).await.unwrap()),
+                Phase::Stopped => drop(service.vms.stop(&vm("dev"), true, None).await.unwrap()),
                 _ => {}
             }
-            let back = service.rollback(&vm("dev"), "one").await.unwrap().record;
+            let back = service.branches.rollback(&vm("dev"), "one").await.unwrap().record;
             assert_eq!((back.id.clone(), back.phase()), (dev.id.clone(), Phase::Running));
             let said = say(service, "dev", "cat /root/note /root/log; hostname").await;
             assert_eq!(said, "one\nstarted\ndev", "from {phase}");
         }
-        assert_eq!(code(service.rollback(&vm("copy"), "one").await), "invalid_field");
-        assert_eq!(code(service.rollback(&vm("dev"), "none").await), "snapshot_not_found");
-        service.rollback(&vm("dev"), "two").await.unwrap();
+        assert_eq!(code(service.branches.rollback(&vm("copy"), "one").await), "invalid_field");
+        assert_eq!(code(service.branches.rollback(&vm("dev"), "none").await), "snapshot_not_found");
+        service.branches.rollback(&vm("dev"), "two").await.unwrap();
         assert_eq!(say(service, "dev", "cat /root/note").await, "two");
         // Its own snapshot outlives it.
-        service.delete_vm(&vm("dev")).await.unwrap();
-        service.restore("one", restored("late")).await.unwrap();
+        service.vms.delete(&vm("dev")).await.unwrap();
+        service.branches.restore("one", restored("late")).await.unwrap();
         assert_eq!(say(service, "late", "cat /root/note /root/log").await, "one\nstarted");
     });
 }
@@ -299,7 +299,7 @@ fn snapshot_names_are_taken_once() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         let outcomes =
             futures::join!(snap(service, "dev", "s"), snap(service, "dev", "s"), snap(service, "dev", "s"));
         let outcomes = [outcomes.0, outcomes.1, outcomes.2];
@@ -308,12 +308,12 @@ fn snapshot_names_are_taken_once() {
             assert_eq!(error.code(), "snapshot_name_taken");
         }
         assert_eq!(names(service), ["s"]);
-        service.remove_snapshot("s", false).await.unwrap();
+        service.snapshots.remove("s", false).await.unwrap();
         host.storage.script().next(Operation::WriteSnapshot, Fault::Fail);
         snap(service, "dev", "s").await.unwrap_err();
         snap(service, "dev", "s").await.expect("the name of a failed one is free");
         let made_up = SnapshotRequest::default();
-        service.create_snapshot(&vm("dev"), made_up, Progress::ignored()).await.unwrap();
+        service.branches.snapshot(&vm("dev"), made_up, Progress::ignored()).await.unwrap();
         assert_eq!(names(service).len(), 2);
     });
 }
@@ -325,7 +325,7 @@ fn a_snapshot_whose_request_went_away_is_there_whole() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         // Dropped at every point of its way: after none, one, two … steps.
         for steps in 0..20 {
             let name = format!("s{steps}");
@@ -340,12 +340,12 @@ fn a_snapshot_whose_request_went_away_is_there_whole() {
             }
             if steps > 0 {
                 until("it is written all the same", || names(service).contains(&name)).await;
-                service.remove_snapshot(&name, false).await.unwrap();
+                service.snapshots.remove(&name, false).await.unwrap();
             }
             assert_eq!(names(service), [""; 0]);
             assert_eq!(host.storage.snapshots().await.unwrap().len(), 0, "one is on disk that nobody knows");
             snap(service, "dev", &name).await.expect("its name is free");
-            service.remove_snapshot(&name, false).await.unwrap();
+            service.snapshots.remove(&name, false).await.unwrap();
         }
     });
 }
@@ -356,7 +356,7 @@ fn a_vm_keeps_its_newest_snapshots() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         for number in 1..=10 {
             host.clock.advance(1_000);
             say(service, "dev", &format!("echo {number} > /root/note")).await;
@@ -364,7 +364,7 @@ fn a_vm_keeps_its_newest_snapshots() {
         }
         assert_eq!(names(service).len(), 10);
         // Something of another VM is made from the second: it stays.
-        service.restore("s2", restored("other")).await.unwrap();
+        service.branches.restore("s2", restored("other")).await.unwrap();
         snap(service, "other", "from-s2").await.unwrap();
         for number in 11..=13 {
             host.clock.advance(1_000);
@@ -376,9 +376,9 @@ fn a_vm_keeps_its_newest_snapshots() {
         kept.sort_unstable();
         assert_eq!(kept, expected);
         // What built on those that went is whole.
-        service.restore("s5", restored("five")).await.unwrap();
+        service.branches.restore("s5", restored("five")).await.unwrap();
         assert_eq!(say(service, "five", "cat /root/note").await, "5");
-        service.restore("from-s2", restored("two")).await.unwrap();
+        service.branches.restore("from-s2", restored("two")).await.unwrap();
         assert_eq!(say(service, "two", "cat /root/note").await, "2");
     });
 }
@@ -389,17 +389,17 @@ fn the_newest_snapshot_stays_even_if_no_older_one_may_go() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         for number in 1..=10 {
             host.clock.advance(1_000);
             snap(service, "dev", &format!("s{number}")).await.unwrap();
-            service.restore(&format!("s{number}"), restored(&format!("vm{number}"))).await.unwrap();
+            service.branches.restore(&format!("s{number}"), restored(&format!("vm{number}"))).await.unwrap();
             snap(service, &format!("vm{number}"), &format!("of{number}")).await.unwrap();
         }
         host.clock.advance(1_000);
         let newest = snap(service, "dev", "newest").await.unwrap();
-        assert_eq!(service.snapshot("newest").unwrap().record.id, newest.record.id);
-        service.restore("newest", restored("copy")).await.unwrap();
+        assert_eq!(service.snapshots.get("newest").unwrap().record.id, newest.record.id);
+        service.branches.restore("newest", restored("copy")).await.unwrap();
     });
 }
 
@@ -409,24 +409,24 @@ fn a_snapshot_with_children_goes_only_with_them() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         for number in 1..=3 {
             host.clock.advance(1_000);
             say(service, "dev", &format!("echo {number} > /root/note")).await;
             snap(service, "dev", &format!("s{number}")).await.unwrap();
         }
-        assert_eq!(code(service.remove_snapshot("s1", false).await), "in_use");
+        assert_eq!(code(service.snapshots.remove("s1", false).await), "in_use");
         assert_eq!(names(service), ["s1", "s2", "s3"]);
-        assert_eq!(service.remove_snapshot("s2", true).await.unwrap(), 2);
+        assert_eq!(service.snapshots.remove("s2", true).await.unwrap(), 2);
         assert_eq!(names(service), ["s1"]);
-        service.restore("s1", restored("one")).await.unwrap();
+        service.branches.restore("s1", restored("one")).await.unwrap();
         assert_eq!(say(service, "one", "cat /root/note").await, "1");
         // The VM goes on from its last snapshot, which is gone.
         snap(service, "dev", "s4").await.unwrap();
-        service.restore("s4", restored("four")).await.unwrap();
+        service.branches.restore("s4", restored("four")).await.unwrap();
         assert_eq!(say(service, "four", "cat /root/note").await, "3");
-        assert_eq!(service.remove_snapshot("s1", true).await.unwrap(), 1);
-        assert_eq!(code(service.restore("s1", restored("again")).await), "snapshot_not_found");
+        assert_eq!(service.snapshots.remove("s1", true).await.unwrap(), 1);
+        assert_eq!(code(service.branches.restore("s1", restored("again")).await), "snapshot_not_found");
     });
 }
 
@@ -436,18 +436,18 @@ fn a_damaged_or_foreign_snapshot_makes_no_vm() {
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         let damaged = snap(service, "dev", "damaged").await.unwrap();
         let full =
             SnapshotRequest { name: Some("fine".parse().unwrap()), full: true, ..SnapshotRequest::default() };
-        service.create_snapshot(&vm("dev"), full, Progress::ignored()).await.unwrap();
+        service.branches.snapshot(&vm("dev"), full, Progress::ignored()).await.unwrap();
         host.storage.damage_snapshot(&damaged.record.id, "memory");
-        assert_eq!(code(service.restore("damaged", restored("copy")).await), "damaged");
-        assert_eq!(service.verify_snapshot("damaged", Progress::ignored()).await.unwrap()[0].part, "memory");
-        assert_eq!(code(service.rollback(&vm("dev"), "damaged").await), "damaged");
+        assert_eq!(code(service.branches.restore("damaged", restored("copy")).await), "damaged");
+        assert_eq!(service.snapshots.verify("damaged", Progress::ignored()).await.unwrap()[0].part, "memory");
+        assert_eq!(code(service.branches.rollback(&vm("dev"), "damaged").await), "damaged");
         assert_eq!(say(service, "dev", "echo fine").await, "fine", "a refused rollback harms the VM");
         host.hypervisor.upgrade("99");
-        assert_eq!(code(service.restore("fine", restored("copy")).await), "state_incompatible");
+        assert_eq!(code(service.branches.restore("fine", restored("copy")).await), "state_incompatible");
         assert_eq!(vms(service), ["dev"]);
         host.hypervisor.script().next(Operation::Connect, Fault::Fail);
     });
@@ -460,30 +460,30 @@ fn snapshots_and_vms_on_them_outlive_the_server() {
     let first = host.serve();
     first.run(async {
         let service = &first.service;
-        service.create(named("dev")).await.unwrap();
+        service.vms.create(named("dev")).await.unwrap();
         say(service, "dev", "echo one > /root/note").await;
         snap(service, "dev", "one").await.unwrap();
         snap(service, "dev", "two").await.unwrap();
-        service.fork_vm(&vm("dev"), forks(1, "child")).await.unwrap();
+        service.branches.fork(&vm("dev"), forks(1, "child")).await.unwrap();
         say(service, "dev", "echo lost > /root/note").await;
     });
-    let before = first.service.snapshots(&SnapshotFilter::default());
+    let before = first.service.snapshots.list(&SnapshotFilter::default());
     drop(first);
     let second = host.serve();
     let service = &second.service;
     second.run(async {
-        let after = service.snapshots(&SnapshotFilter::default());
+        let after = service.snapshots.list(&SnapshotFilter::default());
         let of = |all: &[microvm_core::Snapshot]| -> Vec<_> {
             all.iter().map(|one| (one.record.clone(), one.info.parent.clone())).collect()
         };
         assert_eq!(of(&after), of(&before));
         assert_eq!(code(snap(service, "dev", "one").await), "snapshot_name_taken");
-        service.restore("one", restored("copy")).await.unwrap();
-        service.rollback(&vm("dev"), "one").await.unwrap();
+        service.branches.restore("one", restored("copy")).await.unwrap();
+        service.branches.rollback(&vm("dev"), "one").await.unwrap();
         for name in ["copy", "dev", "child"] {
             assert_eq!(say(service, name, "cat /root/note").await, "one", "{name}");
         }
-        service.fork_vm(&vm("child"), forks(1, "grandchild")).await.unwrap();
+        service.branches.fork(&vm("child"), forks(1, "grandchild")).await.unwrap();
         assert_eq!(say(service, "grandchild", "cat /root/note").await, "one");
     });
 }
@@ -506,7 +506,7 @@ fn a_server_that_dies_in_a_fork_or_snapshot_leaves_no_half() {
             let host = Host::new();
             let first = host.serve();
             first.run(async {
-                first.service.create(named("dev")).await.unwrap();
+                first.service.vms.create(named("dev")).await.unwrap();
                 say(&first.service, "dev", "echo kept > /root/note").await;
             });
             for script in [host.hypervisor.script(), host.storage.script(), host.store.script()] {
@@ -514,7 +514,7 @@ fn a_server_that_dies_in_a_fork_or_snapshot_leaves_no_half() {
             }
             let _ = first.run_a_moment(async {
                 let _ = snap(&first.service, "dev", "s").await;
-                first.service.fork_vm(&vm("dev"), forks(2, "try-{n}")).await
+                first.service.branches.fork(&vm("dev"), forks(2, "try-{n}")).await
             });
             drop(first);
             host.clear_faults();
@@ -522,19 +522,19 @@ fn a_server_that_dies_in_a_fork_or_snapshot_leaves_no_half() {
             let service = &second.service;
             second.run(async {
                 until(&format!("settled after {step:?} {fault:?}"), || {
-                    let all = service.list(&microvm_core::VmFilter::default());
+                    let all = service.vms.list(&microvm_core::VmFilter::default());
                     all.iter().all(|vm| vm.record.phase() == Phase::Running)
                 })
                 .await;
                 assert_eq!(say(service, "dev", "cat /root/note").await, "kept", "{step:?} {fault:?}");
                 for name in names(service) {
-                    service.restore(&name, restored("copy")).await.unwrap();
+                    service.branches.restore(&name, restored("copy")).await.unwrap();
                     assert_eq!(say(service, "copy", "cat /root/note").await, "kept");
-                    service.remove_snapshot(&name, false).await.unwrap();
+                    service.snapshots.remove(&name, false).await.unwrap();
                 }
-                service.fork_vm(&vm("dev"), forks(2, "again-{n}")).await.unwrap();
+                service.branches.fork(&vm("dev"), forks(2, "again-{n}")).await.unwrap();
                 for name in vms(service) {
-                    service.delete_vm(&vm(&name)).await.unwrap();
+                    service.vms.delete(&vm(&name)).await.unwrap();
                 }
             });
             drop(second);
@@ -547,7 +547,7 @@ fn a_server_that_dies_in_a_fork_or_snapshot_leaves_no_half() {
 fn a_vm_is_taken_up_though_its_newest_epoch_was_never_stored() {
     let host = Host::new();
     let first = host.serve();
-    first.run(first.service.create(named("dev"))).unwrap();
+    first.run(first.service.vms.create(named("dev"))).unwrap();
     drop(first);
     // The next server opens an epoch and dies before it has noted that.
     host.store.script().next(Operation::Update, Fault::Hang);
@@ -566,10 +566,10 @@ fn a_hypervisor_without_branches_says_so() {
     let server = host.serve();
     server.run(async {
         let service = &server.service;
-        let made = service.create(named("dev")).await.unwrap();
+        let made = service.vms.create(named("dev")).await.unwrap();
         assert_eq!(made.record.origin, Origin::Boot);
-        assert_eq!(code(service.fork_vm(&vm("dev"), forks(1, "a")).await), "no_branching");
+        assert_eq!(code(service.branches.fork(&vm("dev"), forks(1, "a")).await), "no_branching");
         assert_eq!(code(snap(service, "dev", "s").await), "no_branching");
-        assert_eq!(code(service.golden_versions("linux-default").await), "no_branching");
+        assert_eq!(code(service.goldens.versions("linux-default").await), "no_branching");
     });
 }

@@ -18,11 +18,11 @@ fn a_lost_database_costs_no_disk_and_brings_all_back_when_it_is_found() {
     let first = host.serve();
     let service = &first.service;
     let (id, asleep) = first.run(async {
-        let id = service.create(named("dev")).await.unwrap().record.id;
+        let id = service.vms.create(named("dev")).await.unwrap().record.id;
         say(service, "dev", "echo kept > /root/note").await;
-        let asleep = service.create(named("asleep")).await.unwrap().record.id;
+        let asleep = service.vms.create(named("asleep")).await.unwrap().record.id;
         say(service, "asleep", "echo dream > /root/dream").await;
-        service.hibernate_vm(&vm("asleep")).await.unwrap();
+        service.vms.hibernate(&vm("asleep")).await.unwrap();
         (id, asleep)
     });
     drop(first);
@@ -32,24 +32,24 @@ fn a_lost_database_costs_no_disk_and_brings_all_back_when_it_is_found() {
         let server = host.serve();
         let service = &server.service;
         server.run(async {
-            assert!(service.list(&microvm_core::VmFilter::default()).is_empty());
-            let strays: Vec<_> = service.stray_vms().await.unwrap().into_iter().map(|vm| vm.id).collect();
+            assert!(service.vms.list(&microvm_core::VmFilter::default()).is_empty());
+            let strays: Vec<_> = service.host.strays().await.unwrap().into_iter().map(|vm| vm.id).collect();
             assert_eq!(strays, [id.clone(), asleep.clone()]);
             assert!(host.hypervisor.machines().contains_key(&id), "the machine of a VM was ended");
             // The service works, and its own VMs are no strays.
-            service.create(named("dev")).await.unwrap();
-            assert_eq!(service.stray_vms().await.unwrap().len(), 2);
-            service.delete_vm(&vm("dev")).await.unwrap();
+            service.vms.create(named("dev")).await.unwrap();
+            assert_eq!(service.host.strays().await.unwrap().len(), 2);
+            service.vms.delete(&vm("dev")).await.unwrap();
         });
     }
     host.store = found_later;
     let server = host.serve();
     let service = &server.service;
     server.run(async {
-        assert_eq!(service.stray_vms().await.unwrap(), []);
+        assert_eq!(service.host.strays().await.unwrap(), []);
         assert_eq!(say(service, "dev", "cat /root/note").await, "kept");
         assert_eq!(say(service, "asleep", "cat /root/dream").await, "dream");
-        assert_eq!(service.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
+        assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
     });
 }
 
@@ -59,8 +59,8 @@ fn a_machine_whose_record_and_directory_are_gone_is_ended() {
     let first = host.serve();
     let service = &first.service;
     let (kept, lost) = first.run(async {
-        let kept = service.create(named("kept")).await.unwrap().record.id;
-        (kept, service.create(named("lost")).await.unwrap().record.id)
+        let kept = service.vms.create(named("kept")).await.unwrap().record.id;
+        (kept, service.vms.create(named("lost")).await.unwrap().record.id)
     });
     drop(first);
     host.store = MemoryStore::default();
@@ -76,13 +76,13 @@ fn what_an_interrupted_creation_left_is_removed() {
     for (step, fault) in [(Operation::Launch, Fault::Hang), (Operation::Connect, Fault::HangAfterwards)] {
         let first = host.serve();
         host.hypervisor.script().next(step, fault);
-        assert!(first.run_a_moment(first.service.create(named("dev"))).is_none());
+        assert!(first.run_a_moment(first.service.vms.create(named("dev"))).is_none());
         drop(first);
         host.clear_faults();
         // Not even its row was written.
         host.store = MemoryStore::default();
         let second = host.serve();
-        assert_eq!(second.run(second.service.stray_vms()).unwrap(), []);
+        assert_eq!(second.run(second.service.host.strays()).unwrap(), []);
         drop(second);
         host.assert_empty(&format!("after a crash at {step:?}"));
     }

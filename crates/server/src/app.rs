@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use camino::Utf8PathBuf;
 use microvm_api::time::Zone;
-use microvm_core::VmService;
+use microvm_core::Engine;
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::{Authenticator, PeerAuthenticator};
@@ -21,9 +21,9 @@ pub struct AppSettings {
     pub zone: Zone,
 }
 
-/// The application: the service and what the edge adds.
+/// The application: the engine and what the edge adds.
 pub struct App {
-    pub(crate) service: Arc<VmService>,
+    pub(crate) engine: Arc<Engine>,
     pub(crate) settings: AppSettings,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) limits: Limits,
@@ -43,12 +43,12 @@ impl std::fmt::Debug for App {
 impl App {
     /// An application that knows its callers by the credentials of their processes.
     #[must_use]
-    pub fn new(service: Arc<VmService>, settings: AppSettings, ending: CancellationToken) -> Self {
+    pub fn new(engine: Arc<Engine>, settings: AppSettings, ending: CancellationToken) -> Self {
         // Counts from the beginning.
         let _ = crate::metrics::recorder();
         let authenticator = Arc::new(PeerAuthenticator::new());
         let (limits, started) = (Limits::default(), Instant::now());
-        Self { service, settings, authenticator, limits, started, openapi: OnceLock::new(), ending }
+        Self { engine, settings, authenticator, limits, started, openapi: OnceLock::new(), ending }
     }
 
     /// The same application with another way to know its callers.
@@ -70,6 +70,6 @@ impl App {
     }
 
     pub(crate) fn now(&self) -> String {
-        self.time(self.service.now_ms())
+        self.time(self.engine.now_ms())
     }
 }

@@ -7,9 +7,9 @@ use microvm_api::system::{Check, CheckStatus, Doctor, HostInfo, Resource};
 use microvm_core::ServiceError;
 use microvm_types::{Action, ByteSize, ErrorKind, Listed, Unreadable};
 
-use crate::app::App;
 use crate::convert;
 use crate::failure::Failure;
+use crate::session::Session;
 
 /// Free space below which `doctor` warns: an image and a busy scratch disk.
 const SPACE_WANTED: u64 = 2 << 30;
@@ -70,9 +70,9 @@ fn broken(name: &str, error: &ServiceError) -> Check {
 }
 
 /// Examines everything a VM needs on this host.
-pub(crate) async fn doctor(app: &App) -> Doctor {
+pub(crate) async fn doctor(app: &Session) -> Doctor {
     let mut checks = Vec::new();
-    let hypervisor = match app.service.host_report().await {
+    let hypervisor = match app.services.host.report().await {
         Ok(report) => {
             let detail = format!("{} {} at {}", report.driver, report.version, report.program);
             checks.push(check("hypervisor", CheckStatus::Ok, detail, None));
@@ -112,8 +112,8 @@ fn cannot_be_read(name: &str, unreadable: &[Unreadable]) -> Check {
     check(name, CheckStatus::Failed, all.join("; "), Some(advice))
 }
 
-fn snapshots(app: &App) -> Check {
-    let unreadable = app.service.unreadable_snapshots();
+fn snapshots(app: &Session) -> Check {
+    let unreadable = app.services.snapshots.unreadable();
     if unreadable.is_empty() {
         return check("snapshots", CheckStatus::Ok, "the description of every snapshot can be read", None);
     }
@@ -131,8 +131,8 @@ fn live_branches(copying_ahead: &str) -> Check {
     check("live branches", CheckStatus::Warning, detail, Some(advice))
 }
 
-async fn kernels(app: &App) -> Check {
-    match app.service.kernels().kernels().await {
+async fn kernels(app: &Session) -> Check {
+    match app.services.catalog.kernels().kernels().await {
         Err(error) => broken("kernels", &error.into()),
         Ok(Listed { unreadable, .. }) if !unreadable.is_empty() => cannot_be_read("kernels", &unreadable),
         Ok(Listed { found: kernels, .. }) => match kernels.iter().find(|kernel| kernel.is_default) {
@@ -151,8 +151,8 @@ async fn kernels(app: &App) -> Check {
     }
 }
 
-async fn images(app: &App) -> Check {
-    match app.service.images().images().await {
+async fn images(app: &Session) -> Check {
+    match app.services.catalog.images().images().await {
         Err(error) => broken("images", &error.into()),
         Ok(Listed { unreadable, .. }) if !unreadable.is_empty() => cannot_be_read("images", &unreadable),
         Ok(Listed { found: images, .. }) if images.is_empty() => with(
@@ -167,23 +167,23 @@ async fn images(app: &App) -> Check {
 }
 
 /// VMs without a record, and records that cannot be read, for `doctor` and `verify`.
-pub(crate) async fn stray_findings(app: &App) -> Result<Vec<String>, ServiceError> {
+pub(crate) async fn stray_findings(app: &Session) -> Result<Vec<String>, ServiceError> {
     let tell = |stray: microvm_core::StrayVm| {
         format!("no record knows the VM {}, whose disk is in {}", stray.id, stray.directory)
     };
-    let mut findings: Vec<String> = app.service.stray_vms().await?.into_iter().map(tell).collect();
-    let unreadable = app.service.unreadable_vms().into_iter();
+    let mut findings: Vec<String> = app.services.host.strays().await?.into_iter().map(tell).collect();
+    let unreadable = app.services.vms.unreadable().into_iter();
     findings.extend(
         unreadable.map(|vm| format!("the record of the VM {} cannot be read: {}", vm.name, vm.reason)),
     );
-    let pools = app.service.unreadable_pools().into_iter();
+    let pools = app.services.pools.unreadable().into_iter();
     findings.extend(
         pools.map(|pool| format!("the record of the pool {} cannot be read: {}", pool.name, pool.reason)),
     );
     Ok(findings)
 }
 
-async fn strays(app: &App) -> Check {
+async fn strays(app: &Session) -> Check {
     match stray_findings(app).await {
         Err(error) => broken("vm records", &error),
         Ok(findings) if findings.is_empty() => check(

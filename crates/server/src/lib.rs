@@ -29,6 +29,7 @@ mod observe;
 mod openapi;
 pub mod routes;
 mod serve;
+mod session;
 mod share;
 
 pub use app::{App, AppSettings};

@@ -36,7 +36,7 @@ pub fn router(app: Arc<App>) -> Router {
             router = router.route(&format!("{}{path}", microvm_api::PREFIX), guarded.clone());
         }
     }
-    let ids = Arc::new(RequestIds::starting_at(app.service.now_ms()));
+    let ids = Arc::new(RequestIds::starting_at(app.engine.now_ms()));
     let budget = Budget::of(app.limits.bytes);
     router
         .fallback(|request: Request| async move {

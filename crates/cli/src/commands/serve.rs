@@ -67,7 +67,7 @@ impl Serve {
         crate::root::claim(&settings.root).await?;
         let bound = BoundServer::bind(&settings.root)
             .map_err(|error| CliError::new(error.kind(), error.code(), error.to_string()))?;
-        let service = wiring::open_service(settings).await.map_err(|error| {
+        let engine = wiring::open_engine(settings).await.map_err(|error| {
             let kind = error
                 .downcast_ref::<microvm_core::ServiceError>()
                 .map_or(ErrorKind::Internal, |error| error.kind());
@@ -76,7 +76,7 @@ impl Serve {
         })?;
         let ending = CancellationToken::new();
         let app_settings = AppSettings { root: settings.root.clone(), zone: settings.zone.clone() };
-        let app = App::new(std::sync::Arc::clone(&service), app_settings, ending.clone());
+        let app = App::new(std::sync::Arc::clone(&engine), app_settings, ending.clone());
         tracing::info!(socket = %bound.path(), pid = std::process::id(), "serving");
         if self.background {
             tell(READY);
@@ -95,7 +95,7 @@ impl Serve {
             signal = end => return Err(CliError::Interrupted(signal)),
             never = crate::heap::keep_small() => match never {},
         };
-        service.close().await;
+        engine.close().await;
         served.map_err(|error| {
             CliError::new(ErrorKind::Internal, "socket_failed", format!("the socket failed: {error}"))
         })

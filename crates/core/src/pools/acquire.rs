@@ -8,12 +8,15 @@ use microvm_types::Name;
 use microvm_types::vm::{Limits, Origin, PoolMember};
 use tokio::time::Instant;
 
-use super::fill::Doomed;
-use super::state::{Place, Pool};
-use crate::actor::{Claim, Command};
+use super::Pools;
+use crate::branch::check_name_free;
+use crate::creation::{CreateRequest, made_up_name};
 use crate::error::ServiceError;
-use crate::service::{CreateRequest, VmService, made_up_name};
-use crate::view::VmView;
+use crate::state::{Place, Pool};
+use crate::undo;
+use crate::vm::command::{Claim, Command};
+use crate::vm::guard;
+use crate::vm::view::VmView;
 
 /// Where a VM came from when it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +54,7 @@ pub struct AcquireRequest {
     pub limits: Limits,
 }
 
-impl VmService {
+impl Pools {
     /// Hands out a running VM of a pool: one that waits, else a fork, else one that boots; tells which it was.
     ///
     /// # Errors
@@ -59,12 +62,12 @@ impl VmService {
     pub async fn acquire(&self, pool: &str, request: AcquireRequest) -> Result<(VmView, Tier), ServiceError> {
         let began = Instant::now();
         crate::admission::check_labels(&request.labels)?;
-        let pool = self.shared.pools.find(pool)?;
+        let pool = self.find(pool)?;
         if request.limits.hibernate_seconds.is_some() {
-            crate::shares::check_whole(&pool.lock().record.template)?;
+            crate::launch::shares::check_whole(&pool.lock().record.template)?;
         }
         if let Some(name) = &request.name {
-            self.check_names_free(std::slice::from_ref(&Some(name.clone())))?;
+            check_name_free(&self.context, name)?;
         }
         let _place = loop {
             // Listened to before anything is looked at: what is made meanwhile is not missed.
@@ -92,7 +95,7 @@ impl VmService {
             ..CreateRequest::default()
         };
         let member = PoolMember { pool: record.name, waiting: false };
-        let view = self.create_from(record.template, request, Some(member)).await?;
+        let view = self.vms().create_from(record.template, request, Some(member)).await?;
         let tier = if view.record.origin == Origin::Boot { Tier::Boot } else { Tier::Fork };
         note(tier, began.elapsed());
         Ok((view, tier))
@@ -115,14 +118,13 @@ impl VmService {
                 metadata: request.metadata.clone(),
                 limits: request.limits,
             };
-            let vm = id.clone().into();
+            let Ok(handle) = self.context.shared.registry.by_id(&id) else { continue };
             // If whoever asks goes away now, the VM is nobody's.
-            let doomed = Doomed { service: self, id: Some(id.clone()) };
-            match self.ask(&vm, |reply| Command::Claim { claim, reply }).await {
+            let unclaimed = guard::guard(&self.context.shared, id.clone());
+            match handle.ask(|reply| Command::Claim { claim, reply }).await {
                 Ok(()) => {
-                    let view = self.get(&vm)?;
-                    doomed.keep();
-                    return Ok(Some(view));
+                    undo::keep(unclaimed);
+                    return Ok(Some(handle.view()));
                 }
                 // A name that somebody took meanwhile will not become free with another VM.
                 Err(error @ ServiceError::State(_)) => return Err(error),
@@ -141,7 +143,7 @@ impl VmService {
         // Some that are on their way are counted twice here: never too few, and whoever waits looks again when they are
         // there.
         let coming = inner.acquiring + inner.filling;
-        if self.members(&inner.record.name) + coming < max {
+        if self.members(&inner.record) + coming < max {
             return Ok(Some(Place::take(pool, &mut inner)));
         }
         if coming == 0 && inner.waiting.is_empty() {

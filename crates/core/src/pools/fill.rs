@@ -3,43 +3,44 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use microvm_types::VmId;
+use microvm_types::pool::PoolRecord;
 use microvm_types::vm::{Limits, PoolMember};
-use microvm_types::{Name, Phase};
+use microvm_types::{Phase, VmId};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::state::{Pool, Waiting};
-use crate::actor::Command;
+use super::Pools;
+use crate::branch::probe;
+use crate::creation::CreateRequest;
 use crate::error::ServiceError;
-use crate::own_command;
-use crate::service::{CreateRequest, Shared, VmService};
+use crate::state::{Pool, Waiting};
+use crate::undo;
+use crate::vm::command::Command;
+use crate::vm::guard::{self, delete_in_background};
 
 /// Longest rest after VMs could not be made, doubled from one second on.
 const LONGEST_REST: Duration = Duration::from_secs(60);
-/// Longest time for the probe.
-const PROBE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Lives as long as the pool: makes what is missing, removes what is too old or dead.
-pub(super) async fn keep_filled(shared: Arc<Shared>, pool: Arc<Pool>) {
-    let service = VmService { shared };
+pub(super) async fn keep_filled(pools: Pools, pool: Arc<Pool>) {
+    let shared = Arc::clone(&pools.context.shared);
     let _ended = pool.ended.clone().drop_guard();
     let mut making: JoinSet<Result<VmId, ServiceError>> = JoinSet::new();
     let mut failed_until = Instant::now();
     loop {
-        let next_expiry = service.remove_unfit(&pool);
+        let next_expiry = pools.remove_unfit(&pool);
         let rest_until = pool.lock().quiet_until().map_or(failed_until, |quiet| failed_until.max(quiet));
         // One moment for both: a rest that ends in between would wake nobody.
         let now = Instant::now();
-        let missing = service.reserve_missing(&pool, making.len(), now < rest_until);
+        let missing = pools.reserve_missing(&pool, making.len(), now < rest_until);
         for _ in 0..missing {
-            let (service, pool) = (VmService { shared: Arc::clone(&service.shared) }, Arc::clone(&pool));
-            making.spawn(async move { service.make_waiting(&pool).await });
+            let (pools, pool) = (pools.clone(), Arc::clone(&pool));
+            making.spawn(async move { pools.make_waiting(&pool).await });
         }
         let wake_at = [Some(rest_until).filter(|at| *at > now), next_expiry].into_iter().flatten().min();
         tokio::select! {
             () = pool.ending.cancelled() => break,
-            () = service.shared.ending.cancelled() => break,
+            () = shared.ending.cancelled() => break,
             () = pool.changed.notified() => {}
             () = async {
                 match wake_at {
@@ -51,7 +52,7 @@ pub(super) async fn keep_filled(shared: Arc<Shared>, pool: Arc<Pool>) {
                 let mut inner = pool.lock();
                 match made {
                     Ok(Ok(id)) => {
-                        let since_ms = service.now_ms();
+                        let since_ms = shared.ports.clock.now_ms();
                         inner.waiting.push_back(Waiting { id, since_ms });
                         (inner.failure, inner.failures) = (None, 0);
                     }
@@ -74,19 +75,19 @@ pub(super) async fn keep_filled(shared: Arc<Shared>, pool: Arc<Pool>) {
     while let Some(made) = making.join_next().await {
         if let Ok(Ok(id)) = made {
             // Done in the moment of the end: whoever removes the pool removes it too.
-            let since_ms = service.now_ms();
+            let since_ms = shared.ports.clock.now_ms();
             pool.lock().waiting.push_back(Waiting { id, since_ms });
         }
     }
 }
 
-impl VmService {
+impl Pools {
     /// How many VMs are to be begun now: what is missing to the minimum, within the maximum, and not more at once than
     /// the host has cores (but two, so that one that waits does not hold up the other).
     /// Their places are taken in the same moment, so that nobody else gets them too.
     fn reserve_missing(&self, pool: &Pool, making: usize, resting: bool) -> usize {
         let mut inner = pool.lock();
-        let alive = self.members(&inner.record.name);
+        let alive = self.members(&inner.record);
         let wanted = inner.record.min.saturating_sub(inner.waiting.len() + making);
         let taken = alive.max(inner.waiting.len()) + making + inner.acquiring;
         let room = inner.record.max.saturating_sub(taken);
@@ -100,18 +101,19 @@ impl VmService {
     }
 
     /// VMs of a pool that exist, waiting or handed out.
-    pub(super) fn members(&self, pool: &Name) -> usize {
-        let all = self.shared.registry.all();
+    pub(super) fn members(&self, pool: &PoolRecord) -> usize {
+        let all = self.context.shared.registry.of(&pool.tenant);
         let is_member = |record: &microvm_types::vm::VmRecord| {
-            record.pool.as_ref().is_some_and(|member| member.pool == *pool)
+            record.pool.as_ref().is_some_and(|member| member.pool == pool.name)
                 && record.phase() != Phase::Creating
         };
-        all.iter().filter(|handle| is_member(&handle.snapshot.borrow().record)).count()
+        all.iter().filter(|handle| is_member(&handle.published.borrow().record)).count()
     }
 
     /// Drops from the list what is dead, removes what has waited too long; tells when the next one will have.
     fn remove_unfit(&self, pool: &Pool) -> Option<Instant> {
-        let now = self.now_ms();
+        let shared = &self.context.shared;
+        let now = shared.ports.clock.now_ms();
         let mut inner = pool.lock();
         let age_ms = i64::try_from(inner.record.max_age_seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
         let surplus = inner.waiting.len().saturating_sub(inner.record.min);
@@ -119,11 +121,10 @@ impl VmService {
         inner.waiting.retain_mut(|waiting| {
             // The clock may have been set back since.
             waiting.since_ms = waiting.since_ms.min(now);
-            let lives = self
-                .shared
+            let lives = shared
                 .registry
-                .find(&waiting.id.clone().into())
-                .is_ok_and(|handle| handle.snapshot.borrow().record.phase() == Phase::Pooled);
+                .by_id(&waiting.id)
+                .is_ok_and(|handle| handle.published.borrow().record.phase() == Phase::Pooled);
             let old = now.saturating_sub(waiting.since_ms) >= age_ms;
             if old || !lives {
                 removed.push(waiting.id.clone());
@@ -133,7 +134,7 @@ impl VmService {
         let oldest = inner.waiting.front().map(|waiting| waiting.since_ms);
         drop(inner);
         for id in removed {
-            self.delete_in_background(id);
+            delete_in_background(shared, &id);
         }
         oldest.map(|since| {
             let left = since.saturating_add(age_ms).saturating_sub(now);
@@ -146,40 +147,16 @@ impl VmService {
         let record = pool.lock().record.clone();
         let request = CreateRequest { limits: Limits::default(), start: true, ..CreateRequest::default() };
         let member = PoolMember { pool: record.name.clone(), waiting: true };
-        let id = self.create_from(record.template, request, Some(member)).await?.record.id;
-        let doomed = Doomed { service: self, id: Some(id.clone()) };
-        self.probe(&id).await?;
-        self.ask(&id.clone().into(), Command::Rehearse).await?;
+        let shared = &self.context.shared;
+        let id = self.vms().create_from(record.template, request, Some(member)).await?.record.id;
+        let handle = shared.registry.by_id(&id)?;
+        let unready = guard::guard(shared, id.clone());
+        probe(shared, &id).await?;
+        handle.ask(Command::Rehearse).await?;
         // What is left behind by the first command is met by the second.
-        self.probe(&id).await?;
-        self.ask(&id.clone().into(), Command::PutIntoPool).await?;
-        doomed.keep();
+        probe(shared, &id).await?;
+        handle.ask(Command::PutIntoPool).await?;
+        undo::keep(unready);
         Ok(id)
-    }
-
-    /// A command that answers has gone through all that the first command of a user goes through.
-    pub(crate) async fn probe(&self, id: &VmId) -> Result<(), ServiceError> {
-        let guest = self.guest_of(&id.clone().into()).await?;
-        Ok(own_command::probe(&*guest, PROBE_DEADLINE).await?)
-    }
-}
-
-/// A VM that is removed unless it got all the way.
-pub(super) struct Doomed<'a> {
-    pub(super) service: &'a VmService,
-    pub(super) id: Option<VmId>,
-}
-
-impl Doomed<'_> {
-    pub(super) fn keep(mut self) {
-        self.id = None;
-    }
-}
-
-impl Drop for Doomed<'_> {
-    fn drop(&mut self) {
-        if let Some(id) = self.id.take() {
-            self.service.delete_in_background(id);
-        }
     }
 }

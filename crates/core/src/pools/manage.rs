@@ -6,13 +6,15 @@ use microvm_ports::DocumentKind;
 use microvm_types::pool::{DEFAULT_AGE_SECONDS, PoolRecord};
 use microvm_types::template::Overrides;
 use microvm_types::vm::LOCAL_TENANT;
-use microvm_types::{Name, Phase};
+use microvm_types::{Name, Phase, Unreadable};
 
+use super::Pools;
 use super::fill::keep_filled;
-use super::state::{Pool, Waiting};
 use crate::admission;
+use crate::context::Context;
 use crate::error::ServiceError;
-use crate::service::VmService;
+use crate::state::{Pool, Waiting};
+use crate::vm::guard::{self, delete_in_background};
 
 /// A pool to be made.
 #[derive(Debug, Clone)]
@@ -57,84 +59,84 @@ pub struct PoolView {
     pub failure: Option<String>,
 }
 
-impl VmService {
+impl Pools {
     /// Takes up the pools of the last server with the VMs that wait in them; those of pools that are gone are removed.
-    pub(crate) async fn load_pools(&self) -> Result<(), ServiceError> {
-        let stored = self.shared.ports.store.documents(DocumentKind::Pool).await?;
+    pub(crate) async fn load(&self) -> Result<(), ServiceError> {
+        let stored = self.context.shared.ports.store.documents(DocumentKind::Pool).await?;
         for (name, reason) in &stored.unreadable {
-            self.shared.unreadable.pools.add("pool", name, reason);
+            self.context.shared.unreadable.pools.add("pool", name, reason);
         }
         for (name, document) in stored.documents {
             match serde_json::from_value::<PoolRecord>(document) {
-                Ok(record) => drop(self.add_pool(record)?),
-                Err(error) => self.shared.unreadable.pools.add("pool", name, error),
+                Ok(record) => drop(self.add(record)?),
+                Err(error) => self.context.shared.unreadable.pools.add("pool", name, error),
             };
         }
-        let unreadable = self.unreadable_pools();
-        for handle in self.shared.registry.all() {
-            let record = handle.snapshot.borrow().record.clone();
-            let Some(member) = record.pool.filter(|member| member.waiting) else { continue };
-            match self.shared.pools.find(member.pool.as_str()) {
+        let unreadable = self.unreadable();
+        for handle in self.context.shared.registry.all() {
+            let record = handle.record();
+            let Some(member) = record.pool.clone().filter(|member| member.waiting) else { continue };
+            match self.context.shared.pools.find(&record.tenant, member.pool.as_str()) {
                 Ok(pool) if record.life.phase() == Phase::Pooled => {
                     pool.lock().waiting.push_back(Waiting { id: record.id, since_ms: record.created_ms });
                 }
                 // That a pool cannot be read does not mean that its VMs may be deleted.
                 Err(_) if unreadable.iter().any(|pool| pool.name == member.pool.as_str()) => {}
                 // One that was being made, or whose pool is gone.
-                _ => self.delete_in_background(record.id),
+                _ => delete_in_background(&self.context.shared, &record.id),
             }
         }
         // Not before: what the new server makes must not be taken for something that the last one left.
-        for pool in self.shared.pools.all() {
+        for pool in self.context.shared.pools.all() {
             self.begin_to_fill(pool);
         }
         Ok(())
     }
 
-    fn add_pool(&self, record: PoolRecord) -> Result<Arc<Pool>, ServiceError> {
-        let name = record.name.clone();
-        let pool = Pool::new(record, self.shared.ending.child_token());
-        self.shared.pools.insert(&name, Arc::clone(&pool))?;
+    fn add(&self, record: PoolRecord) -> Result<Arc<Pool>, ServiceError> {
+        let (tenant, name) = (record.tenant.clone(), record.name.clone());
+        let pool = Pool::new(record, self.context.shared.ending.child_token());
+        self.context.shared.pools.insert(&tenant, &name, Arc::clone(&pool))?;
         Ok(pool)
     }
 
     fn begin_to_fill(&self, pool: Arc<Pool>) {
-        self.shared.actors.spawn(keep_filled(Arc::clone(&self.shared), pool));
+        // What waits belongs to the tenant of the pool, whoever made it.
+        let context = Context::server(&self.context.shared, &pool.lock().record.tenant);
+        self.context.shared.actors.spawn(keep_filled(Self::new(&context), pool));
     }
 
     /// Makes a pool and begins to fill it.
     ///
     /// # Errors
     /// See [`ServiceError`]; what the template says is checked as for a VM.
-    pub async fn create_pool(&self, request: PoolRequest) -> Result<PoolView, ServiceError> {
-        let settings = &self.shared.settings;
-        let template = self
-            .template(request.template.as_deref().unwrap_or(&settings.default_template))?
-            .with(request.overrides);
+    pub async fn create(&self, request: PoolRequest) -> Result<PoolView, ServiceError> {
+        let settings = &self.context.shared.settings;
+        let template = self.context.shared.template(request.template.as_deref())?.with(request.overrides);
         admission::check(&template, &settings.limits)?;
         admission::check_labels(&template.labels)?;
-        self.images().image(&template.image).await?;
+        self.context.shared.ports.images.image(&template.image).await?;
         let record = PoolRecord {
             name: request.name,
-            tenant: LOCAL_TENANT.to_owned(),
+            tenant: self.context.caller.tenant.clone(),
             template,
             min: request.min,
             max: request.max,
             max_age_seconds: request.max_age_seconds.unwrap_or(DEFAULT_AGE_SECONDS),
-            created_ms: self.now_ms(),
+            created_ms: self.context.shared.ports.clock.now_ms(),
         };
         self.check_sizes(&record)?;
-        if self.shared.pools.find(record.name.as_str()).is_ok() {
+        if self.find(record.name.as_str()).is_ok() {
             return Err(ServiceError::PoolNameTaken(record.name));
         }
         self.keep_record(&record).await?;
-        let pool = self.add_pool(record)?;
+        let pool = self.add(record)?;
         self.begin_to_fill(Arc::clone(&pool));
-        Ok(self.pool_view(&pool))
+        Ok(self.view(&pool))
     }
 
     fn check_sizes(&self, record: &PoolRecord) -> Result<(), ServiceError> {
-        let limit = self.shared.settings.limits.max_vms;
+        let limit = self.context.shared.settings.limits.max_vms;
         if record.max == 0 || record.min > record.max {
             let reason = format!(
                 "a pool of {} to {} VMs cannot be: min must not be above max, and max at least 1",
@@ -159,19 +161,25 @@ impl VmService {
     async fn keep_record(&self, record: &PoolRecord) -> Result<(), ServiceError> {
         let document = serde_json::to_value(record)
             .map_err(|error| ServiceError::Invalid { field: "pool", reason: error.to_string() })?;
-        Ok(self.shared.ports.store.put_document(DocumentKind::Pool, record.name.as_str(), &document).await?)
+        Ok(self
+            .context
+            .shared
+            .ports
+            .store
+            .put_document(DocumentKind::Pool, &document_key(record), &document)
+            .await?)
     }
 
-    fn pool_view(&self, pool: &Pool) -> PoolView {
+    fn view(&self, pool: &Pool) -> PoolView {
         let inner = pool.lock();
         let (record, waiting, filling) = (inner.record.clone(), inner.waiting.len(), inner.filling);
         let failure = inner.failure.clone();
         drop(inner);
-        let all = self.shared.registry.all();
+        let all = self.context.shared.registry.of(&record.tenant);
         let handed_out = all
             .iter()
             .filter(|handle| {
-                let snapshot = handle.snapshot.borrow();
+                let snapshot = handle.published.borrow();
                 snapshot
                     .record
                     .pool
@@ -184,24 +192,24 @@ impl VmService {
 
     /// All pools by name.
     #[must_use]
-    pub fn pools(&self) -> Vec<PoolView> {
-        self.shared.pools.all().iter().map(|pool| self.pool_view(pool)).collect()
+    pub fn list(&self) -> Vec<PoolView> {
+        self.context.shared.pools.of(&self.context.caller.tenant).iter().map(|pool| self.view(pool)).collect()
     }
 
     /// One pool.
     ///
     /// # Errors
     /// If there is none of that name.
-    pub fn pool(&self, name: &str) -> Result<PoolView, ServiceError> {
-        self.shared.pools.find(name).map(|pool| self.pool_view(&pool))
+    pub fn get(&self, name: &str) -> Result<PoolView, ServiceError> {
+        self.find(name).map(|pool| self.view(&pool))
     }
 
     /// Changes the sizes of a pool; it grows or shrinks in the background.
     ///
     /// # Errors
     /// Sizes that cannot be; nothing is changed then.
-    pub async fn resize_pool(&self, name: &str, change: PoolChange) -> Result<PoolView, ServiceError> {
-        let pool = self.shared.pools.find(name)?;
+    pub async fn resize(&self, name: &str, change: PoolChange) -> Result<PoolView, ServiceError> {
+        let pool = self.find(name)?;
         let mut record = pool.lock().record.clone();
         record.min = change.min.unwrap_or(record.min);
         record.max = change.max.unwrap_or(record.max);
@@ -210,30 +218,49 @@ impl VmService {
         self.keep_record(&record).await?;
         pool.lock().record = record;
         pool.changed.notify_one();
-        Ok(self.pool_view(&pool))
+        Ok(self.view(&pool))
     }
 
     /// Removes a pool with the VMs that wait in it; those handed out stay.
     ///
     /// # Errors
     /// If there is none of that name, or the store fails; the pool stays then.
-    pub async fn remove_pool(&self, name: &str) -> Result<(), ServiceError> {
-        let pool = self.shared.pools.find(name)?;
-        let name = pool.lock().record.name.clone();
-        self.shared.ports.store.delete_document(DocumentKind::Pool, name.as_str()).await?;
-        self.shared.pools.remove(&name);
+    pub async fn remove(&self, name: &str) -> Result<(), ServiceError> {
+        let pool = self.find(name)?;
+        let record = pool.lock().record.clone();
+        self.context.shared.ports.store.delete_document(DocumentKind::Pool, &document_key(&record)).await?;
+        self.context.shared.pools.remove(&record.tenant, &record.name);
         pool.ending.cancel();
         // Nothing is made for it any more.
         pool.ended.cancelled().await;
         let waiting: Vec<Waiting> = pool.lock().waiting.drain(..).collect();
         let mut outcome = Ok(());
         for Waiting { id, .. } in waiting {
-            match self.delete_vm(&id.into()).await {
+            match guard::delete(&self.context.shared, &id).await {
                 // One that died meanwhile keeps nothing of the others.
                 Ok(()) | Err(ServiceError::UnknownVm(_)) => {}
                 Err(error) => outcome = Err(error),
             }
         }
         outcome
+    }
+
+    /// Pools whose record could not be read when the engine began; the VMs that wait in them are left alone.
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<Unreadable> {
+        self.context.shared.unreadable.pools.all()
+    }
+
+    pub(super) fn find(&self, name: &str) -> Result<Arc<Pool>, ServiceError> {
+        self.context.shared.pools.find(&self.context.caller.tenant, name)
+    }
+}
+
+/// What the record of a pool is stored under: its name, as before there were tenants, for those of the local user.
+fn document_key(record: &PoolRecord) -> String {
+    if record.tenant == LOCAL_TENANT {
+        record.name.to_string()
+    } else {
+        format!("{}/{}", record.tenant, record.name)
     }
 }

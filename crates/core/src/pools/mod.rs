@@ -12,9 +12,25 @@
 mod acquire;
 mod fill;
 mod manage;
-mod state;
 
 pub use acquire::{AcquireRequest, Tier};
 pub use manage::{PoolChange, PoolRequest, PoolView};
 
-pub(crate) use state::Pools;
+use crate::context::Context;
+use crate::vms::Vms;
+
+/// Pools.
+#[derive(Debug, Clone)]
+pub struct Pools {
+    context: Context,
+}
+
+impl Pools {
+    pub(crate) fn new(context: &Context) -> Self {
+        Self { context: context.clone() }
+    }
+
+    fn vms(&self) -> Vms {
+        Vms::new(&self.context)
+    }
+}

@@ -1,6 +1,6 @@
 //! Requests for forks, snapshots and restores, as the tests of both make them.
 
-use microvm_core::{ForkRequest, RestoreRequest, ServiceError, Snapshot, SnapshotRequest, VmService};
+use microvm_core::{ForkRequest, RestoreRequest, ServiceError, Services, Snapshot, SnapshotRequest};
 use microvm_ports::Progress;
 use microvm_types::VmRef;
 
@@ -18,7 +18,7 @@ pub(crate) fn restored(name: &str) -> RestoreRequest {
 }
 
 #[allow(dead_code, reason = "not every test file makes snapshots")]
-pub(crate) async fn snap(service: &VmService, of: &str, name: &str) -> Result<Snapshot, ServiceError> {
+pub(crate) async fn snap(service: &Services, of: &str, name: &str) -> Result<Snapshot, ServiceError> {
     let request = SnapshotRequest { name: Some(name.parse().unwrap()), ..SnapshotRequest::default() };
-    service.create_snapshot(&vm(of), request, Progress::ignored()).await
+    service.branches.snapshot(&vm(of), request, Progress::ignored()).await
 }

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use microvm_core::{CreateRequest, Ports, ServiceError, Settings, VmEvent, VmService};
+use microvm_core::{CreateRequest, Engine, Ports, ServiceError, Services, Settings, VmEvent};
 use microvm_driver_fake::{FakeHooks, FakeHypervisor, FakeStorage, FrozenClock, MemoryStore};
 use microvm_ports::guest::ProcessEvent;
 use microvm_ports::{StateStore, VmStorage};
 use microvm_types::exec::ExecRequest;
 use microvm_types::lifecycle::{LifecycleEvent, next};
 use microvm_types::template::Template;
-use microvm_types::{Phase, VmId};
+use microvm_types::{Caller, Phase, VmId};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::TryRecvError;
 
@@ -34,7 +34,10 @@ pub(crate) struct Host {
 /// A server process; dropping it without [`Server::close`] is `kill -9`.
 pub(crate) struct Server {
     runtime: Option<tokio::runtime::Runtime>,
-    pub(crate) service: Arc<VmService>,
+    #[allow(dead_code, reason = "not every test file has other callers")]
+    pub(crate) engine: Arc<Engine>,
+    /// As the local user sees them.
+    pub(crate) service: Services,
     events: Receiver<VmEvent>,
 }
 
@@ -137,9 +140,10 @@ impl Host {
             named_snapshots_per_vm: self.named_limit,
             ..Settings::default()
         };
-        let service = runtime.block_on(VmService::open(ports, settings)).unwrap();
-        let events = service.events();
-        Server { runtime: Some(runtime), service, events }
+        let engine = runtime.block_on(Engine::open(ports, settings)).unwrap();
+        let service = engine.as_caller(&Caller::local("test"));
+        let events = service.vms.events();
+        Server { runtime: Some(runtime), engine, service, events }
     }
 
     #[allow(dead_code, reason = "not every test file looks for leftovers")]
@@ -155,8 +159,8 @@ impl Host {
 
     /// Like [`Host::assert_empty`], from inside a server's runtime.
     #[allow(dead_code, reason = "not every test file needs it")]
-    pub(crate) fn assert_empty_in(&self, service: &VmService) {
-        assert!(service.list(&microvm_core::VmFilter::default()).is_empty(), "VMs are left");
+    pub(crate) fn assert_empty_in(&self, service: &Services) {
+        assert!(service.vms.list(&microvm_core::VmFilter::default()).is_empty(), "VMs are left");
         assert!(self.hypervisor.machines().is_empty(), "machines are left");
     }
 
@@ -179,9 +183,9 @@ pub(crate) fn code<T: std::fmt::Debug>(outcome: Result<T, ServiceError>) -> &'st
 
 /// What a shell in a VM prints.
 #[allow(dead_code, reason = "not every test file runs commands")]
-pub(crate) async fn say(service: &VmService, vm: &str, script: &str) -> String {
+pub(crate) async fn say(service: &Services, vm: &str, script: &str) -> String {
     use futures::StreamExt as _;
-    let guest = service.guest(&vm.parse().unwrap()).await.unwrap();
+    let guest = service.vms.guest(&vm.parse().unwrap()).await.unwrap();
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
     let mut process = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await.unwrap();
     let mut output = Vec::new();

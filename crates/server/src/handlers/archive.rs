@@ -1,24 +1,22 @@
 //! Whole trees as tar streams.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::{Extension, State};
+use axum::extract::Extension;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use microvm_ports::Holes;
 use microvm_types::files::TransferSummary;
 
-use crate::app::App;
 use crate::body;
 use crate::charge::Charge;
 use crate::extract::{Parameters, Vm};
 use crate::failure::Failure;
 use crate::handlers::files::owner;
 use crate::limits::{OUTGOING, UPLOAD};
+use crate::session::Session;
 
 pub(crate) async fn pull(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Extension(charge): Extension<Charge>,
     query: Parameters,
@@ -27,7 +25,7 @@ pub(crate) async fn pull(
     let exclude: Vec<Vec<u8>> = query.0.all("exclude").map(<[u8]>::to_vec).collect();
     let holes = if query.0.flag("holes")? { Holes::Map } else { Holes::Zeros };
     charge.hold(OUTGOING)?;
-    let guest = app.service.guest(&vm).await?;
+    let guest = app.services.vms.guest(&vm).await?;
     let archive = guest.pull_archive(&path, &exclude, holes).await?;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
@@ -35,7 +33,7 @@ pub(crate) async fn pull(
 }
 
 pub(crate) async fn push(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Extension(charge): Extension<Charge>,
     query: Parameters,
@@ -44,7 +42,7 @@ pub(crate) async fn push(
 ) -> Result<Json<TransferSummary>, Failure> {
     let (path, owner) = (query.path("path")?, owner(&query)?);
     charge.hold(UPLOAD)?;
-    let guest = app.service.guest(&vm).await?;
+    let guest = app.services.vms.guest(&vm).await?;
     let (data, sum) = body::incoming(&headers, data, app.limits.silence);
     let pushed = guest.push_archive(&path, owner.as_ref(), data).await?;
     Ok(Json(TransferSummary { left_out: pushed.left_out, ..sum.of(pushed.bytes).await? }))

@@ -1,8 +1,5 @@
 //! What happens to VMs, over a WebSocket: one text frame per event.
 
-use std::sync::Arc;
-
-use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
@@ -11,17 +8,17 @@ use microvm_api::vm::{Event, EventMessage};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::app::App;
 use crate::failure::Failure;
 use crate::handlers::exec::upgrade;
+use crate::session::Session;
 
 pub(crate) async fn events(
-    State(app): State<Arc<App>>,
+    app: Session,
     request: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Failure> {
     let request = upgrade(request)?;
     // Subscribed before the answer: whoever has the answer misses nothing.
-    let events = app.service.events();
+    let events = app.services.vms.events();
     Ok(request.on_upgrade(move |socket| async move {
         tokio::select! {
             () = forward(&app, events, socket) => {}
@@ -30,7 +27,7 @@ pub(crate) async fn events(
     }))
 }
 
-async fn forward(app: &App, mut events: Receiver<microvm_core::VmEvent>, socket: WebSocket) {
+async fn forward(app: &Session, mut events: Receiver<microvm_core::VmEvent>, socket: WebSocket) {
     let (mut sink, mut stream) = socket.split();
     loop {
         let event = tokio::select! {

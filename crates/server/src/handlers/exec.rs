@@ -3,12 +3,11 @@
 //! Nothing is buffered beyond one frame in each direction: a slow reader holds the guest up, a process that does not
 //! read holds the sender up. A caller who goes away detaches; the process lives on.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::Extension;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::extract::{Extension, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -19,13 +18,13 @@ use microvm_ports::guest::{ProcessEvent, ProcessEvents, ProcessHandle, ProcessIn
 use microvm_types::exec::OutputOffsets;
 use microvm_types::{ErrorKind, VmRef};
 
-use crate::app::App;
 use crate::charge::Charge;
 use crate::extract::Vm;
 use crate::failure::Failure;
 use crate::handlers::execute::check;
 use crate::handlers::processes::check_signal;
 use crate::limits::{INPUT, OUTGOING};
+use crate::session::Session;
 
 /// How long a caller may take to say what it wants.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
@@ -52,14 +51,14 @@ pub(crate) fn upgrade(upgrade: Upgrade) -> Result<WebSocketUpgrade, Failure> {
 }
 
 pub(crate) async fn exec(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Extension(charge): Extension<Charge>,
     request: Upgrade,
 ) -> Result<Response, Failure> {
     let request = upgrade(request)?;
     charge.hold(OUTGOING + INPUT)?;
-    let guest = app.service.guest(&vm).await?;
+    let guest = app.services.vms.guest(&vm).await?;
     Ok(request.on_upgrade(move |socket| async move {
         let (mut sink, mut stream) = socket.split();
         let ending = app.ending.clone();

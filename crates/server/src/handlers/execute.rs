@@ -1,9 +1,8 @@
 //! Commands whose output is collected.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Extension, State};
+use axum::extract::Extension;
 use axum::response::Response;
 use futures_util::StreamExt;
 use microvm_api::exec::{CommandLine, Execute, Executed};
@@ -11,12 +10,12 @@ use microvm_ports::guest::{ProcessEvent, ProcessEvents};
 use microvm_types::exec::{ExecRequest, ExitStatus};
 use microvm_types::{ErrorKind, Phase};
 
-use crate::app::App;
 use crate::charge::Charge;
 use crate::collected::{Output, answer};
 use crate::extract::{Body, Vm};
 use crate::failure::Failure;
 use crate::limits::OUTGOING;
+use crate::session::Session;
 
 /// Where output is that an answer leaves out.
 const REST: &str = "the last MiB of each output can be read for some minutes: `read` with the id in `process`, on the \
@@ -26,7 +25,7 @@ const REST: &str = "the last MiB of each output can be read for some minutes: `r
 const TIMEOUT_MAX: u64 = 3600;
 
 pub(crate) async fn execute(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Extension(charge): Extension<Charge>,
     Body(request): Body<Execute>,
@@ -49,11 +48,11 @@ pub(crate) async fn execute(
     };
     check(&request)?;
     charge.hold(OUTGOING)?;
-    let guest = app.service.guest(&vm).await?;
+    let guest = app.services.vms.guest(&vm).await?;
     let begun = Instant::now();
     let mut process = guest.exec(&request).await?;
     let (mut stdout, mut stderr) = (Output::charged_to(&charge), Output::charged_to(&charge));
-    let running = || Ok(app.service.get(&vm)?.record.phase() == Phase::Running);
+    let running = || Ok(app.services.vms.get(&vm)?.record.phase() == Phase::Running);
     let patience = Patience { command: timeout(&request), lateness: app.limits.lateness };
     let status = collect(patience, running, &mut process.events, &mut stdout, &mut stderr).await?;
     let error = match status {

@@ -1,9 +1,7 @@
 //! Files of a guest. Paths come as percent-encoded bytes in the query.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::{Extension, State};
+use axum::extract::Extension;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use microvm_api::FILE_STAT_HEADER;
@@ -13,7 +11,6 @@ use microvm_types::VmRef;
 use microvm_types::extents::MEDIA_TYPE;
 use microvm_types::files::{FileOwner, FileStat, TransferSummary, WriteOptions};
 
-use crate::app::App;
 use crate::body::{self, Sum};
 use crate::charge::Charge;
 use crate::extents;
@@ -21,12 +18,13 @@ use crate::extract::{Parameters, Vm};
 use crate::failure::Failure;
 use crate::limits::{OUTGOING, UPLOAD};
 use crate::listed;
+use crate::session::Session;
 
 /// Deepest listing.
 const DEPTH_MAX: u32 = 256;
 
 pub(crate) async fn read(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Extension(charge): Extension<Charge>,
     query: Parameters,
@@ -35,7 +33,7 @@ pub(crate) async fn read(
     let offset = query.0.value("offset", "a number of bytes")?.unwrap_or(0);
     let length = query.0.value("length", "a number of bytes")?;
     charge.hold(OUTGOING)?;
-    let guest = app.service.guest(&vm).await?;
+    let guest = app.services.vms.guest(&vm).await?;
     let (stat, data) = guest.read_file(&path, offset, length).await?;
     let headers = description(&stat, "application/octet-stream");
     Ok(body::outgoing(content::expanded(data), guest, headers))
@@ -43,14 +41,14 @@ pub(crate) async fn read(
 
 /// The same with holes told by their length.
 pub(crate) async fn read_extents(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Extension(charge): Extension<Charge>,
     query: Parameters,
 ) -> Result<Response, Failure> {
     let path = query.path("path")?;
     charge.hold(OUTGOING)?;
-    let guest = app.service.guest(&vm).await?;
+    let guest = app.services.vms.guest(&vm).await?;
     let (stat, data) = guest.read_file(&path, 0, None).await?;
     Ok(body::outgoing(extents::encoded(data), guest, description(&stat, MEDIA_TYPE)))
 }
@@ -66,7 +64,7 @@ fn description(stat: &FileStat, content_type: &'static str) -> HeaderMap {
 }
 
 pub(crate) async fn write(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Extension(charge): Extension<Charge>,
     query: Parameters,
@@ -80,7 +78,7 @@ pub(crate) async fn write(
 
 /// The same from a body that tells holes by their length.
 pub(crate) async fn write_extents(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Extension(charge): Extension<Charge>,
     query: Parameters,
@@ -93,7 +91,7 @@ pub(crate) async fn write_extents(
 }
 
 async fn write_content(
-    app: &App,
+    app: &Session,
     vm: &VmRef,
     query: &Parameters,
     data: ContentStream,
@@ -106,7 +104,7 @@ async fn write_content(
         create_parents: query.0.flag("parents")?,
         modified: query.0.value("modified", "a decimal number of seconds since 1970")?,
     };
-    let bytes = app.service.guest(vm).await?.write_file(&path, &options, data).await?;
+    let bytes = app.services.vms.guest(vm).await?.write_file(&path, &options, data).await?;
     Ok(Json(sum.of(bytes).await?))
 }
 
@@ -126,27 +124,19 @@ pub(crate) fn owner(query: &Parameters) -> Result<Option<FileOwner>, Failure> {
     text.map(FileOwner::from_text).map(Some).ok_or_else(wrong)
 }
 
-pub(crate) async fn remove(
-    State(app): State<Arc<App>>,
-    Vm(vm): Vm,
-    query: Parameters,
-) -> Result<StatusCode, Failure> {
+pub(crate) async fn remove(app: Session, Vm(vm): Vm, query: Parameters) -> Result<StatusCode, Failure> {
     let (path, recursive) = (query.path("path")?, query.0.flag("recursive")?);
-    app.service.guest(&vm).await?.remove(&path, recursive).await?;
+    app.services.vms.guest(&vm).await?.remove(&path, recursive).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn stat(
-    State(app): State<Arc<App>>,
-    Vm(vm): Vm,
-    query: Parameters,
-) -> Result<Json<FileStat>, Failure> {
+pub(crate) async fn stat(app: Session, Vm(vm): Vm, query: Parameters) -> Result<Json<FileStat>, Failure> {
     let path = query.path("path")?;
-    Ok(Json(app.service.guest(&vm).await?.stat(&path).await?))
+    Ok(Json(app.services.vms.guest(&vm).await?.stat(&path).await?))
 }
 
 pub(crate) async fn list(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Extension(charge): Extension<Charge>,
     query: Parameters,
@@ -157,7 +147,7 @@ pub(crate) async fn list(
         let detail = format!("depth: {depth} is not possible, 1 to {DEPTH_MAX} levels are");
         return Err(Failure::invalid("query_invalid", detail));
     }
-    let mut list = app.service.guest(&vm).await?.list(&path, depth).await?;
+    let mut list = app.services.vms.guest(&vm).await?.list(&path, depth).await?;
     let entries = std::mem::take(&mut list.entries);
     listed::answer(&charge, &list, "entries", entries, |entry: &FileStat| {
         let bytes =
@@ -166,34 +156,26 @@ pub(crate) async fn list(
     })
 }
 
-pub(crate) async fn hash(
-    State(app): State<Arc<App>>,
-    Vm(vm): Vm,
-    query: Parameters,
-) -> Result<Json<FileHash>, Failure> {
+pub(crate) async fn hash(app: Session, Vm(vm): Vm, query: Parameters) -> Result<Json<FileHash>, Failure> {
     let path = query.path("path")?;
-    let sha256 = app.service.guest(&vm).await?.hash_file(&path).await?;
+    let sha256 = app.services.vms.guest(&vm).await?.hash_file(&path).await?;
     Ok(Json(FileHash { sha256 }))
 }
 
 pub(crate) async fn make_directory(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     query: Parameters,
 ) -> Result<StatusCode, Failure> {
     let path = query.path("path")?;
     let (mode, parents) = (query.0.mode("mode")?.unwrap_or(0o755), query.0.flag("parents")?);
     let owner = owner(&query)?;
-    app.service.guest(&vm).await?.make_directory(&path, mode, parents, owner.as_ref()).await?;
+    app.services.vms.guest(&vm).await?.make_directory(&path, mode, parents, owner.as_ref()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn rename(
-    State(app): State<Arc<App>>,
-    Vm(vm): Vm,
-    query: Parameters,
-) -> Result<StatusCode, Failure> {
+pub(crate) async fn rename(app: Session, Vm(vm): Vm, query: Parameters) -> Result<StatusCode, Failure> {
     let (from, to) = (query.path("from")?, query.path("to")?);
-    app.service.guest(&vm).await?.rename(&from, &to).await?;
+    app.services.vms.guest(&vm).await?.rename(&from, &to).await?;
     Ok(StatusCode::NO_CONTENT)
 }

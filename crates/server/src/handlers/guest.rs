@@ -1,21 +1,19 @@
 //! What a guest tells of itself.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::{Extension, State};
+use axum::extract::Extension;
 use axum::response::Response;
 use microvm_api::guest::{GuestProcesses, HealthReply, Ping, SystemInfoReply};
 use microvm_types::guest::GuestProcess;
 
-use crate::app::App;
 use crate::charge::Charge;
 use crate::extract::Vm;
 use crate::failure::Failure;
 use crate::listed;
+use crate::session::Session;
 
-pub(crate) async fn ping(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<Ping>, Failure> {
-    let guest = app.service.guest(&vm).await?;
+pub(crate) async fn ping(app: Session, Vm(vm): Vm) -> Result<Json<Ping>, Failure> {
+    let guest = app.services.vms.guest(&vm).await?;
     let round_trip = guest.ping().await?;
     let agent = guest.agent().clone();
     Ok(Json(Ping {
@@ -26,27 +24,24 @@ pub(crate) async fn ping(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json
     }))
 }
 
-pub(crate) async fn system_info(
-    State(app): State<Arc<App>>,
-    Vm(vm): Vm,
-) -> Result<Json<SystemInfoReply>, Failure> {
-    let system_info = app.service.guest(&vm).await?.system_info().await?;
+pub(crate) async fn system_info(app: Session, Vm(vm): Vm) -> Result<Json<SystemInfoReply>, Failure> {
+    let system_info = app.services.vms.guest(&vm).await?.system_info().await?;
     Ok(Json(SystemInfoReply { success: true, system_info, timestamp: app.now() }))
 }
 
 pub(crate) async fn processes(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Extension(charge): Extension<Charge>,
 ) -> Result<Response, Failure> {
-    let processes = app.service.guest(&vm).await?.guest_processes().await?;
+    let processes = app.services.vms.guest(&vm).await?.guest_processes().await?;
     let bare = GuestProcesses { success: true, processes: Vec::new(), timestamp: app.now() };
     listed::answer(&charge, &bare, "processes", processes, |process: &GuestProcess| {
         process.command.capacity()
     })
 }
 
-pub(crate) async fn health(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<HealthReply>, Failure> {
-    let health = app.service.guest(&vm).await?.health().await?;
+pub(crate) async fn health(app: Session, Vm(vm): Vm) -> Result<Json<HealthReply>, Failure> {
+    let health = app.services.vms.guest(&vm).await?.health().await?;
     Ok(Json(HealthReply { success: true, health, timestamp: app.now() }))
 }

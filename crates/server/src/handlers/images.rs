@@ -1,9 +1,6 @@
 //! Images.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use camino::Utf8PathBuf;
@@ -14,23 +11,20 @@ use microvm_ports::StorageError;
 use microvm_ports::storage::{ImageSource as StoreSource, RecipeFile};
 use microvm_types::Listed;
 
-use crate::app::App;
 use crate::convert;
 use crate::extract::{Body, Path};
 use crate::failure::Failure;
 use crate::lines::progress;
+use crate::session::Session;
 
-pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Json<ImageList>, Failure> {
-    let Listed { found, unreadable } = app.service.images().images().await?;
+pub(crate) async fn list(app: Session) -> Result<Json<ImageList>, Failure> {
+    let Listed { found, unreadable } = app.services.catalog.images().images().await?;
     Ok(Json(ImageList { images: found.into_iter().map(|info| app.image(info)).collect(), unreadable }))
 }
 
 /// Finds by name or digest without reading the whole image; use verifies it.
-pub(crate) async fn get(
-    State(app): State<Arc<App>>,
-    Path(reference): Path<String>,
-) -> Result<Json<Image>, Failure> {
-    let images = app.service.images().images().await?.found;
+pub(crate) async fn get(app: Session, Path(reference): Path<String>) -> Result<Json<Image>, Failure> {
+    let images = app.services.catalog.images().images().await?.found;
     let found = images.into_iter().find(|info| {
         info.names.contains(&reference) || (reference.len() >= 19 && info.digest.starts_with(&reference))
     });
@@ -38,22 +32,16 @@ pub(crate) async fn get(
     Ok(Json(app.image(info)))
 }
 
-pub(crate) async fn remove(
-    State(app): State<Arc<App>>,
-    Path(reference): Path<String>,
-) -> Result<StatusCode, Failure> {
-    app.service.remove_image(&reference).await?;
+pub(crate) async fn remove(app: Session, Path(reference): Path<String>) -> Result<StatusCode, Failure> {
+    app.services.catalog.remove_image(&reference).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn prune(State(app): State<Arc<App>>) -> Result<Json<Freed>, Failure> {
-    Ok(Json(Freed { bytes: app.service.collect_garbage().await? }))
+pub(crate) async fn prune(app: Session) -> Result<Json<Freed>, Failure> {
+    Ok(Json(Freed { bytes: app.services.catalog.collect_garbage().await? }))
 }
 
-pub(crate) async fn add(
-    State(app): State<Arc<App>>,
-    Body(request): Body<AddImage>,
-) -> Result<Response, Failure> {
+pub(crate) async fn add(app: Session, Body(request): Body<AddImage>) -> Result<Response, Failure> {
     let base = base(request.source)?;
     let files = request
         .files
@@ -68,7 +56,7 @@ pub(crate) async fn add(
     let config = convert::image_config(request.config);
     let recipe = ImageRecipe { name: request.name, base, files, commands: request.commands, config };
     Ok(progress(move |progress| async move {
-        let info = app.service.build_image(&recipe, progress).await?;
+        let info = app.services.catalog.build_image(&recipe, progress).await?;
         Ok(ProgressLine::Image { image: app.image(info) })
     }))
 }

@@ -1,9 +1,6 @@
 //! Kernels.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use microvm_api::kernel::{AddKernel, Kernel, KernelList, KernelSource};
@@ -12,23 +9,20 @@ use microvm_ports::StorageError;
 use microvm_ports::storage::KernelSource as StoreSource;
 use microvm_types::Listed;
 
-use crate::app::App;
 use crate::convert;
 use crate::extract::{Body, Path};
 use crate::failure::Failure;
 use crate::handlers::images::absolute;
 use crate::lines::progress;
+use crate::session::Session;
 
-pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Json<KernelList>, Failure> {
-    let Listed { found, unreadable } = app.service.kernels().kernels().await?;
+pub(crate) async fn list(app: Session) -> Result<Json<KernelList>, Failure> {
+    let Listed { found, unreadable } = app.services.catalog.kernels().kernels().await?;
     Ok(Json(KernelList { kernels: found.into_iter().map(|info| app.kernel(info)).collect(), unreadable }))
 }
 
-pub(crate) async fn get(
-    State(app): State<Arc<App>>,
-    Path(name): Path<String>,
-) -> Result<Json<Kernel>, Failure> {
-    let kernels = app.service.kernels().kernels().await?.found;
+pub(crate) async fn get(app: Session, Path(name): Path<String>) -> Result<Json<Kernel>, Failure> {
+    let kernels = app.services.catalog.kernels().kernels().await?.found;
     let wanted = |info: &microvm_ports::storage::KernelInfo| {
         info.name == name || (name == "default" && info.is_default)
     };
@@ -38,18 +32,12 @@ pub(crate) async fn get(
     Ok(Json(app.kernel(info)))
 }
 
-pub(crate) async fn remove(
-    State(app): State<Arc<App>>,
-    Path(name): Path<String>,
-) -> Result<StatusCode, Failure> {
-    app.service.kernels().remove_kernel(&name).await?;
+pub(crate) async fn remove(app: Session, Path(name): Path<String>) -> Result<StatusCode, Failure> {
+    app.services.catalog.kernels().remove_kernel(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn add(
-    State(app): State<Arc<App>>,
-    Body(request): Body<AddKernel>,
-) -> Result<Response, Failure> {
+pub(crate) async fn add(app: Session, Body(request): Body<AddKernel>) -> Result<Response, Failure> {
     let (default_name, source) = match request.source {
         KernelSource::Distribution => (Some("distribution"), StoreSource::Distribution),
         KernelSource::Build => (Some("built"), StoreSource::Build),
@@ -63,7 +51,7 @@ pub(crate) async fn add(
         .or_else(|| default_name.map(str::to_owned))
         .ok_or_else(|| Failure::invalid("invalid_field", "name: a kernel of your own needs a name"))?;
     Ok(progress(move |progress| async move {
-        let info = app.service.kernels().add_kernel(&name, &source, progress).await?;
+        let info = app.services.catalog.kernels().add_kernel(&name, &source, progress).await?;
         Ok(ProgressLine::Kernel { kernel: app.kernel(info) })
     }))
 }

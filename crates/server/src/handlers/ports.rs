@@ -1,23 +1,21 @@
 //! TCP ports of a guest over a WebSocket: binary frames are the bytes, a close frame is the end.
 
-use std::sync::Arc;
-
+use axum::extract::Extension;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocketUpgrade};
-use axum::extract::{Extension, State};
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
 use microvm_types::VmRef;
 
-use crate::app::App;
 use crate::charge::Charge;
 use crate::extract::Path;
 use crate::failure::Failure;
 use crate::handlers::exec::upgrade;
 use crate::limits::{INPUT, OUTGOING};
+use crate::session::Session;
 
 pub(crate) async fn connect(
-    State(app): State<Arc<App>>,
+    app: Session,
     Path((vm, port)): Path<(String, String)>,
     Extension(charge): Extension<Charge>,
     request: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -28,7 +26,7 @@ pub(crate) async fn connect(
     })?;
     let request = upgrade(request)?;
     charge.hold(OUTGOING + INPUT)?;
-    let guest = app.service.guest(&vm).await?;
+    let guest = app.services.vms.guest(&vm).await?;
     let connection = guest.connect_port(port).await?;
     Ok(request.on_upgrade(move |socket| async move {
         let (mut sink, mut stream) = socket.split();

@@ -1,25 +1,23 @@
 //! Processes started through the agent.
 
-use std::sync::Arc;
-
-use axum::extract::{Extension, State};
+use axum::extract::Extension;
 use axum::http::StatusCode;
 use axum::response::Response;
 use microvm_api::exec::{ProcessList, SendSignal};
 use microvm_types::exec::ProcessInfo;
 
-use crate::app::App;
 use crate::charge::Charge;
 use crate::extract::{Body, Process, Vm};
 use crate::failure::Failure;
 use crate::listed;
+use crate::session::Session;
 
 pub(crate) async fn list(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Extension(charge): Extension<Charge>,
 ) -> Result<Response, Failure> {
-    let processes = app.service.guest(&vm).await?.processes().await?;
+    let processes = app.services.vms.guest(&vm).await?.processes().await?;
     let bare = ProcessList { processes: Vec::new() };
     listed::answer(&charge, &bare, "processes", processes, |process: &ProcessInfo| {
         process.command.iter().map(|word| size_of::<String>() + word.capacity()).sum()
@@ -27,13 +25,13 @@ pub(crate) async fn list(
 }
 
 pub(crate) async fn signal(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Process(process): Process,
     Body(request): Body<SendSignal>,
 ) -> Result<StatusCode, Failure> {
     check_signal(request.signal)?;
-    app.service.guest(&vm).await?.signal(&process, request.signal).await?;
+    app.services.vms.guest(&vm).await?.signal(&process, request.signal).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,10 +1,8 @@
 //! Snapshots, restores and forks.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use microvm_api::Problem;
@@ -18,22 +16,18 @@ use microvm_core::{ForkRequest, RestoreRequest, Snapshot, SnapshotFilter, Snapsh
 use microvm_ports::Progress;
 use microvm_types::{Action, ErrorKind, VmId, VmRef};
 
-use crate::app::App;
 use crate::convert;
 use crate::extract::{Body, Parameters, Path, Vm};
 use crate::failure::Failure;
 use crate::handlers::images::absolute;
 use crate::lines::progress;
+use crate::session::Session;
 
 /// In place of a VM in a path: whichever VM the snapshot is of.
 const ANY_VM: &str = "-";
 const SECONDS_PER_DAY: u64 = 86_400;
 
-pub(crate) async fn fork(
-    State(app): State<Arc<App>>,
-    Vm(vm): Vm,
-    Body(wish): Body<ForkVm>,
-) -> Result<Response, Failure> {
+pub(crate) async fn fork(app: Session, Vm(vm): Vm, Body(wish): Body<ForkVm>) -> Result<Response, Failure> {
     let request = ForkRequest {
         count: wish.count,
         name: wish.name,
@@ -41,7 +35,7 @@ pub(crate) async fn fork(
         metadata: wish.metadata,
         limits: wish.limits,
     };
-    let forked = app.service.fork_vm(&vm, request).await?;
+    let forked = app.services.branches.fork(&vm, request).await?;
     let body = Forked {
         vms: forked.vms.into_iter().map(|view| app.vm(view)).collect(),
         pause_ms: Milliseconds::from(forked.times.pause),
@@ -52,12 +46,12 @@ pub(crate) async fn fork(
 }
 
 /// The id of a VM that may be gone: what its snapshots know it by.
-fn vm_id(app: &App, vm: &VmRef) -> Result<VmId, Failure> {
-    match app.service.get(vm) {
+fn vm_id(app: &Session, vm: &VmRef) -> Result<VmId, Failure> {
+    match app.services.vms.get(vm) {
         Ok(view) => Ok(view.record.id),
         Err(error) => {
             let filter = SnapshotFilter { vm: None, golden: true };
-            let known = app.service.snapshots(&filter).into_iter().find(|snapshot| {
+            let known = app.services.snapshots.list(&filter).into_iter().find(|snapshot| {
                 vm.as_id().is_some_and(|id| id == snapshot.record.vm)
                     || snapshot.record.vm_name.as_str() == vm.as_str()
             });
@@ -66,53 +60,50 @@ fn vm_id(app: &App, vm: &VmRef) -> Result<VmId, Failure> {
     }
 }
 
-pub(crate) async fn list(
-    State(app): State<Arc<App>>,
-    Parameters(query): Parameters,
-) -> Result<Json<SnapshotList>, Failure> {
+pub(crate) async fn list(app: Session, Parameters(query): Parameters) -> Result<Json<SnapshotList>, Failure> {
     let vm = match query.bytes("vm")? {
         Some(text) => Some(vm_id(&app, &String::from_utf8_lossy(text).parse()?)?),
         None => None,
     };
     let golden = query.value("golden", "true or false")?.unwrap_or(false);
-    let found = app.service.snapshots(&SnapshotFilter { vm, golden });
+    let found = app.services.snapshots.list(&SnapshotFilter { vm, golden });
     Ok(Json(SnapshotList {
         snapshots: found.into_iter().map(|snapshot| app.snapshot(snapshot)).collect(),
-        unreadable: app.service.unreadable_snapshots(),
+        unreadable: app.services.snapshots.unreadable(),
     }))
 }
 
-pub(crate) async fn of_vm(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Response, Failure> {
+pub(crate) async fn of_vm(app: Session, Vm(vm): Vm) -> Result<Response, Failure> {
     let filter = SnapshotFilter { vm: Some(vm_id(&app, &vm)?), golden: false };
-    let found = app.service.snapshots(&filter).into_iter().map(|snapshot| app.snapshot(snapshot));
+    let found = app.services.snapshots.list(&filter).into_iter().map(|snapshot| app.snapshot(snapshot));
     let found = Json(found.collect::<Vec<SnapshotBody>>());
-    Ok(match app.service.unreadable_snapshots().len() {
+    Ok(match app.services.snapshots.unreadable().len() {
         0 => found.into_response(),
         count => ([(microvm_api::UNREADABLE_HEADER, count.to_string())], found).into_response(),
     })
 }
 
 pub(crate) async fn create(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Body(wish): Body<CreateSnapshot>,
 ) -> Result<Response, Failure> {
     let request = SnapshotRequest { name: wish.name, description: wish.description, full: wish.full };
     if !wish.wait {
-        let begun = app.service.begin_snapshot(&vm, request).await?;
+        let begun = app.services.branches.begin_snapshot(&vm, request).await?;
         let body =
             BegunSnapshot { id: begun.id, name: begun.name, pause_ms: Milliseconds::from(begun.pause) };
         return Ok((StatusCode::ACCEPTED, Json(body)).into_response());
     }
-    let snapshot = app.service.create_snapshot(&vm, request, Progress::ignored()).await?;
+    let snapshot = app.services.branches.snapshot(&vm, request, Progress::ignored()).await?;
     let body = app.snapshot(snapshot);
     let location = format!("{}/snapshots/{}/{}", microvm_api::PREFIX, body.vm, body.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
 }
 
 /// The snapshot of a path, which must be of the VM in the path.
-fn find(app: &App, vm: &str, snapshot: &str) -> Result<Snapshot, Failure> {
-    let found = app.service.snapshot(snapshot)?;
+fn find(app: &Session, vm: &str, snapshot: &str) -> Result<Snapshot, Failure> {
+    let found = app.services.snapshots.get(snapshot)?;
     let record = &found.record;
     let same = vm == ANY_VM
         || record.vm.as_str() == vm
@@ -120,7 +111,7 @@ fn find(app: &App, vm: &str, snapshot: &str) -> Result<Snapshot, Failure> {
         || vm
             .parse()
             .ok()
-            .and_then(|vm| app.service.get(&vm).ok())
+            .and_then(|vm| app.services.vms.get(&vm).ok())
             .is_some_and(|view| view.record.id == record.vm);
     if same {
         return Ok(found);
@@ -131,32 +122,32 @@ fn find(app: &App, vm: &str, snapshot: &str) -> Result<Snapshot, Failure> {
 }
 
 pub(crate) async fn get(
-    State(app): State<Arc<App>>,
+    app: Session,
     Path((vm, snapshot)): Path<(String, String)>,
 ) -> Result<Json<SnapshotBody>, Failure> {
     Ok(Json(app.snapshot(find(&app, &vm, &snapshot)?)))
 }
 
 pub(crate) async fn remove(
-    State(app): State<Arc<App>>,
+    app: Session,
     Path((vm, snapshot)): Path<(String, String)>,
     Parameters(query): Parameters,
 ) -> Result<StatusCode, Failure> {
     let found = find(&app, &vm, &snapshot)?;
     let cascade = query.value("cascade", "true or false")?.unwrap_or(false);
-    app.service.remove_snapshot(found.record.id.as_str(), cascade).await?;
+    app.services.snapshots.remove(found.record.id.as_str(), cascade).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(crate) async fn restore(
-    State(app): State<Arc<App>>,
+    app: Session,
     Path((vm, snapshot)): Path<(String, String)>,
     Body(wish): Body<RestoreSnapshot>,
 ) -> Result<Json<Restored>, Failure> {
     let found = find(&app, &vm, &snapshot)?;
     let id = found.record.id.as_str();
     let views = if wish.in_place {
-        vec![app.service.rollback(&found.record.vm.clone().into(), id).await?]
+        vec![app.services.branches.rollback(&found.record.vm.clone().into(), id).await?]
     } else {
         let request = RestoreRequest {
             count: wish.count,
@@ -165,7 +156,7 @@ pub(crate) async fn restore(
             metadata: wish.metadata,
             limits: wish.limits,
         };
-        app.service.restore(id, request).await?
+        app.services.branches.restore(id, request).await?
     };
     let names: Vec<&str> = views.iter().map(|view| view.record.name.as_str()).collect();
     let message = format!("{} restored from snapshot {}", names.join(", "), found.record.name);
@@ -173,11 +164,11 @@ pub(crate) async fn restore(
 }
 
 pub(crate) async fn verify(
-    State(app): State<Arc<App>>,
+    app: Session,
     Path((vm, snapshot)): Path<(String, String)>,
 ) -> Result<Json<Verification>, Failure> {
     let found = find(&app, &vm, &snapshot)?;
-    let damage = app.service.verify_snapshot(found.record.id.as_str(), Progress::ignored()).await?;
+    let damage = app.services.snapshots.verify(found.record.id.as_str(), Progress::ignored()).await?;
     let valid = damage.is_empty();
     let words: Vec<String> = damage.iter().map(convert::damage_text).collect();
     Ok(Json(Verification {
@@ -190,10 +181,7 @@ pub(crate) async fn verify(
     }))
 }
 
-pub(crate) async fn cleanup(
-    State(app): State<Arc<App>>,
-    Parameters(query): Parameters,
-) -> Result<Json<Cleaned>, Failure> {
+pub(crate) async fn cleanup(app: Session, Parameters(query): Parameters) -> Result<Json<Cleaned>, Failure> {
     let days: Option<u64> = query.value("days_old", "a number of days")?;
     let seconds: Option<u64> = query.value("older_than_seconds", "a number of seconds")?;
     let keep: Option<usize> = query.value("keep", "a number of snapshots")?;
@@ -203,12 +191,12 @@ pub(crate) async fn cleanup(
         return Err(Failure::invalid("query_invalid", detail));
     }
     let named = query.value("named", "true or false")?.unwrap_or(false);
-    let removed = app.service.prune_snapshots(keep, seconds.map(Duration::from_secs), named).await?;
+    let removed = app.services.snapshots.prune(keep, seconds.map(Duration::from_secs), named).await?;
     Ok(Json(Cleaned { message: format!("{} snapshots removed", removed.len()), removed }))
 }
 
-pub(crate) async fn statistics(State(app): State<Arc<App>>) -> Json<SnapshotStatistics> {
-    let all = app.service.snapshot_statistics();
+pub(crate) async fn statistics(app: Session) -> Json<SnapshotStatistics> {
+    let all = app.services.snapshots.statistics();
     Json(SnapshotStatistics {
         total_snapshots: all.count,
         golden_snapshots: all.golden,
@@ -216,33 +204,30 @@ pub(crate) async fn statistics(State(app): State<Arc<App>>) -> Json<SnapshotStat
         vms_with_snapshots: all.vms,
         oldest_snapshot: all.oldest_ms.map(|time| app.time(time)),
         newest_snapshot: all.newest_ms.map(|time| app.time(time)),
-        unreadable_snapshots: app.service.unreadable_snapshots().len(),
+        unreadable_snapshots: app.services.snapshots.unreadable().len(),
     })
 }
 
 pub(crate) async fn export(
-    State(app): State<Arc<App>>,
+    app: Session,
     Path((vm, snapshot)): Path<(String, String)>,
     Body(file): Body<SnapshotFile>,
 ) -> Result<Response, Failure> {
     let id = find(&app, &vm, &snapshot)?.record.id;
     let path = absolute(&file.path)?;
     Ok(progress(move |progress| async move {
-        let bytes = app.service.export_snapshot(id.as_str(), &path, progress).await?;
+        let bytes = app.services.snapshots.export(id.as_str(), &path, progress).await?;
         Ok(ProgressLine::Exported { path: path.into_string(), bytes })
     }))
 }
 
-pub(crate) async fn import(
-    State(app): State<Arc<App>>,
-    Body(file): Body<SnapshotFile>,
-) -> Result<Response, Failure> {
+pub(crate) async fn import(app: Session, Body(file): Body<SnapshotFile>) -> Result<Response, Failure> {
     let path = absolute(&file.path)?;
     let name = file.name.ok_or_else(|| {
         Failure::invalid("body_invalid", "`name` is missing: what the snapshot is to be called")
     })?;
     Ok(progress(move |progress| async move {
-        let snapshot = app.service.import_snapshot(name, &path, progress).await?;
+        let snapshot = app.services.snapshots.import(name, &path, progress).await?;
         Ok(ProgressLine::Snapshot { snapshot: app.snapshot(snapshot) })
     }))
 }

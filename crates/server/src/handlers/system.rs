@@ -1,48 +1,49 @@
 //! The host and the server itself.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use microvm_api::progress::ProgressLine;
 use microvm_api::system::{Doctor, HostInfo, Liveness};
 use microvm_types::ErrorKind;
 
-use crate::app::App;
 use crate::failure::Failure;
 use crate::host;
 use crate::lines::progress;
+use crate::session::Session;
 
-pub(crate) async fn info(State(app): State<Arc<App>>) -> Result<Json<HostInfo>, Failure> {
+pub(crate) async fn info(app: Session) -> Result<Json<HostInfo>, Failure> {
     Ok(Json(host::info(&app.settings.root, app.started.elapsed())?))
 }
 
-pub(crate) async fn doctor(State(app): State<Arc<App>>) -> Json<Doctor> {
+pub(crate) async fn doctor(app: Session) -> Json<Doctor> {
     Json(host::doctor(&app).await)
 }
 
-pub(crate) async fn verify(State(app): State<Arc<App>>) -> Response {
+pub(crate) async fn verify(app: Session) -> Response {
     progress(move |progress| async move {
-        let mut findings = app.service.images().verify_all(progress).await?;
+        let mut findings = app.services.catalog.images().verify_all(progress).await?;
         findings.extend(host::stray_findings(&app).await?);
         Ok(ProgressLine::Damage { findings })
     })
 }
 
 /// Everything counted so far, with the numbers of VMs as they are now.
-pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Failure> {
+pub(crate) async fn metrics(app: Session) -> Result<Response, Failure> {
     let recorder = crate::metrics::recorder().ok_or_else(|| {
         Failure::new(ErrorKind::Unavailable, "metrics_unavailable", "this process counts for somebody else")
     })?;
     for phase in microvm_types::Phase::SHOWN {
         let filter = microvm_core::VmFilter { phases: vec![phase], waiting: true, ..Default::default() };
-        let count = app.service.list(&filter).len();
+        let count = app.services.vms.list(&filter).len();
         metrics::gauge!("microvm_vm_current", "state" => phase.as_str()).set(gauge(count));
     }
     let mut text = recorder.render();
     text.push_str(&crate::metrics::pool_sizes(
-        app.service.pools().iter().map(|pool| (pool.record.name.as_str(), pool.waiting, pool.handed_out)),
+        app.services
+            .pools
+            .list()
+            .iter()
+            .map(|pool| (pool.record.name.as_str(), pool.waiting, pool.handed_out)),
     ));
     Ok(([(axum::http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }
@@ -51,15 +52,15 @@ fn gauge(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-pub(crate) async fn live(State(app): State<Arc<App>>) -> Json<Liveness> {
+pub(crate) async fn live(app: Session) -> Json<Liveness> {
     Json(liveness(&app, "alive"))
 }
 
-pub(crate) async fn ready(State(app): State<Arc<App>>) -> Json<Liveness> {
+pub(crate) async fn ready(app: Session) -> Json<Liveness> {
     Json(liveness(&app, "ready"))
 }
 
-fn liveness(app: &App, status: &str) -> Liveness {
+fn liveness(app: &Session, status: &str) -> Liveness {
     Liveness {
         status: status.to_owned(),
         service: "microvm-sandbox".to_owned(),
@@ -68,7 +69,7 @@ fn liveness(app: &App, status: &str) -> Liveness {
     }
 }
 
-pub(crate) async fn openapi(State(app): State<Arc<App>>) -> Response {
+pub(crate) async fn openapi(app: Session) -> Response {
     let document = app.openapi.get_or_init(|| crate::openapi::document().to_string().into()).clone();
     ([(axum::http::header::CONTENT_TYPE, "application/json")], document).into_response()
 }

@@ -1,10 +1,8 @@
 //! VMs and their life.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use microvm_api::query::Query;
@@ -12,10 +10,10 @@ use microvm_api::vm::{Counters, CreateVm, ResizeVm, StopVm, Vm as VmBody, VmList
 use microvm_core::{AcquireRequest, BootChoice, CreateRequest, VmFilter};
 use microvm_types::Phase;
 
-use crate::app::App;
 use crate::convert;
 use crate::extract::{Body, Parameters, Vm};
 use crate::failure::Failure;
+use crate::session::Session;
 
 /// Most of a console that one answer carries, in bytes.
 const CONSOLE_MAX: usize = 16 << 20;
@@ -23,10 +21,7 @@ const CONSOLE_MAX: usize = 16 << 20;
 /// Longest time a guest may be given to end its processes.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
 
-pub(crate) async fn create(
-    State(app): State<Arc<App>>,
-    Body(request): Body<CreateVm>,
-) -> Result<Response, Failure> {
+pub(crate) async fn create(app: Session, Body(request): Body<CreateVm>) -> Result<Response, Failure> {
     if let Some(pool) = &request.pool {
         return acquire(&app, pool.as_str(), &request).await;
     }
@@ -43,13 +38,13 @@ pub(crate) async fn create(
         start: request.start,
         boot: if request.cold { BootChoice::Cold } else { BootChoice::Auto },
     };
-    let vm = app.vm(app.service.create(request).await?);
+    let vm = app.vm(app.services.vms.create(request).await?);
     let location = format!("{}/vms/{}", microvm_api::PREFIX, vm.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(vm)).into_response())
 }
 
 /// A VM of a pool: what it is like was said when the pool was made.
-async fn acquire(app: &App, pool: &str, request: &CreateVm) -> Result<Response, Failure> {
+async fn acquire(app: &Session, pool: &str, request: &CreateVm) -> Result<Response, Failure> {
     let plain = CreateVm {
         name: request.name.clone(),
         labels: request.labels.clone(),
@@ -72,20 +67,17 @@ async fn acquire(app: &App, pool: &str, request: &CreateVm) -> Result<Response, 
         metadata: request.metadata.clone(),
         limits: request.limits,
     };
-    let (view, _) = app.service.acquire(pool, request).await?;
+    let (view, _) = app.services.pools.acquire(pool, request).await?;
     let vm = app.vm(view);
     let location = format!("{}/vms/{}", microvm_api::PREFIX, vm.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(vm)).into_response())
 }
 
-pub(crate) async fn list(
-    State(app): State<Arc<App>>,
-    Parameters(query): Parameters,
-) -> Result<Json<VmList>, Failure> {
+pub(crate) async fn list(app: Session, Parameters(query): Parameters) -> Result<Json<VmList>, Failure> {
     let filter = filter(&query)?;
     Ok(Json(VmList {
-        vms: app.service.list(&filter).into_iter().map(|view| app.vm(view)).collect(),
-        unreadable: app.service.unreadable_vms(),
+        vms: app.services.vms.list(&filter).into_iter().map(|view| app.vm(view)).collect(),
+        unreadable: app.services.vms.unreadable(),
     }))
 }
 
@@ -117,66 +109,63 @@ fn filter(query: &Query) -> Result<VmFilter, Failure> {
     })
 }
 
-pub(crate) async fn get(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
-    Ok(Json(app.vm(app.service.get(&vm)?)))
+pub(crate) async fn get(app: Session, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+    Ok(Json(app.vm(app.services.vms.get(&vm)?)))
 }
 
-pub(crate) async fn delete(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<StatusCode, Failure> {
-    app.service.delete_vm(&vm).await?;
+pub(crate) async fn delete(app: Session, Vm(vm): Vm) -> Result<StatusCode, Failure> {
+    app.services.vms.delete(&vm).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(crate) async fn start(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Parameters(query): Parameters,
 ) -> Result<Json<VmBody>, Failure> {
     let cold = query.value("cold", "true or false")?.unwrap_or(false);
-    let started = if cold { app.service.start_vm_cold(&vm).await } else { app.service.start_vm(&vm).await };
+    let started =
+        if cold { app.services.vms.start_cold(&vm).await } else { app.services.vms.start(&vm).await };
     Ok(Json(app.vm(started?)))
 }
 
-pub(crate) async fn pause(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
-    Ok(Json(app.vm(app.service.pause_vm(&vm).await?)))
+pub(crate) async fn pause(app: Session, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+    Ok(Json(app.vm(app.services.vms.pause(&vm).await?)))
 }
 
-pub(crate) async fn resume(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
-    Ok(Json(app.vm(app.service.resume_vm(&vm).await?)))
+pub(crate) async fn resume(app: Session, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+    Ok(Json(app.vm(app.services.vms.resume(&vm).await?)))
 }
 
-pub(crate) async fn stop(
-    State(app): State<Arc<App>>,
-    Vm(vm): Vm,
-    Body(how): Body<StopVm>,
-) -> Result<Json<VmBody>, Failure> {
+pub(crate) async fn stop(app: Session, Vm(vm): Vm, Body(how): Body<StopVm>) -> Result<Json<VmBody>, Failure> {
     let grace = Duration::from_secs(how.grace_seconds).min(GRACE_MAX);
-    Ok(Json(app.vm(app.service.stop_vm(&vm, how.force, Some(grace)).await?)))
+    Ok(Json(app.vm(app.services.vms.stop(&vm, how.force, Some(grace)).await?)))
 }
 
-pub(crate) async fn hibernate(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
-    Ok(Json(app.vm(app.service.hibernate_vm(&vm).await?)))
+pub(crate) async fn hibernate(app: Session, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+    Ok(Json(app.vm(app.services.vms.hibernate(&vm).await?)))
 }
 
 pub(crate) async fn resize(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Body(size): Body<ResizeVm>,
 ) -> Result<Json<VmBody>, Failure> {
-    Ok(Json(app.vm(app.service.resize_memory(&vm, size.memory_mib).await?)))
+    Ok(Json(app.vm(app.services.vms.resize_memory(&vm, size.memory_mib).await?)))
 }
 
-pub(crate) async fn metrics(State(app): State<Arc<App>>, Vm(vm): Vm) -> Result<Json<Counters>, Failure> {
-    Ok(Json(convert::counters(&app.service.counters(&vm).await?)))
+pub(crate) async fn metrics(app: Session, Vm(vm): Vm) -> Result<Json<Counters>, Failure> {
+    Ok(Json(convert::counters(&app.services.vms.counters(&vm).await?)))
 }
 
 pub(crate) async fn console(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Parameters(query): Parameters,
 ) -> Result<Response, Failure> {
     let limit = query.value("limit", "a number of bytes")?.unwrap_or(1 << 20).min(CONSOLE_MAX);
     let from = query.value("offset", "a number of bytes")?;
-    let console = app.service.console(&vm, from, limit).await?;
+    let console = app.services.vms.console(&vm, from, limit).await?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
         (HeaderName::from_static(microvm_api::OFFSET_HEADER), HeaderValue::from(console.offset)),

@@ -1,19 +1,17 @@
 //! Changes of files, as lines.
 
-use std::sync::Arc;
-
-use axum::extract::{Extension, State};
+use axum::extract::Extension;
 use axum::response::Response;
 use futures_util::StreamExt;
 use microvm_types::files::WatchEvent;
 use serde::Serialize;
 
-use crate::app::App;
 use crate::charge::Charge;
 use crate::extract::{Parameters, Vm};
 use crate::failure::Failure;
 use crate::limits::OUTGOING;
 use crate::lines::lines;
+use crate::session::Session;
 
 /// One line: a change, or why there will be no more.
 #[derive(Serialize)]
@@ -24,14 +22,14 @@ enum Line {
 }
 
 pub(crate) async fn watch(
-    State(app): State<Arc<App>>,
+    app: Session,
     Vm(vm): Vm,
     Extension(charge): Extension<Charge>,
     query: Parameters,
 ) -> Result<Response, Failure> {
     let (path, recursive) = (query.path("path")?, query.0.flag("recursive")?);
     charge.hold(OUTGOING)?;
-    let guest = app.service.guest(&vm).await?;
+    let guest = app.services.vms.guest(&vm).await?;
     let changes = guest.watch(&path, recursive).await?;
     let ended = app.ending.clone().cancelled_owned();
     Ok(lines(changes.take_until(ended).map(move |change| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use microvm_api::time::Zone;
 use microvm_client::Client;
-use microvm_core::{Ports, Settings, VmService};
+use microvm_core::{Engine, Ports, Settings};
 use microvm_driver_fake::{FakeHooks, FakeHypervisor, FakeStorage, FrozenClock, MemoryStore};
 use microvm_server::{App, AppSettings, BoundServer, Limits, serve, socket_path};
 use microvm_types::template::Template;
@@ -30,25 +30,25 @@ impl Drop for Server {
     }
 }
 
-/// A service on fakes.
-pub(crate) async fn service() -> Arc<VmService> {
+/// An engine on fakes.
+pub(crate) async fn service() -> Arc<Engine> {
     open(MemoryStore::default()).await
 }
 
-/// A service on fakes with a store of the caller's.
-pub(crate) async fn open(store: MemoryStore) -> Arc<VmService> {
+/// An engine on fakes with a store of the caller's.
+pub(crate) async fn open(store: MemoryStore) -> Arc<Engine> {
     on(store, FakeStorage::furnished().unwrap()).await
 }
 
 /// The same with an image and a kernel that cannot be read.
 #[allow(dead_code, reason = "not every test file needs one")]
-pub(crate) async fn open_with(store: MemoryStore, unreadable: &str) -> Arc<VmService> {
+pub(crate) async fn open_with(store: MemoryStore, unreadable: &str) -> Arc<Engine> {
     let storage = FakeStorage::furnished().unwrap();
     storage.add_unreadable(unreadable);
     on(store, storage).await
 }
 
-async fn on(store: MemoryStore, storage: FakeStorage) -> Arc<VmService> {
+async fn on(store: MemoryStore, storage: FakeStorage) -> Arc<Engine> {
     let hypervisor = FakeHypervisor::default();
     let storage = Arc::new(storage);
     let ports = Ports {
@@ -69,7 +69,7 @@ async fn on(store: MemoryStore, storage: FakeStorage) -> Arc<VmService> {
         stop_grace: Duration::from_millis(500),
         ..Settings::default()
     };
-    VmService::open(ports, settings).await.unwrap()
+    Engine::open(ports, settings).await.unwrap()
 }
 
 /// Settings for a root.
@@ -91,11 +91,11 @@ pub(crate) async fn start_with(limits: Limits) -> Server {
 
 /// A server of this service that listens.
 #[allow(dead_code, reason = "not every test file needs a listening server")]
-pub(crate) fn serving(service: Arc<VmService>) -> Server {
+pub(crate) fn serving(service: Arc<Engine>) -> Server {
     serving_with(service, Limits::default())
 }
 
-fn serving_with(service: Arc<VmService>, limits: Limits) -> Server {
+fn serving_with(service: Arc<Engine>, limits: Limits) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let root = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
     let bound = BoundServer::bind(&root).unwrap();

@@ -1,0 +1,87 @@
+//! Forking a running VM.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use microvm_ports::branch::BranchTimes;
+use microvm_types::VmRef;
+use microvm_types::vm::{Limits, Origin, VmRecord};
+
+use super::Branches;
+use super::children::{bring_up, check_names_free, check_room, child_record};
+use super::names::names;
+use crate::admission;
+use crate::error::ServiceError;
+use crate::launch::shares::check_whole;
+use crate::vm::command::{Command, ForkPoint, check_branchable};
+use crate::vm::view::VmView;
+
+/// How to fork.
+#[derive(Debug, Clone, Default)]
+pub struct ForkRequest {
+    /// How many children, at least one.
+    pub count: usize,
+    /// Their names, with `{n}` for the number; `None`: made up.
+    pub name: Option<String>,
+    /// Labels on top of the parent's.
+    pub labels: BTreeMap<String, String>,
+    /// Free text of the owner's.
+    pub metadata: BTreeMap<String, String>,
+    /// What becomes of them over time.
+    pub limits: Limits,
+}
+
+/// Children of a fork and what it cost the parent.
+#[derive(Debug, Clone)]
+pub struct Forked {
+    /// The children, in the order of their numbers.
+    pub vms: Vec<VmView>,
+    /// How long the parent stood still, and for what.
+    pub times: BranchTimes,
+    /// Bytes of memory that were copied.
+    pub changed_bytes: u64,
+    /// From the request to the last answer.
+    pub duration: Duration,
+}
+
+impl Branches {
+    /// Forks a running or paused VM: children with its memory, processes and files, each with an identity of its own; it
+    /// goes on. All of them come up, or none is left.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]; in particular a VM in no phase to be forked, names that are taken, and no room.
+    pub async fn fork(&self, vm: &VmRef, request: ForkRequest) -> Result<Forked, ServiceError> {
+        let began = tokio::time::Instant::now();
+        let (context, handle) = (&self.context, self.context.owned(vm)?);
+        admission::check_labels(&request.labels)?;
+        let parent = handle.record();
+        check_branchable(parent.phase())?;
+        check_whole(&parent.template)?;
+        check_room(context, request.count, parent.template.memory_mib, 0).await?;
+        let names = names(request.name.as_deref(), request.count)?;
+        check_names_free(context, &names)?;
+        let count = request.count;
+        let point: ForkPoint = handle.ask(|reply| Command::Fork { count, reply }).await?;
+        let origin = Origin::Fork { vm: point.record.id.clone() };
+        let mut ready = point.standby.iter().filter_map(|standby| standby.id().cloned());
+        let records = names
+            .into_iter()
+            .map(|name| {
+                let mut labels = point.record.labels.clone();
+                labels.extend(request.labels.clone());
+                let child = VmRecord {
+                    labels,
+                    metadata: request.metadata.clone(),
+                    limits: request.limits,
+                    ..point.record.clone()
+                };
+                let id = ready.next().unwrap_or_else(|| context.shared.ports.new_vm_id());
+                child_record(context, id, child, name, origin.clone())
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let own_bytes = point.source.pages.len();
+        check_room(context, count, point.record.template.memory_mib, own_bytes).await?;
+        let vms = bring_up(context, &point.source, records, point.standby).await?;
+        Ok(Forked { vms, times: point.times, changed_bytes: point.changed_bytes, duration: began.elapsed() })
+    }
+}

@@ -1,0 +1,107 @@
+//! New VMs from a snapshot, and a VM back in time.
+
+use std::collections::BTreeMap;
+
+use microvm_types::snapshot::SnapshotRecord;
+use microvm_types::vm::{Limits, Origin, VmRecord};
+use microvm_types::{Life, VmRef};
+
+use super::Branches;
+use super::children::{bring_up, check_names_free, check_room, child_record};
+use super::names::names;
+use crate::admission;
+use crate::error::ServiceError;
+use crate::state::Snapshot;
+use crate::vm::command::Command;
+use crate::vm::view::VmView;
+
+/// How to restore.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreRequest {
+    /// How many VMs, at least one.
+    pub count: usize,
+    /// Their names, with `{n}` for the number; `None`: made up.
+    pub name: Option<String>,
+    /// Labels on top of the snapshot's.
+    pub labels: BTreeMap<String, String>,
+    /// Free text of the owner's.
+    pub metadata: BTreeMap<String, String>,
+    /// What becomes of them over time.
+    pub limits: Limits,
+}
+
+impl Branches {
+    /// Makes new VMs that go on where a snapshot was taken. All of them come up, or none is left.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]; in particular damage to the snapshot, and another VMM build or processor.
+    pub async fn restore(
+        &self,
+        snapshot: &str,
+        request: RestoreRequest,
+    ) -> Result<Vec<VmView>, ServiceError> {
+        let context = &self.context;
+        let shared = &context.shared;
+        admission::check_labels(&request.labels)?;
+        let snapshot = shared.snapshots.find(&context.caller.tenant, snapshot)?;
+        check_room(context, request.count, snapshot.record.template.memory_mib, 0).await?;
+        let names = names(request.name.as_deref(), request.count)?;
+        check_names_free(context, &names)?;
+        let source = shared.ports.snapshots.snapshot_source(&snapshot.record.id, request.count).await?;
+        let from = record_of(&snapshot, &request);
+        let origin = Origin::Snapshot { snapshot: snapshot.record.id.clone() };
+        let records = names
+            .into_iter()
+            .map(|name| child_record(context, shared.ports.new_vm_id(), from.clone(), name, origin.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        bring_up(context, &source, records, Vec::new()).await
+    }
+
+    /// Puts a VM back to a snapshot that was taken of it: what it did since is gone; id and name stay.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]. A snapshot of another VM is refused.
+    pub async fn rollback(&self, vm: &VmRef, snapshot: &str) -> Result<VmView, ServiceError> {
+        let (context, handle) = (&self.context, self.context.owned(vm)?);
+        let snapshot = context.shared.snapshots.find(&context.caller.tenant, snapshot)?;
+        let record = handle.record();
+        if snapshot.record.vm != record.id {
+            let SnapshotRecord { name, vm_name, .. } = &snapshot.record;
+            return Err(ServiceError::OtherVmsSnapshot {
+                snapshot: name.clone(),
+                of: vm_name.clone(),
+                vm: record.name,
+            });
+        }
+        let source = context.shared.ports.snapshots.snapshot_source(&snapshot.record.id, 1).await?;
+        let epoch = snapshot.record.epoch;
+        handle.ask(|reply| Command::Rollback { source, epoch, reply }).await?;
+        Ok(handle.view())
+    }
+}
+
+/// A record as the snapshot's VM had it; id, name and origin are replaced.
+pub(super) fn record_of(snapshot: &Snapshot, request: &RestoreRequest) -> VmRecord {
+    let record = &snapshot.record;
+    let mut labels = record.labels.clone();
+    labels.extend(request.labels.clone());
+    VmRecord {
+        id: record.vm.clone(),
+        name: record.vm_name.clone(),
+        tenant: record.tenant.clone(),
+        life: Life::new(),
+        failure: None,
+        template: record.template.clone(),
+        image_digest: record.image_digest.clone(),
+        labels,
+        metadata: request.metadata.clone(),
+        limits: request.limits,
+        machine: None,
+        origin: Origin::Boot,
+        pool: None,
+        epoch: record.epoch,
+        created_ms: 0,
+        updated_ms: 0,
+        started_ms: None,
+    }
+}

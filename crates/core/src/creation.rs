@@ -1,0 +1,134 @@
+//! Making one VM: checks, the record, the actor. What it is forked from is the caller's to say.
+
+use std::collections::BTreeMap;
+
+use microvm_ports::storage::{ResolvedImage, ResolvedKernel};
+use microvm_types::template::{Overrides, Template};
+use microvm_types::vm::{Limits, Origin, PoolMember, VmRecord};
+use microvm_types::{Life, Name};
+use tokio::sync::oneshot;
+
+use crate::admission;
+use crate::context::Context;
+use crate::error::ServiceError;
+use crate::launch::shares;
+use crate::state::StartingPoint;
+use crate::undo;
+use crate::vm::command::Beginning;
+use crate::vm::view::VmView;
+use crate::vm::{self, guard};
+
+/// A request for a new VM.
+#[derive(Debug, Clone, Default)]
+pub struct CreateRequest {
+    /// Its name; `None`: one is made.
+    pub name: Option<Name>,
+    /// Template by name; `None`: the default one.
+    pub template: Option<String>,
+    /// Changes to the template.
+    pub overrides: Overrides,
+    /// Labels on top of the template's.
+    pub labels: BTreeMap<String, String>,
+    /// Free text of the owner's.
+    pub metadata: BTreeMap<String, String>,
+    /// What becomes of it over time.
+    pub limits: Limits,
+    /// Whether it is to run when the call returns.
+    pub start: bool,
+    /// Whether it has to boot.
+    pub boot: BootChoice,
+}
+
+/// How a new VM comes to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BootChoice {
+    /// Forked from the golden snapshot of its template where that is possible.
+    #[default]
+    Auto,
+    /// From nothing.
+    Cold,
+}
+
+/// What a new VM is made of.
+pub(crate) struct Parts {
+    pub(crate) template: Template,
+    pub(crate) image: ResolvedImage,
+    pub(crate) kernel: ResolvedKernel,
+}
+
+impl Parts {
+    /// Looks at everything that the template names. Unknown images and kernels are refused before anything is made.
+    pub(crate) async fn resolve(context: &Context, mut template: Template) -> Result<Self, ServiceError> {
+        let shared = &context.shared;
+        admission::check(&template, &shared.settings.limits)?;
+        let (image, kernel) = tokio::try_join!(
+            shared.ports.images.image(&template.image),
+            shared.ports.kernels.kernel(&template.kernel)
+        )?;
+        admission::check_kernel(&template, &kernel.info)?;
+        shares::admit(&shared.ports, &mut template, &kernel).await?;
+        for disk in &mut template.extra_disks {
+            let real = shared.ports.vm_storage.real_disk_path(disk.path.as_str().into()).await?;
+            disk.format = Some(shared.ports.vm_storage.inspect_disk(&real, disk.format).await?);
+            disk.path = real.into_string();
+        }
+        Ok(Self { template, image, kernel })
+    }
+}
+
+/// Makes a VM of parts that were looked at, on a state if there is one.
+pub(crate) async fn create(
+    context: &Context,
+    parts: Parts,
+    request: CreateRequest,
+    from: Option<StartingPoint>,
+    pool: Option<PoolMember>,
+) -> Result<VmView, ServiceError> {
+    let shared = &context.shared;
+    let Parts { template, image, kernel: _ } = parts;
+    let (source, origin, epoch) = match from {
+        Some(StartingPoint { source, origin, epoch }) => (Some(Box::new(source)), origin, epoch),
+        None => (None, Origin::Boot, 0),
+    };
+    let now = shared.ports.clock.now_ms();
+    let id = shared.ports.new_vm_id();
+    let name = match request.name {
+        Some(name) => name,
+        None => made_up_name(id.as_str())?,
+    };
+    let mut labels = template.labels.clone();
+    labels.extend(request.labels);
+    let record = VmRecord {
+        id: id.clone(),
+        name,
+        tenant: context.caller.tenant.clone(),
+        life: Life::new(),
+        failure: None,
+        image_digest: image.info.digest,
+        template,
+        labels,
+        metadata: request.metadata,
+        limits: request.limits,
+        machine: None,
+        origin,
+        pool,
+        epoch,
+        created_ms: now,
+        updated_ms: now,
+        started_ms: None,
+    };
+    let (reply, outcome) = oneshot::channel();
+    let handle = vm::spawn(shared, record, Beginning::Create { start: request.start, source, reply })?;
+    let guard = guard::guard(shared, id);
+    let outcome = outcome.await;
+    undo::keep(guard);
+    outcome.map_err(|_| ServiceError::ShuttingDown)??;
+    Ok(handle.view())
+}
+
+/// A name of the form `vm-` and the last ten characters of the id: random, and a good host name.
+pub(crate) fn made_up_name(id: &str) -> Result<Name, ServiceError> {
+    format!("vm-{}", &id[id.len() - 10..]).parse().map_err(|error: microvm_types::NameError| {
+        ServiceError::Invalid { field: "name", reason: error.to_string() }
+    })
+}

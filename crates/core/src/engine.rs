@@ -1,0 +1,104 @@
+//! The engine: what edges open, and what each caller gets of it.
+
+use std::sync::Arc;
+
+use microvm_types::Caller;
+use microvm_types::vm::LOCAL_TENANT;
+
+use crate::branch::Branches;
+use crate::catalog::Catalog;
+use crate::context::Context;
+use crate::error::ServiceError;
+use crate::golden::{self, Goldens};
+use crate::host::Host;
+use crate::kept::{self, Snapshots};
+use crate::pools::Pools;
+use crate::ports::Ports;
+use crate::settings::Settings;
+use crate::vm::shared::Shared;
+use crate::vms::{self, Vms};
+
+/// The engine. Use it as `Arc<Engine>`; all methods may be called at the same time.
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+/// The services of the engine, as one caller sees them. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Services {
+    /// VMs and their life.
+    pub vms: Vms,
+    /// Forks, snapshots being taken, and what is made of them.
+    pub branches: Branches,
+    /// Snapshots that were taken.
+    pub snapshots: Snapshots,
+    /// Golden snapshots of templates.
+    pub goldens: Goldens,
+    /// Pools.
+    pub pools: Pools,
+    /// Images, kernels and templates.
+    pub catalog: Catalog,
+    /// The host and the engine itself.
+    pub host: Host,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Engine").field("ports", &self.shared.ports).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens the engine: cleans up after a crash and takes up the VMs that are still there.
+    ///
+    /// # Errors
+    /// If the store cannot be read, or leftovers cannot be removed.
+    pub async fn open(ports: Ports, settings: Settings) -> Result<Arc<Self>, ServiceError> {
+        let shared = Shared::new(ports, settings);
+        let server = Services::of(&Context::server(&shared, LOCAL_TENANT));
+        kept::load(&shared).await?;
+        golden::load(&shared).await?;
+        vms::reconcile::reconcile(&shared).await?;
+        kept::remove_stray_sleeps(&shared).await;
+        golden::remove_stray_builders(&shared);
+        server.pools.load().await?;
+        shared.actors.spawn(kept::keep_clean(Arc::clone(&shared)));
+        shared.actors.spawn(golden::keep_young(server.goldens));
+        shared.actors.spawn(vms::room::keep_room(Arc::clone(&shared)));
+        shared.litter.notify_one();
+        Ok(Arc::new(Self { shared }))
+    }
+
+    /// Ends the engine; machines go on running and are taken up by the next one.
+    pub async fn close(&self) {
+        self.shared.ending.cancel();
+        self.shared.actors.close();
+        self.shared.actors.wait().await;
+    }
+
+    /// The services, for one caller: who sees the VMs, snapshots and pools of its tenant, and no others.
+    #[must_use]
+    pub fn as_caller(&self, caller: &Caller) -> Services {
+        Services::of(&Context::new(&self.shared, caller.clone()))
+    }
+
+    /// The wall clock, in milliseconds since 1970-01-01T00:00:00Z.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.shared.ports.clock.now_ms()
+    }
+}
+
+impl Services {
+    fn of(context: &Context) -> Self {
+        Self {
+            vms: Vms::new(context),
+            branches: Branches::new(context),
+            snapshots: Snapshots::new(context),
+            goldens: Goldens::new(context),
+            pools: Pools::new(context),
+            catalog: Catalog::new(context),
+            host: Host::new(context),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What the engine knows, in memory: snapshots, golden snapshots, pools, and what could not be read. Data only.
+
+mod goldens;
+mod pools;
+mod snapshots;
+mod unreadable;
+
+pub use snapshots::Snapshot;
+
+pub(crate) use goldens::{GOLDEN_LABEL, GoldenTable, StartingPoint};
+pub(crate) use pools::{Place, Pool, PoolTable, Waiting};
+pub(crate) use snapshots::SnapshotIndex;
+pub(crate) use unreadable::UnreadableParts;

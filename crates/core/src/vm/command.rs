@@ -1,0 +1,129 @@
+//! What a VM's actor is asked, and what it answers with.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use microvm_ports::Progress;
+use microvm_ports::branch::BranchTimes;
+use microvm_ports::snapshot::BranchSource;
+use microvm_types::lifecycle::{Work, permits};
+use microvm_types::snapshot::SnapshotPurpose;
+use microvm_types::vm::{Limits, VmRecord};
+use microvm_types::{Name, Phase, SnapshotId};
+use tokio::sync::oneshot;
+
+use super::shared::Shared;
+use super::standby::StandbyVmm;
+use crate::error::ServiceError;
+use crate::state::Snapshot;
+use crate::undo::{self, Undo};
+
+pub(crate) type Reply = oneshot::Sender<Result<(), ServiceError>>;
+
+/// What can be asked of a VM.
+pub(crate) enum Command {
+    /// `cold`: one that sleeps boots from its disk instead of going on where it was.
+    Start {
+        cold: bool,
+        reply: Reply,
+    },
+    Stop {
+        force: bool,
+        grace: Duration,
+        reply: Reply,
+    },
+    Pause(Reply),
+    /// Pause it for whoever acquires it from its pool.
+    PutIntoPool(Reply),
+    Resume(Reply),
+    Delete(Reply),
+    ResizeMemory {
+        memory_mib: u32,
+        reply: Reply,
+    },
+    Fork {
+        count: usize,
+        reply: oneshot::Sender<Result<ForkPoint, ServiceError>>,
+    },
+    Snapshot {
+        order: SnapshotOrder,
+        reply: oneshot::Sender<Result<Written, ServiceError>>,
+    },
+    Rollback {
+        source: BranchSource,
+        epoch: u64,
+        reply: Reply,
+    },
+    Rehearse(Reply),
+    Claim {
+        claim: Claim,
+        reply: Reply,
+    },
+    Hibernate(Reply),
+    /// Stand still if it runs: the disk of the host is nearly full.
+    MakeRoom,
+}
+
+/// How an actor's life begins.
+pub(crate) enum Beginning {
+    /// A new VM: make its files, and start it if asked; from a state if there is one.
+    Create { start: bool, source: Option<Box<BranchSource>>, reply: Reply },
+    /// A VM found in the store after a restart of the server.
+    Adopt,
+}
+
+/// A running VM's state, ready for children.
+pub(crate) struct ForkPoint {
+    pub(crate) source: BranchSource,
+    /// The VM as it was then.
+    pub(crate) record: VmRecord,
+    pub(crate) times: BranchTimes,
+    /// Bytes of memory that differ from what the VM was launched with.
+    pub(crate) changed_bytes: u64,
+    /// VMMs for the first children.
+    pub(crate) standby: Vec<StandbyVmm>,
+}
+
+/// What a snapshot is to be.
+pub(crate) struct SnapshotOrder {
+    pub(crate) id: SnapshotId,
+    pub(crate) name: Name,
+    pub(crate) description: String,
+    pub(crate) purpose: SnapshotPurpose,
+    /// Whole in itself instead of building on its parent.
+    pub(crate) full: bool,
+    /// Leave the VM paused: it is going to be deleted.
+    pub(crate) stay_paused: bool,
+    pub(crate) progress: Progress,
+    /// Told as soon as the VM goes on, while the snapshot is being written.
+    pub(crate) taken: oneshot::Sender<BranchTimes>,
+}
+
+/// A snapshot that was written. Dropping it removes the snapshot again: whoever asked for it went away.
+pub(crate) type Written = Undo<(Arc<Shared>, Snapshot)>;
+
+/// Guards a snapshot that was written.
+pub(crate) fn written(shared: &Arc<Shared>, snapshot: Snapshot) -> Written {
+    undo::unless_kept((Arc::clone(shared), snapshot), |(shared, Snapshot { record, .. })| {
+        let snapshots = Arc::clone(&shared.ports.snapshots);
+        shared.actors.spawn(async move {
+            if let Err(error) = snapshots.remove_snapshot(&record.id).await {
+                tracing::warn!(snapshot = %record.id, %error, "a snapshot that nobody waited for could not be removed");
+            }
+        });
+    })
+}
+
+/// Who gets a VM that waits in a pool.
+pub(crate) struct Claim {
+    pub(crate) name: Name,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) limits: Limits,
+}
+
+/// Refuses a branch where the table does not permit it.
+pub(crate) fn check_branchable(phase: Phase) -> Result<(), ServiceError> {
+    permits(phase, Work::Branch).map_err(|denied| ServiceError::NotRunning(denied.phase))
+}

@@ -1,0 +1,193 @@
+//! Who exists: ids, names, and the way to each actor.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use microvm_types::vm::VmRecord;
+use microvm_types::{Name, VmId, VmRef};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::activity::Activity;
+use super::command::{Command, Reply};
+use super::view::{Published, VmView};
+use crate::error::ServiceError;
+
+/// The way to one VM's actor.
+#[derive(Clone)]
+pub(crate) struct VmHandle {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) published: watch::Receiver<Published>,
+    pub(crate) activity: Arc<Activity>,
+}
+
+impl VmHandle {
+    /// The VM as it is now.
+    pub(crate) fn view(&self) -> VmView {
+        self.published.borrow().view()
+    }
+
+    /// Its record as it is now.
+    pub(crate) fn record(&self) -> VmRecord {
+        self.published.borrow().record.clone()
+    }
+
+    /// Sends a command to the actor and waits for its answer.
+    pub(crate) async fn ask<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<T, ServiceError>>) -> Command,
+    ) -> Result<T, ServiceError> {
+        let (reply, outcome) = oneshot::channel();
+        let lost = || {
+            let now = self.published.borrow();
+            if now.gone() {
+                ServiceError::UnknownVm(now.record.name.to_string())
+            } else {
+                ServiceError::ShuttingDown
+            }
+        };
+        self.commands.send(make(reply)).await.map_err(|_| lost())?;
+        outcome.await.map_err(|_| lost())?
+    }
+
+    /// Deletes the VM. One that is gone already is fine.
+    pub(crate) async fn delete(&self) -> Result<(), ServiceError> {
+        match self.ask(|reply: Reply| Command::Delete(reply)).await {
+            Err(ServiceError::UnknownVm(_)) if self.published.borrow().gone() => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// All VMs by id, and by tenant and name. Locks are held for a look-up only, never across an await.
+#[derive(Default)]
+pub(crate) struct Registry {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    by_id: HashMap<VmId, Entry>,
+    by_name: HashMap<String, HashMap<Name, VmId>>,
+}
+
+/// A VM and its owner, which never changes.
+struct Entry {
+    tenant: String,
+    handle: VmHandle,
+}
+
+impl Inner {
+    fn id_of(&self, tenant: &str, name: &Name) -> Option<&VmId> {
+        self.by_name.get(tenant)?.get(name)
+    }
+
+    fn is_taken(&self, tenant: &str, name: &Name) -> bool {
+        self.id_of(tenant, name).is_some()
+    }
+
+    fn forget_name(&mut self, tenant: &str, name: &Name, id: &VmId) {
+        let Some(names) = self.by_name.get_mut(tenant) else { return };
+        if names.get(name) == Some(id) {
+            names.remove(name);
+        }
+        if names.is_empty() {
+            self.by_name.remove(tenant);
+        }
+    }
+}
+
+impl Registry {
+    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        // A panic while holding the lock cannot leave the two maps half changed in a way that matters: go on.
+        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds a VM if its name is free and there is room for it.
+    pub(crate) fn insert(
+        &self,
+        record: &VmRecord,
+        handle: VmHandle,
+        limit: usize,
+    ) -> Result<(), ServiceError> {
+        let VmRecord { id, name, tenant, .. } = record;
+        self.with(|inner| {
+            if inner.is_taken(tenant, name) {
+                return Err(microvm_ports::StateError::NameTaken(name.clone()).into());
+            }
+            if inner.by_id.len() >= limit {
+                return Err(ServiceError::TooManyVms { limit });
+            }
+            inner.by_name.entry(tenant.clone()).or_default().insert(name.clone(), id.clone());
+            inner.by_id.insert(id.clone(), Entry { tenant: tenant.clone(), handle });
+            Ok(())
+        })
+    }
+
+    /// Takes a VM out.
+    pub(crate) fn remove(&self, id: &VmId, name: &Name) {
+        self.with(|inner| {
+            if let Some(Entry { tenant, .. }) = inner.by_id.remove(id) {
+                inner.forget_name(&tenant, name, id);
+            }
+        });
+    }
+
+    /// Gives a VM another name if that is free.
+    pub(crate) fn rename(&self, id: &VmId, from: &Name, to: &Name) -> Result<(), ServiceError> {
+        self.with(|inner| {
+            if from == to {
+                return Ok(());
+            }
+            let tenant = inner.by_id.get(id).map(|entry| entry.tenant.clone()).unwrap_or_default();
+            if inner.is_taken(&tenant, to) {
+                return Err(microvm_ports::StateError::NameTaken(to.clone()).into());
+            }
+            inner.forget_name(&tenant, from, id);
+            inner.by_name.entry(tenant).or_default().insert(to.clone(), id.clone());
+            Ok(())
+        })
+    }
+
+    /// Whether another VM of the tenant has the name.
+    pub(crate) fn is_taken(&self, tenant: &str, name: &Name) -> bool {
+        self.with(|inner| inner.is_taken(tenant, name))
+    }
+
+    /// Finds a VM of a tenant by id, then by name.
+    pub(crate) fn find(&self, tenant: &str, vm: &VmRef) -> Result<VmHandle, ServiceError> {
+        self.with(|inner| {
+            let of_tenant = |id: &VmId| inner.by_id.get(id).filter(|entry| entry.tenant == tenant);
+            let by_id = vm.as_id().and_then(|id| of_tenant(&id));
+            by_id
+                .or_else(|| inner.id_of(tenant, vm.as_name()).and_then(of_tenant))
+                .map(|entry| entry.handle.clone())
+        })
+        .ok_or_else(|| ServiceError::UnknownVm(vm.to_string()))
+    }
+
+    /// Finds a VM by its id, whoever owns it: for the server's own work.
+    pub(crate) fn by_id(&self, id: &VmId) -> Result<VmHandle, ServiceError> {
+        self.with(|inner| inner.by_id.get(id).map(|entry| entry.handle.clone()))
+            .ok_or_else(|| ServiceError::UnknownVm(id.to_string()))
+    }
+
+    /// How many VMs there are.
+    pub(crate) fn len(&self) -> usize {
+        self.with(|inner| inner.by_id.len())
+    }
+
+    /// All VMs of all tenants in order of creation (ids sort by time).
+    pub(crate) fn all(&self) -> Vec<VmHandle> {
+        let mut all: Vec<(VmId, VmHandle)> = self
+            .with(|inner| inner.by_id.iter().map(|(id, entry)| (id.clone(), entry.handle.clone())).collect());
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all.into_iter().map(|(_, handle)| handle).collect()
+    }
+
+    /// All VMs of a tenant in order of creation.
+    pub(crate) fn of(&self, tenant: &str) -> Vec<VmHandle> {
+        let mut all = self.all();
+        all.retain(|handle| handle.published.borrow().record.tenant == tenant);
+        all
+    }
+}

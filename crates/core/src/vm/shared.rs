@@ -1,0 +1,92 @@
+//! What actors and services share.
+
+use std::sync::Arc;
+
+use microvm_types::SnapshotId;
+use microvm_types::template::Template;
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::registry::Registry;
+use super::standby::MOST_ON_HOST;
+use crate::error::ServiceError;
+use crate::events::VmEvent;
+use crate::ports::Ports;
+use crate::settings::Settings;
+use crate::state::{GoldenTable, PoolTable, SnapshotIndex, UnreadableParts};
+use crate::template_source::TemplateSet;
+
+/// Events kept for slow watchers.
+const EVENT_QUEUE: usize = 1_024;
+
+/// What actors and services share.
+pub(crate) struct Shared {
+    pub(crate) ports: Ports,
+    pub(crate) settings: Settings,
+    pub(crate) registry: Registry,
+    pub(crate) snapshots: SnapshotIndex,
+    pub(crate) goldens: GoldenTable,
+    pub(crate) pools: PoolTable,
+    /// What is stored and could not be taken up when the engine began.
+    pub(crate) unreadable: UnreadableParts,
+    /// Held while a snapshot is taken out of a chain: two at once could each build on what the other removes.
+    pub(crate) absorbing: tokio::sync::Mutex<()>,
+    /// Places of VMMs that wait for children.
+    pub(crate) standby_places: Arc<Semaphore>,
+    /// VMMs that wait and can be taken.
+    pub(crate) ready_vmms: watch::Sender<usize>,
+    /// Told when something was removed that may have left files behind.
+    pub(crate) litter: Notify,
+    pub(crate) events: broadcast::Sender<VmEvent>,
+    pub(crate) ending: CancellationToken,
+    pub(crate) actors: TaskTracker,
+}
+
+impl Shared {
+    pub(crate) fn new(ports: Ports, settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            ports,
+            settings,
+            registry: Registry::default(),
+            snapshots: SnapshotIndex::default(),
+            goldens: GoldenTable::default(),
+            pools: PoolTable::default(),
+            unreadable: UnreadableParts::default(),
+            absorbing: tokio::sync::Mutex::default(),
+            standby_places: Arc::new(Semaphore::new(MOST_ON_HOST)),
+            ready_vmms: watch::Sender::new(0),
+            litter: Notify::new(),
+            events: broadcast::channel(EVENT_QUEUE).0,
+            ending: CancellationToken::new(),
+            actors: TaskTracker::new(),
+        })
+    }
+
+    /// A new id, never used before, that sorts after those of all other snapshots.
+    pub(crate) fn new_snapshot_id(&self) -> SnapshotId {
+        self.snapshots.fresh_id(self.ports.clock.now_ms(), self.ports.random_u64())
+    }
+
+    /// The templates as they are now.
+    pub(crate) fn templates(&self) -> Arc<TemplateSet> {
+        match &self.settings.template_source {
+            Some(source) => source.current(),
+            None => Arc::new(TemplateSet { templates: self.settings.templates.clone(), failed: Vec::new() }),
+        }
+    }
+
+    /// One template; `None`: the default one.
+    pub(crate) fn template(&self, name: Option<&str>) -> Result<Template, ServiceError> {
+        let name = name.unwrap_or(&self.settings.default_template);
+        let set = self.templates();
+        // Of a file that cannot be used an older or built-in template of the same name is not what was meant.
+        if let Some(failed) = set.failed.iter().find(|failed| failed.name == name) {
+            return Err(failed.clone().into());
+        }
+        set.templates.get(name).cloned().ok_or_else(|| ServiceError::UnknownTemplate {
+            name: name.to_owned(),
+            known: set.templates.keys().cloned().collect::<Vec<_>>().join(", "),
+        })
+    }
+}

@@ -1,0 +1,100 @@
+//! What is shown of a VM.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use microvm_ports::{Guest, Machine};
+use microvm_types::guest::AgentInfo;
+use microvm_types::vm::VmRecord;
+use microvm_types::{Phase, VmId};
+
+use crate::state::GOLDEN_LABEL;
+
+/// A VM as it is at one moment.
+#[derive(Debug, Clone)]
+pub struct VmView {
+    /// Its durable record.
+    pub record: VmRecord,
+    /// What its agent says of itself, while the channel is open.
+    pub agent: Option<AgentInfo>,
+    /// Set while its machine runs and its agent does not answer.
+    pub unreachable: Option<Unreachable>,
+}
+
+/// A VM whose machine runs and whose agent does not answer. The machine is left alone, and the server tries to reach the
+/// agent until it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreachable {
+    /// Since when, in milliseconds since 1970-01-01T00:00:00Z.
+    pub since_ms: i64,
+    /// What was seen of it.
+    pub reason: String,
+    /// Whether its channel could not be opened again; until then requests wait for it.
+    pub(crate) tried: bool,
+}
+
+impl VmView {
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> &VmId {
+        &self.record.id
+    }
+}
+
+/// Which VMs a listing shows; every condition must hold.
+#[derive(Debug, Clone, Default)]
+pub struct VmFilter {
+    /// Labels with exactly these values.
+    pub labels: BTreeMap<String, String>,
+    /// Metadata with exactly these values.
+    pub metadata: BTreeMap<String, String>,
+    /// One of these phases; empty: any.
+    pub phases: Vec<Phase>,
+    /// A part of the name.
+    pub name_contains: Option<String>,
+    /// Those that wait in a pool too.
+    pub waiting: bool,
+}
+
+impl VmFilter {
+    pub(crate) fn matches(&self, record: &VmRecord) -> bool {
+        let has = |wanted: &BTreeMap<String, String>, there: &BTreeMap<String, String>| {
+            wanted.iter().all(|(key, value)| there.get(key) == Some(value))
+        };
+        // What the server makes for itself is not shown.
+        let own = record.labels.contains_key(GOLDEN_LABEL) || record.is_pools();
+        (self.waiting || !own)
+            && has(&self.labels, &record.labels)
+            && has(&self.metadata, &record.metadata)
+            && (self.phases.is_empty() || self.phases.contains(&record.phase()))
+            && self.name_contains.as_ref().is_none_or(|part| record.name.as_str().contains(part.as_str()))
+    }
+}
+
+/// What an actor publishes after every change.
+#[derive(Clone)]
+pub(crate) struct Published {
+    /// The record as stored or about to be.
+    pub(crate) record: VmRecord,
+    /// The machine, while there is one.
+    pub(crate) machine: Option<Arc<dyn Machine>>,
+    /// The guest, while its channel is open.
+    pub(crate) guest: Option<Arc<dyn Guest>>,
+    /// Set while the machine runs and the agent does not answer.
+    pub(crate) unreachable: Option<Unreachable>,
+}
+
+impl Published {
+    /// Whether the VM is gone for good.
+    pub(crate) fn gone(&self) -> bool {
+        self.record.phase() == Phase::Deleted
+    }
+
+    pub(crate) fn view(&self) -> VmView {
+        VmView {
+            record: self.record.clone(),
+            agent: self.guest.as_ref().map(|guest| guest.agent().clone()),
+            unreachable: self.unreachable.clone(),
+        }
+    }
+}

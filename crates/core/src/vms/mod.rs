@@ -1,0 +1,229 @@
+//! VMs and their life, as a caller sees them.
+
+pub(crate) mod reconcile;
+pub(crate) mod room;
+
+use std::time::Duration;
+
+use microvm_ports::hypervisor::{ConsolePart, MachineCounters};
+use microvm_types::template::Template;
+use microvm_types::vm::PoolMember;
+use microvm_types::{Unreadable, VmRef};
+use tokio::sync::broadcast;
+
+use crate::admission;
+use crate::context::Context;
+use crate::creation::{self, BootChoice, CreateRequest, Parts};
+use crate::error::ServiceError;
+use crate::events::VmEvent;
+use crate::golden::Goldens;
+use crate::launch::shares;
+use crate::vm::command::{Command, Reply};
+use crate::vm::lease::GuestLease;
+use crate::vm::registry::VmHandle;
+use crate::vm::view::{VmFilter, VmView};
+
+/// VMs and their life.
+#[derive(Debug, Clone)]
+pub struct Vms {
+    context: Context,
+}
+
+impl Vms {
+    pub(crate) fn new(context: &Context) -> Self {
+        Self { context: context.clone() }
+    }
+
+    /// Creates a VM, and starts it if asked. If it fails, or if the future is dropped before it has ended,
+    /// nothing is left of it.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]; in particular a name that is taken, sizes that cannot be, and a boot that failed.
+    pub async fn create(&self, request: CreateRequest) -> Result<VmView, ServiceError> {
+        let template =
+            self.context.shared.template(request.template.as_deref())?.with(request.overrides.clone());
+        admission::check_labels(&request.labels)?;
+        admission::check_labels(&template.labels)?;
+        self.create_from(template, request, None).await
+    }
+
+    /// Creates a VM of a template that was made for it.
+    pub(crate) async fn create_from(
+        &self,
+        template: Template,
+        request: CreateRequest,
+        pool: Option<PoolMember>,
+    ) -> Result<VmView, ServiceError> {
+        let parts = Parts::resolve(&self.context, template).await?;
+        if request.limits.hibernate_seconds.is_some() {
+            shares::check_whole(&parts.template)?;
+        }
+        let from = match request.boot {
+            BootChoice::Auto if request.start => {
+                match Box::pin(Goldens::new(&self.context).source(&parts)).await {
+                    // A machine that does not come up would not come up for this VM either.
+                    Err(
+                        error @ (ServiceError::Boot { .. }
+                        | ServiceError::ShuttingDown
+                        | ServiceError::Launch(_)),
+                    ) => {
+                        return Err(error);
+                    }
+                    Err(error) => {
+                        tracing::warn!(template = %parts.template.name, %error, "there is no golden snapshot to fork from, the VM boots");
+                        None
+                    }
+                    Ok(golden) => golden,
+                }
+            }
+            BootChoice::Auto | BootChoice::Cold => None,
+        };
+        creation::create(&self.context, parts, request, from, pool).await
+    }
+
+    /// VMs that match, in order of creation.
+    #[must_use]
+    pub fn list(&self, filter: &VmFilter) -> Vec<VmView> {
+        let all = self.context.shared.registry.of(&self.context.caller.tenant);
+        all.iter().map(VmHandle::view).filter(|vm| filter.matches(&vm.record)).collect()
+    }
+
+    /// One VM.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownVm`].
+    pub fn get(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.context.find(vm).map(|handle| handle.view())
+    }
+
+    /// Starts a VM that is stopped or failed. Running already is fine.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn start(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.command(vm, |reply| Command::Start { cold: false, reply }).await
+    }
+
+    /// Boots a VM that is stopped, sleeps, or has failed from its disk: what a sleeping one had in its memory is given up, as
+    /// after a power cut. Running already is fine.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]; a VM that sleeps still sleeps then.
+    pub async fn start_cold(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.command(vm, |reply| Command::Start { cold: true, reply }).await
+    }
+
+    /// Stops a VM: by its agent within `grace`, then hard; at once if `force`. Stopped already is fine.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn stop(
+        &self,
+        vm: &VmRef,
+        force: bool,
+        grace: Option<Duration>,
+    ) -> Result<VmView, ServiceError> {
+        let grace = grace.unwrap_or(self.context.shared.settings.stop_grace);
+        self.command(vm, |reply| Command::Stop { force, grace, reply }).await
+    }
+
+    /// Makes the processors of a VM stand still.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn pause(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.command(vm, Command::Pause).await
+    }
+
+    /// Lets a paused VM go on.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn resume(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.command(vm, Command::Resume).await
+    }
+
+    /// Asks a running guest to make do with so much memory; the rest goes back to the host.
+    ///
+    /// # Errors
+    /// [`ServiceError::OverLimit`] above what the VM was created with; [`ServiceError::NoBalloon`].
+    pub async fn resize_memory(&self, vm: &VmRef, memory_mib: u32) -> Result<VmView, ServiceError> {
+        self.command(vm, |reply| Command::ResizeMemory { memory_mib, reply }).await
+    }
+
+    /// Puts a running or paused VM to disk with its memory, which frees the memory; the next start, or the next request
+    /// that needs its guest, goes on where it was.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]; the VM goes on then.
+    pub async fn hibernate(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.command(vm, Command::Hibernate).await
+    }
+
+    /// Removes a VM whatever it is doing: machine, files, row. Two callers at once both succeed.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn delete(&self, vm: &VmRef) -> Result<(), ServiceError> {
+        self.context.find(vm)?.delete().await
+    }
+
+    /// The guest of a running VM. A VM whose channel is being opened again after a restart of the server is waited for.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotRunning`] with what to do.
+    pub async fn guest(&self, vm: &VmRef) -> Result<GuestLease, ServiceError> {
+        self.context.owned(vm)?.guest(&self.context.shared).await
+    }
+
+    /// Counters of a VM that has a machine.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotRunning`].
+    pub async fn counters(&self, vm: &VmRef) -> Result<MachineCounters, ServiceError> {
+        let handle = self.context.find(vm)?;
+        let (machine, phase) = {
+            let now = handle.published.borrow();
+            (now.machine.clone(), now.record.phase())
+        };
+        Ok(machine.ok_or_else(|| ServiceError::NotRunning(phase))?.counters().await?)
+    }
+
+    /// At most `limit` bytes of a VM's console: the newest, or with `from` those from that offset on. What is kept is kept
+    /// until the VM is deleted.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownVm`]; storage errors.
+    pub async fn console(
+        &self,
+        vm: &VmRef,
+        from: Option<u64>,
+        limit: usize,
+    ) -> Result<ConsolePart, ServiceError> {
+        let id = self.get(vm)?.record.id;
+        let directory = self.context.shared.ports.vm_storage.vm_directory(&id);
+        let console = self.context.shared.ports.hypervisor.console(&directory, from, limit).await;
+        console.map_err(|cause| {
+            microvm_ports::StorageError::Io { action: "reading the console in", path: directory, cause }
+                .into()
+        })
+    }
+
+    /// Changes of VMs from now on. A receiver that falls behind is told how many it missed.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<VmEvent> {
+        self.context.shared.events.subscribe()
+    }
+
+    /// Records of VMs that could not be read when the engine began; their files and processes are left alone.
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<Unreadable> {
+        self.context.shared.unreadable.vms.all()
+    }
+
+    async fn command(&self, vm: &VmRef, make: impl FnOnce(Reply) -> Command) -> Result<VmView, ServiceError> {
+        let handle = self.context.owned(vm)?;
+        handle.ask(make).await?;
+        Ok(handle.view())
+    }
+}

@@ -1,0 +1,109 @@
+//! Making store and reality agree when the server starts.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use camino::Utf8PathBuf;
+use microvm_ports::state::StoredVms;
+use microvm_types::{Life, VmId};
+
+use crate::error::ServiceError;
+use crate::vm;
+use crate::vm::command::Beginning;
+use crate::vm::shared::Shared;
+
+/// The directory of a VM that no record knows. It is left alone: the record may be in another copy of the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StrayVm {
+    /// Its id.
+    pub id: VmId,
+    /// Where its disk is.
+    pub directory: Utf8PathBuf,
+}
+
+/// Ends and removes what interrupted creations left, then takes up every VM the store knows. Returns when every VM has an
+/// actor; the actors adopt their machines at the same time, each on its own. One damaged row or one stubborn directory does
+/// not keep the others from being served.
+///
+/// A whole VM that the store does not know stays as it is, with its machine: that the store does not know it says something
+/// about the store.
+pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> {
+    let stored = shared.ports.store.vms().await?;
+    for (id, reason) in &stored.unreadable {
+        shared.unreadable.vms.add("VM", id, reason);
+    }
+    let known: HashSet<&str> = stored
+        .records
+        .iter()
+        .map(|record| record.id.as_str())
+        .chain(stored.unreadable.iter().map(|(id, _)| id.as_str()))
+        .collect();
+    for id in shared.ports.vm_storage.vm_directories().await? {
+        if known.contains(id.as_str()) {
+            continue;
+        }
+        let outcome = match shared.ports.vm_storage.is_unfinished(&id).await {
+            Ok(true) => remove_unfinished(shared, &id).await,
+            Ok(false) => {
+                let directory = shared.ports.vm_storage.vm_directory(&id);
+                tracing::error!(vm = %id, %directory, "no record knows this VM: it is left as it is, with its disk; a copy of the database that knows it brings it back");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = outcome {
+            tracing::error!(vm = %id, %error, "what an interrupted creation left could not be removed");
+        }
+    }
+    end_strays(shared, &stored).await;
+    for mut record in stored.records {
+        record.life = Life::stored(record.phase(), record.life.rest().cloned(), record.is_pools());
+        vm::spawn(shared, record, Beginning::Adopt)?;
+    }
+    Ok(())
+}
+
+/// Ends machines that neither a database row nor a record in a directory names; machines that are named are adopted or swept
+/// elsewhere. A whole VM without a row keeps its machine. A failure is logged only: a machine that is left over can touch
+/// nobody's data, so the server can serve.
+async fn end_strays(shared: &Shared, stored: &StoredVms) {
+    let storage = &shared.ports.vm_storage;
+    let found = async {
+        let rows: HashSet<&VmId> = stored.records.iter().map(|record| &record.id).collect();
+        let with_machine = stored.records.iter().filter(|record| record.machine.is_some());
+        let mut known: HashSet<VmId> = with_machine.map(|record| record.id.clone()).collect();
+        known.extend(stored.unreadable.iter().filter_map(|(id, _)| id.parse().ok()));
+        known.extend(storage.vm_directories().await?.into_iter().filter(|id| !rows.contains(id)));
+        let any = storage.vm_directory(&shared.ports.new_vm_id());
+        let Some(folder) = any.parent() else { return Ok(Vec::new()) };
+        Ok::<_, ServiceError>(shared.ports.hypervisor.end_strays(folder, &known).await?)
+    };
+    match found.await {
+        Ok(ended) => {
+            for vm in ended {
+                tracing::warn!(%vm, "ended a machine that no record told of");
+            }
+        }
+        Err(error) => tracing::error!(%error, "machines that nothing tells of could not be looked for"),
+    }
+}
+
+async fn remove_unfinished(shared: &Shared, id: &VmId) -> Result<(), ServiceError> {
+    tracing::warn!(vm = %id, "removing what an interrupted creation left");
+    let directory = shared.ports.vm_storage.vm_directory(id);
+    shared.ports.hypervisor.sweep(id, &directory, None).await?;
+    Ok(shared.ports.vm_storage.remove_vm_files(id).await?)
+}
+
+/// Finds VMs that have a disk and no record.
+pub(crate) async fn strays(shared: &Shared) -> Result<Vec<StrayVm>, ServiceError> {
+    let storage = &shared.ports.vm_storage;
+    let mut strays = Vec::new();
+    for id in storage.vm_directories().await? {
+        // Looked up after the list was made: a VM that was being created is known by now, or unfinished.
+        if shared.registry.by_id(&id).is_err() && !storage.is_unfinished(&id).await? {
+            strays.push(StrayVm { directory: storage.vm_directory(&id), id });
+        }
+    }
+    Ok(strays)
+}

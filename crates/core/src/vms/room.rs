@@ -1,0 +1,58 @@
+//! The last room of the host's disk: VMs that grow stand still before they take it.
+//!
+//! One guest that fills the disk would otherwise stop every other guest at its next write.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use microvm_types::{Phase, VmId};
+
+use crate::vm::command::Command;
+use crate::vm::room::is_short;
+use crate::vm::shared::Shared;
+
+/// How often is looked while there is room; nothing tells when a file system gets full.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// A VM whose files take so many bytes more than at the last look grows. What an idle guest writes (its log, times of last
+/// access) is less.
+const GROWTH: u64 = 1 << 20;
+/// Lives as long as the server.
+pub(crate) async fn keep_room(shared: Arc<Shared>) {
+    let mut before = HashMap::new();
+    loop {
+        tokio::select! {
+            () = shared.ending.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        match is_short(&shared).await {
+            Ok(true) => before = stop_growing(&shared, &before).await,
+            Ok(false) => before.clear(),
+            Err(error) => tracing::warn!(%error, "the free space cannot be told"),
+        }
+    }
+}
+
+/// Stops those that have grown since the last look; returns what all take now.
+async fn stop_growing(shared: &Shared, before: &HashMap<VmId, u64>) -> HashMap<VmId, u64> {
+    let mut now = HashMap::new();
+    for handle in shared.registry.all() {
+        let (id, phase) = {
+            let snapshot = handle.published.borrow();
+            (snapshot.record.id.clone(), snapshot.record.phase())
+        };
+        if phase != Phase::Running {
+            continue;
+        }
+        // One that is being removed has nothing to tell.
+        let Ok(bytes) = shared.ports.vm_storage.vm_disk_usage(&id).await else { continue };
+        let grown = before.get(&id).is_some_and(|before| bytes.saturating_sub(*before) >= GROWTH);
+        now.insert(id.clone(), bytes);
+        if grown {
+            tracing::warn!(vm = %id, bytes, "the disk is nearly full and this VM grows: it stands still until there is room");
+            // A busy one is asked at the next look again.
+            let _ = handle.commands.try_send(Command::MakeRoom);
+        }
+    }
+    now
+}

@@ -1,0 +1,103 @@
+//! Tenants on one engine: each has names of its own and sees nothing of the others.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+#[path = "support/branches.rs"]
+mod branches;
+mod support;
+
+use branches::{forks, restored, snap, vm};
+use microvm_core::{AcquireRequest, PoolRequest, Services, SnapshotFilter, VmFilter};
+use microvm_types::template::Overrides;
+use microvm_types::{Caller, Phase};
+use support::{Host, code, named, until};
+
+fn tenant(name: &str) -> Caller {
+    Caller { tenant: name.to_owned(), ..Caller::local(format!("user of {name}")) }
+}
+
+fn names(service: &Services) -> Vec<String> {
+    service.vms.list(&VmFilter::default()).into_iter().map(|vm| vm.record.name.to_string()).collect()
+}
+
+fn pool(name: &str) -> PoolRequest {
+    let (template, overrides) = (None, Overrides::default());
+    PoolRequest { name: name.parse().unwrap(), template, overrides, min: 1, max: 2, max_age_seconds: None }
+}
+
+#[test]
+fn two_tenants_use_the_same_names_and_see_only_their_own() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let (red, blue) = (server.engine.as_caller(&tenant("red")), server.engine.as_caller(&tenant("blue")));
+    server.run(async {
+        let of_red = red.vms.create(named("web")).await.unwrap().record;
+        let of_blue = blue.vms.create(named("web")).await.unwrap().record;
+        assert_eq!((of_red.tenant.as_str(), of_blue.tenant.as_str()), ("red", "blue"));
+        assert_eq!(code(blue.vms.create(named("web")).await), "vm_name_taken");
+        assert_eq!(red.vms.get(&vm("web")).unwrap().record.id, of_red.id);
+        assert_eq!(blue.vms.get(&vm("web")).unwrap().record.id, of_blue.id);
+        // An id is no way around.
+        let stranger = of_red.id.clone().into();
+        assert_eq!(code(blue.vms.get(&stranger)), "vm_not_found");
+        assert_eq!(code(blue.vms.guest(&stranger).await), "vm_not_found");
+        assert_eq!(code(blue.vms.delete(&stranger).await), "vm_not_found");
+        assert_eq!(code(blue.branches.fork(&stranger, forks(1, "stolen")).await), "vm_not_found");
+
+        let kept = snap(&red, "web", "good").await.unwrap();
+        snap(&blue, "web", "good").await.unwrap();
+        assert_eq!(code(snap(&blue, "web", "good").await), "snapshot_name_taken");
+        let of = |service: &Services| service.snapshots.list(&SnapshotFilter { vm: None, golden: true });
+        assert_eq!((of(&red).len(), of(&blue).len()), (1, 1));
+        let id = kept.record.id.as_str();
+        assert_eq!(code(blue.snapshots.get(id)), "snapshot_not_found");
+        assert_eq!(code(blue.snapshots.remove(id, true).await), "snapshot_not_found");
+        assert_eq!(code(blue.branches.restore(id, restored("stolen")).await), "snapshot_not_found");
+        let again = red.branches.restore("good", restored("again")).await.unwrap();
+        assert_eq!(again[0].record.tenant, "red");
+        blue.branches.fork(&vm("web"), forks(1, "again")).await.unwrap();
+
+        red.pools.create(pool("warm")).await.unwrap();
+        blue.pools.create(pool("warm")).await.unwrap();
+        assert_eq!(code(blue.pools.create(pool("warm")).await), "pool_name_taken");
+        for service in [&red, &blue] {
+            until("it waits", || service.pools.get("warm").unwrap().waiting == 1).await;
+        }
+        let (view, _) = red.pools.acquire("warm", AcquireRequest::default()).await.unwrap();
+        assert_eq!((view.record.tenant.as_str(), view.record.phase()), ("red", Phase::Running));
+        assert_eq!(code(blue.vms.get(&view.record.id.into())), "vm_not_found");
+        blue.pools.remove("warm").await.unwrap();
+        assert_eq!(red.pools.list().len(), 1);
+        assert_eq!(blue.pools.list().len(), 0);
+        assert_eq!((names(&red).len(), names(&blue)), (3, vec!["web".to_owned(), "again".to_owned()]));
+        assert_eq!(names(&server.service), Vec::<String>::new(), "the local user sees VMs of tenants");
+    });
+}
+
+#[test]
+fn the_next_server_knows_whose_is_what() {
+    let host = Host::new();
+    let server = host.serve();
+    let red = server.engine.as_caller(&tenant("red"));
+    server.run(async {
+        red.vms.create(named("web")).await.unwrap();
+        server.service.vms.create(named("web")).await.unwrap();
+        snap(&red, "web", "good").await.unwrap();
+        red.pools.create(pool("warm")).await.unwrap();
+        server.service.pools.create(pool("warm")).await.unwrap();
+        until("it waits", || red.pools.get("warm").unwrap().waiting == 1).await;
+        red.pools.remove("warm").await.unwrap();
+        red.pools.create(pool("hot")).await.unwrap();
+        server.engine.close().await;
+    });
+    drop(server);
+    let server = host.serve();
+    let red = server.engine.as_caller(&tenant("red"));
+    assert_eq!(names(&red), ["web"]);
+    assert_eq!(names(&server.service), ["web"]);
+    assert_eq!(red.snapshots.get("good").unwrap().record.tenant, "red");
+    assert_eq!(code(server.service.snapshots.get("good")), "snapshot_not_found");
+    let pools = |service: &Services| -> Vec<String> {
+        service.pools.list().into_iter().map(|pool| pool.record.name.to_string()).collect()
+    };
+    assert_eq!((pools(&red), pools(&server.service)), (vec!["hot".to_owned()], vec!["warm".to_owned()]));
+}
