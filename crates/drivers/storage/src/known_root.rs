@@ -1,9 +1,9 @@
 //! Whether a directory holds images of ours.
 
 use camino::Utf8Path;
+use microvm_durable::files::names_in;
+use microvm_durable::manifest;
 
-use crate::base::files::names_in;
-use crate::base::manifest;
 use crate::images::MANIFEST;
 
 /// Whether the store in `root` has an image whose manifest verifies. Changes nothing; whatever cannot be read is none of

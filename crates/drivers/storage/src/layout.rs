@@ -1,9 +1,8 @@
 //! Where things are below the root of the store.
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::files::make_directory;
 use microvm_ports::StorageError;
-
-use crate::base::files::make_directory;
 
 /// The directories. All on one file system, so that a rename is enough to publish.
 #[derive(Debug, Clone)]
@@ -30,7 +29,7 @@ impl Directories {
     /// before the change of user, so it needs no way to them.
     pub(crate) fn create(root: &Utf8Path) -> Result<Self, StorageError> {
         make_directory(root, 0o711)?;
-        let root = crate::base::files::canonical(root)?;
+        let root = microvm_durable::files::canonical(root)?;
         let images = root.join("images");
         let directories = Self {
             image_names: images.join("names"),

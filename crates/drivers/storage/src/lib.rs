@@ -13,9 +13,7 @@
 //! length and a SHA-256 and is verified when it is used. What it does *not* do: run machines, decide who may use what, or
 //! keep state in memory that a restart would miss.
 
-mod base;
 mod config;
-mod doctor;
 mod erofs;
 mod images;
 mod kernels;
@@ -27,7 +25,6 @@ mod store;
 mod vms;
 
 pub use config::{AgentSource, ArchiveLimits, StorageConfig};
-pub use doctor::{ToolStatus, host_tools};
 pub use kernels::KERNEL_FRAGMENT;
 pub use known_root::has_own_images;
 pub use store::Storage;

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
+use microvm_durable::cancel::{Cancel, blocking};
+use microvm_durable::room::Room;
+use microvm_durable::stamp::VerifiedFiles;
+use microvm_durable::workspace::{Workspace, remove_leftovers};
 use microvm_ports::{Clock, StorageError};
 use microvm_types::SnapshotId;
 
-use crate::base::cancel::{Cancel, CancelOnDrop};
-use crate::base::room::Room;
-use crate::base::stamp::VerifiedFiles;
-use crate::base::workspace::{Workspace, remove_leftovers};
 use crate::config::StorageConfig;
 use crate::erofs::TreeMemory;
 use crate::kernels::InitramfsCache;
@@ -28,7 +28,7 @@ pub(crate) struct Inner {
     pub(crate) initramfs: Mutex<InitramfsCache>,
     /// Empty scratch disks verified so far.
     pub(crate) scratch_bases:
-        Mutex<std::collections::HashMap<camino::Utf8PathBuf, crate::base::stamp::Stamp>>,
+        Mutex<std::collections::HashMap<camino::Utf8PathBuf, microvm_durable::stamp::Stamp>>,
     /// Files that are in use without being named in a manifest.
     pub(crate) pins: Pins,
     /// Whoever changes one VM's disk or makes one memory file does so alone.
@@ -53,7 +53,8 @@ impl Storage {
         remove_leftovers(&directories.work)?;
         forget_earlier_boot(&directories.memory)?;
         let tree_memory = TreeMemory::of(config.limits.memory);
-        let room = Room::new(&directories, config.disk_limit);
+        let Directories { vms, memory, snapshots, layers, .. } = &directories;
+        let room = Room::new([vms, memory, snapshots, layers].map(Clone::clone).into(), config.disk_limit);
         Ok(Self(Arc::new(Inner {
             config,
             room,
@@ -76,20 +77,8 @@ impl Storage {
         &self,
         work: impl FnOnce(&Inner, Cancel) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
-        let cancel = Cancel::default();
-        let _guard = CancelOnDrop(cancel.clone());
         let inner = Arc::clone(&self.0);
-        match tokio::task::spawn_blocking(move || work(&inner, cancel)).await {
-            Ok(result) => result,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(StorageError::Io {
-                    action: "working in",
-                    path: self.0.config.root.clone(),
-                    cause: std::io::Error::other("the program is shutting down"),
-                }),
-            },
-        }
+        blocking(&self.0.config.root, move |cancel| work(&inner, cancel)).await
     }
 }
 

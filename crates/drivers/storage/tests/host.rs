@@ -12,16 +12,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use common::{Home, SmallDisk, extract, have, is_root, vm_id};
-use microvm_driver_storage::{ArchiveLimits, host_tools};
+use microvm_driver_storage::ArchiveLimits;
 use microvm_ports::storage::{ImageConfig, ImageSource, KernelSource};
 use microvm_ports::{ImageStore, KernelStore, Progress, StorageError, VmStorage};
-
-#[test]
-fn the_doctor_knows_tools_and_packages() {
-    let tools = host_tools();
-    assert!(tools.iter().any(|tool| tool.program == "mke2fs" && tool.package == "e2fsprogs"));
-    assert!(tools.iter().all(|tool| tool.path.as_ref().is_none_or(|path| path.is_absolute())));
-}
 
 #[tokio::test]
 async fn the_distribution_kernel_comes_with_its_modules() {

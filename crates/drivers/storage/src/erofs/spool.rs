@@ -5,11 +5,11 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::error::io_error;
+use microvm_durable::files::require_room;
 use microvm_ports::StorageError;
 
 use super::format::CHUNK;
-use crate::base::error::io_error;
-use crate::base::files::require_room;
 
 /// Bytes written between two looks for room.
 const LOOK_EVERY: u64 = 8 << 20;

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
 
 use super::*;
-use crate::base::cancel::Cancel;
 
 struct Image {
     directory: tempfile::TempDir,
@@ -137,7 +137,7 @@ fn every_kind_of_entry_comes_back_as_it_went_in() {
     let data = image.spool.store(&content(5000)).unwrap();
     image.put_with(b"attributes", Attributes { xattrs, ..Attributes::root(0o4755) }, Kind::File(data));
     let (_directory, path, written) = image.write();
-    assert_eq!(crate::base::files::sha256_file(&path).unwrap(), (written.sha256, written.size));
+    assert_eq!(microvm_durable::files::sha256_file(&path).unwrap(), (written.sha256, written.size));
     fsck(&path);
     let Some(mount) = Mount::of(&path) else { return };
     let at = |name: &[u8]| mount.path().join(Path::new(std::ffi::OsStr::from_bytes(name)));

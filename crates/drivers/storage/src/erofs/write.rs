@@ -4,6 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, io_error};
+use microvm_durable::files::{hex, require_space};
 use microvm_ports::StorageError;
 use sha2::{Digest, Sha256};
 
@@ -16,9 +19,6 @@ use super::layout::{Layout, Placed, chunk_addresses, data_blocks, inode_number, 
 use super::spool::{Spool, SpoolReader};
 use super::tree::{Kind, Node, Tree};
 use super::xattr;
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, io_error};
-use crate::base::files::{hex, require_space};
 
 #[allow(clippy::cast_possible_truncation, reason = "a constant of 4096")]
 const BLOCK_LENGTH: usize = BLOCK as usize;

@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use futures::StreamExt;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::bad_input;
+use microvm_durable::workspace::Workspace;
 use microvm_ports::guest::ByteStream;
 use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource, RecipeFile};
 use microvm_ports::{Progress, StorageError};
 
 use super::names::check_name;
-use crate::base::cancel::Cancel;
-use crate::base::error::bad_input;
-use crate::base::workspace::Workspace;
 use crate::source::builder::Builder;
 use crate::source::tar_image::{Whiteouts, add_tar};
 use crate::source::{debian, path, recipe, registry};

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use microvm_durable::files::sha256;
 use microvm_ports::storage::ImageConfig;
 use serde::Serialize;
 
 use super::ImageManifest;
-use crate::base::files::sha256;
 
 /// First line of what is hashed.
 const DOMAIN: &str = "microvm image 1";

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
+use microvm_durable::error::{bad_input, damaged};
+use microvm_durable::files::{is_sha256, names_in, remove_all, rename_durably, sync_directory};
+use microvm_durable::manifest;
+use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
 use microvm_types::Unreadable;
 use serde::{Deserialize, Serialize};
 
-use crate::base::error::{bad_input, damaged};
-use crate::base::files::{is_sha256, names_in, remove_all, rename_durably, sync_directory};
-use crate::base::manifest;
-use crate::base::workspace::Workspace;
 use crate::store::Inner;
 
 /// Longest name.

@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::PoisonError;
 
 use async_trait::async_trait;
+use microvm_durable::files::{disk_usage, sync_directory};
+use microvm_durable::workspace::remove_leftovers;
 use microvm_ports::guest::ByteStream;
 use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource, RecipeFile, ResolvedImage};
 use microvm_ports::{ImageStore, Progress, StorageError};
@@ -12,8 +14,6 @@ use microvm_types::Listed;
 
 use super::ROOT_FILE;
 use super::read::describe;
-use crate::base::files::{disk_usage, sync_directory};
-use crate::base::workspace::remove_leftovers;
 use crate::store::{Inner, Storage};
 
 #[async_trait]
@@ -124,7 +124,7 @@ impl Inner {
         let freed = disk_usage(&directory)?.saturating_sub(shared);
         let workspace = self.workspace()?;
         std::fs::rename(&directory, workspace.join("image"))
-            .map_err(crate::base::error::io_error("removing", &directory))?;
+            .map_err(microvm_durable::error::io_error("removing", &directory))?;
         sync_directory(&self.directories.images)?;
         Ok(freed)
     }

@@ -3,15 +3,15 @@
 use std::sync::PoisonError;
 
 use camino::Utf8Path;
+use microvm_durable::files::{make_directory, remove_all, rename_durably, sync_directory};
+use microvm_durable::manifest;
+use microvm_durable::stamp::verify_now;
+use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
 use microvm_ports::storage::{ImageConfig, ImageInfo};
 
 use super::identity::identity;
 use super::{ImageManifest, MANIFEST, ROOT_FILE, STAMP};
-use crate::base::files::{make_directory, remove_all, rename_durably, sync_directory};
-use crate::base::manifest;
-use crate::base::stamp::verify_now;
-use crate::base::workspace::Workspace;
 use crate::erofs;
 use crate::source::builder::Builder;
 use crate::store::Inner;
@@ -36,7 +36,7 @@ impl Inner {
         })?;
         drop(tree);
         std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o444))
-            .map_err(crate::base::error::io_error("setting the mode of", &root))?;
+            .map_err(microvm_durable::error::io_error("setting the mode of", &root))?;
         let record = ImageManifest {
             sha256: written.sha256.clone(),
             size: written.size,
@@ -104,14 +104,14 @@ impl Inner {
             match std::fs::rename(new, target) {
                 Ok(()) => return sync_directory(&self.directories.images),
                 Err(error) if attempt == 0 && matches!(error.raw_os_error(), Some(17 | 39)) => {}
-                Err(error) => return Err(crate::base::error::failed("renaming to", target, error)),
+                Err(error) => return Err(microvm_durable::error::failed("renaming to", target, error)),
             }
             if verify_now(&target.join(ROOT_FILE), "the image", &written.sha256, written.size).is_ok() {
                 rename_durably(&new.join(MANIFEST), &target.join(MANIFEST))?;
                 return remove_all(new);
             }
             let old = workspace.join("damaged");
-            std::fs::rename(target, &old).map_err(crate::base::error::io_error("removing", target))?;
+            std::fs::rename(target, &old).map_err(microvm_durable::error::io_error("removing", target))?;
         }
         Ok(())
     }

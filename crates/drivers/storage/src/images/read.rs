@@ -1,15 +1,15 @@
 //! Finding images and verifying them.
 
 use camino::Utf8PathBuf;
+use microvm_durable::error::{bad_input, damaged};
+use microvm_durable::files::{is_sha256, names_in};
+use microvm_durable::manifest;
 use microvm_ports::StorageError;
 use microvm_ports::storage::{FileSystem, ImageInfo, ResolvedImage};
 use microvm_types::{Listed, Unreadable};
 
 use super::names::Names;
 use super::{ImageManifest, MANIFEST, ROOT_FILE, STAMP};
-use crate::base::error::{bad_input, damaged};
-use crate::base::files::{is_sha256, names_in};
-use crate::base::manifest;
 use crate::store::Inner;
 
 /// Fewest characters of a shortened digest.

@@ -1,12 +1,12 @@
 //! Walks over everything that is stored and names each damage.
 
+use microvm_durable::cancel::Cancel;
+use microvm_durable::files::{names_in, remove_all};
+use microvm_durable::stamp::verify_now;
 use microvm_ports::{Progress, StorageError};
 
 use super::read::describe;
 use super::{ROOT_FILE, STAMP};
-use crate::base::cancel::Cancel;
-use crate::base::files::{names_in, remove_all};
-use crate::base::stamp::verify_now;
 use crate::store::Inner;
 
 impl Inner {

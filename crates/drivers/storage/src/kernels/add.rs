@@ -3,16 +3,16 @@
 use std::sync::PoisonError;
 
 use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, errno, failed, io_error};
+use microvm_durable::files::{make_directory, sha256, sync_directory, write_new};
+use microvm_durable::manifest;
 use microvm_ports::hypervisor::DeviceDiscovery;
 use microvm_ports::storage::{KernelInfo, KernelSource};
 use microvm_ports::{Progress, StorageError};
 
 use super::modules::Module;
 use super::{KernelManifest, MANIFEST, MODULES, STAMP, StoredFile, build, bzimage, distribution, elf, read};
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, errno, failed, io_error};
-use crate::base::files::{make_directory, sha256, sync_directory, write_new};
-use crate::base::manifest;
 use crate::store::Inner;
 
 /// Largest kernel file of a user's.

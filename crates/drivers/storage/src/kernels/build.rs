@@ -4,16 +4,26 @@ use std::io::Write as _;
 use std::process::Command;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, io_error};
+use microvm_durable::files::{make_directory, names_in, require_space, write_new};
+use microvm_durable::tool::Tool;
+use microvm_durable::workspace::Workspace;
 use microvm_ports::hypervisor::DeviceDiscovery;
 use microvm_ports::{Progress, StorageError};
 
 use super::add::NewKernel;
 use super::{KERNEL_FRAGMENT, elf, packages};
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, io_error};
-use crate::base::files::{make_directory, names_in, require_space, write_new};
-use crate::base::tool::{BC, BISON, FLEX, GCC, LD, MAKE, PERL, STRIP, TAR};
-use crate::base::workspace::Workspace;
+
+const MAKE: Tool = Tool { program: "make", package: "make", purpose: "building the fast kernel" };
+const GCC: Tool = Tool { program: "gcc", package: "gcc", purpose: "building the fast kernel" };
+const LD: Tool = Tool { program: "ld", package: "binutils", purpose: "building the fast kernel" };
+const FLEX: Tool = Tool { program: "flex", package: "flex", purpose: "building the fast kernel" };
+const BISON: Tool = Tool { program: "bison", package: "bison", purpose: "building the fast kernel" };
+const BC: Tool = Tool { program: "bc", package: "bc", purpose: "building the fast kernel" };
+const PERL: Tool = Tool { program: "perl", package: "perl", purpose: "building the fast kernel" };
+const TAR: Tool = Tool { program: "tar", package: "tar", purpose: "unpacking the kernel's source" };
+const STRIP: Tool = Tool { program: "strip", package: "binutils", purpose: "building the fast kernel" };
 
 /// A kernel parameter of ours.
 const LAPIC_KHZ: &str = include_str!("../../kernel/lapic_khz.c");

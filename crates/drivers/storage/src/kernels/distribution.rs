@@ -1,14 +1,14 @@
 //! The distribution's cloud kernel: verified by the package manager, never installed on the host.
 
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, io_error};
+use microvm_durable::files::names_in;
+use microvm_durable::workspace::Workspace;
 use microvm_ports::hypervisor::DeviceDiscovery;
 use microvm_ports::{Progress, StorageError};
 
 use super::add::NewKernel;
 use super::{bzimage, modules, packages};
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, io_error};
-use crate::base::files::names_in;
-use crate::base::workspace::Workspace;
 
 #[cfg(target_arch = "aarch64")]
 const META_PACKAGE: &str = "linux-image-cloud-arm64";

@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::error::{bad_input, damaged, io_error};
+use microvm_durable::files::{
+    disk_usage, names_in, remove_all, rename_durably, sha256, sha256_file, write_new,
+};
+use microvm_durable::stamp::Stamp;
 use microvm_ports::StorageError;
 
 use super::cpio::CpioWriter;
 use super::read::describe;
 use super::{KernelManifest, MODULES};
-use crate::base::error::{bad_input, damaged, io_error};
-use crate::base::files::{disk_usage, names_in, remove_all, rename_durably, sha256, sha256_file, write_new};
-use crate::base::stamp::Stamp;
 use crate::config::AgentSource;
 use crate::store::Inner;
 

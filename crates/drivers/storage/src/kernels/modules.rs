@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::error::{bad_input, io_error};
 use microvm_ports::StorageError;
 
 use super::elf;
-use crate::base::error::{bad_input, io_error};
 use crate::source::compression::decompress;
 
 /// What must be there, as a module or built in, or the kernel cannot boot.

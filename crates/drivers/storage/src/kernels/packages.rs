@@ -1,13 +1,16 @@
 //! Gets packages of the distribution without installing them. The package manager checks the signatures.
 
 use camino::Utf8PathBuf;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, io_error};
+use microvm_durable::files::{make_directory, names_in};
+use microvm_durable::tool::Tool;
+use microvm_durable::workspace::Workspace;
 use microvm_ports::{Progress, StorageError};
 
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, io_error};
-use crate::base::files::{make_directory, names_in};
-use crate::base::tool::{APT_CACHE, APT_GET, DPKG_DEB};
-use crate::base::workspace::Workspace;
+const APT_GET: Tool = Tool { program: "apt-get", package: "apt", purpose: "fetching kernels" };
+const APT_CACHE: Tool = Tool { program: "apt-cache", package: "apt", purpose: "finding the kernel package" };
+const DPKG_DEB: Tool = Tool { program: "dpkg-deb", package: "dpkg", purpose: "unpacking kernel packages" };
 
 /// The package a meta package depends on whose name begins with `prefix`.
 pub(crate) fn dependency(meta: &str, prefix: &str, cancel: &Cancel) -> Result<String, StorageError> {

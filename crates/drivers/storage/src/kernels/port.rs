@@ -1,12 +1,12 @@
 //! The port for kernels.
 
 use async_trait::async_trait;
+use microvm_durable::error::io_error;
+use microvm_durable::files::sync_directory;
 use microvm_ports::storage::{KernelInfo, KernelSource, ResolvedKernel};
 use microvm_ports::{KernelStore, Progress, StorageError};
 use microvm_types::{Listed, Unreadable};
 
-use crate::base::error::io_error;
-use crate::base::files::sync_directory;
 use crate::store::Storage;
 
 #[async_trait]

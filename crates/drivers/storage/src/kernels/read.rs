@@ -1,14 +1,14 @@
 //! Finding kernels and verifying them.
 
 use camino::Utf8PathBuf;
+use microvm_durable::error::bad_input;
+use microvm_durable::files::names_in;
+use microvm_durable::manifest;
+use microvm_durable::stamp::verify_now;
 use microvm_ports::StorageError;
 use microvm_ports::storage::{KernelInfo, ResolvedKernel};
 
 use super::{DEFAULTS, KernelManifest, MANIFEST, MODULES, STAMP};
-use crate::base::error::bad_input;
-use crate::base::files::names_in;
-use crate::base::manifest;
-use crate::base::stamp::verify_now;
 use crate::store::Inner;
 
 /// Refuses names that could not be a file name of ours, and `default`, which always means another one.

@@ -2,10 +2,10 @@
 
 use std::io::Read as _;
 
+use microvm_durable::error::io_error;
 use microvm_ports::StorageError;
 
 use super::{KernelManifest, elf};
-use crate::base::error::io_error;
 use crate::store::Inner;
 
 /// Modules of the file system and of its way over virtio.

@@ -1,5 +1,8 @@
 //! Removes a snapshot that others build on, without harm to them.
 
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{errno, io_error};
+use microvm_durable::files::{exists, make_directory, require_space, sync_directory};
 use microvm_ports::snapshot::SnapshotInfo;
 use microvm_ports::{Progress, StorageError};
 use microvm_types::SnapshotId;
@@ -13,9 +16,6 @@ use super::part::remember;
 use super::snapshot_key;
 use super::write::SPARE;
 use super::write_pages::{packed_length, write_pages};
-use crate::base::cancel::Cancel;
-use crate::base::error::{errno, io_error};
-use crate::base::files::{exists, make_directory, require_space, sync_directory};
 use crate::store::Inner;
 
 impl Inner {

@@ -1,14 +1,14 @@
 //! Makes the files of a VM on top of a state.
 
 use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::damaged;
+use microvm_durable::files::exists;
 use microvm_ports::StorageError;
 use microvm_ports::storage::VmFiles;
 use microvm_types::VmId;
 
 use super::handle::SourceHandle;
-use crate::base::cancel::Cancel;
-use crate::base::error::damaged;
-use crate::base::files::exists;
 use crate::store::Inner;
 use crate::vms::manifest::{Chain, DiskManifest, OwnDisk};
 use crate::vms::tops::FrozenOwn;

@@ -1,11 +1,11 @@
 //! Which pages of a memory differ from another's, by content.
 
+use microvm_durable::cancel::Cancel;
 use microvm_ports::StorageError;
 use microvm_ports::branch::{PAGE_SIZE, PageRange};
 
 use super::page_file::{Content, Run};
 use super::view::{View, byte};
-use crate::base::cancel::Cancel;
 
 /// Pages compared at once: 256 KiB of each.
 pub(crate) const CHUNK: u64 = 64;

@@ -5,6 +5,10 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, errno, io_error};
+use microvm_durable::files::{exists, remove_all, sync_directory};
+use microvm_durable::workspace::Workspace;
 use microvm_ports::{Progress, StorageError};
 use microvm_types::SnapshotId;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -19,10 +23,6 @@ use super::part::{Part, PartHasher};
 use super::pins::Pin;
 use super::view::{BaseFile, View};
 use super::write_pages::write_pages;
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, errno, io_error};
-use crate::base::files::{exists, remove_all, sync_directory};
-use crate::base::workspace::Workspace;
 use crate::store::Inner;
 
 /// zstd's own default: about 300 MB/s, and memory shrinks to a third.
@@ -186,7 +186,7 @@ fn write_stream(
 ) -> Result<(), StreamError> {
     let mut encoder = zstd::stream::write::Encoder::new(file, LEVEL).map_err(StreamError::Output)?;
     encoder.include_checksum(true).map_err(StreamError::Output)?;
-    let bytes = crate::base::manifest::encode(manifest);
+    let bytes = microvm_durable::manifest::encode(manifest);
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     encoder
         .write_all(&length.to_le_bytes())

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::bad_input;
+use microvm_durable::files::exists;
 use microvm_ports::StorageError;
 use microvm_ports::branch::MemoryPages;
 use microvm_ports::snapshot::{BranchFiles, BranchSource};
@@ -12,9 +15,6 @@ use super::memory_base::base_name;
 use super::page_file::PAGE;
 use super::view::{Overlay, View};
 use super::{memory_key, pins::Pin};
-use crate::base::cancel::Cancel;
-use crate::base::error::bad_input;
-use crate::base::files::exists;
 use crate::store::Inner;
 
 /// More bytes than this are not copied into the memory of each child.
@@ -41,7 +41,7 @@ impl Inner {
         let base = match base {
             None => None,
             Some(name) => Some(self.open_base(name, pages)?.ok_or_else(|| {
-                crate::base::error::damaged(
+                microvm_durable::error::damaged(
                     format!("the memory of VM {}", files.vm),
                     format!("{name} is missing"),
                 )

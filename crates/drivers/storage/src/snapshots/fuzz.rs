@@ -1,5 +1,6 @@
 //! Fuzzing of what a snapshot is read from: the index of packed pages, its manifest, and the head of an exported file.
 
+use microvm_durable::manifest;
 use microvm_fuzz::Fuzz;
 use microvm_ports::branch::PageRange;
 use serde::Serialize;
@@ -9,7 +10,6 @@ use super::export_format::ExportManifest;
 use super::manifest::{SnapshotManifest, check_description};
 use super::page_file::{Content, Run, content_pages, content_start, decode_index, encode_index};
 use super::part::{Part, PartHasher};
-use crate::base::manifest;
 
 /// Pages of the memory that is tried.
 const PAGES: u64 = 1_000;
@@ -67,7 +67,7 @@ fn body<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(
     judge: fn(&T),
 ) -> String {
     let Ok(text) = std::str::from_utf8(bytes) else { return "no text".to_owned() };
-    let sum = crate::base::files::sha256(format!("1\n{text}").as_bytes());
+    let sum = microvm_durable::files::sha256(format!("1\n{text}").as_bytes());
     let envelope = format!(r#"{{"format_version":1,"sha256":"{sum}","body":{text}}}"#);
     match manifest::decode::<T>(envelope.as_bytes()) {
         Ok(value) => {

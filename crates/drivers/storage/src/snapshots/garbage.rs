@@ -4,14 +4,14 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::PoisonError;
 
 use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::files::{exists, names_in, remove_all};
+use microvm_durable::workspace::remove_leftovers;
 use microvm_ports::StorageError;
 use microvm_types::SnapshotId;
 
 use super::memory_base::base_id;
 use super::{layer_key, memory_key};
-use crate::base::cancel::Cancel;
-use crate::base::files::{exists, names_in, remove_all};
-use crate::base::workspace::remove_leftovers;
 use crate::store::Inner;
 
 impl Inner {

@@ -1,11 +1,11 @@
 //! What a [`BranchSource`] of this driver carries.
 
+use microvm_durable::error::bad_input;
 use microvm_ports::StorageError;
 use microvm_ports::snapshot::BranchSource;
 use microvm_types::SnapshotId;
 
 use super::pins::Pin;
-use crate::base::error::bad_input;
 use crate::vms::tops::FrozenOwn;
 
 /// Files of a state, kept from the collector for as long as this lives.

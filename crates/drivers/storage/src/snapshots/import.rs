@@ -6,6 +6,9 @@ use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, errno, io_error};
+use microvm_durable::files::{exists, make_directory};
 use microvm_ports::snapshot::{ImportLimits, SnapshotInfo};
 use microvm_ports::{Progress, StorageError};
 use microvm_types::SnapshotId;
@@ -18,9 +21,6 @@ use super::open_memory::MEMORY_STAMP;
 use super::page_file::{PAGE, PageFile, content_pages};
 use super::part::{Part, PartHasher, remember};
 use super::write::DEVICE_STATE_MAX;
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, errno, io_error};
-use crate::base::files::{exists, make_directory};
 use crate::store::Inner;
 use crate::vms::files::MEMORY_MAX_MIB;
 use crate::vms::scratch::{DISK_MAX_MIB, DISK_MIN_MIB};
@@ -209,7 +209,7 @@ fn read_manifest(parts: &mut Parts<'_>) -> Result<ExportManifest, StorageError> 
     }
     let mut bytes = vec![0; length as usize];
     parts.fill(&mut bytes)?;
-    crate::base::manifest::decode(&bytes).map_err(|detail| parts.wrong(detail))
+    microvm_durable::manifest::decode(&bytes).map_err(|detail| parts.wrong(detail))
 }
 
 /// Opens a regular file, never waiting for a pipe.

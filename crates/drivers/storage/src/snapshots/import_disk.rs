@@ -4,6 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::error::io_error;
+use microvm_durable::files::{exists, remove_all, rename_durably, sync_directory};
+use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
 
 use super::import::Parts;
@@ -12,9 +15,6 @@ use super::manifest::{DiskPart, LayerPart};
 use super::page_file::{Content, PAGE, PageFile};
 use super::part::{Part, PartHasher, remember};
 use super::pins::Pin;
-use crate::base::error::io_error;
-use crate::base::files::{exists, remove_all, rename_durably, sync_directory};
-use crate::base::workspace::Workspace;
 use crate::store::Inner;
 use crate::vms::qcow2::Qcow2Header;
 use crate::vms::scratch::{header_sum, sums_of};
@@ -162,7 +162,7 @@ impl Inner {
         }
         let path: Utf8PathBuf = self.directories.scratch_base.join(&other);
         let sums_file = workspace.join("base.json");
-        crate::base::manifest::write(&sums_file, &sums)?;
+        microvm_durable::manifest::write(&sums_file, &sums)?;
         rename_durably(&sums_file, &sums_of(&path))?;
         rename_durably(&new, &path)?;
         Ok(other)

@@ -1,13 +1,13 @@
 //! All snapshots.
 
+use microvm_durable::files::disk_usage;
+use microvm_durable::workspace::remove_leftovers;
 use microvm_ports::StorageError;
 use microvm_ports::snapshot::{Damage, SnapshotInfo};
 use microvm_types::SnapshotId;
 
 use super::manifest::SnapshotManifest;
 use super::references::References;
-use crate::base::files::disk_usage;
-use crate::base::workspace::remove_leftovers;
 use crate::store::Inner;
 
 impl Inner {

@@ -1,6 +1,9 @@
 //! `manifest.json` of a snapshot.
 
 use camino::Utf8PathBuf;
+use microvm_durable::error::{bad_input, io_error};
+use microvm_durable::files::{exists, names_in, sha256, write_new};
+use microvm_durable::manifest;
 use microvm_ports::StorageError;
 use microvm_ports::snapshot::{Damage, StateDescription};
 use microvm_types::SnapshotId;
@@ -8,9 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::page_file::PAGE;
 use super::part::Part;
-use crate::base::error::{bad_input, io_error};
-use crate::base::files::{exists, names_in, sha256, write_new};
-use crate::base::manifest;
 use crate::store::Inner;
 
 pub(crate) const MANIFEST: &str = "manifest.json";
@@ -104,7 +104,7 @@ pub(crate) fn damage(part: &str, detail: impl Into<String>) -> Damage {
 
 /// The error for damage of a snapshot.
 pub(crate) fn damaged_snapshot(id: &SnapshotId, damage: &Damage) -> StorageError {
-    crate::base::error::damaged(
+    microvm_durable::error::damaged(
         format!("snapshot {id}"),
         format!("{}, bytes {} to {}: {}", damage.part, damage.first_byte, damage.end_byte, damage.detail),
     )

@@ -8,6 +8,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::time::SystemTime;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, damaged, errno, io_error};
+use microvm_durable::files::{create_for_vmms, names_in, remove_all};
 use microvm_ports::StorageError;
 use microvm_ports::branch::PAGE_SIZE;
 use microvm_types::SnapshotId;
@@ -16,9 +19,6 @@ use rustix::fs::{FlockOperation, flock};
 use super::difference::{chunks, is_zero};
 use super::page_file::PAGE;
 use super::view::{BaseFile, Place, View, byte, extents};
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, damaged, errno, io_error};
-use crate::base::files::{create_for_vmms, names_in, remove_all};
 use crate::store::Inner;
 
 const END: &str = ".mem";
@@ -177,5 +177,5 @@ pub(crate) fn forget_earlier_boot(memory: &Utf8Path) -> Result<(), StorageError>
     }
     let new = memory.join(format!("{BOOT}.new"));
     std::fs::write(&new, now).map_err(io_error("writing", &new))?;
-    crate::base::files::rename_durably(&new, &boot)
+    microvm_durable::files::rename_durably(&new, &boot)
 }

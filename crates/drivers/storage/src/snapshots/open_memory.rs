@@ -1,5 +1,6 @@
 //! Opens the memory of a snapshot, through its parents up to what is whole.
 
+use microvm_durable::cancel::Cancel;
 use microvm_ports::StorageError;
 use microvm_ports::branch::{MemoryPages, PageRange};
 use microvm_ports::snapshot::Damage;
@@ -9,7 +10,6 @@ use super::manifest::{MEMORY, SnapshotManifest, damage, damaged_snapshot};
 use super::memory_base::base_name;
 use super::page_file::PageFile;
 use super::view::{Overlay, Place, View, byte};
-use crate::base::cancel::Cancel;
 use crate::store::Inner;
 
 /// Remembers that the packed pages were verified.

@@ -15,11 +15,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::error::io_error;
 use microvm_ports::StorageError;
 use microvm_ports::branch::{PAGE_SIZE, PageRange};
 use xxhash_rust::xxh64::Xxh64;
-
-use crate::base::error::io_error;
 
 const MAGIC: &[u8; 8] = b"MVMPAGES";
 const VERSION: u32 = 1;

@@ -6,17 +6,16 @@ use std::fs::File;
 use std::io::Read;
 
 use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::io_error;
+use microvm_durable::files::{hex, is_sha256, remove_all};
+use microvm_durable::manifest;
+use microvm_durable::stamp::Stamp;
 use microvm_ports::StorageError;
 use microvm_ports::snapshot::Damage;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh64::Xxh64;
-
-use crate::base::cancel::Cancel;
-use crate::base::error::io_error;
-use crate::base::files::{hex, is_sha256, remove_all};
-use crate::base::manifest;
-use crate::base::stamp::Stamp;
 
 /// A damaged range is told as exactly as this many pieces allow, or by pages.
 const PIECES_MAX: u64 = 256;
@@ -167,7 +166,7 @@ impl Part {
         beside: &Utf8Path,
         cancel: &Cancel,
     ) -> Result<Option<Damage>, StorageError> {
-        if !crate::base::files::exists(file) {
+        if !microvm_durable::files::exists(file) {
             return Ok(Some(self.missing(name)));
         }
         let found = measure(file, Some(self.piece_length), beside, cancel)?;
@@ -182,7 +181,7 @@ impl Part {
         beside: &Utf8Path,
         cancel: &Cancel,
     ) -> Result<Option<Damage>, StorageError> {
-        if !crate::base::files::exists(file) {
+        if !microvm_durable::files::exists(file) {
             return Ok(Some(self.missing(name)));
         }
         let found = self.damage(name, &hash(file, Some(self.piece_length), cancel)?);

@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use microvm_durable::files::{exists, names_in};
 use microvm_ports::StorageError;
 use microvm_types::{SnapshotId, VmId};
 
-use crate::base::files::{exists, names_in};
 use crate::store::Inner;
 
 /// What all manifests name.

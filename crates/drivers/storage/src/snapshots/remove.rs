@@ -2,13 +2,13 @@
 
 use std::sync::PoisonError;
 
+use microvm_durable::error::failed;
+use microvm_durable::files::{exists, names_in, remove_all, sync_directory};
 use microvm_ports::StorageError;
 use microvm_types::{SnapshotId, VmId};
 
 use super::memory_base::base_name;
 use super::{memory_key, snapshot_key};
-use crate::base::error::failed;
-use crate::base::files::{exists, names_in, remove_all, sync_directory};
 use crate::store::Inner;
 
 impl Inner {

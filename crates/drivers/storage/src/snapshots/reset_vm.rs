@@ -1,12 +1,12 @@
 //! Puts a VM back on a state.
 
 use camino::Utf8Path;
+use microvm_durable::files::{exists, remove_all, require_space};
 use microvm_ports::StorageError;
 use microvm_ports::storage::VmFiles;
 use microvm_types::VmId;
 
 use super::handle::SourceHandle;
-use crate::base::files::{exists, remove_all, require_space};
 use crate::store::Inner;
 use crate::vms::manifest::{DiskManifest, Home, OwnDisk};
 use crate::vms::own_disk::{Left, open};

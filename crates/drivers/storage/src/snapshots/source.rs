@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::io_error;
+use microvm_durable::files::exists;
 use microvm_ports::StorageError;
 use microvm_ports::branch::MemoryPages;
 use microvm_ports::snapshot::BranchSource;
@@ -16,9 +19,6 @@ use super::open_memory::{Bases, gather};
 use super::part::Part;
 use super::view::{Overlay, View};
 use super::{layer_key, memory_key, pins::Pin};
-use crate::base::cancel::Cancel;
-use crate::base::error::io_error;
-use crate::base::files::exists;
 use crate::store::Inner;
 use crate::vms::tops::FrozenOwn;
 

@@ -1,13 +1,13 @@
 //! Reads every byte of a snapshot.
 
+use microvm_durable::cancel::Cancel;
+use microvm_durable::files::exists;
 use microvm_ports::snapshot::Damage;
 use microvm_ports::{Progress, StorageError};
 use microvm_types::SnapshotId;
 
 use super::manifest::{DEVICE_STATE, MEMORY, damage};
 use super::open_memory::MEMORY_STAMP;
-use crate::base::cancel::Cancel;
-use crate::base::files::exists;
 use crate::store::Inner;
 
 impl Inner {

@@ -5,11 +5,11 @@ use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::error::{bad_input, io_error};
 use microvm_ports::StorageError;
 use microvm_ports::branch::{MemoryPages, PAGE_SIZE, PageRange};
 
 use super::page_file::{Content, PAGE, PageFile, Run};
-use crate::base::error::{bad_input, io_error};
 
 /// Where the content of an overlay is.
 enum Source {
@@ -205,9 +205,9 @@ pub(crate) fn extents(file: &File, path: &Utf8Path) -> Result<Vec<PageRange>, St
             Ok(data) => data,
             // Nothing but a hole follows.
             Err(rustix::io::Errno::NXIO) => return Ok(PageRange::union(ranges)),
-            Err(error) => return Err(crate::base::error::errno("reading", path)(error)),
+            Err(error) => return Err(microvm_durable::error::errno("reading", path)(error)),
         };
-        let end = seek(file, SeekFrom::Hole(data)).map_err(crate::base::error::errno("reading", path))?;
+        let end = seek(file, SeekFrom::Hole(data)).map_err(microvm_durable::error::errno("reading", path))?;
         let first = data / PAGE;
         ranges.push(PageRange { first, count: end.div_ceil(PAGE) - first });
         at = end;

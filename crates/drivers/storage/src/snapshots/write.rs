@@ -1,6 +1,9 @@
 //! Keeps a branch as a durable snapshot.
 
 use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, io_error};
+use microvm_durable::files::{exists, make_directory, sync_directory, write_new};
 use microvm_ports::snapshot::{BranchFiles, SnapshotInfo};
 use microvm_ports::{Progress, StorageError};
 use microvm_types::{SnapshotId, VmId};
@@ -17,9 +20,6 @@ use super::pins::Pin;
 use super::view::View;
 use super::write_pages::{packed_length, write_pages};
 use super::{memory_key, snapshot_key};
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, io_error};
-use crate::base::files::{exists, make_directory, sync_directory, write_new};
 use crate::store::Inner;
 use crate::vms::tops::{FrozenDisk, FrozenOwn};
 

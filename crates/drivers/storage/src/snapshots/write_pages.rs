@@ -5,14 +5,14 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
 use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, io_error};
 use microvm_ports::{Progress, StorageError};
 
 use super::difference::chunks;
 use super::page_file::{Content, PAGE, Run, content_pages, content_start, encode_index, fits};
 use super::part::{Part, PartHasher};
 use super::view::{View, byte};
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, io_error};
 
 /// Length of the file that [`write_pages`] makes.
 pub(crate) fn packed_length(runs: &[Run]) -> u64 {

@@ -5,10 +5,9 @@
 //! an archive of Debian's holds all of them (so a Debian 13 builds images of Debian 12).
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::error::{bad_input, io_error};
+use microvm_durable::files::names_in;
 use microvm_ports::StorageError;
-
-use crate::base::error::{bad_input, io_error};
-use crate::base::files::names_in;
 
 const DIRECTORY: &str = "/etc/apt";
 /// The keyring of the distribution's archive, as entries name it.

@@ -3,11 +3,11 @@
 use std::io::Read;
 
 use camino::Utf8PathBuf;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::bad_input;
 use microvm_ports::storage::ImageConfig;
 use microvm_ports::{Progress, StorageError};
 
-use crate::base::cancel::Cancel;
-use crate::base::error::bad_input;
 use crate::config::ArchiveLimits;
 use crate::erofs::{Attributes, FileData, Kind, PathError, Spool, Tree, TreeMemory};
 

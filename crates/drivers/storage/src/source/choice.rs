@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use microvm_durable::error::bad_input;
 use microvm_ports::StorageError;
 use serde::Deserialize;
 
 use super::oci::Descriptor;
-use crate::base::error::bad_input;
 
 /// Names shown in an error.
 const SHOWN_MAX: usize = 20;

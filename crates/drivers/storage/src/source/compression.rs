@@ -2,9 +2,8 @@
 
 use std::io::{self, BufReader, Read};
 
+use microvm_durable::error::bad_input;
 use microvm_ports::StorageError;
-
-use crate::base::error::bad_input;
 
 /// Dictionary size of xz and window of zstd are bounded, so that a small archive cannot ask for all our memory.
 const DECODER_MEMORY: u64 = 256 << 20;

@@ -2,15 +2,18 @@
 
 use std::process::Stdio;
 
+use microvm_durable::error::{bad_input, io_error};
+use microvm_durable::files::write_new;
+use microvm_durable::tool::{Running, Tool, read_lines};
+use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
 
 use super::apt_sources::{self, Entries};
 use super::builder::Builder;
 use super::tar_image::{Whiteouts, add_tar};
-use crate::base::error::{bad_input, io_error};
-use crate::base::files::write_new;
-use crate::base::tool::{MMDEBSTRAP, Running, read_lines};
-use crate::base::workspace::Workspace;
+
+const MMDEBSTRAP: Tool =
+    Tool { program: "mmdebstrap", package: "mmdebstrap", purpose: "building images of Debian packages" };
 
 /// What nobody reads in a disposable machine. Copyright notices stay: their licences ask for that.
 const LEFT_OUT: [&str; 8] = [
@@ -67,7 +70,7 @@ pub(crate) fn add_debian(
     let scratch = workspace.join("mmdebstrap");
     // Its own temporary tree belongs to our work directory; without root it must be open to the mapped users.
     if root {
-        crate::base::files::make_directory(&scratch, 0o755)?;
+        microvm_durable::files::make_directory(&scratch, 0o755)?;
         command.env("TMPDIR", scratch.as_str());
     }
     run(builder, command, suite)

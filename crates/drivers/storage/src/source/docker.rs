@@ -7,6 +7,9 @@ use std::fs::OpenOptions;
 use std::io::{self, Read};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::error::{bad_input, io_error};
+use microvm_durable::files::{is_sha256, make_directory, require_space};
+use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
 use serde::Deserialize;
 use tar::EntryType;
@@ -18,9 +21,6 @@ use super::oci::{self, Checked, Pieces};
 use super::path::open;
 use super::tar_image::{Whiteouts, add_tar};
 use super::tar_reader::TarReader;
-use crate::base::error::{bad_input, io_error};
-use crate::base::files::{is_sha256, make_directory, require_space};
-use crate::base::workspace::Workspace;
 
 /// More pieces than any image has.
 const PIECES_MAX: usize = 10_000;

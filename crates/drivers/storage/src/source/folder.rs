@@ -8,12 +8,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use camino::Utf8Path;
+use microvm_durable::error::{bad_input, errno, io_error};
 use microvm_ports::StorageError;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::builder::{Builder, path_error};
-use crate::base::error::{bad_input, errno, io_error};
 use crate::erofs::{Attributes, Kind, Xattr, is_wanted_xattr};
 
 /// Largest attribute value asked for.

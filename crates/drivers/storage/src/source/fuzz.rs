@@ -3,6 +3,8 @@
 use std::io::Read as _;
 
 use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::workspace::Workspace;
 use microvm_fuzz::Fuzz;
 use microvm_ports::{Progress, StorageError};
 use tar::{EntryType, Header};
@@ -12,8 +14,6 @@ use super::compression::decompress;
 use super::tar_image::{Whiteouts, add_tar};
 use super::tar_reader::{TarEntry, TarReader};
 use super::{docker, oci, path};
-use crate::base::cancel::Cancel;
-use crate::base::workspace::Workspace;
 use crate::config::ArchiveLimits;
 use crate::erofs;
 
@@ -236,7 +236,7 @@ fn layers_of_images() {
 fn archives_of_any_kind() {
     let folder = tempfile::tempdir().unwrap();
     let mut docker = tar::Builder::new(Vec::new());
-    let hash = crate::base::files::sha256(&sound());
+    let hash = microvm_durable::files::sha256(&sound());
     let config = format!(
         r#"{{"config":{{"Env":["A=b"],"User":"1","Cmd":["sh"]}},"rootfs":{{"diff_ids":["sha256:{hash}"]}}}}"#
     );
@@ -249,7 +249,7 @@ fn archives_of_any_kind() {
     );
     append(&mut docker, EntryType::Regular, "c.json", "", config.as_bytes());
     append(&mut docker, EntryType::Regular, "l.tar", "", &sound());
-    let blob = |bytes: &[u8]| (crate::base::files::sha256(bytes), bytes.len());
+    let blob = |bytes: &[u8]| (microvm_durable::files::sha256(bytes), bytes.len());
     let (config_hash, config_length) = blob(config.as_bytes());
     let manifest = format!(
         r#"{{"config":{{"digest":"sha256:{config_hash}","size":{config_length}}},

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::error::{bad_input, errno};
+use microvm_durable::files::{hex, is_sha256, sha256};
 use microvm_ports::StorageError;
 use microvm_ports::storage::ImageConfig;
 use rustix::fs::{Mode, OFlags};
@@ -16,8 +18,6 @@ pub(super) use super::choice::choose;
 use super::choice::{Platform, architecture, choose_tagged};
 use super::compression::decompress;
 use super::tar_image::{Whiteouts, add_tar};
-use crate::base::error::{bad_input, errno};
-use crate::base::files::{hex, is_sha256, sha256};
 
 /// Largest manifest or configuration that is read (registries allow 4 MiB).
 pub(super) const SMALL_MAX: u64 = 4 << 20;

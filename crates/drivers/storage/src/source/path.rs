@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io::Read as _;
 
 use camino::Utf8Path;
+use microvm_durable::error::{bad_input, io_error};
+use microvm_durable::files::canonical;
+use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
 
 use super::builder::Builder;
@@ -11,9 +14,6 @@ use super::compression::decompress;
 use super::tar_image::{Whiteouts, add_tar};
 use super::tar_reader::TarReader;
 use super::{docker, folder, oci};
-use crate::base::error::{bad_input, io_error};
-use crate::base::files::canonical;
-use crate::base::workspace::Workspace;
 use crate::images::refuse_empty;
 
 /// What an archive is.

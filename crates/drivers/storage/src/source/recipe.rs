@@ -3,11 +3,11 @@
 use std::fs::File;
 
 use camino::Utf8Path;
+use microvm_durable::error::{bad_input, io_error};
 use microvm_ports::StorageError;
 use microvm_ports::storage::RecipeFile;
 
 use super::builder::Builder;
-use crate::base::error::{bad_input, io_error};
 use crate::erofs::{Attributes, Kind};
 
 /// Mode of a file that says nothing about it.

@@ -2,12 +2,12 @@
 
 use std::io::Read;
 
+use microvm_durable::error::bad_input;
 use microvm_ports::StorageError;
 use tar::EntryType;
 
 use super::builder::{Builder, path_error};
 use super::tar_reader::{TarEntry, TarReader};
-use crate::base::error::bad_input;
 use crate::erofs::{Attributes, Kind};
 
 const WHITEOUT: &[u8] = b".wh.";

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
+use microvm_durable::error::bad_input;
 use microvm_ports::StorageError;
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
-use crate::base::error::bad_input;
 use crate::erofs::{Xattr, is_wanted_xattr};
 
 const BLOCK: u64 = 512;

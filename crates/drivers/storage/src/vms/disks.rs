@@ -5,12 +5,12 @@ use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 
 use camino::Utf8Path;
+use microvm_durable::error::{bad_input, errno, io_error};
 use microvm_ports::StorageError;
 use microvm_ports::storage::DiskFormat;
 use rustix::fs::{Mode, OFlags};
 
 use super::qcow2::{MAGIC, Qcow2Header};
-use crate::base::error::{bad_input, errno, io_error};
 
 /// Opens a disk file for reading. Refused: what is not a file or block device.
 pub(crate) fn open(path: &Utf8Path) -> Result<(File, Metadata), StorageError> {

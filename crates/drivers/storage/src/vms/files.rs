@@ -4,6 +4,13 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, damaged, failed, io_error};
+use microvm_durable::files::{
+    canonical, disk_usage, exists, make_directory, names_in, remove_all, rename_durably, sync_directory,
+    write_new,
+};
+use microvm_durable::workspace::remove_leftovers;
 use microvm_ports::hypervisor::MachineDisk;
 use microvm_ports::storage::{DiskFormat, Space, VmFiles};
 use microvm_ports::{StorageError, VmStorage};
@@ -11,13 +18,6 @@ use microvm_types::VmId;
 
 use super::manifest::{Chain, DiskManifest, MANIFEST, is_top};
 use super::{disks, folders};
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, damaged, failed, io_error};
-use crate::base::files::{
-    canonical, disk_usage, exists, make_directory, names_in, remove_all, rename_durably, sync_directory,
-    write_new,
-};
-use crate::base::workspace::remove_leftovers;
 use crate::store::{Inner, Storage};
 
 /// Serial number by which the agent finds the disk.
@@ -83,7 +83,7 @@ impl Inner {
         make_directory(&new, 0o700)?;
         self.write_tops(&new, disk)?;
         write_new(&new.join(UNFINISHED), 0o600, &[])?;
-        crate::base::manifest::write(&new.join(MANIFEST), disk)?;
+        microvm_durable::manifest::write(&new.join(MANIFEST), disk)?;
         sync_directory(&new)?;
         cancel.check()?;
         rename_durably(&new, &directory)?;

@@ -3,9 +3,8 @@
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::error::{bad_input, io_error};
 use microvm_ports::StorageError;
-
-use crate::base::error::{bad_input, io_error};
 
 /// Where kernels show themselves as files: their switches are no data.
 const KERNEL_PATHS: [&str; 3] = ["/proc", "/sys", "/dev"];

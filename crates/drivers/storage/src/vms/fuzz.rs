@@ -1,12 +1,12 @@
 //! Fuzzing of qcow2 files: headers of strangers, and tables that a VMM under its guest's control wrote.
 
 use camino::Utf8Path;
+use microvm_durable::manifest;
 use microvm_fuzz::Fuzz;
 
 use super::qcow2::{Qcow2Error, Qcow2Header, is_empty_overlay};
 use super::qcow2_map::{CLUSTER, Cluster, Qcow2Map};
 use super::{manifest::DiskManifest, qcow2_overlay};
-use crate::base::manifest;
 
 /// Size of the disk that is tried.
 const DISK: u64 = 1 << 30;

@@ -8,14 +8,14 @@
 //! ```
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::device::Device;
+use microvm_durable::error::io_error;
+use microvm_durable::files::rename_durably;
+use microvm_durable::manifest;
 use microvm_ports::StorageError;
 use microvm_types::{SnapshotId, VmId};
 use serde::{Deserialize, Serialize};
 
-use crate::base::device::Device;
-use crate::base::error::io_error;
-use crate::base::files::rename_durably;
-use crate::base::manifest;
 use crate::store::Inner;
 
 /// Holds the manifest of a VM's disk.
@@ -173,12 +173,12 @@ impl Inner {
     pub(crate) fn write_disk(&self, id: &VmId, disk: &DiskManifest) -> Result<(), StorageError> {
         let directory = self.vm_path(id);
         let temporary = directory.join(format!("{MANIFEST}.new"));
-        crate::base::files::remove_all(&temporary)?;
+        microvm_durable::files::remove_all(&temporary)?;
         manifest::write(&temporary, disk)?;
         let renamed = rename_durably(&temporary, &directory.join(MANIFEST));
         if renamed.is_err() {
             // What could not be put in place must not stay beside it; the first error is the one to tell.
-            let _ = crate::base::files::remove_all(&temporary);
+            let _ = microvm_durable::files::remove_all(&temporary);
         }
         renamed
     }
@@ -189,7 +189,7 @@ impl Inner {
         directory: &Utf8Path,
         disk: &DiskManifest,
     ) -> Result<(), StorageError> {
-        for name in crate::base::files::names_in(directory)? {
+        for name in microvm_durable::files::names_in(directory)? {
             if is_top(&name) && !disk.names_top(&name) {
                 let path = directory.join(name);
                 std::fs::remove_file(&path).map_err(io_error("removing", &path))?;

@@ -9,6 +9,10 @@ use std::fs::{File, TryLockError};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 
 use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::device::Device;
+use microvm_durable::error::{bad_input, errno, io_error};
+use microvm_durable::files::{canonical, create_for_vmms};
 use microvm_ports::StorageError;
 use microvm_ports::snapshot::UserDisk;
 use microvm_ports::storage::DiskFormat;
@@ -17,10 +21,6 @@ use serde::{Deserialize, Serialize};
 
 use super::disks;
 use super::manifest::{Chain, Home, OwnDisk};
-use crate::base::cancel::Cancel;
-use crate::base::device::Device;
-use crate::base::error::{bad_input, errno, io_error};
-use crate::base::files::{canonical, create_for_vmms};
 use crate::store::Inner;
 
 /// Bytes that are read at once, and the grain in which zeros are left out.

@@ -177,7 +177,7 @@ impl Qcow2Header {
 
 /// Whether nothing was ever written to a layer of ours: its L1 table has no entry.
 pub(crate) fn is_empty_overlay(path: &camino::Utf8Path) -> Result<bool, microvm_ports::StorageError> {
-    use crate::base::error::io_error;
+    use microvm_durable::error::io_error;
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::open(path).map_err(io_error("opening", path))?;
     let mut header = [0; 104];

@@ -5,10 +5,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::error::{damaged, io_error};
 use microvm_ports::StorageError;
 
 use super::qcow2::MAGIC;
-use crate::base::error::{damaged, io_error};
 
 /// All our tops have clusters of 64 KiB.
 pub(super) const CLUSTER: u64 = 64 << 10;

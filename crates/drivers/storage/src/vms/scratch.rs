@@ -3,15 +3,17 @@
 use std::fs::OpenOptions;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, damaged, io_error};
+use microvm_durable::files::{exists, rename_durably};
+use microvm_durable::stamp::Stamp;
+use microvm_durable::tool::Tool;
+use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
 
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, damaged, io_error};
-use crate::base::files::{exists, rename_durably};
-use crate::base::stamp::Stamp;
-use crate::base::tool::MKE2FS;
-use crate::base::workspace::Workspace;
 use crate::store::Inner;
+
+const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs", purpose: "formatting scratch disks" };
 
 /// Smallest scratch disk that holds an ext4 with a journal.
 pub(crate) const DISK_MIN_MIB: u32 = 16;
@@ -45,8 +47,8 @@ impl Inner {
         let new = workspace.join("disk.raw");
         let sums = workspace.join("sums");
         let header = header_sum(&new)?;
-        crate::base::manifest::write(&sums, &header)?;
-        crate::base::files::rename_durably(&sums, &sums_of(&path))?;
+        microvm_durable::manifest::write(&sums, &header)?;
+        microvm_durable::files::rename_durably(&sums, &sums_of(&path))?;
         rename_durably(&new, &path)?;
         Ok(path)
     }
@@ -54,7 +56,7 @@ impl Inner {
     /// Verifies an empty disk; returns the SHA-256 over its data.
     pub(crate) fn verify_scratch_base(&self, path: &Utf8Path) -> Result<String, StorageError> {
         let what = format!("the empty scratch disk {path}");
-        let sums: Sums = crate::base::manifest::read(&sums_of(path), &what)?;
+        let sums: Sums = microvm_durable::manifest::read(&sums_of(path), &what)?;
         let stamp = Stamp::of(path)?;
         let mut known = self.scratch_bases.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if known.get(path) == Some(&stamp) {
@@ -95,7 +97,8 @@ pub(crate) fn header_sum(path: &Utf8Path) -> Result<Sums, StorageError> {
     let mut at = 0;
     let mut piece = [0; 4096];
     while let Ok(data) = seek(&file, SeekFrom::Data(at)) {
-        let end = seek(&file, SeekFrom::Hole(data)).map_err(crate::base::error::errno("reading", path))?;
+        let end =
+            seek(&file, SeekFrom::Hole(data)).map_err(microvm_durable::error::errno("reading", path))?;
         let mut place = data / PIECE * PIECE;
         while place < end {
             let count = usize::try_from((length - place).min(PIECE)).unwrap_or(0);
@@ -108,7 +111,7 @@ pub(crate) fn header_sum(path: &Utf8Path) -> Result<Sums, StorageError> {
         }
         at = end;
     }
-    Ok(Sums { length, sha256: crate::base::files::hex(&hasher.finalize()) })
+    Ok(Sums { length, sha256: microvm_durable::files::hex(&hasher.finalize()) })
 }
 
 /// Formats `disk.raw` in the workspace.

@@ -7,6 +7,9 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::{bad_input, damaged, failed, io_error};
+use microvm_durable::files::{exists, remove_all, sync_directory};
 use microvm_ports::StorageError;
 use microvm_ports::branch::NewTop;
 use microvm_ports::snapshot::UserDisk;
@@ -15,9 +18,6 @@ use microvm_types::{SnapshotId, VmId};
 use super::files::{SCRATCH_SERIAL, write_sparse};
 use super::manifest::{Chain, DiskManifest, layer_of_top, top_name};
 use super::qcow2_overlay;
-use crate::base::cancel::Cancel;
-use crate::base::error::{bad_input, damaged, failed, io_error};
-use crate::base::files::{exists, remove_all, sync_directory};
 use crate::snapshots::{Pin, layer_key};
 use crate::store::Inner;
 

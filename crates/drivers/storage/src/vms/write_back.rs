@@ -6,15 +6,15 @@ use std::fs::{File, TryLockError};
 use std::os::unix::fs::FileExt;
 
 use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::io_error;
+use microvm_durable::files::exists;
 use microvm_ports::StorageError;
 use microvm_types::VmId;
 
 use super::manifest::{Home, MANIFEST, OwnDisk};
 use super::own_disk::{Left, open, size_of};
 use super::qcow2_map::{CLUSTER, Cluster, PER_TABLE, Qcow2Map};
-use crate::base::cancel::Cancel;
-use crate::base::error::io_error;
-use crate::base::files::exists;
 use crate::store::Inner;
 
 /// A disk whose content is to be written.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use microvm_durable::error::bad_input;
 use microvm_ports::StorageError;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::{Certificate, Client, Response, StatusCode, Url, redirect};
@@ -13,7 +14,6 @@ use super::patience::{Failed, Patience, Tries};
 use super::reach::{OutOfReach, Reach};
 use super::reference::Reference;
 use super::token;
-use crate::base::error::bad_input;
 
 /// Redirects that are followed for one request.
 const REDIRECTS_MAX: usize = 5;

@@ -20,14 +20,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use camino::Utf8Path;
+use microvm_durable::error::{bad_input, io_error};
+use microvm_durable::files::{make_directory, require_space, sha256};
 use microvm_ports::{Progress, StorageError};
 
 use self::client::Registry;
 use self::patience::Patience;
 use self::reference::Reference;
 use super::oci::{self, Descriptor, LAYERS_MAX, SMALL_MAX};
-use crate::base::error::{bad_input, io_error};
-use crate::base::files::{make_directory, require_space, sha256};
 
 /// Media types of indexes and manifests, of OCI and of docker.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \

@@ -3,6 +3,8 @@
 use std::io::SeekFrom;
 
 use camino::Utf8Path;
+use microvm_durable::error::io_error;
+use microvm_durable::files::hex;
 use microvm_ports::StorageError;
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode};
@@ -13,8 +15,6 @@ use tokio::time::{Instant, timeout_at};
 
 use super::client::{Registry, of_request};
 use super::patience::{Failed, Tries};
-use crate::base::error::io_error;
-use crate::base::files::hex;
 use crate::source::oci::Descriptor;
 
 /// A piece that is being downloaded.

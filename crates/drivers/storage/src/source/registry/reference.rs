@@ -1,9 +1,8 @@
 //! Names of images in registries, as the field writes them: `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`.
 
+use microvm_durable::error::bad_input;
+use microvm_durable::files::is_sha256;
 use microvm_ports::StorageError;
-
-use crate::base::error::bad_input;
-use crate::base::files::is_sha256;
 
 /// Longest reference, in bytes. (Registries allow 255 for the path alone.)
 const LENGTH_MAX: usize = 512;

@@ -15,15 +15,13 @@ use microvm_types::ByteSize;
 
 use super::error::errno;
 use super::files::{require_room, require_space};
-use crate::layout::Directories;
 
 /// What is held is counted again after so long: a hundred children of one fork ask at once.
 const KNOWN_FOR: Duration = Duration::from_millis(500);
 
-/// See the head of this file.
-pub(crate) struct Room {
-    /// What counts: VMs, their memory, snapshots and layers. Images and kernels are not of VMs; work in progress counts by
-    /// its promises.
+/// Disk space of some directories together, against a limit.
+pub struct Room {
+    /// Directories that count; work in progress counts by its promises.
     counted: Vec<Utf8PathBuf>,
     /// Bytes; `None`: what the file system has.
     limit: Option<u64>,
@@ -40,7 +38,7 @@ struct Held {
 
 /// Room for something that is being written; to be kept until it has its place.
 #[must_use = "the room is free again when this is dropped"]
-pub(crate) struct Promise<'a> {
+pub struct Promise<'a> {
     room: &'a Room,
     bytes: u64,
 }
@@ -57,14 +55,15 @@ impl Drop for Promise<'_> {
 }
 
 impl Room {
-    pub(crate) fn new(directories: &Directories, limit: Option<u64>) -> Self {
-        let Directories { vms, memory, snapshots, layers, .. } = directories;
-        let counted = [vms, memory, snapshots, layers].map(Clone::clone).into();
+    /// Room of which `counted` directories take; `limit`: bytes that they may take together, `None`: what the file
+    /// system has.
+    #[must_use]
+    pub fn new(counted: Vec<Utf8PathBuf>, limit: Option<u64>) -> Self {
         Self { counted, limit, held: Mutex::default() }
     }
 
     /// What VMs can still take, and the whole of it.
-    pub(crate) fn space(&self, path: &Utf8Path) -> Result<Space, StorageError> {
+    pub fn space(&self, path: &Utf8Path) -> Result<Space, StorageError> {
         let state =
             rustix::fs::statvfs(path.as_std_path()).map_err(errno("asking for the free space of", path))?;
         let bytes = |blocks: u64| blocks.saturating_mul(state.f_frsize);
@@ -80,19 +79,14 @@ impl Room {
 
     /// Refuses what all VMs together may not take, and early what the file system cannot hold: there writing may still
     /// fail.
-    pub(crate) fn require(
-        &self,
-        path: &Utf8Path,
-        needed: u64,
-        action: &str,
-    ) -> Result<Promise<'_>, StorageError> {
+    pub fn require(&self, path: &Utf8Path, needed: u64, action: &str) -> Result<Promise<'_>, StorageError> {
         let promise = self.promise(needed, action)?;
         require_space(path, needed, action)?;
         Ok(promise)
     }
 
     /// The same for what comes from elsewhere: it leaves a reserve of the file system.
-    pub(crate) fn require_foreign(
+    pub fn require_foreign(
         &self,
         path: &Utf8Path,
         needed: u64,
@@ -159,10 +153,30 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    struct Directories {
+        vms: Utf8PathBuf,
+        memory: Utf8PathBuf,
+        layers: Utf8PathBuf,
+        snapshots: Utf8PathBuf,
+        images: Utf8PathBuf,
+    }
+
     fn room(limit: Option<u64>) -> (tempfile::TempDir, Directories, Room) {
         let folder = tempfile::tempdir().unwrap();
-        let directories = Directories::create(Utf8Path::from_path(folder.path()).unwrap()).unwrap();
-        let room = Room::new(&directories, limit);
+        let made = |name: &str| {
+            let path = Utf8Path::from_path(folder.path()).unwrap().join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let directories = Directories {
+            vms: made("vms"),
+            memory: made("memory"),
+            layers: made("layers"),
+            snapshots: made("snapshots"),
+            images: made("images"),
+        };
+        let Directories { vms, memory, snapshots, layers, .. } = &directories;
+        let room = Room::new([vms, memory, snapshots, layers].map(Clone::clone).into(), limit);
         (folder, directories, room)
     }
 

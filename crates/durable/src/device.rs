@@ -10,19 +10,19 @@ use serde::{Deserialize, Serialize};
 
 /// The device of a file, and the boot of the host in which that was its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Device {
+pub struct Device {
     number: u64,
     boot: u64,
 }
 
 impl Device {
     /// The device of a file; `None` where the boot cannot be told.
-    pub(crate) fn of(metadata: &Metadata) -> Option<Self> {
+    pub fn of(metadata: &Metadata) -> Option<Self> {
         boot().map(|boot| Self { number: metadata.dev(), boot })
     }
 
     /// Whether files with these devices are surely on different file systems. Notes of older versions have none.
-    pub(crate) fn differ(one: Option<Self>, other: Option<Self>) -> bool {
+    pub fn differ(one: Option<Self>, other: Option<Self>) -> bool {
         matches!((one, other), (Some(one), Some(other)) if one.boot == other.boot && one.number != other.number)
     }
 }

@@ -18,7 +18,7 @@ use super::manifest;
 
 /// What tells that a file is still the one that was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) struct Stamp {
+pub struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -28,7 +28,7 @@ pub(crate) struct Stamp {
 
 impl Stamp {
     /// The stamp of a file as it is now.
-    pub(crate) fn of(path: &Utf8Path) -> Result<Self, StorageError> {
+    pub fn of(path: &Utf8Path) -> Result<Self, StorageError> {
         let metadata = path.symlink_metadata().map_err(io_error("examining", path))?;
         Ok(Self {
             device: metadata.dev(),
@@ -49,11 +49,11 @@ struct Verified {
 
 /// Files verified so far.
 #[derive(Default)]
-pub(crate) struct VerifiedFiles(Mutex<HashMap<Utf8PathBuf, Stamp>>);
+pub struct VerifiedFiles(Mutex<HashMap<Utf8PathBuf, Stamp>>);
 
 impl VerifiedFiles {
     /// Verifies that `file` has the length and hash it should have. `beside`: where the stamp is kept between runs.
-    pub(crate) fn verify(
+    pub fn verify(
         &self,
         file: &Utf8Path,
         what: &str,
@@ -78,7 +78,7 @@ impl VerifiedFiles {
     }
 
     /// Remembers a file that was hashed while it was written.
-    pub(crate) fn remember(&self, file: &Utf8Path, sha256: &str, beside: &Utf8Path) {
+    pub fn remember(&self, file: &Utf8Path, sha256: &str, beside: &Utf8Path) {
         if let Ok(stamp) = Stamp::of(file) {
             self.store(stamp, sha256, beside);
         }
@@ -100,7 +100,7 @@ impl VerifiedFiles {
 }
 
 /// Hashes the file now, whatever is remembered.
-pub(crate) fn verify_now(file: &Utf8Path, what: &str, sha256: &str, size: u64) -> Result<(), StorageError> {
+pub fn verify_now(file: &Utf8Path, what: &str, sha256: &str, size: u64) -> Result<(), StorageError> {
     let (found, length) = sha256_file(file)?;
     if length != size {
         return Err(damaged(what, format!("it should have {size} bytes, but has {length}")));

@@ -18,41 +18,22 @@ const LINE_MAX: usize = 400;
 
 /// A host program and the Debian package that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tool {
-    pub(crate) program: &'static str,
-    pub(crate) package: &'static str,
-    pub(crate) purpose: &'static str,
+pub struct Tool {
+    /// Name of the program.
+    pub program: &'static str,
+    /// Debian package that has it.
+    pub package: &'static str,
+    /// What it is needed for.
+    pub purpose: &'static str,
 }
 
-pub(crate) const MMDEBSTRAP: Tool =
-    Tool { program: "mmdebstrap", package: "mmdebstrap", purpose: "building images of Debian packages" };
-pub(crate) const SETPRIV: Tool =
-    Tool { program: "setpriv", package: "util-linux", purpose: "ending tools with us" };
-pub(crate) const UNSHARE: Tool =
+const SETPRIV: Tool = Tool { program: "setpriv", package: "util-linux", purpose: "ending tools with us" };
+const UNSHARE: Tool =
     Tool { program: "unshare", package: "util-linux", purpose: "keeping tools' mounts to themselves" };
-pub(crate) const MKE2FS: Tool =
-    Tool { program: "mke2fs", package: "e2fsprogs", purpose: "formatting scratch disks" };
-pub(crate) const APT_GET: Tool = Tool { program: "apt-get", package: "apt", purpose: "fetching kernels" };
-pub(crate) const APT_CACHE: Tool =
-    Tool { program: "apt-cache", package: "apt", purpose: "finding the kernel package" };
-pub(crate) const DPKG_DEB: Tool =
-    Tool { program: "dpkg-deb", package: "dpkg", purpose: "unpacking kernel packages" };
-pub(crate) const MAKE: Tool = Tool { program: "make", package: "make", purpose: "building the fast kernel" };
-pub(crate) const GCC: Tool = Tool { program: "gcc", package: "gcc", purpose: "building the fast kernel" };
-pub(crate) const LD: Tool = Tool { program: "ld", package: "binutils", purpose: "building the fast kernel" };
-pub(crate) const FLEX: Tool = Tool { program: "flex", package: "flex", purpose: "building the fast kernel" };
-pub(crate) const BISON: Tool =
-    Tool { program: "bison", package: "bison", purpose: "building the fast kernel" };
-pub(crate) const BC: Tool = Tool { program: "bc", package: "bc", purpose: "building the fast kernel" };
-pub(crate) const PERL: Tool = Tool { program: "perl", package: "perl", purpose: "building the fast kernel" };
-pub(crate) const TAR: Tool =
-    Tool { program: "tar", package: "tar", purpose: "unpacking the kernel's source" };
-pub(crate) const STRIP: Tool =
-    Tool { program: "strip", package: "binutils", purpose: "building the fast kernel" };
 
 impl Tool {
     /// Where it is; administration directories are looked at too, since a user's `PATH` often lacks them.
-    pub(crate) fn find(self) -> Option<Utf8PathBuf> {
+    pub fn find(self) -> Option<Utf8PathBuf> {
         let path = std::env::var("PATH").unwrap_or_default();
         path.split(':')
             .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"])
@@ -72,14 +53,14 @@ impl Tool {
 
     /// A command for it, or the error that names its package. Messages are in English whatever the user's locale, since
     /// some are read by us.
-    pub(crate) fn command(self) -> Result<Command, StorageError> {
+    pub fn command(self) -> Result<Command, StorageError> {
         let mut command = Command::new(self.located()?);
         command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
         Ok(command)
     }
 
     /// A command for it that is killed when we die, however that happens. Not for tools that change their user.
-    pub(crate) fn bound_command(self) -> Result<Command, StorageError> {
+    pub fn bound_command(self) -> Result<Command, StorageError> {
         let path = self.located()?;
         let mut command = SETPRIV.command()?;
         command.args(["--pdeathsig", "KILL", "--"]).arg(path);
@@ -87,7 +68,7 @@ impl Tool {
     }
 
     /// The same in mount and process namespaces of its own: whatever it mounts or starts is gone with it. Needs root.
-    pub(crate) fn isolated_command(self) -> Result<Command, StorageError> {
+    pub fn isolated_command(self) -> Result<Command, StorageError> {
         let path = self.located()?;
         let mut command = UNSHARE.bound_command()?;
         command
@@ -106,7 +87,7 @@ impl Tool {
     }
 
     /// Runs it to its end, handing every line of its output and error output to `line`.
-    pub(crate) fn run(
+    pub fn run(
         self,
         mut command: Command,
         cancel: &Cancel,
@@ -123,7 +104,7 @@ impl Tool {
     }
 
     /// Runs it and returns what it printed (at most 1 MiB).
-    pub(crate) fn output(self, mut command: Command, cancel: &Cancel) -> Result<String, StorageError> {
+    pub fn output(self, mut command: Command, cancel: &Cancel) -> Result<String, StorageError> {
         let mut lines = String::new();
         let (reader, writer) =
             std::io::pipe().map_err(io_error("opening a pipe for", Utf8Path::new(self.program)))?;
@@ -139,7 +120,7 @@ impl Tool {
 }
 
 /// A tool that runs, in its own process group; killed when dropped.
-pub(crate) struct Running {
+pub struct Running {
     tool: Tool,
     child: Child,
     guard: Option<GroupGuard>,
@@ -149,7 +130,7 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts it. The command is dropped here, and with it our copies of its pipes.
-    pub(crate) fn start(tool: Tool, mut command: Command, cancel: &Cancel) -> Result<Self, StorageError> {
+    pub fn start(tool: Tool, mut command: Command, cancel: &Cancel) -> Result<Self, StorageError> {
         cancel.check()?;
         let child =
             command.process_group(0).spawn().map_err(io_error("starting", Utf8Path::new(tool.program)))?;
@@ -158,12 +139,12 @@ impl Running {
     }
 
     /// Its standard output, if that was piped.
-    pub(crate) fn take_stdout(&mut self) -> Option<std::process::ChildStdout> {
+    pub fn take_stdout(&mut self) -> Option<std::process::ChildStdout> {
         self.child.stdout.take()
     }
 
     /// Waits for its end.
-    pub(crate) fn finish(mut self, tail: &str) -> Result<(), StorageError> {
+    pub fn finish(mut self, tail: &str) -> Result<(), StorageError> {
         self.wait_unreaped();
         self.guard = None;
         let status = self.child.wait().map_err(io_error("waiting for", Utf8Path::new(self.tool.program)))?;
@@ -201,7 +182,7 @@ impl Drop for Running {
 }
 
 /// Hands on all lines and returns the last ones, without control characters.
-pub(crate) fn read_lines(reader: impl Read, mut line: impl FnMut(&str)) -> String {
+pub fn read_lines(reader: impl Read, mut line: impl FnMut(&str)) -> String {
     let mut tail = VecDeque::new();
     let mut reader = BufReader::new(reader);
     let mut bytes = Vec::new();
@@ -227,7 +208,6 @@ pub(crate) fn read_lines(reader: impl Read, mut line: impl FnMut(&str)) -> Strin
     }
     Vec::from(tail).join("\n")
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,11 +17,11 @@ struct State {
 
 /// Shared between a future and the blocking work it waits for.
 #[derive(Clone, Default)]
-pub(crate) struct Cancel(Arc<State>);
+pub struct Cancel(Arc<State>);
 
 impl Cancel {
     /// Ends the work: it stops at its next look, and the tools it runs are killed now.
-    pub(crate) fn cancel(&self) {
+    pub fn cancel(&self) {
         self.0.cancelled.store(true, Ordering::SeqCst);
         for group in self.0.groups.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             kill_group(*group);
@@ -29,12 +29,12 @@ impl Cancel {
     }
 
     /// Whether nobody waits for the result any more.
-    pub(crate) fn is_cancelled(&self) -> bool {
+    pub fn is_cancelled(&self) -> bool {
         self.0.cancelled.load(Ordering::SeqCst)
     }
 
     /// An error once cancelled. Nobody sees it: the future that would is gone.
-    pub(crate) fn check(&self) -> Result<(), StorageError> {
+    pub fn check(&self) -> Result<(), StorageError> {
         if self.is_cancelled() {
             let cause = io::Error::new(io::ErrorKind::Interrupted, "the request was given up");
             return Err(StorageError::Io {
@@ -48,7 +48,7 @@ impl Cancel {
 
     /// Registers a process group that must not outlive the request. It is taken out again when the guard drops, which
     /// must happen before its leader is reaped, so that a number used again is never hit.
-    pub(crate) fn watch_group(&self, group: u32) -> GroupGuard {
+    pub fn watch_group(&self, group: u32) -> GroupGuard {
         let group = i32::try_from(group).unwrap_or(i32::MAX);
         self.0.groups.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
         if self.is_cancelled() {
@@ -58,8 +58,32 @@ impl Cancel {
     }
 
     /// A reader that fails once cancelled.
-    pub(crate) fn reader<R: Read>(&self, inner: R) -> CancelReader<R> {
+    pub fn reader<R: Read>(&self, inner: R) -> CancelReader<R> {
         CancelReader { inner, cancel: self.clone() }
+    }
+}
+
+/// Runs blocking work on a thread of its own. If the future is dropped the work is told to stop and cleans up after
+/// itself. `root`: where it works, for the error when the program ends.
+///
+/// # Errors
+/// Those of `work`; [`StorageError::Io`] when the runtime is shutting down.
+pub async fn blocking<T: Send + 'static>(
+    root: &Utf8Path,
+    work: impl FnOnce(Cancel) -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, StorageError> {
+    let cancel = Cancel::default();
+    let _guard = CancelOnDrop(cancel.clone());
+    match tokio::task::spawn_blocking(move || work(cancel)).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(StorageError::Io {
+                action: "working in",
+                path: root.to_owned(),
+                cause: io::Error::other("the program is shutting down"),
+            }),
+        },
     }
 }
 
@@ -71,7 +95,7 @@ fn kill_group(group: i32) {
 }
 
 /// See [`Cancel::watch_group`].
-pub(crate) struct GroupGuard {
+pub struct GroupGuard {
     cancel: Cancel,
     group: i32,
 }
@@ -83,7 +107,7 @@ impl Drop for GroupGuard {
 }
 
 /// Cancels when dropped; the future holds it while the work goes on.
-pub(crate) struct CancelOnDrop(pub(crate) Cancel);
+pub struct CancelOnDrop(pub Cancel);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
@@ -92,7 +116,7 @@ impl Drop for CancelOnDrop {
 }
 
 /// See [`Cancel::reader`].
-pub(crate) struct CancelReader<R> {
+pub struct CancelReader<R> {
     inner: R,
     cancel: Cancel,
 }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::error::{errno, io_error};
 
 /// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
@@ -21,17 +21,17 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// SHA-256 of bytes in hexadecimal.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
+pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
 /// Whether `text` is a SHA-256 in lower-case hexadecimal.
-pub(crate) fn is_sha256(text: &str) -> bool {
+pub fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// SHA-256 and length of a file.
-pub(crate) fn sha256_file(path: &Utf8Path) -> Result<(String, u64), StorageError> {
+pub fn sha256_file(path: &Utf8Path) -> Result<(String, u64), StorageError> {
     let mut file = File::open(path).map_err(io_error("opening", path))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
@@ -47,18 +47,18 @@ pub(crate) fn sha256_file(path: &Utf8Path) -> Result<(String, u64), StorageError
 }
 
 /// Makes renames and new entries in a directory durable.
-pub(crate) fn sync_directory(path: &Utf8Path) -> Result<(), StorageError> {
+pub fn sync_directory(path: &Utf8Path) -> Result<(), StorageError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error("syncing", path))
 }
 
 /// Makes a directory with a mode, fine if it exists.
-pub(crate) fn make_directory(path: &Utf8Path, mode: u32) -> Result<(), StorageError> {
+pub fn make_directory(path: &Utf8Path, mode: u32) -> Result<(), StorageError> {
     fs::create_dir_all(path).map_err(io_error("creating", path))?;
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(io_error("setting the mode of", path))
 }
 
 /// Writes a new file whole and syncs it. The directory is not synced.
-pub(crate) fn write_new(path: &Utf8Path, mode: u32, data: &[u8]) -> Result<(), StorageError> {
+pub fn write_new(path: &Utf8Path, mode: u32, data: &[u8]) -> Result<(), StorageError> {
     let mut file =
         OpenOptions::new().write(true).create_new(true).open(path).map_err(io_error("creating", path))?;
     file.write_all(data).map_err(io_error("writing", path))?;
@@ -67,18 +67,18 @@ pub(crate) fn write_new(path: &Utf8Path, mode: u32, data: &[u8]) -> Result<(), S
 }
 
 /// Renames within one file system and syncs the directory of the new name.
-pub(crate) fn rename_durably(from: &Utf8Path, to: &Utf8Path) -> Result<(), StorageError> {
+pub fn rename_durably(from: &Utf8Path, to: &Utf8Path) -> Result<(), StorageError> {
     fs::rename(from, to).map_err(io_error("renaming to", to))?;
     to.parent().map_or(Ok(()), sync_directory)
 }
 
 /// Whether something is at `path` (a dangling link counts).
-pub(crate) fn exists(path: &Utf8Path) -> bool {
+pub fn exists(path: &Utf8Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
 /// Refuses early when a file system cannot hold `needed` more bytes. Only an early answer: writing may still fail.
-pub(crate) fn require_space(path: &Utf8Path, needed: u64, action: &str) -> Result<(), StorageError> {
+pub fn require_space(path: &Utf8Path, needed: u64, action: &str) -> Result<(), StorageError> {
     let status =
         rustix::fs::statvfs(path.as_std_path()).map_err(errno("asking for the free space of", path))?;
     let free = status.f_bavail.saturating_mul(status.f_frsize);
@@ -96,7 +96,7 @@ pub(crate) fn require_space(path: &Utf8Path, needed: u64, action: &str) -> Resul
 const RESERVE: u64 = 256 << 20;
 
 /// The same for what comes from elsewhere: it leaves a reserve.
-pub(crate) fn require_room(path: &Utf8Path, needed: u64, action: &str) -> Result<(), StorageError> {
+pub fn require_room(path: &Utf8Path, needed: u64, action: &str) -> Result<(), StorageError> {
     let status =
         rustix::fs::statvfs(path.as_std_path()).map_err(errno("asking for the free space of", path))?;
     let total = status.f_blocks.saturating_mul(status.f_frsize);
@@ -104,7 +104,7 @@ pub(crate) fn require_room(path: &Utf8Path, needed: u64, action: &str) -> Result
 }
 
 /// Entries of a directory as UTF-8 names, sorted; names that are not UTF-8 are never ours and left out.
-pub(crate) fn names_in(path: &Utf8Path) -> Result<Vec<String>, StorageError> {
+pub fn names_in(path: &Utf8Path) -> Result<Vec<String>, StorageError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path).map_err(io_error("listing", path))? {
         if let Ok(name) = entry.map_err(io_error("listing", path))?.file_name().into_string() {
@@ -116,7 +116,7 @@ pub(crate) fn names_in(path: &Utf8Path) -> Result<Vec<String>, StorageError> {
 }
 
 /// Bytes a tree takes on disk (blocks, not lengths).
-pub(crate) fn disk_usage(path: &Utf8Path) -> Result<u64, StorageError> {
+pub fn disk_usage(path: &Utf8Path) -> Result<u64, StorageError> {
     use std::os::unix::fs::MetadataExt;
     let metadata = path.symlink_metadata().map_err(io_error("examining", path))?;
     let mut bytes = metadata.blocks() * 512;
@@ -145,7 +145,7 @@ fn has_mounts_below(path: &Utf8Path) -> bool {
 }
 
 /// Removes a file or a tree; nothing there is fine. Never goes into another file system: what is mounted is not ours.
-pub(crate) fn remove_all(path: &Utf8Path) -> Result<(), StorageError> {
+pub fn remove_all(path: &Utf8Path) -> Result<(), StorageError> {
     let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
     if metadata.is_dir() && has_mounts_below(path) {
         let busy = std::io::Error::from(std::io::ErrorKind::ResourceBusy);
@@ -159,14 +159,14 @@ pub(crate) fn remove_all(path: &Utf8Path) -> Result<(), StorageError> {
 }
 
 /// Creates a file that VMMs read: they run under other users and get it by a mount; the directory lets nobody else through.
-pub(crate) fn create_for_vmms(path: &Utf8Path) -> Result<std::fs::File, StorageError> {
+pub fn create_for_vmms(path: &Utf8Path) -> Result<std::fs::File, StorageError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut options = std::fs::File::options();
     options.read(true).write(true).create_new(true).mode(0o444).open(path).map_err(io_error("creating", path))
 }
 
 /// An absolute path without links, as UTF-8.
-pub(crate) fn canonical(path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
+pub fn canonical(path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
     path.canonicalize_utf8().map_err(io_error("finding", path))
 }
 

@@ -32,7 +32,7 @@ fn checksum(version: u32, body: &str) -> String {
 }
 
 /// The bytes of a manifest.
-pub(crate) fn encode<T: Serialize>(body: &T) -> Vec<u8> {
+pub fn encode<T: Serialize>(body: &T) -> Vec<u8> {
     let body =
         serde_json::value::to_raw_value(body).expect("our own types have string keys and finite numbers");
     let sha256 = checksum(FORMAT_VERSION, body.get());
@@ -41,7 +41,7 @@ pub(crate) fn encode<T: Serialize>(body: &T) -> Vec<u8> {
 }
 
 /// Reads the bytes of a manifest; the error tells what is wrong with them.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let envelope: Envelope =
         serde_json::from_slice(bytes).map_err(|error| format!("its manifest cannot be read: {error}"))?;
     if envelope.format_version != FORMAT_VERSION {
@@ -62,12 +62,12 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 }
 
 /// Writes a manifest to a new file and syncs it.
-pub(crate) fn write<T: Serialize>(path: &Utf8Path, body: &T) -> Result<(), StorageError> {
+pub fn write<T: Serialize>(path: &Utf8Path, body: &T) -> Result<(), StorageError> {
     write_new(path, 0o644, &encode(body))
 }
 
 /// Reads the manifest of `what`.
-pub(crate) fn read<T: DeserializeOwned>(path: &Utf8Path, what: &str) -> Result<T, StorageError> {
+pub fn read<T: DeserializeOwned>(path: &Utf8Path, what: &str) -> Result<T, StorageError> {
     let length = path.metadata().map_err(io_error("reading", path))?.len();
     if length > LENGTH_MAX {
         return Err(damaged(what, format!("its manifest has {length} bytes")));

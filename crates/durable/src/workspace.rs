@@ -18,7 +18,7 @@ const LOCK: &str = ".lock";
 const GATE: &str = ".gate";
 
 /// A directory that is removed when dropped.
-pub(crate) struct Workspace {
+pub struct Workspace {
     path: Utf8PathBuf,
     _lock: File,
 }
@@ -36,7 +36,7 @@ fn gate(directory: &Utf8Path, operation: FlockOperation) -> Result<File, Storage
 
 impl Workspace {
     /// Makes one in the store's directory for work in progress.
-    pub(crate) fn create(directory: &Utf8Path) -> Result<Self, StorageError> {
+    pub fn create(directory: &Utf8Path) -> Result<Self, StorageError> {
         // Unique within this process; the process id makes it unique among those of today, `create_dir` among all.
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let _gate = gate(directory, FlockOperation::LockShared)?;
@@ -57,12 +57,12 @@ impl Workspace {
     }
 
     /// Where it is.
-    pub(crate) fn path(&self) -> &Utf8Path {
+    pub fn path(&self) -> &Utf8Path {
         &self.path
     }
 
     /// A path in it.
-    pub(crate) fn join(&self, name: &str) -> Utf8PathBuf {
+    pub fn join(&self, name: &str) -> Utf8PathBuf {
         self.path.join(name)
     }
 }
@@ -82,7 +82,7 @@ fn is_named_as_ours(name: &str) -> bool {
 }
 
 /// Removes what dead processes left; returns the bytes freed.
-pub(crate) fn remove_leftovers(directory: &Utf8Path) -> Result<u64, StorageError> {
+pub fn remove_leftovers(directory: &Utf8Path) -> Result<u64, StorageError> {
     let _gate = gate(directory, FlockOperation::LockExclusive)?;
     let mut freed = 0;
     for name in names_in(directory)? {

@@ -6,7 +6,7 @@ use camino::Utf8Path;
 use microvm_ports::StorageError;
 
 /// Turns a failed system call into the port's error; a full disk (or quota) is always [`StorageError::DiskFull`].
-pub(crate) fn failed(action: &'static str, path: &Utf8Path, cause: io::Error) -> StorageError {
+pub fn failed(action: &'static str, path: &Utf8Path, cause: io::Error) -> StorageError {
     match cause.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::DiskFull {
             path: path.to_owned(),
@@ -18,22 +18,22 @@ pub(crate) fn failed(action: &'static str, path: &Utf8Path, cause: io::Error) ->
 }
 
 /// Shorthand for `map_err`.
-pub(crate) fn io_error(action: &'static str, path: &Utf8Path) -> impl FnOnce(io::Error) -> StorageError {
+pub fn io_error(action: &'static str, path: &Utf8Path) -> impl FnOnce(io::Error) -> StorageError {
     move |source| failed(action, path, source)
 }
 
 /// The same for calls made through rustix.
-pub(crate) fn errno(action: &'static str, path: &Utf8Path) -> impl FnOnce(rustix::io::Errno) -> StorageError {
+pub fn errno(action: &'static str, path: &Utf8Path) -> impl FnOnce(rustix::io::Errno) -> StorageError {
     move |source| failed(action, path, source.into())
 }
 
 /// The input `what` is at fault.
-pub(crate) fn bad_input(what: impl Into<String>, detail: impl Into<String>) -> StorageError {
+pub fn bad_input(what: impl Into<String>, detail: impl Into<String>) -> StorageError {
     StorageError::BadInput { what: what.into(), detail: detail.into() }
 }
 
 /// A stored thing is not what was stored.
-pub(crate) fn damaged(what: impl Into<String>, detail: impl Into<String>) -> StorageError {
+pub fn damaged(what: impl Into<String>, detail: impl Into<String>) -> StorageError {
     StorageError::Damaged { what: what.into(), detail: detail.into() }
 }
 
