@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::admission;
 use crate::context::Context;
 use crate::error::ServiceError;
-use crate::launch::shares;
+use crate::launch::{Planned, Start, shares};
 use crate::state::StartingPoint;
 use crate::undo;
 use crate::vm::command::Beginning;
@@ -85,10 +85,10 @@ pub(crate) async fn create(
     pool: Option<PoolMember>,
 ) -> Result<VmView, ServiceError> {
     let shared = &context.shared;
-    let Parts { template, image, kernel: _ } = parts;
-    let (source, origin, epoch) = match from {
-        Some(StartingPoint { source, origin, epoch }) => (Some(Box::new(source)), origin, epoch),
-        None => (None, Origin::Boot, 0),
+    let Parts { template, image, kernel } = parts;
+    let (start, origin, epoch) = match from {
+        Some(StartingPoint { source, origin, epoch }) => (Start::State(Box::new(source)), origin, epoch),
+        None => (Start::Boot(kernel), Origin::Boot, 0),
     };
     let now = shared.ports.clock.now_ms();
     let id = shared.ports.new_vm_id();
@@ -104,7 +104,7 @@ pub(crate) async fn create(
         tenant: context.caller.tenant.clone(),
         life: Life::new(),
         failure: None,
-        image_digest: image.info.digest,
+        image_digest: image.info.digest.clone(),
         template,
         labels,
         metadata: request.metadata,
@@ -118,7 +118,8 @@ pub(crate) async fn create(
         started_ms: None,
     };
     let (reply, outcome) = oneshot::channel();
-    let handle = vm::spawn(shared, record, Beginning::Create { start: request.start, source, reply })?;
+    let planned = Box::new(Planned { image, start });
+    let handle = vm::spawn(shared, record, Beginning::Create { start: request.start, planned, reply })?;
     let guard = guard::guard(shared, id);
     let outcome = outcome.await;
     undo::keep(guard);

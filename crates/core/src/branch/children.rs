@@ -2,7 +2,6 @@
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use microvm_ports::snapshot::BranchSource;
 use microvm_types::vm::{Origin, VmRecord};
 use microvm_types::{Life, Name, VmId};
 use tokio::sync::oneshot;
@@ -10,6 +9,7 @@ use tokio::sync::oneshot;
 use crate::context::Context;
 use crate::creation::made_up_name;
 use crate::error::ServiceError;
+use crate::launch::Planned;
 use crate::undo;
 use crate::vm;
 use crate::vm::command::Beginning;
@@ -42,7 +42,7 @@ pub(super) async fn check_room(
 /// dropped, no child is left.
 pub(super) async fn bring_up(
     context: &Context,
-    source: &BranchSource,
+    planned: &Planned,
     records: Vec<VmRecord>,
     mut standby: Vec<StandbyVmm>,
 ) -> Result<Vec<VmView>, ServiceError> {
@@ -53,7 +53,7 @@ pub(super) async fn bring_up(
     for (index, record) in records.into_iter().enumerate() {
         let id = record.id.clone();
         let (reply, outcome) = oneshot::channel();
-        let beginning = Beginning::Create { start: true, source: Some(Box::new(source.clone())), reply };
+        let beginning = Beginning::Create { start: true, planned: Box::new(planned.clone()), reply };
         handles.push(vm::spawn(&context.shared, record, beginning)?);
         if let Some(index) = standby.iter().position(|one| one.id() == Some(&id)) {
             standby.swap_remove(index).claim();

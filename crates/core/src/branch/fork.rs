@@ -13,6 +13,7 @@ use super::names::names;
 use crate::admission;
 use crate::error::ServiceError;
 use crate::launch::shares::check_whole;
+use crate::launch::{Planned, Start, image_reference};
 use crate::vm::command::{Command, ForkPoint, check_branchable};
 use crate::vm::view::VmView;
 
@@ -61,7 +62,11 @@ impl Branches {
         let names = names(request.name.as_deref(), request.count)?;
         check_names_free(context, &names)?;
         let count = request.count;
-        let point: ForkPoint = handle.ask(|reply| Command::Fork { count, reply }).await?;
+        // The image of the children is looked up while the state is taken.
+        let reference = image_reference(&parent.image_digest, &parent.template);
+        let image = async { Ok(context.shared.ports.images.image(reference).await?) };
+        let point = handle.ask(|reply| Command::Fork { count, reply });
+        let (point, image): (ForkPoint, _) = futures::try_join!(point, image)?;
         let origin = Origin::Fork { vm: point.record.id.clone() };
         let mut ready = point.standby.iter().filter_map(|standby| standby.id().cloned());
         let records = names
@@ -81,7 +86,8 @@ impl Branches {
             .collect::<Result<Vec<_>, _>>()?;
         let own_bytes = point.source.pages.len();
         check_room(context, count, point.record.template.memory_mib, own_bytes).await?;
-        let vms = bring_up(context, &point.source, records, point.standby).await?;
+        let planned = Planned { image, start: Start::State(Box::new(point.source)) };
+        let vms = bring_up(context, &planned, records, point.standby).await?;
         Ok(Forked { vms, times: point.times, changed_bytes: point.changed_bytes, duration: began.elapsed() })
     }
 }

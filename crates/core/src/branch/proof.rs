@@ -8,7 +8,7 @@ use microvm_types::template::Template;
 use microvm_types::vm::{Limits, Origin};
 
 use super::children::{bring_up, child_record};
-use super::restore::{RestoreRequest, record_of};
+use super::restore::{RestoreRequest, planned_from, record_of};
 use crate::context::Context;
 use crate::error::ServiceError;
 use crate::state::{GOLDEN_LABEL, Snapshot};
@@ -26,7 +26,7 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(60);
 /// # Errors
 /// Whatever keeps it from coming up or answering; nothing of it is left.
 pub(crate) async fn prove(context: &Context, snapshot: &Snapshot) -> Result<(), ServiceError> {
-    let source = context.shared.ports.snapshots.snapshot_source(&snapshot.record.id, 1).await?;
+    let planned = planned_from(&context.shared, snapshot, 1).await?;
     let request = RestoreRequest {
         count: 1,
         limits: Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() },
@@ -44,7 +44,7 @@ pub(crate) async fn prove(context: &Context, snapshot: &Snapshot) -> Result<(), 
     let origin = Origin::Snapshot { snapshot: snapshot.record.id.clone() };
     let record = child_record(context, context.shared.ports.new_vm_id(), from, None, origin)?;
     let id = record.id.clone();
-    bring_up(context, &source, vec![record], Vec::new()).await?;
+    bring_up(context, &planned, vec![record], Vec::new()).await?;
     let proving = guard::guard(&context.shared, id);
     let answered = probe(&context.shared, &proving.id).await;
     guard::remove(proving, "VM that proves a snapshot").await;

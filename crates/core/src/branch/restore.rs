@@ -11,8 +11,10 @@ use super::children::{bring_up, check_names_free, check_room, child_record};
 use super::names::names;
 use crate::admission;
 use crate::error::ServiceError;
+use crate::launch::{Planned, Start, image_reference};
 use crate::state::Snapshot;
 use crate::vm::command::Command;
+use crate::vm::shared::Shared;
 use crate::vm::view::VmView;
 
 /// How to restore.
@@ -47,14 +49,14 @@ impl Branches {
         check_room(context, request.count, snapshot.record.template.memory_mib, 0).await?;
         let names = names(request.name.as_deref(), request.count)?;
         check_names_free(context, &names)?;
-        let source = shared.ports.snapshots.snapshot_source(&snapshot.record.id, request.count).await?;
+        let planned = planned_from(shared, &snapshot, request.count).await?;
         let from = record_of(&snapshot, &request);
         let origin = Origin::Snapshot { snapshot: snapshot.record.id.clone() };
         let records = names
             .into_iter()
             .map(|name| child_record(context, shared.ports.new_vm_id(), from.clone(), name, origin.clone()))
             .collect::<Result<Vec<_>, _>>()?;
-        bring_up(context, &source, records, Vec::new()).await
+        bring_up(context, &planned, records, Vec::new()).await
     }
 
     /// Puts a VM back to a snapshot that was taken of it: what it did since is gone; id and name stay.
@@ -78,6 +80,19 @@ impl Branches {
         handle.ask(|reply| Command::Rollback { source, epoch, reply }).await?;
         Ok(handle.view())
     }
+}
+
+/// What `count` VMs that go on from a snapshot are made of.
+pub(super) async fn planned_from(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    count: usize,
+) -> Result<Planned, ServiceError> {
+    let (source, image) = tokio::try_join!(
+        shared.ports.snapshots.snapshot_source(&snapshot.record.id, count),
+        shared.ports.images.image(image_reference(&snapshot.record.image_digest, &snapshot.record.template))
+    )?;
+    Ok(Planned { image, start: Start::State(Box::new(source)) })
 }
 
 /// A record as the snapshot's VM had it; id, name and origin are replaced.

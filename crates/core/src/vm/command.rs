@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::shared::Shared;
 use super::standby::StandbyVmm;
 use crate::error::ServiceError;
+use crate::launch::Planned;
 use crate::state::Snapshot;
 use crate::undo::{self, Undo};
 
@@ -67,8 +68,8 @@ pub(crate) enum Command {
 
 /// How an actor's life begins.
 pub(crate) enum Beginning {
-    /// A new VM: make its files, and start it if asked; from a state if there is one.
-    Create { start: bool, source: Option<Box<BranchSource>>, reply: Reply },
+    /// A new VM: make its files, and start it if asked.
+    Create { start: bool, planned: Box<Planned>, reply: Reply },
     /// A VM found in the store after a restart of the server.
     Adopt,
 }

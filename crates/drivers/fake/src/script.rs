@@ -38,6 +38,12 @@ pub enum Operation {
     Shutdown,
     /// `VmStorage::create_vm_files` and `SnapshotStore::create_vm_files_from`
     CreateFiles,
+    /// `VmStorage::vm_files`
+    FindFiles,
+    /// `VmStorage::finish_vm_files`
+    FinishFiles,
+    /// `VmStorage::zero_memory`
+    ZeroMemory,
     /// `VmStorage::remove_vm_files`
     RemoveFiles,
     /// `VmStorage::write_back`
@@ -121,6 +127,12 @@ impl Script {
     pub fn calls(&self, operation: Operation) -> u64 {
         let planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         planned.calls.get(&operation).copied().unwrap_or(0)
+    }
+
+    /// How many times each operation was called, faults included.
+    #[must_use]
+    pub fn all_calls(&self) -> HashMap<Operation, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).calls.clone()
     }
 
     fn take(&self, operation: Operation) -> Option<Fault> {

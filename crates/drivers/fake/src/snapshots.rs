@@ -193,7 +193,7 @@ impl FakeStorage {
 impl SnapshotStore for FakeStorage {
     async fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<NewTop>, StorageError> {
         let verdict = self.ask(Operation::PrepareTops, &self.shared.root).await?;
-        self.vm_files(vm).await?;
+        self.found(vm)?;
         let directory = self.vm_directory(vm);
         let tops = {
             let mut saved = lock(&self.shared.saved);
@@ -282,7 +282,7 @@ impl SnapshotStore for FakeStorage {
 
     async fn fork_point(&self, files: BranchFiles, count: usize) -> Result<BranchSource, StorageError> {
         let verdict = self.ask(Operation::ForkPoint, &self.shared.root).await?;
-        self.zero_memory(files.description.memory_mib).await?;
+        self.zero(files.description.memory_mib)?;
         let source = {
             let mut saved = lock(&self.shared.saved);
             let frozen = self.freeze(&mut saved, &files)?;
@@ -296,7 +296,7 @@ impl SnapshotStore for FakeStorage {
     async fn snapshot_source(&self, id: &SnapshotId, count: usize) -> Result<BranchSource, StorageError> {
         let verdict = self.ask(Operation::SnapshotSource, &self.shared.root).await?;
         let memory_mib = Self::sound(&lock(&self.shared.saved), id)?.description.memory_mib;
-        self.zero_memory(memory_mib).await?;
+        self.zero(memory_mib)?;
         let source = {
             let mut saved = lock(&self.shared.saved);
             let snapshot = Self::sound(&saved, id)?;
@@ -330,12 +330,12 @@ impl SnapshotStore for FakeStorage {
         let disk = self.disk_from(vm, source)?;
         lock(&self.shared.saved).disks.insert(vm.clone(), disk);
         verdict.finish().await;
-        self.vm_files(vm).await
+        self.found(vm)
     }
 
     async fn reset_vm_files(&self, vm: &VmId, source: &BranchSource) -> Result<VmFiles, StorageError> {
         let verdict = self.ask(Operation::ResetFiles, &self.shared.root).await?;
-        let old = self.vm_files(vm).await?;
+        let old = self.found(vm)?;
         let disk = self.disk_from(vm, source)?;
         lock(&self.shared.saved).disks.insert(vm.clone(), disk);
         let own = old.scratch.backing.iter().filter(|path| path.parent() == Some(&old.directory));
@@ -343,7 +343,7 @@ impl SnapshotStore for FakeStorage {
             fs::remove_file(path).map_err(io("removing", path))?;
         }
         verdict.finish().await;
-        self.vm_files(vm).await
+        self.found(vm)
     }
 
     async fn snapshots(&self) -> Result<Vec<Result<SnapshotInfo, (SnapshotId, Damage)>>, StorageError> {

@@ -144,6 +144,39 @@ impl FakeStorage {
         self.shared.root.join("memory").join(format!("{memory_mib}.zero"))
     }
 
+    /// The files of a VM, by whoever they were made.
+    pub(crate) fn found(&self, id: &VmId) -> Result<VmFiles, StorageError> {
+        let directory = self.vm_directory(id);
+        let disk = lock(&self.shared.saved).disks.get(id).cloned().unwrap_or_default();
+        let path = directory.join(disk.top.as_deref().unwrap_or(FIRST_TOP));
+        fs::metadata(&path).map_err(io("looking for", &path))?;
+        let tops = disk.pending.iter().map(|name| directory.join(name));
+        let backing = tops.chain(disk.layers.iter().map(|(_, layer)| layer.0.clone())).collect();
+        let scratch = MachineDisk {
+            path,
+            format: DiskFormat::Qcow2,
+            backing,
+            read_only: false,
+            serial: SCRATCH.to_owned(),
+        };
+        let own = disk.own.iter().map(|(serial, name)| MachineDisk {
+            path: directory.join(name),
+            backing: Vec::new(),
+            serial: serial.clone(),
+            ..scratch.clone()
+        });
+        let own = own.collect();
+        Ok(VmFiles { directory, scratch, own })
+    }
+
+    /// The all-zero memory, by whoever it is needed.
+    pub(crate) fn zero(&self, memory_mib: u32) -> Result<Utf8PathBuf, StorageError> {
+        let path = self.zero_path(memory_mib);
+        let file = fs::File::create(&path).map_err(io("making", &path))?;
+        file.set_len(u64::from(memory_mib) << 20).map_err(io("sizing", &path))?;
+        Ok(path)
+    }
+
     fn image_path(&self, digest: &str) -> Utf8PathBuf {
         self.shared.root.join("images").join(digest.trim_start_matches("sha256:"))
     }
@@ -375,7 +408,7 @@ impl VmStorage for FakeStorage {
         self.mark_unfinished(&directory)?;
         lock(&self.shared.saved).disks.insert(id.clone(), FakeDisk::default());
         verdict.finish().await;
-        self.vm_files(id).await
+        self.found(id)
     }
 
     async fn reserve_vm_directory(&self, id: &VmId) -> Result<Utf8PathBuf, StorageError> {
@@ -386,10 +419,13 @@ impl VmStorage for FakeStorage {
 
     async fn finish_vm_files(&self, id: &VmId) -> Result<(), StorageError> {
         let marker = self.vm_directory(id).join(UNFINISHED);
-        match fs::remove_file(&marker) {
+        let verdict = self.ask(Operation::FinishFiles, &marker).await?;
+        let finished = match fs::remove_file(&marker) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("removing", &marker)(error)),
             _ => Ok(()),
-        }
+        };
+        verdict.finish().await;
+        finished
     }
 
     async fn is_unfinished(&self, id: &VmId) -> Result<bool, StorageError> {
@@ -399,27 +435,10 @@ impl VmStorage for FakeStorage {
     }
 
     async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError> {
-        let directory = self.vm_directory(id);
-        let disk = lock(&self.shared.saved).disks.get(id).cloned().unwrap_or_default();
-        let path = directory.join(disk.top.as_deref().unwrap_or(FIRST_TOP));
-        fs::metadata(&path).map_err(io("looking for", &path))?;
-        let tops = disk.pending.iter().map(|name| directory.join(name));
-        let backing = tops.chain(disk.layers.iter().map(|(_, layer)| layer.0.clone())).collect();
-        let scratch = MachineDisk {
-            path,
-            format: DiskFormat::Qcow2,
-            backing,
-            read_only: false,
-            serial: SCRATCH.to_owned(),
-        };
-        let own = disk.own.iter().map(|(serial, name)| MachineDisk {
-            path: directory.join(name),
-            backing: Vec::new(),
-            serial: serial.clone(),
-            ..scratch.clone()
-        });
-        let own = own.collect();
-        Ok(VmFiles { directory, scratch, own })
+        let verdict = self.ask(Operation::FindFiles, &self.vm_directory(id)).await?;
+        let files = self.found(id)?;
+        verdict.finish().await;
+        Ok(files)
     }
 
     async fn remove_vm_files(&self, id: &VmId) -> Result<(), StorageError> {
@@ -460,9 +479,9 @@ impl VmStorage for FakeStorage {
     }
 
     async fn zero_memory(&self, memory_mib: u32) -> Result<Utf8PathBuf, StorageError> {
-        let path = self.zero_path(memory_mib);
-        let file = fs::File::create(&path).map_err(io("making", &path))?;
-        file.set_len(u64::from(memory_mib) << 20).map_err(io("sizing", &path))?;
+        let verdict = self.ask(Operation::ZeroMemory, &self.zero_path(memory_mib)).await?;
+        let path = self.zero(memory_mib)?;
+        verdict.finish().await;
         Ok(path)
     }
 
@@ -500,7 +519,7 @@ impl VmStorage for FakeStorage {
     }
 
     async fn vm_disk_usage(&self, id: &VmId) -> Result<u64, StorageError> {
-        let path = self.vm_files(id).await?.scratch.path;
+        let path = self.found(id)?.scratch.path;
         Ok(fs::metadata(&path).map_err(io("looking at", &path))?.len())
     }
 }

@@ -148,7 +148,10 @@ impl VmActor {
 
     /// What this VM is told about itself, when it has run its start commands.
     pub(super) async fn own_identity(&self) -> Identity {
-        identity_of(&self.shared, &self.record).await
+        match &self.config {
+            Some(config) => launch::identity(&self.shared.ports, &self.record, config, Vec::new()),
+            None => identity_of(&self.shared, &self.record).await,
+        }
     }
 
     pub(super) async fn connect_again(&mut self, machine: &Arc<dyn Machine>) -> Result<(), GuestError> {

@@ -3,7 +3,7 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::branch::{BranchRequest, BranchTimes};
 use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription, UserDisk};
-use microvm_ports::storage::DiskFormat;
+use microvm_ports::storage::{DiskFormat, VmFiles};
 use microvm_ports::{GuestError, Machine};
 use microvm_types::VmId;
 use microvm_types::lifecycle::{LifecycleEvent, Work};
@@ -23,14 +23,28 @@ const FLATTEN_SOON: usize = 12;
 /// and every read a look more.
 const FLATTEN_NOW: usize = 48;
 
+/// A branch that was taken.
+struct Branched {
+    files: BranchFiles,
+    times: BranchTimes,
+    /// The VM's disks as they were before.
+    disks: VmFiles,
+}
+
+/// Layers below the disk that has most.
+fn depth(files: &VmFiles) -> usize {
+    let disks = std::iter::once(&files.scratch).chain(&files.own);
+    disks.map(|disk| disk.backing.len()).max().unwrap_or(0)
+}
+
 impl VmActor {
     /// Makes a state for `count` children.
     pub(super) async fn fork_point(&mut self, count: usize) -> Result<ForkPoint, ServiceError> {
-        let (files, times) = self.branch(false, |_| serde_json::Value::Null).await?;
+        let Branched { files, times, disks } = self.branch(false, |_| serde_json::Value::Null).await?;
         let changed_bytes = files.branch.pages.len();
         let memory_base = files.memory_base.clone();
         let source = self.shared.ports.snapshots.fork_point(files, count).await?;
-        self.care_for_chain().await;
+        self.care_for_chain(disks);
         // Where much has changed each fork has a memory base of its own, and no VMM can wait for it.
         let mut standby = Vec::new();
         if source.memory_base == memory_base {
@@ -43,7 +57,7 @@ impl VmActor {
     /// Writes a snapshot. Further commands wait: until the layers below the new tops are safe they must not be branched.
     pub(super) async fn snapshot(&mut self, order: SnapshotOrder) -> Result<Written, ServiceError> {
         let mut kept = None;
-        let (files, times) = self
+        let Branched { files, times, disks } = self
             .branch(order.stay_paused, |times| {
                 let record = SnapshotRecord {
                     id: order.id.clone(),
@@ -70,28 +84,22 @@ impl VmActor {
         let info = snapshots.write_snapshot(&order.id, files, order.full, order.progress).await?;
         let record = kept.ok_or(ServiceError::ShuttingDown)?;
         if !order.stay_paused {
-            self.care_for_chain().await;
+            self.care_for_chain(disks);
         }
         Ok(written(&self.shared, Snapshot { record, info }))
     }
 
-    /// Layers below the disk of the VM that has most.
-    async fn depth(&self) -> Result<usize, ServiceError> {
-        let files = self.shared.ports.vm_storage.vm_files(&self.record.id).await?;
-        let disks = std::iter::once(&files.scratch).chain(&files.own);
-        Ok(disks.map(|disk| disk.backing.len()).max().unwrap_or(0))
-    }
-
     /// Shortens a long chain of layers in the background. A branch that comes meanwhile interrupts it; the next one begins
     /// it anew.
-    async fn care_for_chain(&self) {
+    fn care_for_chain(&self, disks: VmFiles) {
         let Some(machine) = self.machine.clone() else { return };
-        if self.depth().await.is_ok_and(|depth| depth >= FLATTEN_SOON) {
+        // The branch has put one more layer below each.
+        if depth(&disks) + 1 >= FLATTEN_SOON {
             let (shared, id) = (std::sync::Arc::clone(&self.shared), self.record.id.clone());
             self.shared.actors.spawn(async move {
                 tokio::select! {
                     () = shared.ending.cancelled() => {}
-                    outcome = flatten(&shared, &id, &*machine) => {
+                    outcome = flatten(&shared, &id, &*machine, &disks) => {
                         if let Err(error) = outcome {
                             tracing::info!(vm = %id, %error, "its chain of layers stays long: the next branch tries again to shorten it");
                         }
@@ -106,15 +114,17 @@ impl VmActor {
         &self,
         stay_paused: bool,
         describe: impl FnOnce(&BranchTimes) -> serde_json::Value,
-    ) -> Result<(BranchFiles, BranchTimes), ServiceError> {
+    ) -> Result<Branched, ServiceError> {
         check_branchable(self.record.phase())?;
         check_whole(&self.record.template)?;
-        let own = self.own_disks().await?;
         let machine = self.living()?;
         let brancher = machine.brancher().ok_or(ServiceError::NoBranching)?;
         let ports = &self.shared.ports;
-        if self.depth().await? >= FLATTEN_NOW {
-            flatten(&self.shared, &self.record.id, &*machine).await?;
+        let mut disks = ports.vm_storage.vm_files(&self.record.id).await?;
+        let own = self.own_disks(&disks)?;
+        if depth(&disks) >= FLATTEN_NOW {
+            flatten(&self.shared, &self.record.id, &*machine, &disks).await?;
+            disks = ports.vm_storage.vm_files(&self.record.id).await?;
         }
         let tops = ports.snapshots.prepare_tops(&self.record.id, &own).await?;
         let request = BranchRequest { tops: tops.clone(), guest: self.guest.clone(), stay_paused };
@@ -133,7 +143,8 @@ impl VmActor {
             record: describe(&times),
         };
         let memory_base = brancher.memory_base().to_owned();
-        Ok((BranchFiles { vm: self.record.id.clone(), tops, memory_base, branch, description }, times))
+        let files = BranchFiles { vm: self.record.id.clone(), tops, memory_base, branch, description };
+        Ok(Branched { files, times, disks })
     }
 
     /// Tells the guest how late it is after the pause of a branch; nobody waits for it.
@@ -152,13 +163,11 @@ impl VmActor {
     }
 
     /// The writable disks that are files of the user's; every one must be of a kind that can be branched.
-    async fn own_disks(&self) -> Result<Vec<UserDisk>, ServiceError> {
-        let ports = &self.shared.ports;
-        let known = ports.vm_storage.vm_files(&self.record.id).await?.own;
+    fn own_disks(&self, known: &VmFiles) -> Result<Vec<UserDisk>, ServiceError> {
         let mut own = Vec::new();
         for disk in self.record.template.extra_disks.iter().filter(|disk| !disk.read_only) {
             let serial = disk.name.to_string();
-            if known.iter().any(|known| known.serial == serial) {
+            if known.own.iter().any(|known| known.serial == serial) {
                 continue;
             }
             if disk.format != Some(DiskFormat::Raw) {
@@ -216,19 +225,23 @@ impl VmActor {
             self.end_machine(None).await;
             self.note(LifecycleEvent::Stopped, None).await;
         }
-        self.shared.ports.snapshots.reset_vm_files(&self.record.id, &source).await?;
+        let files = self.shared.ports.snapshots.reset_vm_files(&self.record.id, &source).await?;
         self.record.epoch = self.record.epoch.max(epoch);
         let slept = self.record.life.give_up_sleep();
         self.request(LifecycleEvent::Start).await?;
         self.end_sleep(slept).await;
-        self.bring_up_after_request(Some(source)).await
+        self.bring_up_after_request(Some((source, files))).await
     }
 }
 
 /// Makes a VM's disks independent of the layers between their tops and their lowest files.
-async fn flatten(shared: &Shared, id: &VmId, machine: &dyn Machine) -> Result<(), ServiceError> {
+async fn flatten(
+    shared: &Shared,
+    id: &VmId,
+    machine: &dyn Machine,
+    files: &VmFiles,
+) -> Result<(), ServiceError> {
     let Some(brancher) = machine.brancher() else { return Ok(()) };
-    let files = shared.ports.vm_storage.vm_files(id).await?;
     for disk in std::iter::once(&files.scratch).chain(&files.own) {
         // The VMM says which file it was: the newest one that was prepared may not be in use.
         let Some(top) = brancher.flatten(&disk.serial).await? else { continue };

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use microvm_ports::hypervisor::MachineExit;
+use microvm_ports::storage::ImageConfig;
 use microvm_ports::{Guest, GuestError, Machine};
 use microvm_types::lifecycle::{Admission, Denied, LifecycleEvent, Work, admit, permits};
 use microvm_types::vm::VmRecord;
@@ -52,6 +53,8 @@ pub(crate) struct VmActor {
     pub(crate) publish: watch::Sender<Published>,
     machine: Option<Arc<dyn Machine>>,
     guest: Option<Arc<dyn Guest>>,
+    /// How programs run in its image; `None` until this server has asked.
+    config: Option<ImageConfig>,
     /// Set while the machine runs and the agent does not answer.
     unreachable: Option<Unreachable>,
     reaching: Retries,
@@ -80,6 +83,7 @@ impl VmActor {
             publish,
             machine: None,
             guest: None,
+            config: None,
             unreachable: None,
             reaching: Retries::default(),
             restarting: Retries::default(),
@@ -92,8 +96,8 @@ impl VmActor {
     /// Lives until the VM is gone or the server ends. A running machine goes on without its actor.
     pub(crate) async fn run(mut self, beginning: Beginning) {
         match beginning {
-            Beginning::Create { start, source, reply } => {
-                let outcome = self.create(start, source.map(|source| *source)).await;
+            Beginning::Create { start, planned, reply } => {
+                let outcome = self.create(start, *planned).await;
                 if outcome.is_err() {
                     self.discard().await;
                 }

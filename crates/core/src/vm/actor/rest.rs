@@ -1,6 +1,7 @@
 //! Rest: a VM that nobody uses stands still, or sleeps on disk, until the next request wakes it.
 
 use microvm_ports::snapshot::BranchSource;
+use microvm_ports::storage::VmFiles;
 use microvm_ports::{Progress, StorageError};
 use microvm_types::lifecycle::{LifecycleEvent, Work};
 use microvm_types::snapshot::SnapshotPurpose;
@@ -84,8 +85,8 @@ impl VmActor {
         }
     }
 
-    /// Where a sleeping VM goes on; `None` if it does not sleep.
-    pub(super) async fn dream(&self) -> Result<Option<BranchSource>, ServiceError> {
+    /// Where a sleeping VM goes on, and its files there; `None` if it does not sleep.
+    pub(super) async fn dream(&self) -> Result<Option<(BranchSource, VmFiles)>, ServiceError> {
         let Some(snapshot) = self.record.life.asleep() else { return Ok(None) };
         let snapshots = &self.shared.ports.snapshots;
         let waken = async {
@@ -103,8 +104,8 @@ impl VmActor {
             }
             other => other?,
         };
-        snapshots.reset_vm_files(&self.record.id, &source).await?;
-        Ok(Some(source))
+        let files = snapshots.reset_vm_files(&self.record.id, &source).await?;
+        Ok(Some((source, files)))
     }
 
     /// Removes what a VM slept on, after its record says that it sleeps no more.

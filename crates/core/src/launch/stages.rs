@@ -1,0 +1,239 @@
+//! Bringing a machine up in stages, each a type whose drop undoes what it did.
+//!
+//! ```text
+//!  Planned ──files──▶ Prepared ──launch──▶ Launched ──resume, connect──▶ Connected ──keep──▶ (machine, guest)
+//!  image, start       spec, identity       drop: the machine is killed   drop: the same, and its channel is closed
+//! ```
+//!
+//! Files and row of a new VM are undone by its actor: after a crash at any point they must go in an order (machine, files,
+//! row), which no drop can promise.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use microvm_ports::guest::Identity;
+use microvm_ports::hypervisor::MachineSpec;
+use microvm_ports::snapshot::BranchSource;
+use microvm_ports::storage::{ImageConfig, ResolvedImage, ResolvedKernel, VmFiles};
+use microvm_ports::{Guest, GuestError, Machine, StorageError};
+use microvm_types::ErrorKind;
+use microvm_types::template::Template;
+use microvm_types::vm::VmRecord;
+
+use super::failure::boot_error;
+use super::identity::first_identity;
+use super::spec::{machine_spec, machine_start};
+use super::{MOST_LOST_EPOCHS, exited};
+use crate::error::ServiceError;
+use crate::ports::Ports;
+use crate::undo::{self, Undo};
+
+/// Longest time in which a machine is seen to have ended after its guest has closed the channel.
+const EXIT_AFTER_CLOSE: Duration = Duration::from_secs(2);
+
+/// How a machine begins.
+#[derive(Clone)]
+pub(crate) enum Start {
+    /// By a kernel.
+    Boot(ResolvedKernel),
+    /// Where another one was.
+    State(Box<BranchSource>),
+}
+
+/// What a machine is made of: found and verified once, and carried to where it is used.
+#[derive(Clone)]
+pub(crate) struct Planned {
+    pub(crate) image: ResolvedImage,
+    pub(crate) start: Start,
+}
+
+/// What an image is looked up by. Records of the first servers do not say which one it was.
+pub(crate) fn image_reference<'a>(digest: &'a str, template: &'a Template) -> &'a str {
+    if digest.is_empty() { &template.image } else { digest }
+}
+
+/// What a machine has on the disk of the host.
+pub(crate) struct MachineFiles {
+    files: VmFiles,
+    memory_base: Utf8PathBuf,
+}
+
+impl Planned {
+    /// Of a VM that was made earlier: a boot, or on from `source`.
+    pub(crate) async fn of(
+        ports: &Ports,
+        record: &VmRecord,
+        source: Option<BranchSource>,
+    ) -> Result<Self, StorageError> {
+        let image = ports.images.image(image_reference(&record.image_digest, &record.template));
+        match source {
+            Some(source) => Ok(Self { image: image.await?, start: Start::State(Box::new(source)) }),
+            None => {
+                let (image, kernel) = tokio::try_join!(image, ports.kernels.kernel(&record.template.kernel))?;
+                Ok(Self { image, start: Start::Boot(kernel) })
+            }
+        }
+    }
+
+    /// Makes the files of a new VM.
+    pub(crate) async fn make_files(
+        &self,
+        ports: &Ports,
+        record: &VmRecord,
+    ) -> Result<MachineFiles, StorageError> {
+        let files = async {
+            match &self.start {
+                Start::Boot(_) => {
+                    ports.vm_storage.create_vm_files(&record.id, record.template.disk_mib).await
+                }
+                Start::State(source) => ports.snapshots.create_vm_files_from(&record.id, source).await,
+            }
+        };
+        let (files, memory_base) = tokio::try_join!(files, self.memory_base(ports, record))?;
+        Ok(MachineFiles { files, memory_base })
+    }
+
+    /// Finds the files of a VM that was made earlier, unless they were just put back.
+    pub(crate) async fn find_files(
+        &self,
+        ports: &Ports,
+        record: &VmRecord,
+        put_back: Option<VmFiles>,
+    ) -> Result<MachineFiles, StorageError> {
+        let files = async {
+            match put_back {
+                Some(files) => Ok(files),
+                None => ports.vm_storage.vm_files(&record.id).await,
+            }
+        };
+        let (files, memory_base) = tokio::try_join!(files, self.memory_base(ports, record))?;
+        Ok(MachineFiles { files, memory_base })
+    }
+
+    async fn memory_base(&self, ports: &Ports, record: &VmRecord) -> Result<Utf8PathBuf, StorageError> {
+        match &self.start {
+            Start::Boot(_) => ports.vm_storage.zero_memory(record.template.memory_mib).await,
+            Start::State(source) => Ok(source.memory_base.clone()),
+        }
+    }
+
+    /// Puts together what the machine and its guest are told.
+    ///
+    /// # Errors
+    /// A disk or a shared folder of the user's that is not there.
+    pub(crate) async fn prepare(
+        self,
+        ports: &Ports,
+        record: &VmRecord,
+        on: MachineFiles,
+    ) -> Result<Prepared, ServiceError> {
+        let Self { image, start } = self;
+        let MachineFiles { files, memory_base } = on;
+        let identity = first_identity(ports, record, &image.info.config, &start);
+        // A saved memory may know of epochs whose numbers a server did not live to store.
+        let unknown = if matches!(start, Start::State(_)) { u64::from(MOST_LOST_EPOCHS) } else { 0 };
+        Ok(Prepared {
+            spec: machine_spec(ports, record, &image, files, memory_base, machine_start(record, &start))
+                .await?,
+            identity,
+            epoch: record.epoch + unknown + 1,
+            from: if matches!(start, Start::State(_)) { "state" } else { "boot" },
+            deadline: Duration::from_millis(record.template.boot_timeout_ms),
+            config: image.info.config,
+            image_digest: image.info.digest,
+            _start: start,
+        })
+    }
+}
+
+/// A machine that can be launched.
+pub(crate) struct Prepared {
+    spec: MachineSpec,
+    identity: Identity,
+    epoch: u64,
+    from: &'static str,
+    /// What it begins from is there as long as this is.
+    _start: Start,
+    /// For its guest to answer.
+    deadline: Duration,
+    config: ImageConfig,
+    image_digest: String,
+}
+
+impl Prepared {
+    /// Creates the machine, paused before its first instruction or where its state was taken. `kill_deadline`: how long it
+    /// may take to end if it is undone.
+    pub(crate) async fn launch(
+        self,
+        ports: &Ports,
+        kill_deadline: Duration,
+    ) -> Result<Launched, ServiceError> {
+        let began = tokio::time::Instant::now();
+        let machine = ports.hypervisor.launch(&self.spec).await?;
+        let machine = undo::unless_kept((machine, kill_deadline), |(machine, deadline)| {
+            tokio::spawn(async move { machine.kill(deadline).await });
+        });
+        Ok(Launched { machine, began, prepared: self })
+    }
+}
+
+/// A machine that exists. Dropped, it is killed.
+pub(crate) struct Launched {
+    machine: Undo<(Arc<dyn Machine>, Duration)>,
+    began: tokio::time::Instant,
+    prepared: Prepared,
+}
+
+impl Launched {
+    /// Has the machine run and its agent confirm its identity.
+    pub(crate) async fn connect(self, ports: &Ports) -> Result<Connected, ServiceError> {
+        let Prepared { spec, identity, epoch, from, _start, deadline, config, image_digest } = self.prepared;
+        let machine = Arc::clone(&self.machine.0);
+        let endpoint = machine.endpoint();
+        let connect = ports.connector.connect(&endpoint, epoch, &identity, deadline);
+        let up = async {
+            let (resumed, guest) = tokio::join!(machine.resume(), connect);
+            resumed?;
+            Ok::<_, ServiceError>(guest?)
+        };
+        let failed = |kind, reason| boot_error(ports, &spec.directory, kind, reason);
+        let guest = tokio::select! {
+            biased;
+            exit = exited(machine.state()) => return Err(failed(ErrorKind::Internal, exit.to_string()).await),
+            guest = up => guest,
+        };
+        let guest = match guest {
+            Ok(guest) => undo::unless_kept(guest, |guest| guest.close()),
+            // A guest that dies closes its channel a moment before its machine is seen to have ended.
+            Err(ServiceError::Guest(error @ (GuestError::Closed(_) | GuestError::Unreachable(_)))) => {
+                let exit = tokio::time::timeout(EXIT_AFTER_CLOSE, exited(machine.state())).await;
+                let why = exit.map_or_else(|_| error.to_string(), |exit| exit.to_string());
+                return Err(failed(ErrorKind::Internal, why).await);
+            }
+            Err(ServiceError::Guest(error)) => return Err(failed(error.kind(), error.to_string()).await),
+            Err(error) => return Err(error),
+        };
+        metrics::histogram!("microvm_vm_start_duration_seconds", "from" => from).record(self.began.elapsed());
+        Ok(Connected { guest, machine: self.machine, epoch, config, image_digest })
+    }
+}
+
+/// A machine that runs and whose agent has confirmed its identity. Dropped, its channel is closed and it is killed.
+pub(crate) struct Connected {
+    guest: Undo<Arc<dyn Guest>>,
+    machine: Undo<(Arc<dyn Machine>, Duration)>,
+    /// The epoch that the agent has confirmed.
+    pub(crate) epoch: u64,
+    /// How programs run in its image.
+    pub(crate) config: ImageConfig,
+    pub(crate) image_digest: String,
+}
+
+impl Connected {
+    /// It belongs to its VM now.
+    pub(crate) fn keep(self) -> (Arc<dyn Machine>, Arc<dyn Guest>) {
+        let (machine, _) = undo::keep(self.machine);
+        (machine, undo::keep(self.guest))
+    }
+}
