@@ -1,15 +1,30 @@
 //! Files of a guest.
 
 pub use microvm_types::files::FileList;
-use microvm_types::files::LeftOut;
+use microvm_types::files::{LeftOut, WatchEvent};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::problem::Problem;
 
 /// Hash of a file, computed in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileHash {
     /// SHA-256 in lower-case hexadecimal.
     pub sha256: String,
+}
+
+/// One line of a watch: a change, or why there will be no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum WatchLine {
+    /// Something changed.
+    Change(WatchEvent),
+    /// It failed; nothing comes after.
+    Failed {
+        /// What went wrong.
+        problem: Problem,
+    },
 }
 
 /// Most bytes of a [`LeftOut`] in a trailer: HTTP libraries bound all trailers together, hyper at 16 KiB.

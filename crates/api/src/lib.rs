@@ -1,31 +1,39 @@
-//! Request and response bodies of the REST interface, version 1, with their OpenAPI schemas.
+//! The REST interface, version 1, as data: operations with their paths, queries, bodies and answers.
+//!
+//! ```text
+//!  operations (one row each) ─▶ document: OpenAPI        server: route, permission, typed handler
+//!      of queries, bodies                                client: method, path, query, answer
+//! ```
 //!
 //! Data only: server and client share these types, so neither can drift from the other. What this crate does *not*
-//! do: speak HTTP, decide anything, or know the ports. Its only functions are the two encodings that both sides must
-//! agree on: byte strings in a query ([`query`]) and instants as text ([`time`]).
+//! do: speak HTTP, decide anything, or know the ports. Its only functions are the encodings that both sides must
+//! agree on (queries in [`query`], instants as text in [`time`]) and the [`document`].
 //!
 //! Everything below [`PREFIX`] is versioned; a change that breaks a client makes a new version beside this one.
 
+pub mod document;
 pub mod exec;
 pub mod files;
 pub mod guest;
 pub mod image;
 pub mod kernel;
 pub mod milliseconds;
+pub mod operation;
+pub mod operations;
 pub mod output;
 pub mod pool;
 pub mod problem;
 pub mod progress;
+pub mod queries;
 pub mod query;
 pub mod remedy;
-mod schemas;
 pub mod snapshot;
 pub mod system;
 pub mod time;
 pub mod vm;
 
+pub use microvm_types::caller::Permission;
 pub use problem::Problem;
-pub use schemas::schemas;
 pub use vm::{CreateVm, Vm, VmList};
 
 /// Prefix of every path of this version.

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::PREFIX;
+use crate::operation::Operation;
+use crate::operations::{file, image, kernel, pool, snapshot, template, vm};
 
 /// Something that can be done about a problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -37,30 +39,33 @@ impl From<Remedy> for Advice {
     }
 }
 
-/// Method and path below the prefix.
+/// The operation that does it, as method and path below the prefix.
 #[must_use]
 pub const fn request(action: Action) -> Option<(&'static str, &'static str)> {
+    const fn of<O: Operation>() -> (&'static str, &'static str) {
+        (O::METHOD.as_str(), O::PATH)
+    }
     Some(match action {
         // No server answers, or no single request does it.
         Action::StartServer | Action::RestartVm => return None,
-        Action::ListVms => ("GET", "/vms"),
-        Action::RemoveVm => ("DELETE", "/vms/{vm}"),
-        Action::StartVm | Action::StartVmCold => ("POST", "/vms/{vm}/start"),
-        Action::ResumeVm => ("POST", "/vms/{vm}/resume"),
-        Action::StopVmByForce => ("POST", "/vms/{vm}/stop"),
-        Action::ShowConsole => ("GET", "/vms/{vm}/console"),
-        Action::CopyFiles => ("PUT", "/vms/{vm}/archive"),
-        Action::ListImages => ("GET", "/images"),
-        Action::BuildImage | Action::PullImage => ("POST", "/images"),
-        Action::ListKernels => ("GET", "/kernels"),
-        Action::BuildKernel | Action::TakeDistributionKernel => ("POST", "/kernels"),
-        Action::ListSnapshots => ("GET", "/snapshots"),
-        Action::RemoveSnapshot => ("DELETE", "/snapshots/{vm}/{snapshot}"),
-        Action::RestoreSnapshot => ("POST", "/snapshots/{vm}/{snapshot}/restore"),
-        Action::ListGoldenSnapshots => ("GET", "/templates/{name}/golden"),
-        Action::ListPools => ("GET", "/pools"),
-        Action::RemovePool => ("DELETE", "/pools/{pool}"),
-        Action::ResizePool => ("POST", "/pools/{pool}/resize"),
+        Action::ListVms => of::<vm::List>(),
+        Action::RemoveVm => of::<vm::Delete>(),
+        Action::StartVm | Action::StartVmCold => of::<vm::Start>(),
+        Action::ResumeVm => of::<vm::Resume>(),
+        Action::StopVmByForce => of::<vm::Stop>(),
+        Action::ShowConsole => of::<vm::Console>(),
+        Action::CopyFiles => of::<file::Push>(),
+        Action::ListImages => of::<image::List>(),
+        Action::BuildImage | Action::PullImage => of::<image::Add>(),
+        Action::ListKernels => of::<kernel::List>(),
+        Action::BuildKernel | Action::TakeDistributionKernel => of::<kernel::Add>(),
+        Action::ListSnapshots => of::<snapshot::List>(),
+        Action::RemoveSnapshot => of::<snapshot::Remove>(),
+        Action::RestoreSnapshot => of::<snapshot::Restore>(),
+        Action::ListGoldenSnapshots => of::<template::Golden>(),
+        Action::ListPools => of::<pool::List>(),
+        Action::RemovePool => of::<pool::Remove>(),
+        Action::ResizePool => of::<pool::Resize>(),
     })
 }
 

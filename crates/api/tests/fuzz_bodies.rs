@@ -7,7 +7,10 @@ use microvm_api::kernel::AddKernel;
 use microvm_api::milliseconds::Milliseconds;
 use microvm_api::pool::{Acquire, CreatePool, ResizePool};
 use microvm_api::progress::ProgressLine;
-use microvm_api::query::{Query, encode};
+use microvm_api::queries::{
+    CleanUpSnapshots, ConsolePart, ListFiles, ListVms, PullArchive, ReadFile, WriteFile,
+};
+use microvm_api::query;
 use microvm_api::snapshot::{CreateSnapshot, ForkVm, RestoreSnapshot, SnapshotFile};
 use microvm_api::system::TemplateText;
 use microvm_api::vm::{ResizeVm, StopVm};
@@ -111,19 +114,27 @@ fn queries() {
         .words(&[b"%", b"%%", b"%f", b"&", b"=", b"path=", b"mode=", b"+", "ä".as_bytes()])
         .run(|bytes| {
             let raw = String::from_utf8_lossy(bytes);
-            let query = match Query::parse(&raw) {
-                Ok(query) => query,
-                Err(error) => return error.to_string(),
-            };
-            if let Ok(path) = query.required("path") {
-                let again = Query::parse(&format!("path={}", encode(path))).unwrap();
-                assert_eq!(again.required("path"), Ok(path));
-            }
             let told = [
-                query.mode("mode").map(drop),
-                query.flag("recursive").map(drop),
-                query.value::<u64>("length", "a number").map(drop),
+                query_again::<ListVms>(&raw),
+                query_again::<ConsolePart>(&raw),
+                query_again::<ReadFile>(&raw),
+                query_again::<WriteFile>(&raw),
+                query_again::<ListFiles>(&raw),
+                query_again::<PullArchive>(&raw),
+                query_again::<CleanUpSnapshots>(&raw),
             ];
-            told.map(|told| told.err().map_or_else(String::new, |error| error.to_string())).concat()
+            told.concat()
         });
+}
+
+/// What is read of a query is read again from what is written of it, as the same.
+fn query_again<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(raw: &str) -> String {
+    let read: T = match query::read(raw) {
+        Ok(read) => read,
+        Err(error) => return error.to_string(),
+    };
+    let written = query::write(&read).expect("parameters can be written");
+    let again: T = query::read(written.strip_prefix('?').unwrap_or_default()).expect("and read again");
+    assert_eq!(again, read, "{written}");
+    String::new()
 }

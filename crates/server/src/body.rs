@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
 use microvm_api::files::left_out_text;
+use microvm_api::operation::{Archive, Data, Media};
 use microvm_api::{LEFT_OUT_HEADER, SHA256_HEADER};
 use microvm_core::GuestLease;
 use microvm_ports::guest::ByteStream;
@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use crate::failure::Failure;
+use crate::reply::Reply;
 
 /// A request body as a stream for a guest, and its SHA-256, which is there once the stream was taken to its end. A sum
 /// in the head or in the trailers is held against what arrived; if they differ the stream ends with an error and the
@@ -100,22 +101,20 @@ fn announced(headers: &HeaderMap) -> Option<String> {
 }
 
 /// A stream of a guest as an answer, with its SHA-256 as a trailer. The VM counts as used until it was all read.
-pub(crate) fn outgoing(data: ByteStream, lease: GuestLease, headers: HeaderMap) -> Response {
+pub(crate) fn outgoing<M: Media>(data: ByteStream, lease: GuestLease, headers: HeaderMap) -> Reply<Data<M>> {
     let body = Outgoing { data, hash: Sha256::new(), ended: false, left_out: None, _lease: lease };
-    let mut response = (headers, Body::new(body)).into_response();
-    response.headers_mut().insert(header::TRAILER, HeaderValue::from_static(SHA256_HEADER));
-    response
+    Reply::data(headers, Body::new(body)).with(header::TRAILER, HeaderValue::from_static(SHA256_HEADER))
 }
 
 /// The same for an archive, with what is not in it as a second trailer.
-pub(crate) fn outgoing_archive(archive: PulledArchive, lease: GuestLease, headers: HeaderMap) -> Response {
+pub(crate) fn outgoing_archive(archive: PulledArchive, lease: GuestLease) -> Reply<Data<Archive>> {
     let PulledArchive { data, left_out } = archive;
     let body = Outgoing { data, hash: Sha256::new(), ended: false, left_out: Some(left_out), _lease: lease };
-    let mut response = (headers, Body::new(body)).into_response();
+    let mut headers = HeaderMap::new();
     for name in [SHA256_HEADER, LEFT_OUT_HEADER] {
-        response.headers_mut().append(header::TRAILER, HeaderValue::from_static(name));
+        headers.append(header::TRAILER, HeaderValue::from_static(name));
     }
-    response
+    Reply::data(headers, Body::new(body))
 }
 
 struct Outgoing {

@@ -3,16 +3,10 @@
 //! A caller over the unix socket is known by the credentials the kernel reports (`SO_PEERCRED`). Callers over TCP will
 //! be known by tokens: another [`Authenticator`], the same [`Permission`]s.
 
-use std::sync::Arc;
-
-use axum::extract::{ConnectInfo, Request};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::extract::ConnectInfo;
 use microvm_api::Problem;
 use microvm_types::ErrorKind;
 pub use microvm_types::caller::{Caller, Permission};
-
-use crate::failure::Failure;
 
 /// Process credentials of a connection, as the kernel reports them; `None` if it does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,29 +73,22 @@ impl Authenticator for PeerAuthenticator {
     }
 }
 
-/// Runs a handler only for callers with the permission of its route.
-pub(crate) async fn authorise(
-    authenticator: Arc<dyn Authenticator>,
+/// The caller of a request who may do what needs `permission`.
+pub(crate) fn authorised(
+    authenticator: &dyn Authenticator,
     permission: Permission,
-    request: Request,
-    next: Next,
-) -> Response {
-    let (head, body) = request.into_parts();
+    head: &axum::http::request::Parts,
+) -> Result<Caller, Box<Problem>> {
     let peer = head.extensions.get::<ConnectInfo<Peer>>().map_or(Peer(None), |info| info.0);
-    match authenticator.caller(peer, &head) {
-        Err(problem) => Failure(problem).into_response(),
-        Ok(caller) if !caller.may(permission) => Failure::new(
-            ErrorKind::Forbidden,
-            "permission_missing",
-            format!("{} may not do this: the permission {} is needed", caller.name, permission.as_str()),
-        )
-        .into_response(),
-        Ok(caller) => {
-            let mut request = Request::from_parts(head, body);
-            request.extensions_mut().insert(caller);
-            next.run(request).await
-        }
+    let caller = authenticator.caller(peer, head)?;
+    if caller.may(permission) {
+        return Ok(caller);
     }
+    Err(Box::new(Problem::new(
+        ErrorKind::Forbidden,
+        "permission_missing",
+        format!("{} may not do this: the permission {} is needed", caller.name, permission.as_str()),
+    )))
 }
 
 #[cfg(test)]

@@ -4,15 +4,15 @@
 use std::convert::Infallible;
 
 use axum::body::Body;
-use axum::http::header;
-use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use microvm_api::exec::Executed;
+use microvm_api::operation::Json;
 use microvm_api::output::{COLLECTED_MAX, Omitted};
 
 use crate::charge::Charge;
+use crate::reply::Reply;
 
 /// Bytes of output that are kept, charged and written together: whole groups of base64.
 const PIECE: usize = 48 << 10;
@@ -141,7 +141,12 @@ fn escape(bytes: &[u8]) -> Bytes {
 }
 
 /// The answer: `done` with its outputs in it, which it does not hold itself; `rest` says where what is left out can be had.
-pub(crate) fn answer(mut done: Executed, stdout: Output, stderr: Output, rest: &str) -> Response {
+pub(crate) fn answer(
+    mut done: Executed,
+    stdout: Output,
+    stderr: Output,
+    rest: &str,
+) -> Reply<Json<Executed>> {
     let (stdout, stderr) = (stdout.finish(), stderr.finish());
     done.truncated = stdout.omitted + stderr.omitted > 0;
     let (stdout_bytes, stderr_bytes) = (stdout.omitted, stderr.omitted);
@@ -158,7 +163,7 @@ pub(crate) fn answer(mut done: Executed, stdout: Output, stderr: Output, rest: &
         .chain(stderr.fields("stderr"))
         .chain(std::iter::once(Bytes::from_static(b"}")));
     let body = Body::from_stream(futures_util::stream::iter(text.map(Ok::<_, Infallible>)));
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    Reply::written(body)
 }
 
 #[cfg(test)]
@@ -191,7 +196,7 @@ mod tests {
     /// What is read from an answer with these outputs.
     async fn read(stdout: Output, stderr: Output) -> Executed {
         let response = answer(executed(Outputs::default()), stdout, stderr, "here");
-        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body = response.into_response().into_body().collect().await.unwrap().to_bytes();
         serde_json::from_slice(&body).unwrap()
     }
 

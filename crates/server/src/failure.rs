@@ -4,7 +4,8 @@ use axum::extract::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use microvm_api::Problem;
-use microvm_api::query::QueryError;
+use microvm_api::operation::PathError;
+use microvm_api::query::{FilterError, GuestPathError, QueryError};
 use microvm_core::ServiceError;
 use microvm_ports::{GuestError, StorageError};
 use microvm_types::{ErrorKind, NameError};
@@ -70,6 +71,24 @@ impl From<StorageError> for Failure {
 impl From<NameError> for Failure {
     fn from(error: NameError) -> Self {
         Self::invalid("vm_name_invalid", error.to_string())
+    }
+}
+
+impl From<PathError> for Failure {
+    fn from(error: PathError) -> Self {
+        Self(Box::new(error.into()))
+    }
+}
+
+impl From<GuestPathError> for Failure {
+    fn from(error: GuestPathError) -> Self {
+        Self::invalid("path_invalid", error.to_string())
+    }
+}
+
+impl From<FilterError> for Failure {
+    fn from(error: FilterError) -> Self {
+        Self::invalid("filter_invalid", error.to_string())
     }
 }
 

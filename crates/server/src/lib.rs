@@ -1,22 +1,23 @@
 //! The HTTP edge: REST v1 over a unix socket, for callers of this host.
 //!
 //! ```text
-//!  socket ─▶ connections (peer, limits) ─▶ request id, log ─▶ charge ─▶ route table ─▶ permission ─▶ handler ─▶ core
+//!  socket ─▶ connections (peer, limits) ─▶ request id, log ─▶ charge ─▶ route ─▶ permission ─▶ path, query, body ─▶ handler ─▶ core
 //! ```
 //!
-//! Every route is one row of [`routes::table`] with the permission it needs; a row without one cannot be written. The
-//! same table makes the OpenAPI document. What this crate does *not* do: decide what a VM may do (core does), open
-//! drivers (the binary does), or listen on a network (the seam for that is [`caller::Authenticator`]).
+//! Operations are rows of [`microvm_api::operations`], each with the permission it needs; `routes` ties each to a handler
+//! that takes and answers what the row says. The same rows make the OpenAPI document. What this crate does *not* do:
+//! decide what a VM may do (core does), open drivers (the binary does), or listen on a network (the seam for that is
+//! [`caller::Authenticator`]).
 
 mod app;
 mod body;
+mod call;
 pub mod caller;
 mod charge;
 mod collected;
 mod connections;
 mod convert;
 mod extents;
-mod extract;
 mod failure;
 mod handlers;
 mod host;
@@ -26,8 +27,8 @@ mod listed;
 mod listener;
 mod metrics;
 mod observe;
-mod openapi;
-pub mod routes;
+mod reply;
+mod routes;
 mod serve;
 mod session;
 mod share;

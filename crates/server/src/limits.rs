@@ -41,16 +41,6 @@ fn eighth_of_memory() -> u64 {
     system.totalram.saturating_mul(system.mem_unit.into()) / 8
 }
 
-/// Largest JSON body of a route, by the schema it takes, in bytes. Refused before it is read if its length is announced.
-pub(crate) fn body_max(schema: &str) -> usize {
-    match schema {
-        // Texts of users: commands (a frame to the guest has 256 KiB), recipes, templates, certificates, variables.
-        "Execute" | "AddImage" | "AddKernel" | "CreateVm" | "TemplateText" | "ForkVm" | "RestoreSnapshot"
-        | "Acquire" | "CreatePool" => microvm_api::JSON_BODY_MAX,
-        _ => 64 << 10,
-    }
-}
-
 /// Bytes that a stream out of a guest may make the server keep while its reader does not read: its window, and what is on
 /// the way to the socket.
 pub(crate) const OUTGOING: usize = (512 + 128) << 10;
@@ -60,7 +50,3 @@ pub(crate) const INPUT: usize = 512 << 10;
 
 /// Bytes that wait on the way into a file: the widest window.
 pub(crate) const UPLOAD: usize = 2 << 20;
-
-/// The largest JSON body of the route that a request was matched to.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct BodyMax(pub(crate) usize);

@@ -3,33 +3,33 @@
 use std::pin::Pin;
 
 use axum::body::Body;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use microvm_api::operation::Lines;
 use microvm_api::progress::ProgressLine;
 use microvm_ports::Progress;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::failure::Failure;
+use crate::reply::Reply;
 
 /// Reports that may wait for a slow reader; later ones are dropped, the work is never held up by them.
 const REPORTS_MAX: usize = 64;
 
 /// Values as lines.
-pub(crate) fn lines<T: Serialize>(values: impl Stream<Item = T> + Send + 'static) -> Response {
+pub(crate) fn lines<T: Serialize>(values: impl Stream<Item = T> + Send + 'static) -> Reply<Lines<T>> {
     let body = values.map(|value| {
         serde_json::to_vec(&value).map(|mut line| {
             line.push(b'\n');
             Bytes::from(line)
         })
     });
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response()
+    Reply::lines(Body::from_stream(body))
 }
 
 /// Work that reports its progress as lines and ends with its outcome. A caller who goes away ends the work.
-pub(crate) fn progress<F>(work: impl FnOnce(Progress) -> F) -> Response
+pub(crate) fn progress<F>(work: impl FnOnce(Progress) -> F) -> Reply<Lines<ProgressLine>>
 where
     F: Future<Output = Result<ProgressLine, Failure>> + Send + 'static,
 {
@@ -83,7 +83,7 @@ mod tests {
             progress.advance("one", 1, Some(2));
             Ok(ProgressLine::Damage { findings: Vec::new() })
         });
-        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body = response.into_response().into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8(body.to_vec()).unwrap();
         let kinds: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -4,26 +4,26 @@
 use std::convert::Infallible;
 
 use axum::body::Body;
-use axum::http::header;
-use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use microvm_api::operation::Json;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::charge::Charge;
 use crate::failure::Failure;
+use crate::reply::Reply;
 
 /// Bytes of JSON that are written together.
 const PIECE: usize = 16 << 10;
 
 /// `bare`, an object, with `entries` as its field `name`. `behind` tells the bytes behind the pointers of an entry.
-pub(crate) fn answer<T: Serialize + Send + 'static>(
+pub(crate) fn answer<L: Serialize, T: Serialize + Send + 'static>(
     charge: &Charge,
-    bare: &impl Serialize,
+    bare: &L,
     name: &str,
     entries: Vec<T>,
     behind: impl Fn(&T) -> usize,
-) -> Result<Response, Failure> {
+) -> Result<Reply<Json<L>>, Failure> {
     let held: usize = entries.iter().map(|entry| size_of::<T>() + behind(entry)).sum();
     charge.hold(held)?;
     let mut fields = serde_json::to_value(bare).unwrap_or_default();
@@ -50,7 +50,7 @@ pub(crate) fn answer<T: Serialize + Send + 'static>(
     let text =
         std::iter::once(Bytes::from(head)).chain(pieces).chain(std::iter::once(Bytes::from_static(b"]}")));
     let body = Body::from_stream(futures_util::stream::iter(text.map(Ok::<_, Infallible>)));
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    Ok(Reply::written(body))
 }
 
 #[cfg(test)]
@@ -71,13 +71,13 @@ mod tests {
             let bare = json!({"success": true, "entries": []});
             let wanted = json!({"success": true, "entries": entries});
             let response = answer(&charge, &bare, "entries", entries, String::capacity).unwrap();
-            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let body = response.into_response().into_body().collect().await.unwrap().to_bytes();
             assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), wanted);
         }
         let bare = answer(&charge, &json!({}), "x", vec![1], |_| 0).unwrap();
-        assert_eq!(bare.into_body().collect().await.unwrap().to_bytes(), r#"{"x":[1]}"#);
+        assert_eq!(bare.into_response().into_body().collect().await.unwrap().to_bytes(), r#"{"x":[1]}"#);
         assert!(budget.taken() > 5000);
         let large = answer(&charge, &json!({}), "x", vec![0u8; 3 << 20], |_| 0);
-        assert_eq!(large.unwrap_err().0.code, "server_busy");
+        assert_eq!(large.err().unwrap().0.code, "server_busy");
     }
 }

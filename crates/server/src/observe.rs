@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
+use axum::http::header::ALLOW;
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -69,7 +70,12 @@ pub(crate) async fn observe(ids: std::sync::Arc<RequestIds>, request: Request, n
                     tracing::info!(status, took_us, code, detail, "refused");
                 }
                 problem.request_id = Some(id.clone());
+                // Which methods the path has.
+                let allow = response.headers_mut().remove(ALLOW);
                 response = render(&problem);
+                if let Some(allow) = allow {
+                    response.headers_mut().insert(ALLOW, allow);
+                }
             }
             None => tracing::debug!(status, took_us, "answered"),
         }
@@ -88,7 +94,7 @@ mod tests {
 
     #[test]
     fn every_route_into_a_guest_is_known_as_one() {
-        for route in crate::routes::table() {
+        for route in microvm_api::operations::all() {
             let path = format!("{}{}", microvm_api::PREFIX, route.path);
             let permission = route.permission.as_str();
             let outside = route.path.contains("/ports/") || route.path.ends_with("/console");

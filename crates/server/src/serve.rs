@@ -1,44 +1,36 @@
-//! From the table to a running server.
+//! From operations to a running server.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Extension, Request};
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{Next, from_fn};
 use axum::{Router, response::IntoResponse};
 use microvm_types::ErrorKind;
 
 use crate::app::App;
-use crate::caller::authorise;
 use crate::charge::charge;
 use crate::connections;
 use crate::failure::Failure;
-use crate::limits::{BodyMax, body_max};
 use crate::listener::BoundServer;
 use crate::observe::{RequestIds, observe};
-use crate::routes;
+use crate::routes::{self, Routes};
 use crate::share::Budget;
 
 /// How long requests that are under way may still take when the server ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// All routes of the table, each behind its permission, with and without a slash at the end.
+/// All operations, each behind its permission.
 pub fn router(app: Arc<App>) -> Router {
-    let mut router = Router::new();
-    for route in routes::table() {
-        let authenticator = Arc::clone(&app.authenticator);
-        let permission = route.permission;
-        let most = Extension(BodyMax(body_max(route.takes)));
-        let guarded = route.handler.layer(most).layer(from_fn(move |request: Request, next: Next| {
-            authorise(Arc::clone(&authenticator), permission, request, next)
-        }));
-        for path in [route.path.to_owned(), format!("{}/", route.path)] {
-            router = router.route(&format!("{}{path}", microvm_api::PREFIX), guarded.clone());
-        }
-    }
+    router_of(app, routes::all())
+}
+
+/// A router of these operations, with what surrounds each of them.
+pub(crate) fn router_of(app: Arc<App>, routes: Routes) -> Router {
     let ids = Arc::new(RequestIds::starting_at(app.engine.now_ms()));
     let budget = Budget::of(app.limits.bytes);
-    router
+    routes
+        .into_router()
         .fallback(|request: Request| async move {
             let what = format!("{} {}", request.method(), request.uri().path());
             let advice = "the routes are listed at /api/v1/openapi.json";
@@ -54,7 +46,6 @@ pub fn router(app: Arc<App>) -> Router {
         })
         // Bodies are limited where they are read: by their route, their time and what their caller holds already.
         .layer(DefaultBodyLimit::disable())
-        .layer(Extension(app.limits))
         .layer(from_fn(move |request: Request, next: Next| charge(Arc::clone(&budget), request, next)))
         .layer(from_fn(move |request: Request, next: Next| observe(Arc::clone(&ids), request, next)))
         .with_state(app)

@@ -1,46 +1,36 @@
 //! Whole trees as tar streams.
 
 use axum::Json;
-use axum::extract::Extension;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::Response;
+use microvm_api::operation::{Archive, Data};
+use microvm_api::operations::file;
 use microvm_ports::Holes;
 use microvm_types::files::TransferSummary;
 
 use crate::body;
-use crate::charge::Charge;
-use crate::extract::{Parameters, Vm};
+use crate::call::{Call, Upload};
 use crate::failure::Failure;
-use crate::handlers::files::owner;
 use crate::limits::{OUTGOING, UPLOAD};
+use crate::reply::Reply;
 use crate::session::Session;
 
 pub(crate) async fn pull(
     app: Session,
-    Vm(vm): Vm,
-    Extension(charge): Extension<Charge>,
-    query: Parameters,
-) -> Result<Response, Failure> {
-    let path = query.path("path")?;
-    let exclude: Vec<Vec<u8>> = query.0.all("exclude").map(<[u8]>::to_vec).collect();
-    let holes = if query.0.flag("holes")? { Holes::Map } else { Holes::Zeros };
+    Call { path: vm, query, charge, .. }: Call<file::Pull>,
+) -> Result<Reply<Data<Archive>>, Failure> {
+    let path = query.path.absolute()?;
+    let exclude: Vec<Vec<u8>> = query.exclude.into_iter().map(|name| name.0).collect();
+    let holes = if query.holes { Holes::Map } else { Holes::Zeros };
     charge.hold(OUTGOING)?;
     let guest = app.services.vms.guest(&vm).await?;
     let archive = guest.pull_archive(&path, &exclude, holes).await?;
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
-    Ok(body::outgoing_archive(archive, guest, headers))
+    Ok(body::outgoing_archive(archive, guest))
 }
 
 pub(crate) async fn push(
     app: Session,
-    Vm(vm): Vm,
-    Extension(charge): Extension<Charge>,
-    query: Parameters,
-    headers: HeaderMap,
-    data: axum::body::Body,
+    Call { path: vm, query, body: Upload { headers, data }, charge, .. }: Call<file::Push>,
 ) -> Result<Json<TransferSummary>, Failure> {
-    let (path, owner) = (query.path("path")?, owner(&query)?);
+    let (path, owner) = (query.path.absolute()?, query.owner.map(|owner| owner.0));
     charge.hold(UPLOAD)?;
     let guest = app.services.vms.guest(&vm).await?;
     let (data, sum) = body::incoming(&headers, data, app.limits.silence);

@@ -1,25 +1,25 @@
 //! What happens to VMs, over a WebSocket: one text frame per event.
 
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::response::Response;
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use futures_util::{SinkExt, StreamExt};
+use microvm_api::operation::Socket;
+use microvm_api::operations::event;
 use microvm_api::vm::{Event, EventMessage};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::call::Call;
 use crate::failure::Failure;
-use crate::handlers::exec::upgrade;
+use crate::reply::Reply;
 use crate::session::Session;
 
 pub(crate) async fn events(
     app: Session,
-    request: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Result<Response, Failure> {
-    let request = upgrade(request)?;
+    Call { body: request, .. }: Call<event::Follow>,
+) -> Result<Reply<Socket<(), EventMessage>>, Failure> {
     // Subscribed before the answer: whoever has the answer misses nothing.
     let events = app.services.vms.events();
-    Ok(request.on_upgrade(move |socket| async move {
+    Ok(Reply::socket(request, move |socket| async move {
         tokio::select! {
             () = forward(&app, events, socket) => {}
             () = app.ending.cancelled() => {}

@@ -5,25 +5,24 @@
 
 use std::time::Duration;
 
-use axum::extract::Extension;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::response::Response;
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use microvm_api::exec::{ClientMessage, FRAME_MAX, ServerMessage, StreamByte};
+use microvm_api::operation::Socket;
+use microvm_api::operations::guest;
 use microvm_core::GuestLease;
 use microvm_ports::guest::{ProcessEvent, ProcessEvents, ProcessHandle, ProcessInput, ProcessWriter};
 use microvm_types::exec::OutputOffsets;
 use microvm_types::{ErrorKind, VmRef};
 
-use crate::charge::Charge;
-use crate::extract::Vm;
+use crate::call::Call;
 use crate::failure::Failure;
 use crate::handlers::execute::check;
 use crate::handlers::processes::check_signal;
 use crate::limits::{INPUT, OUTGOING};
+use crate::reply::Reply;
 use crate::session::Session;
 
 /// How long a caller may take to say what it wants.
@@ -36,30 +35,14 @@ const PING: Duration = Duration::from_secs(15);
 const FAREWELL: Duration = Duration::from_secs(5);
 
 type Sink = SplitSink<WebSocket, Message>;
-type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
-
-/// The upgrade with our limits, or our problem.
-pub(crate) fn upgrade(upgrade: Upgrade) -> Result<WebSocketUpgrade, Failure> {
-    let upgrade = upgrade.map_err(|error| {
-        let detail = format!("this route speaks WebSocket: {}", error.body_text());
-        Failure::invalid("websocket_needed", detail)
-    })?;
-    Ok(upgrade
-        .max_message_size(FRAME_MAX + 1024)
-        .max_frame_size(FRAME_MAX + 1024)
-        .max_write_buffer_size(4 * FRAME_MAX))
-}
 
 pub(crate) async fn exec(
     app: Session,
-    Vm(vm): Vm,
-    Extension(charge): Extension<Charge>,
-    request: Upgrade,
-) -> Result<Response, Failure> {
-    let request = upgrade(request)?;
+    Call { path: vm, body: request, charge, .. }: Call<guest::Exec>,
+) -> Result<Reply<Socket<ClientMessage, ServerMessage>>, Failure> {
     charge.hold(OUTGOING + INPUT)?;
     let guest = app.services.vms.guest(&vm).await?;
-    Ok(request.on_upgrade(move |socket| async move {
+    Ok(Reply::socket(request, move |socket| async move {
         let (mut sink, mut stream) = socket.split();
         let ending = app.ending.clone();
         let outcome = tokio::select! {

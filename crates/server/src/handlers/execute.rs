@@ -2,19 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use axum::extract::Extension;
-use axum::response::Response;
 use futures_util::StreamExt;
-use microvm_api::exec::{CommandLine, Execute, Executed};
+use microvm_api::exec::{CommandLine, Executed};
+use microvm_api::operation::Json;
+use microvm_api::operations::guest;
 use microvm_ports::guest::{ProcessEvent, ProcessEvents};
 use microvm_types::exec::{ExecRequest, ExitStatus};
 use microvm_types::{ErrorKind, Phase};
 
-use crate::charge::Charge;
+use crate::call::Call;
 use crate::collected::{Output, answer};
-use crate::extract::{Body, Vm};
 use crate::failure::Failure;
 use crate::limits::OUTGOING;
+use crate::reply::Reply;
 use crate::session::Session;
 
 /// Where output is that an answer leaves out.
@@ -26,10 +26,8 @@ const TIMEOUT_MAX: u64 = 3600;
 
 pub(crate) async fn execute(
     app: Session,
-    Vm(vm): Vm,
-    Extension(charge): Extension<Charge>,
-    Body(request): Body<Execute>,
-) -> Result<Response, Failure> {
+    Call { path: vm, body: request, charge, .. }: Call<guest::Run>,
+) -> Result<Reply<Json<Executed>>, Failure> {
     let command = match request.command {
         CommandLine::Shell(text) => vec!["sh".to_owned(), "-c".to_owned(), text],
         CommandLine::Arguments(arguments) => arguments,
@@ -154,6 +152,7 @@ pub(crate) fn check(request: &ExecRequest) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use crate::caller::Peer;
+    use crate::charge::Charge;
     use crate::share::Budget;
 
     #[tokio::test(flavor = "current_thread")]

@@ -1,18 +1,22 @@
 //! What a guest tells of itself.
 
 use axum::Json;
-use axum::extract::Extension;
-use axum::response::Response;
 use microvm_api::guest::{GuestProcesses, HealthReply, Ping, SystemInfoReply};
+use microvm_api::operation::{self, Nothing, Operation};
+use microvm_api::operations::guest;
+use microvm_types::VmRef;
 use microvm_types::guest::GuestProcess;
 
-use crate::charge::Charge;
-use crate::extract::Vm;
+use crate::call::Call;
 use crate::failure::Failure;
 use crate::listed;
+use crate::reply::Reply;
 use crate::session::Session;
 
-pub(crate) async fn ping(app: Session, Vm(vm): Vm) -> Result<Json<Ping>, Failure> {
+pub(crate) async fn ping<O>(app: Session, Call { path: vm, .. }: Call<O>) -> Result<Json<Ping>, Failure>
+where
+    O: Operation<Path = VmRef, Body = Nothing>,
+{
     let guest = app.services.vms.guest(&vm).await?;
     let round_trip = guest.ping().await?;
     let agent = guest.agent().clone();
@@ -24,16 +28,18 @@ pub(crate) async fn ping(app: Session, Vm(vm): Vm) -> Result<Json<Ping>, Failure
     }))
 }
 
-pub(crate) async fn system_info(app: Session, Vm(vm): Vm) -> Result<Json<SystemInfoReply>, Failure> {
+pub(crate) async fn system_info(
+    app: Session,
+    Call { path: vm, .. }: Call<guest::SystemInfo>,
+) -> Result<Json<SystemInfoReply>, Failure> {
     let system_info = app.services.vms.guest(&vm).await?.system_info().await?;
     Ok(Json(SystemInfoReply { success: true, system_info, timestamp: app.now() }))
 }
 
 pub(crate) async fn processes(
     app: Session,
-    Vm(vm): Vm,
-    Extension(charge): Extension<Charge>,
-) -> Result<Response, Failure> {
+    Call { path: vm, charge, .. }: Call<guest::Processes>,
+) -> Result<Reply<operation::Json<GuestProcesses>>, Failure> {
     let processes = app.services.vms.guest(&vm).await?.guest_processes().await?;
     let bare = GuestProcesses { success: true, processes: Vec::new(), timestamp: app.now() };
     listed::answer(&charge, &bare, "processes", processes, |process: &GuestProcess| {
@@ -41,7 +47,10 @@ pub(crate) async fn processes(
     })
 }
 
-pub(crate) async fn health(app: Session, Vm(vm): Vm) -> Result<Json<HealthReply>, Failure> {
+pub(crate) async fn health(
+    app: Session,
+    Call { path: vm, .. }: Call<guest::Health>,
+) -> Result<Json<HealthReply>, Failure> {
     let health = app.services.vms.guest(&vm).await?.health().await?;
     Ok(Json(HealthReply { success: true, health, timestamp: app.now() }))
 }

@@ -1,29 +1,33 @@
 //! Images.
 
 use axum::Json;
-use axum::http::StatusCode;
-use axum::response::Response;
 use camino::Utf8PathBuf;
-use microvm_api::image::{AddImage, Freed, Image, ImageList, ImageSource};
+use microvm_api::image::{Freed, Image, ImageList, ImageSource};
+use microvm_api::operation::{ImageRef, Lines};
+use microvm_api::operations::image;
 use microvm_api::progress::ProgressLine;
 use microvm_core::{ImageBase, ImageRecipe};
 use microvm_ports::StorageError;
 use microvm_ports::storage::{ImageSource as StoreSource, RecipeFile};
 use microvm_types::Listed;
 
+use crate::call::Call;
 use crate::convert;
-use crate::extract::{Body, Path};
 use crate::failure::Failure;
 use crate::lines::progress;
+use crate::reply::{Done, Reply};
 use crate::session::Session;
 
-pub(crate) async fn list(app: Session) -> Result<Json<ImageList>, Failure> {
+pub(crate) async fn list(app: Session, _: Call<image::List>) -> Result<Json<ImageList>, Failure> {
     let Listed { found, unreadable } = app.services.catalog.images().images().await?;
     Ok(Json(ImageList { images: found.into_iter().map(|info| app.image(info)).collect(), unreadable }))
 }
 
 /// Finds by name or digest without reading the whole image; use verifies it.
-pub(crate) async fn get(app: Session, Path(reference): Path<String>) -> Result<Json<Image>, Failure> {
+pub(crate) async fn get(
+    app: Session,
+    Call { path: ImageRef(reference), .. }: Call<image::Get>,
+) -> Result<Json<Image>, Failure> {
     let images = app.services.catalog.images().images().await?.found;
     let found = images.into_iter().find(|info| {
         info.names.contains(&reference) || (reference.len() >= 19 && info.digest.starts_with(&reference))
@@ -32,16 +36,22 @@ pub(crate) async fn get(app: Session, Path(reference): Path<String>) -> Result<J
     Ok(Json(app.image(info)))
 }
 
-pub(crate) async fn remove(app: Session, Path(reference): Path<String>) -> Result<StatusCode, Failure> {
+pub(crate) async fn remove(
+    app: Session,
+    Call { path: ImageRef(reference), .. }: Call<image::Remove>,
+) -> Result<Done, Failure> {
     app.services.catalog.remove_image(&reference).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Done)
 }
 
-pub(crate) async fn prune(app: Session) -> Result<Json<Freed>, Failure> {
+pub(crate) async fn prune(app: Session, _: Call<image::Prune>) -> Result<Json<Freed>, Failure> {
     Ok(Json(Freed { bytes: app.services.catalog.collect_garbage().await? }))
 }
 
-pub(crate) async fn add(app: Session, Body(request): Body<AddImage>) -> Result<Response, Failure> {
+pub(crate) async fn add(
+    app: Session,
+    Call { body: request, .. }: Call<image::Add>,
+) -> Result<Reply<Lines<ProgressLine>>, Failure> {
     let base = base(request.source)?;
     let files = request
         .files

@@ -1,27 +1,31 @@
 //! Kernels.
 
 use axum::Json;
-use axum::http::StatusCode;
-use axum::response::Response;
-use microvm_api::kernel::{AddKernel, Kernel, KernelList, KernelSource};
+use microvm_api::kernel::{Kernel, KernelList, KernelSource};
+use microvm_api::operation::{KernelRef, Lines};
+use microvm_api::operations::kernel;
 use microvm_api::progress::ProgressLine;
 use microvm_ports::StorageError;
 use microvm_ports::storage::KernelSource as StoreSource;
 use microvm_types::Listed;
 
+use crate::call::Call;
 use crate::convert;
-use crate::extract::{Body, Path};
 use crate::failure::Failure;
 use crate::handlers::images::absolute;
 use crate::lines::progress;
+use crate::reply::{Done, Reply};
 use crate::session::Session;
 
-pub(crate) async fn list(app: Session) -> Result<Json<KernelList>, Failure> {
+pub(crate) async fn list(app: Session, _: Call<kernel::List>) -> Result<Json<KernelList>, Failure> {
     let Listed { found, unreadable } = app.services.catalog.kernels().kernels().await?;
     Ok(Json(KernelList { kernels: found.into_iter().map(|info| app.kernel(info)).collect(), unreadable }))
 }
 
-pub(crate) async fn get(app: Session, Path(name): Path<String>) -> Result<Json<Kernel>, Failure> {
+pub(crate) async fn get(
+    app: Session,
+    Call { path: KernelRef(name), .. }: Call<kernel::Get>,
+) -> Result<Json<Kernel>, Failure> {
     let kernels = app.services.catalog.kernels().kernels().await?.found;
     let wanted = |info: &microvm_ports::storage::KernelInfo| {
         info.name == name || (name == "default" && info.is_default)
@@ -32,12 +36,18 @@ pub(crate) async fn get(app: Session, Path(name): Path<String>) -> Result<Json<K
     Ok(Json(app.kernel(info)))
 }
 
-pub(crate) async fn remove(app: Session, Path(name): Path<String>) -> Result<StatusCode, Failure> {
+pub(crate) async fn remove(
+    app: Session,
+    Call { path: KernelRef(name), .. }: Call<kernel::Remove>,
+) -> Result<Done, Failure> {
     app.services.catalog.kernels().remove_kernel(&name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Done)
 }
 
-pub(crate) async fn add(app: Session, Body(request): Body<AddKernel>) -> Result<Response, Failure> {
+pub(crate) async fn add(
+    app: Session,
+    Call { body: request, .. }: Call<kernel::Add>,
+) -> Result<Reply<Lines<ProgressLine>>, Failure> {
     let (default_name, source) = match request.source {
         KernelSource::Distribution => (Some("distribution"), StoreSource::Distribution),
         KernelSource::Build => (Some("built"), StoreSource::Build),

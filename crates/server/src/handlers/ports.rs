@@ -1,34 +1,24 @@
 //! TCP ports of a guest over a WebSocket: binary frames are the bytes, a close frame is the end.
 
-use axum::extract::Extension;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{Message, WebSocketUpgrade};
-use axum::response::Response;
+use axum::extract::ws::Message;
 use futures_util::{SinkExt, StreamExt};
-use microvm_types::VmRef;
+use microvm_api::operation::{Port, Socket};
+use microvm_api::operations::guest;
 
-use crate::charge::Charge;
-use crate::extract::Path;
+use crate::call::Call;
 use crate::failure::Failure;
-use crate::handlers::exec::upgrade;
 use crate::limits::{INPUT, OUTGOING};
+use crate::reply::Reply;
 use crate::session::Session;
 
 pub(crate) async fn connect(
     app: Session,
-    Path((vm, port)): Path<(String, String)>,
-    Extension(charge): Extension<Charge>,
-    request: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Result<Response, Failure> {
-    let vm: VmRef = vm.parse()?;
-    let port = port.parse().ok().filter(|&port: &u16| port != 0).ok_or_else(|| {
-        Failure::invalid("port_invalid", format!("`{port}` is not a port: there are 1 to 65535"))
-    })?;
-    let request = upgrade(request)?;
+    Call { path: (vm, Port(port)), body: request, charge, .. }: Call<guest::Connect>,
+) -> Result<Reply<Socket<(), ()>>, Failure> {
     charge.hold(OUTGOING + INPUT)?;
     let guest = app.services.vms.guest(&vm).await?;
     let connection = guest.connect_port(port).await?;
-    Ok(request.on_upgrade(move |socket| async move {
+    Ok(Reply::socket(request, move |socket| async move {
         let (mut sink, mut stream) = socket.split();
         let (mut incoming, outgoing) = (connection.incoming, connection.outgoing);
         let from_guest = async {

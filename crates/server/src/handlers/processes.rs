@@ -1,22 +1,20 @@
 //! Processes started through the agent.
 
-use axum::extract::Extension;
-use axum::http::StatusCode;
-use axum::response::Response;
-use microvm_api::exec::{ProcessList, SendSignal};
+use microvm_api::exec::ProcessList;
+use microvm_api::operation::Json;
+use microvm_api::operations::process;
 use microvm_types::exec::ProcessInfo;
 
-use crate::charge::Charge;
-use crate::extract::{Body, Process, Vm};
+use crate::call::Call;
 use crate::failure::Failure;
 use crate::listed;
+use crate::reply::{Done, Reply};
 use crate::session::Session;
 
 pub(crate) async fn list(
     app: Session,
-    Vm(vm): Vm,
-    Extension(charge): Extension<Charge>,
-) -> Result<Response, Failure> {
+    Call { path: vm, charge, .. }: Call<process::List>,
+) -> Result<Reply<Json<ProcessList>>, Failure> {
     let processes = app.services.vms.guest(&vm).await?.processes().await?;
     let bare = ProcessList { processes: Vec::new() };
     listed::answer(&charge, &bare, "processes", processes, |process: &ProcessInfo| {
@@ -26,13 +24,11 @@ pub(crate) async fn list(
 
 pub(crate) async fn signal(
     app: Session,
-    Vm(vm): Vm,
-    Process(process): Process,
-    Body(request): Body<SendSignal>,
-) -> Result<StatusCode, Failure> {
+    Call { path: (vm, process), body: request, .. }: Call<process::Signal>,
+) -> Result<Done, Failure> {
     check_signal(request.signal)?;
     app.services.vms.guest(&vm).await?.signal(&process, request.signal).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Done)
 }
 
 pub(crate) fn check_signal(signal: u8) -> Result<(), Failure> {

@@ -3,31 +3,35 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderName;
 use microvm_api::Problem;
 use microvm_api::milliseconds::Milliseconds;
+use microvm_api::operation::{Array, Created, CreatedOrAccepted, Lines, SnapshotRef, SnapshotVm};
+use microvm_api::operations::{snapshot, vm};
 use microvm_api::progress::ProgressLine;
+use microvm_api::queries::CleanUpSnapshots;
 use microvm_api::snapshot::{
-    BegunSnapshot, Cleaned, CreateSnapshot, ForkVm, Forked, RestoreSnapshot, Restored,
-    Snapshot as SnapshotBody, SnapshotFile, SnapshotList, SnapshotStatistics, Verification,
+    BegunSnapshot, Cleaned, Forked, Restored, Snapshot as SnapshotBody, SnapshotList, SnapshotStatistics,
+    Verification,
 };
 use microvm_core::{ForkRequest, RestoreRequest, Snapshot, SnapshotFilter, SnapshotRequest};
 use microvm_ports::Progress;
 use microvm_types::{Action, ErrorKind, VmId, VmRef};
 
+use crate::call::Call;
 use crate::convert;
-use crate::extract::{Body, Parameters, Path, Vm};
 use crate::failure::Failure;
 use crate::handlers::images::absolute;
 use crate::lines::progress;
+use crate::reply::{Done, Reply};
 use crate::session::Session;
 
-/// In place of a VM in a path: whichever VM the snapshot is of.
-const ANY_VM: &str = "-";
 const SECONDS_PER_DAY: u64 = 86_400;
 
-pub(crate) async fn fork(app: Session, Vm(vm): Vm, Body(wish): Body<ForkVm>) -> Result<Response, Failure> {
+pub(crate) async fn fork(
+    app: Session,
+    Call { path: vm, body: wish, .. }: Call<vm::Fork>,
+) -> Result<Reply<Created<Forked>>, Failure> {
     let request = ForkRequest {
         count: wish.count,
         name: wish.name,
@@ -42,7 +46,7 @@ pub(crate) async fn fork(app: Session, Vm(vm): Vm, Body(wish): Body<ForkVm>) -> 
         changed_bytes: forked.changed_bytes,
         duration_ms: Milliseconds::from(forked.duration),
     };
-    Ok((StatusCode::CREATED, Json(body)).into_response())
+    Ok(Reply::created(body))
 }
 
 /// The id of a VM that may be gone: what its snapshots know it by.
@@ -60,12 +64,15 @@ fn vm_id(app: &Session, vm: &VmRef) -> Result<VmId, Failure> {
     }
 }
 
-pub(crate) async fn list(app: Session, Parameters(query): Parameters) -> Result<Json<SnapshotList>, Failure> {
-    let vm = match query.bytes("vm")? {
-        Some(text) => Some(vm_id(&app, &String::from_utf8_lossy(text).parse()?)?),
+pub(crate) async fn list(
+    app: Session,
+    Call { query, .. }: Call<snapshot::List>,
+) -> Result<Json<SnapshotList>, Failure> {
+    let vm = match query.vm {
+        Some(text) => Some(vm_id(&app, &String::from_utf8_lossy(&text.0).parse()?)?),
         None => None,
     };
-    let golden = query.value("golden", "true or false")?.unwrap_or(false);
+    let golden = query.golden;
     let found = app.services.snapshots.list(&SnapshotFilter { vm, golden });
     Ok(Json(SnapshotList {
         snapshots: found.into_iter().map(|snapshot| app.snapshot(snapshot)).collect(),
@@ -73,39 +80,41 @@ pub(crate) async fn list(app: Session, Parameters(query): Parameters) -> Result<
     }))
 }
 
-pub(crate) async fn of_vm(app: Session, Vm(vm): Vm) -> Result<Response, Failure> {
+pub(crate) async fn of_vm(
+    app: Session,
+    Call { path: vm, .. }: Call<snapshot::OfVm>,
+) -> Result<Reply<Array<SnapshotBody>>, Failure> {
     let filter = SnapshotFilter { vm: Some(vm_id(&app, &vm)?), golden: false };
     let found = app.services.snapshots.list(&filter).into_iter().map(|snapshot| app.snapshot(snapshot));
-    let found = Json(found.collect::<Vec<SnapshotBody>>());
+    let found = Reply::array(found.collect());
     Ok(match app.services.snapshots.unreadable().len() {
-        0 => found.into_response(),
-        count => ([(microvm_api::UNREADABLE_HEADER, count.to_string())], found).into_response(),
+        0 => found,
+        count => found.with(HeaderName::from_static(microvm_api::UNREADABLE_HEADER), count),
     })
 }
 
 pub(crate) async fn create(
     app: Session,
-    Vm(vm): Vm,
-    Body(wish): Body<CreateSnapshot>,
-) -> Result<Response, Failure> {
+    Call { path: vm, body: wish, .. }: Call<snapshot::Create>,
+) -> Result<Reply<CreatedOrAccepted<SnapshotBody, BegunSnapshot>>, Failure> {
     let request = SnapshotRequest { name: wish.name, description: wish.description, full: wish.full };
     if !wish.wait {
         let begun = app.services.branches.begin_snapshot(&vm, request).await?;
         let body =
             BegunSnapshot { id: begun.id, name: begun.name, pause_ms: Milliseconds::from(begun.pause) };
-        return Ok((StatusCode::ACCEPTED, Json(body)).into_response());
+        return Ok(Reply::accepted(body));
     }
     let snapshot = app.services.branches.snapshot(&vm, request, Progress::ignored()).await?;
     let body = app.snapshot(snapshot);
-    let location = format!("{}/snapshots/{}/{}", microvm_api::PREFIX, body.vm, body.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
+    let location = format!("/snapshots/{}/{}", body.vm, body.id);
+    Ok(Reply::created(body).at(&location).whole())
 }
 
 /// The snapshot of a path, which must be of the VM in the path.
 fn find(app: &Session, vm: &str, snapshot: &str) -> Result<Snapshot, Failure> {
     let found = app.services.snapshots.get(snapshot)?;
     let record = &found.record;
-    let same = vm == ANY_VM
+    let same = vm == SnapshotVm::ANY
         || record.vm.as_str() == vm
         || record.vm_name.as_str() == vm
         || vm
@@ -123,26 +132,23 @@ fn find(app: &Session, vm: &str, snapshot: &str) -> Result<Snapshot, Failure> {
 
 pub(crate) async fn get(
     app: Session,
-    Path((vm, snapshot)): Path<(String, String)>,
+    Call { path: (SnapshotVm(vm), SnapshotRef(snapshot)), .. }: Call<snapshot::Get>,
 ) -> Result<Json<SnapshotBody>, Failure> {
     Ok(Json(app.snapshot(find(&app, &vm, &snapshot)?)))
 }
 
 pub(crate) async fn remove(
     app: Session,
-    Path((vm, snapshot)): Path<(String, String)>,
-    Parameters(query): Parameters,
-) -> Result<StatusCode, Failure> {
+    Call { path: (SnapshotVm(vm), SnapshotRef(snapshot)), query, .. }: Call<snapshot::Remove>,
+) -> Result<Done, Failure> {
     let found = find(&app, &vm, &snapshot)?;
-    let cascade = query.value("cascade", "true or false")?.unwrap_or(false);
-    app.services.snapshots.remove(found.record.id.as_str(), cascade).await?;
-    Ok(StatusCode::NO_CONTENT)
+    app.services.snapshots.remove(found.record.id.as_str(), query.cascade).await?;
+    Ok(Done)
 }
 
 pub(crate) async fn restore(
     app: Session,
-    Path((vm, snapshot)): Path<(String, String)>,
-    Body(wish): Body<RestoreSnapshot>,
+    Call { path: (SnapshotVm(vm), SnapshotRef(snapshot)), body: wish, .. }: Call<snapshot::Restore>,
 ) -> Result<Json<Restored>, Failure> {
     let found = find(&app, &vm, &snapshot)?;
     let id = found.record.id.as_str();
@@ -165,7 +171,7 @@ pub(crate) async fn restore(
 
 pub(crate) async fn verify(
     app: Session,
-    Path((vm, snapshot)): Path<(String, String)>,
+    Call { path: (SnapshotVm(vm), SnapshotRef(snapshot)), .. }: Call<snapshot::Verify>,
 ) -> Result<Json<Verification>, Failure> {
     let found = find(&app, &vm, &snapshot)?;
     let damage = app.services.snapshots.verify(found.record.id.as_str(), Progress::ignored()).await?;
@@ -181,21 +187,21 @@ pub(crate) async fn verify(
     }))
 }
 
-pub(crate) async fn cleanup(app: Session, Parameters(query): Parameters) -> Result<Json<Cleaned>, Failure> {
-    let days: Option<u64> = query.value("days_old", "a number of days")?;
-    let seconds: Option<u64> = query.value("older_than_seconds", "a number of seconds")?;
-    let keep: Option<usize> = query.value("keep", "a number of snapshots")?;
+pub(crate) async fn cleanup(
+    app: Session,
+    Call { query, .. }: Call<snapshot::CleanUp>,
+) -> Result<Json<Cleaned>, Failure> {
+    let CleanUpSnapshots { days_old: days, older_than_seconds: seconds, keep, named } = query;
     let seconds = seconds.or(days.map(|days| days.saturating_mul(SECONDS_PER_DAY)));
     if seconds.is_none() && keep.is_none() {
         let detail = "say which ones are to go: days_old=N, older_than_seconds=N or keep=N";
         return Err(Failure::invalid("query_invalid", detail));
     }
-    let named = query.value("named", "true or false")?.unwrap_or(false);
     let removed = app.services.snapshots.prune(keep, seconds.map(Duration::from_secs), named).await?;
     Ok(Json(Cleaned { message: format!("{} snapshots removed", removed.len()), removed }))
 }
 
-pub(crate) async fn statistics(app: Session) -> Json<SnapshotStatistics> {
+pub(crate) async fn statistics(app: Session, _: Call<snapshot::Statistics>) -> Json<SnapshotStatistics> {
     let all = app.services.snapshots.statistics();
     Json(SnapshotStatistics {
         total_snapshots: all.count,
@@ -210,9 +216,8 @@ pub(crate) async fn statistics(app: Session) -> Json<SnapshotStatistics> {
 
 pub(crate) async fn export(
     app: Session,
-    Path((vm, snapshot)): Path<(String, String)>,
-    Body(file): Body<SnapshotFile>,
-) -> Result<Response, Failure> {
+    Call { path: (SnapshotVm(vm), SnapshotRef(snapshot)), body: file, .. }: Call<snapshot::Export>,
+) -> Result<Reply<Lines<ProgressLine>>, Failure> {
     let id = find(&app, &vm, &snapshot)?.record.id;
     let path = absolute(&file.path)?;
     Ok(progress(move |progress| async move {
@@ -221,7 +226,10 @@ pub(crate) async fn export(
     }))
 }
 
-pub(crate) async fn import(app: Session, Body(file): Body<SnapshotFile>) -> Result<Response, Failure> {
+pub(crate) async fn import(
+    app: Session,
+    Call { body: file, .. }: Call<snapshot::Import>,
+) -> Result<Reply<Lines<ProgressLine>>, Failure> {
     let path = absolute(&file.path)?;
     let name = file.name.ok_or_else(|| {
         Failure::invalid("body_invalid", "`name` is missing: what the snapshot is to be called")

@@ -1,25 +1,31 @@
 //! The host and the server itself.
 
 use axum::Json;
-use axum::response::{IntoResponse, Response};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue};
+use microvm_api::document::document;
+use microvm_api::operation::{AnyJson, Data, Lines, MetricsText};
+use microvm_api::operations::{self, system};
 use microvm_api::progress::ProgressLine;
 use microvm_api::system::{Doctor, HostInfo, Liveness};
 use microvm_types::ErrorKind;
 
+use crate::call::Call;
 use crate::failure::Failure;
 use crate::host;
 use crate::lines::progress;
+use crate::reply::Reply;
 use crate::session::Session;
 
-pub(crate) async fn info(app: Session) -> Result<Json<HostInfo>, Failure> {
+pub(crate) async fn info(app: Session, _: Call<system::Info>) -> Result<Json<HostInfo>, Failure> {
     Ok(Json(host::info(&app.settings.root, app.started.elapsed())?))
 }
 
-pub(crate) async fn doctor(app: Session) -> Json<Doctor> {
+pub(crate) async fn doctor(app: Session, _: Call<system::Doctor>) -> Json<Doctor> {
     Json(host::doctor(&app).await)
 }
 
-pub(crate) async fn verify(app: Session) -> Response {
+pub(crate) async fn verify(app: Session, _: Call<system::Verify>) -> Reply<Lines<ProgressLine>> {
     progress(move |progress| async move {
         let mut findings = app.services.catalog.images().verify_all(progress).await?;
         findings.extend(host::stray_findings(&app).await?);
@@ -28,7 +34,10 @@ pub(crate) async fn verify(app: Session) -> Response {
 }
 
 /// Everything counted so far, with the numbers of VMs as they are now.
-pub(crate) async fn metrics(app: Session) -> Result<Response, Failure> {
+pub(crate) async fn metrics(
+    app: Session,
+    _: Call<system::Metrics>,
+) -> Result<Reply<Data<MetricsText>>, Failure> {
     let recorder = crate::metrics::recorder().ok_or_else(|| {
         Failure::new(ErrorKind::Unavailable, "metrics_unavailable", "this process counts for somebody else")
     })?;
@@ -45,18 +54,19 @@ pub(crate) async fn metrics(app: Session) -> Result<Response, Failure> {
             .iter()
             .map(|pool| (pool.record.name.as_str(), pool.waiting, pool.handed_out)),
     ));
-    Ok(([(axum::http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    Ok(Reply::data(HeaderMap::new(), text.into()).with(CONTENT_TYPE, kind))
 }
 
 fn gauge(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-pub(crate) async fn live(app: Session) -> Json<Liveness> {
+pub(crate) async fn live(app: Session, _: Call<system::Live>) -> Json<Liveness> {
     Json(liveness(&app, "alive"))
 }
 
-pub(crate) async fn ready(app: Session) -> Json<Liveness> {
+pub(crate) async fn ready(app: Session, _: Call<system::Ready>) -> Json<Liveness> {
     Json(liveness(&app, "ready"))
 }
 
@@ -69,7 +79,7 @@ fn liveness(app: &Session, status: &str) -> Liveness {
     }
 }
 
-pub(crate) async fn openapi(app: Session) -> Response {
-    let document = app.openapi.get_or_init(|| crate::openapi::document().to_string().into()).clone();
-    ([(axum::http::header::CONTENT_TYPE, "application/json")], document).into_response()
+pub(crate) async fn openapi(app: Session, _: Call<system::OpenApi>) -> Reply<AnyJson> {
+    let document = || document(operations::all(), env!("CARGO_PKG_VERSION")).to_string().into();
+    Reply::json(app.openapi.get_or_init(document).clone())
 }

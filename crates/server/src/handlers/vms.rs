@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use microvm_api::query::Query;
-use microvm_api::vm::{Counters, CreateVm, ResizeVm, StopVm, Vm as VmBody, VmList};
+use axum::http::{HeaderMap, HeaderName};
+use microvm_api::operation::{Bytes, Created, Data};
+use microvm_api::operations::vm;
+use microvm_api::queries::ListVms;
+use microvm_api::query::{FilterPair, FilterState, RawBytes};
+use microvm_api::vm::{Counters, CreateVm, Vm as VmBody, VmList};
 use microvm_core::{AcquireRequest, BootChoice, CreateRequest, VmFilter};
-use microvm_types::Phase;
 
+use crate::call::Call;
 use crate::convert;
-use crate::extract::{Body, Parameters, Vm};
 use crate::failure::Failure;
+use crate::reply::{Done, Reply};
 use crate::session::Session;
 
 /// Most of a console that one answer carries, in bytes.
@@ -21,7 +23,10 @@ const CONSOLE_MAX: usize = 16 << 20;
 /// Longest time a guest may be given to end its processes.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
 
-pub(crate) async fn create(app: Session, Body(request): Body<CreateVm>) -> Result<Response, Failure> {
+pub(crate) async fn create(
+    app: Session,
+    Call { body: request, .. }: Call<vm::Create>,
+) -> Result<Reply<Created<VmBody>>, Failure> {
     if let Some(pool) = &request.pool {
         return acquire(&app, pool.as_str(), &request).await;
     }
@@ -39,12 +44,12 @@ pub(crate) async fn create(app: Session, Body(request): Body<CreateVm>) -> Resul
         boot: if request.cold { BootChoice::Cold } else { BootChoice::Auto },
     };
     let vm = app.vm(app.services.vms.create(request).await?);
-    let location = format!("{}/vms/{}", microvm_api::PREFIX, vm.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(vm)).into_response())
+    let location = format!("/vms/{}", vm.id);
+    Ok(Reply::created(vm).at(&location))
 }
 
 /// A VM of a pool: what it is like was said when the pool was made.
-async fn acquire(app: &Session, pool: &str, request: &CreateVm) -> Result<Response, Failure> {
+async fn acquire(app: &Session, pool: &str, request: &CreateVm) -> Result<Reply<Created<VmBody>>, Failure> {
     let plain = CreateVm {
         name: request.name.clone(),
         labels: request.labels.clone(),
@@ -69,11 +74,11 @@ async fn acquire(app: &Session, pool: &str, request: &CreateVm) -> Result<Respon
     };
     let (view, _) = app.services.pools.acquire(pool, request).await?;
     let vm = app.vm(view);
-    let location = format!("{}/vms/{}", microvm_api::PREFIX, vm.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(vm)).into_response())
+    let location = format!("/vms/{}", vm.id);
+    Ok(Reply::created(vm).at(&location))
 }
 
-pub(crate) async fn list(app: Session, Parameters(query): Parameters) -> Result<Json<VmList>, Failure> {
+pub(crate) async fn list(app: Session, Call { query, .. }: Call<vm::List>) -> Result<Json<VmList>, Failure> {
     let filter = filter(&query)?;
     Ok(Json(VmList {
         vms: app.services.vms.list(&filter).into_iter().map(|view| app.vm(view)).collect(),
@@ -81,95 +86,84 @@ pub(crate) async fn list(app: Session, Parameters(query): Parameters) -> Result<
     }))
 }
 
-fn filter(query: &Query) -> Result<VmFilter, Failure> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let pairs = |name: &'static str| {
-        query.all(name).map(text).map(move |pair| match pair.split_once('=') {
-            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-            None => Err(Failure::invalid(
-                "filter_invalid",
-                format!("the filter `{name}={pair}` has no `=`: write {name}=KEY=VALUE"),
-            )),
-        })
-    };
-    let phase = |word: &[u8]| {
-        let found = Phase::SHOWN.into_iter().find(|phase| phase.as_str().as_bytes() == word);
-        found.ok_or_else(|| {
-            let known: Vec<&str> = Phase::SHOWN.into_iter().map(Phase::as_str).collect();
-            let detail = format!("`{}` is not a state: there are {}", text(word), known.join(", "));
-            Failure::invalid("filter_invalid", detail)
-        })
-    };
+fn filter(query: &ListVms) -> Result<VmFilter, Failure> {
+    let text = |bytes: &RawBytes| String::from_utf8_lossy(&bytes.0).into_owned();
     Ok(VmFilter {
-        labels: pairs("label").collect::<Result<_, _>>()?,
-        metadata: pairs("metadata").collect::<Result<_, _>>()?,
-        phases: query.all("state").chain(query.all("status")).map(phase).collect::<Result<_, _>>()?,
-        name_contains: query.bytes("name")?.map(text),
-        waiting: query.value("waiting", "true or false")?.unwrap_or(false),
+        labels: query.label.iter().map(FilterPair::pair).collect::<Result<_, _>>()?,
+        metadata: query.metadata.iter().map(FilterPair::pair).collect::<Result<_, _>>()?,
+        phases: query.state.iter().chain(&query.status).map(FilterState::phase).collect::<Result<_, _>>()?,
+        name_contains: query.name.as_ref().map(text),
+        waiting: query.waiting,
     })
 }
 
-pub(crate) async fn get(app: Session, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+pub(crate) async fn get(app: Session, Call { path: vm, .. }: Call<vm::Get>) -> Result<Json<VmBody>, Failure> {
     Ok(Json(app.vm(app.services.vms.get(&vm)?)))
 }
 
-pub(crate) async fn delete(app: Session, Vm(vm): Vm) -> Result<StatusCode, Failure> {
+pub(crate) async fn delete(app: Session, Call { path: vm, .. }: Call<vm::Delete>) -> Result<Done, Failure> {
     app.services.vms.delete(&vm).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Done)
 }
 
 pub(crate) async fn start(
     app: Session,
-    Vm(vm): Vm,
-    Parameters(query): Parameters,
+    Call { path: vm, query, .. }: Call<vm::Start>,
 ) -> Result<Json<VmBody>, Failure> {
-    let cold = query.value("cold", "true or false")?.unwrap_or(false);
     let started =
-        if cold { app.services.vms.start_cold(&vm).await } else { app.services.vms.start(&vm).await };
+        if query.cold { app.services.vms.start_cold(&vm).await } else { app.services.vms.start(&vm).await };
     Ok(Json(app.vm(started?)))
 }
 
-pub(crate) async fn pause(app: Session, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+pub(crate) async fn pause(
+    app: Session,
+    Call { path: vm, .. }: Call<vm::Pause>,
+) -> Result<Json<VmBody>, Failure> {
     Ok(Json(app.vm(app.services.vms.pause(&vm).await?)))
 }
 
-pub(crate) async fn resume(app: Session, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+pub(crate) async fn resume(
+    app: Session,
+    Call { path: vm, .. }: Call<vm::Resume>,
+) -> Result<Json<VmBody>, Failure> {
     Ok(Json(app.vm(app.services.vms.resume(&vm).await?)))
 }
 
-pub(crate) async fn stop(app: Session, Vm(vm): Vm, Body(how): Body<StopVm>) -> Result<Json<VmBody>, Failure> {
+pub(crate) async fn stop(
+    app: Session,
+    Call { path: vm, body: how, .. }: Call<vm::Stop>,
+) -> Result<Json<VmBody>, Failure> {
     let grace = Duration::from_secs(how.grace_seconds).min(GRACE_MAX);
     Ok(Json(app.vm(app.services.vms.stop(&vm, how.force, Some(grace)).await?)))
 }
 
-pub(crate) async fn hibernate(app: Session, Vm(vm): Vm) -> Result<Json<VmBody>, Failure> {
+pub(crate) async fn hibernate(
+    app: Session,
+    Call { path: vm, .. }: Call<vm::Hibernate>,
+) -> Result<Json<VmBody>, Failure> {
     Ok(Json(app.vm(app.services.vms.hibernate(&vm).await?)))
 }
 
 pub(crate) async fn resize(
     app: Session,
-    Vm(vm): Vm,
-    Body(size): Body<ResizeVm>,
+    Call { path: vm, body: size, .. }: Call<vm::Resize>,
 ) -> Result<Json<VmBody>, Failure> {
     Ok(Json(app.vm(app.services.vms.resize_memory(&vm, size.memory_mib).await?)))
 }
 
-pub(crate) async fn metrics(app: Session, Vm(vm): Vm) -> Result<Json<Counters>, Failure> {
+pub(crate) async fn metrics(
+    app: Session,
+    Call { path: vm, .. }: Call<vm::Metrics>,
+) -> Result<Json<Counters>, Failure> {
     Ok(Json(convert::counters(&app.services.vms.counters(&vm).await?)))
 }
 
 pub(crate) async fn console(
     app: Session,
-    Vm(vm): Vm,
-    Parameters(query): Parameters,
-) -> Result<Response, Failure> {
-    let limit = query.value("limit", "a number of bytes")?.unwrap_or(1 << 20).min(CONSOLE_MAX);
-    let from = query.value("offset", "a number of bytes")?;
-    let console = app.services.vms.console(&vm, from, limit).await?;
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
-        (HeaderName::from_static(microvm_api::OFFSET_HEADER), HeaderValue::from(console.offset)),
-        (HeaderName::from_static(microvm_api::END_HEADER), HeaderValue::from(console.end)),
-    ];
-    Ok((headers, console.bytes).into_response())
+    Call { path: vm, query, .. }: Call<vm::Console>,
+) -> Result<Reply<Data<Bytes>>, Failure> {
+    let console = app.services.vms.console(&vm, query.offset, query.limit.min(CONSOLE_MAX)).await?;
+    Ok(Reply::data(HeaderMap::new(), console.bytes.into())
+        .with(HeaderName::from_static(microvm_api::OFFSET_HEADER), console.offset)
+        .with(HeaderName::from_static(microvm_api::END_HEADER), console.end))
 }

@@ -1,0 +1,115 @@
+//! Schemas of the types that operations take and give.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+const REFERENCE: &str = "#/components/schemas/";
+
+/// Schemas by name.
+#[derive(Debug, Default)]
+pub struct Schemas(BTreeMap<String, Value>);
+
+impl Schemas {
+    /// A reference to the schema of a type, which is added with all that it refers to.
+    pub fn reference<T: ToSchema>(&mut self) -> Value {
+        let name = T::name().into_owned();
+        if !self.0.contains_key(&name) {
+            let schema = self.inline::<T>();
+            self.0.insert(name.clone(), schema);
+        }
+        json!({ "$ref": format!("{REFERENCE}{name}") })
+    }
+
+    /// The schema of a type; all that it refers to is added.
+    pub fn inline<T: ToSchema>(&mut self) -> Value {
+        let mut referred = Vec::new();
+        T::schemas(&mut referred);
+        for (name, schema) in referred {
+            self.0.entry(name).or_insert_with(|| plain(&schema));
+        }
+        plain(&T::schema())
+    }
+
+    /// All schemas, as in the `components` of a document: the variants of tagged enums have names of their own, and a
+    /// discriminator leads to them.
+    pub(super) fn into_components(self) -> Map<String, Value> {
+        let mut all = Map::new();
+        for (name, mut schema) in self.0 {
+            for (variant, schema) in discriminate(&name, &mut schema) {
+                all.insert(variant, schema);
+            }
+            all.insert(name, schema);
+        }
+        all
+    }
+}
+
+/// A schema as JSON, with the links of rustdoc taken out of its descriptions.
+fn plain(schema: &impl serde::Serialize) -> Value {
+    // Schemas are plain data; should one ever not serialise, null fails the document's test.
+    let mut value = serde_json::to_value(schema).unwrap_or_default();
+    unlink(&mut value);
+    value
+}
+
+fn unlink(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(Value::String(text)) = fields.get_mut("description") {
+                *text = text.replace("[`", "`").replace("`]", "`").replace('\n', " ");
+            }
+            fields.values_mut().for_each(unlink);
+        }
+        Value::Array(values) => values.iter_mut().for_each(unlink),
+        _ => {}
+    }
+}
+
+/// Gives the variants of a tagged enum names of their own: all of its alternatives are objects that have the same field
+/// with one possible value each. Returns them; other schemas have none.
+fn discriminate(name: &str, schema: &mut Value) -> Vec<(String, Value)> {
+    let Some(alternatives) = schema.get("oneOf").and_then(Value::as_array) else { return Vec::new() };
+    let tags: Option<Vec<(String, String)>> = alternatives.iter().map(tag).collect();
+    let Some(tags) = tags.filter(|tags| tags.windows(2).all(|two| two[0].0 == two[1].0)) else {
+        return Vec::new();
+    };
+    let Some((field, _)) = tags.first().cloned() else { return Vec::new() };
+    let variants: Vec<(String, Value)> = tags
+        .iter()
+        .zip(alternatives)
+        .map(|((_, value), schema)| (format!("{name}{}", capitalised(value)), schema.clone()))
+        .collect();
+    let to = |variant: &str| format!("{REFERENCE}{variant}");
+    let mapping: Map<String, Value> = tags
+        .iter()
+        .zip(&variants)
+        .map(|((_, value), (variant, _))| (value.clone(), to(variant).into()))
+        .collect();
+    schema["oneOf"] = variants.iter().map(|(variant, _)| json!({ "$ref": to(variant) })).collect();
+    schema["discriminator"] = json!({ "propertyName": field, "mapping": mapping });
+    variants
+}
+
+/// The field of an alternative that has one possible value, and the value.
+fn tag(alternative: &Value) -> Option<(String, String)> {
+    let parts = alternative.get("allOf").and_then(Value::as_array);
+    let objects = parts.map_or(std::slice::from_ref(alternative), Vec::as_slice);
+    objects.iter().filter_map(|object| object["properties"].as_object()).flatten().find_map(
+        |(field, schema)| match schema["enum"].as_array().map(Vec::as_slice) {
+            Some([Value::String(only)]) => Some((field.clone(), only.clone())),
+            _ => None,
+        },
+    )
+}
+
+/// `stdin_closed` is `StdinClosed`.
+fn capitalised(word: &str) -> String {
+    word.split(['_', '-'])
+        .flat_map(|part| {
+            let mut characters = part.chars();
+            characters.next().map(|first| first.to_uppercase().chain(characters).collect::<String>())
+        })
+        .collect()
+}

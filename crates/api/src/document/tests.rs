@@ -1,0 +1,83 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::operations;
+
+fn whole() -> Value {
+    document(operations::all(), "0.0.0")
+}
+
+#[test]
+fn every_reference_leads_somewhere() {
+    let document = whole();
+    let text = document.to_string();
+    let mut seen = 0;
+    for part in text.split("#/components/schemas/").skip(1) {
+        let name = part.split('"').next().unwrap();
+        let schema = &document["components"]["schemas"][name];
+        assert!(schema.is_object() || schema.is_boolean(), "no schema for {name}");
+        seen += 1;
+    }
+    assert!(seen > 100, "only {seen} references");
+}
+
+#[test]
+fn every_operation_and_parameter_is_described() {
+    let document = whole();
+    let mut ids = BTreeSet::new();
+    for (path, entry) in document["paths"].as_object().unwrap() {
+        for (method, operation) in entry.as_object().unwrap() {
+            let place = format!("{method} {path}");
+            assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{place}");
+            assert!(!operation["summary"].as_str().unwrap().is_empty(), "{place}");
+            let named: Vec<&str> = operation["parameters"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|parameter| parameter["in"] == "path")
+                .map(|parameter| parameter["name"].as_str().unwrap())
+                .collect();
+            let braces: Vec<&str> =
+                path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+            assert_eq!(named, braces, "{place}");
+            for parameter in operation["parameters"].as_array().unwrap() {
+                assert!(parameter["description"].is_string(), "{place}: {parameter}");
+                let schema = &parameter["schema"];
+                assert!(schema["type"].is_string() || schema["$ref"].is_string(), "{place}: {parameter}");
+            }
+        }
+    }
+    assert_eq!(ids.len(), operations::all().count());
+}
+
+#[test]
+fn parameters_have_their_types() {
+    let document = whole();
+    let parameters = &document["paths"]["/api/v1/vms/{vm}/files"]["get"]["parameters"];
+    let found = |name: &str| {
+        let mut all = parameters.as_array().unwrap().iter();
+        all.find(|parameter| parameter["name"] == name).unwrap_or_else(|| panic!("no {name}"))
+    };
+    assert_eq!(found("path")["required"], true);
+    let offset = found("offset");
+    assert_eq!((&offset["required"], &offset["schema"]["type"]), (&json!(false), &json!("integer")));
+    assert_eq!(
+        (&offset["schema"]["default"], &found("length")["schema"]["type"]),
+        (&json!(0), &json!("integer"))
+    );
+    let vms = document["paths"]["/api/v1/vms"]["get"]["parameters"].to_string();
+    assert!(vms.contains("\"array\"") && vms.contains("\"boolean\""), "{vms}");
+}
+
+#[test]
+fn tagged_enums_have_discriminators() {
+    let document = whole();
+    let schemas = &document["components"]["schemas"];
+    let source = &schemas["ImageSource"];
+    assert_eq!(source["discriminator"]["propertyName"], "kind");
+    assert_eq!(source["discriminator"]["mapping"]["path"], "#/components/schemas/ImageSourcePath");
+    assert!(schemas["ImageSourcePath"]["properties"]["path"].is_object());
+    assert!(schemas["ClientMessage"]["discriminator"]["mapping"]["stdin_closed"].is_string());
+    // No field tells these apart.
+    assert!(schemas["CommandLine"].get("discriminator").is_none());
+}

@@ -1,0 +1,119 @@
+//! What requests carry, as types.
+
+use std::marker::PhantomData;
+
+use microvm_types::extents;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use crate::document::Schemas;
+
+/// What a request carries.
+pub trait RequestBody: Send + Sync + 'static {
+    /// Largest JSON in bytes; 0 where it carries none.
+    const JSON_MAX: usize = 0;
+
+    /// It as the request body of an OpenAPI operation.
+    fn describe(schemas: &mut Schemas) -> Option<Value>;
+}
+
+/// No body: in requests, or an answer with status 204.
+#[derive(Debug, Clone, Copy)]
+pub struct Nothing;
+
+/// A JSON body of at most 64 KiB in a request, or an answer with status 200.
+#[derive(Debug, Clone, Copy)]
+pub struct Json<T>(PhantomData<fn() -> T>);
+
+/// A JSON body of at most [`crate::JSON_BODY_MAX`] bytes, where texts of users are in it: commands, recipes, templates.
+#[derive(Debug, Clone, Copy)]
+pub struct LongJson<T>(PhantomData<fn() -> T>);
+
+/// Bytes of a media type that are streamed: a body, or an answer with status 200. The SHA-256 is in a trailer.
+#[derive(Debug, Clone, Copy)]
+pub struct Data<M>(PhantomData<fn() -> M>);
+
+/// The handshake of a WebSocket; goes with the answer [`super::Socket`].
+#[derive(Debug, Clone, Copy)]
+pub struct Handshake;
+
+impl RequestBody for Nothing {
+    fn describe(_schemas: &mut Schemas) -> Option<Value> {
+        None
+    }
+}
+
+impl RequestBody for Handshake {
+    fn describe(_schemas: &mut Schemas) -> Option<Value> {
+        None
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + ToSchema + 'static> RequestBody for Json<T> {
+    const JSON_MAX: usize = 64 << 10;
+
+    fn describe(schemas: &mut Schemas) -> Option<Value> {
+        Some(json::<T>(schemas))
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + ToSchema + 'static> RequestBody for LongJson<T> {
+    const JSON_MAX: usize = crate::JSON_BODY_MAX;
+
+    fn describe(schemas: &mut Schemas) -> Option<Value> {
+        Some(json::<T>(schemas))
+    }
+}
+
+impl<M: Media> RequestBody for Data<M> {
+    fn describe(_schemas: &mut Schemas) -> Option<Value> {
+        Some(json!({ "required": true, "content": content::<M>() }))
+    }
+}
+
+fn json<T: DeserializeOwned + ToSchema>(schemas: &mut Schemas) -> Value {
+    let schema = schemas.reference::<T>();
+    // No body is read as `{}`.
+    let required = serde_json::from_str::<T>("{}").is_err();
+    json!({ "required": required, "content": { "application/json": { "schema": schema } } })
+}
+
+pub(super) fn content<M: Media>() -> Value {
+    let schema = if M::TYPE.starts_with("text/") {
+        json!({ "type": "string" })
+    } else {
+        json!({ "type": "string", "format": "binary" })
+    };
+    json!({ M::TYPE: { "schema": schema } })
+}
+
+/// A media type of streamed bytes.
+pub trait Media: Send + Sync + 'static {
+    /// Its name, as in `Content-Type`.
+    const TYPE: &'static str;
+}
+
+macro_rules! media {
+    ($($(#[$doc:meta])* $name:ident = $type:expr;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub struct $name;
+
+        impl Media for $name {
+            const TYPE: &'static str = $type;
+        }
+    )*};
+}
+
+media! {
+    /// Plain bytes.
+    Bytes = "application/octet-stream";
+    /// A tar stream.
+    Archive = "application/x-tar";
+    /// A file with holes, see [`extents`].
+    Extents = extents::MEDIA_TYPE;
+    /// Counters and histograms as Prometheus reads them.
+    MetricsText = "text/plain";
+}

@@ -1,0 +1,110 @@
+//! Operations as data: what one thing that the API can do takes, gives and needs.
+//!
+//! [`Operation`] ties the types of one operation together at compile time; [`Row`] is the same without its types, for
+//! whoever walks all of them (router, document, tests, audit, MCP). Rows are written in [`crate::operations`].
+
+mod answer;
+mod body;
+mod path;
+mod row;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
+
+use microvm_types::caller::Permission;
+
+pub use answer::{Answer, AnyJson, Array, Created, CreatedOrAccepted, Lines, Socket};
+pub use body::{
+    Archive, Bytes, Data, Extents, Handshake, Json, LongJson, Media, MetricsText, Nothing, RequestBody,
+};
+pub use path::{
+    ImageRef, KernelRef, PathError, PathParameters, PoolRef, Port, Segment, SnapshotRef, SnapshotVm,
+    TemplateRef,
+};
+pub use row::Row;
+
+/// One thing that the API can do. Implemented by the rows of [`crate::operations`], on types without values of their own.
+pub trait Operation: Copy + Send + Sync + 'static {
+    /// Name for audit, logs and metrics, for example `vm.create`. Never changed, never used again.
+    const NAME: &'static str;
+    /// Method of its request.
+    const METHOD: Method;
+    /// Path below [`crate::PREFIX`]; segments in braces are the parameters of [`Self::Path`], in order.
+    const PATH: &'static str;
+    /// The right that a caller needs.
+    const PERMISSION: Permission;
+    /// Whether the same request may be sent again when no answer came.
+    const RETRY: Retry;
+    /// Whether it may be offered as a tool to language models.
+    const MCP: Mcp;
+    /// Lines of its documentation: the first is the summary, the rest after an empty line is the description.
+    const DOCUMENTATION: &'static [&'static str];
+    /// Parameters in the path.
+    type Path: PathParameters;
+    /// Parameters in the query.
+    type Query: Parameters;
+    /// What the request carries.
+    type Body: RequestBody;
+    /// What comes back.
+    type Answer: Answer;
+}
+
+/// Methods of HTTP in use here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Reads; answers `HEAD` too.
+    Get,
+    /// Acts.
+    Post,
+    /// Writes the whole of a thing.
+    Put,
+    /// Removes.
+    Delete,
+}
+
+impl Method {
+    /// As in a request line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    /// As in an OpenAPI document.
+    pub(crate) const fn key(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Post => "post",
+            Self::Put => "put",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// Whether a request without an answer may be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// Twice leaves what once leaves, and answers the same.
+    Safe,
+    /// The first request may have been served, and a second would act once more or fail because of the first.
+    Never,
+}
+
+/// Whether an operation may be offered as a tool to language models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mcp {
+    /// It may.
+    Offered,
+    /// It is for people and programs: it streams, or it acts on the host.
+    Withheld,
+}
+
+/// Parameters in a query: a plain struct with named fields of numbers, texts, flags, options and lists of these.
+pub trait Parameters: Serialize + DeserializeOwned + ToSchema + Send + 'static {}
+
+impl<T: Serialize + DeserializeOwned + ToSchema + Send + 'static> Parameters for T {}

@@ -1,0 +1,29 @@
+//! Images.
+
+use crate::image::{AddImage, Freed, Image, ImageList};
+use crate::operation::{ImageRef, Json, Lines, LongJson, Nothing};
+use crate::progress::ProgressLine;
+use crate::queries::NoQuery;
+
+crate::operations! {
+    /// List images
+    ///
+    /// Newest first. `unreadable` names those that are stored and cannot be read.
+    List = "image.list", Get "/images", ImageRead, Safe, Offered, ((), NoQuery) Nothing => Json<ImageList>;
+
+    /// Add an image
+    ///
+    /// Lines of type `progress`, then one of type `image` or `failed`.
+    Add = "image.add", Post "/images", ImageWrite, Never, Withheld, ((), NoQuery) LongJson<AddImage> => Lines<ProgressLine>;
+
+    /// Remove unreferenced images
+    Prune = "image.prune", Post "/images/prune", ImageWrite, Never, Withheld, ((), NoQuery) Nothing => Json<Freed>;
+
+    /// Show an image
+    Get = "image.get", Get "/images/{name}", ImageRead, Safe, Offered, (ImageRef, NoQuery) Nothing => Json<Image>;
+
+    /// Remove an image
+    ///
+    /// Removes a name, and the image with its last name.
+    Remove = "image.remove", Delete "/images/{name}", ImageWrite, Never, Withheld, (ImageRef, NoQuery) Nothing => Nothing;
+}

@@ -1,0 +1,29 @@
+//! Pools.
+
+use crate::operation::{Created, Json, LongJson, Nothing, PoolRef};
+use crate::pool::{Acquire as Wish, Acquired, CreatePool, Pool, PoolList, ResizePool};
+use crate::queries::NoQuery;
+
+crate::operations! {
+    /// List pools
+    List = "pool.list", Get "/pools", VmRead, Safe, Offered, ((), NoQuery) Nothing => Json<PoolList>;
+
+    /// Create a pool
+    ///
+    /// It is filled in the background.
+    Create = "pool.create", Post "/pools", VmCreate, Never, Withheld, ((), NoQuery) LongJson<CreatePool> => Created<Pool>;
+
+    /// Show a pool
+    Get = "pool.get", Get "/pools/{pool}", VmRead, Safe, Offered, (PoolRef, NoQuery) Nothing => Json<Pool>;
+
+    /// Remove a pool with the VMs that wait in it
+    Remove = "pool.remove", Delete "/pools/{pool}", VmDelete, Never, Withheld, (PoolRef, NoQuery) Nothing => Nothing;
+
+    /// Change the sizes of a pool
+    Resize = "pool.resize", Post "/pools/{pool}/resize", VmOperate, Never, Withheld, (PoolRef, NoQuery) Json<ResizePool> => Json<Pool>;
+
+    /// Acquire a VM of a pool
+    ///
+    /// An empty pool answers with a VM that is forked or booted; `tier` says which.
+    Acquire = "pool.acquire", Post "/pools/{pool}/acquire", VmCreate, Never, Offered, (PoolRef, NoQuery) LongJson<Wish> => Created<Acquired>;
+}

@@ -1,0 +1,31 @@
+//! The host and the server itself.
+
+use crate::operation::{AnyJson, Data, Json, Lines, MetricsText, Nothing};
+use crate::progress::ProgressLine;
+use crate::queries::NoQuery;
+use crate::system::{Doctor as Findings, HostInfo, Liveness};
+
+crate::operations! {
+    /// Show the host
+    Info = "system.info", Get "/system/info", SystemRead, Safe, Offered, ((), NoQuery) Nothing => Json<HostInfo>;
+
+    /// Check the host
+    Doctor = "system.doctor", Get "/system/doctor", SystemRead, Safe, Offered, ((), NoQuery) Nothing => Json<Findings>;
+
+    /// Verify every image and kernel
+    ///
+    /// Lines of type `progress`, then one of type `damage` or `failed`.
+    Verify = "system.verify", Post "/system/verify", ImageRead, Safe, Withheld, ((), NoQuery) Nothing => Lines<ProgressLine>;
+
+    /// Read counters and histograms, as Prometheus reads them
+    Metrics = "system.metrics", Get "/metrics", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Data<MetricsText>;
+
+    /// Tell whether the server is alive
+    Live = "system.live", Get "/health/live", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Json<Liveness>;
+
+    /// Tell whether the server is ready for requests
+    Ready = "system.ready", Get "/health/ready", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Json<Liveness>;
+
+    /// Read this interface as an OpenAPI document
+    OpenApi = "system.openapi", Get "/openapi.json", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => AnyJson;
+}

@@ -1,0 +1,66 @@
+//! VMs and their life.
+
+use microvm_types::VmRef;
+
+use crate::operation::{Bytes, Created, Data, Json, LongJson, Nothing};
+use crate::queries::{ConsolePart, ListVms, NoQuery, StartVm};
+use crate::snapshot::{ForkVm, Forked};
+use crate::vm::{Counters, CreateVm, ResizeVm, StopVm, Vm, VmList};
+
+crate::operations! {
+    /// List VMs
+    ///
+    /// In order of creation. `unreadable` names those that are stored and cannot be read.
+    List = "vm.list", Get "/vms", VmRead, Safe, Offered, ((), ListVms) Nothing => Json<VmList>;
+
+    /// Create a VM
+    ///
+    /// It is started unless `start` is false; then the answer comes when its agent answers. With `pool` it is taken out of
+    /// that pool.
+    Create = "vm.create", Post "/vms", VmCreate, Never, Offered, ((), NoQuery) LongJson<CreateVm> => Created<Vm>;
+
+    /// Show a VM
+    Get = "vm.get", Get "/vms/{vm}", VmRead, Safe, Offered, (VmRef, NoQuery) Nothing => Json<Vm>;
+
+    /// Delete a VM
+    ///
+    /// Whatever it is doing. Its snapshots stay.
+    Delete = "vm.delete", Delete "/vms/{vm}", VmDelete, Never, Offered, (VmRef, NoQuery) Nothing => Nothing;
+
+    /// Start a VM
+    ///
+    /// The answer comes when its agent answers.
+    Start = "vm.start", Post "/vms/{vm}/start", VmOperate, Never, Offered, (VmRef, StartVm) Nothing => Json<Vm>;
+
+    /// Stop a VM
+    Stop = "vm.stop", Post "/vms/{vm}/stop", VmOperate, Never, Offered, (VmRef, NoQuery) Json<StopVm> => Json<Vm>;
+
+    /// Pause a VM
+    ///
+    /// Its processors stop, its memory stays.
+    Pause = "vm.pause", Post "/vms/{vm}/pause", VmOperate, Never, Offered, (VmRef, NoQuery) Nothing => Json<Vm>;
+
+    /// Resume a VM
+    Resume = "vm.resume", Post "/vms/{vm}/resume", VmOperate, Never, Offered, (VmRef, NoQuery) Nothing => Json<Vm>;
+
+    /// Hibernate a VM
+    ///
+    /// Its memory goes to disk and its VMM ends; the next request wakes it.
+    Hibernate = "vm.hibernate", Post "/vms/{vm}/hibernate", VmOperate, Never, Offered, (VmRef, NoQuery) Nothing => Json<Vm>;
+
+    /// Change the memory of a running VM
+    Resize = "vm.resize", Post "/vms/{vm}/resize", VmOperate, Never, Offered, (VmRef, NoQuery) Json<ResizeVm> => Json<Vm>;
+
+    /// Fork a running VM
+    ///
+    /// The children are made all or none; the parent goes on.
+    Fork = "vm.fork", Post "/vms/{vm}/fork", VmCreate, Never, Offered, (VmRef, NoQuery) LongJson<ForkVm> => Created<Forked>;
+
+    /// Read the counters of a running VM
+    Metrics = "vm.metrics", Get "/vms/{vm}/metrics", VmRead, Safe, Offered, (VmRef, NoQuery) Nothing => Json<Counters>;
+
+    /// Read the console of a VM
+    ///
+    /// The header `x-offset` says where the answer begins, `x-end` where the console ends now.
+    Console = "vm.console", Get "/vms/{vm}/console", VmRead, Safe, Withheld, (VmRef, ConsolePart) Nothing => Data<Bytes>;
+}

@@ -1,0 +1,189 @@
+//! Requests, read as their operation says, with our problems instead of the framework's.
+
+use std::sync::Arc;
+
+use axum::body::HttpBody as _;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{FromRequest as _, FromRequestParts as _, Json, RawPathParams, Request};
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use microvm_api::exec::FRAME_MAX;
+use microvm_api::operation::{self as api, Media, Operation, PathParameters as _, RequestBody};
+use microvm_types::ErrorKind;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
+
+use crate::app::App;
+use crate::caller::authorised;
+use crate::charge::Charge;
+use crate::failure::Failure;
+use crate::session::Session;
+
+/// A request for one operation by a caller who may make it.
+pub(crate) struct Call<O: Operation>
+where
+    O::Body: Taken,
+{
+    pub(crate) path: O::Path,
+    pub(crate) query: O::Query,
+    pub(crate) body: <O::Body as Taken>::Value,
+    pub(crate) charge: Charge,
+}
+
+impl<O: Operation> Call<O>
+where
+    O::Body: Taken,
+{
+    /// Lets the caller in, then reads path, query and body.
+    pub(crate) async fn read(app: &Arc<App>, request: Request) -> Result<(Session, Self), Failure> {
+        let (mut head, body) = request.into_parts();
+        let caller = authorised(&*app.authenticator, O::PERMISSION, &head).map_err(Failure)?;
+        let charge = head.extensions.get::<Charge>().cloned().ok_or_else(|| {
+            Failure::new(ErrorKind::Internal, "route_incomplete", "this request has no share of the memory")
+        })?;
+        let path = if O::Path::NAMES.is_empty() {
+            O::Path::read(std::iter::empty())
+        } else {
+            let segments = RawPathParams::from_request_parts(&mut head, &()).await;
+            let segments = segments.map_err(|error| Failure::invalid("path_invalid", error.body_text()))?;
+            O::Path::read(segments.iter().map(|(_, text)| text))
+        }?;
+        let query = microvm_api::query::read(head.uri.query().unwrap_or_default())?;
+        let limit = app.limits.body;
+        let body = O::Body::take(Incoming { head, body, charge: charge.clone(), limit }).await?;
+        Ok((Session::new(app, &caller), Self { path, query, body, charge }))
+    }
+}
+
+/// The rest of a request whose path and query were read.
+pub(crate) struct Incoming {
+    head: Parts,
+    body: axum::body::Body,
+    charge: Charge,
+    /// Time for the whole of a JSON body.
+    limit: std::time::Duration,
+}
+
+/// How a body is taken out of a request.
+pub(crate) trait Taken: RequestBody {
+    /// What the handler gets.
+    type Value: Send;
+
+    /// Reads it, or takes over the stream.
+    fn take(request: Incoming) -> impl Future<Output = Result<Self::Value, Failure>> + Send;
+}
+
+impl Taken for api::Nothing {
+    type Value = ();
+
+    async fn take(_request: Incoming) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + ToSchema + Send + 'static> Taken for api::Json<T> {
+    type Value = T;
+
+    async fn take(request: Incoming) -> Result<T, Failure> {
+        request.json(Self::JSON_MAX).await
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + ToSchema + Send + 'static> Taken for api::LongJson<T> {
+    type Value = T;
+
+    async fn take(request: Incoming) -> Result<T, Failure> {
+        request.json(Self::JSON_MAX).await
+    }
+}
+
+/// Bytes that are taken as they come; `headers` may announce their SHA-256.
+pub(crate) struct Upload {
+    pub(crate) headers: HeaderMap,
+    pub(crate) data: axum::body::Body,
+}
+
+impl<M: Media> Taken for api::Data<M> {
+    type Value = Upload;
+
+    async fn take(request: Incoming) -> Result<Upload, Failure> {
+        Ok(Upload { headers: request.head.headers, data: request.body })
+    }
+}
+
+impl Taken for api::Handshake {
+    type Value = WebSocketUpgrade;
+
+    async fn take(mut request: Incoming) -> Result<WebSocketUpgrade, Failure> {
+        let upgrade =
+            WebSocketUpgrade::from_request_parts(&mut request.head, &()).await.map_err(|error| {
+                let detail = format!("this route speaks WebSocket: {}", error.body_text());
+                Failure::invalid("websocket_needed", detail)
+            })?;
+        Ok(upgrade
+            .max_message_size(FRAME_MAX + 1024)
+            .max_frame_size(FRAME_MAX + 1024)
+            .max_write_buffer_size(4 * FRAME_MAX))
+    }
+}
+
+/// Bytes charged for one byte of JSON: what it becomes when it is read is larger than the text.
+const EXPANSION: usize = 16;
+
+impl Incoming {
+    /// A JSON body within size, time and budget. With no body at all the type's default is tried by reading `{}`.
+    async fn json<T: DeserializeOwned>(self, most: usize) -> Result<T, Failure> {
+        let Self { head, body, charge, limit } = self;
+        if body.is_end_stream() {
+            return serde_json::from_str("{}").map_err(|error| {
+                Failure::invalid("body_invalid", format!("the request has no body: {error}"))
+            });
+        }
+        let bytes = tokio::time::timeout(limit, collect(body, most, &charge)).await.map_err(|_| {
+            Failure::new(
+                ErrorKind::Timeout,
+                "body_too_slow",
+                format!("the request's body did not arrive within {limit:?}: send it at once"),
+            )
+        })??;
+        match Json::from_request(Request::from_parts(head, axum::body::Body::from(bytes)), &()).await {
+            Ok(Json(value)) => Ok(value),
+            Err(JsonRejection::MissingJsonContentType(_)) => Err(Failure::invalid(
+                "content_type_invalid",
+                "the request is not marked as JSON: send it with `Content-Type: application/json`",
+            )),
+            Err(error) => Err(Failure::invalid("body_invalid", error.body_text())),
+        }
+    }
+}
+
+/// Takes a body to its end. What is announced is refused or charged before anything is read.
+async fn collect(mut body: axum::body::Body, most: usize, charge: &Charge) -> Result<Bytes, Failure> {
+    let mut charged = 0;
+    let mut hold = |bytes: usize| {
+        if bytes > most {
+            return Err(Failure::too_large(format!(
+                "the request is larger than {most} bytes, the most that this route takes: send large data as files"
+            )));
+        }
+        let more = (bytes * EXPANSION).saturating_sub(charged);
+        charge.hold(more)?;
+        charged += more;
+        Ok(())
+    };
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    hold(announced)?;
+    let mut bytes = BytesMut::with_capacity(announced);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Failure::invalid("body_invalid", error.to_string()))?;
+        if let Ok(data) = frame.into_data() {
+            hold(bytes.len() + data.len())?;
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes.freeze())
+}
