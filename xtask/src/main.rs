@@ -22,6 +22,7 @@ mod run;
 mod sizes;
 mod steps;
 mod storm;
+mod suites;
 mod test;
 mod toolchain;
 mod words;
@@ -39,7 +40,9 @@ Usage: cargo xtask <verb>
   bench [ARG…]     `microvm bench` of the release build
   storm [MINUTES [PROGRAM]]
                    mariadb, gcc, node, postgres and git in a VM that is forked every ten seconds (10 minutes
-                   each; PROGRAM: a part of one's name)";
+                   each; PROGRAM: a part of one's name)
+  suites           the public file-system suites pjdfstest and fsx on the root of a guest, on a folder of the host
+                   and on a plain ext4; what fails is compared with xtask/src/suites/explained.txt";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
                 return ExitCode::from(2);
             }
         },
+        Some(("suites", [])) => suites::suites(),
         Some(("bench", rest)) => bench::bench(rest),
         Some(("help" | "--help" | "-h", _)) => {
             println!("{HELP}");

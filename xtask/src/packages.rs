@@ -36,6 +36,8 @@ const OTHERS: &[&str] = &[
     "libssl-dev",
     "rsync",
     "kmod", //
+    // The file-system suite pjdfstest is linked with it.
+    "libacl1-dev", //
     // Tests: a registry on loopback, something to fill it with, and certificates for it.
     "openssl",
     // Tests: `kill`, which a minimal Debian lacks.

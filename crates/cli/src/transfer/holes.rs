@@ -85,6 +85,26 @@ fn holes_of_a_tree_stay_holes() {
 }
 
 #[test]
+fn names_of_one_file_stay_names_of_one_file() {
+    let whole = tempfile::tempdir().unwrap();
+    let (source, target) = (whole.path().join("source"), whole.path().join("target"));
+    fs::create_dir_all(source.join("folder")).unwrap();
+    fs::create_dir(&target).unwrap();
+    fs::write(source.join("folder/last"), "content").unwrap();
+    let long = "long".repeat(40);
+    for name in ["a", &long] {
+        fs::hard_link(source.join("folder/last"), source.join(name)).unwrap();
+    }
+    fs::write(source.join("alone"), "content").unwrap();
+    unpacked(&packed(&source, true), &target, 1 << 20).unwrap();
+    let inode = |name: &str| fs::metadata(target.join(name)).unwrap().ino();
+    assert_eq!(inode("a"), inode("folder/last"));
+    assert_eq!(inode("a"), inode(&long));
+    assert_ne!(inode("a"), inode("alone"));
+    assert_eq!(fs::read(target.join("folder/last")).unwrap(), b"content");
+}
+
+#[test]
 fn gnu_tar_reads_what_is_packed_and_packs_what_is_read() {
     let whole = tempfile::tempdir().unwrap();
     let (source, target, back) =
@@ -161,4 +181,31 @@ fn a_map_that_lies_is_refused_and_leaves_nothing() {
     assert!(unpacked(&crafted("out/dear", "8192", &sound), &target, 7).is_err());
     unpacked(&crafted("out/hole", "1099511627776", &with_map("0\n", b"")), &target, 0).unwrap();
     assert_eq!(fs::metadata(target.join("hole")).unwrap().len(), 1 << 40);
+}
+
+/// A second name in another directory is made while that directory is open.
+#[test]
+fn directories_keep_their_times_beside_names_of_files_elsewhere() {
+    let whole = tempfile::tempdir().unwrap();
+    let (source, target) = (whole.path().join("source"), whole.path().join("target"));
+    for folder in ["a", "b"] {
+        fs::create_dir_all(source.join(folder)).unwrap();
+    }
+    fs::create_dir(&target).unwrap();
+    fs::write(source.join("a/file"), "content").unwrap();
+    fs::hard_link(source.join("a/file"), source.join("b/name")).unwrap();
+    let archive = whole.path().join("archive");
+    let transform = "--transform=s,^[.],out,";
+    let mut tar = Command::new("tar");
+    tar.args(["--format=posix", "--sort=name", transform, "-cf"])
+        .arg(&archive)
+        .arg("-C")
+        .arg(&source)
+        .arg(".");
+    assert!(tar.status().unwrap().success());
+    unpacked(&fs::read(&archive).unwrap(), &target, 1 << 20).unwrap();
+    for folder in ["a", "b"] {
+        let modified = |top: &Path| fs::metadata(top.join(folder)).unwrap().modified().unwrap();
+        assert_eq!(modified(&target), modified(&source), "{folder}");
+    }
 }

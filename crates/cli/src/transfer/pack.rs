@@ -1,5 +1,6 @@
 //! Packing a directory of this host as a tar stream.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
@@ -26,6 +27,7 @@ pub(crate) fn pack(directory: &Path, name: &Path, holes: bool, out: impl Write) 
         builder.append_data(&mut header(&metadata, EntryType::Directory, 0), name, io::empty())?;
     }
     let top = name;
+    let mut links = Links::default();
     let mut waiting = vec![PathBuf::new()];
     while let Some(relative) = waiting.pop() {
         let mut entries = fs::read_dir(directory.join(&relative))?.collect::<io::Result<Vec<_>>>()?;
@@ -38,6 +40,10 @@ pub(crate) fn pack(directory: &Path, name: &Path, holes: bool, out: impl Write) 
             let kind = metadata.file_type();
             if kind.is_socket() {
                 left_out.add(path.to_string_lossy(), "it is a socket");
+                continue;
+            }
+            if let Some(first) = links.first(&metadata, &name) {
+                builder.append_link(&mut header(&metadata, EntryType::Link, 0), &name, first)?;
                 continue;
             }
             if kind.is_file() {
@@ -60,6 +66,27 @@ pub(crate) fn pack(directory: &Path, name: &Path, holes: bool, out: impl Write) 
     }
     builder.into_inner()?.flush()?;
     Ok(left_out)
+}
+
+/// What has several names and was packed under one of them, by device and inode number.
+#[derive(Default)]
+struct Links(HashMap<(u64, u64), PathBuf>);
+
+impl Links {
+    /// The name under which a file was packed before; else `name` is kept as its first.
+    fn first(&mut self, metadata: &Metadata, name: &Path) -> Option<&Path> {
+        use std::collections::hash_map::Entry;
+        if metadata.is_dir() || metadata.nlink() < 2 {
+            return None;
+        }
+        match self.0.entry((metadata.dev(), metadata.ino())) {
+            Entry::Occupied(found) => Some(found.into_mut()),
+            Entry::Vacant(free) => {
+                free.insert(name.to_owned());
+                None
+            }
+        }
+    }
 }
 
 /// Writes the time of the entry to come where a header cannot hold it: parts of a second, and times before 1970.

@@ -220,8 +220,8 @@ impl Unpacker<'_> {
         failed: &impl Fn(io::Error) -> CliError,
     ) -> Result<(), CliError> {
         let Some((target_name, target_folders)) = target.split_last() else { return Ok(()) };
-        // Kept open beside the other, in which the name is made.
-        let target_folder = self.open(target_folders, failed)?.try_clone_to_owned().map_err(failed)?;
+        // Beside those that are open: a directory that was left would lose its time to the name that is made in it.
+        let target_folder = self.folders.find(target_folders).map_err(failed)?;
         let stat = rustix::fs::statat(&target_folder, target_name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| failed(error.into()))?;
         if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Fifo) {

@@ -78,6 +78,15 @@ impl Folders {
         Ok(self.last().as_fd())
     }
 
+    /// Opens a directory that is there, and leaves those that are open as they are.
+    pub(super) fn find(&self, names: &[Vec<u8>]) -> io::Result<OwnedFd> {
+        let mut folder = self.root.try_clone()?;
+        for name in names {
+            folder = rustix::fs::openat(&folder, name.as_slice(), FOLDER, Mode::empty())?;
+        }
+        Ok(folder)
+    }
+
     /// Opens a directory for its own entry. One that is made for it gets `attributes` when it is complete; those of one
     /// that was here before are not the guest's to choose.
     pub(super) fn begin(
