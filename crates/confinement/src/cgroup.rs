@@ -9,17 +9,33 @@ use std::time::Duration;
 const PARENT: &str = "microvm";
 
 /// Where a controller's hierarchy is mounted, if it is.
-fn hierarchies() -> Vec<(&'static str, PathBuf)> {
+fn hierarchies() -> io::Result<Vec<(&'static str, PathBuf)>> {
     let root = Path::new("/sys/fs/cgroup");
-    let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+    let controllers = if_there(fs::read_to_string(root.join("cgroup.controllers")))?.unwrap_or_default();
     if controllers.split_ascii_whitespace().any(|controller| controller == "memory") {
-        return vec![("v2", root.to_owned())];
+        return Ok(vec![("v2", root.to_owned())]);
     }
-    ["memory", "pids"]
-        .into_iter()
-        .map(|name| (name, root.join(name)))
-        .filter(|(_, path)| path.join("tasks").exists())
-        .collect()
+    let mut found = Vec::new();
+    for name in ["memory", "pids"] {
+        let path = root.join(name);
+        if path.join("tasks").try_exists()? {
+            found.push((name, path));
+        }
+    }
+    Ok(found)
+}
+
+/// `None` for what is not there, or was removed while it was read (`ENODEV`, cgroups(7)).
+fn if_there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether limits can be set on this host by this user, or why not. Makes a group and removes it again: a mounted
@@ -28,7 +44,7 @@ pub(crate) fn try_out() -> Result<String, String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root or a delegated cgroup".to_owned());
     }
-    let found = hierarchies();
+    let found = hierarchies().map_err(|error| error.to_string())?;
     if found.is_empty() {
         return Err("no memory or pids controller is mounted".to_owned());
     }
@@ -42,7 +58,7 @@ pub(crate) fn try_out() -> Result<String, String> {
 /// Makes the groups of a VM with their limits.
 fn make(id: &str, memory_limit: u64, task_limit: u32) -> io::Result<Vec<PathBuf>> {
     let mut made = Vec::new();
-    for (name, root) in hierarchies() {
+    for (name, root) in hierarchies()? {
         let parent = root.join(PARENT);
         let group = parent.join(id);
         if name == "v2" {
@@ -66,26 +82,34 @@ fn make(id: &str, memory_limit: u64, task_limit: u32) -> io::Result<Vec<PathBuf>
 }
 
 /// Makes the groups of a VM with their limits and puts `pid` into them.
+///
+/// # Errors
+/// If there is no hierarchy any more to make them in, or they cannot be made.
 pub(crate) fn confine(id: &str, pid: i32, memory_limit: u64, task_limit: u32) -> io::Result<()> {
-    for group in make(id, memory_limit, task_limit)? {
+    let groups = make(id, memory_limit, task_limit)?;
+    if groups.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "no memory or pids controller is mounted"));
+    }
+    for group in groups {
         fs::write(group.join("cgroup.procs"), pid.to_string())?;
     }
     Ok(())
 }
 
 /// Processes in the groups of a VM.
-pub(crate) fn processes(id: &str) -> Vec<i32> {
+pub(crate) fn processes(id: &str) -> io::Result<Vec<i32>> {
     let mut found = std::collections::BTreeSet::new();
-    for (_, root) in hierarchies() {
-        let list = fs::read_to_string(root.join(PARENT).join(id).join("cgroup.procs")).unwrap_or_default();
-        found.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()));
+    for (_, root) in hierarchies()? {
+        let list = if_there(fs::read_to_string(root.join(PARENT).join(id).join("cgroup.procs")))?;
+        found.extend(list.iter().flat_map(|list| list.lines()).filter_map(|line| line.parse::<i32>().ok()));
     }
-    found.into_iter().collect()
+    Ok(found.into_iter().collect())
 }
 
 /// Removes the groups of a VM whose processes have ended.
 pub(crate) fn remove(id: &str) {
-    for (_, root) in hierarchies() {
+    // A group that stays is empty, and is used again.
+    for (_, root) in hierarchies().unwrap_or_default() {
         let group = root.join(PARENT).join(id);
         // A group stays busy for a moment after its last process was waited for, and nothing tells when it is not.
         for _ in 0..250 {

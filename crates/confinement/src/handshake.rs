@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::process::ProcessRecord;
+use crate::record::ProcessRecord;
 
 /// The server's last word before the VMM starts.
 pub(crate) const GO: &[u8] = b"go\n";

@@ -57,12 +57,14 @@ fn of(pid: i32, directory: &Utf8Path, files: &HashSet<FileIdentity>) -> Belongs 
         let Ok(named) = fs::read_link(&link) else { continue };
         // The link leads to the file itself, also out of another mount namespace, and says where it was when it is removed.
         let removed = named.to_string_lossy().strip_suffix(" (deleted)").map(PathBuf::from);
-        if fs::metadata(&link).is_ok_and(|found| files.contains(&(found.dev(), found.ino())))
+        let found = fs::metadata(&link).ok();
+        if found.as_ref().is_some_and(|found| files.contains(&(found.dev(), found.ino())))
             || removed.as_ref().is_some_and(|removed| removed.starts_with(directory))
         {
             return Belongs::Here;
         }
-        elsewhere |= is_of_another_root(removed.as_ref().unwrap_or(&named), directory);
+        // Of a root that was removed, or moved to another disk, nothing has a name any more: it is nobody's.
+        elsewhere |= found.is_some_and(|found| found.nlink() > 0) && is_of_another_root(&named, directory);
     }
     if elsewhere { Belongs::Elsewhere } else { Belongs::Unknown }
 }

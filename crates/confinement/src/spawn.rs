@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use crate::SUPERVISOR_COMMAND;
 use crate::handshake::{GO, Report};
-use crate::process::ProcessRecord;
+use crate::record::ProcessRecord;
 use crate::spec::CageSpec;
 use crate::stray::{MARK, mark};
 

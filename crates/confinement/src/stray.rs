@@ -12,7 +12,8 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::cgroup;
-use crate::process::{PROCESS_FILE, ProcessIdentity};
+use crate::process::{ProcessIdentity, is_gone};
+use crate::record::PROCESS_FILE;
 
 /// The variable that holds the mark.
 pub(crate) const MARK: &str = "MICROVM_CAGE";
@@ -50,7 +51,20 @@ pub async fn end_strays(
     Ok(ended)
 }
 
-/// Living processes that are marked as working for directories of a folder.
+/// Ends every process that is marked as working for a directory.
+pub(crate) async fn end_marked(directory: &Utf8Path, deadline: Duration) -> io::Result<()> {
+    let Some(folder) = directory.parent() else { return Ok(()) };
+    for (identity, marked) in marked(folder)? {
+        if marked == directory {
+            tracing::warn!(%directory, pid = identity.pid, "ending a process that only its mark knows");
+            identity.end(deadline).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Living processes that are marked as working for directories of a folder, with the directory by the folder's name of
+/// today: it may have been renamed since, or be mounted elsewhere.
 fn marked(folder: &Utf8Path) -> io::Result<Vec<(ProcessIdentity, Utf8PathBuf)>> {
     let found = folder.metadata()?;
     let start = format!("{MARK}={}:{}:", found.dev(), found.ino());
@@ -62,17 +76,24 @@ fn marked(folder: &Utf8Path) -> io::Result<Vec<(ProcessIdentity, Utf8PathBuf)>> 
         if pid.cast_unsigned() == std::process::id() {
             continue;
         }
-        // Looked up first: what is read after it belongs to this process or to none. Others' are not shown to us.
-        let Ok(identity) = ProcessIdentity::of(pid) else { continue };
-        let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { continue };
+        // Looked up first: what is read after it belongs to this process or to none.
+        let looked = ProcessIdentity::of(pid)
+            .and_then(|identity| Ok((identity, std::fs::read(format!("/proc/{pid}/environ"))?)));
+        let (identity, environment) = match looked {
+            Ok(looked) => looked,
+            Err(error) if is_nobody_of_ours(&error) => continue,
+            Err(error) => return Err(error),
+        };
         let mut variables = environment.split(|byte| *byte == 0);
-        let directory = variables
+        let name = variables
             .find_map(|variable| variable.strip_prefix(start.as_bytes()))
-            .and_then(|path| std::str::from_utf8(path).ok())
-            .map(Utf8PathBuf::from);
-        if let Some(directory) = directory.filter(|directory| directory.parent() == Some(folder)) {
-            all.push((identity, directory));
-        }
+            .and_then(|path| Utf8Path::new(std::str::from_utf8(path).ok()?).file_name());
+        all.extend(name.map(|name| (identity, folder.join(name))));
     }
     Ok(all)
+}
+
+/// Whether a process could not be looked at because it has ended, or is another user's.
+fn is_nobody_of_ours(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied || is_gone(error)
 }

@@ -23,8 +23,9 @@ use crate::folders;
 use crate::handshake::{GO, Report};
 use crate::layers::NAMESPACES;
 use crate::open_filter::{self, OpenFilter};
-use crate::process::{ExitRecord, ProcessIdentity, ProcessRecord, SupervisorLock, boot_id};
+use crate::process::{ProcessIdentity, boot_id};
 use crate::read_only::{LOCK_STEP, OPEN_STEP, opens_inside};
+use crate::record::{ExitRecord, ProcessRecord, SupervisorLock};
 use crate::spec::{CageSpec, FileOwner};
 
 /// Cap of `vmm.log`, the VMM's own messages, in bytes.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_confinement::ProcessIdentity;
 use microvm_ports::branch::{Branch, BranchRequest, BranchTimes, Compatibility, InputProbe};
 use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk, MachineExit, MachineSpec, MachineState};
 use microvm_ports::{BranchError, Brancher, LaunchError, MachineError};
@@ -78,7 +79,7 @@ impl Saving {
 pub(crate) struct Branching {
     pub(crate) qmp: Arc<Qmp>,
     pub(crate) state: watch::Receiver<MachineState>,
-    pub(crate) pid: i32,
+    pub(crate) process: ProcessIdentity,
     pub(crate) saving: Saving,
     /// Whether memory may be copied before the pause.
     pub(crate) write_tracking: bool,
@@ -253,11 +254,11 @@ impl Branching {
 
     /// What can be done of copying its memory while it runs.
     async fn harvest(&self, stay_paused: bool) -> Result<Harvest, BranchError> {
-        let (pid, memory) = (self.pid, self.saving.memory);
+        let (process, memory) = (self.process, self.saving.memory);
         // A machine that stands still, or does not go on, gains nothing by a short pause.
         let goes_on = matches!(*self.state.borrow(), MachineState::Running) && !stay_paused;
         let ahead = self.write_tracking && self.saving.buffered_disks && goes_on;
-        blocking(move || Harvest::begin(pid, memory, ahead)).await
+        blocking(move || Harvest::begin(process, memory, ahead)).await
     }
 }
 

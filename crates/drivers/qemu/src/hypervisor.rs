@@ -207,14 +207,18 @@ impl Hypervisor for Qemu {
             |error: serde_json::Error| LaunchError::Gone(format!("its record cannot be read: {error}"));
         let process: ProcessRecord =
             serde_json::from_value(record.data["process"].clone()).map_err(unreadable)?;
-        if process.is_of_this_boot() && process.belongs_elsewhere(directory) {
+        // Only what is known to be gone is: a machine that cannot be looked at now is adopted later.
+        let unknown = |error: std::io::Error| LaunchError::Process {
+            step: "looking for its process",
+            detail: error.to_string(),
+        };
+        let lives = process.vmm_lives().map_err(unknown)?;
+        if lives && process.belongs_elsewhere(directory).map_err(unknown)? {
             return Err(LaunchError::Gone(
                 "it works for another root directory, which this one is a copy of".to_owned(),
             ));
         }
         let version = record.data["version"].as_str().unwrap_or_default().to_owned();
-        let lives = process.is_of_this_boot()
-            && process.vmm.open().map_err(|error| LaunchError::Gone(error.to_string()))?.is_some();
         if !lives {
             let LaunchError::Died { detail } = process::died(directory) else {
                 return Err(LaunchError::Gone("its process is gone".to_owned()));

@@ -14,8 +14,13 @@ use crate::state_file;
 /// Puts the pages in place.
 pub(crate) async fn load_pages(machine: &Branching, state: &IncomingState) -> Result<(), LaunchError> {
     if !state.pages.is_empty() {
-        let (pid, memory, pages) = (machine.pid, machine.saving.memory, state.pages.clone());
-        let copied = tokio::task::spawn_blocking(move || inject(&Mapping::find(pid, memory)?, &pages)).await;
+        let (process, memory, pages) = (machine.process, machine.saving.memory, state.pages.clone());
+        let copied = tokio::task::spawn_blocking(move || {
+            let mapping = Mapping::find(process, memory)?;
+            inject(&mapping, &pages)?;
+            mapping.check_process()
+        })
+        .await;
         copied
             .map_err(std::io::Error::other)
             .and_then(|copied| copied)

@@ -117,7 +117,7 @@ impl QemuMachine {
         let branching = saving.map(|saving| Branching {
             qmp: Arc::clone(&qmp),
             state: state.clone(),
-            pid: process.vmm.pid,
+            process: process.vmm,
             saving,
             write_tracking: config.write_tracking,
         });

@@ -126,7 +126,7 @@ fn batches(mapping: &Mapping, ranges: &[PageRange]) -> io::Result<Vec<(Vec<Remot
 }
 
 fn read(mapping: &Mapping, ranges: &[PageRange], mut content: &mut [u8]) -> io::Result<()> {
-    let pid = Pid::from_raw(mapping.pid);
+    let pid = Pid::from_raw(mapping.process.pid);
     for (mut pieces, length) in batches(mapping, ranges)? {
         let (mut here, rest) = content.split_at_mut(length);
         while !here.is_empty() {
@@ -141,7 +141,7 @@ fn read(mapping: &Mapping, ranges: &[PageRange], mut content: &mut [u8]) -> io::
 
 /// Writes pages into a guest's memory; its processors must stand still.
 pub(crate) fn inject(mapping: &Mapping, pages: &MemoryPages) -> io::Result<()> {
-    let pid = Pid::from_raw(mapping.pid);
+    let pid = Pid::from_raw(mapping.process.pid);
     let mut content: &[u8] = &pages.data;
     for (mut pieces, length) in batches(mapping, &pages.ranges)? {
         let (mut here, rest) = content.split_at_checked(length).ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -193,11 +193,12 @@ fn advance(pieces: &mut Vec<RemoteIoVec>, mut count: usize) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mapping::this_process;
     use super::*;
 
     fn mapping(memory: &[u8]) -> Mapping {
-        let pid = i32::try_from(std::process::id()).unwrap();
-        Mapping { pid, start: memory.as_ptr() as u64, length: memory.len() as u64 }
+        let process = this_process();
+        Mapping { process, start: memory.as_ptr() as u64, length: memory.len() as u64 }
     }
 
     fn ranges(list: &[(u64, u64)]) -> Vec<PageRange> {

@@ -9,6 +9,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use microvm_confinement::ProcessIdentity;
 use microvm_ports::BranchError;
 use microvm_ports::branch::{MemoryPages, PageRange};
 
@@ -40,10 +41,14 @@ struct Ahead {
 }
 
 impl Harvest {
-    /// Finds the guest's memory in the process `pid`, makes room for what has changed in it and may still change, and
+    /// Finds the guest's memory in a process, makes room for what has changed in it and may still change, and
     /// copies it if `ahead` is set and what is written meanwhile will be known.
-    pub(crate) fn begin(pid: i32, memory: MemoryFile, ahead: bool) -> Result<Self, BranchError> {
-        let mapping = Mapping::find(pid, memory).map_err(failed("finding it"))?;
+    pub(crate) fn begin(
+        process: ProcessIdentity,
+        memory: MemoryFile,
+        ahead: bool,
+    ) -> Result<Self, BranchError> {
+        let mapping = Mapping::find(process, memory).map_err(failed("finding it"))?;
         let changed = total(&changed_pages(&mapping).map_err(failed("looking for changed pages"))?);
         let whole = usize::try_from(memory.bytes).unwrap_or(usize::MAX);
         let slack = changed / 8 + SLACK;
@@ -54,7 +59,7 @@ impl Harvest {
         let log = match WriteLog::begin(mapping) {
             Ok(log) => log,
             Err(error) => {
-                tracing::info!(pid, %error, "all of a guest's changed memory is copied in its pause");
+                tracing::info!(pid = process.pid, %error, "all of a guest's changed memory is copied in its pause");
                 return Ok(Self { mapping, ahead: None, buffer });
             }
         };
@@ -78,19 +83,24 @@ impl Harvest {
         };
         let ranges = ranges.map_err(failed("looking for changed pages"))?;
         let copied = fill(self.buffer, &self.mapping, ranges)?;
-        Ok(Harvested { ahead: self.ahead.map(|ahead| ahead.copied), copied })
+        Ok(Harvested { mapping: self.mapping, ahead: self.ahead.map(|ahead| ahead.copied), copied })
     }
 }
 
 /// A harvest after the pause.
 pub(crate) struct Harvested {
+    mapping: Mapping,
     ahead: Option<Copied>,
     copied: Copied,
 }
 
 impl Harvested {
     /// All changed pages as they were in the pause.
+    ///
+    /// # Errors
+    /// If the process has ended: then it is not known whose pages they are.
     pub(crate) fn into_pages(self) -> Result<MemoryPages, BranchError> {
+        self.mapping.check_process().map_err(failed("looking whose it is"))?;
         match self.ahead {
             Some(ahead) => merge(ahead, self.copied, room_for),
             None => Ok(self.copied.into()),

@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 use camino::Utf8Path;
+use microvm_confinement::ProcessIdentity;
 use nix::sys::stat::{major, minor};
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +39,8 @@ impl MemoryFile {
 /// Memory of a guest in the address space of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mapping {
-    pub(crate) pid: i32,
+    /// Whose memory it is.
+    pub(crate) process: ProcessIdentity,
     /// Address of the first byte.
     pub(crate) start: u64,
     /// Bytes.
@@ -49,13 +51,30 @@ impl Mapping {
     /// Finds the mapping of `file` in a process.
     ///
     /// # Errors
-    /// If the process cannot be looked at, or does not map the whole file privately and in one piece.
-    pub(crate) fn find(pid: i32, file: MemoryFile) -> io::Result<Self> {
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
-        find_in(&maps, file)
-            .map(|(start, end)| Self { pid, start, length: end - start })
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its memory is not mapped as expected"))
+    /// If the process cannot be looked at, has ended, or does not map the whole file privately and in one piece.
+    pub(crate) fn find(process: ProcessIdentity, file: MemoryFile) -> io::Result<Self> {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", process.pid))?;
+        let found = find_in(&maps, file)
+            .map(|(start, end)| Self { process, start, length: end - start })
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its memory is not mapped as expected"))?;
+        found.check_process()?;
+        Ok(found)
     }
+
+    /// Fails if the process has ended: its number may be that of another one since, with the same base of its memory, and
+    /// what was read by it is that one's.
+    pub(crate) fn check_process(&self) -> io::Result<()> {
+        if self.process.lives()? {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::NotFound, "its process has ended"))
+    }
+}
+
+/// This process.
+#[cfg(test)]
+pub(super) fn this_process() -> ProcessIdentity {
+    ProcessIdentity::of(i32::try_from(std::process::id()).unwrap()).unwrap()
 }
 
 /// The device that mappings of a file are told with, seen in one of our own.
@@ -140,8 +159,12 @@ mod tests {
             let known = MemoryFile::of(path, 1).unwrap();
             // SAFETY: nobody else knows the file.
             let map = unsafe { memmap2::MmapOptions::new().map_copy(file.as_file()) }.unwrap();
-            let found = Mapping::find(i32::try_from(std::process::id()).unwrap(), known).unwrap();
+            let me = this_process();
+            let found = Mapping::find(me, known).unwrap();
             assert_eq!(found.start, map.as_ptr() as u64);
+            // The number alone does not do: it may be another process's by now.
+            let ended = ProcessIdentity { start_ticks: me.start_ticks + 1, ..me };
+            assert!(Mapping::find(ended, known).is_err());
         }
     }
 

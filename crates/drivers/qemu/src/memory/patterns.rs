@@ -15,7 +15,7 @@ use microvm_ports::branch::{MemoryPages, PAGE_SIZE};
 
 use super::copy::inject;
 use super::harvest::Harvest;
-use super::mapping::{Mapping, MemoryFile};
+use super::mapping::{Mapping, MemoryFile, this_process};
 use super::write_log::{copies_ahead, own_descriptor};
 
 /// Pages of one MiB.
@@ -61,8 +61,8 @@ impl Memory {
     }
 
     fn mapping(&self) -> Mapping {
-        let pid = i32::try_from(std::process::id()).unwrap();
-        Mapping { pid, start: self.map.as_ptr() as u64, length: self.map.len() as u64 }
+        let process = this_process();
+        Mapping { process, start: self.map.as_ptr() as u64, length: self.map.len() as u64 }
     }
 
     fn write(&mut self, page: usize, value: u64) {
@@ -80,11 +80,11 @@ impl Memory {
 
     /// Harvests while `busy` writes, for as long as memory is copied ahead; then everything stands still.
     fn harvest(&mut self, ahead: bool, busy: impl Fn(&mut [u8], &AtomicBool) + Sync) -> MemoryPages {
-        let (pid, file) = (self.mapping().pid, self.memory_file());
+        let (process, file) = (self.mapping().process, self.memory_file());
         let (stop, map) = (AtomicBool::new(false), &mut self.map);
         let harvest = std::thread::scope(|scope| {
             scope.spawn(|| busy(map, &stop));
-            let harvest = Harvest::begin(pid, file, ahead);
+            let harvest = Harvest::begin(process, file, ahead);
             stop.store(true, Ordering::Relaxed);
             harvest.unwrap()
         });
@@ -228,7 +228,7 @@ fn pages_that_are_discarded_before_and_while_they_are_copied() {
         (0..10_000).for_each(|run| memory.write(run * 3, 1));
         memory.discard(700, 2_500);
         let mapping = memory.mapping();
-        let harvest = Harvest::begin(mapping.pid, memory.memory_file(), ahead).unwrap();
+        let harvest = Harvest::begin(mapping.process, memory.memory_file(), ahead).unwrap();
         memory.discard(9_000, 3_000);
         (10_000..10_500).for_each(|page| memory.write(page, 2));
         let pages = harvest.complete().unwrap().into_pages().unwrap();

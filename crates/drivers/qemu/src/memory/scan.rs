@@ -84,7 +84,7 @@ pub(super) fn written_pages(mapping: &Mapping) -> io::Result<Vec<PageRange>> {
 }
 
 fn page_map(mapping: &Mapping) -> io::Result<File> {
-    File::open(format!("/proc/{}/pagemap", mapping.pid))
+    File::open(format!("/proc/{}/pagemap", mapping.process.pid))
 }
 
 /// Ranges of changed pages, by their number in the mapping, ascending. The process must not run meanwhile if the answer
@@ -215,6 +215,9 @@ fn read_entries(file: &File, mapping: &Mapping) -> io::Result<Vec<PageRange>> {
 
 #[cfg(test)]
 mod tests {
+    use microvm_confinement::ProcessIdentity;
+
+    use super::super::mapping::this_process;
     use super::*;
 
     /// A private mapping of a file in this very process.
@@ -231,8 +234,8 @@ mod tests {
         }
         // Reading does not change a page.
         assert_eq!((map[9 * PAGE_SIZE], map[30 * PAGE_SIZE]), (7, 0));
-        let pid = i32::try_from(std::process::id()).unwrap();
-        let mapping = Mapping { pid, start: map.as_ptr() as u64, length: map.len() as u64 };
+        let process = this_process();
+        let mapping = Mapping { process, start: map.as_ptr() as u64, length: map.len() as u64 };
         let expected: Vec<PageRange> =
             [(3, 3), (20, 1), (63, 1)].map(|(first, count)| PageRange { first, count }).into();
         assert_eq!(changed_pages(&mapping).unwrap(), expected);
@@ -240,7 +243,8 @@ mod tests {
         assert_eq!(read_entries(&pagemap, &mapping).unwrap(), expected);
     }
 
-    const MAPPING: Mapping = Mapping { pid: 1, start: 0x10_0000, length: 0x10_0000 };
+    const MAPPING: Mapping =
+        Mapping { process: ProcessIdentity { pid: 1, start_ticks: 0 }, start: 0x10_0000, length: 0x10_0000 };
 
     fn all(_: &Region) -> bool {
         true

@@ -43,7 +43,7 @@ impl WriteLog {
     /// If the process was not given a descriptor for it when it began (a kernel without `userfaultfd`, another processor
     /// than x86-64, a VMM started by an earlier version of this program), or the kernel does not note writes.
     pub(crate) fn begin(mapping: Mapping) -> io::Result<Self> {
-        let descriptor = descriptor_of(mapping.pid)?;
+        let descriptor = descriptor_of(mapping.process.pid)?;
         match agree(&descriptor) {
             // It is done once in the life of a descriptor. If it never was, the next request fails for that.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
@@ -129,8 +129,10 @@ fn descriptor_of(pid: i32) -> io::Result<OwnedFd> {
 mod tests {
     use std::os::unix::fs::FileExt as _;
 
+    use microvm_confinement::ProcessIdentity;
     use microvm_ports::branch::PAGE_SIZE;
 
+    use super::super::mapping::this_process;
     use super::*;
 
     fn pages(list: &[(u64, u64)]) -> Vec<PageRange> {
@@ -152,8 +154,8 @@ mod tests {
         let mut map = unsafe { memmap2::MmapOptions::new().map_copy(&file) }.unwrap();
         let mut write = |list: &[usize]| list.iter().for_each(|page| map[page * PAGE_SIZE] += 1);
         write(&[3, 4, 5, 20, 63]);
-        let pid = i32::try_from(std::process::id()).unwrap();
-        let mapping = Mapping { pid, start: map.as_ptr() as u64, length: map.len() as u64 };
+        let process = this_process();
+        let mapping = Mapping { process, start: map.as_ptr() as u64, length: map.len() as u64 };
         let log = WriteLog::begin(mapping).unwrap();
         assert_eq!(log.protect_changed().unwrap(), pages(&[(3, 3), (20, 1), (63, 1)]));
         assert_eq!(log.written().unwrap(), pages(&[]));
@@ -171,7 +173,11 @@ mod tests {
 
     #[test]
     fn a_process_without_a_descriptor_is_told() {
-        let mapping = Mapping { pid: 1, start: 0, length: PAGE_SIZE as u64 };
+        let mapping = Mapping {
+            process: ProcessIdentity { pid: 1, start_ticks: 0 },
+            start: 0,
+            length: PAGE_SIZE as u64,
+        };
         assert!(WriteLog::begin(mapping).is_err());
     }
 }
