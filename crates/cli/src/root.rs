@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_driver_database::SqliteStore;
-use microvm_driver_storage::has_own_images;
+use microvm_driver_images::has_own_images;
 use microvm_types::ErrorKind;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};

@@ -7,10 +7,11 @@ use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_core::{Engine, HostLimits, Ports, Settings as CoreSettings};
 use microvm_driver_database::SqliteStore;
+use microvm_driver_disks::{Disks, DisksConfig};
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_driver_host::{HostHooks, SystemClock};
+use microvm_driver_images::{AgentSource, Images, ImagesConfig};
 use microvm_driver_qemu::{AcceleratorChoice, Qemu, QemuConfig};
-use microvm_driver_storage::{AgentSource, Storage, StorageConfig};
 use microvm_ports::Clock;
 
 use crate::settings::Settings;
@@ -22,18 +23,18 @@ static EMBEDDED_AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/microvm
 /// Opens the engine on real drivers: cleans up after a crash and takes up the VMs that are still there.
 pub(crate) async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engine>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let storage = open_storage(settings, Arc::clone(&clock)).await?;
+    let stores = open_stores(settings, Arc::clone(&clock)).await?;
     let database = settings.root.join("state.sqlite");
     let store = SqliteStore::open(&database).await.with_context(|| format!("opening {database}"))?;
-    let storage = Arc::new(storage);
+    let (images, disks) = (Arc::new(stores.images), Arc::new(stores.disks));
     let ports = Ports {
         hypervisor: Arc::new(Qemu::new(qemu_config()?)),
         connector: Arc::new(connector()),
         store: Arc::new(store),
-        images: Arc::clone(&storage) as _,
-        kernels: Arc::clone(&storage) as _,
-        vm_storage: Arc::clone(&storage) as _,
-        snapshots: storage,
+        images: Arc::clone(&images) as _,
+        kernels: images,
+        vm_storage: Arc::clone(&disks) as _,
+        snapshots: disks,
         hooks: Arc::new(HostHooks),
         clock,
     };
@@ -91,14 +92,24 @@ fn disk_limit() -> anyhow::Result<Option<u64>> {
     Ok(Some(size.0).filter(|size| *size > 0))
 }
 
-/// Opens the store; several processes may have it open.
-pub(crate) async fn open_storage(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Storage> {
+/// The stores of one root.
+pub(crate) struct Stores {
+    pub(crate) images: Images,
+    pub(crate) disks: Disks,
+}
+
+/// Opens the stores; several processes may have them open.
+pub(crate) async fn open_stores(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Stores> {
     if let Err(error) = crate::root::claim(&settings.root).await {
         anyhow::bail!(error.detail());
     }
-    let mut config = StorageConfig::new(settings.root.clone(), agent()?);
-    config.disk_limit = disk_limit()?;
-    Ok(tokio::task::spawn_blocking(move || Storage::open(config, clock)).await??)
+    let images = ImagesConfig::new(settings.root.clone(), agent()?);
+    let disks = DisksConfig { disk_limit: disk_limit()?, ..DisksConfig::new(settings.root.clone()) };
+    Ok(tokio::task::spawn_blocking(move || {
+        let images = Images::open(images, Arc::clone(&clock))?;
+        Disks::open(disks, clock).map(|disks| Stores { images, disks })
+    })
+    .await??)
 }
 
 /// The driver of guest channels.

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use camino::Utf8Path;
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_driver_host::SystemClock;
-use microvm_driver_storage::{AgentSource, Storage, StorageConfig};
+use microvm_driver_images::{AgentSource, Images, ImagesConfig};
 use microvm_ports::guest::{GuestEndpoint, Identity};
 use microvm_ports::storage::{ImageConfig, ImageSource};
 use microvm_ports::{Guest, GuestConnector as _, GuestError, ImageStore as _, Progress, PulledArchive};
@@ -225,7 +225,7 @@ impl Drop for Mount {
 
 struct Scene {
     directory: tempfile::TempDir,
-    storage: Storage,
+    storage: Images,
 }
 
 impl Scene {
@@ -237,8 +237,8 @@ impl Scene {
         }
         let directory = tempfile::tempdir().unwrap();
         let path = Utf8Path::from_path(directory.path()).unwrap();
-        let config = StorageConfig::new(path.join("store"), AgentSource::Bytes(Arc::from(&b"agent"[..])));
-        let storage = Storage::open(config, Arc::new(SystemClock)).unwrap();
+        let config = ImagesConfig::new(path.join("store"), AgentSource::Bytes(Arc::from(&b"agent"[..])));
+        let storage = Images::open(config, Arc::new(SystemClock)).unwrap();
         Some(Self { directory, storage })
     }
 

@@ -12,9 +12,10 @@
 
 pub mod guest;
 pub mod hypervisor;
+pub mod images;
 pub mod snapshots;
 pub mod state_store;
-pub mod storage;
 mod suite;
+pub mod vms;
 
 pub use suite::{Must, Suite};

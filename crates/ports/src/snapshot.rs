@@ -96,6 +96,17 @@ pub struct Damage {
     pub detail: String,
 }
 
+impl Damage {
+    /// The error of a snapshot with this damage.
+    #[must_use]
+    pub fn of(&self, id: &SnapshotId) -> StorageError {
+        StorageError::Damaged {
+            what: format!("snapshot {id}"),
+            detail: format!("{}, bytes {} to {}: {}", self.part, self.first_byte, self.end_byte, self.detail),
+        }
+    }
+}
+
 /// Everything needed to launch machines from one state. While a clone of it lives its files stay.
 #[derive(Clone)]
 pub struct BranchSource {
@@ -189,6 +200,21 @@ pub trait SnapshotStore: Send + Sync {
     /// Reads every byte of a snapshot (parents not included); empty if nothing is wrong.
     async fn verify_snapshot(&self, id: &SnapshotId, progress: Progress)
     -> Result<Vec<Damage>, StorageError>;
+
+    /// Reads every byte of every snapshot; every finding as a sentence, none if nothing is wrong.
+    async fn verify_snapshots(&self, progress: Progress) -> Result<Vec<String>, StorageError> {
+        let mut findings = Vec::new();
+        for snapshot in self.snapshots().await? {
+            let id = snapshot.map_or_else(|(id, _)| id, |info| info.id);
+            match self.verify_snapshot(&id, progress.clone()).await {
+                Ok(damages) => findings.extend(damages.iter().map(|damage| damage.of(&id).to_string())),
+                // Removed meanwhile.
+                Err(StorageError::UnknownSnapshot(_)) => {}
+                Err(error) => findings.push(format!("snapshot {id}: {error}")),
+            }
+        }
+        Ok(findings)
+    }
 
     /// Removes a snapshot; nothing there is fine. It vanishes first from sight.
     ///

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
+use microvm_driver_disks::Disks;
 use microvm_driver_host::SystemClock;
+use microvm_driver_images::Images;
 use microvm_driver_qemu::Qemu;
-use microvm_driver_storage::Storage;
 use microvm_ports::guest::{GuestEndpoint, Identity};
 use microvm_ports::hypervisor::{HypervisorReport, KernelBoot, MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::storage::DiskFormat;
@@ -31,7 +32,8 @@ pub(super) const DISK_MIB: u32 = 4_096;
 
 /// Makes bare machines.
 pub(super) struct BareHost {
-    pub(super) storage: Storage,
+    pub(super) images: Images,
+    pub(super) disks: Disks,
     pub(super) qemu: Qemu,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -48,11 +50,11 @@ pub(super) struct BareMachine {
 impl BareHost {
     pub(super) async fn open(settings: &Settings) -> Result<Self, CliError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let storage = wiring::open_storage(settings, Arc::clone(&clock)).await;
-        let storage = storage.map_err(|error| failed("opening the image store", &format!("{error:#}")))?;
+        let stores = wiring::open_stores(settings, Arc::clone(&clock)).await;
+        let stores = stores.map_err(|error| failed("opening the stores", &format!("{error:#}")))?;
         let config =
             wiring::qemu_config().map_err(|error| failed("reading the settings", &format!("{error:#}")))?;
-        Ok(Self { storage, qemu: Qemu::new(config), clock })
+        Ok(Self { images: stores.images, disks: stores.disks, qemu: Qemu::new(config), clock })
     }
 
     pub(super) async fn report(&self) -> Result<HypervisorReport, CliError> {
@@ -61,7 +63,7 @@ impl BareHost {
 
     /// Whether there is a kernel of that name.
     pub(super) async fn has_kernel(&self, name: &str) -> bool {
-        self.storage.kernel(name).await.is_ok()
+        self.images.kernel(name).await.is_ok()
     }
 
     pub(super) fn fresh_id(&self) -> VmId {
@@ -73,12 +75,11 @@ impl BareHost {
     /// Boots a bare machine. Files are made before the clock starts.
     pub(super) async fn boot(&self, kernel: &str) -> Result<BareMachine, CliError> {
         let step = |what: &'static str| move |error: microvm_ports::StorageError| failed(what, &error);
-        let kernel = self.storage.kernel(kernel).await.map_err(step("finding the kernel"))?;
-        let image = self.storage.image(IMAGE).await.map_err(step("finding the image"))?;
+        let kernel = self.images.kernel(kernel).await.map_err(step("finding the kernel"))?;
+        let image = self.images.image(IMAGE).await.map_err(step("finding the image"))?;
         let id = self.fresh_id();
-        let files = self.storage.create_vm_files(&id, DISK_MIB).await.map_err(step("making a disk"))?;
-        let memory_base =
-            self.storage.zero_memory(MEMORY_MIB).await.map_err(step("making the memory file"))?;
+        let files = self.disks.create_vm_files(&id, DISK_MIB).await.map_err(step("making a disk"))?;
+        let memory_base = self.disks.zero_memory(MEMORY_MIB).await.map_err(step("making the memory file"))?;
         // QEMU on its own opens this file for writing; it is private to this machine.
         let memory = files.directory.join("memory.bare");
         let made = std::fs::File::create(&memory).and_then(|file| file.set_len(u64::from(MEMORY_MIB) << 20));
@@ -118,7 +119,7 @@ impl BareHost {
             self.qemu.bare_command(spec).await.map_err(|error| failed("describing the machine", &error))?;
         let outcome = start(spec, program, arguments).await;
         if outcome.is_err() {
-            let _ = self.storage.remove_vm_files(&spec.id).await;
+            let _ = self.disks.remove_vm_files(&spec.id).await;
         }
         outcome
     }
@@ -127,7 +128,7 @@ impl BareHost {
     pub(super) async fn remove(&self, mut machine: BareMachine) -> Result<(), CliError> {
         machine.guest.close();
         let _ = machine.child.kill().await;
-        let removed = self.storage.remove_vm_files(&machine.id).await;
+        let removed = self.disks.remove_vm_files(&machine.id).await;
         removed.map_err(|error| failed("removing a bare machine", &error))
     }
 }

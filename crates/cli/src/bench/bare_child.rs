@@ -27,7 +27,7 @@ impl BareHost {
         let Origin::Golden { snapshot } = origin else {
             return Err(failed("finding the golden snapshot", &"the VM was not forked from one"));
         };
-        let source = self.storage.snapshot_source(&snapshot, CHILDREN).await;
+        let source = self.disks.snapshot_source(&snapshot, CHILDREN).await;
         source.map_err(|error| failed("reading the golden snapshot", &error))
     }
 
@@ -37,10 +37,10 @@ impl BareHost {
         if !source.pages.is_empty() {
             return Err(failed("starting a bare child", &"its memory is not in one file"));
         }
-        let image = self.storage.image(IMAGE).await.map_err(step("finding the image"))?;
+        let image = self.images.image(IMAGE).await.map_err(step("finding the image"))?;
         let id = self.fresh_id();
         let files =
-            self.storage.create_vm_files_from(&id, source).await.map_err(step("making a child's disk"))?;
+            self.disks.create_vm_files_from(&id, source).await.map_err(step("making a child's disk"))?;
         // QEMU on its own opens the base for writing, though it writes nothing to it, which only root may do here.
         let memory_base = if rustix::process::geteuid().is_root() {
             source.memory_base.clone()
@@ -83,12 +83,12 @@ impl BareHost {
 
     /// How long a bare machine stands still at least for a branch in which no memory is copied.
     pub(super) async fn pause(&self, machine: &BareMachine) -> Result<Duration, CliError> {
-        let tops = self.storage.prepare_tops(&machine.id, &[]).await;
+        let tops = self.disks.prepare_tops(&machine.id, &[]).await;
         let tops = tops.map_err(|error| failed("making a new top", &error))?;
         let [top] = tops.as_slice() else {
             return Err(failed("making a new top", &"there is not exactly one disk"));
         };
-        let directory = microvm_ports::VmStorage::vm_directory(&self.storage, &machine.id);
+        let directory = microvm_ports::VmStorage::vm_directory(&self.disks, &machine.id);
         Qemu::bare_pause(&directory, SCRATCH, top)
             .await
             .map_err(|error| failed("pausing a bare machine", &error))

@@ -3,7 +3,7 @@
 mod image_build;
 mod templates;
 
-use microvm_ports::{ImageStore, KernelStore};
+use microvm_ports::{ImageStore, KernelStore, Progress};
 
 pub use self::image_build::{ImageBase, ImageRecipe};
 use crate::context::Context;
@@ -46,6 +46,16 @@ impl Catalog {
     /// Storage errors.
     pub async fn collect_garbage(&self) -> Result<u64, ServiceError> {
         Ok(self.images().collect_garbage(&self.images_in_use()).await?)
+    }
+
+    /// Reads every byte of all images, kernels and snapshots; every finding as a sentence, none if nothing is wrong.
+    ///
+    /// # Errors
+    /// Storage errors that are no damage.
+    pub async fn verify(&self, progress: Progress) -> Result<Vec<String>, ServiceError> {
+        let mut findings = self.images().verify_all(progress.clone()).await?;
+        findings.extend(self.context.shared.ports.snapshots.verify_snapshots(progress).await?);
+        Ok(findings)
     }
 
     /// Those of every tenant.

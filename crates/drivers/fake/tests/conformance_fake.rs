@@ -9,9 +9,10 @@ use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use microvm_conformance::guest::{self, GuestHarness};
 use microvm_conformance::hypervisor::{self, HypervisorHarness};
+use microvm_conformance::images::{self, ImageHarness};
 use microvm_conformance::snapshots::{self, SnapshotHarness, SnapshotPart, SnapshotStorage};
 use microvm_conformance::state_store::{self, StateStoreHarness};
-use microvm_conformance::storage::{self, StorageHarness};
+use microvm_conformance::vms::{self, VmHarness};
 use microvm_driver_fake::{FakeHypervisor, FakeStorage, MemoryStore};
 use microvm_ports::guest::{Guest, GuestConnector, Identity};
 use microvm_ports::hypervisor::{
@@ -168,11 +169,7 @@ struct Folders {
 }
 
 #[async_trait]
-impl StorageHarness for Folders {
-    async fn vms(&self) -> Arc<dyn VmStorage> {
-        Arc::new(FakeStorage::empty().unwrap())
-    }
-
+impl ImageHarness for Folders {
     async fn images(&self) -> Arc<dyn ImageStore> {
         Arc::new(FakeStorage::empty().unwrap())
     }
@@ -186,10 +183,22 @@ impl StorageHarness for Folders {
     }
 }
 
+#[async_trait]
+impl VmHarness for Folders {
+    async fn vms(&self) -> Arc<dyn VmStorage> {
+        Arc::new(FakeStorage::empty().unwrap())
+    }
+
+    async fn folder(&self) -> Utf8PathBuf {
+        ImageHarness::folder(self, 7).await
+    }
+}
+
 #[tokio::test]
 async fn conformance_storage_fake() {
     let folders = Folders { directory: tempfile::tempdir().unwrap(), made: AtomicU32::new(0) };
-    storage::run(&folders).await;
+    images::run(&folders).await;
+    vms::run(&folders).await;
 }
 
 /// Stores with the port objects they were given out as.

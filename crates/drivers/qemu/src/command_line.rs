@@ -215,7 +215,7 @@ impl CommandLine {
             "random.trust_cpu=on".to_owned(),
         ];
         if boot.discovery == DeviceDiscovery::CommandLine {
-            // Our own kernel (crates/drivers/storage/kernel). QEMU and KVM count nanoseconds.
+            // Our own kernel (crates/drivers/images/kernel). QEMU and KVM count nanoseconds.
             words.push("lapic_khz=1000000".to_owned());
         }
         if accelerator == Kind::Tcg {

@@ -27,7 +27,7 @@ pub(crate) async fn doctor(app: Session, _: Call<system::Doctor>) -> Json<Doctor
 
 pub(crate) async fn verify(app: Session, _: Call<system::Verify>) -> Reply<Lines<ProgressLine>> {
     progress(move |progress| async move {
-        let mut findings = app.services.catalog.images().verify_all(progress).await?;
+        let mut findings = app.services.catalog.verify(progress).await?;
         findings.extend(host::stray_findings(&app).await?);
         Ok(ProgressLine::Damage { findings })
     })

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use futures::StreamExt as _;
+use microvm_driver_disks::{Disks, DisksConfig};
 use microvm_driver_host::SystemClock;
+use microvm_driver_images::{AgentSource, Images, ImagesConfig};
 use microvm_driver_qemu::{Qemu, QemuConfig};
-use microvm_driver_storage::{AgentSource, Storage, StorageConfig};
 use microvm_ports::guest::{Guest, ProcessEvent};
 use microvm_ports::hypervisor::{KernelBoot, MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::storage::DiskFormat;
@@ -46,7 +47,8 @@ pub(crate) struct Bench {
     pub(crate) launcher: Utf8PathBuf,
     pub(crate) kernel: &'static str,
     #[allow(dead_code, reason = "not every test file keeps states")]
-    pub(crate) storage: Storage,
+    pub(crate) storage: Disks,
+    images: Images,
     directory: tempfile::TempDir,
 }
 
@@ -80,10 +82,11 @@ impl Bench {
             .args(["images", "kernels"].map(|part| format!("{furnished}/{part}")));
         assert!(link.arg(directory.path()).status().unwrap().success(), "the root could not be furnished");
         let root = Utf8PathBuf::from_path_buf(directory.path().to_owned()).unwrap();
-        let config = StorageConfig::new(root, AgentSource::Path(agent.into()));
-        let storage = Storage::open(config, Arc::new(SystemClock)).unwrap();
+        let config = ImagesConfig::new(root.clone(), AgentSource::Path(agent.into()));
+        let images = Images::open(config, Arc::new(SystemClock)).unwrap();
+        let storage = Disks::open(DisksConfig::new(root), Arc::new(SystemClock)).unwrap();
         let driver = Arc::new(Qemu::new(QemuConfig { write_tracking, ..QemuConfig::new(launcher.clone()) }));
-        Some(Self { driver, launcher, kernel, storage, directory })
+        Some(Self { driver, launcher, kernel, storage, images, directory })
     }
 
     pub(crate) fn root(&self) -> Utf8PathBuf {
@@ -93,9 +96,9 @@ impl Bench {
     /// A machine of the default image and kernel.
     pub(crate) async fn make_spec(&self, id: &VmId) -> MachineSpec {
         let files = self.storage.create_vm_files(id, DISK_MIB).await.unwrap();
-        let kernel = self.storage.kernel(self.kernel).await.unwrap();
+        let kernel = self.images.kernel(self.kernel).await.unwrap();
         let image = std::env::var("MICROVM_TEST_IMAGE").ok().filter(|image| !image.contains('/'));
-        let image = self.storage.image(image.as_deref().unwrap_or("debian-python")).await.unwrap();
+        let image = self.images.image(image.as_deref().unwrap_or("debian-python")).await.unwrap();
         let image = MachineDisk {
             path: image.path,
             format: DiskFormat::Raw,

@@ -1,0 +1,197 @@
+//! Gives the user's files what their VM wrote while branches kept them still (docs/design/0014).
+//!
+//! Whatever is interrupted here is done again: until a file has everything, the manifest names what it still needs.
+
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::FileExt;
+
+use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::io_error;
+use microvm_durable::files::exists;
+use microvm_ports::StorageError;
+use microvm_types::VmId;
+
+use super::Tops;
+use super::manifest::{Home, MANIFEST, OwnDisk};
+use super::own_disk::{Left, open, size_of};
+use super::qcow2_map::{CLUSTER, Cluster, PER_TABLE, Qcow2Map};
+
+/// A disk whose content is to be written.
+struct Source {
+    /// Newest first.
+    maps: Vec<Qcow2Map>,
+    /// What is below; `None`: what the file has already.
+    base: Option<(File, camino::Utf8PathBuf)>,
+}
+
+/// Reads at a place; what the file has no bytes of is zero.
+pub(super) fn read_padded(
+    file: &File,
+    path: &Utf8Path,
+    mut at: u64,
+    mut into: &mut [u8],
+) -> Result<(), StorageError> {
+    while !into.is_empty() {
+        match file.read_at(into, at).map_err(io_error("reading", path))? {
+            0 => {
+                into.fill(0);
+                return Ok(());
+            }
+            count => {
+                at += count as u64;
+                into = &mut into[count..];
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Tops {
+    /// See [`microvm_ports::VmStorage::write_back`].
+    pub(crate) fn write_back(
+        &self,
+        vm: &VmId,
+        give_up_missing: bool,
+        cancel: &Cancel,
+    ) -> Result<(), StorageError> {
+        let directory = self.ground.vm_path(vm);
+        // Without a manifest it is the rest of a removal.
+        if !exists(&directory.join(MANIFEST)) {
+            return Ok(());
+        }
+        let lock = self.ground.disk_lock(vm);
+        let _alone = lock.hold();
+        let mut disk = self.vms.read_disk(vm)?;
+        let serials = disk.own.iter().filter(|own| own.home.is_some()).map(|own| own.serial.clone());
+        for serial in serials.collect::<Vec<_>>() {
+            let Some(index) = disk.own.iter().position(|own| own.serial == serial) else { continue };
+            let Some(home) = disk.own[index].home.clone() else { continue };
+            if is_missing(&home.path)? {
+                if !give_up_missing {
+                    let reason = "it is not there".to_owned();
+                    return Err(StorageError::NotWrittenBack { path: home.path, reason });
+                }
+                tracing::warn!(%vm, disk = serial, path = %home.path, "the file of a disk is gone: nothing is written back to it");
+            } else {
+                let file = open(&home.path, true)?;
+                check_untouched(&file, &home, &disk.own[index])?;
+                let source = self.content(&directory, &disk.own[index], &home)?;
+                // From here on its changes are ours.
+                if let Some(home) = disk.own[index].home.as_mut().filter(|home| home.left.is_some()) {
+                    home.left = None;
+                    self.vms.write_disk(vm, &disk)?;
+                }
+                match source.write(&file, &home.path, disk.own[index].bytes, cancel) {
+                    Ok(bytes) => {
+                        tracing::info!(%vm, disk = serial, path = %home.path, bytes, "written back");
+                    }
+                    Err(error) => {
+                        // Whoever changes it until this is tried again is noticed; nothing is known of its content.
+                        let left = Left::of(&file, &home.path).ok();
+                        disk.own[index].home = Some(Home { left, holds_base: false, ..home });
+                        self.vms.write_disk(vm, &disk)?;
+                        return Err(error);
+                    }
+                }
+            }
+            disk.own.remove(index);
+            self.vms.write_disk(vm, &disk)?;
+            self.vms.remove_stray_tops(&directory, &disk)?;
+        }
+        Ok(())
+    }
+
+    fn content(&self, directory: &Utf8Path, own: &OwnDisk, home: &Home) -> Result<Source, StorageError> {
+        let files =
+            std::iter::once(directory.join(&own.chain.top)).chain(self.vms.below_top(directory, &own.chain));
+        let maps: Vec<_> = files.map(|path| Qcow2Map::open(&path, own.bytes)).collect::<Result<_, _>>()?;
+        // All of it is looked at before the first byte is written: no half of it reaches the user's file.
+        for map in &maps {
+            map.check_all()?;
+        }
+        let base = match &own.base {
+            Some(id) if !home.holds_base => {
+                let path = self.ground.raw_layer_path(id);
+                Some((File::open(&path).map_err(io_error("opening", &path))?, path))
+            }
+            _ => None,
+        };
+        Ok(Source { maps, base })
+    }
+}
+
+/// Whether there is surely nothing at a path; what cannot be looked at may well be there.
+fn is_missing(path: &Utf8Path) -> Result<bool, StorageError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(io_error("examining", path)(error)),
+    }
+}
+
+/// Nobody else has the file, or has written to it.
+fn check_untouched(file: &File, home: &Home, own: &OwnDisk) -> Result<(), StorageError> {
+    let refused = |reason: &str| {
+        Err(StorageError::NotWrittenBack { path: home.path.clone(), reason: reason.to_owned() })
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return refused("another VM or program has it open"),
+        Err(TryLockError::Error(error)) => return Err(io_error("locking", &home.path)(error)),
+    }
+    if size_of(file, &home.path)? != own.bytes {
+        return refused("it has another size than the VM's disk");
+    }
+    if home.is_another(&file.metadata().map_err(io_error("examining", &home.path))?) {
+        return refused("another file is there than the VM was given");
+    }
+    match home.left {
+        Some(left) if !Left::of(file, &home.path)?.is_as(&left) => {
+            refused("somebody else has written to it since the VM was branched")
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Source {
+    /// Writes what differs; returns how many bytes that were.
+    fn write(&self, file: &File, path: &Utf8Path, bytes: u64, cancel: &Cancel) -> Result<u64, StorageError> {
+        let size = usize::try_from(CLUSTER).unwrap_or(0);
+        let (mut new, mut old) = (vec![0; size], vec![0; size]);
+        let mut written = 0;
+        let clusters = bytes.div_ceil(CLUSTER);
+        for table in 0..clusters.div_ceil(PER_TABLE) {
+            cancel.check()?;
+            let index = usize::try_from(table).unwrap_or(usize::MAX);
+            let tables = self.maps.iter().map(|map| map.clusters(index)).collect::<Result<Vec<_>, _>>()?;
+            if self.base.is_none() && tables.iter().all(Option::is_none) {
+                continue;
+            }
+            for number in table * PER_TABLE..clusters.min((table + 1) * PER_TABLE) {
+                let within = usize::try_from(number % PER_TABLE).unwrap_or(0);
+                let found = self.maps.iter().zip(&tables).find_map(|(map, table)| {
+                    let cluster = table.as_ref()?[within];
+                    (cluster != Cluster::Below).then_some((map, cluster))
+                });
+                let at = number * CLUSTER;
+                let count = usize::try_from(bytes - at).unwrap_or(size).min(size);
+                let new = &mut new[..count];
+                match (found, &self.base) {
+                    (Some((map, Cluster::Data(offset))), _) => map.read(offset, new)?,
+                    (Some(_), _) => new.fill(0),
+                    (None, Some((base, base_path))) => read_padded(base, base_path, at, new)?,
+                    (None, None) => continue,
+                }
+                let old = &mut old[..count];
+                read_padded(file, path, at, old)?;
+                if old != new {
+                    file.write_all_at(new, at).map_err(io_error("writing", path))?;
+                    written += count as u64;
+                }
+            }
+        }
+        file.sync_all().map_err(io_error("syncing", path))?;
+        Ok(written)
+    }
+}

@@ -1,0 +1,269 @@
+//! Snapshots on bad days: a full disk, a caller that goes away.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail by panicking, and say on standard output what they skip"
+)]
+
+mod common;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use common::{Home, SmallDisk, is_root, vm_id};
+use microvm_driver_disks::Disks;
+use microvm_ports::branch::{Branch, BranchTimes, Compatibility, MemoryPages, PAGE_SIZE, PageRange};
+use microvm_ports::hypervisor::DeviceDiscovery;
+use microvm_ports::snapshot::{BranchFiles, ImportLimits, StateDescription};
+use microvm_ports::{Progress, SnapshotStore, StorageError, VmStorage};
+use microvm_types::{SnapshotId, VmId};
+
+const MEMORY_MIB: u32 = 16;
+
+fn snapshot_id(number: u64) -> SnapshotId {
+    SnapshotId::from_parts(1_700_000_000_000 + number, number)
+}
+
+/// A branch with `mib` MiB changed.
+async fn branch(
+    storage: &Disks,
+    vm: &VmId,
+    base: &Utf8Path,
+    mib: usize,
+) -> Result<BranchFiles, StorageError> {
+    let tops = storage.prepare_tops(vm, &[]).await?;
+    let ranges = vec![PageRange { first: 5, count: (mib << 20 >> 12) as u64 }];
+    let data = (1..=251u8).cycle().take(mib * 256 * PAGE_SIZE).collect::<Vec<u8>>().into();
+    let branch = Branch {
+        device_state: vec![3; 60_000].into(),
+        pages: MemoryPages { ranges, data },
+        times: BranchTimes::default(),
+    };
+    let description = StateDescription {
+        memory_mib: MEMORY_MIB,
+        disk_mib: 64,
+        discovery: DeviceDiscovery::CommandLine,
+        compatibility: Compatibility::new(),
+        record: serde_json::Value::Null,
+    };
+    Ok(BranchFiles { vm: vm.clone(), tops, memory_base: base.to_owned(), branch, description })
+}
+
+fn work(root: &Utf8Path) -> Vec<String> {
+    let names = std::fs::read_dir(root.join("tmp")).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name != ".gate").collect()
+}
+
+/// Everything of a store but the file that fills the disk.
+fn usage(path: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(metadata) = path.symlink_metadata() else { return 0 };
+    let below = std::fs::read_dir(path).into_iter().flatten().map(|entry| usage(&entry.unwrap().path()));
+    metadata.blocks() * 512 + below.sum::<u64>()
+}
+
+/// A disk on which only some space is left.
+struct Tight {
+    ballast: Utf8PathBuf,
+}
+
+impl Tight {
+    fn leave(point: &Utf8Path, kib: u64) -> Self {
+        let ballast = point.join("ballast");
+        let _ = std::fs::remove_file(&ballast);
+        let status = rustix::fs::statvfs(point.as_std_path()).unwrap();
+        let free = status.f_bavail * status.f_frsize;
+        let file = std::fs::File::create(&ballast).unwrap();
+        let length = free.saturating_sub(kib << 10);
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length.max(1)).unwrap();
+        Self { ballast }
+    }
+}
+
+impl Drop for Tight {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.ballast);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_at_any_point_is_told_and_harms_nothing() {
+    if !is_root() {
+        return;
+    }
+    let disk = SmallDisk::mount("80m");
+    let point = Utf8Path::from_path(disk.0.path()).unwrap();
+    let root = point.join("store");
+    let storage = common::open(root.clone()).unwrap();
+    let vm = vm_id(1);
+    storage.create_vm_files(&vm, 64).await.unwrap();
+    let zero = storage.zero_memory(MEMORY_MIB).await.unwrap();
+    let first = branch(&storage, &vm, &zero, 6).await.unwrap();
+    storage.write_snapshot(&snapshot_id(1), first, false, Progress::ignored()).await.unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let export = Utf8Path::from_path(elsewhere.path()).unwrap().join("export");
+    storage.export_snapshot(&snapshot_id(1), &export, Progress::ignored()).await.unwrap();
+    let ready = branch(&storage, &vm, &zero, 8).await.unwrap();
+    // Freezes, which takes no more than a manifest, so that what follows is compared with the same.
+    drop(storage.fork_point(ready.clone(), 1).await.unwrap());
+    let before = storage.snapshots().await.unwrap();
+    let mut refused = [0; 6];
+    for kib in [0, 4, 8, 16, 32, 64, 128, 512, 1024, 3000, 5000, 7000, 9000] {
+        let tight = Tight::leave(point, kib);
+        let used = usage(root.as_std_path());
+        let id = snapshot_id(9);
+        let results = [
+            storage.write_snapshot(&id, ready.clone(), true, Progress::ignored()).await.map(drop),
+            storage.fork_point(ready.clone(), 1000).await.map(drop),
+            storage.snapshot_source(&snapshot_id(1), 1000).await.map(drop),
+            storage.export_snapshot(&snapshot_id(1), &point.join("e"), Progress::ignored()).await.map(drop),
+            storage
+                .import_snapshot(&snapshot_id(8), &export, ImportLimits::default(), Progress::ignored())
+                .await
+                .map(drop),
+            storage.prepare_tops(&vm_id(1), &[]).await.map(drop),
+        ];
+        for (step, result) in results.into_iter().enumerate() {
+            match result {
+                Ok(()) => {}
+                Err(StorageError::DiskFull { .. }) => refused[step] += 1,
+                Err(other) => panic!("step {step} with {kib} KiB: {other}"),
+            }
+        }
+        drop(tight);
+        let _ = std::fs::remove_file(point.join("e"));
+        assert!(std::fs::read_dir(point).unwrap().count() == 1, "an unfinished export is left");
+        assert!(work(&root).is_empty(), "{:?}", work(&root));
+        storage.remove_snapshot(&id).await.unwrap();
+        storage.remove_snapshot(&snapshot_id(8)).await.unwrap();
+        storage.collect_snapshot_garbage(0).await.unwrap();
+        assert_eq!(storage.snapshots().await.unwrap(), before);
+        // Checksums beside layers, and tops that were made, are all that may have come.
+        let now = usage(root.as_std_path());
+        assert!(now <= used + (48 << 10), "{used} bytes before, {now} after, with {kib} KiB free");
+        storage.vm_files(&vm).await.unwrap();
+    }
+    assert!(refused.iter().all(|count| *count > 0), "some step never met a full disk: {refused:?}");
+    // And with space again all goes well.
+    storage.write_snapshot(&snapshot_id(9), ready, false, Progress::ignored()).await.unwrap();
+    for id in [1, 9] {
+        assert_eq!(storage.verify_snapshot(&snapshot_id(id), Progress::ignored()).await.unwrap(), []);
+    }
+    let tight = Tight::leave(point, 0);
+    storage.remove_snapshot(&snapshot_id(9)).await.unwrap();
+    storage.remove_vm_files(&vm).await.unwrap();
+    storage.remove_snapshot(&snapshot_id(1)).await.unwrap();
+    drop(tight);
+    storage.collect_snapshot_garbage(0).await.unwrap();
+    assert_eq!(std::fs::read_dir(root.join("layers")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_goes_away_leaves_nothing() {
+    let home = Home::new();
+    let vm = vm_id(1);
+    home.storage.create_vm_files(&vm, 64).await.unwrap();
+    let zero = home.storage.zero_memory(MEMORY_MIB).await.unwrap();
+    let files = branch(&home.storage, &vm, &zero, 12).await.unwrap();
+    let mut interrupted = 0;
+    for round in 0..40u64 {
+        let id = snapshot_id(100 + round);
+        // Goes away at its n-th report.
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        let progress = Progress::to(move |_| {
+            let _ = sender.send(());
+        });
+        let write = home.storage.write_snapshot(&id, files.clone(), true, progress);
+        let enough = async {
+            for _ in 0..=round {
+                if receiver.recv().await.is_none() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            done = write => { done.unwrap(); }
+            () = enough => interrupted += 1,
+        }
+    }
+    assert!(interrupted > 5, "only {interrupted} were interrupted");
+    // The work notices at its next look; a new piece of work of the same kind is done after it.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !home.work().is_empty() {
+        assert!(std::time::Instant::now() < deadline, "{:?}", home.work());
+        tokio::task::yield_now().await;
+    }
+    for listed in home.storage.snapshots().await.unwrap() {
+        let id = listed.unwrap().id;
+        assert_eq!(home.storage.verify_snapshot(&id, Progress::ignored()).await.unwrap(), [], "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_without_its_parent_is_refused_and_says_which_it_was() {
+    let home = Home::new();
+    let vm = vm_id(1);
+    home.storage.create_vm_files(&vm, 1024).await.unwrap();
+    let zero = home.storage.zero_memory(MEMORY_MIB).await.unwrap();
+    for number in [1, 2] {
+        let files = branch(&home.storage, &vm, &zero, 1).await.unwrap();
+        let written =
+            home.storage.write_snapshot(&snapshot_id(number), files, false, Progress::ignored()).await;
+        assert_eq!(written.unwrap().parent, (number == 2).then(|| snapshot_id(1)));
+    }
+    // As somebody does who tidies up by hand.
+    let (parent, child) = (snapshot_id(1), snapshot_id(2));
+    let snapshots = home.path("store").join("snapshots");
+    let aside = home.path("aside");
+    std::fs::rename(snapshots.join(parent.as_str()), &aside).unwrap();
+    let damages = home.storage.verify_snapshot(&child, Progress::ignored()).await.unwrap();
+    assert_eq!(damages.len(), 1, "{damages:?}");
+    assert_eq!(damages[0].part, "parent");
+    assert!(damages[0].detail.contains(parent.as_str()), "{}", damages[0].detail);
+    let Err(StorageError::Damaged { what, detail }) = home.storage.snapshot_source(&child, 1).await else {
+        panic!("it can be used");
+    };
+    assert!(what.contains(child.as_str()) && detail.contains(parent.as_str()), "{what}: {detail}");
+    assert_eq!(home.work(), Vec::<String>::new(), "work is left");
+    // Nothing was lost: it is whole again with its parent.
+    std::fs::rename(&aside, snapshots.join(parent.as_str())).unwrap();
+    assert_eq!(home.storage.verify_snapshot(&child, Progress::ignored()).await.unwrap(), []);
+    home.storage.snapshot_source(&child, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_snapshot_takes_little_more_than_what_changed() {
+    let home = Home::new();
+    let vm = vm_id(1);
+    home.storage.create_vm_files(&vm, 1024).await.unwrap();
+    let zero = home.storage.zero_memory(MEMORY_MIB).await.unwrap();
+    let files = branch(&home.storage, &vm, &zero, 10).await.unwrap();
+    home.storage.write_snapshot(&snapshot_id(1), files, false, Progress::ignored()).await.unwrap();
+    let mut files = branch(&home.storage, &vm, &zero, 10).await.unwrap();
+    let mut data = files.branch.pages.data.to_vec();
+    for byte in data[3 << 20..4 << 20].iter_mut() {
+        *byte ^= 0x55;
+    }
+    files.branch.pages.data = data.into();
+    let before = usage(home.path("store").as_std_path());
+    let info = home.storage.write_snapshot(&snapshot_id(2), files, false, Progress::ignored()).await.unwrap();
+    assert_eq!((info.parent, info.memory_bytes), (Some(snapshot_id(1)), 1 << 20));
+    let taken = usage(home.path("store").as_std_path()) - before;
+    println!("1 MiB changed, {} KiB taken, {} KiB of its own", taken >> 10, info.own_bytes >> 10);
+    assert!(taken <= (2 << 20) + (128 << 10), "{taken} bytes for 1 MiB changed");
+}
+
+#[tokio::test]
+async fn a_vm_on_a_full_disk_is_refused_and_leaves_nothing() {
+    if !is_root() {
+        return;
+    }
+    let disk = SmallDisk::mount("8m");
+    let root = Utf8Path::from_path(disk.0.path()).unwrap().join("store");
+    let storage = common::open(root.clone()).unwrap();
+    let result = storage.create_vm_files(&vm_id(1), 64).await;
+    assert!(matches!(result, Err(StorageError::DiskFull { .. })), "{result:?}");
+    assert!(storage.vm_directories().await.unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 1, "only the gate");
+}

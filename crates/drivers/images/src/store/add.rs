@@ -1,0 +1,154 @@
+//! Adding images: from a source, or from a stream of the guest.
+
+use bytes::Bytes;
+use futures::StreamExt;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::workspace::Workspace;
+use microvm_ports::guest::ByteStream;
+use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource, RecipeFile};
+use microvm_ports::{Progress, StorageError};
+
+use super::{Images, Inner};
+use crate::images::check_name;
+use crate::source::builder::Builder;
+use crate::source::tar_image::{Whiteouts, add_tar};
+use crate::source::{debian, path, recipe, registry};
+
+/// Parts of a stream that wait to be taken in.
+const STREAM_DEPTH: usize = 16;
+
+impl Inner {
+    fn builder(
+        &self,
+        workspace: &Workspace,
+        cancel: Cancel,
+        progress: Progress,
+    ) -> Result<Builder, StorageError> {
+        let memory = self.tree_memory.clone();
+        Builder::new(workspace.join("contents"), self.limits, memory, cancel, progress)
+    }
+}
+
+impl Images {
+    pub(super) async fn add_from_source(
+        &self,
+        name: &str,
+        source: &ImageSource,
+        files: &[RecipeFile],
+        config: &ImageConfig,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError> {
+        check_name(name)?;
+        let (name, files, config) = (name.to_owned(), files.to_vec(), config.clone());
+        match source.clone() {
+            ImageSource::Debian { suite, packages } => {
+                self.blocking(move |inner, cancel| {
+                    let workspace = inner.workspace()?;
+                    let mut builder = inner.builder(&workspace, cancel, progress)?;
+                    debian::add_debian(&mut builder, &workspace, &suite, &packages)?;
+                    recipe::add_files(&mut builder, &files)?;
+                    let described = format!(
+                        "Debian {suite}: {}",
+                        if packages.is_empty() { "minimal".to_owned() } else { packages.join(" ") }
+                    );
+                    inner.images.publish_image(&name, described, &config, builder, &workspace)
+                })
+                .await
+            }
+            ImageSource::Path { path: from } => {
+                self.blocking(move |inner, cancel| {
+                    let workspace = inner.workspace()?;
+                    let mut builder = inner.builder(&workspace, cancel, progress)?;
+                    let kind = path::add_path(&mut builder, &workspace, &from)?;
+                    recipe::add_files(&mut builder, &files)?;
+                    let described = format!("{kind} {}", from.file_name().unwrap_or("/"));
+                    inner.images.publish_image(&name, described, &config, builder, &workspace)
+                })
+                .await
+            }
+            ImageSource::Registry { reference, plain_http, authorities } => {
+                let workspace = self.blocking(|inner, _| inner.workspace()).await?;
+                // The workspace goes with this future if it is dropped while the network is slow.
+                let layout = workspace.join("layout");
+                let from =
+                    registry::From { reference: &reference, plain_http, authorities: authorities.as_deref() };
+                registry::pull(from, &layout, self.0.limits.bytes, &progress).await?;
+                self.blocking(move |inner, cancel| {
+                    let mut builder = inner.builder(&workspace, cancel, progress)?;
+                    crate::source::oci::add_layout(&mut builder, &reference, &layout, None)?;
+                    recipe::add_files(&mut builder, &files)?;
+                    inner.images.publish_image(
+                        &name,
+                        format!("registry {reference}"),
+                        &config,
+                        builder,
+                        &workspace,
+                    )
+                })
+                .await
+            }
+        }
+    }
+
+    pub(super) async fn add_from_stream(
+        &self,
+        name: &str,
+        description: &str,
+        config: &ImageConfig,
+        mut data: ByteStream,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError> {
+        check_name(name)?;
+        let (name, description, config) = (name.to_owned(), description.to_owned(), config.clone());
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, String>>(STREAM_DEPTH);
+        let work = self.blocking(move |inner, cancel| {
+            let workspace = inner.workspace()?;
+            let mut builder = inner.builder(&workspace, cancel, progress)?;
+            let reader = StreamReader { receiver, part: Bytes::new() };
+            add_tar(
+                &mut builder,
+                "the stream",
+                crate::source::compression::decompress("the stream", reader)?,
+                Whiteouts::Plain,
+            )?;
+            inner.images.publish_image(&name, description, &config, builder, &workspace)
+        });
+        let pump = async move {
+            while let Some(part) = data.next().await {
+                let part = part.map_err(|error| error.to_string());
+                // The receiver goes when the work has failed; its error tells why.
+                if sender.send(part).await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::pin!(work);
+        tokio::select! {
+            biased;
+            result = &mut work => return result,
+            () = pump => {}
+        }
+        work.await
+    }
+}
+
+/// Blocking reader of a channel. When the future that feeds it is dropped the channel ends, and with it the archive, early.
+struct StreamReader {
+    receiver: tokio::sync::mpsc::Receiver<Result<Bytes, String>>,
+    part: Bytes,
+}
+
+impl std::io::Read for StreamReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.part.is_empty() {
+            match self.receiver.blocking_recv() {
+                None => return Ok(0),
+                Some(Ok(part)) => self.part = part,
+                Some(Err(error)) => return Err(std::io::Error::other(error)),
+            }
+        }
+        let count = self.part.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.part.split_to(count));
+        Ok(count)
+    }
+}
