@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use hyper::{Method, Request, Response, StatusCode};
-use microvm_api::{PREFIX, Problem};
+use hyper::{Request, Response, StatusCode};
+use microvm_api::Problem;
+use microvm_api::operation::Method;
 use microvm_types::ErrorKind;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::connection::Connections;
@@ -37,18 +37,18 @@ impl Client {
         self.connections.path()
     }
 
-    /// Sends a request and checks that it succeeded.
+    /// Sends a request and checks that it succeeded. `action` is the name of the operation, for errors.
     pub(crate) async fn request(
         &self,
         method: Method,
-        path: &str,
+        uri: String,
         content_type: Option<&'static str>,
         body: Body,
         action: &'static str,
     ) -> Result<Response<Incoming>, ClientError> {
         let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{PREFIX}{path}"))
+            .method(standard(method))
+            .uri(uri)
             .header(hyper::header::HOST, "localhost")
             .header(hyper::header::TE, "trailers");
         if let Some(content_type) = content_type {
@@ -61,57 +61,14 @@ impl Client {
         let response = self.connections.send(request, action).await?;
         if response.status().is_success() { Ok(response) } else { Err(problem(response, action).await) }
     }
+}
 
-    /// Sends a request and reads its JSON answer.
-    pub(crate) async fn json<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&(impl Serialize + Sync + ?Sized)>,
-        action: &'static str,
-    ) -> Result<T, ClientError> {
-        let response = self.send_json(method, path, body, action).await?;
-        read_json(response, action).await
-    }
-
-    /// Sends a request whose answer has no body.
-    pub(crate) async fn empty(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&(impl Serialize + Sync + ?Sized)>,
-        action: &'static str,
-    ) -> Result<(), ClientError> {
-        let response = self.send_json(method, path, body, action).await?;
-        // Read to the end, so that the connection can be used again.
-        response.into_body().collect().await.map_err(ClientError::lost(action)).map(drop)
-    }
-
-    pub(crate) async fn send_json(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&(impl Serialize + Sync + ?Sized)>,
-        action: &'static str,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let (content_type, body) = match body {
-            None => (None, transfer::empty()),
-            Some(value) => {
-                let bytes =
-                    serde_json::to_vec(value).map_err(|error| ClientError::Source(error.to_string()))?;
-                (Some("application/json"), transfer::full(bytes))
-            }
-        };
-        self.request(method, path, content_type, body, action).await
-    }
-
-    /// Asks for something without a body.
-    pub(crate) async fn get<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        action: &'static str,
-    ) -> Result<T, ClientError> {
-        self.json(Method::GET, path, None::<&()>, action).await
+const fn standard(method: Method) -> hyper::Method {
+    match method {
+        Method::Get => hyper::Method::GET,
+        Method::Post => hyper::Method::POST,
+        Method::Put => hyper::Method::PUT,
+        Method::Delete => hyper::Method::DELETE,
     }
 }
 

@@ -52,7 +52,7 @@ impl Connections {
 
     async fn open(&self) -> Result<SendRequest<Body>, ClientError> {
         let stream = socket::connect(&self.path).await?;
-        let action = "opening the connection";
+        let action = "connect";
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::lost(action))?;
         {

@@ -39,9 +39,11 @@ pub enum ClientError {
     #[error("{0}")]
     Problem(Box<Problem>),
     /// The connection broke.
-    #[error("the connection to the server was lost while {action} ({detail}): look at its log and try again")]
+    #[error(
+        "the connection to the server was lost during `{action}` ({detail}): look at its log and try again"
+    )]
     Lost {
-        /// What was being done.
+        /// Name of the operation, or what was being done.
         action: &'static str,
         /// What was seen.
         detail: String,

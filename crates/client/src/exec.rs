@@ -4,13 +4,15 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use microvm_api::exec::{ClientMessage, FRAME_MAX, ServerMessage, StreamByte};
+use microvm_api::operation::Operation as _;
+use microvm_api::operations::guest;
 use microvm_types::exec::{ExecRequest, ExitStatus, OutputOffsets, TerminalSize};
 use microvm_types::{ProcessId, VmRef};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::client::Client;
 use crate::error::ClientError;
-use crate::websocket::{Socket, lost};
+use crate::websocket::{self, Socket};
 
 /// What the server said when the process was started or found again.
 #[derive(Debug, Clone)]
@@ -100,7 +102,7 @@ impl Client {
     }
 
     async fn session(&self, vm: &VmRef, first: &ClientMessage) -> Result<ExecSession, ClientError> {
-        let (sink, stream) = self.websocket(&format!("/vms/{vm}/exec")).await?.split();
+        let (sink, stream) = self.open::<guest::Exec, _, _>(vm).await?.split();
         let (mut writer, mut events) = (ExecWriter(sink), ExecStream(stream));
         writer.message(first).await?;
         match events.message().await? {
@@ -112,6 +114,10 @@ impl Client {
             _ => Err(ClientError::Answer("the process was not announced".to_owned())),
         }
     }
+}
+
+fn lost(error: &tungstenite::Error) -> ClientError {
+    websocket::lost(guest::Exec::NAME, error)
 }
 
 enum Received {

@@ -1,19 +1,20 @@
 //! Files of a guest.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use hyper::body::Incoming;
-use hyper::{Method, Response};
-use microvm_api::FILE_STAT_HEADER;
-use microvm_api::files::{FileHash, FileList};
-use microvm_api::query::encode;
+use microvm_api::files::FileList;
+use microvm_api::operation::Operation as _;
+use microvm_api::operations::file;
+use microvm_api::queries::{
+    self, AtPath, ListFiles, MakeDirectory, PullArchive, PushArchive, ReadFile, RemoveFile, RenameFile,
+};
+use microvm_api::query::{Mode, ModifiedTime, Owner};
 use microvm_types::VmRef;
-use microvm_types::extents::{self, Content};
+use microvm_types::extents::Content;
 use microvm_types::files::{FileOwner, FileStat, FileTime, TransferSummary};
+use tokio::sync::oneshot;
 
-use crate::client::{Client, read_json};
+use crate::client::Client;
 use crate::error::ClientError;
 use crate::transfer::{self, ContentDownload, Download};
 
@@ -30,23 +31,33 @@ pub struct WriteFile {
     pub modified: Option<FileTime>,
 }
 
-/// The parameter of an owner.
-fn owned(owner: Option<&FileOwner>) -> String {
-    owner.map_or_else(String::new, |owner| format!("&owner={}", encode(owner.text().as_bytes())))
+fn owned(owner: Option<&FileOwner>) -> Option<Owner> {
+    owner.cloned().map(Owner)
 }
 
 impl WriteFile {
-    fn query(&self, path: &[u8]) -> String {
-        let mut query = format!("parents={}&path={}", self.parents, encode(path));
-        // Writing to a string cannot fail.
-        if let Some(mode) = self.mode {
-            let _ = write!(query, "&mode={mode:o}");
+    fn query(&self, path: &[u8]) -> queries::WriteFile {
+        queries::WriteFile {
+            path: path.into(),
+            mode: self.mode.map(Mode),
+            owner: owned(self.owner.as_ref()),
+            parents: self.parents,
+            modified: self.modified.map(ModifiedTime),
         }
-        query.push_str(&owned(self.owner.as_ref()));
-        if let Some(time) = self.modified {
-            let _ = write!(query, "&modified={time}");
-        }
-        query
+    }
+}
+
+/// What is sent has to be what arrived.
+async fn compared(
+    summary: Result<TransferSummary, ClientError>,
+    sum: oneshot::Receiver<String>,
+    action: &'static str,
+) -> Result<TransferSummary, ClientError> {
+    let summary = summary?;
+    match sum.await {
+        Ok(sent) if sent == summary.sha256 => Ok(summary),
+        Ok(sent) => Err(ClientError::Damaged { sent, received: summary.sha256 }),
+        Err(_) => Err(ClientError::Lost { action, detail: "the answer came before all was sent".to_owned() }),
     }
 }
 
@@ -55,20 +66,17 @@ impl WriteFile {
 impl Client {
     /// What is at a path.
     pub async fn stat(&self, vm: &VmRef, path: &[u8]) -> Result<FileStat, ClientError> {
-        self.get(&format!("/vms/{vm}/files/stat?path={}", encode(path)), "looking at a file").await
+        self.call::<file::Stat>(vm, &AtPath { path: path.into() }, ()).await
     }
 
     /// Entries of a directory down to `depth` levels.
     pub async fn list_files(&self, vm: &VmRef, path: &[u8], depth: u32) -> Result<FileList, ClientError> {
-        let path = format!("/vms/{vm}/files/list?depth={depth}&path={}", encode(path));
-        self.get(&path, "listing files").await
+        self.call::<file::List>(vm, &ListFiles { path: path.into(), depth }, ()).await
     }
 
     /// SHA-256 of a file, computed in the guest.
     pub async fn hash_file(&self, vm: &VmRef, path: &[u8]) -> Result<String, ClientError> {
-        let hash: FileHash =
-            self.get(&format!("/vms/{vm}/files/hash?path={}", encode(path)), "hashing a file").await?;
-        Ok(hash.sha256)
+        Ok(self.call::<file::Hash>(vm, &AtPath { path: path.into() }, ()).await?.sha256)
     }
 
     /// Makes a directory and its parents, for an owner (default: root).
@@ -78,27 +86,25 @@ impl Client {
         path: &[u8],
         owner: Option<&FileOwner>,
     ) -> Result<(), ClientError> {
-        let path = format!("/vms/{vm}/files/mkdir?parents=true&path={}{}", encode(path), owned(owner));
-        self.empty(Method::POST, &path, None::<&()>, "making a directory").await
+        let query = MakeDirectory { path: path.into(), mode: None, parents: true, owner: owned(owner) };
+        self.call::<file::MakeDir>(vm, &query, ()).await
     }
 
     /// Renames within the guest.
     pub async fn rename(&self, vm: &VmRef, from: &[u8], to: &[u8]) -> Result<(), ClientError> {
-        let path = format!("/vms/{vm}/files/rename?from={}&to={}", encode(from), encode(to));
-        self.empty(Method::POST, &path, None::<&()>, "renaming a file").await
+        self.call::<file::Rename>(vm, &RenameFile { from: from.into(), to: to.into() }, ()).await
     }
 
     /// Removes a file or directory.
     pub async fn remove(&self, vm: &VmRef, path: &[u8], recursive: bool) -> Result<(), ClientError> {
-        let path = format!("/vms/{vm}/files?recursive={recursive}&path={}", encode(path));
-        self.empty(Method::DELETE, &path, None::<&()>, "removing a file").await
+        self.call::<file::Remove>(vm, &RemoveFile { path: path.into(), recursive }, ()).await
     }
 
     /// Reads a file.
     pub async fn read_file(&self, vm: &VmRef, path: &[u8]) -> Result<(FileStat, Download), ClientError> {
-        let path = format!("/vms/{vm}/files?path={}", encode(path));
-        let (stat, response) = self.described(&path).await?;
-        Ok((stat, Download::new(response)))
+        let query = ReadFile { path: path.into(), offset: 0, length: None };
+        let data = self.call::<file::Read>(vm, &query, ()).await?;
+        Ok((data.file_stat()?, data))
     }
 
     /// Reads a file, its holes told by their length.
@@ -107,19 +113,8 @@ impl Client {
         vm: &VmRef,
         path: &[u8],
     ) -> Result<(FileStat, ContentDownload), ClientError> {
-        let path = format!("/vms/{vm}/files/extents?path={}", encode(path));
-        let (stat, response) = self.described(&path).await?;
-        Ok((stat, ContentDownload::new(Download::new(response))))
-    }
-
-    /// A file that is downloaded, and what it is.
-    async fn described(&self, path: &str) -> Result<(FileStat, Response<Incoming>), ClientError> {
-        let response = self.send_json(Method::GET, path, None::<&()>, "reading a file").await?;
-        let stat = response.headers().get(FILE_STAT_HEADER).map(|value| value.as_bytes());
-        let stat =
-            stat.ok_or_else(|| ClientError::Answer("a file came without its description".to_owned()))?;
-        let stat = serde_json::from_slice(stat).map_err(|error| ClientError::Answer(error.to_string()))?;
-        Ok((stat, response))
+        let data = self.call::<file::ReadExtents>(vm, &AtPath { path: path.into() }, ()).await?;
+        Ok((data.file_stat()?, ContentDownload::new(data)))
     }
 
     /// Writes a whole file; compares what was sent with what arrived.
@@ -133,8 +128,9 @@ impl Client {
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
-        let target = format!("/vms/{vm}/files?{}", options.query(path));
-        self.push(&target, "application/octet-stream", data, "writing a file").await
+        let (body, sum) = transfer::hashed(data);
+        let summary = self.call::<file::Write>(vm, &options.query(path), body).await;
+        compared(summary, sum, file::Write::NAME).await
     }
 
     /// The same with holes, which cross as their length. A server that is older than this answers with the problem
@@ -149,7 +145,6 @@ impl Client {
     where
         S: Stream<Item = std::io::Result<Content>> + Send + 'static,
     {
-        let target = format!("/vms/{vm}/files/extents?{}", options.query(path));
         let body = content.flat_map(|piece| {
             let (record, error) = match piece {
                 Ok(piece) => (Some(piece.into_record()), None),
@@ -157,7 +152,9 @@ impl Client {
             };
             stream::iter(record.into_iter().flatten().map(Ok).chain(error))
         });
-        self.push(&target, extents::MEDIA_TYPE, body, "writing a file").await
+        let (body, sum) = transfer::hashed(body);
+        let summary = self.call::<file::WriteExtents>(vm, &options.query(path), body).await;
+        compared(summary, sum, file::WriteExtents::NAME).await
     }
 
     /// Unpacks a tar stream below a directory of the guest, for an owner (default: as the stream says).
@@ -171,39 +168,16 @@ impl Client {
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
-        let target = format!("/vms/{vm}/archive?path={}{}", encode(path), owned(owner));
-        self.push(&target, "application/x-tar", data, "sending an archive").await
+        let query = PushArchive { path: path.into(), owner: owned(owner) };
+        let (body, sum) = transfer::hashed(data);
+        compared(self.call::<file::Push>(vm, &query, body).await, sum, file::Push::NAME).await
     }
 
     /// Packs a file or directory of the guest as a tar stream, names relative to its parent. With `holes` files that have some
     /// are sparse entries of GNU's format 1.0, if the VM's agent knows how: one does that says what files take on its disk
     /// ([`FileStat::allocated`]).
     pub async fn pull_archive(&self, vm: &VmRef, path: &[u8], holes: bool) -> Result<Download, ClientError> {
-        let holes = if holes { "&holes=true" } else { "" };
-        let path = format!("/vms/{vm}/archive?path={}{holes}", encode(path));
-        let response = self.send_json(Method::GET, &path, None::<&()>, "receiving an archive").await?;
-        Ok(Download::new(response))
-    }
-
-    async fn push<S>(
-        &self,
-        target: &str,
-        content_type: &'static str,
-        data: S,
-        action: &'static str,
-    ) -> Result<TransferSummary, ClientError>
-    where
-        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
-    {
-        let (body, sum) = transfer::hashed(data);
-        let response = self.request(Method::PUT, target, Some(content_type), body, action).await?;
-        let summary: TransferSummary = read_json(response, action).await?;
-        match sum.await {
-            Ok(sent) if sent == summary.sha256 => Ok(summary),
-            Ok(sent) => Err(ClientError::Damaged { sent, received: summary.sha256 }),
-            Err(_) => {
-                Err(ClientError::Lost { action, detail: "the answer came before all was sent".to_owned() })
-            }
-        }
+        let query = PullArchive { path: path.into(), exclude: Vec::new(), holes };
+        self.call::<file::Pull>(vm, &query, ()).await
     }
 }

@@ -1,46 +1,60 @@
-//! Images.
+//! Images and kernels.
 
-use hyper::Method;
 use microvm_api::image::{AddImage, Freed, Image, ImageList};
+use microvm_api::kernel::{AddKernel, Kernel, KernelList};
+use microvm_api::operation::{ImageRef, KernelRef};
+use microvm_api::operations::{image, kernel};
 use microvm_api::progress::ProgressLine;
-use microvm_api::query::encode;
 
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::lines::Lines;
 
-/// All fail with [`ClientError`].
+/// Each method is one request; see the REST reference for what it does. All fail with [`ClientError`].
 #[expect(clippy::missing_errors_doc, reason = "said once for all above")]
 impl Client {
     /// All images, newest first.
     pub async fn images(&self) -> Result<ImageList, ClientError> {
-        self.get("/images", "listing images").await
+        self.ask::<image::List>(&()).await
     }
 
     /// One image by name or digest.
     pub async fn image(&self, reference: &str) -> Result<Image, ClientError> {
-        self.get(&format!("/images/{}", segment(reference)), "reading an image").await
+        self.ask::<image::Get>(&ImageRef::from(reference)).await
     }
 
     /// Makes an image; the lines tell how far it is.
     pub async fn add_image(&self, request: &AddImage) -> Result<Lines<ProgressLine>, ClientError> {
-        let response = self.send_json(Method::POST, "/images", Some(request), "making an image").await?;
-        Ok(Lines::new(response))
+        self.tell::<image::Add>(&(), request).await
     }
 
     /// Removes a name, and the image with its last name.
     pub async fn remove_image(&self, reference: &str) -> Result<(), ClientError> {
-        let path = format!("/images/{}", segment(reference));
-        self.empty(Method::DELETE, &path, None::<&()>, "removing an image").await
+        self.ask::<image::Remove>(&ImageRef::from(reference)).await
     }
 
-    /// Removes images nobody needs.
+    /// Removes unreferenced images.
     pub async fn collect_garbage(&self) -> Result<Freed, ClientError> {
-        self.json(Method::POST, "/images/prune", None::<&()>, "removing unused images").await
+        self.ask::<image::Prune>(&()).await
     }
-}
 
-/// One segment of a path: a slash in it is encoded too.
-pub(crate) fn segment(text: &str) -> String {
-    encode(text.as_bytes()).replace('/', "%2F")
+    /// All kernels by name.
+    pub async fn kernels(&self) -> Result<KernelList, ClientError> {
+        self.ask::<kernel::List>(&()).await
+    }
+
+    /// One kernel by name.
+    pub async fn kernel(&self, name: &str) -> Result<Kernel, ClientError> {
+        self.ask::<kernel::Get>(&KernelRef::from(name)).await
+    }
+
+    /// Adds a kernel; the lines tell how far it is.
+    pub async fn add_kernel(&self, request: &AddKernel) -> Result<Lines<ProgressLine>, ClientError> {
+        self.tell::<kernel::Add>(&(), request).await
+    }
+
+    /// Removes a kernel.
+    pub async fn remove_kernel(&self, name: &str) -> Result<(), ClientError> {
+        self.ask::<kernel::Remove>(&KernelRef::from(name)).await
+    }
 }

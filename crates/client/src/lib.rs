@@ -1,17 +1,18 @@
 //! Typed client of the REST interface over the server's unix socket; used by the command line and by tests.
 //!
-//! Every operation of the server is one method of [`Client`]; a command is an [`ExecSession`]. What this crate does
+//! Every operation is a row of [`microvm_api::operations`], which [`Client::call`] makes the request of and reads the answer of; the
+//! methods of [`Client`] with names are one call each. A command is an [`ExecSession`]. What this crate does
 //! *not* do: start a server, print, retry, or know where the socket is.
 //!
 //! Dropping a future closes its connection, which ends the request on the server too.
 
+mod call;
 mod client;
 mod connection;
 mod error;
 mod exec;
 mod files;
 mod images;
-mod kernels;
 mod lines;
 mod pools;
 mod snapshots;
@@ -21,6 +22,7 @@ mod transfer;
 mod vms;
 mod websocket;
 
+pub use call::{Made, Received, Sent, Whole};
 pub use client::Client;
 pub use error::ClientError;
 pub use exec::{ExecEvent, ExecSession, ExecStream, ExecWriter, Started};

@@ -14,14 +14,17 @@ const LINE_MAX: usize = 16 << 20;
 /// Values that arrive as newline-delimited JSON. Dropping it ends the work on the server.
 #[derive(Debug)]
 pub struct Lines<T> {
+    /// Name of the operation.
+    action: &'static str,
     body: Incoming,
     buffer: BytesMut,
     kind: std::marker::PhantomData<fn() -> T>,
 }
 
 impl<T: DeserializeOwned> Lines<T> {
-    pub(crate) fn new(response: Response<Incoming>) -> Self {
-        Self { body: response.into_body(), buffer: BytesMut::new(), kind: std::marker::PhantomData }
+    pub(crate) fn new(response: Response<Incoming>, action: &'static str) -> Self {
+        let body = response.into_body();
+        Self { action, body, buffer: BytesMut::new(), kind: std::marker::PhantomData }
     }
 
     /// The next value; `None` at the end.
@@ -49,7 +52,7 @@ impl<T: DeserializeOwned> Lines<T> {
             match self.body.frame().await {
                 None => return Ok(None),
                 Some(frame) => {
-                    let frame = frame.map_err(ClientError::lost("receiving progress"))?;
+                    let frame = frame.map_err(ClientError::lost(self.action))?;
                     if let Ok(data) = frame.into_data() {
                         self.buffer.extend_from_slice(&data);
                     }

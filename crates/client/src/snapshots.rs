@@ -2,22 +2,29 @@
 
 use std::time::Duration;
 
-use hyper::Method;
+use microvm_api::operation::{SnapshotRef, SnapshotVm, TemplateRef};
+use microvm_api::operations::{snapshot, template, vm};
 use microvm_api::progress::ProgressLine;
-use microvm_api::query::encode;
+use microvm_api::queries::{CleanUpSnapshots, ListSnapshots, RemoveSnapshot};
+use microvm_api::query::RawBytes;
 use microvm_api::snapshot::{
     BegunSnapshot, Cleaned, CreateSnapshot, ForkVm, Forked, GoldenList, GoldenVersion, RestoreSnapshot,
     Restored, Snapshot, SnapshotFile, SnapshotList, SnapshotStatistics, Verification,
 };
 use microvm_types::VmRef;
 
+use crate::call::Made;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::lines::Lines;
 
 /// Path of a snapshot whose VM does not matter.
-fn path_of(snapshot: &str) -> String {
-    format!("/snapshots/-/{}", encode(snapshot.as_bytes()))
+fn path_of(snapshot: &str) -> (SnapshotVm, SnapshotRef) {
+    (SnapshotVm::any(), snapshot.into())
+}
+
+fn unexpected<T>(what: &str) -> Result<T, ClientError> {
+    Err(ClientError::Answer(format!("the snapshot {what}")))
 }
 
 /// Each method is one request; see the REST reference for what it does. All fail with [`ClientError`].
@@ -25,7 +32,7 @@ fn path_of(snapshot: &str) -> String {
 impl Client {
     /// Forks a running VM.
     pub async fn fork_vm(&self, vm: &VmRef, request: &ForkVm) -> Result<Forked, ClientError> {
-        self.json(Method::POST, &format!("/vms/{vm}/fork"), Some(request), "forking a VM").await
+        self.tell::<vm::Fork>(vm, request).await
     }
 
     /// Takes a snapshot; answers when every byte is safe.
@@ -34,7 +41,11 @@ impl Client {
         vm: &VmRef,
         request: &CreateSnapshot,
     ) -> Result<Snapshot, ClientError> {
-        self.json(Method::POST, &format!("/snapshots/{vm}"), Some(request), "taking a snapshot").await
+        let request = CreateSnapshot { wait: true, ..request.clone() };
+        match self.tell::<snapshot::Create>(vm, &request).await? {
+            Made::Created(snapshot) => Ok(snapshot),
+            Made::Accepted(_) => unexpected("was not waited for"),
+        }
     }
 
     /// Takes a snapshot; answers when the VM goes on.
@@ -44,7 +55,10 @@ impl Client {
         request: &CreateSnapshot,
     ) -> Result<BegunSnapshot, ClientError> {
         let request = CreateSnapshot { wait: false, ..request.clone() };
-        self.json(Method::POST, &format!("/snapshots/{vm}"), Some(&request), "taking a snapshot").await
+        match self.tell::<snapshot::Create>(vm, &request).await? {
+            Made::Accepted(begun) => Ok(begun),
+            Made::Created(_) => unexpected("was waited for"),
+        }
     }
 
     /// Snapshots, oldest first: of one VM or of all, golden ones too if asked.
@@ -53,36 +67,34 @@ impl Client {
         vm: Option<&VmRef>,
         golden: bool,
     ) -> Result<SnapshotList, ClientError> {
-        let of_vm = vm.map_or_else(String::new, |vm| format!("&vm={vm}"));
-        self.get(&format!("/snapshots?golden={golden}{of_vm}"), "listing snapshots").await
+        let vm = vm.map(|vm| RawBytes(vm.as_str().as_bytes().to_owned()));
+        self.call::<snapshot::List>(&(), &ListSnapshots { vm, golden }, ()).await
     }
 
     /// One snapshot by id or name.
     pub async fn snapshot(&self, snapshot: &str) -> Result<Snapshot, ClientError> {
-        self.get(&path_of(snapshot), "reading a snapshot").await
+        self.ask::<snapshot::Get>(&path_of(snapshot)).await
     }
 
     /// Removes a snapshot, with those that build on it if `cascade`.
     pub async fn remove_snapshot(&self, snapshot: &str, cascade: bool) -> Result<(), ClientError> {
-        let path = format!("{}?cascade={cascade}", path_of(snapshot));
-        self.empty(Method::DELETE, &path, None::<&()>, "removing a snapshot").await
+        self.call::<snapshot::Remove>(&path_of(snapshot), &RemoveSnapshot { cascade }, ()).await
     }
 
     /// Makes new VMs of a snapshot, or puts its VM back in time.
     pub async fn restore(&self, snapshot: &str, request: &RestoreSnapshot) -> Result<Restored, ClientError> {
-        self.json(Method::POST, &format!("{}/restore", path_of(snapshot)), Some(request), "restoring").await
+        self.tell::<snapshot::Restore>(&path_of(snapshot), request).await
     }
 
     /// Puts a VM back to a snapshot of it.
     pub async fn rollback(&self, vm: &VmRef, snapshot: &str) -> Result<Restored, ClientError> {
-        let path = format!("/snapshots/{vm}/{}/restore", encode(snapshot.as_bytes()));
-        self.json(Method::POST, &path, Some(&RestoreSnapshot::default()), "rolling back").await
+        let path = (vm.as_str().into(), snapshot.into());
+        self.tell::<snapshot::Restore>(&path, &RestoreSnapshot::default()).await
     }
 
     /// Reads every byte of a snapshot.
     pub async fn verify_snapshot(&self, snapshot: &str) -> Result<Verification, ClientError> {
-        let path = format!("{}/verify", path_of(snapshot));
-        self.json(Method::POST, &path, None::<&()>, "verifying a snapshot").await
+        self.ask::<snapshot::Verify>(&path_of(snapshot)).await
     }
 
     /// Removes old snapshots: with `named` also those that somebody gave a name.
@@ -92,35 +104,29 @@ impl Client {
         older_than: Option<Duration>,
         named: bool,
     ) -> Result<Cleaned, ClientError> {
-        let mut query = Vec::new();
-        query.extend(keep.map(|keep| format!("keep={keep}")));
-        query.extend(older_than.map(|age| format!("older_than_seconds={}", age.as_secs())));
-        query.extend(named.then(|| "named=true".to_owned()));
-        let path = format!("/snapshots/cleanup?{}", query.join("&"));
-        self.json(Method::POST, &path, None::<&()>, "removing old snapshots").await
+        let older_than_seconds = older_than.map(|age| age.as_secs());
+        let query = CleanUpSnapshots { days_old: None, older_than_seconds, keep, named };
+        self.call::<snapshot::CleanUp>(&(), &query, ()).await
     }
 
     /// All snapshots together.
     pub async fn snapshot_statistics(&self) -> Result<SnapshotStatistics, ClientError> {
-        self.get("/snapshots/statistics", "counting snapshots").await
+        self.ask::<snapshot::Statistics>(&()).await
     }
 
     /// Versions of what a template boots to, oldest first.
     pub async fn golden_versions(&self, template: &str) -> Result<GoldenList, ClientError> {
-        let path = format!("/templates/{}/golden", encode(template.as_bytes()));
-        self.get(&path, "listing golden snapshots").await
+        self.ask::<template::Golden>(&TemplateRef::from(template)).await
     }
 
     /// Boots a template anew for all VMs to come.
     pub async fn update_golden(&self, template: &str) -> Result<GoldenVersion, ClientError> {
-        let path = format!("/templates/{}/golden/update", encode(template.as_bytes()));
-        self.json(Method::POST, &path, None::<&()>, "making a golden snapshot").await
+        self.ask::<template::UpdateGolden>(&TemplateRef::from(template)).await
     }
 
     /// Goes back to the version before.
     pub async fn rollback_golden(&self, template: &str) -> Result<GoldenVersion, ClientError> {
-        let path = format!("/templates/{}/golden/rollback", encode(template.as_bytes()));
-        self.json(Method::POST, &path, None::<&()>, "going back to a golden snapshot").await
+        self.ask::<template::RollBackGolden>(&TemplateRef::from(template)).await
     }
 
     /// Writes a snapshot to a file of the server's host.
@@ -129,13 +135,11 @@ impl Client {
         snapshot: &str,
         file: &SnapshotFile,
     ) -> Result<Lines<ProgressLine>, ClientError> {
-        let path = format!("{}/export", path_of(snapshot));
-        Ok(Lines::new(self.send_json(Method::POST, &path, Some(file), "exporting a snapshot").await?))
+        self.tell::<snapshot::Export>(&path_of(snapshot), file).await
     }
 
     /// Takes in an exported snapshot.
     pub async fn import_snapshot(&self, file: &SnapshotFile) -> Result<Lines<ProgressLine>, ClientError> {
-        let response = self.send_json(Method::POST, "/snapshots/import", Some(file), "importing a snapshot");
-        Ok(Lines::new(response.await?))
+        self.tell::<snapshot::Import>(&(), file).await
     }
 }

@@ -10,9 +10,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, body};
-use microvm_api::{LEFT_OUT_HEADER, SHA256_HEADER};
+use microvm_api::{FILE_STAT_HEADER, LEFT_OUT_HEADER, SHA256_HEADER};
 use microvm_types::extents::{Content, ExtentsReader};
-use microvm_types::files::LeftOut;
+use microvm_types::files::{FileStat, LeftOut};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
@@ -126,6 +126,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// A body that is being received. Its end is only reported as a good end if the server's SHA-256 agrees.
 #[derive(Debug)]
 pub struct Download {
+    headers: HeaderMap,
+    /// Name of the operation.
+    action: &'static str,
     body: Incoming,
     hash: Sha256,
     announced: Option<String>,
@@ -134,9 +137,12 @@ pub struct Download {
 }
 
 impl Download {
-    pub(crate) fn new(response: Response<Incoming>) -> Self {
+    pub(crate) fn new(response: Response<Incoming>, action: &'static str) -> Self {
+        let (head, body) = response.into_parts();
         Self {
-            body: response.into_body(),
+            headers: head.headers,
+            action,
+            body,
             hash: Sha256::new(),
             announced: None,
             left_out: None,
@@ -144,12 +150,20 @@ impl Download {
         }
     }
 
+    /// The description in the head of a file.
+    pub(crate) fn file_stat(&self) -> Result<FileStat, ClientError> {
+        let stat = self.headers.get(FILE_STAT_HEADER).map(HeaderValue::as_bytes);
+        let stat =
+            stat.ok_or_else(|| ClientError::Answer("a file came without its description".to_owned()))?;
+        serde_json::from_slice(stat).map_err(|error| ClientError::Answer(error.to_string()))
+    }
+
     /// The next bytes; `None` at an end that was verified.
     ///
     /// # Errors
     /// [`ClientError::Lost`] if it ends early, [`ClientError::Damaged`] if it is not what the server sent.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
-        let action = "receiving data";
+        let action = self.action;
         while !self.finished {
             let Some(frame) = self.body.frame().await else {
                 self.finished = true;

@@ -1,16 +1,15 @@
-//! Operations on VMs.
+//! Operations on VMs and what is in them.
 
-use std::fmt::Write as _;
-
-use hyper::Method;
 use microvm_api::exec::{Execute, Executed, ProcessList, SendSignal};
 use microvm_api::guest::{GuestProcesses, HealthReply, Ping, SystemInfoReply};
-use microvm_api::query::encode;
+use microvm_api::operations::{guest, process, vm};
+use microvm_api::queries::{self, ListVms, NoQuery, StartVm};
+use microvm_api::query::{FilterPair, FilterState, RawBytes};
 use microvm_api::vm::{Counters, ResizeVm, StopVm};
 use microvm_api::{CreateVm, END_HEADER, OFFSET_HEADER, Vm, VmList};
 use microvm_types::{Phase, ProcessId, VmRef};
 
-use crate::client::{Client, read_all};
+use crate::client::Client;
 use crate::error::ClientError;
 
 /// Which VMs are wanted; all by default.
@@ -26,6 +25,22 @@ pub struct VmQuery {
     pub name: Option<String>,
 }
 
+impl From<&VmQuery> for ListVms {
+    fn from(query: &VmQuery) -> Self {
+        let pairs = |pairs: &[(String, String)]| {
+            pairs.iter().map(|(key, value)| FilterPair::of(key, value)).collect::<Vec<_>>()
+        };
+        Self {
+            label: pairs(&query.labels),
+            metadata: pairs(&query.metadata),
+            state: query.states.iter().copied().map(FilterState::from).collect(),
+            status: Vec::new(),
+            name: query.name.as_ref().map(|name| RawBytes(name.as_bytes().to_owned())),
+            waiting: false,
+        }
+    }
+}
+
 /// Some of a console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsolePart {
@@ -38,153 +53,113 @@ pub struct ConsolePart {
     pub end: u64,
 }
 
-impl VmQuery {
-    fn to_query(&self) -> String {
-        let mut query = String::new();
-        let mut add = |name: &str, value: &str| {
-            // Writing to a string cannot fail.
-            let _ = write!(
-                query,
-                "{}{name}={}",
-                if query.is_empty() { '?' } else { '&' },
-                encode(value.as_bytes())
-            );
-        };
-        for (key, value) in &self.labels {
-            add("label", &format!("{key}={value}"));
-        }
-        for (key, value) in &self.metadata {
-            add("metadata", &format!("{key}={value}"));
-        }
-        for state in &self.states {
-            add("state", state.as_str());
-        }
-        if let Some(name) = &self.name {
-            add("name", name);
-        }
-        query
-    }
-}
-
 /// Each method is one request; see the REST reference for what it does. All fail with [`ClientError`].
 #[expect(clippy::missing_errors_doc, reason = "said once for all above")]
 impl Client {
     /// Creates a VM, and starts it unless told otherwise.
     pub async fn create_vm(&self, request: &CreateVm) -> Result<Vm, ClientError> {
-        self.json(Method::POST, "/vms", Some(request), "creating a VM").await
+        self.tell::<vm::Create>(&(), request).await
     }
 
     /// Some VMs, in order of creation.
     pub async fn list_vms(&self, query: &VmQuery) -> Result<VmList, ClientError> {
-        self.get(&format!("/vms{}", query.to_query()), "listing VMs").await
+        self.call::<vm::List>(&(), &query.into(), ()).await
     }
 
     /// One VM.
     pub async fn vm(&self, vm: &VmRef) -> Result<Vm, ClientError> {
-        self.get(&format!("/vms/{vm}"), "reading a VM").await
+        self.ask::<vm::Get>(vm).await
     }
 
     /// Starts a VM; answers when its agent does.
     pub async fn start_vm(&self, vm: &VmRef) -> Result<Vm, ClientError> {
-        self.act(vm, "start", None::<&()>).await
+        self.call::<vm::Start>(vm, &StartVm { cold: false }, ()).await
     }
 
     /// Boots a VM from its disk, also one that sleeps: what it had in memory is given up.
     pub async fn start_vm_cold(&self, vm: &VmRef) -> Result<Vm, ClientError> {
-        self.act(vm, "start?cold=true", None::<&()>).await
+        self.call::<vm::Start>(vm, &StartVm { cold: true }, ()).await
     }
 
-    /// Makes its processors stand still.
+    /// Pauses a VM: its processors stop.
     pub async fn pause_vm(&self, vm: &VmRef) -> Result<Vm, ClientError> {
-        self.act(vm, "pause", None::<&()>).await
+        self.ask::<vm::Pause>(vm).await
     }
 
-    /// Lets it go on.
+    /// Resumes a paused VM.
     pub async fn resume_vm(&self, vm: &VmRef) -> Result<Vm, ClientError> {
-        self.act(vm, "resume", None::<&()>).await
+        self.ask::<vm::Resume>(vm).await
     }
 
-    /// Puts it to disk; the next request wakes it.
+    /// Hibernates a VM; the next request wakes it.
     pub async fn hibernate_vm(&self, vm: &VmRef) -> Result<Vm, ClientError> {
-        self.act(vm, "hibernate", None::<&()>).await
+        self.ask::<vm::Hibernate>(vm).await
     }
 
-    /// Shuts it down.
+    /// Stops a VM.
     pub async fn stop_vm(&self, vm: &VmRef, how: &StopVm) -> Result<Vm, ClientError> {
-        self.act(vm, "stop", Some(how)).await
+        self.tell::<vm::Stop>(vm, how).await
     }
 
     /// Changes the memory of a running VM.
     pub async fn resize_vm(&self, vm: &VmRef, memory_mib: u32) -> Result<Vm, ClientError> {
-        self.act(vm, "resize", Some(&ResizeVm { memory_mib })).await
-    }
-
-    async fn act(
-        &self,
-        vm: &VmRef,
-        verb: &str,
-        body: Option<&(impl serde::Serialize + Sync)>,
-    ) -> Result<Vm, ClientError> {
-        self.json(Method::POST, &format!("/vms/{vm}/{verb}"), body, "changing a VM").await
+        self.tell::<vm::Resize>(vm, &ResizeVm { memory_mib }).await
     }
 
     /// Removes a VM, whatever it is doing.
     pub async fn delete_vm(&self, vm: &VmRef) -> Result<(), ClientError> {
-        self.empty(Method::DELETE, &format!("/vms/{vm}"), None::<&()>, "deleting a VM").await
+        self.ask::<vm::Delete>(vm).await
     }
 
     /// Counters of a running VM.
     pub async fn counters(&self, vm: &VmRef) -> Result<Counters, ClientError> {
-        self.get(&format!("/vms/{vm}/metrics"), "reading counters").await
+        self.ask::<vm::Metrics>(vm).await
     }
 
     /// At most `limit` bytes of its console, from an offset on.
     pub async fn console(&self, vm: &VmRef, from: u64, limit: usize) -> Result<ConsolePart, ClientError> {
-        let action = "reading the console";
-        let path = format!("/vms/{vm}/console?limit={limit}&offset={from}");
-        let response = self.send_json(Method::GET, &path, None::<&()>, action).await?;
-        let number = |name| {
-            let text = response.headers().get(name).and_then(|value| value.to_str().ok());
-            let number = text.and_then(|text| text.parse().ok());
-            number.ok_or_else(|| ClientError::Answer(format!("the answer has no header `{name}`")))
-        };
-        let (offset, end) = (number(OFFSET_HEADER)?, number(END_HEADER)?);
-        Ok(ConsolePart { offset, end, bytes: read_all(response, action).await? })
+        let query = queries::ConsolePart { limit, offset: Some(from) };
+        let part = self.call::<vm::Console>(vm, &query, ()).await?;
+        Ok(ConsolePart {
+            offset: part.number(OFFSET_HEADER)?,
+            end: part.number(END_HEADER)?,
+            bytes: part.bytes,
+        })
     }
 
     /// Asks the agent for an empty answer.
     pub async fn ping(&self, vm: &VmRef) -> Result<Ping, ClientError> {
-        self.get(&format!("/vms/{vm}/guest/ping"), "pinging a guest").await
+        self.ask::<guest::Ping>(vm).await
     }
 
     /// The guest as a system.
     pub async fn system_info(&self, vm: &VmRef) -> Result<SystemInfoReply, ClientError> {
-        self.get(&format!("/vms/{vm}/guest/system-info"), "asking a guest").await
+        self.ask::<guest::SystemInfo>(vm).await
     }
 
     /// All processes of the guest.
     pub async fn guest_processes(&self, vm: &VmRef) -> Result<GuestProcesses, ClientError> {
-        self.get(&format!("/vms/{vm}/guest/processes"), "asking a guest").await
+        self.ask::<guest::Processes>(vm).await
     }
 
-    /// How the guest is doing.
+    /// Health of the guest.
     pub async fn guest_health(&self, vm: &VmRef) -> Result<HealthReply, ClientError> {
-        self.get(&format!("/vms/{vm}/guest/health"), "asking a guest").await
+        self.ask::<guest::Health>(vm).await
     }
 
     /// Runs a command to its end and collects its output.
     pub async fn execute(&self, vm: &VmRef, request: &Execute) -> Result<Executed, ClientError> {
-        self.json(Method::POST, &format!("/vms/{vm}/guest/execute"), Some(request), "running a command").await
+        self.tell::<guest::Run>(vm, request).await
     }
 
     /// Processes started through the agent.
     pub async fn processes(&self, vm: &VmRef) -> Result<ProcessList, ClientError> {
-        self.get(&format!("/vms/{vm}/processes"), "asking a guest").await
+        self.ask::<process::List>(vm).await
     }
 
     /// Sends a signal to a process started through the agent.
     pub async fn signal(&self, vm: &VmRef, process: &ProcessId, signal: u8) -> Result<(), ClientError> {
-        let path = format!("/vms/{vm}/processes/{process}/signal");
-        self.empty(Method::POST, &path, Some(&SendSignal { signal }), "sending a signal").await
+        let path = (vm.clone(), process.clone());
+        self.call::<process::Signal>(&path, &NoQuery {}, &SendSignal { signal }).await
     }
 }

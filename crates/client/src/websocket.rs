@@ -1,8 +1,10 @@
 //! WebSockets over the unix socket.
 
 use futures_util::StreamExt;
+use microvm_api::exec::FRAME_MAX;
+use microvm_api::operation::Operation as _;
+use microvm_api::operations::event;
 use microvm_api::vm::EventMessage;
-use microvm_api::{PREFIX, exec::FRAME_MAX};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
@@ -15,25 +17,25 @@ use crate::socket;
 
 pub(crate) type Socket = WebSocketStream<UnixStream>;
 
-pub(crate) fn lost(error: &tungstenite::Error) -> ClientError {
-    ClientError::Lost { action: "streaming", detail: error.to_string() }
+pub(crate) fn lost(action: &'static str, error: &tungstenite::Error) -> ClientError {
+    ClientError::Lost { action, detail: error.to_string() }
 }
 
 impl Client {
-    pub(crate) async fn websocket(&self, path: &str) -> Result<Socket, ClientError> {
+    pub(crate) async fn websocket(&self, uri: &str, action: &'static str) -> Result<Socket, ClientError> {
         let stream = socket::connect(self.socket()).await?;
         // What may wait in memory to be sent is bounded; a full buffer holds the sender up.
         let limits = WebSocketConfig::default()
             .max_message_size(Some(FRAME_MAX + 1024))
             .max_frame_size(Some(FRAME_MAX + 1024))
             .max_write_buffer_size(4 * FRAME_MAX);
-        let url = format!("ws://localhost{PREFIX}{path}");
+        let url = format!("ws://localhost{uri}");
         match tokio_tungstenite::client_async_with_config(url, stream, Some(limits)).await {
             Ok((socket, _)) => Ok(socket),
             Err(tungstenite::Error::Http(response)) => {
                 Err(problem_from(response.status(), response.body().as_deref().unwrap_or_default()))
             }
-            Err(error) => Err(lost(&error)),
+            Err(error) => Err(lost(action, &error)),
         }
     }
 
@@ -42,7 +44,10 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn events(&self) -> Result<EventStream<EventMessage>, ClientError> {
-        Ok(EventStream { socket: self.websocket("/events").await?, kind: std::marker::PhantomData })
+        Ok(EventStream {
+            socket: self.open::<event::Follow, _, _>(&()).await?,
+            kind: std::marker::PhantomData,
+        })
     }
 }
 
@@ -68,7 +73,7 @@ impl<T: DeserializeOwned> EventStream<T> {
                         .map_err(|error| ClientError::Answer(error.to_string()));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(lost(&error)),
+                Some(Err(error)) => return Err(lost(event::Follow::NAME, &error)),
             }
         }
     }

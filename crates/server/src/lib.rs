@@ -9,6 +9,10 @@
 //! decide what a VM may do (core does), open drivers (the binary does), or listen on a network (the seam for that is
 //! [`caller::Authenticator`]).
 
+/// The helpers of the tests in `tests` name this crate so.
+#[cfg(test)]
+extern crate self as microvm_server;
+
 mod app;
 mod body;
 mod call;

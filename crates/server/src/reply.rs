@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use microvm_api::operation::{
-    self as api, Answer, AnyJson, Array, Created, CreatedOrAccepted, Data, Media, Nothing, Socket,
+    self as api, Answer, AnyJson, Array, Created, CreatedOrAccepted, Data, Media, Nothing, Socket, Whole,
 };
 use serde::Serialize;
 
@@ -90,7 +90,7 @@ impl<T: Serialize> Reply<Created<T>> {
     }
 
     /// As the answer of an operation that may also answer before it is made.
-    pub(crate) fn whole<U>(self) -> Reply<CreatedOrAccepted<T, U>> {
+    pub(crate) fn or_accepted<U>(self) -> Reply<CreatedOrAccepted<T, U>> {
         Reply::of(self.0)
     }
 }
@@ -135,6 +135,13 @@ impl<M: Media> Reply<Data<M>> {
     pub(crate) fn data(headers: HeaderMap, body: Body) -> Self {
         let reply = Self::of((headers, body).into_response());
         reply.with(header::CONTENT_TYPE, HeaderValue::from_static(M::TYPE))
+    }
+}
+
+impl<M: Media> Reply<Whole<M>> {
+    /// Bytes of a media type.
+    pub(crate) fn whole(bytes: impl Into<Body>) -> Self {
+        Self::of(([(header::CONTENT_TYPE, M::TYPE)], bytes.into()).into_response())
     }
 }
 

@@ -153,17 +153,4 @@ fn store(routes: Routes) -> Routes {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    #[test]
-    fn every_row_has_its_handler() {
-        let rows: BTreeSet<&str> = microvm_api::operations::all().map(|row| row.name).collect();
-        let bound: Vec<&str> = all().0.iter().map(|(row, _)| row.name).collect();
-        let names: BTreeSet<&str> = bound.iter().copied().collect();
-        assert_eq!(rows, names);
-        assert_eq!(bound.len(), names.len(), "an operation is bound twice");
-    }
-}
+mod tests;

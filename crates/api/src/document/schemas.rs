@@ -36,7 +36,10 @@ impl Schemas {
     /// discriminator leads to them.
     pub(super) fn into_components(self) -> Map<String, Value> {
         let mut all = Map::new();
-        for (name, mut schema) in self.0 {
+        for (name, mut schema) in self.0.clone() {
+            if let Some(alternatives) = self.spread(&schema) {
+                schema = json!({ "description": schema["description"], "oneOf": alternatives });
+            }
             for (variant, schema) in discriminate(&name, &mut schema) {
                 all.insert(variant, schema);
             }
@@ -44,6 +47,34 @@ impl Schemas {
         }
         all
     }
+}
+
+impl Schemas {
+    /// The alternatives of a struct into which an untagged or externally tagged enum is flattened, each with the fields of the
+    /// struct too: generators of clients take the fields of objects together, not those of a choice.
+    fn spread(&self, schema: &Value) -> Option<Vec<Value>> {
+        let parts = schema.get("allOf")?.as_array()?;
+        let choice = |part: &Value| {
+            let name = part["$ref"].as_str()?.strip_prefix(REFERENCE)?;
+            self.0.get(name)?.get("oneOf")?.as_array()
+        };
+        let alternatives = parts.iter().find_map(choice)?;
+        let fields: Vec<&Value> = parts.iter().filter(|part| choice(part).is_none()).collect();
+        alternatives.iter().map(|alternative| together(alternative, &fields)).collect()
+    }
+}
+
+/// An object with the fields of others; nothing if one of them has none.
+fn together(alternative: &Value, others: &[&Value]) -> Option<Value> {
+    let mut whole = alternative.clone();
+    for other in others {
+        let fields = other.get("properties")?.as_object()?.clone();
+        whole.get_mut("properties")?.as_object_mut()?.extend(fields);
+        let required = other.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
+        let both = whole["required"].as_array().cloned().unwrap_or_default().into_iter().chain(required);
+        whole["required"] = both.collect();
+    }
+    Some(whole)
 }
 
 /// A schema as JSON, with the links of rustdoc taken out of its descriptions.

@@ -81,3 +81,16 @@ fn tagged_enums_have_discriminators() {
     // No field tells these apart.
     assert!(schemas["CommandLine"].get("discriminator").is_none());
 }
+
+#[test]
+fn a_choice_within_a_struct_is_a_choice_of_structs() {
+    let document = whole();
+    let alternatives = document["components"]["schemas"]["Hook"]["oneOf"].as_array().unwrap();
+    assert_eq!(alternatives.len(), 2);
+    for (alternative, own) in alternatives.iter().zip(["program", "webhook"]) {
+        for field in [own, "at", "timeout_ms"] {
+            assert!(alternative["properties"][field].is_object(), "{field} of {own}");
+        }
+        assert_eq!(alternative["required"], json!([own, "at"]));
+    }
+}

@@ -37,6 +37,10 @@ pub struct CreatedOrAccepted<T, U>(PhantomData<fn() -> (T, U)>);
 #[derive(Debug, Clone, Copy)]
 pub struct Lines<T>(PhantomData<fn() -> T>);
 
+/// Bytes of a media type that are sent whole, with status 200.
+#[derive(Debug, Clone, Copy)]
+pub struct Whole<M>(PhantomData<fn() -> M>);
+
 /// A WebSocket. Text frames from the client are `C` and text frames from the server are `S` in JSON; `()` where there are none.
 #[derive(Debug, Clone, Copy)]
 pub struct Socket<C, S>(PhantomData<fn() -> (C, S)>);
@@ -113,6 +117,14 @@ impl<M: Media> Answer for Data<M> {
     fn describe(about: &str, _schemas: &mut Schemas) -> Map<String, Value> {
         let answer = json!({ "description": about, "content": content::<M>() });
         Map::from_iter([(Self::STATUS.to_string(), answer)])
+    }
+}
+
+impl<M: Media> Answer for Whole<M> {
+    const STATUS: u16 = 200;
+
+    fn describe(about: &str, schemas: &mut Schemas) -> Map<String, Value> {
+        <Data<M> as Answer>::describe(about, schemas)
     }
 }
 

@@ -14,7 +14,10 @@ use utoipa::ToSchema;
 
 use microvm_types::caller::Permission;
 
-pub use answer::{Answer, AnyJson, Array, Created, CreatedOrAccepted, Lines, Socket};
+use crate::PREFIX;
+use crate::query::{self, QueryError};
+
+pub use answer::{Answer, AnyJson, Array, Created, CreatedOrAccepted, Lines, Message, Socket, Whole};
 pub use body::{
     Archive, Bytes, Data, Extents, Handshake, Json, LongJson, Media, MetricsText, Nothing, RequestBody,
 };
@@ -48,6 +51,22 @@ pub trait Operation: Copy + Send + Sync + 'static {
     type Body: RequestBody;
     /// What comes back.
     type Answer: Answer;
+}
+
+/// Path and query of a request for an operation.
+///
+/// # Errors
+/// [`QueryError::Shape`] if the query has a field that no parameter can carry, which the tests of all rows would find.
+pub fn uri<O: Operation>(path: &O::Path, query: &O::Query) -> Result<String, QueryError> {
+    let mut uri = String::from(PREFIX);
+    let mut segments = path.write().into_iter();
+    for part in O::PATH.split('/').skip(1) {
+        uri.push('/');
+        let segment = if part.starts_with('{') { segments.next() } else { None };
+        uri.push_str(segment.as_deref().unwrap_or(part));
+    }
+    uri.push_str(&query::write(query)?);
+    Ok(uri)
 }
 
 /// Methods of HTTP in use here.

@@ -1,6 +1,6 @@
 //! The host and the server itself.
 
-use crate::operation::{AnyJson, Data, Json, Lines, MetricsText, Nothing};
+use crate::operation::{AnyJson, Json, Lines, MetricsText, Nothing, Whole};
 use crate::progress::ProgressLine;
 use crate::queries::NoQuery;
 use crate::system::{Doctor as Findings, HostInfo, Liveness};
@@ -18,7 +18,7 @@ crate::operations! {
     Verify = "system.verify", Post "/system/verify", ImageRead, Safe, Withheld, ((), NoQuery) Nothing => Lines<ProgressLine>;
 
     /// Read counters and histograms, as Prometheus reads them
-    Metrics = "system.metrics", Get "/metrics", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Data<MetricsText>;
+    Metrics = "system.metrics", Get "/metrics", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Whole<MetricsText>;
 
     /// Tell whether the server is alive
     Live = "system.live", Get "/health/live", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Json<Liveness>;

@@ -2,7 +2,7 @@
 
 use microvm_types::VmRef;
 
-use crate::operation::{Bytes, Created, Data, Json, LongJson, Nothing};
+use crate::operation::{Bytes, Created, Json, LongJson, Nothing, Whole};
 use crate::queries::{ConsolePart, ListVms, NoQuery, StartVm};
 use crate::snapshot::{ForkVm, Forked};
 use crate::vm::{Counters, CreateVm, ResizeVm, StopVm, Vm, VmList};
@@ -62,5 +62,5 @@ crate::operations! {
     /// Read the console of a VM
     ///
     /// The header `x-offset` says where the answer begins, `x-end` where the console ends now.
-    Console = "vm.console", Get "/vms/{vm}/console", VmRead, Safe, Withheld, (VmRef, ConsolePart) Nothing => Data<Bytes>;
+    Console = "vm.console", Get "/vms/{vm}/console", VmRead, Safe, Withheld, (VmRef, ConsolePart) Nothing => Whole<Bytes>;
 }

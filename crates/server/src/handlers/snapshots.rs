@@ -107,7 +107,7 @@ pub(crate) async fn create(
     let snapshot = app.services.branches.snapshot(&vm, request, Progress::ignored()).await?;
     let body = app.snapshot(snapshot);
     let location = format!("/snapshots/{}/{}", body.vm, body.id);
-    Ok(Reply::created(body).at(&location).whole())
+    Ok(Reply::created(body).at(&location).or_accepted())
 }
 
 /// The snapshot of a path, which must be of the VM in the path.

@@ -1,10 +1,10 @@
 //! The host and the server itself.
 
 use axum::Json;
+use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderValue};
 use microvm_api::document::document;
-use microvm_api::operation::{AnyJson, Data, Lines, MetricsText};
+use microvm_api::operation::{AnyJson, Lines, MetricsText, Whole};
 use microvm_api::operations::{self, system};
 use microvm_api::progress::ProgressLine;
 use microvm_api::system::{Doctor, HostInfo, Liveness};
@@ -37,7 +37,7 @@ pub(crate) async fn verify(app: Session, _: Call<system::Verify>) -> Reply<Lines
 pub(crate) async fn metrics(
     app: Session,
     _: Call<system::Metrics>,
-) -> Result<Reply<Data<MetricsText>>, Failure> {
+) -> Result<Reply<Whole<MetricsText>>, Failure> {
     let recorder = crate::metrics::recorder().ok_or_else(|| {
         Failure::new(ErrorKind::Unavailable, "metrics_unavailable", "this process counts for somebody else")
     })?;
@@ -55,7 +55,7 @@ pub(crate) async fn metrics(
             .map(|pool| (pool.record.name.as_str(), pool.waiting, pool.handed_out)),
     ));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");
-    Ok(Reply::data(HeaderMap::new(), text.into()).with(CONTENT_TYPE, kind))
+    Ok(Reply::whole(text).with(CONTENT_TYPE, kind))
 }
 
 fn gauge(count: usize) -> f64 {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::{HeaderMap, HeaderName};
-use microvm_api::operation::{Bytes, Created, Data};
+use axum::http::HeaderName;
+use microvm_api::operation::{Bytes, Created, Whole};
 use microvm_api::operations::vm;
 use microvm_api::queries::ListVms;
 use microvm_api::query::{FilterPair, FilterState, RawBytes};
@@ -161,9 +161,9 @@ pub(crate) async fn metrics(
 pub(crate) async fn console(
     app: Session,
     Call { path: vm, query, .. }: Call<vm::Console>,
-) -> Result<Reply<Data<Bytes>>, Failure> {
+) -> Result<Reply<Whole<Bytes>>, Failure> {
     let console = app.services.vms.console(&vm, query.offset, query.limit.min(CONSOLE_MAX)).await?;
-    Ok(Reply::data(HeaderMap::new(), console.bytes.into())
+    Ok(Reply::whole(console.bytes)
         .with(HeaderName::from_static(microvm_api::OFFSET_HEADER), console.offset)
         .with(HeaderName::from_static(microvm_api::END_HEADER), console.end))
 }
