@@ -112,8 +112,14 @@ async fn lists_name_what_they_cannot_show() {
     let store = microvm_driver_fake::MemoryStore::default();
     let first = service::open(store.clone()).await;
     let request = microvm_core::CreateRequest { name: Some("lost".parse().unwrap()), ..Default::default() };
-    let lost =
-        first.as_caller(&microvm_types::Caller::local("test")).vms.create(request).await.unwrap().record.id;
+    let lost = first
+        .as_caller(&microvm_types::Caller::local("test"), "test")
+        .vms
+        .create(request)
+        .await
+        .unwrap()
+        .record
+        .id;
     first.close().await;
     store.damage_vm(&lost);
     let server = service::serving(service::open_with(store, "broken-image").await);

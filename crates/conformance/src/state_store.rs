@@ -38,6 +38,7 @@ pub fn sample_record(number: u32, name: &str) -> VmRecord {
         id: VmId::from_parts(1_700_000_000_000 + u64::from(number), u64::from(number)),
         name: name.parse::<Name>().must("sample name"),
         tenant: "local".to_owned(),
+        created_by: "uid:0".to_owned(),
         life: Life::stored(Phase::Stopped, None, false),
         failure: Some("a reason\nof two lines".to_owned()),
         template: serde_json::from_value(template).must("sample template"),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use microvm_types::{Caller, VmRef};
 
 use crate::error::ServiceError;
+use crate::events::Cause;
 use crate::vm::registry::VmHandle;
 use crate::vm::shared::Shared;
 
@@ -13,21 +14,24 @@ use crate::vm::shared::Shared;
 pub(crate) struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) caller: Arc<Caller>,
+    /// What is done in this context is noted with.
+    pub(crate) cause: Cause,
 }
 
 impl Context {
-    pub(crate) fn new(shared: &Arc<Shared>, caller: Caller) -> Self {
-        Self { shared: Arc::clone(shared), caller: Arc::new(caller) }
+    pub(crate) fn new(shared: &Arc<Shared>, caller: Caller, correlation: &str) -> Self {
+        let cause = Cause { caller: caller.name.as_str().into(), correlation: correlation.into() };
+        Self { shared: Arc::clone(shared), caller: Arc::new(caller), cause }
     }
 
     /// The server itself, which acts for a tenant.
     pub(crate) fn server(shared: &Arc<Shared>, tenant: &str) -> Self {
-        Self::new(shared, Caller::server(tenant))
+        Self::new(shared, Caller::server(tenant), "")
     }
 
     /// A VM of the caller's tenant, also one that waits in a pool.
     pub(crate) fn find(&self, vm: &VmRef) -> Result<VmHandle, ServiceError> {
-        self.shared.registry.find(&self.caller.tenant, vm)
+        Ok(self.shared.registry.find(&self.caller.tenant, vm)?.by(&self.cause))
     }
 
     /// A VM of the caller's. One that waits in a pool is nobody's: what is done to it now would be done to whoever gets it.

@@ -12,7 +12,7 @@ use crate::admission;
 use crate::context::Context;
 use crate::error::ServiceError;
 use crate::launch::{Planned, Start, shares};
-use crate::state::StartingPoint;
+use crate::state::{Demand, StartingPoint};
 use crate::undo;
 use crate::vm::command::Beginning;
 use crate::vm::view::VmView;
@@ -90,6 +90,7 @@ pub(crate) async fn create(
         Some(StartingPoint { source, origin, epoch }) => (Start::State(Box::new(source)), origin, epoch),
         None => (Start::Boot(kernel), Origin::Boot, 0),
     };
+    let reservation = shared.reservations.one(Demand::of(&template))?;
     let now = shared.ports.clock.now_ms();
     let id = shared.ports.new_vm_id();
     let name = match request.name {
@@ -102,6 +103,7 @@ pub(crate) async fn create(
         id: id.clone(),
         name,
         tenant: context.caller.tenant.clone(),
+        created_by: context.caller.name.clone(),
         life: Life::new(),
         failure: None,
         image_digest: image.info.digest.clone(),
@@ -119,7 +121,13 @@ pub(crate) async fn create(
     };
     let (reply, outcome) = oneshot::channel();
     let planned = Box::new(Planned { image, start });
-    let handle = vm::spawn(shared, record, Beginning::Create { start: request.start, planned, reply })?;
+    let handle = vm::spawn(
+        shared,
+        record,
+        Beginning::Create { start: request.start, planned, reply },
+        &context.cause,
+        reservation,
+    )?;
     let guard = guard::guard(shared, id);
     let outcome = outcome.await;
     undo::keep(guard);

@@ -9,6 +9,7 @@ use crate::branch::Branches;
 use crate::catalog::Catalog;
 use crate::context::Context;
 use crate::error::ServiceError;
+use crate::events::Observer;
 use crate::golden::{self, Goldens};
 use crate::host::Host;
 use crate::kept::{self, Snapshots};
@@ -76,10 +77,16 @@ impl Engine {
         self.shared.actors.wait().await;
     }
 
-    /// The services, for one caller: who sees the VMs, snapshots and pools of its tenant, and no others.
+    /// The services, for one caller: who sees the VMs, snapshots and pools of its tenant, and no others. `correlation`: what
+    /// all events of this request are to have in common, such as its id.
     #[must_use]
-    pub fn as_caller(&self, caller: &Caller) -> Services {
-        Services::of(&Context::new(&self.shared, caller.clone()))
+    pub fn as_caller(&self, caller: &Caller, correlation: &str) -> Services {
+        Services::of(&Context::new(&self.shared, caller.clone(), correlation))
+    }
+
+    /// Has an observer told of every event from now on.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        self.shared.events.observe(observer);
     }
 
     /// The wall clock, in milliseconds since 1970-01-01T00:00:00Z.

@@ -48,6 +48,20 @@ pub enum ServiceError {
         /// How many are allowed.
         limit: usize,
     },
+    /// All VMs together would take more than the operator allows.
+    #[error(
+        "{what}: {asked} were asked for, and {free} of {limit} for all VMs together are left: delete some VMs, or ask for less"
+    )]
+    NoneLeft {
+        /// Of what.
+        what: &'static str,
+        /// What was asked for.
+        asked: u64,
+        /// What is left.
+        free: u64,
+        /// What all VMs together may take.
+        limit: u64,
+    },
     /// A network mode that this version cannot serve.
     #[error("network mode {0:?} is not available yet: only `isolated` (no network) is, ask for that")]
     Network(NetworkMode),
@@ -282,7 +296,7 @@ impl ServiceError {
             | Self::OverLimit { .. }
             | Self::BuildCommand { .. }
             | Self::Template(_) => ErrorKind::Invalid,
-            Self::TooManyVms { .. } => ErrorKind::Exhausted,
+            Self::TooManyVms { .. } | Self::NoneLeft { .. } => ErrorKind::Exhausted,
             Self::Network(_)
             | Self::NoBalloon
             | Self::NoBranching
@@ -317,7 +331,9 @@ impl ServiceError {
     pub fn remedies(&self) -> Vec<Remedy> {
         match self {
             Self::UnknownVm(_) => vec![Action::ListVms.any()],
-            Self::TooManyVms { .. } => vec![Action::ListVms.any(), Action::RemoveVm.any()],
+            Self::TooManyVms { .. } | Self::NoneLeft { .. } => {
+                vec![Action::ListVms.any(), Action::RemoveVm.any()]
+            }
             Self::NotRunning(phase) | Self::Denied(Denied { phase, .. }) => match phase {
                 Phase::Paused => vec![Action::ResumeVm.any()],
                 Phase::Stopped | Phase::Hibernated | Phase::Failed => vec![Action::StartVm.any()],
@@ -355,6 +371,7 @@ impl ServiceError {
             }
             Self::OverLimit { .. } => "over_limit",
             Self::TooManyVms { .. } => "too_many_vms",
+            Self::NoneLeft { .. } => "limit_reached",
             Self::Network(_) => "network_mode_unavailable",
             Self::Denied(_) => "wrong_phase",
             Self::NotRunning(_) | Self::NoRoom => "vm_not_running",

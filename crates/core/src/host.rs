@@ -1,10 +1,14 @@
 //! The host, and what the engine found on it.
 
+use std::collections::HashMap;
+
 use microvm_ports::hypervisor::HypervisorReport;
+use microvm_types::Phase;
 use tokio::sync::watch;
 
 use crate::context::Context;
 use crate::error::ServiceError;
+use crate::vm::standby::MOST_ON_HOST;
 use crate::vms::reconcile::{self, StrayVm};
 
 /// The host and the engine itself.
@@ -38,6 +42,22 @@ impl Host {
     #[must_use]
     pub fn ready_vmms(&self) -> watch::Receiver<usize> {
         self.context.shared.ready_vmms.subscribe()
+    }
+
+    /// VMMs that wait for children of forked VMs, or are being started for that.
+    #[must_use]
+    pub fn standby_vmms(&self) -> usize {
+        MOST_ON_HOST.saturating_sub(self.context.shared.standby_places.available_permits())
+    }
+
+    /// How many VMs of all tenants are in each phase.
+    #[must_use]
+    pub fn phases(&self) -> HashMap<Phase, usize> {
+        let mut phases = HashMap::new();
+        for handle in self.context.shared.registry.all() {
+            *phases.entry(handle.published.borrow().record.phase()).or_default() += 1;
+        }
+        phases
     }
 
     /// The wall clock, in milliseconds since 1970-01-01T00:00:00Z.

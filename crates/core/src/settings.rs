@@ -20,13 +20,24 @@ pub struct HostLimits {
     pub max_disk_mib: u32,
     /// VMs at once.
     pub max_vms: usize,
+    /// Memory of all VMs together in MiB, whether they run or not; `None`: only what the host has free counts.
+    pub total_memory_mib: Option<u64>,
+    /// Scratch disks of all VMs together in MiB, as large as they may grow; `None`: only what they take counts.
+    pub total_disk_mib: Option<u64>,
 }
 
 impl Default for HostLimits {
     /// 8 processors, 8 GiB of memory and 100 GiB of disk per VM; 1,000 VMs. (FEATURES row A38; the number of VMs is
     /// limited by memory long before.)
     fn default() -> Self {
-        Self { max_vcpus: 8, max_memory_mib: 8_192, max_disk_mib: 102_400, max_vms: 1_000 }
+        Self {
+            max_vcpus: 8,
+            max_memory_mib: 8_192,
+            max_disk_mib: 102_400,
+            max_vms: 1_000,
+            total_memory_mib: None,
+            total_disk_mib: None,
+        }
     }
 }
 

@@ -8,18 +8,28 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
-use microvm_core::{CreateRequest, ForkRequest, ServiceError, VmFilter};
+use microvm_core::{CreateRequest, Events, ForkRequest, ServiceError, VmFilter, What};
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::guest::ProcessEvent;
 use microvm_ports::hypervisor::MachineExit;
 use microvm_types::exec::ExecRequest;
 use microvm_types::template::{Hook, NetworkMode, Overrides};
 use microvm_types::vm::Limits;
-use microvm_types::{Phase, VmRef};
+use microvm_types::{Phase, VmId, VmRef};
 use support::{Host, code, named};
 
 fn vm(name: &str) -> VmRef {
     name.parse().unwrap()
+}
+
+/// The next change of phase that is told.
+async fn changed(events: &mut Events) -> (VmId, Phase, Option<String>) {
+    loop {
+        let event = events.next().await.unwrap();
+        if let What::Phase { to, reason, .. } = event.what {
+            return (event.vm, to, reason);
+        }
+    }
 }
 
 #[test]
@@ -122,7 +132,7 @@ fn a_hanging_start_is_overtaken_by_a_delete() {
         }
         server.service.vms.delete(&vm("dev")).await.unwrap();
         assert_eq!(create.await.unwrap().unwrap_err().code(), "overtaken");
-        while events.recv().await.unwrap().phase != Phase::Deleted {}
+        while changed(&mut events).await.1 != Phase::Deleted {}
     });
     host.assert_empty("after an overtaken start");
 }
@@ -136,7 +146,7 @@ fn a_lost_machine_fails_the_vm_with_the_reason() {
         let id = service.vms.create(named("a")).await.unwrap().record.id;
         let mut events = service.vms.events();
         assert!(host.hypervisor.end(&id, MachineExit::Vmm("killed by signal 9".into())));
-        while events.recv().await.unwrap().phase != Phase::Failed {}
+        while changed(&mut events).await.1 != Phase::Failed {}
         let record = service.vms.get(&vm("a")).unwrap().record;
         let reason = "killed by signal 9";
         assert!(record.failure.as_deref().unwrap_or_default().contains(reason), "{:?}", record.failure);
@@ -157,16 +167,16 @@ fn a_guest_that_powers_off_stops_and_one_that_resets_starts_again() {
         let id = service.vms.create(named("dev")).await.unwrap().record.id;
         let mut events = service.vms.events();
         host.hypervisor.end(&id, MachineExit::GuestReset);
-        while events.recv().await.unwrap().phase != Phase::Running {}
+        while changed(&mut events).await.1 != Phase::Running {}
         host.hypervisor.end(&id, MachineExit::GuestShutdown);
-        while events.recv().await.unwrap().phase != Phase::Stopped {}
+        while changed(&mut events).await.1 != Phase::Stopped {}
         let mut request = named("once");
         request.limits.ephemeral = true;
         let once = service.vms.create(request).await.unwrap().record.id;
         host.hypervisor.end(&once, MachineExit::GuestShutdown);
         loop {
-            let event = events.recv().await.unwrap();
-            if event.id == once && event.phase == Phase::Deleted {
+            let (id, phase, _) = changed(&mut events).await;
+            if id == once && phase == Phase::Deleted {
                 break;
             }
         }
@@ -186,13 +196,13 @@ fn a_guest_that_resets_in_a_loop_rests_before_it_starts_again() {
         let mut reset = async || {
             assert!(host.hypervisor.end(&id, MachineExit::GuestReset));
             let stopped = loop {
-                let event = events.recv().await.unwrap();
-                if event.phase == Phase::Stopped {
-                    break event.reason;
+                let (_, phase, reason) = changed(&mut events).await;
+                if phase == Phase::Stopped {
+                    break reason;
                 }
             };
             let since = std::time::Instant::now();
-            while events.recv().await.unwrap().phase != Phase::Running {}
+            while changed(&mut events).await.1 != Phase::Running {}
             (stopped.unwrap(), since.elapsed())
         };
         let (reason, rest) = reset().await;
@@ -204,7 +214,7 @@ fn a_guest_that_resets_in_a_loop_rests_before_it_starts_again() {
         );
         // Whoever asks for it has it at once, also while it rests.
         host.hypervisor.end(&id, MachineExit::GuestReset);
-        while events.recv().await.unwrap().phase != Phase::Stopped {}
+        while changed(&mut events).await.1 != Phase::Stopped {}
         service.vms.start(&vm("dev")).await.unwrap();
         assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
         service.vms.delete(&vm("dev")).await.unwrap();
@@ -265,12 +275,12 @@ fn limits_end_ephemeral_vms() {
         let guest = server.service.vms.guest(&vm("dev")).await.unwrap();
         host.clock.advance(60_000);
         let early = tokio::time::timeout(Duration::from_millis(1_300), async {
-            while events.recv().await.unwrap().phase != Phase::Deleted {}
+            while changed(&mut events).await.1 != Phase::Deleted {}
         });
         assert!(early.await.is_err(), "it must not go while somebody uses it");
         drop(guest);
         host.clock.advance(60_000);
-        while events.recv().await.unwrap().phase != Phase::Deleted {}
+        while changed(&mut events).await.1 != Phase::Deleted {}
     });
     host.assert_empty("after the idle limit");
 }

@@ -28,7 +28,8 @@ fn pool(name: &str) -> PoolRequest {
 fn two_tenants_use_the_same_names_and_see_only_their_own() {
     let host = Host::with_golden();
     let server = host.serve();
-    let (red, blue) = (server.engine.as_caller(&tenant("red")), server.engine.as_caller(&tenant("blue")));
+    let (red, blue) =
+        (server.engine.as_caller(&tenant("red"), "test"), server.engine.as_caller(&tenant("blue"), "test"));
     server.run(async {
         let of_red = red.vms.create(named("web")).await.unwrap().record;
         let of_blue = blue.vms.create(named("web")).await.unwrap().record;
@@ -77,7 +78,7 @@ fn two_tenants_use_the_same_names_and_see_only_their_own() {
 fn the_next_server_knows_whose_is_what() {
     let host = Host::new();
     let server = host.serve();
-    let red = server.engine.as_caller(&tenant("red"));
+    let red = server.engine.as_caller(&tenant("red"), "test");
     server.run(async {
         red.vms.create(named("web")).await.unwrap();
         server.service.vms.create(named("web")).await.unwrap();
@@ -91,7 +92,7 @@ fn the_next_server_knows_whose_is_what() {
     });
     drop(server);
     let server = host.serve();
-    let red = server.engine.as_caller(&tenant("red"));
+    let red = server.engine.as_caller(&tenant("red"), "test");
     assert_eq!(names(&red), ["web"]);
     assert_eq!(names(&server.service), ["web"]);
     assert_eq!(red.snapshots.get("good").unwrap().record.tenant, "red");

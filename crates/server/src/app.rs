@@ -46,6 +46,7 @@ impl App {
     pub fn new(engine: Arc<Engine>, settings: AppSettings, ending: CancellationToken) -> Self {
         // Counts from the beginning.
         let _ = crate::metrics::recorder();
+        engine.observe(Arc::new(crate::metrics::Counting));
         let authenticator = Arc::new(PeerAuthenticator::new());
         let (limits, started) = (Limits::default(), Instant::now());
         Self { engine, settings, authenticator, limits, started, openapi: OnceLock::new(), ending }

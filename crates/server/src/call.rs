@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::caller::authorised;
 use crate::charge::Charge;
 use crate::failure::Failure;
+use crate::observe::RequestId;
 use crate::session::Session;
 
 /// A request for one operation by a caller who may make it.
@@ -42,6 +43,8 @@ where
     pub(crate) async fn read(app: &Arc<App>, request: Request) -> Result<(Session, Self), Failure> {
         let (mut head, body) = request.into_parts();
         let caller = authorised(&*app.authenticator, O::PERMISSION, &head).map_err(Failure)?;
+        let request = head.extensions.get::<RequestId>().map_or("", |id| id.0.as_str());
+        let session = Session::new(app, &caller, request);
         let charge = head.extensions.get::<Charge>().cloned().ok_or_else(|| {
             Failure::new(ErrorKind::Internal, "route_incomplete", "this request has no share of the memory")
         })?;
@@ -55,7 +58,7 @@ where
         let query = microvm_api::query::read(head.uri.query().unwrap_or_default())?;
         let limit = app.limits.body;
         let body = O::Body::take(Incoming { head, body, charge: charge.clone(), limit }).await?;
-        Ok((Session::new(app, &caller), Self { path, query, body, charge }))
+        Ok((session, Self { path, query, body, charge }))
     }
 }
 

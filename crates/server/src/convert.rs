@@ -7,7 +7,7 @@ use microvm_api::pool::Pool;
 use microvm_api::snapshot::{Damage, GoldenVersion, Snapshot};
 use microvm_api::system::HypervisorInfo;
 use microvm_api::vm::{Counters, Event, Vm};
-use microvm_core::{VmEvent, VmView};
+use microvm_core::{VmView, What};
 use microvm_ports::hypervisor::{DeviceDiscovery, HypervisorReport, MachineCounters};
 use microvm_ports::storage::{FileSystem, ImageInfo, KernelInfo};
 use microvm_types::Phase;
@@ -93,15 +93,17 @@ impl App {
         }
     }
 
-    pub(crate) fn event(&self, event: VmEvent) -> Event {
-        Event {
+    /// What watchers are told; `None` for what only counts.
+    pub(crate) fn event(&self, event: microvm_core::Event) -> Option<Event> {
+        let What::Phase { to, reason, .. } = event.what else { return None };
+        Some(Event {
             at: self.time(event.at_ms),
-            vm: event.id,
+            vm: event.vm,
             name: event.name,
-            gone: event.phase == Phase::Deleted,
-            state: if event.phase == Phase::Deleted { Phase::Deleting } else { event.phase },
-            detail: event.reason,
-        }
+            gone: to == Phase::Deleted,
+            state: if to == Phase::Deleted { Phase::Deleting } else { to },
+            detail: reason,
+        })
     }
 
     pub(crate) fn image(&self, info: ImageInfo) -> Image {

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use microvm_core::{Event, Observer, What};
 
 /// Bounds of the buckets of durations, in seconds: from a warm VM in a blink to a cold boot on a busy host.
 const SECONDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
@@ -39,6 +40,30 @@ pub(crate) fn recorder() -> Option<&'static PrometheusHandle> {
         Some(handle)
     };
     RECORDER.get_or_init(install).as_ref()
+}
+
+/// Counts what happens.
+#[derive(Debug)]
+pub(crate) struct Counting;
+
+impl Observer for Counting {
+    fn note(&self, event: &Event) {
+        match &event.what {
+            What::Started { boot, took } => {
+                let from = if *boot { "boot" } else { "state" };
+                metrics::histogram!("microvm_vm_start_duration_seconds", "from" => from).record(*took);
+            }
+            What::Branched { pause, .. } => {
+                metrics::histogram!("microvm_branch_pause_seconds").record(*pause)
+            }
+            What::Acquired { tier, took } => {
+                let tier = tier.as_str();
+                metrics::histogram!("microvm_pool_acquire_duration_seconds", "tier" => tier).record(*took);
+            }
+            // VMs in each phase are counted when they are asked for.
+            What::Phase { .. } => {}
+        }
+    }
 }
 
 /// Keeps the records of histograms from piling up in a server that nobody asks for its metrics. Never ends.

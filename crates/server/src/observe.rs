@@ -33,6 +33,10 @@ impl RequestIds {
     }
 }
 
+/// The id of a request, for whatever is noted of it.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) String);
+
 /// Whether a route is about what is inside a guest.
 fn is_in_guest(route: &str) -> bool {
     let below = route.strip_prefix(microvm_api::PREFIX).and_then(|route| route.strip_prefix("/vms/{vm}/"));
@@ -41,13 +45,14 @@ fn is_in_guest(route: &str) -> bool {
 }
 
 /// Gives the request an id (the caller's, if it is plain and short), logs it, and puts the id into the answer.
-pub(crate) async fn observe(ids: std::sync::Arc<RequestIds>, request: Request, next: Next) -> Response {
+pub(crate) async fn observe(ids: std::sync::Arc<RequestIds>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok());
     let plain = |id: &&str| {
         (1..=ID_MAX).contains(&id.len())
             && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
     };
     let id = given.filter(plain).map_or_else(|| ids.next(), str::to_owned);
+    request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
     // The query is left out: it holds names of users' files.

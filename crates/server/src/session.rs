@@ -16,8 +16,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(app: &Arc<App>, caller: &Caller) -> Self {
-        Self { app: Arc::clone(app), services: app.engine.as_caller(caller) }
+    pub(crate) fn new(app: &Arc<App>, caller: &Caller, request: &str) -> Self {
+        Self { app: Arc::clone(app), services: app.engine.as_caller(caller, request) }
     }
 }
 

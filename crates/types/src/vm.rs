@@ -95,6 +95,9 @@ pub struct VmRecord {
     pub name: Name,
     /// Who owns it.
     pub tenant: String,
+    /// Name of the caller who made it, or was handed it out by a pool; empty in records of servers that did not note it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub created_by: String,
     /// Where it is in its life, and what goes with that: the fields `phase` and `rest`.
     #[serde(flatten)]
     pub life: Life,

@@ -2,6 +2,7 @@
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use microvm_types::template::Template;
 use microvm_types::vm::{Origin, VmRecord};
 use microvm_types::{Life, Name, VmId};
 use tokio::sync::oneshot;
@@ -10,6 +11,7 @@ use crate::context::Context;
 use crate::creation::made_up_name;
 use crate::error::ServiceError;
 use crate::launch::Planned;
+use crate::state::{Demand, Reservation};
 use crate::undo;
 use crate::vm;
 use crate::vm::command::Beginning;
@@ -18,7 +20,16 @@ use crate::vm::registry::VmHandle;
 use crate::vm::standby::StandbyVmm;
 use crate::vm::view::VmView;
 
-/// Refuses what cannot fit, before anything is begun.
+/// Places for so many children, before anything is begun.
+pub(super) fn reserve(
+    context: &Context,
+    count: usize,
+    template: &Template,
+) -> Result<Vec<Reservation>, ServiceError> {
+    context.shared.reservations.reserve(count, Demand::of(template))
+}
+
+/// Refuses what the host has no memory for.
 pub(super) async fn check_room(
     context: &Context,
     count: usize,
@@ -28,33 +39,30 @@ pub(super) async fn check_room(
     if count == 0 {
         return Err(ServiceError::Invalid { field: "count", reason: "at least 1 is needed".to_owned() });
     }
-    let limit = context.shared.settings.limits.max_vms;
-    if context.shared.registry.len().saturating_add(count) > limit {
-        return Err(ServiceError::TooManyVms { limit });
-    }
     match context.shared.ports.hypervisor.room(memory_mib, own_bytes).await {
         Some(room) if room < count => Err(ServiceError::NoRoomForForks { asked: count, room }),
         _ => Ok(()),
     }
 }
 
-/// Brings up one VM per record from the same state, several at once. `standby`: VMMs of some of them. If it fails, or is
+/// Brings up one VM per record from the same state, several at once. `places`: one for each. `standby`: VMMs of some of them. If it fails, or is
 /// dropped, no child is left.
 pub(super) async fn bring_up(
     context: &Context,
     planned: &Planned,
     records: Vec<VmRecord>,
+    places: Vec<Reservation>,
     mut standby: Vec<StandbyVmm>,
 ) -> Result<Vec<VmView>, ServiceError> {
     let count = records.len();
     let mut guards: Vec<VmGuard> = Vec::new();
     let mut handles = Vec::new();
     let mut coming = FuturesUnordered::new();
-    for (index, record) in records.into_iter().enumerate() {
+    for (index, (record, place)) in records.into_iter().zip(places).enumerate() {
         let id = record.id.clone();
         let (reply, outcome) = oneshot::channel();
         let beginning = Beginning::Create { start: true, planned: Box::new(planned.clone()), reply };
-        handles.push(vm::spawn(&context.shared, record, beginning)?);
+        handles.push(vm::spawn(&context.shared, record, beginning, &context.cause, place)?);
         if let Some(index) = standby.iter().position(|one| one.id() == Some(&id)) {
             standby.swap_remove(index).claim();
         }
@@ -98,6 +106,7 @@ pub(super) fn child_record(
         machine: _,
         origin: _,
         pool: _,
+        created_by: _,
         created_ms: _,
         updated_ms: _,
         started_ms: _,
@@ -113,6 +122,7 @@ pub(super) fn child_record(
         id,
         name,
         tenant,
+        created_by: context.caller.name.clone(),
         life: Life::new(),
         failure: None,
         template,

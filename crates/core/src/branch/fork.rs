@@ -8,7 +8,7 @@ use microvm_types::VmRef;
 use microvm_types::vm::{Limits, Origin, VmRecord};
 
 use super::Branches;
-use super::children::{bring_up, check_names_free, check_room, child_record};
+use super::children::{bring_up, check_names_free, check_room, child_record, reserve};
 use super::names::names;
 use crate::admission;
 use crate::error::ServiceError;
@@ -59,6 +59,7 @@ impl Branches {
         check_branchable(parent.phase())?;
         check_whole(&parent.template)?;
         check_room(context, request.count, parent.template.memory_mib, 0).await?;
+        let places = reserve(context, request.count, &parent.template)?;
         let names = names(request.name.as_deref(), request.count)?;
         check_names_free(context, &names)?;
         let count = request.count;
@@ -87,7 +88,7 @@ impl Branches {
         let own_bytes = point.source.pages.len();
         check_room(context, count, point.record.template.memory_mib, own_bytes).await?;
         let planned = Planned { image, start: Start::State(Box::new(point.source)) };
-        let vms = bring_up(context, &planned, records, point.standby).await?;
+        let vms = bring_up(context, &planned, records, places, point.standby).await?;
         Ok(Forked { vms, times: point.times, changed_bytes: point.changed_bytes, duration: began.elapsed() })
     }
 }

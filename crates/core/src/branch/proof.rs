@@ -7,7 +7,7 @@ use microvm_types::VmId;
 use microvm_types::template::Template;
 use microvm_types::vm::{Limits, Origin};
 
-use super::children::{bring_up, child_record};
+use super::children::{bring_up, child_record, reserve};
 use super::restore::{RestoreRequest, planned_from, record_of};
 use crate::context::Context;
 use crate::error::ServiceError;
@@ -41,10 +41,11 @@ pub(crate) async fn prove(context: &Context, snapshot: &Snapshot) -> Result<(), 
         hooks: Vec::new(),
         ..from.template
     };
+    let places = reserve(context, 1, &from.template)?;
     let origin = Origin::Snapshot { snapshot: snapshot.record.id.clone() };
     let record = child_record(context, context.shared.ports.new_vm_id(), from, None, origin)?;
     let id = record.id.clone();
-    bring_up(context, &planned, vec![record], Vec::new()).await?;
+    bring_up(context, &planned, vec![record], places, Vec::new()).await?;
     let proving = guard::guard(&context.shared, id);
     let answered = probe(&context.shared, &proving.id).await;
     guard::remove(proving, "VM that proves a snapshot").await;

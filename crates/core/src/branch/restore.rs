@@ -7,7 +7,7 @@ use microvm_types::vm::{Limits, Origin, VmRecord};
 use microvm_types::{Life, VmRef};
 
 use super::Branches;
-use super::children::{bring_up, check_names_free, check_room, child_record};
+use super::children::{bring_up, check_names_free, check_room, child_record, reserve};
 use super::names::names;
 use crate::admission;
 use crate::error::ServiceError;
@@ -47,6 +47,7 @@ impl Branches {
         admission::check_labels(&request.labels)?;
         let snapshot = shared.snapshots.find(&context.caller.tenant, snapshot)?;
         check_room(context, request.count, snapshot.record.template.memory_mib, 0).await?;
+        let places = reserve(context, request.count, &snapshot.record.template)?;
         let names = names(request.name.as_deref(), request.count)?;
         check_names_free(context, &names)?;
         let planned = planned_from(shared, &snapshot, request.count).await?;
@@ -56,7 +57,7 @@ impl Branches {
             .into_iter()
             .map(|name| child_record(context, shared.ports.new_vm_id(), from.clone(), name, origin.clone()))
             .collect::<Result<Vec<_>, _>>()?;
-        bring_up(context, &planned, records, Vec::new()).await
+        bring_up(context, &planned, records, places, Vec::new()).await
     }
 
     /// Puts a VM back to a snapshot that was taken of it: what it did since is gone; id and name stay.
@@ -104,6 +105,8 @@ pub(super) fn record_of(snapshot: &Snapshot, request: &RestoreRequest) -> VmReco
         id: record.vm.clone(),
         name: record.vm_name.clone(),
         tenant: record.tenant.clone(),
+        // Whoever restores it.
+        created_by: String::new(),
         life: Life::new(),
         failure: None,
         template: record.template.clone(),

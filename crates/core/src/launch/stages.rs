@@ -138,7 +138,7 @@ impl Planned {
                 .await?,
             identity,
             epoch: record.epoch + unknown + 1,
-            from: if matches!(start, Start::State(_)) { "state" } else { "boot" },
+            boot: matches!(start, Start::Boot(_)),
             deadline: Duration::from_millis(record.template.boot_timeout_ms),
             config: image.info.config,
             image_digest: image.info.digest,
@@ -152,7 +152,7 @@ pub(crate) struct Prepared {
     spec: MachineSpec,
     identity: Identity,
     epoch: u64,
-    from: &'static str,
+    boot: bool,
     /// What it begins from is there as long as this is.
     _start: Start,
     /// For its guest to answer.
@@ -188,7 +188,7 @@ pub(crate) struct Launched {
 impl Launched {
     /// Has the machine run and its agent confirm its identity.
     pub(crate) async fn connect(self, ports: &Ports) -> Result<Connected, ServiceError> {
-        let Prepared { spec, identity, epoch, from, _start, deadline, config, image_digest } = self.prepared;
+        let Prepared { spec, identity, epoch, boot, _start, deadline, config, image_digest } = self.prepared;
         let machine = Arc::clone(&self.machine.0);
         let endpoint = machine.endpoint();
         let connect = ports.connector.connect(&endpoint, epoch, &identity, deadline);
@@ -214,8 +214,15 @@ impl Launched {
             Err(ServiceError::Guest(error)) => return Err(failed(error.kind(), error.to_string()).await),
             Err(error) => return Err(error),
         };
-        metrics::histogram!("microvm_vm_start_duration_seconds", "from" => from).record(self.began.elapsed());
-        Ok(Connected { guest, machine: self.machine, epoch, config, image_digest })
+        Ok(Connected {
+            guest,
+            machine: self.machine,
+            epoch,
+            config,
+            image_digest,
+            boot,
+            took: self.began.elapsed(),
+        })
     }
 }
 
@@ -228,6 +235,10 @@ pub(crate) struct Connected {
     /// How programs run in its image.
     pub(crate) config: ImageConfig,
     pub(crate) image_digest: String,
+    /// Whether it booted.
+    pub(crate) boot: bool,
+    /// From its launch to its agent's answer.
+    pub(crate) took: Duration,
 }
 
 impl Connected {

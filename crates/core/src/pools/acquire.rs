@@ -12,34 +12,12 @@ use super::Pools;
 use crate::branch::check_name_free;
 use crate::creation::{CreateRequest, made_up_name};
 use crate::error::ServiceError;
+use crate::events::{Event, Tier, What};
 use crate::state::{Place, Pool};
 use crate::undo;
 use crate::vm::command::{Claim, Command};
 use crate::vm::guard;
 use crate::vm::view::VmView;
-
-/// Where a VM came from when it was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tier {
-    /// It waited in the pool.
-    Pool,
-    /// It was forked from the golden snapshot.
-    Fork,
-    /// It booted.
-    Boot,
-}
-
-impl Tier {
-    /// The word used in metrics and in the interface.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pool => "pool",
-            Self::Fork => "fork",
-            Self::Boot => "boot",
-        }
-    }
-}
 
 /// A wish for a VM of a pool.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +51,7 @@ impl Pools {
             // Listened to before anything is looked at: what is made meanwhile is not missed.
             let made = pool.made.notified();
             if let Some(view) = self.claim_waiting(&pool, &request).await? {
-                note(Tier::Pool, began.elapsed());
+                self.tell(&view, Tier::Pool, began.elapsed());
                 return Ok((view, Tier::Pool));
             }
             match self.place(&pool)? {
@@ -97,7 +75,7 @@ impl Pools {
         let member = PoolMember { pool: record.name, waiting: false };
         let view = self.vms().create_from(record.template, request, Some(member)).await?;
         let tier = if view.record.origin == Origin::Boot { Tier::Boot } else { Tier::Fork };
-        note(tier, began.elapsed());
+        self.tell(&view, tier, began.elapsed());
         Ok((view, tier))
     }
 
@@ -119,6 +97,7 @@ impl Pools {
                 limits: request.limits,
             };
             let Ok(handle) = self.context.shared.registry.by_id(&id) else { continue };
+            let handle = handle.by(&self.context.cause);
             // If whoever asks goes away now, the VM is nobody's.
             let unclaimed = guard::guard(&self.context.shared, id.clone());
             match handle.ask(|reply| Command::Claim { claim, reply }).await {
@@ -151,8 +130,15 @@ impl Pools {
         }
         Ok(None)
     }
-}
 
-fn note(tier: Tier, duration: Duration) {
-    metrics::histogram!("microvm_pool_acquire_duration_seconds", "tier" => tier.as_str()).record(duration);
+    fn tell(&self, view: &VmView, tier: Tier, took: Duration) {
+        self.context.shared.events.tell(Event {
+            tenant: view.record.tenant.clone(),
+            vm: view.record.id.clone(),
+            name: view.record.name.clone(),
+            cause: self.context.cause.clone(),
+            what: What::Acquired { tier, took },
+            at_ms: self.context.shared.ports.clock.now_ms(),
+        });
+    }
 }

@@ -13,7 +13,7 @@ mod acquire;
 mod fill;
 mod manage;
 
-pub use acquire::{AcquireRequest, Tier};
+pub use acquire::AcquireRequest;
 pub use manage::{PoolChange, PoolRequest, PoolView};
 
 use crate::context::Context;

@@ -1,7 +1,8 @@
-//! What the engine knows, in memory: snapshots, golden snapshots, pools, and what could not be read. Data only.
+//! What the engine knows, in memory: snapshots, golden snapshots, pools, what VMs have reserved, and what could not be read. Data only.
 
 mod goldens;
 mod pools;
+mod reservations;
 mod snapshots;
 mod unreadable;
 
@@ -9,5 +10,6 @@ pub use snapshots::Snapshot;
 
 pub(crate) use goldens::{GOLDEN_LABEL, GoldenTable, StartingPoint};
 pub(crate) use pools::{Place, Pool, PoolTable, Waiting};
+pub(crate) use reservations::{Demand, Reservation, Reservations};
 pub(crate) use snapshots::SnapshotIndex;
 pub(crate) use unreadable::UnreadableParts;

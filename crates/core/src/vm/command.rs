@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::shared::Shared;
 use super::standby::StandbyVmm;
 use crate::error::ServiceError;
+use crate::events::Cause;
 use crate::launch::Planned;
 use crate::state::Snapshot;
 use crate::undo::{self, Undo};
@@ -64,6 +65,12 @@ pub(crate) enum Command {
     Hibernate(Reply),
     /// Stand still if it runs: the disk of the host is nearly full.
     MakeRoom,
+}
+
+/// A command, and why it is given.
+pub(crate) struct Order {
+    pub(crate) command: Command,
+    pub(crate) cause: Cause,
 }
 
 /// How an actor's life begins.

@@ -32,26 +32,28 @@ use self::registry::VmHandle;
 use self::shared::Shared;
 use self::view::Published;
 use crate::error::ServiceError;
+use crate::events::Cause;
+use crate::state::Reservation;
 
 /// Commands that may wait for one VM's actor before senders wait too.
 const COMMAND_QUEUE: usize = 16;
 
-/// Starts the task of one VM and registers it.
+/// Starts the task of one VM and registers it. What is reserved for it is given back when it is gone.
 pub(crate) fn spawn(
     shared: &Arc<Shared>,
     record: VmRecord,
     beginning: Beginning,
+    cause: &Cause,
+    reservation: Reservation,
 ) -> Result<VmHandle, ServiceError> {
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
     let (publish, published) =
         watch::channel(Published { record: record.clone(), machine: None, guest: None, unreachable: None });
     let activity = Arc::new(Activity::new(shared.ports.clock.now_ms()));
-    let handle = VmHandle { commands, published, activity: Arc::clone(&activity) };
-    // What exists is served even if the limit was lowered meanwhile.
-    let limit =
-        if matches!(beginning, Beginning::Adopt) { usize::MAX } else { shared.settings.limits.max_vms };
-    shared.registry.insert(&record, handle.clone(), limit)?;
-    let actor = VmActor::new(Arc::clone(shared), record, activity, inbox, publish);
+    let handle = VmHandle { commands, published, activity: Arc::clone(&activity), cause: Cause::server() };
+    shared.registry.insert(&record, handle.clone())?;
+    let actor =
+        VmActor::new(Arc::clone(shared), record, activity, inbox, publish, cause.clone(), reservation);
     shared.actors.spawn(actor.run(beginning));
     Ok(handle)
 }

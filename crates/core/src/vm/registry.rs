@@ -8,19 +8,28 @@ use microvm_types::{Name, VmId, VmRef};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::activity::Activity;
-use super::command::{Command, Reply};
+use super::command::{Command, Order, Reply};
 use super::view::{Published, VmView};
 use crate::error::ServiceError;
+use crate::events::Cause;
 
 /// The way to one VM's actor.
 #[derive(Clone)]
 pub(crate) struct VmHandle {
-    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) commands: mpsc::Sender<Order>,
     pub(crate) published: watch::Receiver<Published>,
     pub(crate) activity: Arc<Activity>,
+    /// What commands that go this way are noted with.
+    pub(crate) cause: Cause,
 }
 
 impl VmHandle {
+    /// The same way, for somebody.
+    pub(crate) fn by(mut self, cause: &Cause) -> Self {
+        self.cause = cause.clone();
+        self
+    }
+
     /// The VM as it is now.
     pub(crate) fn view(&self) -> VmView {
         self.published.borrow().view()
@@ -45,7 +54,8 @@ impl VmHandle {
                 ServiceError::ShuttingDown
             }
         };
-        self.commands.send(make(reply)).await.map_err(|_| lost())?;
+        let order = Order { command: make(reply), cause: self.cause.clone() };
+        self.commands.send(order).await.map_err(|_| lost())?;
         outcome.await.map_err(|_| lost())?
     }
 
@@ -102,20 +112,12 @@ impl Registry {
         work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Adds a VM if its name is free and there is room for it.
-    pub(crate) fn insert(
-        &self,
-        record: &VmRecord,
-        handle: VmHandle,
-        limit: usize,
-    ) -> Result<(), ServiceError> {
+    /// Adds a VM if its name is free.
+    pub(crate) fn insert(&self, record: &VmRecord, handle: VmHandle) -> Result<(), ServiceError> {
         let VmRecord { id, name, tenant, .. } = record;
         self.with(|inner| {
             if inner.is_taken(tenant, name) {
                 return Err(microvm_ports::StateError::NameTaken(name.clone()).into());
-            }
-            if inner.by_id.len() >= limit {
-                return Err(ServiceError::TooManyVms { limit });
             }
             inner.by_name.entry(tenant.clone()).or_default().insert(name.clone(), id.clone());
             inner.by_id.insert(id.clone(), Entry { tenant: tenant.clone(), handle });
@@ -169,11 +171,6 @@ impl Registry {
     pub(crate) fn by_id(&self, id: &VmId) -> Result<VmHandle, ServiceError> {
         self.with(|inner| inner.by_id.get(id).map(|entry| entry.handle.clone()))
             .ok_or_else(|| ServiceError::UnknownVm(id.to_string()))
-    }
-
-    /// How many VMs there are.
-    pub(crate) fn len(&self) -> usize {
-        self.with(|inner| inner.by_id.len())
     }
 
     /// All VMs of all tenants in order of creation (ids sort by time).

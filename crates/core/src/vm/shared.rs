@@ -4,21 +4,18 @@ use std::sync::Arc;
 
 use microvm_types::SnapshotId;
 use microvm_types::template::Template;
-use tokio::sync::{Notify, Semaphore, broadcast, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::registry::Registry;
 use super::standby::MOST_ON_HOST;
 use crate::error::ServiceError;
-use crate::events::VmEvent;
+use crate::events::Spine;
 use crate::ports::Ports;
 use crate::settings::Settings;
-use crate::state::{GoldenTable, PoolTable, SnapshotIndex, UnreadableParts};
+use crate::state::{GoldenTable, PoolTable, Reservations, SnapshotIndex, UnreadableParts};
 use crate::template_source::TemplateSet;
-
-/// Events kept for slow watchers.
-const EVENT_QUEUE: usize = 1_024;
 
 /// What actors and services share.
 pub(crate) struct Shared {
@@ -28,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) snapshots: SnapshotIndex,
     pub(crate) goldens: GoldenTable,
     pub(crate) pools: PoolTable,
+    pub(crate) reservations: Reservations,
     /// What is stored and could not be taken up when the engine began.
     pub(crate) unreadable: UnreadableParts,
     /// Held while a snapshot is taken out of a chain: two at once could each build on what the other removes.
@@ -38,7 +36,7 @@ pub(crate) struct Shared {
     pub(crate) ready_vmms: watch::Sender<usize>,
     /// Told when something was removed that may have left files behind.
     pub(crate) litter: Notify,
-    pub(crate) events: broadcast::Sender<VmEvent>,
+    pub(crate) events: Spine,
     pub(crate) ending: CancellationToken,
     pub(crate) actors: TaskTracker,
 }
@@ -47,6 +45,7 @@ impl Shared {
     pub(crate) fn new(ports: Ports, settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             ports,
+            reservations: Reservations::within(settings.limits),
             settings,
             registry: Registry::default(),
             snapshots: SnapshotIndex::default(),
@@ -57,7 +56,7 @@ impl Shared {
             standby_places: Arc::new(Semaphore::new(MOST_ON_HOST)),
             ready_vmms: watch::Sender::new(0),
             litter: Notify::new(),
-            events: broadcast::channel(EVENT_QUEUE).0,
+            events: Spine::new(),
             ending: CancellationToken::new(),
             actors: TaskTracker::new(),
         })

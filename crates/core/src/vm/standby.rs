@@ -48,7 +48,6 @@ impl StandbyVmm {
         let id = ports.new_vm_id();
         // From here on what there is of it is removed if this is dropped.
         let waiting = Self { shared: Arc::clone(shared), id: Some(id.clone()), ready: false, _place: place };
-        metrics::gauge!("microvm_waiting_vmms").increment(1.0);
         let directory = ports.vm_storage.reserve_vm_directory(&id).await?;
         let files = ports.vm_storage.vm_files(&parent.id).await?;
         let image = ports.images.image(&parent.image_digest).await?;
@@ -85,7 +84,6 @@ impl StandbyVmm {
     pub(crate) fn claim(mut self) {
         self.not_ready();
         self.id = None;
-        metrics::gauge!("microvm_waiting_vmms").decrement(1.0);
     }
 }
 
@@ -93,7 +91,6 @@ impl Drop for StandbyVmm {
     fn drop(&mut self) {
         self.not_ready();
         let Some(id) = self.id.take() else { return };
-        metrics::gauge!("microvm_waiting_vmms").decrement(1.0);
         let ports = self.shared.ports.clone();
         self.shared.actors.spawn(async move {
             let directory = ports.vm_storage.vm_directory(&id);

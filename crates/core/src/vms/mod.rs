@@ -9,13 +9,12 @@ use microvm_ports::hypervisor::{ConsolePart, MachineCounters};
 use microvm_types::template::Template;
 use microvm_types::vm::PoolMember;
 use microvm_types::{Unreadable, VmRef};
-use tokio::sync::broadcast;
 
 use crate::admission;
 use crate::context::Context;
 use crate::creation::{self, BootChoice, CreateRequest, Parts};
 use crate::error::ServiceError;
-use crate::events::VmEvent;
+use crate::events::Events;
 use crate::golden::Goldens;
 use crate::launch::shares;
 use crate::vm::command::{Command, Reply};
@@ -209,10 +208,10 @@ impl Vms {
         })
     }
 
-    /// Changes of VMs from now on. A receiver that falls behind is told how many it missed.
+    /// What happens to VMs from now on. A watcher that falls behind is told how many events it missed.
     #[must_use]
-    pub fn events(&self) -> broadcast::Receiver<VmEvent> {
-        self.context.shared.events.subscribe()
+    pub fn events(&self) -> Events {
+        self.context.shared.events.watch(&self.context.caller.tenant)
     }
 
     /// Records of VMs that could not be read when the engine began; their files and processes are left alone.

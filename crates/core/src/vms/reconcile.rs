@@ -8,6 +8,8 @@ use microvm_ports::state::StoredVms;
 use microvm_types::{Life, VmId};
 
 use crate::error::ServiceError;
+use crate::events::Cause;
+use crate::state::Demand;
 use crate::vm;
 use crate::vm::command::Beginning;
 use crate::vm::shared::Shared;
@@ -58,7 +60,8 @@ pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> 
     end_strays(shared, &stored).await;
     for mut record in stored.records {
         record.life = Life::stored(record.phase(), record.life.rest().cloned(), record.is_pools());
-        vm::spawn(shared, record, Beginning::Adopt)?;
+        let reservation = shared.reservations.existing(Demand::of(&record.template));
+        vm::spawn(shared, record, Beginning::Adopt, &Cause::server(), reservation)?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use microvm_types::{Phase, VmId};
 
-use crate::vm::command::Command;
+use crate::vm::command::{Command, Order};
 use crate::vm::room::is_short;
 use crate::vm::shared::Shared;
 
@@ -51,7 +51,8 @@ async fn stop_growing(shared: &Shared, before: &HashMap<VmId, u64>) -> HashMap<V
         if grown {
             tracing::warn!(vm = %id, bytes, "the disk is nearly full and this VM grows: it stands still until there is room");
             // A busy one is asked at the next look again.
-            let _ = handle.commands.try_send(Command::MakeRoom);
+            let _ =
+                handle.commands.try_send(Order { command: Command::MakeRoom, cause: handle.cause.clone() });
         }
     }
     now

@@ -1,10 +1,12 @@
 //! A host of fakes that outlives any number of servers on it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use microvm_core::{CreateRequest, Engine, Ports, ServiceError, Services, Settings, VmEvent};
+use microvm_core::{
+    CreateRequest, Engine, Event, HostLimits, Observer, Ports, ServiceError, Services, Settings, What,
+};
 use microvm_driver_fake::{FakeHooks, FakeHypervisor, FakeStorage, FrozenClock, MemoryStore};
 use microvm_ports::guest::ProcessEvent;
 use microvm_ports::{StateStore, VmStorage};
@@ -12,8 +14,6 @@ use microvm_types::exec::ExecRequest;
 use microvm_types::lifecycle::{LifecycleEvent, next};
 use microvm_types::template::Template;
 use microvm_types::{Caller, Phase, VmId};
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::TryRecvError;
 
 /// What stays when a server dies.
 pub(crate) struct Host {
@@ -24,6 +24,7 @@ pub(crate) struct Host {
     pub(crate) hooks: FakeHooks,
     /// Whether servers fork new VMs from golden snapshots.
     pub(crate) golden: bool,
+    pub(crate) limits: HostLimits,
     pub(crate) prove: bool,
     /// Bytes of free disk that VMs which grow must leave.
     pub(crate) reserve: u64,
@@ -38,7 +39,7 @@ pub(crate) struct Server {
     pub(crate) engine: Arc<Engine>,
     /// As the local user sees them.
     pub(crate) service: Services,
-    events: Receiver<VmEvent>,
+    replay: Arc<Replay>,
 }
 
 impl Drop for Server {
@@ -48,31 +49,29 @@ impl Drop for Server {
             runtime.shutdown_timeout(Duration::from_secs(10));
         }
         if !std::thread::panicking() {
-            replay_phases(&mut self.events);
+            let wrong = self.replay.wrong.lock().unwrap();
+            assert!(wrong.is_empty(), "changes that the table does not know: {wrong:?}");
         }
     }
 }
 
-/// Holds every change of phase that was told against the table.
-fn replay_phases(events: &mut Receiver<VmEvent>) {
-    let mut phases: HashMap<VmId, Phase> = HashMap::new();
-    loop {
-        match events.try_recv() {
-            Ok(event) => {
-                if let Some(before) = phases.insert(event.id.clone(), event.phase) {
-                    let arrow = LifecycleEvent::ALL.iter().any(|step| next(before, *step) == Ok(event.phase));
-                    assert!(
-                        arrow || before == event.phase,
-                        "{} went from {before} to {}, which the table does not know",
-                        event.name,
-                        event.phase
-                    );
-                }
-            }
-            // What was missed may have changed anything.
-            Err(TryRecvError::Lagged(_)) => phases.clear(),
-            Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+/// Holds every change of phase against the table.
+#[derive(Default)]
+struct Replay {
+    phases: Mutex<HashMap<VmId, Phase>>,
+    wrong: Mutex<Vec<String>>,
+}
+
+impl Observer for Replay {
+    fn note(&self, event: &Event) {
+        let What::Phase { from, to, .. } = &event.what else { return };
+        let arrow = LifecycleEvent::ALL.iter().any(|step| next(*from, *step) == Ok(*to));
+        let before = self.phases.lock().unwrap().insert(event.vm.clone(), *to);
+        if (arrow || from == to) && before.is_none_or(|before| before == *from) {
+            return;
         }
+        let name = &event.name;
+        self.wrong.lock().unwrap().push(format!("{name} went from {from} ({before:?} told) to {to}"));
     }
 }
 
@@ -99,6 +98,7 @@ impl Host {
             clock: Arc::default(),
             hooks: FakeHooks::default(),
             golden: false,
+            limits: HostLimits::default(),
             prove: false,
             reserve: Settings::default().disk_reserve,
             named_limit: Some(10),
@@ -135,15 +135,17 @@ impl Host {
             kill_deadline: Duration::from_millis(500),
             adopt_deadline: Duration::from_secs(2),
             golden: self.golden,
+            limits: self.limits,
             prove_snapshots: self.prove,
             disk_reserve: self.reserve,
             named_snapshots_per_vm: self.named_limit,
             ..Settings::default()
         };
         let engine = runtime.block_on(Engine::open(ports, settings)).unwrap();
-        let service = engine.as_caller(&Caller::local("test"));
-        let events = service.vms.events();
-        Server { runtime: Some(runtime), engine, service, events }
+        let service = engine.as_caller(&Caller::local("test"), "test");
+        let replay = Arc::new(Replay::default());
+        engine.observe(Arc::clone(&replay) as _);
+        Server { runtime: Some(runtime), engine, service, replay }
     }
 
     #[allow(dead_code, reason = "not every test file looks for leftovers")]

@@ -5,7 +5,7 @@ use futures_util::{SinkExt, StreamExt};
 use microvm_api::operation::Socket;
 use microvm_api::operations::event;
 use microvm_api::vm::{Event, EventMessage};
-use tokio::sync::broadcast::Receiver;
+use microvm_core::Events;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::call::Call;
@@ -27,18 +27,22 @@ pub(crate) async fn events(
     }))
 }
 
-async fn forward(app: &Session, mut events: Receiver<microvm_core::VmEvent>, socket: WebSocket) {
+async fn forward(app: &Session, mut events: Events, socket: WebSocket) {
     let (mut sink, mut stream) = socket.split();
     loop {
         let event = tokio::select! {
-            event = events.recv() => event,
+            event = events.next() => match event.map(|event| app.event(event)) {
+                Ok(None) => continue,
+                Ok(Some(event)) => Ok(event),
+                Err(error) => Err(error),
+            },
             // Callers have nothing to say here; reading answers pings and notices that they went away.
             message = stream.next() => match message {
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
                 Some(Ok(_)) => continue,
             },
         };
-        let Some(event) = told(event, |event| app.event(event)) else { return };
+        let Some(event) = told(event, |event| event) else { return };
         let Ok(text) = serde_json::to_string(&event) else { return };
         if sink.send(Message::Text(Utf8Bytes::from(text))).await.is_err() {
             return;

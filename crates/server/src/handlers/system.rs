@@ -41,9 +41,10 @@ pub(crate) async fn metrics(
     let recorder = crate::metrics::recorder().ok_or_else(|| {
         Failure::new(ErrorKind::Unavailable, "metrics_unavailable", "this process counts for somebody else")
     })?;
+    let phases = app.services.host.phases();
+    metrics::gauge!("microvm_waiting_vmms").set(gauge(app.services.host.standby_vmms()));
     for phase in microvm_types::Phase::SHOWN {
-        let filter = microvm_core::VmFilter { phases: vec![phase], waiting: true, ..Default::default() };
-        let count = app.services.vms.list(&filter).len();
+        let count = phases.get(&phase).copied().unwrap_or(0);
         metrics::gauge!("microvm_vm_current", "state" => phase.as_str()).set(gauge(count));
     }
     let mut text = recorder.render();

@@ -115,9 +115,9 @@ impl VmActor {
                 tokio::select! {
                     opened = &mut connect => break opened?,
                     () = ending.cancelled() => return Err(GuestError::Closed(CloseReason::Local)),
-                    Some(command) = self.commands.recv() => {
-                        let ends = matches!(command, Command::Stop { .. } | Command::Delete(_));
-                        self.pending.push_back(command);
+                    Some(order) = self.commands.recv() => {
+                        let ends = matches!(order.command, Command::Stop { .. } | Command::Delete(_));
+                        self.pending.push_back(order);
                         if ends {
                             return Err(GuestError::Closed(CloseReason::Local));
                         }

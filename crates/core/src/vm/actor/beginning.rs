@@ -10,6 +10,7 @@ use microvm_types::vm::VmRecord;
 
 use super::VmActor;
 use crate::error::ServiceError;
+use crate::events::What;
 use crate::launch::{Connected, MachineFiles, Planned, fix_formats};
 use crate::ports::Ports;
 use crate::vm::command::Command;
@@ -118,13 +119,13 @@ impl VmActor {
             tokio::select! {
                 outcome = &mut up => return outcome,
                 () = shared.ending.cancelled() => return Err(ServiceError::ShuttingDown),
-                Some(command) = self.commands.recv() => {
-                    let overtaken = match &command {
+                Some(order) = self.commands.recv() => {
+                    let overtaken = match &order.command {
                         Command::Stop { .. } => Some("stopped"),
                         Command::Delete(_) => Some("deleted"),
                         _ => None,
                     };
-                    self.pending.push_back(command);
+                    self.pending.push_back(order);
                     if let Some(how) = overtaken {
                         return Err(ServiceError::Overtaken(how));
                     }
@@ -141,6 +142,7 @@ impl VmActor {
         self.record.epoch = up.epoch;
         self.record.image_digest.clone_from(&up.image_digest);
         self.config = Some(up.config.clone());
+        self.tell_what(What::Started { boot: up.boot, took: up.took });
         let (machine, guest) = up.keep();
         self.record.machine = serde_json::to_value(machine.record()).ok();
         (self.machine, self.guest) = (Some(machine), Some(guest));

@@ -12,6 +12,7 @@ use microvm_types::{ErrorKind, Phase};
 
 use super::VmActor;
 use crate::error::ServiceError;
+use crate::events::What;
 use crate::launch::shares::check_whole;
 use crate::state::Snapshot;
 use crate::vm::command::{ForkPoint, SnapshotOrder, Written, check_branchable, written};
@@ -133,7 +134,7 @@ impl VmActor {
         if !stay_paused && self.record.phase() == Phase::Running {
             self.tell_time_soon();
         }
-        metrics::histogram!("microvm_branch_pause_seconds").record(times.pause);
+        self.tell_what(What::Branched { pause: times.pause, changed_bytes: branch.pages.len() });
         tracing::info!(vm = %self.record.id, ?times, changed_bytes = branch.pages.len(), "branched");
         let description = StateDescription {
             memory_mib: self.record.template.memory_mib,

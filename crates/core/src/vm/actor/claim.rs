@@ -22,6 +22,7 @@ impl VmActor {
         let now = self.shared.ports.clock.now_ms();
         self.record.name = claim.name;
         self.record.labels.extend(claim.labels);
+        self.record.created_by = self.cause.caller.to_string();
         self.record.metadata = claim.metadata;
         self.record.limits = claim.limits;
         self.record.pool = Some(PoolMember { pool, waiting: false });

@@ -78,9 +78,9 @@ impl VmActor {
             tokio::select! {
                 outcome = &mut limited => return matches!(outcome, Ok(Ok(_))),
                 () = self.shared.ending.cancelled() => return false,
-                Some(command) = self.commands.recv() => {
-                    let impatient = matches!(command, Command::Delete(_) | Command::Stop { force: true, .. });
-                    self.pending.push_back(command);
+                Some(order) = self.commands.recv() => {
+                    let impatient = matches!(order.command, Command::Delete(_) | Command::Stop { force: true, .. });
+                    self.pending.push_back(order);
                     if impatient {
                         return false;
                     }

@@ -26,15 +26,18 @@ use tokio::sync::{mpsc, watch};
 
 use self::retries::Retries;
 use crate::error::ServiceError;
+use crate::events::Cause;
 use crate::launch;
+use crate::state::Reservation;
 use crate::vm::activity::Activity;
-use crate::vm::command::{Beginning, Command};
+use crate::vm::command::{Beginning, Command, Order};
 use crate::vm::shared::Shared;
 use crate::vm::standby::StandbyVmms;
 use crate::vm::view::{Published, Unreachable};
 
+#[expect(clippy::large_enum_variant, reason = "one at a time, and taken apart at once")]
 enum Wake {
-    Command(Option<Command>),
+    Order(Option<Order>),
     MachineExited(MachineExit),
     GuestClosed(String),
     ReachAgain,
@@ -49,7 +52,7 @@ pub(crate) struct VmActor {
     pub(crate) shared: Arc<Shared>,
     pub(crate) record: VmRecord,
     pub(crate) activity: Arc<Activity>,
-    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) commands: mpsc::Receiver<Order>,
     pub(crate) publish: watch::Sender<Published>,
     machine: Option<Arc<dyn Machine>>,
     guest: Option<Arc<dyn Guest>>,
@@ -61,10 +64,16 @@ pub(crate) struct VmActor {
     /// Starts that the guest asks for by a reset.
     restarting: Retries,
     /// Commands that came while a start was under way.
-    pending: VecDeque<Command>,
+    pending: VecDeque<Order>,
     /// No limit is looked at before.
     limits_rest_until: tokio::time::Instant,
     standby: StandbyVmms,
+    /// Why it does what it does now.
+    cause: Cause,
+    /// What it takes of the host's limits, until it is gone.
+    reservation: Option<Reservation>,
+    /// The phase that was told last.
+    told: Phase,
 }
 
 impl VmActor {
@@ -72,10 +81,16 @@ impl VmActor {
         shared: Arc<Shared>,
         record: VmRecord,
         activity: Arc<Activity>,
-        commands: mpsc::Receiver<Command>,
+        commands: mpsc::Receiver<Order>,
         publish: watch::Sender<Published>,
+        cause: Cause,
+        reservation: Reservation,
     ) -> Self {
+        let told = record.phase();
         Self {
+            cause,
+            told,
+            reservation: Some(reservation),
             shared,
             record,
             activity,
@@ -105,10 +120,15 @@ impl VmActor {
             }
             Beginning::Adopt => self.adopt().await,
         }
+        self.cause = Cause::server();
         while self.record.phase() != Phase::Deleted {
             match self.wait().await {
-                Wake::Command(Some(command)) => self.handle(command).await,
-                Wake::Command(None) | Wake::ServerEnding => break,
+                Wake::Order(Some(order)) => {
+                    self.cause = order.cause;
+                    self.handle(order.command).await;
+                    self.cause = Cause::server();
+                }
+                Wake::Order(None) | Wake::ServerEnding => break,
                 Wake::MachineExited(exit) => self.machine_exited(exit).await,
                 Wake::GuestClosed(reason) => self.guest_closed(reason).await,
                 Wake::ReachAgain => self.reach_again().await,
@@ -126,8 +146,8 @@ impl VmActor {
     }
 
     async fn wait(&mut self) -> Wake {
-        if let Some(command) = self.pending.pop_front() {
-            return Wake::Command(Some(command));
+        if let Some(order) = self.pending.pop_front() {
+            return Wake::Order(Some(order));
         }
         let machine = self.machine.clone();
         let exited = async {
@@ -162,7 +182,7 @@ impl VmActor {
             exit = exited => Wake::MachineExited(exit),
             () = full => Wake::DiskFull,
             () = self.look_due(), if self.waits_for_room() => Wake::LookForRoom,
-            command = self.commands.recv() => Wake::Command(command),
+            order = self.commands.recv() => Wake::Order(order),
             reason = closed => Wake::GuestClosed(reason),
             () = self.reaching.due(), if self.unreachable.is_some() => Wake::ReachAgain,
             () = self.restarting.due() => Wake::Restart,

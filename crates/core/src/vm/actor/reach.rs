@@ -63,8 +63,8 @@ impl VmActor {
                     biased;
                     () = ending.cancelled() => return,
                     exit = launch::exited(machine.state()) => return self.machine_exited(exit).await,
-                    Some(command) = commands.recv() => {
-                        self.pending.push_back(command);
+                    Some(order) = commands.recv() => {
+                        self.pending.push_back(order);
                         return;
                     }
                     connected = connect => connected.map(|(guest, epoch)| self.connected(guest, epoch)),

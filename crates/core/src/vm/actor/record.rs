@@ -5,7 +5,7 @@ use microvm_types::{Life, Phase};
 
 use super::VmActor;
 use crate::error::ServiceError;
-use crate::events::VmEvent;
+use crate::events::{Event, What};
 use crate::vm::view::Published;
 
 impl VmActor {
@@ -81,12 +81,20 @@ impl VmActor {
         });
     }
 
-    pub(super) fn tell(&self, reason: Option<String>) {
-        let _ = self.shared.events.send(VmEvent {
-            id: self.record.id.clone(),
+    /// Tells the phase.
+    pub(super) fn tell(&mut self, reason: Option<String>) {
+        let to = self.record.phase();
+        let from = std::mem::replace(&mut self.told, to);
+        self.tell_what(What::Phase { from, to, reason });
+    }
+
+    pub(super) fn tell_what(&self, what: What) {
+        self.shared.events.tell(Event {
+            tenant: self.record.tenant.clone(),
+            vm: self.record.id.clone(),
             name: self.record.name.clone(),
-            phase: self.record.phase(),
-            reason,
+            cause: self.cause.clone(),
+            what,
             at_ms: self.shared.ports.clock.now_ms(),
         });
     }

@@ -72,6 +72,8 @@ impl VmActor {
             return Err(error);
         }
         self.shared.registry.remove(&id, &self.record.name);
+        // Before whoever deleted it has the answer: the place is free for the next one.
+        self.reservation = None;
         if let Some(member) = &self.record.pool {
             self.shared.pools.vm_gone(&self.record.tenant, &member.pool);
         }
@@ -82,9 +84,9 @@ impl VmActor {
         self.publish_now();
         self.tell(None);
         self.commands.close();
-        while let Some(command) = self.pending.pop_front().or_else(|| self.commands.try_recv().ok()) {
+        while let Some(order) = self.pending.pop_front().or_else(|| self.commands.try_recv().ok()) {
             // Whoever waits for another command is told that the VM is gone when its reply is dropped.
-            if let Command::Delete(reply) = command {
+            if let Command::Delete(reply) = order.command {
                 let _ = reply.send(Ok(()));
             }
         }
