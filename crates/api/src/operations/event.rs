@@ -4,7 +4,7 @@ use crate::operation::{Handshake, Socket};
 use crate::queries::NoQuery;
 use crate::vm::EventMessage;
 
-crate::operations! {
+crate::rows! {
     /// Follow what happens to VMs
     ///
     /// One text frame for each change; a reader that is too slow is told how many it missed.

@@ -10,7 +10,7 @@ use crate::queries::{
     WriteFile,
 };
 
-crate::operations! {
+crate::rows! {
     /// Read a file
     ///
     /// The header `x-file-stat` describes it (`FileStat` in JSON); the trailer `x-content-sha256` is the SHA-256 of the body.

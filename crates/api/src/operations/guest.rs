@@ -7,7 +7,7 @@ use crate::guest::{GuestProcesses, HealthReply, Ping as Pong, SystemInfoReply};
 use crate::operation::{Handshake, Json, LongJson, Nothing, Port, Socket};
 use crate::queries::NoQuery;
 
-crate::operations! {
+crate::rows! {
     /// Ping the agent
     ///
     /// An empty round trip on the channel.

@@ -5,7 +5,7 @@ use crate::operation::{ImageRef, Json, Lines, LongJson, Nothing};
 use crate::progress::ProgressLine;
 use crate::queries::NoQuery;
 
-crate::operations! {
+crate::rows! {
     /// List images
     ///
     /// Newest first. `unreadable` names those that are stored and cannot be read.

@@ -5,7 +5,7 @@ use crate::operation::{Json, KernelRef, Lines, LongJson, Nothing};
 use crate::progress::ProgressLine;
 use crate::queries::NoQuery;
 
-crate::operations! {
+crate::rows! {
     /// List kernels
     List = "kernel.list", Get "/kernels", ImageRead, Safe, Offered, ((), NoQuery) Nothing => Json<KernelList>;
 

@@ -20,7 +20,7 @@ use crate::operation::Row;
 
 /// Writes rows: a type that implements [`crate::operation::Operation`] for each, and `ROWS`, all of them.
 #[macro_export]
-macro_rules! operations {
+macro_rules! rows {
     ($(
         $(#[doc = $doc:literal])+
         $type:ident = $name:literal, $method:ident $path:literal, $permission:ident, $retry:ident, $mcp:ident,

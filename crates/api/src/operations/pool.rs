@@ -4,7 +4,7 @@ use crate::operation::{Created, Json, LongJson, Nothing, PoolRef};
 use crate::pool::{Acquire as Wish, Acquired, CreatePool, Pool, PoolList, ResizePool};
 use crate::queries::NoQuery;
 
-crate::operations! {
+crate::rows! {
     /// List pools
     List = "pool.list", Get "/pools", VmRead, Safe, Offered, ((), NoQuery) Nothing => Json<PoolList>;
 

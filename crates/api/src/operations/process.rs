@@ -6,7 +6,7 @@ use crate::exec::{ProcessList, SendSignal};
 use crate::operation::{Json, Nothing};
 use crate::queries::NoQuery;
 
-crate::operations! {
+crate::rows! {
     /// List processes started through the agent
     List = "process.list", Get "/vms/{vm}/processes", GuestRead, Safe, Offered, (VmRef, NoQuery) Nothing => Json<ProcessList>;
 

@@ -10,7 +10,7 @@ use crate::snapshot::{
     SnapshotStatistics, Verification,
 };
 
-crate::operations! {
+crate::rows! {
     /// List snapshots
     ///
     /// Oldest first. `unreadable` names those that are stored and cannot be read.

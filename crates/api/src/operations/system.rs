@@ -5,7 +5,7 @@ use crate::progress::ProgressLine;
 use crate::queries::NoQuery;
 use crate::system::{Doctor as Findings, HostInfo, Liveness};
 
-crate::operations! {
+crate::rows! {
     /// Show the host
     Info = "system.info", Get "/system/info", SystemRead, Safe, Offered, ((), NoQuery) Nothing => Json<HostInfo>;
 

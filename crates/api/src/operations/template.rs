@@ -7,7 +7,7 @@ use crate::queries::NoQuery;
 use crate::snapshot::{GoldenList, GoldenVersion};
 use crate::system::{TemplateList, TemplateText};
 
-crate::operations! {
+crate::rows! {
     /// List templates
     ///
     /// `failed` names the files that cannot be used.

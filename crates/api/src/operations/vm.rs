@@ -7,7 +7,7 @@ use crate::queries::{ConsolePart, ListVms, NoQuery, StartVm};
 use crate::snapshot::{ForkVm, Forked};
 use crate::vm::{Counters, CreateVm, ResizeVm, StopVm, Vm, VmList};
 
-crate::operations! {
+crate::rows! {
     /// List VMs
     ///
     /// In order of creation. `unreadable` names those that are stored and cannot be read.

@@ -54,7 +54,7 @@ pub struct Said {
     words: Vec<String>,
 }
 
-microvm_api::operations! {
+microvm_api::rows! {
     /// Greet a VM
     ///
     /// No operation of ours: it shows what one row gives.
