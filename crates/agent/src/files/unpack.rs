@@ -6,6 +6,7 @@
 mod attributes;
 mod sparse;
 mod target;
+mod xattrs;
 
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
@@ -26,9 +27,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
-use self::attributes::Attributes;
+use self::attributes::{Attributes, Made};
 use self::sparse::Sparse;
 use self::target::{Target, inside, refused, replacing};
+use self::xattrs::Xattrs;
 use super::limited::{Limited, MOST_BEFORE_AN_ENTRY};
 use super::owner::{Owner, make_all};
 use super::path::{absolute, failed};
@@ -86,6 +88,7 @@ struct Arrival<'a> {
     parent: Arc<OwnedFd>,
     leaf: OsString,
     attributes: Attributes,
+    xattrs: Xattrs,
 }
 
 impl Arrival<'_> {
@@ -143,8 +146,9 @@ impl Unpacker {
             return if kind.is_dir() { Ok(()) } else { Err(refused(&name, "it has no name")) };
         }
         let attributes = Attributes::of(&mut entry, self.may_change_owner, self.owner)?;
+        let xattrs = Xattrs::of(&mut entry)?;
         let (parent, leaf) = self.target.place(&path)?;
-        let arrival = Arrival { name: &name, path, parent, leaf, attributes };
+        let arrival = Arrival { name: &name, path, parent, leaf, attributes, xattrs };
         match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 self.file(&mut entry, sparse, &arrival)
@@ -154,8 +158,7 @@ impl Unpacker {
                 let target = entry.link_name_bytes().unwrap_or_default().into_owned();
                 let make = || symlinkat(OsStr::from_bytes(&target), &*arrival.parent, &arrival.leaf);
                 arrival.make("make the link", make)?;
-                let given = arrival.attributes.give_link(&arrival.parent, &arrival.leaf);
-                given.map_err(|unset| arrival.failed(unset))
+                self.give_made(&arrival, FileType::Symlink)
             }
             EntryType::Link => {
                 let target = inside(&entry.link_name_bytes().unwrap_or_default())?;
@@ -188,8 +191,9 @@ impl Unpacker {
             None => self.content(entry, &file, arrival.name)?,
         }
         let file = OwnedFd::from(file);
-        let given = arrival.attributes.give(&file).and_then(|()| arrival.attributes.stamp(&file));
-        given.map_err(|unset| arrival.failed(unset))
+        arrival.attributes.give(&file).map_err(|unset| arrival.failed(unset))?;
+        self.give_xattrs(arrival, &file);
+        arrival.attributes.stamp(&file).map_err(|unset| arrival.failed(unset))
     }
 
     fn directory(&mut self, mut arrival: Arrival<'_>) -> AgentResult<()> {
@@ -216,6 +220,7 @@ impl Unpacker {
             arrival.attributes.keep_owner();
         }
         arrival.attributes.give(&directory).map_err(|unset| arrival.failed(unset))?;
+        self.give_xattrs(&arrival, &directory);
         self.directories.push((arrival.path, arrival.attributes.times));
         Ok(())
     }
@@ -241,8 +246,21 @@ impl Unpacker {
             }
             Err(error) => return Err(arrival.failed(("make", error))),
         }
-        let given = arrival.attributes.give_special(&arrival.parent, &arrival.leaf);
-        given.map_err(|unset| arrival.failed(unset))
+        self.give_made(arrival, kind)
+    }
+
+    /// Gives a link, FIFO or device all it is to have.
+    fn give_made(&mut self, arrival: &Arrival<'_>, kind: FileType) -> AgentResult<()> {
+        let made = Made::hold(&arrival.parent, &arrival.leaf, kind).map_err(|unset| arrival.failed(unset))?;
+        arrival.attributes.give_made(&made).map_err(|unset| arrival.failed(unset))?;
+        self.give_xattrs(arrival, &made.seen);
+        Ok(())
+    }
+
+    fn give_xattrs(&mut self, arrival: &Arrival<'_>, file: &OwnedFd) {
+        for refused in arrival.xattrs.give(file) {
+            self.left_out.add(arrival.name, refused);
+        }
     }
 
     /// Writes content; blocks of zeros become holes.

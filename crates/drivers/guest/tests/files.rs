@@ -414,3 +414,79 @@ async fn lists_say_what_is_missing() {
     assert_eq!((list.unreadable, list.truncated), (1, false));
     assert!(list.first_unreadable.unwrap().ends_with("/closed"));
 }
+
+/// An archive of one file with these pax records.
+fn with_records(kind: tar::EntryType, records: &[(&str, &[u8])], content: &[u8]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_pax_extensions(records.iter().copied()).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(content.len() as u64);
+    if kind.is_symlink() {
+        builder.append_link(&mut header, "made", "nowhere").unwrap();
+    } else {
+        builder.append_data(&mut header, "made", content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn a_map_of_a_hundred_thousand_parts_is_taken() {
+    let Some(agent) = HostAgent::start().await else { return };
+    let guest = agent.connect().await;
+    let (count, begin) = (100_000u64, 1u64 << 33);
+    let places: Vec<u64> = (0..count).map(|at| begin + at * 8).collect();
+    let map = places.iter().map(|place| format!("{place},1")).collect::<Vec<_>>().join(",");
+    let size = begin + count * 8;
+    let (size_text, count_text) = (size.to_string(), count.to_string());
+    let records = [
+        ("GNU.sparse.size", size_text.as_bytes()),
+        ("GNU.sparse.numblocks", count_text.as_bytes()),
+        ("GNU.sparse.name", b"made"),
+        ("GNU.sparse.map", map.as_bytes()),
+    ];
+    assert!(map.len() > 1 << 20, "older agents took maps of this size");
+    let content: Vec<u8> = (0..count).map(|at| u8::try_from(at % 250).unwrap() + 1).collect();
+    let bytes = with_records(tar::EntryType::Regular, &records, &content);
+    guest.push_archive(&agent.path("in"), None, bytes_of(vec![bytes])).await.unwrap();
+    let file = std::fs::File::open(agent.directory.path().join("in/made")).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), size);
+    let mut found = vec![0; usize::try_from(count * 8).unwrap()];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut found, begin).unwrap();
+    assert!(found.chunks(8).zip(&content).all(|(part, byte)| part[0] == *byte && part[1..] == [0; 7]));
+    // There is a bound all the same.
+    let name = vec![b'x'; 9 << 20];
+    let endless = with_records(tar::EntryType::Regular, &[("comment", &name)], b"");
+    let error = guest.push_archive(&agent.path("no"), None, bytes_of(vec![endless])).await.unwrap_err();
+    assert!(error.to_string().contains("8 MiB"), "{error}");
+}
+
+#[tokio::test]
+async fn extended_attributes_are_set_and_what_is_not_is_told() {
+    let Some(agent) = HostAgent::start().await else { return };
+    let guest = agent.connect().await;
+    let records: [(&str, &[u8]); 3] = [
+        ("SCHILY.xattr.user.kept", b"a=b\0c"),
+        ("SCHILY.xattr.nowhere.x", b"y"),
+        ("SCHILY.acl.access", b"user::rw-,user:daemon:r--:1,group::r--,mask::r--,other::---"),
+    ];
+    for kind in [tar::EntryType::Regular, tar::EntryType::Directory] {
+        let (name, bytes) = (format!("{kind:?}"), with_records(kind, &records, b""));
+        let target = agent.path(&name);
+        let left_out = guest.push_archive(&target, None, bytes_of(vec![bytes])).await.unwrap().left_out;
+        let told: Vec<_> = left_out.entries.iter().map(|entry| entry.reason.as_str()).collect();
+        assert_eq!(left_out.count, 2, "{kind:?}: {told:?}");
+        assert!(told[0].contains("access control list") && told[1].contains("nowhere.x"), "{told:?}");
+        let made = agent.directory.path().join(&name).join("made");
+        let mut value = [0u8; 64];
+        let length = rustix::fs::getxattr(&made, "user.kept", &mut value[..]).unwrap();
+        assert_eq!(&value[..length], b"a=b\0c", "{kind:?}");
+    }
+    // The kernel has no such attributes on links.
+    let bytes = with_records(tar::EntryType::Symlink, &records[..1], b"");
+    let left_out =
+        guest.push_archive(&agent.path("link"), None, bytes_of(vec![bytes])).await.unwrap().left_out;
+    assert_eq!(left_out.count, 1);
+    assert!(agent.directory.path().join("link/made").is_symlink());
+}

@@ -9,6 +9,7 @@ use rustix::fs::{
     fchmod, fchown, fstat, futimens, openat, utimensat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use tar::Entry;
 
 use super::broken;
@@ -72,39 +73,46 @@ impl Attributes {
         futimens(file, &self.times).map_err(|error| ("set the times of", error))
     }
 
-    /// Gives a symbolic link its owner and times.
-    pub(super) fn give_link(&self, parent: &OwnedFd, leaf: &OsStr) -> Result<(), Unset> {
+    /// Gives something that must not be opened, and that was just made, all it is to have; a link has no mode.
+    pub(super) fn give_made(&self, made: &Made) -> Result<(), Unset> {
         if let Some((uid, gid)) = self.owner {
-            chownat(parent, leaf, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            chownat(&made.seen, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
                 .map_err(|error| ("change the owner of", error))?;
         }
-        // Times of links are a nicety that not every file system has.
-        let _ = utimensat(parent, leaf, &self.times, AtFlags::SYMLINK_NOFOLLOW);
-        Ok(())
-    }
-
-    /// Gives a FIFO or device that was just made all it is to have.
-    pub(super) fn give_special(&self, parent: &OwnedFd, leaf: &OsStr) -> Result<(), Unset> {
-        if let Some((uid, gid)) = self.owner {
-            chownat(parent, leaf, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| ("change the owner of", error))?;
+        // fchmod and futimens refuse descriptors of this kind; their name below /proc is the file itself.
+        let path = format!("/proc/self/fd/{}", made.seen.as_raw_fd());
+        if made.kind == FileType::Symlink {
+            // Times of links are a nicety that not every file system has.
+            let _ = utimensat(CWD, &*path, &self.times, AtFlags::empty());
+            return Ok(());
         }
-        set_mode(parent, leaf, self.mode).map_err(|error| ("set the mode of", error))?;
-        utimensat(parent, leaf, &self.times, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| ("set the times of", error))
+        chmodat(CWD, &*path, self.mode, AtFlags::empty()).map_err(|error| ("set the mode of", error))?;
+        utimensat(CWD, &*path, &self.times, AtFlags::empty()).map_err(|error| ("set the times of", error))
     }
 }
 
-/// Sets the mode of something that must not be opened. A program of the guest may have put a link in its place since it was
-/// made: the mode is changed of what was looked at, never of what a link leads to.
-fn set_mode(parent: &OwnedFd, leaf: &OsStr, mode: Mode) -> rustix::io::Result<()> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let seen = openat(parent, leaf, flags, Mode::empty())?;
-    if FileType::from_raw_mode(fstat(&seen)?.st_mode) == FileType::Symlink {
-        return Err(Errno::LOOP);
+/// A link, FIFO or device that was just made, held without being opened.
+///
+/// A program of the guest may put something else in its place meanwhile. That is taken for it only if it is as good as it:
+/// of the same kind, of the agent's own user, and under no other name.
+pub(super) struct Made {
+    pub(super) seen: OwnedFd,
+    kind: FileType,
+}
+
+impl Made {
+    pub(super) fn hold(parent: &OwnedFd, leaf: &OsStr, kind: FileType) -> Result<Self, Unset> {
+        let hold = || {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let seen = openat(parent, leaf, flags, Mode::empty())?;
+            let found = fstat(&seen)?;
+            let same = FileType::from_raw_mode(found.st_mode) == kind
+                && found.st_uid == geteuid().as_raw()
+                && found.st_nlink == 1;
+            if same { Ok(Self { seen, kind }) } else { Err(Errno::AGAIN) }
+        };
+        hold().map_err(|error| ("find again", error))
     }
-    // fchmod refuses descriptors of this kind; their name below /proc is the file itself.
-    chmodat(CWD, format!("/proc/self/fd/{}", seen.as_raw_fd()), mode, AtFlags::empty())
 }
 
 /// The time of an entry from its pax records: with nanoseconds, and before 1970.
@@ -140,20 +148,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mode_is_never_given_to_what_a_link_leads_to() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let directory = std::env::temp_dir().join(format!("modes-{}", std::process::id()));
+    fn what_took_the_place_of_what_was_made_gets_nothing() {
+        use std::os::unix::fs::MetadataExt as _;
+        let directory = std::env::temp_dir().join(format!("made-{}", std::process::id()));
         std::fs::create_dir(&directory).unwrap();
         std::fs::write(directory.join("secret"), "x").unwrap();
         std::os::unix::fs::symlink("secret", directory.join("link")).unwrap();
-        let mode_of_secret = || std::fs::metadata(directory.join("secret")).unwrap().permissions().mode();
-        let before = mode_of_secret();
         let parent = OwnedFd::from(std::fs::File::open(&directory).unwrap());
-        let mode = Mode::from_raw_mode(0o4666);
-        assert_eq!(set_mode(&parent, OsStr::new("link"), mode), Err(Errno::LOOP));
-        assert_eq!(mode_of_secret(), before);
-        set_mode(&parent, OsStr::new("secret"), mode).unwrap();
-        assert_eq!(mode_of_secret() & 0o7777, 0o4666);
+        let hold = |name: &str, kind| Made::hold(&parent, OsStr::new(name), kind);
+        let facts = |name: &str| {
+            let found = std::fs::symlink_metadata(directory.join(name)).unwrap();
+            (found.mode() & 0o7777, found.mtime())
+        };
+        let attributes = Attributes {
+            mode: Mode::from_raw_mode(0o4666),
+            owner: None,
+            times: Timestamps {
+                last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+                last_modification: Timespec { tv_sec: 77, tv_nsec: 0 },
+            },
+        };
+        let before = facts("secret");
+        // A link in place of a FIFO, a file, and a second name of something else.
+        assert_eq!(hold("link", FileType::Fifo).err(), Some(("find again", Errno::AGAIN)));
+        assert_eq!(hold("secret", FileType::Fifo).err(), Some(("find again", Errno::AGAIN)));
+        std::fs::hard_link(directory.join("secret"), directory.join("name")).unwrap();
+        assert!(hold("secret", FileType::RegularFile).is_err());
+        // What was held is what is changed, also when its name leads elsewhere by then.
+        let link = hold("link", FileType::Symlink).unwrap();
+        std::fs::rename(directory.join("link"), directory.join("moved")).unwrap();
+        std::os::unix::fs::symlink("secret", directory.join("link")).unwrap();
+        attributes.give_made(&link).unwrap();
+        assert_eq!((facts("secret"), facts("moved").1), (before, 77));
+        assert_ne!(facts("link").1, 77);
         std::fs::remove_dir_all(&directory).unwrap();
     }
 

@@ -7,9 +7,11 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat2, statat, unlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fchown, fstat, mkdirat, openat, openat2, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::failure::{AgentError, AgentResult, show};
 use crate::files::owner::Owner;
@@ -67,11 +69,15 @@ impl Target {
         openat2(&self.root, path, flags, Mode::empty(), bound | ResolveFlags::NO_MAGICLINKS)
     }
 
-    /// Gives a directory that was just made to its owner.
+    /// Gives a directory that was just made to its owner; another one in its place is taken for it only if it is as good as it.
     fn give(&self, parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
         let Some(owner) = self.owner else { return Ok(()) };
-        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-        chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = openat(parent, name, flags, Mode::empty())?;
+        if fstat(&made)?.st_uid != geteuid().as_raw() {
+            return Err(Errno::AGAIN);
+        }
+        fchown(&made, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))
     }
 
     fn open_directory(&self, path: &Path) -> AgentResult<OwnedFd> {
