@@ -14,15 +14,16 @@
 //! Commands to one VM are done one after the other by its actor; work inside a guest (exec, files) goes past the
 //! actor, straight to the channel, so that it never waits for anything but the guest.
 //!
-//! Modules use those above them only: what is stored in memory (`state`), bringing machines up (`launch`), one VM (`vm`),
+//! Modules use those of groups above theirs only (`tests/modules.rs` holds them to it): what is stored in memory (`state`), bringing machines up (`launch`), one VM (`vm`),
 //! the caller's context, making one VM (`creation`), snapshots that were taken (`kept`), branches (`branch`), golden
 //! snapshots (`golden`), VMs as callers see them (`vms`), then pools, the catalog, the host and the engine.
+
+mod template_source;
 
 mod error;
 mod events;
 mod ports;
 mod settings;
-mod template_source;
 mod undo;
 
 mod state;
@@ -33,8 +34,8 @@ mod vm;
 
 mod admission;
 mod context;
-mod creation;
 
+mod creation;
 mod kept;
 
 mod branch;
