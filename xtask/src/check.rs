@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::steps::step;
-use crate::{architecture, arrows, dependencies, run, sizes, toolchain, words};
+use crate::{architecture, arrows, circles, dependencies, run, sizes, toolchain, words};
 
 /// Runs all checks, goes on after a failed one, and fails if any did.
 pub(crate) fn check() -> Result<()> {
@@ -13,6 +13,7 @@ pub(crate) fn check() -> Result<()> {
     let outcomes = [
         step("format", || run::run(run::cargo(Duration::from_secs(120)).args(["fmt", "--all", "--check"]))),
         step("crate arrows", || arrows::check(&architecture)),
+        step("circles of modules", || circles::check(&architecture)),
         step("file sizes", || sizes::check(&architecture)),
         step("forbidden words", words::check),
         step("toolchain", toolchain::check),

@@ -1,17 +1,12 @@
 //! What kind of machine this is.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::run;
-
-/// The top of the repository.
-pub(crate) fn repository() -> PathBuf {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().map(Path::to_path_buf).unwrap_or(manifest)
-}
+pub(crate) use crate::run::repository;
 
 /// Where builds go.
 pub(crate) fn target() -> PathBuf {

@@ -9,6 +9,7 @@ mod architecture;
 mod arrows;
 mod bench;
 mod check;
+mod circles;
 mod debian13;
 mod dependencies;
 mod failures;

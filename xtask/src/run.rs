@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -9,6 +10,12 @@ use anyhow::{Context, Result, bail};
 
 /// The exit code of `timeout` when the time was up.
 const TIMED_OUT: i32 = 124;
+
+/// The top of the repository.
+pub(crate) fn repository() -> PathBuf {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map(Path::to_path_buf).unwrap_or(manifest)
+}
 
 /// A program under `timeout`, which also ends what it started (on a terminal only the program itself, so that Ctrl-C
 /// reaches all of them).
@@ -77,7 +84,7 @@ pub(crate) fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> Result<
 pub(crate) fn cargo(limit: Duration) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = program(&cargo.to_string_lossy(), limit);
-    command.current_dir(crate::host::repository());
+    command.current_dir(repository());
     // What the cargo that runs us says about this crate. Build scripts that ask for it (that of ring does) would be run anew, and
     // all that stands on them compiled again, whenever one calls cargo with and without us in turn.
     for (name, _) in std::env::vars_os() {

@@ -5,7 +5,7 @@
 //! the server, the others wait for it behind a lock.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::process::{Command, Stdio};
 
@@ -15,6 +15,7 @@ use microvm_client::{Client, ClientError};
 use microvm_types::ErrorKind;
 
 use crate::error::CliError;
+use crate::notice::say;
 use crate::settings::Settings;
 
 /// What the server writes when it is ready.
@@ -136,17 +137,6 @@ fn spawn(root: &Utf8Path) -> Result<(), CliError> {
             "the server ended ({status}) before it was ready: look at the end of {log_path}"
         ))),
     }
-}
-
-/// Something to know, on standard error.
-pub(crate) fn say(text: &str) {
-    // A closed standard error cannot be told anything.
-    let _ = writeln!(std::io::stderr(), "microvm: {}", crate::visible::lines(text));
-}
-
-/// Whether people read standard error.
-pub(crate) fn people_read() -> bool {
-    std::io::stderr().is_terminal()
 }
 
 #[cfg(test)]

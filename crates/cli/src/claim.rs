@@ -10,9 +10,9 @@ use microvm_api::{CreateVm, Vm};
 use microvm_client::{Client, ClientError, VmQuery};
 use microvm_types::{ErrorKind, VmId, VmRef};
 
-use crate::autostart::say;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
+use crate::notice::say;
 
 /// Key of the label.
 const LABEL: &str = "microvm.run";

@@ -2,9 +2,9 @@
 
 use microvm_client::Client;
 
-use crate::arguments::Format;
 use crate::autostart;
 use crate::error::CliError;
+use crate::format::Format;
 use crate::output::Output;
 use crate::settings::Settings;
 

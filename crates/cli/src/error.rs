@@ -7,7 +7,7 @@ use microvm_api::Problem;
 use microvm_client::ClientError;
 use microvm_types::ErrorKind;
 
-use crate::arguments::Format;
+use crate::format::Format;
 use crate::remedy;
 use crate::visible;
 

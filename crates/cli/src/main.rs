@@ -13,11 +13,14 @@ mod claim;
 mod commands;
 mod context;
 mod descriptors;
+mod dispatch;
 mod duration;
 mod entry_point;
 mod error;
+mod format;
 mod heap;
 mod interrupts;
+mod notice;
 mod output;
 mod progress;
 mod recipe;
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
         Err(error) => return error::usage(&error),
     };
     let format = arguments.output;
-    let outcome = commands::dispatch(arguments);
+    let outcome = dispatch::dispatch(arguments);
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => error.report(format),

@@ -6,9 +6,9 @@ use comfy_table::{Table, presets};
 use microvm_types::Unreadable;
 use serde::Serialize;
 
-use crate::arguments::Format;
-use crate::autostart::say;
 use crate::error::CliError;
+use crate::format::Format;
+use crate::notice::say;
 use crate::visible;
 
 /// Where data goes and in which form.

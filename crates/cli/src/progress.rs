@@ -7,8 +7,8 @@ use microvm_api::progress::ProgressLine;
 use microvm_client::Lines;
 use microvm_types::ErrorKind;
 
-use crate::autostart::{people_read, say};
 use crate::error::CliError;
+use crate::notice::{people_read, say};
 use crate::visible;
 
 /// Shows progress until the outcome comes, which is returned.

@@ -12,9 +12,9 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::autostart::say;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
+use crate::notice::say;
 use crate::output::written;
 use crate::terminal::{self, RawTerminal};
 

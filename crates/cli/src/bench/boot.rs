@@ -8,12 +8,12 @@ use microvm_types::VmRef;
 use microvm_types::template::Overrides;
 use microvm_types::vm::Limits;
 
-use crate::autostart::say;
 use crate::bench::bare::{DISK_MIB, IMAGE, MEMORY_MIB};
 use crate::bench::report::{Promise, Row};
 use crate::bench::samples::{Percentiles, Samples};
 use crate::bench::{Scene, tidy};
 use crate::error::CliError;
+use crate::notice::say;
 
 /// Seconds after which a VM of a bench that was killed removes itself.
 const IDLE_NET: u64 = 300;

@@ -7,13 +7,13 @@ use microvm_client::{ExecEvent, WriteFile};
 use microvm_types::VmRef;
 use microvm_types::exec::ExecRequest;
 
-use crate::autostart::say;
 use crate::bench::bare::BareMachine;
 use crate::bench::boot::request;
 use crate::bench::report::{Promise, Row};
 use crate::bench::samples::Samples;
 use crate::bench::{Scene, failed};
 use crate::error::CliError;
+use crate::notice::say;
 
 /// Rounds of what takes below 10 ms.
 const QUICK_ROUNDS: u32 = 200;

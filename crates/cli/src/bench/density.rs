@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use microvm_types::VmRef;
 
-use crate::autostart::say;
 use crate::bench::footprint::mib_of;
 use crate::bench::pause::{forking, source};
 use crate::bench::report::{Promise, Row};
 use crate::bench::{Scene, tidy};
 use crate::error::CliError;
+use crate::notice::say;
 
 /// Memory of each VM.
 const MEMORY_MIB: u32 = 256;

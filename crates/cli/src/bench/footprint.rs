@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use microvm_types::VmRef;
 use rustix::net::sockopt::socket_peercred;
 
-use crate::autostart::say;
 use crate::bench::boot::request;
 use crate::bench::report::{Promise, Row};
 use crate::bench::samples::Samples;
 use crate::bench::{Scene, failed};
 use crate::error::CliError;
+use crate::notice::say;
 
 /// How long guests are left alone before their memory is read.
 pub(super) const SETTLE: Duration = Duration::from_secs(5);

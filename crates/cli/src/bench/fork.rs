@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 use microvm_types::VmRef;
 
-use crate::autostart::say;
 use crate::bench::bare::{BareMachine, MEMORY_MIB};
 use crate::bench::boot::{self, execute};
 use crate::bench::footprint::{SETTLE, pss_mib};
@@ -14,6 +13,7 @@ use crate::bench::report::{Promise, Row};
 use crate::bench::samples::{Percentiles, Samples};
 use crate::bench::{Scene, failed, tidy};
 use crate::error::CliError;
+use crate::notice::say;
 
 /// Counts of children at once; the last of them is promised and always measured, the others with `--full`.
 const COUNTS: [usize; 3] = [10, 50, 100];

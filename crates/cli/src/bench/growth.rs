@@ -2,7 +2,6 @@
 
 use microvm_types::VmRef;
 
-use crate::autostart::say;
 use crate::bench::bare::MEMORY_MIB;
 use crate::bench::fork::fork_and_answer;
 use crate::bench::pause::{forking, source};
@@ -10,6 +9,7 @@ use crate::bench::report::{Promise, Row};
 use crate::bench::samples::Samples;
 use crate::bench::{Scene, dirt, tidy};
 use crate::error::CliError;
+use crate::notice::say;
 
 /// Sizes of memory in MiB.
 const MEMORIES_MIB: [u32; 4] = [256, 512, 1_024, 2_048];

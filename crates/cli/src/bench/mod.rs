@@ -25,9 +25,9 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use microvm_types::ErrorKind;
 
-use crate::arguments::Format;
 use crate::autostart;
 use crate::error::CliError;
+use crate::format::Format;
 use crate::interrupts::Interrupts;
 use crate::output::Output;
 use crate::settings::Settings;

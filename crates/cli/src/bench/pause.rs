@@ -6,7 +6,6 @@ use microvm_api::snapshot::ForkVm;
 use microvm_types::VmRef;
 use microvm_types::vm::Limits;
 
-use crate::autostart::say;
 use crate::bench::bare::BareMachine;
 use crate::bench::boot::request;
 use crate::bench::dirt;
@@ -14,6 +13,7 @@ use crate::bench::report::{Promise, Row};
 use crate::bench::samples::Samples;
 use crate::bench::{Scene, failed, tidy};
 use crate::error::CliError;
+use crate::notice::say;
 
 /// Seconds after which a child of a bench that was killed removes itself.
 const IDLE_NET: u64 = 300;

@@ -6,12 +6,12 @@ use microvm_api::pool::{Acquire, CreatePool};
 use microvm_types::vm::Limits;
 use microvm_types::{Name, VmRef};
 
-use crate::autostart::say;
 use crate::bench::boot::{execute, request};
 use crate::bench::report::{Promise, Row};
 use crate::bench::samples::{Percentiles, Samples};
 use crate::bench::{Scene, failed};
 use crate::error::CliError;
+use crate::notice::say;
 
 /// VMs that wait at once.
 const WAITING: usize = 4;

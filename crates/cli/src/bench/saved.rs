@@ -3,12 +3,12 @@
 use microvm_api::snapshot::CreateSnapshot;
 use microvm_types::VmRef;
 
-use crate::autostart::say;
 use crate::bench::bare::MEMORY_MIB;
 use crate::bench::pause::source;
 use crate::bench::report::{Promise, Row};
 use crate::bench::{Scene, dirt, failed};
 use crate::error::CliError;
+use crate::notice::say;
 
 /// Beginning of the names of this run's snapshots.
 pub(super) fn prefix() -> String {

@@ -1,10 +1,10 @@
 //! `microvm completions`: for shells.
 
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 use clap_complete::Shell;
 
-use crate::arguments::{Arguments, Format};
 use crate::error::CliError;
+use crate::format::Format;
 use crate::output::Output;
 
 /// Print completions for a shell
@@ -18,9 +18,9 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(self) -> Result<u8, CliError> {
+    pub(crate) fn run(self, mut program: clap::Command) -> Result<u8, CliError> {
         let mut text = Vec::new();
-        clap_complete::generate(self.shell, &mut Arguments::command(), "microvm", &mut text);
+        clap_complete::generate(self.shell, &mut program, "microvm", &mut text);
         Output::new(Format::Table).bytes(&text)?;
         Ok(0)
     }

@@ -4,9 +4,9 @@ use clap::Args;
 use microvm_api::system::{Check, CheckStatus, Doctor as Findings};
 use microvm_types::ErrorKind;
 
-use crate::arguments::Format;
 use crate::context::Context;
 use crate::error::CliError;
+use crate::format::Format;
 use crate::output::Output;
 use crate::remedy;
 use crate::settings::Settings;

@@ -10,11 +10,11 @@ use microvm_types::{ProcessId, VmRef};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::autostart::say;
 use crate::commands::machine::variable;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
+use crate::notice::say;
 use crate::session::{self, Wiring};
 use crate::{duration, terminal};
 

@@ -15,14 +15,14 @@ use microvm_types::vm::Limits;
 use microvm_types::{ProcessId, VmId, VmRef};
 use serde::Serialize;
 
-use crate::arguments::number;
-use crate::autostart::say;
 use crate::claim;
 use crate::commands::machine::pair;
 use crate::context::Context;
 use crate::duration;
 use crate::error::CliError;
+use crate::format::number;
 use crate::interrupts::Interrupts;
+use crate::notice::say;
 use crate::session::{Both, GRACE, collect};
 
 /// What stands for the number of a child in its name and its command.

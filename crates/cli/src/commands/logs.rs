@@ -8,10 +8,10 @@ use microvm_types::exec::{ExitStatus, OutputOffsets};
 use microvm_types::{ProcessId, VmRef};
 use serde::Serialize;
 
-use crate::autostart::say;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
+use crate::notice::say;
 use crate::session;
 
 /// Bytes of a console that are asked for at once.

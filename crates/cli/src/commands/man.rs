@@ -1,10 +1,10 @@
 //! `microvm man`: manual pages, made from the same description of the commands as `--help`.
 
 use camino::Utf8PathBuf;
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 
-use crate::arguments::{Arguments, Format};
 use crate::error::CliError;
+use crate::format::Format;
 use crate::output::Output;
 
 /// Write a manual page for every command into a folder
@@ -16,12 +16,12 @@ pub(crate) struct Man {
 }
 
 impl Man {
-    pub(crate) fn run(self) -> Result<u8, CliError> {
+    pub(crate) fn run(self, program: clap::Command) -> Result<u8, CliError> {
         let failed = |error: std::io::Error| {
             CliError::file("writing manual pages to", self.directory.as_str(), &error)
         };
         std::fs::create_dir_all(&self.directory).map_err(failed)?;
-        clap_mangen::generate_to(Arguments::command(), &self.directory).map_err(failed)?;
+        clap_mangen::generate_to(program, &self.directory).map_err(failed)?;
         Output::new(Format::Table).line(&format!("{}/microvm.1", self.directory))?;
         Ok(0)
     }

@@ -4,10 +4,10 @@ use clap::Args;
 use microvm_api::snapshot::RestoreSnapshot;
 use microvm_types::VmRef;
 
-use crate::arguments::number;
 use crate::commands::machine::pair;
 use crate::context::Context;
 use crate::error::CliError;
+use crate::format::number;
 use crate::interrupts::Interrupts;
 
 /// Make new VMs that go on where a snapshot was taken

@@ -12,7 +12,6 @@ use microvm_types::vm::Limits;
 use microvm_types::{ByteSize, ErrorKind, Name, VmRef};
 use serde::Serialize;
 
-use crate::autostart::say;
 use crate::claim::{self, Claim};
 use crate::commands::exec::CommandOptions;
 use crate::commands::machine::MachineOptions;
@@ -20,6 +19,7 @@ use crate::context::Context;
 use crate::entry_point;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
+use crate::notice::say;
 use crate::session::{self, Wiring};
 use crate::transfer::{self, Budget, Moved, OutsideLinks, Rules};
 

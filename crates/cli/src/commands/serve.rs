@@ -81,7 +81,7 @@ impl Serve {
         if self.background {
             tell(READY);
         } else {
-            crate::autostart::say(&format!("serving on {}", bound.path()));
+            crate::notice::say(&format!("serving on {}", bound.path()));
         }
         let end = async {
             let signal = interrupts.next().await;

@@ -9,11 +9,11 @@ use microvm_api::progress::ProgressLine;
 use microvm_api::snapshot::{CreateSnapshot, Snapshot as Body, SnapshotFile};
 use microvm_types::{ByteSize, ErrorKind, Name, SnapshotId, VmRef};
 
-use crate::autostart::say;
 use crate::commands::lifecycle::{each_name, keep_first};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
+use crate::notice::say;
 use crate::output::{FAULTY, age, whole};
 use crate::settings::absolute;
 use crate::{duration, progress};

@@ -2,7 +2,7 @@
 
 use microvm_types::files::LeftOut;
 
-use crate::autostart::say;
+use crate::notice::say;
 use crate::transfer::Moved;
 use crate::visible;
 

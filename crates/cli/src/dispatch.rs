@@ -1,0 +1,87 @@
+//! From arguments to the command that they name.
+
+use clap::CommandFactory as _;
+use microvm_types::ErrorKind;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::arguments::{Arguments, Command};
+use crate::commands::lifecycle::Verb;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::settings::Settings;
+
+/// Threads of the server that run tasks: enough to keep two cores busy, few enough to stay small.
+const SERVER_THREADS: usize = 3;
+
+/// Runs a command; gives the exit code.
+pub(crate) fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
+    if let Command::Completions(command) = arguments.command {
+        return command.run(Arguments::command());
+    }
+    if let Command::Man(command) = arguments.command {
+        return command.run(Arguments::command());
+    }
+    let settings = Settings::new(arguments.root)?;
+    if let Command::Serve(command) = arguments.command {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(SERVER_THREADS).enable_all();
+        return command.run(&settings, || runtime(&mut builder));
+    }
+    let runtime = runtime(Builder::new_current_thread().enable_all())?;
+    let format = arguments.output;
+    let outcome = runtime.block_on(async {
+        if let Command::Doctor(command) = arguments.command {
+            return command.run(settings, format).await;
+        }
+        if let Command::Bench(command) = arguments.command {
+            return command.run(settings, format).await;
+        }
+        let context = Context::open(settings, format).await?;
+        client_command(arguments.command, &context).await
+    });
+    // A read from standard input that is still waiting must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn runtime(builder: &mut Builder) -> Result<Runtime, CliError> {
+    let failed = |error: std::io::Error| {
+        CliError::new(ErrorKind::Internal, "runtime_failed", format!("no event loop could be made: {error}"))
+    };
+    builder.build().map_err(failed)
+}
+
+async fn client_command(command: Command, context: &Context) -> Result<u8, CliError> {
+    match command {
+        Command::Run(command) => command.run(context).await,
+        Command::Create(command) => command.run(context).await,
+        Command::Exec(command) => command.run(context).await,
+        Command::Cp(command) => command.run(context).await,
+        Command::Ls(command) => command.run(context).await,
+        Command::Inspect(command) => command.run(context).await,
+        Command::Ps(command) => command.run(context).await,
+        Command::Logs(command) => command.run(context).await,
+        Command::Pause(targets) => targets.run(context, Verb::Pause).await,
+        Command::Resume(targets) => targets.run(context, Verb::Resume).await,
+        Command::Hibernate(targets) => targets.run(context, Verb::Hibernate).await,
+        Command::Start(start) => start.run(context).await,
+        Command::Stop(command) => command.run(context).await,
+        Command::Rm(command) => command.run(context).await,
+        Command::Resize(command) => command.run(context).await,
+        Command::Pool(command) => command.run(context).await,
+        Command::Golden(command) => command.run(context).await,
+        Command::Fork(command) => command.run(context).await,
+        Command::Snapshot(command) => command.run(context).await,
+        Command::Restore(command) => command.run(context).await,
+        Command::Rollback(command) => command.run(context).await,
+        Command::Image(command) => command.run(context).await,
+        Command::Kernel(command) => command.run(context).await,
+        Command::Template(command) => command.run(context).await,
+        Command::Verify(command) => command.run(context).await,
+        Command::Serve(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Doctor(_)
+        | Command::Bench(_) => Ok(0),
+    }
+}
