@@ -227,4 +227,9 @@ mod tests {
         }
         assert!(circles(&[("a", "use crate::b;"), ("b/tests", "use crate::a;")]).is_empty());
     }
+
+    #[test]
+    fn this_repository_has_no_circle_but_those_listed() {
+        check(&crate::architecture::read().unwrap()).unwrap();
+    }
 }

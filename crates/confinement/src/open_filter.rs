@@ -16,7 +16,7 @@ use camino::Utf8PathBuf;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 use crate::bpf::{self, answer, argument, jump, load, mask, number};
-use crate::cage::read_only::source_of;
+use crate::read_only::source_of;
 use crate::spec::CageSpec;
 
 /// Longest path looked at, in bytes.

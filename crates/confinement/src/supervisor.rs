@@ -12,8 +12,6 @@ use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
-use crate::cage::folders;
-use crate::cage::read_only::{LOCK_STEP, OPEN_STEP, opens_inside};
 use crate::cage::{self, CageError};
 use crate::call_filter;
 use crate::capped_log::CappedLog;
@@ -21,10 +19,12 @@ use crate::cgroup;
 use crate::clone::{Side, clone};
 use crate::first_call;
 use crate::folder_filter;
+use crate::folders;
 use crate::handshake::{GO, Report};
 use crate::layers::NAMESPACES;
 use crate::open_filter::{self, OpenFilter};
 use crate::process::{ProcessIdentity, boot_id};
+use crate::read_only::{LOCK_STEP, OPEN_STEP, opens_inside};
 use crate::record::{ExitRecord, ProcessRecord, SupervisorLock};
 use crate::spec::{CageSpec, FileOwner};
 

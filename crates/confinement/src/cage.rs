@@ -1,8 +1,5 @@
 //! Inside the child: from a copy of the supervisor to a process that can touch next to nothing.
 
-pub(crate) mod folders;
-pub(crate) mod read_only;
-
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Error};
@@ -17,7 +14,8 @@ use landlock::{
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, setrlimit};
 
-use self::read_only::ReadOnlyFiles;
+use crate::folders;
+use crate::read_only::{self, ReadOnlyFiles};
 use crate::spec::{CageSpec, MountAccess};
 use crate::stray::MARK;
 
