@@ -4,7 +4,9 @@
 
 mod support;
 
-use microvm_core::{BootChoice, CreateRequest, Services, SnapshotFilter, SnapshotRequest};
+use microvm_core::{
+    BootChoice, CreateRequest, RestoreRequest, Services, SnapshotFilter, SnapshotRequest, VmFilter,
+};
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::Progress;
 use microvm_types::vm::Origin;
@@ -229,6 +231,26 @@ fn a_removed_golden_snapshot_is_made_anew() {
         service.vms.stop(&vm("first"), false, None).await.unwrap();
         service.vms.start(&vm("first")).await.unwrap();
         assert_eq!(say(service, "first", "hostname").await, "first");
+    });
+}
+
+#[test]
+fn what_somebody_makes_of_a_golden_snapshot_is_theirs() {
+    let host = Host::with_golden();
+    let first = host.serve();
+    first.run(async {
+        let service = &first.service;
+        let made = service.vms.create(named("one")).await.unwrap().record;
+        let request = RestoreRequest { name: Some("mine".to_owned()), count: 1, ..RestoreRequest::default() };
+        service.branches.restore(golden_of(&made.origin).as_str(), request).await.unwrap();
+        assert!(service.vms.list(&VmFilter::default()).iter().any(|vm| vm.record.name.as_str() == "mine"));
+    });
+    drop(first);
+    let second = host.serve();
+    second.run(async {
+        // Leftovers are removed in the background, the oldest first.
+        second.service.vms.delete(&vm("one")).await.unwrap();
+        assert_eq!(say(&second.service, "mine", "echo lives").await, "lives");
     });
 }
 

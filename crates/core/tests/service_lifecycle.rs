@@ -16,7 +16,7 @@ use microvm_types::exec::ExecRequest;
 use microvm_types::template::{Hook, NetworkMode, Overrides};
 use microvm_types::vm::Limits;
 use microvm_types::{Phase, VmId, VmRef};
-use support::{Host, code, named};
+use support::{Host, Server, code, named, until};
 
 fn vm(name: &str) -> VmRef {
     name.parse().unwrap()
@@ -283,6 +283,84 @@ fn limits_end_ephemeral_vms() {
         while changed(&mut events).await.1 != Phase::Deleted {}
     });
     host.assert_empty("after the idle limit");
+}
+
+/// Starts a process that lives on by itself, and then lets nobody use the VM.
+async fn detach(server: &Server, name: &str) {
+    let guest = server.service.vms.guest(&vm(name)).await.unwrap();
+    let request = ExecRequest {
+        command: vec!["sleep".into(), "1000000".into()],
+        detach: true,
+        ..ExecRequest::default()
+    };
+    drop(guest.exec(&request).await.unwrap());
+}
+
+#[test]
+fn detached_work_that_cannot_be_asked_for_is_not_ended_by_the_idle_limit() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let mut request = named("dev");
+        request.limits = Limits { idle_seconds: Some(1), ephemeral: true, ..Limits::default() };
+        server.service.vms.create(request).await.unwrap();
+        detach(&server, "dev").await;
+        let asked = || host.hypervisor.script().calls(Operation::Processes);
+        let before = asked();
+        host.hypervisor.script().next(Operation::Processes, Fault::Fail);
+        host.clock.advance(60_000);
+        until("it is asked for its processes", || asked() > before).await;
+        // Nothing tells that a VM is not deleted.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(server.service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
+        server.service.vms.delete(&vm("dev")).await.unwrap();
+    });
+}
+
+#[test]
+fn detached_work_that_stands_still_or_sleeps_is_not_ended_by_the_idle_limit() {
+    for (pause_seconds, hibernate_seconds, rested) in
+        [(Some(1), None, Phase::Paused), (None, Some(1), Phase::Hibernated)]
+    {
+        for works in [true, false] {
+            let host = Host::new();
+            let server = host.serve();
+            server.run(async {
+                let mut request = named("dev");
+                request.limits = Limits {
+                    idle_seconds: Some(100),
+                    pause_seconds,
+                    hibernate_seconds,
+                    ephemeral: true,
+                    ..Limits::default()
+                };
+                server.service.vms.create(request).await.unwrap();
+                if works {
+                    detach(&server, "dev").await;
+                }
+                let phase = || server.service.vms.get(&vm("dev")).ok().map(|vm| vm.record.phase());
+                let time_passes = || host.clock.advance(2_000);
+                until("it rests", || {
+                    time_passes();
+                    phase() == Some(rested)
+                })
+                .await;
+                let asked = || host.hypervisor.script().calls(Operation::Processes);
+                let before = asked();
+                host.clock.advance(200_000);
+                until("it is woken to be asked", || asked() > before).await;
+                let end = works.then_some(rested);
+                until("it rests again, or is gone", || {
+                    time_passes();
+                    phase() == end
+                })
+                .await;
+                if works {
+                    server.service.vms.delete(&vm("dev")).await.unwrap();
+                }
+            });
+        }
+    }
 }
 
 #[test]

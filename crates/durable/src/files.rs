@@ -130,24 +130,33 @@ pub fn disk_usage(path: &Utf8Path) -> Result<u64, StorageError> {
 }
 
 /// Whether something is mounted below a path. A path with blanks is compared as `/proc` writes it.
-fn has_mounts_below(path: &Utf8Path) -> bool {
+fn has_mounts_below(path: &Utf8Path) -> Result<bool, StorageError> {
+    let list = Utf8Path::new("/proc/self/mounts");
+    fs::read(list).map(|mounts| is_mounted_below(&mounts, path)).map_err(io_error("reading", list))
+}
+
+/// As bytes: a mount point of somebody else's need not be text.
+fn is_mounted_below(mounts: &[u8], path: &Utf8Path) -> bool {
     let escaped = path
         .as_str()
         .replace('\\', "\\134")
         .replace(' ', "\\040")
         .replace('\t', "\\011")
         .replace('\n', "\\012");
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let below = |point: &str| {
-        point.strip_prefix(&escaped).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    let below = |point: &[u8]| {
+        point.strip_prefix(escaped.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
     };
-    mounts.lines().filter_map(|line| line.split(' ').nth(1)).any(below)
+    let lines = mounts.split(|byte| *byte == b'\n');
+    lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(1)).any(below)
 }
 
 /// Removes a file or a tree; nothing there is fine. Never goes into another file system: what is mounted is not ours.
 pub fn remove_all(path: &Utf8Path) -> Result<(), StorageError> {
-    let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
-    if metadata.is_dir() && has_mounts_below(path) {
+    let metadata = match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(io_error("examining", path))?,
+    };
+    if metadata.is_dir() && has_mounts_below(path)? {
         let busy = std::io::Error::from(std::io::ErrorKind::ResourceBusy);
         return Err(io_error("removing, because something is mounted in it,", path)(busy));
     }
@@ -176,8 +185,26 @@ mod tests {
 
     #[test]
     fn what_is_mounted_is_never_removed() {
-        assert!(has_mounts_below(Utf8Path::new("/")) || has_mounts_below(Utf8Path::new("/proc")));
-        assert!(has_mounts_below(Utf8Path::new("/proc")) && !has_mounts_below(Utf8Path::new("/pro")));
+        let below = |path| has_mounts_below(Utf8Path::new(path)).unwrap();
+        assert!(below("/") || below("/proc"));
+        assert!(below("/proc") && !below("/pro"));
         assert!(remove_all(Utf8Path::new("/proc")).is_err());
+    }
+
+    #[test]
+    fn a_mount_whose_name_is_no_text_hides_no_other() {
+        let mounts = b"tmpfs /mnt/\xe4 tmpfs rw 0 0\ntmpfs /srv/a\\040b/mnt tmpfs rw 0 0\n";
+        assert!(is_mounted_below(mounts, Utf8Path::new("/srv/a b")));
+        assert!(!is_mounted_below(mounts, Utf8Path::new("/srv/a")));
+    }
+
+    #[test]
+    fn what_cannot_be_examined_is_not_taken_for_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = Utf8Path::from_path(folder.path()).unwrap().join("file");
+        fs::write(&file, "").unwrap();
+        remove_all(&file.with_file_name("nothing")).unwrap();
+        // Below a file (ENOTDIR) nothing can be looked at.
+        assert!(remove_all(&file.join("below")).is_err());
     }
 }

@@ -95,7 +95,11 @@ pub fn remove_leftovers(directory: &Utf8Path) -> Result<u64, StorageError> {
         let dead = match &lock {
             Ok(lock) => flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
             // Without a lock file it was cut short before it began or while it was removed.
-            Err(_) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+            Err(error) => {
+                tracing::warn!(%path, %error, "work that may be in progress is left alone: its lock cannot be looked at");
+                false
+            }
         };
         if dead {
             freed += disk_usage(&path).unwrap_or(0);
@@ -127,6 +131,11 @@ mod tests {
         for foreign in ["notes.txt", "1-", "-0", "a-0", "1-0.bak", "systemd-private-x"] {
             assert!(root.join(foreign).exists(), "{foreign} was removed");
         }
+        // What cannot be looked at (here a directory, on a busy server the limit of open files) may be alive.
+        let unknown = root.join("2-0");
+        fs::create_dir_all(unknown.join(LOCK)).unwrap();
+        remove_leftovers(root).unwrap();
+        assert!(unknown.exists());
         let path = living.path().to_owned();
         drop(living);
         assert!(!path.exists());

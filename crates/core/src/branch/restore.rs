@@ -12,7 +12,7 @@ use super::names::names;
 use crate::admission;
 use crate::error::ServiceError;
 use crate::launch::{Planned, Start, image_reference};
-use crate::state::Snapshot;
+use crate::state::{GOLDEN_LABEL, Snapshot};
 use crate::vm::command::Command;
 use crate::vm::shared::Shared;
 use crate::vm::view::VmView;
@@ -100,6 +100,8 @@ pub(super) async fn planned_from(
 pub(super) fn record_of(snapshot: &Snapshot, request: &RestoreRequest) -> VmRecord {
     let record = &snapshot.record;
     let mut labels = record.labels.clone();
+    // What somebody makes of the server's own snapshot is theirs: not hidden, and no leftover to be removed.
+    labels.remove(GOLDEN_LABEL);
     labels.extend(request.labels.clone());
     VmRecord {
         id: record.vm.clone(),

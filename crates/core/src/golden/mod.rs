@@ -7,7 +7,7 @@ mod warm_up;
 use std::sync::Arc;
 
 use microvm_ports::storage::{ResolvedImage, ResolvedKernel};
-use microvm_ports::{DocumentKind, Progress};
+use microvm_ports::{DocumentKind, Progress, StorageError};
 use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::template::{InitMode, Template};
 use microvm_types::vm::{LOCAL_TENANT, Limits, Origin};
@@ -62,7 +62,9 @@ pub(crate) async fn load(shared: &Shared) -> Result<(), ServiceError> {
 pub(crate) fn remove_stray_builders(shared: &Arc<Shared>) {
     for handle in shared.registry.all() {
         let record = handle.record();
-        if record.labels.contains_key(GOLDEN_LABEL) {
+        // All of them are ephemeral. A VM that is not was made of a golden snapshot by an earlier version of this program, which
+        // left it the label.
+        if record.labels.contains_key(GOLDEN_LABEL) && record.limits.ephemeral {
             delete_in_background(shared, &record.id);
         }
     }
@@ -97,7 +99,7 @@ impl Goldens {
             // Removed by somebody, or damaged: it is only a cache, made anew once.
             self.context.shared.goldens.forget(&key);
             tracing::warn!(snapshot = %id, %error, "a golden snapshot cannot be used");
-            if unfit.is_some() || !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Internal) {
+            if unfit.is_some() || !is_unusable(&error) {
                 return Err(error);
             }
             unfit = Some(id.clone());
@@ -292,4 +294,10 @@ fn neutral(mut template: Template) -> Template {
     labels.clear();
     hooks.clear();
     template
+}
+
+/// Whether a golden snapshot is gone or damaged. What could not be read this time may be read the next.
+fn is_unusable(error: &ServiceError) -> bool {
+    error.kind() == ErrorKind::NotFound
+        || matches!(error, ServiceError::Storage(StorageError::Damaged { .. }))
 }

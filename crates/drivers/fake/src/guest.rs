@@ -313,7 +313,9 @@ impl Guest for FakeGuest {
     }
 
     async fn processes(&self) -> Result<Vec<ProcessInfo>, GuestError> {
+        let verdict = self.ask(Operation::Processes).await?;
         let processes = self.system().await?.processes();
+        verdict.finish().await;
         let listed =
             processes.iter().filter(|process| !(process.request.unlisted && process.exit().is_some()));
         Ok(listed.map(|process| process.info()).collect())

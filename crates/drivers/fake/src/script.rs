@@ -34,6 +34,8 @@ pub enum Operation {
     Ping,
     /// `Guest::exec`
     Exec,
+    /// `Guest::processes`
+    Processes,
     /// `Guest::shutdown`
     Shutdown,
     /// `VmStorage::create_vm_files` and `SnapshotStore::create_vm_files_from`

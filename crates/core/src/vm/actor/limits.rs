@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use microvm_types::Phase;
+use microvm_ports::GuestError;
+use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::template::HookPoint;
 use microvm_types::vm::{Rest, VmRecord};
+use microvm_types::{ErrorKind, Phase};
 
 use super::VmActor;
+use crate::error::ServiceError;
 use crate::vm::activity::Activity;
 use crate::vm::hooks;
 use crate::vm::shared::Shared;
@@ -30,9 +33,16 @@ pub(super) enum Limit {
 impl VmActor {
     pub(super) async fn limit_passed(&mut self, limit: Limit) {
         // Who stands still or sleeps goes on with everything later; only an end loses work.
-        if limit == Limit::Idle && self.has_detached_work().await {
-            self.activity.touch(self.shared.ports.clock.now_ms());
-            return;
+        if limit == Limit::Idle {
+            match self.has_detached_work().await {
+                Ok(false) => {}
+                Ok(true) => return self.activity.touch(self.shared.ports.clock.now_ms()),
+                Err(error) => {
+                    tracing::warn!(vm = %self.record.id, %error, "whether it has detached work is not known: it is not ended for being idle");
+                    self.limits_rest_until = tokio::time::Instant::now() + LIMIT_RETRY;
+                    return;
+                }
+            }
         }
         tracing::info!(vm = %self.record.id, ?limit, "limit passed");
         if let Limit::Doze | Limit::Sleep = limit {
@@ -52,20 +62,43 @@ impl VmActor {
         self.limits_rest_until = tokio::time::Instant::now() + LIMIT_RETRY;
     }
 
-    /// Whether a process runs that somebody started to live on by itself (start commands are servers for requests, which
-    /// count themselves). Asked once in an idle time; a guest that does not answer has none.
-    async fn has_detached_work(&self) -> bool {
-        let Some(guest) = self.guest.clone().filter(|_| self.record.phase() == Phase::Running) else {
-            return false;
-        };
-        match guest.processes().await {
-            Ok(processes) => processes
-                .iter()
-                .any(|process| process.detached && process.exit.is_none() && !process.id.is_start_command()),
-            Err(error) => {
-                tracing::info!(vm = %self.record.id, %error, "whether it has detached work is not known");
+    /// Whether a process lives that somebody started to live on by itself (start commands are servers for requests, which
+    /// count themselves). Asked once in an idle time. A VM that stands still or sleeps is woken for the question; if it has
+    /// such work it goes on, and rests again by its own limits, but for one that was paused by hand.
+    ///
+    /// # Errors
+    /// If that is not known: the VM does not wake, or its agent does not tell.
+    async fn has_detached_work(&mut self) -> Result<bool, ServiceError> {
+        let by_hand = match self.record.phase() {
+            Phase::Running => false,
+            Phase::Paused => {
+                let by_hand = self.record.life.rest().is_none();
+                self.resume().await?;
+                by_hand
+            }
+            Phase::Hibernated => {
+                self.start(false).await?;
                 false
             }
+            // It has no processes.
+            _ => return Ok(false),
+        };
+        let has_work = self.lists_detached_work().await;
+        if by_hand && !matches!(has_work, Ok(false)) {
+            self.pause(|life| life.apply(LifecycleEvent::Pause)).await?;
+        }
+        has_work
+    }
+
+    async fn lists_detached_work(&self) -> Result<bool, ServiceError> {
+        let guest = self.guest.as_ref().ok_or_else(|| ServiceError::NotRunning(self.record.phase()))?;
+        match guest.processes().await {
+            Ok(processes) => Ok(processes
+                .iter()
+                .any(|process| process.detached && process.exit.is_none() && !process.id.is_start_command())),
+            // An agent of an earlier version has no such list, and no detached work that anybody could ask for.
+            Err(GuestError::Refused { kind: ErrorKind::Unsupported, .. }) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -30,7 +30,9 @@ impl Writer {
             return Ok(Vec::new());
         }
         let gone = self.records.snapshot_manifest(id)?;
-        let children = self.catalog.references()?.parents.remove(id).unwrap_or_default();
+        let mut references = self.catalog.references()?;
+        references.require_readable_but(id)?;
+        let children = references.parents.remove(id).unwrap_or_default();
         let mut changed = Vec::new();
         for (done, child) in children.iter().enumerate() {
             progress.advance("writing what others need of it", done as u64, Some(children.len() as u64));

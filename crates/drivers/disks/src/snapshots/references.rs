@@ -19,6 +19,27 @@ pub(crate) struct References {
     pub(crate) parents: HashMap<SnapshotId, Vec<SnapshotId>>,
     /// Manifests that could not be read: what they name is not known.
     pub(crate) unreadable: Vec<String>,
+    /// Snapshots among them: what they build on is not known.
+    pub(crate) unreadable_snapshots: Vec<SnapshotId>,
+}
+
+impl References {
+    /// Fails if a snapshot other than `id` cannot be read: it may build on `id`.
+    ///
+    /// # Errors
+    /// [`StorageError::InUse`] with the snapshots that cannot be read.
+    pub(crate) fn require_readable_but(&self, id: &SnapshotId) -> Result<(), StorageError> {
+        let others: Vec<&str> =
+            self.unreadable_snapshots.iter().filter(|other| *other != id).map(SnapshotId::as_str).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let users = format!(
+            "perhaps {}, whose manifest cannot be read: repair it from a copy, or remove it first",
+            others.join(", ")
+        );
+        Err(StorageError::InUse { name: format!("snapshot {id}"), users })
+    }
 }
 
 impl Catalog {
@@ -49,7 +70,10 @@ impl Catalog {
                         found.parents.entry(parent).or_default().push(id);
                     }
                 }
-                Ok(Err(damage)) => found.unreadable.push(format!("snapshot {id}: {}", damage.detail)),
+                Ok(Err(damage)) => {
+                    found.unreadable.push(format!("snapshot {id}: {}", damage.detail));
+                    found.unreadable_snapshots.push(id);
+                }
                 // Removed meanwhile.
                 Err(StorageError::UnknownSnapshot(_)) => {}
                 Err(error) => return Err(error),
