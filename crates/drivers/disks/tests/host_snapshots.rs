@@ -267,3 +267,31 @@ async fn a_vm_on_a_full_disk_is_refused_and_leaves_nothing() {
     assert!(storage.vm_directories().await.unwrap().is_empty());
     assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 1, "only the gate");
 }
+
+#[tokio::test]
+async fn what_a_snapshot_that_cannot_be_read_may_build_on_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let root = Utf8Path::from_path(root.path()).unwrap().join("store");
+    let storage = common::open(root.clone()).unwrap();
+    let vm = vm_id(1);
+    storage.create_vm_files(&vm, 64).await.unwrap();
+    let zero = storage.zero_memory(MEMORY_MIB).await.unwrap();
+    for number in [1, 2] {
+        let ready = branch(&storage, &vm, &zero, 1).await.unwrap();
+        let written = storage.write_snapshot(&snapshot_id(number), ready, false, Progress::ignored()).await;
+        assert_eq!(written.unwrap().parent, (number == 2).then(|| snapshot_id(1)));
+    }
+    let manifest = root.join("snapshots").join(snapshot_id(2).as_str()).join("manifest.json");
+    let whole = std::fs::read(&manifest).unwrap();
+    std::fs::write(&manifest, b"of a later version").unwrap();
+    let refused = storage.remove_snapshot(&snapshot_id(1)).await.unwrap_err();
+    assert!(matches!(&refused, StorageError::InUse { users, .. } if users.contains(snapshot_id(2).as_str())));
+    let refused = storage.absorb_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap_err();
+    assert!(matches!(refused, StorageError::InUse { .. }));
+    std::fs::write(&manifest, whole).unwrap();
+    assert_eq!(storage.verify_snapshot(&snapshot_id(2), Progress::ignored()).await.unwrap(), []);
+    // One that nobody can repair can be removed, and then so can what it may have built on.
+    std::fs::write(&manifest, b"lost").unwrap();
+    storage.remove_snapshot(&snapshot_id(2)).await.unwrap();
+    storage.remove_snapshot(&snapshot_id(1)).await.unwrap();
+}

@@ -287,6 +287,22 @@ async fn damage_is_found_and_named() {
 }
 
 #[tokio::test]
+async fn a_name_that_cannot_be_read_keeps_every_image() {
+    let home = Home::new();
+    let first = home.add_bytes("x", &small_tar()).await.unwrap();
+    home.add_bytes("y", &small_tar()).await.unwrap();
+    let name = home.path("store/images/names/x");
+    let whole = std::fs::read(&name).unwrap();
+    std::fs::write(&name, "cut short").unwrap();
+    assert!(matches!(home.storage.collect_garbage(&[]).await, Err(StorageError::Damaged { .. })));
+    home.storage.remove_image("y", &[]).await.unwrap();
+    // Put back from a copy, it still has its image.
+    std::fs::write(&name, whole).unwrap();
+    assert_eq!(home.storage.image("x").await.unwrap().info.digest, first.digest);
+    home.storage.remove_image("x", &[]).await.unwrap();
+}
+
+#[tokio::test]
 async fn names_move_and_images_go_with_their_last_name() {
     let home = Home::new();
     let first = home.add_bytes("x", &small_tar()).await.unwrap();

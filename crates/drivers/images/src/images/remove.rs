@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::PoisonError;
 
-use microvm_durable::error::io_error;
+use microvm_durable::error::{damaged, io_error};
 use microvm_durable::files::{disk_usage, sync_directory};
 use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
 
+use super::names::Names;
 use super::read::describe;
 use super::{ImageFiles, ROOT_FILE};
 
@@ -17,7 +18,8 @@ impl ImageFiles {
     pub(crate) fn remove_reference(&self, reference: &str, in_use: &[String]) -> Result<(), StorageError> {
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let sha256 = self.find_image(reference)?;
-        let names = self.names.by_digest()?.remove(&sha256).unwrap_or_default();
+        let mut all = self.names.all()?;
+        let names = all.by_digest.remove(&sha256).unwrap_or_default();
         let by_digest = reference.starts_with("sha256:");
         let last = by_digest || names.iter().all(|name| name == reference);
         if last && self.digests_in_use(in_use)?.contains(&sha256) {
@@ -33,14 +35,26 @@ impl ImageFiles {
             // A damaged name file that still named the digest.
             self.names.delete(reference)?;
         }
-        if last { self.remove_files(&sha256).map(|_| ()) } else { Ok(()) }
+        // A name that cannot be read may be one of this image: its files stay until that is settled.
+        let perhaps_named =
+            !by_digest && all.unreadable.iter().any(|unreadable| unreadable.name != reference);
+        if last && !perhaps_named { self.remove_files(&sha256).map(|_| ()) } else { Ok(()) }
     }
 
     /// Removes images without a name that are not in use; returns the bytes freed.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] if a name cannot be read: which image it is of is not known, and nothing is removed.
     pub(crate) fn remove_unnamed(&self, in_use: &[String]) -> Result<u64, StorageError> {
         let mut freed = 0;
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let names = self.names.by_digest()?;
+        let Names { by_digest: names, unreadable } = self.names.all()?;
+        if let Some(unreadable) = unreadable.first() {
+            return Err(damaged(
+                format!("the image name `{}`", unreadable.name),
+                "no image is removed while the image that it is of is not known: repair it, or remove the name",
+            ));
+        }
         let used = self.digests_in_use(in_use)?;
         for sha256 in self.digests()? {
             if !names.contains_key(&sha256) && !used.contains(&sha256) {
