@@ -213,6 +213,24 @@ pub enum ServiceError {
     /// A pool of that name exists.
     #[error("the pool name `{0}` is taken: choose another one, or remove it")]
     PoolNameTaken(microvm_types::Name),
+    /// The record of a pool of that name cannot be read; VMs of it may wait.
+    #[error(
+        "a pool `{pool}` is stored and cannot be read ({reason}): put its record back from a copy of the database, or choose another name"
+    )]
+    UnreadablePool {
+        /// Its name.
+        pool: microvm_types::Name,
+        /// What is wrong with the record.
+        reason: String,
+    },
+    /// What needs an image is not known.
+    #[error(
+        "no unnamed image is removed: {what}, and which images are needed by that is not known; repair it from a copy, or delete it"
+    )]
+    UsersUnknown {
+        /// What is not known.
+        what: String,
+    },
     /// A pool has handed out as many VMs as it may.
     #[error("all {max} VMs of the pool `{pool}` are handed out: delete some, or let it have more")]
     PoolExhausted {
@@ -307,7 +325,10 @@ impl ServiceError {
             Self::Branch(error) => error.kind(),
             Self::UnknownPool(_) => ErrorKind::NotFound,
             Self::PoolExhausted { .. } => ErrorKind::Exhausted,
-            Self::SnapshotNameTaken(_) | Self::PoolNameTaken(_) => ErrorKind::Conflict,
+            Self::SnapshotNameTaken(_)
+            | Self::PoolNameTaken(_)
+            | Self::UnreadablePool { .. }
+            | Self::UsersUnknown { .. } => ErrorKind::Conflict,
             Self::NoRoomForForks { .. } => ErrorKind::Exhausted,
             Self::Fork { cause, .. }
             | Self::CannotWake { cause, .. }
@@ -393,6 +414,8 @@ impl ServiceError {
             Self::Branch(_) => "branch_failed",
             Self::UnknownPool(_) => "pool_not_found",
             Self::PoolNameTaken(_) => "pool_name_taken",
+            Self::UnreadablePool { .. } => "pool_unreadable",
+            Self::UsersUnknown { .. } => "image_users_unknown",
             Self::PoolExhausted { .. } => "pool_exhausted",
             Self::SnapshotNameTaken(_) => "snapshot_name_taken",
             Self::NoRoomForForks { .. } => "host_memory_short",

@@ -11,6 +11,7 @@ use microvm_core::{
 };
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::hypervisor::MachineExit;
+use microvm_ports::{DocumentKind, StateStore as _};
 use microvm_types::template::Overrides;
 use microvm_types::{Phase, VmRef};
 use support::{Host, code, named, say, until};
@@ -435,4 +436,20 @@ fn a_server_that_dies_in_a_fill_or_claim_hands_nothing_out_twice() {
             });
         }
     }
+}
+
+#[test]
+fn the_record_of_a_pool_that_cannot_be_read_is_not_overwritten() {
+    let host = Host::new();
+    let odd = serde_json::json!({ "of": "a later version" });
+    let server = host.serve();
+    server.run(host.store.put_document(DocumentKind::Pool, "py", &odd)).unwrap();
+    drop(server);
+    let server = host.serve();
+    server.run(async {
+        assert_eq!(code(server.service.pools.create(pool("py", 1, 1)).await), "pool_unreadable");
+        let stored = host.store.documents(DocumentKind::Pool).await.unwrap();
+        assert_eq!(stored.documents, [("py".to_owned(), odd)]);
+        server.service.pools.create(pool("other", 0, 1)).await.unwrap();
+    });
 }

@@ -71,6 +71,61 @@ fn a_machine_whose_record_and_directory_are_gone_is_ended() {
 }
 
 #[test]
+fn a_vm_that_the_last_server_could_not_mark_as_whole_is_no_leftover() {
+    let mut host = Host::new();
+    let first = host.serve();
+    let id = first.run(first.service.vms.create(named("dev"))).unwrap().record.id;
+    drop(first);
+    // It died after the row was written and before the mark was removed.
+    let directory = microvm_ports::VmStorage::vm_directory(&host.storage, &id);
+    std::fs::write(directory.join("unfinished"), "").unwrap();
+    let second = host.serve();
+    second.run(async { assert_eq!(say(&second.service, "dev", "echo lives").await, "lives") });
+    drop(second);
+    host.store = MemoryStore::default();
+    let third = host.serve();
+    let strays: Vec<_> =
+        third.run(third.service.host.strays()).unwrap().into_iter().map(|vm| vm.id).collect();
+    assert_eq!(strays, [id]);
+}
+
+#[test]
+fn a_vm_whose_machine_cannot_be_ended_is_not_deleted() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        let id = service.vms.create(named("dev")).await.unwrap().record.id;
+        host.hypervisor.script().next(Operation::Sweep, Fault::Fail);
+        service.vms.delete(&vm("dev")).await.unwrap_err();
+        assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Failed);
+        assert!(microvm_ports::VmStorage::vm_directory(&host.storage, &id).exists());
+        service.vms.delete(&vm("dev")).await.unwrap();
+        // Nor is a second machine started on its disk, or the disk put back under it.
+        service.vms.create(named("dev")).await.unwrap();
+        host.hypervisor.script().next(Operation::Sweep, Fault::Fail);
+        service.vms.stop(&vm("dev"), true, None).await.unwrap_err();
+        let record = service.vms.get(&vm("dev")).unwrap().record;
+        assert_eq!(record.phase(), Phase::Failed);
+        assert!(record.machine.is_some(), "nothing names the machine any more");
+        service.vms.delete(&vm("dev")).await.unwrap();
+    });
+    host.assert_empty("after two deletes");
+}
+
+#[test]
+fn images_stay_while_it_is_not_known_who_needs_them() {
+    let host = Host::new();
+    let first = host.serve();
+    let id = first.run(first.service.vms.create(named("dev"))).unwrap().record.id;
+    drop(first);
+    host.store.damage_vm(&id);
+    let second = host.serve();
+    let refused = second.run(second.service.catalog.collect_garbage());
+    assert_eq!(support::code(refused), "image_users_unknown");
+}
+
+#[test]
 fn what_an_interrupted_creation_left_is_removed() {
     let mut host = Host::new();
     for (step, fault) in [(Operation::Launch, Fault::Hang), (Operation::Connect, Fault::HangAfterwards)] {

@@ -76,10 +76,16 @@ impl Catalog {
             }
         };
         let built = self.build_in_vm(recipe, &base, temporary.is_none(), &progress).await;
-        if let Some(name) = temporary
-            && let Err(error) = images.remove_image(&name, &[]).await
-        {
-            tracing::warn!(image = name, %error, "the base of a build could not be removed");
+        if let Some(name) = temporary {
+            // The same files may be an image that others were made of; then it loses the name of this build only.
+            let removed = if self.is_needed(&base.digest) {
+                images.remove_image_name(&name).await
+            } else {
+                images.remove_image(&name, &[]).await
+            };
+            if let Err(error) = removed {
+                tracing::warn!(image = name, %error, "the base of a build could not be removed");
+            }
         }
         built
     }

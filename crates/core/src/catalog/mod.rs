@@ -4,10 +4,14 @@ mod image_build;
 mod templates;
 
 use microvm_ports::{ImageStore, KernelStore, Progress};
+use microvm_types::Unreadable;
+use microvm_types::snapshot::SnapshotPurpose;
 
 pub use self::image_build::{ImageBase, ImageRecipe};
 use crate::context::Context;
 use crate::error::ServiceError;
+use crate::state::Snapshot;
+use crate::vms::reconcile;
 
 /// Images, kernels and templates.
 #[derive(Debug, Clone)]
@@ -43,8 +47,9 @@ impl Catalog {
     /// Removes images without a name that no VM depends on, and leftovers; returns the bytes freed.
     ///
     /// # Errors
-    /// Storage errors.
+    /// Storage errors; [`ServiceError::UsersUnknown`] while there are VMs or snapshots whose images are not known.
     pub async fn collect_garbage(&self) -> Result<u64, ServiceError> {
+        self.require_known_users().await?;
         Ok(self.images().collect_garbage(&self.images_in_use()).await?)
     }
 
@@ -56,6 +61,31 @@ impl Catalog {
         let mut findings = self.images().verify_all(progress.clone()).await?;
         findings.extend(self.context.shared.ports.snapshots.verify_snapshots(progress).await?);
         Ok(findings)
+    }
+
+    async fn require_known_users(&self) -> Result<(), ServiceError> {
+        let shared = &self.context.shared;
+        let unreadable = |kind: &str, part: Vec<Unreadable>| {
+            part.first().map(|one| format!("the record of the {kind} {} cannot be read", one.name))
+        };
+        let mut what = unreadable("VM", shared.unreadable.vms.all());
+        what = what.or_else(|| unreadable("snapshot", shared.unreadable.snapshots.all()));
+        if what.is_none() {
+            let strays = reconcile::strays(shared).await?;
+            what = strays.first().map(|stray| format!("the VM {} has a disk and no record", stray.id));
+        }
+        what.map_or(Ok(()), |what| Err(ServiceError::UsersUnknown { what }))
+    }
+
+    /// Whether a VM or a snapshot of anybody's needs an image. Golden snapshots do not count: they are made anew.
+    fn is_needed(&self, digest: &str) -> bool {
+        let shared = &self.context.shared;
+        let by_snapshot = |snapshot: &Snapshot| {
+            !matches!(snapshot.record.purpose, SnapshotPurpose::Golden { .. })
+                && snapshot.record.image_digest == digest
+        };
+        shared.registry.all().iter().any(|handle| handle.record().image_digest == digest)
+            || shared.snapshots.all().iter().any(by_snapshot)
     }
 
     /// Those of every tenant.

@@ -129,6 +129,10 @@ impl Pools {
         if self.find(record.name.as_str()).is_ok() {
             return Err(ServiceError::PoolNameTaken(record.name));
         }
+        let key = document_key(&record);
+        if let Some(unreadable) = self.unreadable().into_iter().find(|unreadable| unreadable.name == key) {
+            return Err(ServiceError::UnreadablePool { pool: record.name, reason: unreadable.reason });
+        }
         self.keep_record(&record).await?;
         let pool = self.add(record)?;
         self.begin_to_fill(Arc::clone(&pool));

@@ -327,6 +327,14 @@ impl ImageStore for FakeStorage {
         Ok(())
     }
 
+    async fn remove_image_name(&self, name: &str) -> Result<(), StorageError> {
+        let info = self.find(name)?;
+        if let Some(image) = lock(&self.shared.images).get_mut(&info.digest) {
+            image.names.retain(|other| other != name);
+        }
+        Ok(())
+    }
+
     async fn collect_garbage(&self, in_use: &[String]) -> Result<u64, StorageError> {
         let mut freed = 0;
         lock(&self.shared.images).retain(|digest, image| {

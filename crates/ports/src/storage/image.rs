@@ -172,6 +172,9 @@ pub trait ImageStore: Send + Sync {
     /// Removes a name, and the image with its last name. `in_use`: digests that VMs depend on; those are refused.
     async fn remove_image(&self, reference: &str, in_use: &[String]) -> Result<(), StorageError>;
 
+    /// Removes a name, and never the image, which [`ImageStore::collect_garbage`] removes when it has no other.
+    async fn remove_image_name(&self, name: &str) -> Result<(), StorageError>;
+
     /// Removes images without a name that are not in `in_use`, and leftovers of interrupted work; returns the bytes freed.
     async fn collect_garbage(&self, in_use: &[String]) -> Result<u64, StorageError>;
 

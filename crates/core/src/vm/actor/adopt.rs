@@ -24,21 +24,32 @@ enum AdoptFailure {
 impl VmActor {
     /// Takes up a VM of an earlier server process.
     pub(super) async fn adopt(&mut self) {
+        if !matches!(self.record.phase(), Phase::Creating | Phase::Deleting) {
+            self.finish_files().await;
+        }
         match self.record.phase() {
             Phase::Creating | Phase::Deleting => {
                 tracing::info!(vm = %self.record.id, phase = %self.record.phase(), "undoing what a crash interrupted");
                 self.discard().await;
             }
             Phase::Starting | Phase::Stopping => {
-                self.end_machine(None).await;
+                self.end_machine_or_log().await;
                 if self.record.life.asleep().is_none() {
                     self.write_back_or_log().await;
                 }
                 self.stopped_by_force().await;
             }
-            Phase::Stopped | Phase::Hibernated | Phase::Failed => self.sweep().await,
+            Phase::Stopped | Phase::Hibernated | Phase::Failed => self.sweep_or_log().await,
             Phase::Running | Phase::Paused | Phase::Pooled => self.adopt_machine().await,
             Phase::Deleted => {}
+        }
+    }
+
+    /// Its creation was reported, whatever its directory says: the last server may have died between the row and the mark in
+    /// the directory, by which another one that does not know the row would take the VM for half made.
+    async fn finish_files(&self) {
+        if let Err(error) = self.shared.ports.vm_storage.finish_vm_files(&self.record.id).await {
+            tracing::warn!(vm = %self.record.id, %error, "its directory cannot be marked as whole");
         }
     }
 

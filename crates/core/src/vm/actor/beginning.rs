@@ -83,7 +83,7 @@ impl VmActor {
         match brought_up {
             Ok(up) => {
                 if let Err(error) = self.running(up).await {
-                    self.end_machine(None).await;
+                    self.end_machine_or_log().await;
                     self.note(LifecycleEvent::Lost, Some(format!("it could not be recorded: {error}"))).await;
                     return Err(error);
                 }
@@ -91,7 +91,7 @@ impl VmActor {
                 Ok(())
             }
             Err(error) => {
-                self.sweep().await;
+                self.sweep_or_log().await;
                 match error {
                     ServiceError::Overtaken(_) => self.stopped_by_force().await,
                     _ => self.note(LifecycleEvent::Lost, Some(error.to_string())).await,

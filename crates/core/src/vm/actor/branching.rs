@@ -223,7 +223,8 @@ impl VmActor {
         self.check_loadable(&source).await?;
         if self.record.phase().has_machine() {
             self.request(LifecycleEvent::Stop).await?;
-            self.end_machine(None).await;
+            let ended = self.end_machine(None).await;
+            self.still_lives(ended).await?;
             self.note(LifecycleEvent::Stopped, None).await;
         }
         let files = self.shared.ports.snapshots.reset_vm_files(&self.record.id, &source).await?;

@@ -29,7 +29,8 @@ impl VmActor {
         if !force && was_running {
             self.reach_for_stop(grace).await;
         }
-        self.end_machine(if force || !was_running { None } else { Some(grace) }).await;
+        let ended = self.end_machine(if force || !was_running { None } else { Some(grace) }).await;
+        self.still_lives(ended).await?;
         // It has stopped in any case; whoever asked must know that a file of his is behind.
         let written_back = self.write_back().await;
         self.note(LifecycleEvent::Stopped, None).await;
@@ -37,8 +38,26 @@ impl VmActor {
         written_back
     }
 
+    /// Fails a VM whose machine could not be ended, so that nobody starts a second one on its disk.
+    pub(super) async fn still_lives(&mut self, ended: Result<(), ServiceError>) -> Result<(), ServiceError> {
+        if let Err(error) = &ended {
+            self.note(LifecycleEvent::Lost, Some(format!("its machine could not be ended: {error}"))).await;
+        }
+        ended
+    }
+
+    /// Ends the machine, and tells the log if it does not end.
+    pub(super) async fn end_machine_or_log(&mut self) {
+        if let Err(error) = self.end_machine(None).await {
+            tracing::error!(vm = %self.record.id, %error, "a VMM process could not be ended");
+        }
+    }
+
     /// Ends the machine: by the agent within `grace`, else by the VMM, else by signal.
-    pub(super) async fn end_machine(&mut self, grace: Option<Duration>) {
+    ///
+    /// # Errors
+    /// If a process of it may still live; the record goes on naming it.
+    pub(super) async fn end_machine(&mut self, grace: Option<Duration>) -> Result<(), ServiceError> {
         self.standby.clear();
         if let Some(machine) = self.machine.clone() {
             if let (Some(grace), Some(guest)) = (grace, self.guest.clone())
@@ -53,11 +72,14 @@ impl VmActor {
                 tracing::error!(vm = %self.record.id, %error, "the machine did not end, sweeping");
             }
         }
-        self.sweep().await;
+        let swept = self.sweep().await;
         self.machine = None;
         self.guest = None;
         self.not_unreachable();
-        self.record.machine = None;
+        if swept.is_ok() {
+            self.record.machine = None;
+        }
+        swept
     }
 
     /// Asks the agent to power off and waits for it, no longer than one and a half times `grace` (the half is for the
@@ -89,11 +111,16 @@ impl VmActor {
         }
     }
 
-    pub(super) async fn sweep(&self) {
+    async fn sweep(&self) -> Result<(), ServiceError> {
         let directory = self.shared.ports.vm_storage.vm_directory(&self.record.id);
         let machine = self.record.machine.clone().and_then(|value| serde_json::from_value(value).ok());
         let swept = self.shared.ports.hypervisor.sweep(&self.record.id, &directory, machine.as_ref());
-        if let Err(error) = swept.await {
+        Ok(swept.await?)
+    }
+
+    /// Ends what runs for a VM that is to have no machine.
+    pub(super) async fn sweep_or_log(&self) {
+        if let Err(error) = self.sweep().await {
             tracing::error!(vm = %self.record.id, %error, "a VMM process could not be ended");
         }
     }
@@ -101,7 +128,7 @@ impl VmActor {
     pub(super) async fn machine_exited(&mut self, exit: MachineExit) {
         let asked_to_restart = exit == MachineExit::GuestReset;
         if matches!(exit, MachineExit::GuestShutdown | MachineExit::GuestReset) {
-            self.end_machine(None).await;
+            self.end_machine_or_log().await;
             self.write_back_or_log().await;
             let rest = asked_to_restart.then(|| self.restarting.lost());
             let reason = match rest {
@@ -154,7 +181,7 @@ impl VmActor {
 
     pub(super) async fn fail(&mut self, reason: String) {
         tracing::warn!(vm = %self.record.id, reason, "VM failed");
-        self.end_machine(None).await;
+        self.end_machine_or_log().await;
         self.note(LifecycleEvent::Lost, Some(reason)).await;
         if let Some(member) = &self.record.pool {
             self.shared.pools.vm_gone(&self.record.tenant, &member.pool);

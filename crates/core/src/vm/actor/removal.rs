@@ -48,14 +48,19 @@ impl VmActor {
     /// Ends the machine and removes files, row and name, in this order, so that what is left after a crash at any
     /// point is found again. If something cannot be removed the VM stays, failed, and can be deleted again.
     pub(super) async fn erase(&mut self) -> Result<(), ServiceError> {
-        self.end_machine(None).await;
+        let ended = self.end_machine(None).await;
         let (id, ports) = (self.record.id.clone(), self.shared.ports.clone());
-        let written_back = self.write_back_or_give_up(true).await;
-        if written_back.is_ok() {
+        let written_back = match &ended {
+            Ok(()) => self.write_back_or_give_up(true).await,
+            Err(_) => Ok(()),
+        };
+        if ended.is_ok() && written_back.is_ok() {
             let slept = self.record.life.give_up_sleep();
             self.end_sleep(slept).await;
         }
         let removed = async {
+            // The files of a machine that may live stay with it.
+            ended?;
             written_back?;
             ports.vm_storage.remove_vm_files(&id).await?;
             match ports.store.delete_vm(&id).await {

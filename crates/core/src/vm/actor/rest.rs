@@ -64,7 +64,7 @@ impl VmActor {
             self.publish_now();
             return Err(error);
         }
-        self.end_machine(None).await;
+        self.end_machine_or_log().await;
         self.note(LifecycleEvent::Hibernated, None).await;
         Ok(())
     }

@@ -9,7 +9,7 @@ use microvm_durable::files::{disk_usage, sync_directory};
 use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
 
-use super::names::Names;
+use super::names::{Names, check_name};
 use super::read::describe;
 use super::{ImageFiles, ROOT_FILE};
 
@@ -39,6 +39,13 @@ impl ImageFiles {
         let perhaps_named =
             !by_digest && all.unreadable.iter().any(|unreadable| unreadable.name != reference);
         if last && !perhaps_named { self.remove_files(&sha256).map(|_| ()) } else { Ok(()) }
+    }
+
+    /// Removes a name, and never the image.
+    pub(crate) fn remove_name(&self, name: &str) -> Result<(), StorageError> {
+        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        check_name(name)?;
+        self.names.delete(name)
     }
 
     /// Removes images without a name that are not in use; returns the bytes freed.

@@ -47,6 +47,11 @@ impl ImageStore for Images {
         self.blocking(move |inner, _| inner.images.remove_reference(&reference, &in_use)).await
     }
 
+    async fn remove_image_name(&self, name: &str) -> Result<(), StorageError> {
+        let name = name.to_owned();
+        self.blocking(move |inner, _| inner.images.remove_name(&name)).await
+    }
+
     async fn collect_garbage(&self, in_use: &[String]) -> Result<u64, StorageError> {
         let in_use = in_use.to_vec();
         self.blocking(move |inner, _| {
