@@ -365,6 +365,40 @@ fn detached_work_that_stands_still_or_sleeps_is_not_ended_by_the_idle_limit() {
 }
 
 #[test]
+fn what_sleeps_and_cannot_be_woken_to_be_asked_is_not_deleted() {
+    let host = Host::new();
+    let first = host.serve();
+    let phase = |server: &Server| server.service.vms.get(&vm("dev")).ok().map(|vm| vm.record.phase());
+    first.run(async {
+        let mut request = named("dev");
+        request.limits = Limits {
+            idle_seconds: Some(3),
+            hibernate_seconds: Some(1),
+            ephemeral: true,
+            ..Limits::default()
+        };
+        first.service.vms.create(request).await.unwrap();
+        detach(&first, "dev").await;
+        host.clock.advance(1_500);
+        until("it sleeps", || phase(&first) == Some(Phase::Hibernated)).await;
+        host.hypervisor.script().next(Operation::Incoming, Fault::Fail);
+        host.clock.advance(10_000);
+        until("its wake has failed", || phase(&first) == Some(Phase::Failed)).await;
+    });
+    // A server that looks again at once; this one rests for half a minute first.
+    drop(first);
+    let second = host.serve();
+    second.run(async {
+        let asked = host.hypervisor.script().calls(Operation::Processes);
+        host.clock.advance(10_000);
+        until("it is woken to be asked", || host.hypervisor.script().calls(Operation::Processes) > asked)
+            .await;
+        until("it lives", || matches!(phase(&second), Some(Phase::Running | Phase::Hibernated))).await;
+        second.service.vms.delete(&vm("dev")).await.unwrap();
+    });
+}
+
+#[test]
 fn listings_filter() {
     let host = Host::new();
     let server = host.serve();

@@ -108,6 +108,12 @@ fn a_vm_whose_machine_cannot_be_ended_is_not_deleted() {
         let record = service.vms.get(&vm("dev")).unwrap().record;
         assert_eq!(record.phase(), Phase::Failed);
         assert!(record.machine.is_some(), "nothing names the machine any more");
+        let launched = host.hypervisor.script().calls(Operation::Launch);
+        host.hypervisor.script().next(Operation::Sweep, Fault::Fail);
+        service.vms.start(&vm("dev")).await.unwrap_err();
+        assert_eq!(host.hypervisor.script().calls(Operation::Launch), launched, "a second one was started");
+        service.vms.start(&vm("dev")).await.unwrap();
+        assert_eq!(say(service, "dev", "echo lives").await, "lives");
         service.vms.delete(&vm("dev")).await.unwrap();
     });
     host.assert_empty("after two deletes");

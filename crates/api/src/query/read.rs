@@ -49,15 +49,17 @@ impl de::Error for Failure {
     }
 }
 
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+/// Names with their values; a name that stands alone has none.
+type Pairs = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 impl Query<'_> {
     fn pairs(&self) -> Result<Pairs, QueryError> {
         let pairs = self.0.split('&').filter(|pair| !pair.is_empty());
         pairs
             .map(|pair| {
-                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                Ok((decode(name)?, decode(value)?))
+                let (name, value) =
+                    pair.split_once('=').map_or((pair, None), |(name, value)| (name, Some(value)));
+                Ok((decode(name)?, value.map(decode).transpose()?))
             })
             .collect()
     }
@@ -110,7 +112,7 @@ impl<'de> MapAccess<'de> for Fields {
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Failure> {
         let values = self.pairs.extract_if(.., |(key, _)| key == self.name.as_bytes());
-        let values: Vec<Vec<u8>> = values.map(|(_, value)| value).collect();
+        let values: Vec<Option<Vec<u8>>> = values.map(|(_, value)| value).collect();
         seed.deserialize(Values { name: self.name, values })
     }
 }
@@ -118,14 +120,17 @@ impl<'de> MapAccess<'de> for Fields {
 /// All values of one parameter; at least one.
 struct Values {
     name: &'static str,
-    values: Vec<Vec<u8>>,
+    values: Vec<Option<Vec<u8>>>,
 }
 
 impl Values {
     /// The only value.
     fn only(mut self) -> Result<Value, Failure> {
         match (self.values.pop(), self.values.is_empty()) {
-            (Some(bytes), true) => Ok(Value { name: self.name, bytes }),
+            (Some(value), true) => {
+                let alone = value.is_none();
+                Ok(Value { name: self.name, bytes: value.unwrap_or_default(), alone })
+            }
             _ => Err(Failure::Query(QueryError::Twice(self.name))),
         }
     }
@@ -181,15 +186,15 @@ impl<'de> de::Deserializer<'de> for Values {
 
 struct List {
     name: &'static str,
-    values: std::vec::IntoIter<Vec<u8>>,
+    values: std::vec::IntoIter<Option<Vec<u8>>>,
 }
 
 impl<'de> SeqAccess<'de> for List {
     type Error = Failure;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Failure> {
-        let Some(bytes) = self.values.next() else { return Ok(None) };
-        seed.deserialize(Values { name: self.name, values: vec![bytes] }).map(Some)
+        let Some(value) = self.values.next() else { return Ok(None) };
+        seed.deserialize(Values { name: self.name, values: vec![value] }).map(Some)
     }
 }
 
@@ -197,6 +202,8 @@ impl<'de> SeqAccess<'de> for List {
 struct Value {
     name: &'static str,
     bytes: Vec<u8>,
+    /// Whether there is the name only.
+    alone: bool,
 }
 
 /// Says which parameter is not what it should be.
@@ -235,8 +242,11 @@ impl<'de> de::Deserializer<'de> for Value {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
+        // A name alone says yes. One with nothing behind its `=` comes of a variable that was not set, and some of these
+        // flags remove things.
         match self.bytes.as_slice() {
-            b"" | b"true" | b"1" => visitor.visit_bool(true),
+            b"" if self.alone => visitor.visit_bool(true),
+            b"true" | b"1" => visitor.visit_bool(true),
             b"false" | b"0" => visitor.visit_bool(false),
             _ => Err(self.refused("true or false")),
         }

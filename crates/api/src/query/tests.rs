@@ -47,6 +47,14 @@ fn path(bytes: &[u8]) -> All {
 }
 
 #[test]
+fn a_flag_whose_value_was_not_set_says_nothing() {
+    assert!(read::<All>("path=/a&recursive").unwrap().recursive);
+    for query in ["path=/a&recursive=", "path=/a&force=&recursive"] {
+        assert!(matches!(read::<All>(query), Err(QueryError::Value { .. })), "{query}");
+    }
+}
+
+#[test]
 fn reads_what_it_should() {
     let query =
         "path=/a%FFb%20c&recursive&mode=0755&label=a%3Db&unknown=%FF&label=c%3Dd&owner=&word=the_second";
@@ -60,7 +68,7 @@ fn reads_what_it_should() {
     };
     assert_eq!(read::<All>(query).unwrap(), wanted);
     assert_eq!(read::<All>(write(&wanted).unwrap().strip_prefix('?').unwrap()).unwrap(), wanted);
-    for flag in ["force", "force=", "force=1", "force=true"] {
+    for flag in ["force", "force=1", "force=true"] {
         assert!(read::<All>(&format!("path=/&{flag}")).unwrap().force, "{flag}");
     }
 }

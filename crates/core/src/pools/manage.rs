@@ -81,7 +81,8 @@ impl Pools {
                     pool.lock().waiting.push_back(Waiting { id: record.id, since_ms: record.created_ms });
                 }
                 // That a pool cannot be read does not mean that its VMs may be deleted.
-                Err(_) if unreadable.iter().any(|pool| pool.name == member.pool.as_str()) => {}
+                Err(_) if unreadable.iter().any(|pool| pool.name == key_of(&record.tenant, &member.pool)) => {
+                }
                 // One that was being made, or whose pool is gone.
                 _ => delete_in_background(&self.context.shared, &record.id),
             }
@@ -261,10 +262,10 @@ impl Pools {
 }
 
 /// What the record of a pool is stored under: its name, as before there were tenants, for those of the local user.
+fn key_of(tenant: &str, name: &Name) -> String {
+    if tenant == LOCAL_TENANT { name.to_string() } else { format!("{tenant}/{name}") }
+}
+
 fn document_key(record: &PoolRecord) -> String {
-    if record.tenant == LOCAL_TENANT {
-        record.name.to_string()
-    } else {
-        format!("{}/{}", record.tenant, record.name)
-    }
+    key_of(&record.tenant, &record.name)
 }

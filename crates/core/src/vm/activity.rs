@@ -1,6 +1,6 @@
 //! Whether somebody works with a VM: for idle limits.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -8,17 +8,30 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(crate) struct Activity {
     leases: AtomicUsize,
+    /// How many there have ever been.
+    begun: AtomicU64,
     last_ms: AtomicI64,
     changed: Notify,
 }
 
 impl Activity {
     pub(crate) fn new(now_ms: i64) -> Self {
-        Self { leases: AtomicUsize::new(0), last_ms: AtomicI64::new(now_ms), changed: Notify::new() }
+        Self {
+            leases: AtomicUsize::new(0),
+            begun: AtomicU64::new(0),
+            last_ms: AtomicI64::new(now_ms),
+            changed: Notify::new(),
+        }
     }
 
     pub(crate) fn begin(&self) {
         self.leases.fetch_add(1, Ordering::AcqRel);
+        self.begun.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many uses have begun. Nobody has used the VM between two moments of the same number without leases.
+    pub(crate) fn uses(&self) -> u64 {
+        self.begun.load(Ordering::Acquire)
     }
 
     pub(crate) fn end(&self, now_ms: i64) {

@@ -56,6 +56,7 @@ impl VmActor {
 
     pub(super) async fn start(&mut self, cold: bool) -> Result<(), ServiceError> {
         hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeStart).await?;
+        self.end_last_machine().await?;
         let from = if cold { None } else { self.dream().await? };
         if from.is_none() {
             // A boot is one on the user's own disk files.

@@ -227,6 +227,7 @@ impl VmActor {
             self.still_lives(ended).await?;
             self.note(LifecycleEvent::Stopped, None).await;
         }
+        self.end_last_machine().await?;
         let files = self.shared.ports.snapshots.reset_vm_files(&self.record.id, &source).await?;
         self.record.epoch = self.record.epoch.max(epoch);
         let slept = self.record.life.give_up_sleep();

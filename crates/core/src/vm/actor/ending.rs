@@ -118,6 +118,18 @@ impl VmActor {
         Ok(swept.await?)
     }
 
+    /// Ends a machine that could not be ended when it was to: before its disk is touched or a second one starts.
+    ///
+    /// # Errors
+    /// If it still cannot be ended.
+    pub(super) async fn end_last_machine(&mut self) -> Result<(), ServiceError> {
+        if self.record.machine.is_some() {
+            self.sweep().await?;
+            self.record.machine = None;
+        }
+        Ok(())
+    }
+
     /// Ends what runs for a VM that is to have no machine.
     pub(super) async fn sweep_or_log(&self) {
         if let Err(error) = self.sweep().await {

@@ -34,7 +34,10 @@ impl VmActor {
     pub(super) async fn limit_passed(&mut self, limit: Limit) {
         // Who stands still or sleeps goes on with everything later; only an end loses work.
         if limit == Limit::Idle {
+            let uses = self.activity.uses();
             match self.has_detached_work().await {
+                // Somebody came while it was asked, and may have seen it awake.
+                Ok(false) if self.is_wanted_since(uses) => return,
                 Ok(false) => {}
                 Ok(true) => return self.activity.touch(self.shared.ports.clock.now_ms()),
                 Err(error) => {
@@ -69,25 +72,34 @@ impl VmActor {
     /// # Errors
     /// If that is not known: the VM does not wake, or its agent does not tell.
     async fn has_detached_work(&mut self) -> Result<bool, ServiceError> {
-        let by_hand = match self.record.phase() {
-            Phase::Running => false,
-            Phase::Paused => {
-                let by_hand = self.record.life.rest().is_none();
-                self.resume().await?;
-                by_hand
-            }
-            Phase::Hibernated => {
-                self.start(false).await?;
-                false
+        let by_hand = self.record.phase() == Phase::Paused && self.record.life.rest().is_none();
+        let awake = match self.record.phase() {
+            Phase::Running => Ok(()),
+            Phase::Paused => self.resume().await,
+            // One whose last wake failed still has its memory on disk.
+            Phase::Hibernated | Phase::Failed if self.record.life.asleep().is_some() => {
+                self.start(false).await
             }
             // It has no processes.
             _ => return Ok(false),
         };
-        let has_work = self.lists_detached_work().await;
-        if by_hand && !matches!(has_work, Ok(false)) {
+        let has_work = match awake {
+            Ok(()) => self.lists_detached_work().await,
+            Err(error) => Err(error),
+        };
+        // A resume whose agent does not answer lets the processors go on all the same.
+        if by_hand && !matches!(has_work, Ok(false)) && self.record.phase() == Phase::Running {
             self.pause(|life| life.apply(LifecycleEvent::Pause)).await?;
         }
         has_work
+    }
+
+    /// Whether somebody uses the VM, has used it since there had been so many `uses`, or waits for it.
+    fn is_wanted_since(&self, uses: u64) -> bool {
+        self.activity.idle_since_ms().is_none()
+            || self.activity.uses() != uses
+            || !self.pending.is_empty()
+            || !self.commands.is_empty()
     }
 
     async fn lists_detached_work(&self) -> Result<bool, ServiceError> {
