@@ -1,7 +1,7 @@
 //! Operations as data: what one thing that the API can do takes, gives and needs.
 //!
 //! [`Operation`] ties the types of one operation together at compile time; [`Row`] is the same without its types, for
-//! whoever walks all of them (router, document, tests, audit, MCP). Rows are written in [`crate::operations`].
+//! code that needs all of them (router, document, tests, audit, MCP). Rows are written in [`crate::operations`].
 
 mod answer;
 mod body;

@@ -7,7 +7,7 @@ use super::{Answer, Mcp, Method, Operation, PathParameters, RequestBody, Retry};
 use crate::document::{self, Schemas};
 use crate::problem::Problem;
 
-/// An [`Operation`] for whoever walks all of them.
+/// An [`Operation`] without its types, for code that needs all of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// See [`Operation::NAME`].
