@@ -11,7 +11,7 @@ use crate::format::{Format, number};
 #[command(
     name = "microvm",
     version,
-    about = "Disposable virtual machines: boot one, run code in it, and it is gone",
+    about = "Run code in disposable virtual machines",
     after_help = concat!("\
 Examples:
   microvm run -- python3 -c 'print(6*7)'            run a command in a new VM and delete the VM
@@ -22,8 +22,8 @@ Examples:
   microvm cp ./src dev:/root/src
   microvm fork dev --count 10 -- python3 try.py '", number!(), "'
 
-Exit codes: that of the command for `run` and `exec` (124: its time was up, 128+n: ended by signal n).
-Our own: 2 wrong usage, 100 internal, 101 invalid request, 102 not found, 103 conflict, 104 unsupported,
+Exit codes: those of the command for `run` and `exec` (124: time-out, 128+n: ended by signal n).
+Of microvm itself: 2 wrong usage, 100 internal, 101 invalid request, 102 not found, 103 conflict, 104 unsupported,
 105 exhausted, 106 unavailable, 107 time-out, 108 forbidden, 109 not authenticated."),
     max_term_width = 110
 )]
@@ -32,10 +32,10 @@ pub(crate) struct Arguments {
     /// $XDG_DATA_HOME/microvm]
     #[arg(long, global = true, env = "MICROVM_ROOT", value_name = "DIR", hide_env_values = true)]
     pub(crate) root: Option<Utf8PathBuf>,
-    /// How data is printed
+    /// Format of printed data
     #[arg(long, short = 'o', global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) output: Format,
-    /// What to do
+    /// The verb
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -60,51 +60,51 @@ pub(crate) enum Command {
     Ps(commands::ps::Ps),
     /// Show the console of a VM, or the kept output of a process
     Logs(commands::logs::Logs),
-    /// Let the processors of VMs stand still
+    /// Pause running VMs; their memory stays
     Pause(commands::lifecycle::Targets),
-    /// Let paused VMs go on
+    /// Resume paused VMs
     Resume(commands::lifecycle::Targets),
-    /// Put VMs to disk with their memory; the next request wakes them
+    /// Write VMs with their memory to disk and free their memory; the next request wakes them
     Hibernate(commands::lifecycle::Targets),
     /// Start stopped VMs
     Start(commands::lifecycle::Start),
-    /// Shut VMs down; their disks stay
+    /// Shut down VMs; their disks stay
     Stop(commands::lifecycle::Stop),
-    /// Delete VMs, whatever they are doing
+    /// Delete VMs, running ones included
     Rm(commands::rm::Rm),
     /// Change the memory of a running VM
     Resize(commands::resize::Resize),
-    /// Fork a running VM into children with its memory, processes and files; it goes on
+    /// Fork a running VM into children with its memory, processes and files; the VM keeps running
     Fork(commands::fork::Fork),
-    /// Snapshots: saved states of VMs
+    /// Manage snapshots: saved states of VMs
     #[command(subcommand)]
     Snapshot(commands::snapshot::Snapshot),
-    /// Make new VMs that go on where a snapshot was taken
+    /// Create VMs from a snapshot; they continue where it was taken
     Restore(commands::restore::Restore),
-    /// Put a VM back to a snapshot of it
+    /// Return a VM to one of its snapshots
     Rollback(commands::restore::Rollback),
-    /// Golden snapshots: what templates boot to
+    /// Manage golden snapshots: the booted states that VMs of a template are forked from
     #[command(subcommand)]
     Golden(commands::golden::Golden),
-    /// Pools: VMs made ahead and handed out at once
+    /// Manage pools: VMs that are made ahead and handed out at once
     #[command(subcommand)]
     Pool(commands::pool::Pool),
-    /// Images: the file systems VMs start from
+    /// Manage images: the file systems that VMs start from
     #[command(subcommand)]
     Image(commands::image::Image),
-    /// Kernels
+    /// Manage kernels
     #[command(subcommand)]
     Kernel(commands::kernel::Kernel),
-    /// Templates: named recipes for VMs
+    /// Manage templates: named recipes for VMs
     #[command(subcommand)]
     Template(commands::template::Template),
-    /// Examine this host and say what to do
+    /// Check this host and say how to repair what is missing
     Doctor(commands::doctor::Doctor),
-    /// Measure this installation against the floor of this host
+    /// Measure this installation against the limits of this host
     Bench(crate::bench::Bench),
     /// Verify every stored image and kernel
     Verify(commands::verify::Verify),
-    /// Serve requests until ended; other commands start it by themselves
+    /// Run the server; other commands start it when they need it
     Serve(commands::serve::Serve),
     /// Print completions for a shell
     Completions(commands::completions::Completions),

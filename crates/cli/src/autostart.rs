@@ -18,7 +18,7 @@ use crate::error::CliError;
 use crate::notice::say;
 use crate::settings::Settings;
 
-/// What the server writes when it is ready.
+/// Text that the server writes when it is ready.
 pub(crate) const READY: &str = "ready\n";
 
 /// A link in the place of a file of ours would let whoever made it choose what is written to.

@@ -1,4 +1,4 @@
-//! What every command that talks to the server needs.
+//! Context shared by all commands that talk to the server.
 
 use microvm_client::Client;
 

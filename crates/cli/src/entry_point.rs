@@ -1,4 +1,4 @@
-//! What runs in a VM of an image, as OCI runtimes have it.
+//! Program and arguments of an image, as OCI runtimes combine them.
 
 use microvm_api::image::ImageConfig;
 

@@ -1,4 +1,4 @@
-//! What went wrong, and how it is told: what, why, what to do; an exit code from the one table.
+//! Errors of the command line: what failed, why, and what to do; exit codes from the one table.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -40,7 +40,7 @@ impl CliError {
         Self::new(ErrorKind::Invalid, code, detail)
     }
 
-    /// Whether it is about this program and its files, not about the server or what runs in a VM.
+    /// True if the error is about this program and its files, not about the server or a VM.
     pub(crate) fn is_of_this_side(&self) -> bool {
         match self {
             Self::ReaderGone | Self::Interrupted(_) => true,
@@ -61,7 +61,7 @@ impl CliError {
         Self::new(kind, LOCAL_FILE, format!("{action} {path:?} failed ({error}): {advice}"))
     }
 
-    /// What happened, in words.
+    /// Description for people.
     pub(crate) fn detail(&self) -> String {
         match self {
             Self::Problem(problem) => problem.detail.clone(),

@@ -11,7 +11,7 @@ macro_rules! number {
 }
 pub(crate) use number;
 
-/// How data is printed.
+/// Format of printed data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Format {
     /// For people.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// How often is looked.
+/// Interval between checks.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Free memory that the heap may keep, in bytes: what a request or two need.
 const KEPT: usize = 2 << 20;
@@ -24,7 +24,7 @@ pub(crate) async fn keep_small() -> std::convert::Infallible {
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
 fn trim() {
-    /// What was free after the last time: pieces between others stay in the books though their pages are given back.
+    /// Bytes free after the last check. Chunks between used ones stay counted although their pages are returned.
     static LEFT: AtomicUsize = AtomicUsize::new(0);
     // SAFETY: only looks at the heap's own books, under its locks.
     let free = || unsafe { libc::mallinfo2() }.fordblks;
@@ -46,7 +46,7 @@ fn trim() {}
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
 pub(crate) fn limit_arenas() {
-    /// Heaps for threads that allocate at the same time.
+    /// Number of heaps for threads that allocate concurrently.
     const ARENAS: libc::c_int = 2;
     // SAFETY: sets a number, before other threads are started.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };

@@ -53,7 +53,7 @@ impl Interrupts {
     }
 }
 
-/// Whether this process ignores SIGHUP (proc(5): `SigIgn` is a mask in hexadecimal, its lowest bit is signal 1).
+/// True if this process ignores SIGHUP (proc(5): `SigIgn` is a mask in hexadecimal, its lowest bit is signal 1).
 fn ignores_hang_up() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -8,7 +8,7 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "microvm: {}", crate::visible::lines(text));
 }
 
-/// Whether people read standard error.
+/// True if standard error is a terminal, so that people read it.
 pub(crate) fn people_read() -> bool {
     std::io::stderr().is_terminal()
 }

@@ -101,7 +101,7 @@ pub(crate) fn written(error: &std::io::Error) -> CliError {
     }
 }
 
-/// How long ago an RFC 3339 instant was, for people.
+/// Age of an RFC 3339 instant, for people.
 pub(crate) fn age(instant: &str) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let then = microvm_api::time::parse(instant).unwrap_or_default();

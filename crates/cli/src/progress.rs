@@ -28,7 +28,7 @@ pub(crate) async fn follow(mut lines: Lines<ProgressLine>) -> Result<ProgressLin
     ))
 }
 
-/// What the server said is not what was asked for.
+/// The server's answer is of another kind than the operation's.
 pub(crate) fn unexpected() -> CliError {
     let detail = "the server's last word was not the one expected: client and server are probably of different versions";
     CliError::new(ErrorKind::Internal, "answer_not_understood", detail)

@@ -1,4 +1,4 @@
-//! What can be done about a failure, as commands.
+//! Remedies of a failure, as commands.
 
 use microvm_api::remedy::Advice;
 use microvm_types::Action;

@@ -1,4 +1,4 @@
-//! Whether a root directory is ours: it carries our marker, or was empty when we took it.
+//! Ownership of a root directory: it is ours if it carries our marker, or was empty when we took it.
 //!
 //! A server removes leftovers and changes modes below its root. In a directory that belongs to something else (`/var`, a
 //! home) that would be somebody's data, so that nothing is changed anywhere before this is known.
@@ -20,7 +20,7 @@ use crate::error::CliError;
 const MARKER: &str = ".microvm-root";
 /// Form of the marker and of what lies beside it.
 const FORMAT: u32 = 1;
-/// What a directory that counts as empty may hold: what a new file system has, and templates put there beforehand, of
+/// Entries that a directory may hold and still count as empty: those of a new file system, and templates put there beforehand, of
 /// which nothing is changed.
 const AS_EMPTY: [&str; 2] = ["lost+found", "templates"];
 /// Mode of a root that is made: whoever may not list it reaches the files of VMs by their names, if they let him.

@@ -11,7 +11,7 @@ use crate::error::CliError;
 /// Name of the variable that chooses the zone of all timestamps.
 const ZONE_VARIABLE: &str = "MICROVM_TIME_ZONE";
 
-/// What the server needs to know.
+/// Settings of the server.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// Root directory: absolute.

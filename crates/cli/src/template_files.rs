@@ -25,7 +25,7 @@ const LENGTH_MAX: u64 = 256 << 10;
 /// Most template files; more are told as one failure.
 const FILES_MAX: usize = 1_000;
 
-/// What a file was like when it was read: name, device and inode, length, and seconds and nanoseconds of its last change.
+/// Identity of a file when it was read: name, device and inode, length, and seconds and nanoseconds of its last change.
 type Stamp = Vec<(String, (u64, u64), u64, i64, i64)>;
 
 /// `<root>/templates/*.{yaml,yml,json}` over the built-in ones of the same names.

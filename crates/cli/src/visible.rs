@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-/// Whether a character acts instead of being seen.
+/// True if a character controls the terminal instead of being shown.
 fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -61,7 +61,7 @@ pub(crate) fn bytes(bytes: &[u8]) -> String {
     shown
 }
 
-/// JSON text in which every character that acts is written as `\uXXXX`: the same value for every parser. JSON has such
+/// JSON text in which every control character is written as `\uXXXX`, an equal value for every parser. JSON has such
 /// characters inside strings only, line ends between values excepted.
 pub(crate) fn json(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());

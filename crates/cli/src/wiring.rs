@@ -63,7 +63,7 @@ fn waiting_vmms(usual: usize) -> anyhow::Result<usize> {
     }
 }
 
-/// Whether a VM has to come up from each snapshot that a user takes.
+/// True if every snapshot that a user takes is proved by a VM that comes up from it.
 fn prove_snapshots() -> anyhow::Result<bool> {
     match env::var("MICROVM_PROVE_SNAPSHOTS").as_deref() {
         Err(_) | Ok("on" | "") => Ok(true),

@@ -26,9 +26,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 struct Server {
     client: Client,
     root: Utf8PathBuf,
-    /// What goes wrong with machines.
+    /// Faults of machines.
     machines: Script,
-    /// What goes wrong with images.
+    /// Faults of images.
     storage: Script,
     serving: JoinHandle<std::io::Result<()>>,
     _folder: tempfile::TempDir,

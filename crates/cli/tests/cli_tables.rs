@@ -47,7 +47,7 @@ fn merge(value: &mut Value, changes: &Value) {
     }
 }
 
-/// What the server answers; text of guests and users has what a terminal must not get.
+/// Answers of the server, whose texts of guests and users hold characters that a terminal must not get.
 fn answer(path: &str) -> Value {
     let config =
         json!({ "environment": {}, "user": "", "working_directory": "", "entrypoint": [], "command": [] });

@@ -1,4 +1,4 @@
-//! What an image is made of, compared entry by entry with the image: folders, tars, and the root of a guest.
+//! Sources of an image (folders, tars, the root of a guest), compared entry by entry with the image.
 //!
 //! Needs root, loop devices and a kernel with EROFS; says what it skips.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests fail by panicking and say why they skip")]
@@ -252,7 +252,7 @@ impl Scene {
         self.storage.add_image(name, &source, &[], &config, Progress::ignored()).await.unwrap();
     }
 
-    /// What a kernel sees in an image; `None` where it cannot mount it.
+    /// Entries that a kernel sees in an image; `None` where it cannot mount it.
     async fn listing(&self, name: &str) -> Option<BTreeMap<PathBuf, Entry>> {
         let image = self.storage.image(name).await.unwrap().path;
         let options = ["-t", "erofs", "-o", "loop,ro"].map(OsStr::new);

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use support::{Home, until};
 
-/// How long the clocks are watched.
+/// Time for which the clocks are watched.
 const SPAN: Duration = Duration::from_secs(6);
 
-/// How long guests stand still.
+/// Time for which guests are paused.
 const STOOD_STILL: Duration = Duration::from_secs(3);
 
 /// Prints both clocks in nanoseconds for every line it gets.

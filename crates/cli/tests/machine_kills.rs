@@ -50,7 +50,7 @@ impl Copy {
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
-    /// Whether content has begun to arrive: what is at work has a name of its own, or is in its directory.
+    /// True once content has begun to arrive, under a temporary name or in its directory.
     fn is_under_way(&self, home: &Home, out: &Path) -> bool {
         match &self.result {
             Place::Here(_) => !names(out).is_empty(),

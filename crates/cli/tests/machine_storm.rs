@@ -20,12 +20,12 @@ use support::{Home, agent_killer, signal, text};
 
 /// Clients at once.
 const CLIENTS: u64 = 3;
-/// What each client does in a round.
+/// Work of each client in a round.
 const STEPS: u64 = 2;
 /// VMs of one client.
 const MOST_VMS: usize = 2;
 
-/// What a client knows of a VM of its own.
+/// State of a VM as its client knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Running,
@@ -57,7 +57,7 @@ struct Client {
     made: u64,
     dice: Dice,
     vms: BTreeMap<String, Vm>,
-    /// What went wrong in this round.
+    /// Faults found in this round.
     failures: Vec<Refusal>,
 }
 
@@ -144,7 +144,7 @@ enum Victim {
     Kernel,
 }
 
-/// What the killer did in a round.
+/// Kills of one round.
 #[derive(Default)]
 struct Blow {
     server: bool,

@@ -17,7 +17,7 @@ fn exec(home: &Home, vm: &str, script: &str) -> String {
     home.must(&["exec", vm, "--", "sh", "-ec", script]).trim_end().to_owned()
 }
 
-/// What a file on the disk holds as the disk has it, not the guest's cache.
+/// Content of a file as it is on the disk, not in the guest's cache.
 fn reads(home: &Home, vm: &str, file: &str) -> String {
     exec(home, vm, &format!("sync; echo 3 > /proc/sys/vm/drop_caches; cat /mnt/{file} 2>&1 || true"))
 }

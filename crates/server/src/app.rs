@@ -1,4 +1,4 @@
-//! What every handler may use.
+//! State shared by all handlers.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::caller::{Authenticator, PeerAuthenticator};
 use crate::limits::Limits;
 
-/// What an operator may set of the edge.
+/// Settings of the edge, chosen by the operator.
 #[derive(Debug, Clone)]
 pub struct AppSettings {
     /// Root directory of this server.

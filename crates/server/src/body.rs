@@ -87,7 +87,7 @@ impl Incoming {
 pub(crate) struct Sum(oneshot::Receiver<String>);
 
 impl Sum {
-    /// What it is, for a body of which so many bytes were taken to its end.
+    /// The finished body, of which so many bytes were taken.
     pub(crate) async fn of(self, bytes: u64) -> Result<TransferSummary, Failure> {
         let sha256 = self.0.await.map_err(|_| {
             Failure::new(ErrorKind::Internal, "transfer_incomplete", "the data was not taken to its end")

@@ -71,9 +71,9 @@ pub(crate) struct Incoming {
     limit: std::time::Duration,
 }
 
-/// How a body is taken out of a request.
+/// Extraction of a body from a request.
 pub(crate) trait Taken: RequestBody {
-    /// What the handler gets.
+    /// Type that the handler gets.
     type Value: Send;
 
     /// Reads it, or takes over the stream.

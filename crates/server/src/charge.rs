@@ -15,7 +15,7 @@ use crate::caller::Peer;
 use crate::failure::Failure;
 use crate::share::{Budget, Share};
 
-/// What one request holds. Clones are the same charge; it ends with the last of them.
+/// Bytes held by one request. Clones share one charge, which ends with the last of them.
 #[derive(Debug, Clone)]
 pub(crate) struct Charge(Arc<Mutex<Share>>);
 

@@ -193,7 +193,7 @@ mod tests {
         }
     }
 
-    /// What is read from an answer with these outputs.
+    /// Bytes read from an answer with these outputs.
     async fn read(stdout: Output, stderr: Output) -> Executed {
         let response = answer(executed(Outputs::default()), stdout, stderr, "here");
         let body = response.into_response().into_body().collect().await.unwrap().to_bytes();

@@ -134,7 +134,7 @@ fn peer(stream: &UnixStream) -> Peer {
     Peer(credentials.map(|known| PeerProcess { uid: known.uid(), pid: known.pid() }))
 }
 
-/// Whether only the connection that was about to be accepted failed.
+/// True if the error concerns only the connection that was about to be accepted.
 fn is_of_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)

@@ -93,7 +93,7 @@ impl App {
         }
     }
 
-    /// What watchers are told; `None` for what only counts.
+    /// Event for watchers; `None` for events that only metrics read.
     pub(crate) fn event(&self, event: microvm_core::Event) -> Option<Event> {
         let What::Phase { to, reason, .. } = event.what else { return None };
         Some(Event {

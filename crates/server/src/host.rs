@@ -1,4 +1,4 @@
-//! What is known about the host, and whether it is fit for VMs.
+//! Facts about the host, and checks that it can run VMs.
 
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ pub(crate) async fn doctor(app: &Session) -> Doctor {
     Doctor { checks, hypervisor }
 }
 
-/// What is stored and cannot be read.
+/// Stored records and files that cannot be read.
 fn cannot_be_read(name: &str, unreadable: &[Unreadable]) -> Check {
     let all: Vec<String> = unreadable.iter().map(|one| format!("{}: {}", one.name, one.reason)).collect();
     let advice = "what cannot be read is not used: remove it and make it again, or put back a copy of it";

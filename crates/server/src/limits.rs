@@ -1,4 +1,4 @@
-//! What callers together may take of the server.
+//! Limits of what all callers together take of the server.
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use tokio::net::UnixListener;
 /// Bytes of path that fit a socket address (`sun_path`, unix(7)), the closing NUL left out.
 const SOCKET_PATH_MAX: usize = 107;
 
-/// How long a server that died may take to give its lock back.
+/// Time within which the kernel frees the lock of a server that died.
 const LOCK_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Where the server of a root directory listens.
@@ -49,17 +49,17 @@ pub enum BindError {
     Foreign {
         /// The folder.
         path: Utf8PathBuf,
-        /// What is wrong with it.
+        /// The fault found.
         reason: String,
     },
     /// The folder, lock or socket cannot be made.
     #[error("{action} {path} failed ({source}): check that you own it and that its disk is writable")]
     Io {
-        /// What was being done.
+        /// The step that failed.
         action: &'static str,
         /// With which file.
         path: Utf8PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
 }

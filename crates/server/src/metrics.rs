@@ -10,7 +10,7 @@ use microvm_core::{Event, Observer, What};
 /// Bounds of the buckets of durations, in seconds: from a warm VM in a blink to a cold boot on a busy host.
 const SECONDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
-/// How often records are put into their buckets. Until then each of them is kept: 16 bytes.
+/// Interval at which records are put into their buckets. Until then each record takes 16 bytes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();

@@ -37,7 +37,7 @@ impl RequestIds {
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(crate) String);
 
-/// Whether a route is about what is inside a guest.
+/// True if a route concerns the inside of a guest.
 fn is_in_guest(route: &str) -> bool {
     let below = route.strip_prefix(microvm_api::PREFIX).and_then(|route| route.strip_prefix("/vms/{vm}/"));
     let part = below.and_then(|below| below.split('/').next());

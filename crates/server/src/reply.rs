@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// What a handler may answer where its operation promises `A`.
+/// Answer of a handler whose operation promises `A`.
 pub(crate) trait Replies<A: Answer> {
     /// As it is sent.
     fn into_answer(self) -> Response;

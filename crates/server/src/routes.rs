@@ -105,7 +105,7 @@ pub(crate) fn all() -> Routes {
     store(routes)
 }
 
-/// What is kept: snapshots, pools, images, kernels, templates; and the host.
+/// Stored things: snapshots, pools, images, kernels, templates; and the host.
 fn store(routes: Routes) -> Routes {
     routes
         .on(snapshot::List, snapshots::list)

@@ -17,7 +17,7 @@ use crate::observe::{RequestIds, observe};
 use crate::routes::{self, Routes};
 use crate::share::Budget;
 
-/// How long requests that are under way may still take when the server ends.
+/// Time for requests under way when the server ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// All operations, each behind its permission.
@@ -54,7 +54,7 @@ pub(crate) fn router_of(app: Arc<App>, routes: Routes) -> Router {
 /// Serves until the application's token is cancelled; requests under way get ten seconds then.
 ///
 /// # Errors
-/// What the system says if the socket fails.
+/// The system's error if the socket fails.
 pub async fn serve(bound: BoundServer, app: App) -> std::io::Result<()> {
     let (ending, limits) = (app.ending.clone(), app.limits);
     let (listener, _unlink) = bound.into_parts();

@@ -29,7 +29,7 @@ impl Budget {
         share.grow(amount).then_some(share)
     }
 
-    /// What all peers hold together.
+    /// Bytes held by all peers together.
     #[cfg(test)]
     pub(crate) fn taken(&self) -> u64 {
         self.held().all
@@ -41,7 +41,7 @@ impl Budget {
     }
 }
 
-/// What one request or connection holds of a budget; given back when dropped.
+/// Part of a budget held by one request or connection; returned when dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Arc<Budget>,

@@ -1,4 +1,4 @@
-//! `microvm completions`: for shells.
+//! `microvm completions`: completions for shells.
 
 use clap::Args;
 use clap_complete::Shell;

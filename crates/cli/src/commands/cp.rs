@@ -14,14 +14,14 @@ use crate::transfer::{self, Budget, OutsideLinks, Place, Rules};
 /// Copy files and directories into and out of a VM
 #[derive(Debug, Args)]
 #[command(after_help = "\
-One of SOURCE and TARGET is VM:PATH with an absolute path. A directory is copied with all that is in it. If TARGET is
-a directory that exists, the copy goes into it. `-` is a tar stream on standard input or output.
-A local file whose name has a colon is written ./NAME.
+One of SOURCE and TARGET is VM:PATH with an absolute path. Directories are copied recursively. If TARGET is an
+existing directory, the copy goes into it. `-` is a tar stream on standard input or output.
+Write ./NAME for a local file whose name has a colon.
 
 FIFOs are copied, devices only into a VM, sockets never. Nothing is written through a symbolic link that lies in TARGET.
 
-Exit code: 0 if all was copied; 1 if something was left out (listed on standard error, `left_out` in JSON); 100 and up if
-the copy failed.
+Exit code: 0 if everything was copied; 1 if files were left out (listed on standard error, `left_out` in JSON);
+100 and up if the copy failed.
 
 Examples:
   microvm cp ./src dev:/root/src
@@ -29,19 +29,19 @@ Examples:
   microvm cp dev:/root/out ./out
   microvm cp dev:/etc - | tar t")]
 pub(crate) struct Cp {
-    /// What is copied
+    /// File or directory to copy
     source: OsString,
-    /// Where it goes
+    /// Destination
     target: OsString,
-    /// Most that a copy out of the VM may write here; holes do not count [default: twice the disk of the VM; unlimited
-    /// to standard output]
+    /// Limit of bytes that a copy out of the VM may write; holes do not count [default: twice the disk of the VM;
+    /// unlimited to standard output]
     #[arg(long, value_name = "SIZE")]
     max_bytes: Option<ByteSize>,
-    /// What becomes of symbolic links that lead out of what is copied out of a VM
+    /// Handling of symbolic links that point outside of the copied directory, when copying out of a VM
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     links: OutsideLinks,
-    /// Who gets what is copied into a VM, in names or numbers of the VM [default: the user whom commands run as; for a tar
-    /// stream those whom it names]
+    /// Owner of files that are copied into a VM, by names or numbers of the VM [default: the user that commands run as;
+    /// for a tar stream the owners that it names]
     #[arg(long, value_name = "USER[:GROUP]", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     chown: Option<String>,
 }

@@ -22,28 +22,28 @@ Examples:
 pub(crate) struct Create {
     #[command(flatten)]
     machine: MachineOptions,
-    /// Variable of every command in it
+    /// Environment variable of every command in the VM
     #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = variable)]
     environment: Vec<(String, String)>,
-    /// Stop it after so long without use
+    /// Stop the VM after this time without use
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     idle: Option<Duration>,
-    /// Stop it so long after its creation
+    /// Stop the VM this time after its creation
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     lifetime: Option<Duration>,
-    /// Let it stand still after so long without use; the next request wakes it
+    /// Pause the VM after this time without use; the next request wakes it
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pause_after: Option<Duration>,
-    /// Put it to disk after so long without use; the next request wakes it
+    /// Hibernate the VM after this time without use; the next request wakes it
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     hibernate_after: Option<Duration>,
-    /// Delete it, not stop it, when a limit passes or its guest ends
+    /// Delete the VM, instead of stopping it, when a limit passes or its guest ends
     #[arg(long)]
     ephemeral: bool,
-    /// Boot it from nothing instead of forking it from what its template boots to
+    /// Boot the VM instead of forking it from its template's golden snapshot
     #[arg(long, conflicts_with = "no_start")]
     cold: bool,
-    /// Do not start it
+    /// Do not start the VM
     #[arg(long)]
     no_start: bool,
 }

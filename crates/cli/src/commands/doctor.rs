@@ -1,4 +1,4 @@
-//! `microvm doctor`: whether this host is fit for VMs, and what to do if not.
+//! `microvm doctor`: checks that this host can run VMs.
 
 use clap::Args;
 use microvm_api::system::{Check, CheckStatus, Doctor as Findings};
@@ -11,11 +11,9 @@ use crate::output::Output;
 use crate::remedy;
 use crate::settings::Settings;
 
-/// Examine this host and say what to do
+/// Check this host and say how to repair what is missing
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit code: 0 if VMs can run here, 106 (unavailable) if something must be repaired first."
-)]
+#[command(after_help = "Exit code: 0 if VMs can run here, 106 (unavailable) if a check failed.")]
 pub(crate) struct Doctor {}
 
 impl Doctor {

@@ -21,17 +21,17 @@ use crate::{duration, terminal};
 /// Number of the signal that cannot be ignored.
 const SIGKILL: u8 = 9;
 
-/// How a command runs.
+/// Options of a command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Command")]
 pub(crate) struct CommandOptions {
-    /// Send it our standard input
+    /// Forward standard input to the command
     #[arg(short, long)]
     pub(crate) interactive: bool,
-    /// Give it a terminal
+    /// Allocate a terminal
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// Set a variable; KEY alone takes its value from here
+    /// Set an environment variable; KEY alone takes the value of this shell
     #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = variable)]
     environment: Vec<(String, String)>,
     /// Working directory
@@ -40,7 +40,7 @@ pub(crate) struct CommandOptions {
     /// User, or user:group
     #[arg(short, long)]
     user: Option<String>,
-    /// Kill it and all it started after so long (exit code 124)
+    /// Kill the command and all its children after this time (exit code 124)
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     timeout: Option<Duration>,
 }
@@ -82,15 +82,15 @@ Examples:
   microvm exec dev -- uname -a
   microvm exec -it dev -- bash
   microvm exec -d dev -- ./server          prints the id of the process
-  microvm exec dev --attach PROCESS        takes up its output again
+  microvm exec dev --attach PROCESS        continues its output
 
-Exit code: that of the command; 124 if its time was up; 128+n if signal n ended it; 100 and up for our own errors.")]
+Exit code: that of the command; 124 after a time-out; 128+n if signal n ended it; 100 and up for errors of microvm.")]
 pub(crate) struct Exec {
     /// Name or id of the VM
     vm: VmRef,
     #[command(flatten)]
     options: CommandOptions,
-    /// Let it run on without us and print its id
+    /// Run in the background and print the process id
     #[arg(short, long, conflicts_with_all = ["tty", "interactive"])]
     detach: bool,
     /// Attach to a process by its id instead of starting one
@@ -101,7 +101,7 @@ pub(crate) struct Exec {
     command: Vec<String>,
 }
 
-/// What `--output json` prints.
+/// The output of `--output json`.
 #[derive(Serialize)]
 struct Ended {
     exit_code: u8,

@@ -25,35 +25,35 @@ use crate::interrupts::Interrupts;
 use crate::notice::say;
 use crate::session::{Both, GRACE, collect};
 
-/// What stands for the number of a child in its name and its command.
+/// Placeholder for the number of a child in its name and its command.
 const NUMBER: &str = "{n}";
-/// Seconds after which a child that nobody uses deletes itself, should this program be killed before it could.
+/// Seconds without use after which a child deletes itself, if this program was killed before it could delete it.
 const IDLE_NET: u64 = 300;
 
-/// Fork a running VM into children with its memory, processes and files; it goes on
+/// Fork a running VM into children with its memory, processes and files; the VM keeps running
 #[derive(Debug, Args)]
 #[command(after_help = concat!("\
-Without a command the children stay and their names are printed. With one it is run in each child,
+Without a command the children stay and their names are printed. With a command it runs in each child,
 ", number!(), " being the child's number from 1, and the children are deleted. A signal to
-this program is passed on to every command, which then has ten seconds to end.
+this program is passed on to every command, which then has ten seconds to exit.
 
 Examples:
   microvm fork dev --count 10 --name try-", number!(), "
   microvm fork dev --count 50 -- python3 evaluate.py --seed '", number!(), "'
 
-Exit code with a command: 0 if it was 0 in every child, else the first that was not."))]
+Exit code with a command: 0 if every child's is 0, else the first one that is not."))]
 pub(crate) struct Fork {
     /// Name or id of the VM
     vm: VmRef,
-    /// How many children
+    /// Number of children
     #[arg(long, short = 'n', default_value_t = 1)]
     count: usize,
-    #[arg(long, help = concat!("Their name, with ", number!(), " for the number"))]
+    #[arg(long, help = concat!("Names of the children; ", number!(), " stands for the number"))]
     name: Option<String>,
-    /// Label, for filters
+    /// Label to filter by
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
-    /// Kill the command and all it started after so long (exit code 124)
+    /// Kill the command and all its children after this time (exit code 124)
     #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "command")]
     timeout: Option<Duration>,
     /// Keep the children after the command
@@ -64,7 +64,7 @@ pub(crate) struct Fork {
     command: Vec<String>,
 }
 
-/// How the command ended in one child.
+/// Outcome of the command in one child.
 #[derive(Serialize)]
 struct Outcome {
     number: usize,
@@ -73,7 +73,7 @@ struct Outcome {
     duration_ms: u64,
     #[serde(flatten)]
     outputs: Outputs,
-    /// Why it could not be run, if it could not.
+    /// Reason why it could not run; absent if it ran.
     error: Option<String>,
 }
 

@@ -9,18 +9,18 @@ use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::output::age;
 
-/// What is done with golden snapshots.
+/// Verbs for golden snapshots.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
-A template is booted once, at its first use; every later VM of it is forked from that moment, in a tenth of the
-time. Another image, kernel, size or QEMU makes a golden snapshot of its own by itself.")]
+A template is booted at its first use and its state saved as a golden snapshot; later VMs are forked from it, in a
+tenth of the time. Each combination of image, kernel, size and QEMU has a golden snapshot of its own.")]
 pub(crate) enum Golden {
-    /// Boot a template anew; VMs to come are forked from that
+    /// Boot a template again; new VMs are forked from the result
     Update(Named),
-    /// List the versions of a template
+    /// List the golden snapshots of a template
     #[command(visible_alias = "list")]
     Ls(Named),
-    /// Fork from the version before the current one from now on
+    /// Return to the golden snapshot before the current one
     Rollback(Named),
 }
 

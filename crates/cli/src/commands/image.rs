@@ -15,7 +15,7 @@ use crate::progress;
 use crate::recipe;
 use crate::settings::absolute;
 
-/// What is done with images.
+/// Verbs for images.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Image {
     /// List images
@@ -25,7 +25,7 @@ pub(crate) enum Image {
     Build(Build),
     /// Import a folder, an OCI layout, a `docker save` archive or a tar
     #[command(after_help = "\
-Where a layout or an archive holds several images, a tag behind the path says which one: PATH:TAG.")]
+If a layout or an archive holds several images, write PATH:TAG to choose one.")]
     Import(Import),
     /// Fetch an image from a registry
     Pull(Pull),
@@ -33,7 +33,7 @@ Where a layout or an archive holds several images, a tag behind the path says wh
     Rm(Remove),
     /// Show everything about an image
     Inspect(Named),
-    /// Remove images nobody needs
+    /// Remove unused images
     Prune,
 }
 
@@ -51,8 +51,8 @@ A recipe is YAML or JSON:
   environment: { LANG: C.UTF-8 }
   user: root
   working_directory: /root
-  entrypoint: [/usr/local/bin/tool]     # what `microvm run --image` runs
-  arguments: [--help]                   # its arguments where none are given
+  entrypoint: [/usr/local/bin/tool]     # program that `microvm run --image` runs
+  arguments: [--help]                   # its default arguments
 
 Examples:
   microvm image build                   the default image, debian-python
@@ -60,7 +60,7 @@ Examples:
 pub(crate) struct Build {
     /// Name of the image, instead of the recipe's
     name: Option<String>,
-    /// File with the recipe; without one the default image is built
+    /// Recipe file [default: the recipe of the default image]
     #[arg(short, long, value_name = "FILE")]
     file: Option<Utf8PathBuf>,
 }
@@ -68,7 +68,7 @@ pub(crate) struct Build {
 /// Import a folder, an OCI layout, a `docker save` archive or a tar
 #[derive(Debug, Args)]
 pub(crate) struct Import {
-    /// The folder or file
+    /// Folder or file to import
     path: Utf8PathBuf,
     /// Name of the image
     #[arg(long)]
@@ -80,13 +80,13 @@ pub(crate) struct Import {
 pub(crate) struct Pull {
     #[arg(help = "host[:port]/name[:tag][@digest]")]
     reference: String,
-    /// Name of the image; default: the last part of the reference
+    /// Name of the image [default: the last part of the reference]
     #[arg(long)]
     name: Option<String>,
-    /// Speak plain HTTP; only for registries on this host
+    /// Use plain HTTP; only for registries on this host
     #[arg(long, conflicts_with = "ca_file")]
     plain_http: bool,
-    /// Trust the authorities in this PEM file too, besides those the server's host trusts
+    /// Also trust the certificate authorities in this PEM file
     #[arg(long, value_name = "FILE")]
     ca_file: Option<Utf8PathBuf>,
 }

@@ -14,7 +14,7 @@ use crate::output::{age, whole};
 use crate::progress;
 use crate::settings::absolute;
 
-/// What is done with kernels.
+/// Verbs for kernels.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Kernel {
     /// List kernels
@@ -28,19 +28,19 @@ pub(crate) enum Kernel {
     Rm(Remove),
 }
 
-/// How a kernel finds its devices.
+/// Source from which a kernel learns its devices.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Finds {
-    /// From ACPI tables
+    /// ACPI tables
     Acpi,
-    /// From its command line
+    /// The kernel command line
     CommandLine,
 }
 
 /// Build the fast kernel from the distribution's source package (some minutes)
 #[derive(Debug, Args)]
 pub(crate) struct Build {
-    /// Take the distribution's kernel as it is instead (seconds)
+    /// Use the distribution's binary kernel instead (seconds)
     #[arg(long)]
     distribution: bool,
 }
@@ -61,7 +61,7 @@ pub(crate) struct Add {
     /// Name of the kernel
     #[arg(long, required_unless_present = "distribution")]
     name: Option<String>,
-    /// How it finds its devices
+    /// Source from which the kernel learns its devices
     #[arg(long, value_enum, default_value = "acpi")]
     discovery: Finds,
 }
@@ -69,7 +69,7 @@ pub(crate) struct Add {
 /// Remove a kernel
 #[derive(Debug, Args)]
 pub(crate) struct Remove {
-    /// Its name
+    /// Name of the kernel
     name: String,
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Targets {
     vms: Vec<VmRef>,
 }
 
-/// What is done to each.
+/// Verb applied to each VM.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Verb {
     Start,
@@ -42,12 +42,12 @@ impl Targets {
     }
 }
 
-/// Start VMs; one that sleeps goes on where it was
+/// Start stopped VMs; hibernated ones continue where they were
 #[derive(Debug, Args)]
 pub(crate) struct Start {
     #[command(flatten)]
     targets: Targets,
-    /// Boot one that sleeps from its disk; what it had in memory is given up
+    /// Boot hibernated VMs from their disks and discard their saved memory
     #[arg(long)]
     cold: bool,
 }
@@ -61,7 +61,7 @@ impl Start {
     }
 }
 
-/// Shut VMs down; their disks stay
+/// Shut down VMs; their disks stay
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The guest is asked to end its processes and to power off; what has not ended after the time is killed.
@@ -73,10 +73,10 @@ Examples:
 pub(crate) struct Stop {
     #[command(flatten)]
     targets: Targets,
-    /// Kill at once
+    /// Kill at once, without a shutdown of the guest
     #[arg(short, long)]
     force: bool,
-    /// How long the guest gets
+    /// Time for the guest to shut down before it is killed
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     time: Duration,
 }
@@ -88,7 +88,7 @@ impl Stop {
     }
 }
 
-/// Does something to each VM, all of them even if one fails; prints their names. The first failure is the outcome.
+/// Applies `act` to every VM, also after one failed, and prints their names. The first failure is the outcome.
 async fn each(
     context: &Context,
     vms: &[VmRef],
@@ -112,7 +112,7 @@ async fn each(
     failed.map_or(Ok(0), Err)
 }
 
-/// Removes each of some things, all of them even if one fails; prints the names of those that are gone. The first failure is
+/// Applies `remove` to every name, also after one failed, and prints the names of what was removed. The first failure is
 /// the outcome.
 pub(crate) async fn each_name<T: ToString>(
     context: &Context,

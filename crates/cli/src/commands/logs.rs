@@ -17,7 +17,7 @@ use crate::session;
 /// Bytes of a console that are asked for at once.
 const PART: usize = 1 << 20;
 
-/// How often a console is looked at again; a console has no event to wait for.
+/// Interval between reads of a followed console, which has no event to wait for.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Show the console of a VM, or the kept output of a process
@@ -26,8 +26,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 Examples:
   microvm logs dev --console               what the kernel and the agent wrote
   microvm logs dev --console --follow
-  microvm logs dev PROCESS                 what is kept of the output of a process
-  microvm logs dev PROCESS --follow        the same, and what comes, to its end
+  microvm logs dev PROCESS                 the kept output of a process
+  microvm logs dev PROCESS --follow        its kept and new output, until it ends
 
 Looking disturbs nobody: whoever runs the process, or is attached to it, goes on. At most the last MiB of each
 output is kept, and one to two MiB of a console; what is missing is said on standard error, and
@@ -35,21 +35,21 @@ in JSON.")]
 pub(crate) struct Logs {
     /// Name or id of the VM
     vm: VmRef,
-    /// A process, as `ps` shows it; without one the console is shown
+    /// Process id, as `ps` shows it [default: the console]
     #[arg(conflicts_with = "console")]
     process: Option<ProcessId>,
-    /// The console of the machine
+    /// Show the console
     #[arg(long)]
     console: bool,
-    /// Go on showing what comes
+    /// Follow new output
     #[arg(short, long)]
     follow: bool,
 }
 
-/// What is missing of an output, in words.
+/// Reason for missing bytes of an output, for people.
 const GONE: &str = "they are not kept any more";
 
-/// What `--output json` prints of a process.
+/// The output of `--output json` for a process.
 #[derive(Serialize)]
 struct Kept<'a> {
     process: &'a ProcessId,
@@ -59,7 +59,7 @@ struct Kept<'a> {
     outputs: Outputs,
 }
 
-/// What `--output json` prints of a console.
+/// The output of `--output json` for a console.
 #[derive(Serialize)]
 struct KeptConsole {
     console: String,

@@ -20,16 +20,16 @@ Examples:
 
 Exit code: 1 if the record of a VM cannot be read, so that the list is not whole.")]
 pub(crate) struct Ls {
-    /// Only those with this label
+    /// Only VMs with this label
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
-    /// Only those with this metadata
+    /// Only VMs with this metadata
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     metadata: Vec<(String, String)>,
-    /// Only those in this state
+    /// Only VMs in this state
     #[arg(long = "state", value_parser = state)]
     states: Vec<Phase>,
-    /// Only those whose name contains this
+    /// Only VMs whose name contains this text
     #[arg(long)]
     name: Option<String>,
     /// Print ids only
@@ -45,7 +45,7 @@ fn state(text: &str) -> Result<Phase, String> {
     })
 }
 
-/// The state, and whether something is missing in it.
+/// The state, with a note if the VM is unreachable or its disk is full.
 fn state_cell(vm: &microvm_api::Vm) -> String {
     let note = match &vm.rest {
         _ if vm.unreachable_since.is_some() => " (unreachable)",

@@ -7,33 +7,33 @@ use microvm_api::CreateVm;
 use microvm_types::template::{NetworkMode, Overrides};
 use microvm_types::{ByteSize, Name, Share};
 
-/// How a VM is connected.
+/// Network mode of a VM.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Network {
-    /// No network at all
+    /// No network
     Isolated,
-    /// Filtered access outwards (not available yet)
+    /// Filtered outbound access (not available yet)
     Filtered,
-    /// Unfiltered access outwards (not available yet)
+    /// Unfiltered outbound access (not available yet)
     Open,
-    /// On the host's bridge (not available yet)
+    /// Connection to a bridge of the host (not available yet)
     Bridge,
 }
 
-/// What the new VM is like; the rest comes from its template.
+/// Options of a new VM; the rest comes from its template.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "New VM")]
 pub(crate) struct MachineOptions {
-    /// Name; one is made up if absent
+    /// Name of the VM [default: a generated one]
     #[arg(long)]
     pub(crate) name: Option<Name>,
-    /// Template it is made from [default: the server's]
+    /// Template of the VM [default: the server's default template]
     #[arg(long)]
     template: Option<String>,
-    /// Image instead of the template's
+    /// Image, instead of the template's
     #[arg(long)]
     image: Option<String>,
-    /// Kernel instead of the template's
+    /// Kernel, instead of the template's
     #[arg(long)]
     kernel: Option<String>,
     /// Virtual processors
@@ -42,20 +42,20 @@ pub(crate) struct MachineOptions {
     /// Memory, for example 512MiB
     #[arg(long, value_name = "SIZE", value_parser = whole_mib)]
     memory: Option<u32>,
-    /// Space for what it writes, for example 10GiB; taken as it is used
+    /// Size of the writable disk, for example 10GiB; the host's space is taken as it is used
     #[arg(long, value_name = "SIZE", value_parser = whole_mib)]
     disk: Option<u32>,
-    /// How it is connected
+    /// Network mode
     #[arg(long, value_enum, value_name = "MODE")]
     network: Option<Network>,
-    /// Folder of this host that it sees: HOST_DIR:GUEST_DIR[:ro|:rw], read-only unless said otherwise. Programs that
-    /// watch files need polling there: the guest gets no events (inotify) of changes made by the host
+    /// Share a folder of this host: HOST_DIR:GUEST_DIR[:ro|:rw], read-only by default. Programs that watch files need
+    /// polling there: the guest gets no events (inotify) of changes made by the host
     #[arg(long = "share", value_name = "HOST_DIR:GUEST_DIR[:MODE]", value_parser = share)]
     shares: Vec<Share>,
-    /// Label, for filters
+    /// Label to filter by
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
-    /// Free text kept with it
+    /// Free text kept with the VM
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     metadata: Vec<(String, String)>,
 }

@@ -11,7 +11,7 @@ use crate::output::Output;
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  microvm man /usr/local/share/man/man1")]
 pub(crate) struct Man {
-    /// The folder; made if it is not there
+    /// Folder for the pages; created if absent
     directory: Utf8PathBuf,
 }
 

@@ -13,10 +13,10 @@ use crate::duration;
 use crate::error::CliError;
 use crate::output::whole;
 
-/// What is done with pools.
+/// Verbs for pools.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Pool {
-    /// Make a pool; it is filled in the background
+    /// Create a pool; it is filled in the background
     Create(Create),
     /// List pools
     #[command(visible_alias = "list")]
@@ -25,11 +25,11 @@ pub(crate) enum Pool {
     Show(Named),
     /// Change the sizes of a pool
     Resize(Resize),
-    /// Remove pools with the VMs that wait in them
+    /// Remove pools and the VMs that wait in them
     Rm(Remove),
 }
 
-/// Make a pool; it is filled in the background
+/// Create a pool; it is filled in the background
 #[derive(Debug, Args)]
 #[command(after_help = "\
 VMs of a pool are made ahead, have answered a command, and stand still until somebody wants one. A VM that was
@@ -43,13 +43,13 @@ pub(crate) struct Create {
     pool: Name,
     #[command(flatten)]
     machine: MachineOptions,
-    /// VMs kept ready
+    /// Number of VMs kept ready
     #[arg(long, default_value_t = 5)]
     min: usize,
-    /// Most VMs at once, those handed out included
+    /// Limit of VMs at once, acquired ones included
     #[arg(long, default_value_t = 20)]
     max: usize,
-    /// Replace a VM that nobody wanted for so long
+    /// Replace VMs that waited for this time
     #[arg(long, value_name = "AGE", value_parser = duration::parse, default_value = "1h")]
     max_age: Duration,
 }
@@ -66,18 +66,18 @@ pub(crate) struct Named {
 pub(crate) struct Resize {
     /// Name of the pool
     pool: Name,
-    /// VMs kept ready
+    /// Number of VMs kept ready
     #[arg(long, required_unless_present_any = ["max", "max_age"])]
     min: Option<usize>,
-    /// Most VMs at once, those handed out included
+    /// Limit of VMs at once, acquired ones included
     #[arg(long)]
     max: Option<usize>,
-    /// Replace a VM that nobody wanted for so long
+    /// Replace VMs that waited for this time
     #[arg(long, value_name = "AGE", value_parser = duration::parse)]
     max_age: Option<Duration>,
 }
 
-/// Remove pools with the VMs that wait in them
+/// Remove pools and the VMs that wait in them
 #[derive(Debug, Args)]
 pub(crate) struct Remove {
     /// Names of the pools
@@ -108,8 +108,7 @@ impl Pool {
             Self::Ls => {
                 let list = client.list_pools().await?;
                 let rows: Vec<Vec<String>> = list.pools.iter().map(row).collect();
-                let header =
-                    ["NAME", "TEMPLATE", "READY", "BEING MADE", "HANDED OUT", "MIN", "MAX", "FAILURE"];
+                let header = ["NAME", "TEMPLATE", "READY", "FILLING", "ACQUIRED", "MIN", "MAX", "FAILURE"];
                 context.output.table(&list, &header, rows)?;
                 return Ok(whole("the record of the pool", &list.unreadable));
             }

@@ -1,4 +1,4 @@
-//! `microvm ps`: what runs in a VM.
+//! `microvm ps`: processes of a VM.
 
 use clap::Args;
 use microvm_types::{ByteSize, VmRef};
@@ -10,7 +10,7 @@ use crate::error::CliError;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  microvm ps dev             commands started by `exec`, with the id to attach to
+  microvm ps dev             commands started by `exec`, with the ids to attach to
   microvm ps dev --all       every process of the guest")]
 pub(crate) struct Ps {
     /// Name or id of the VM

@@ -10,14 +10,14 @@ use crate::error::CliError;
 /// Change the memory of a running VM
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The guest gives memory back to the host or takes it again, up to what it was created with.
+The guest returns memory to the host, or takes it back up to the size that the VM was created with.
 
 Example:
   microvm resize dev --memory 256MiB")]
 pub(crate) struct Resize {
     /// Name or id of the VM
     vm: VmRef,
-    /// The new size
+    /// New size
     #[arg(long, value_name = "SIZE", value_parser = whole_mib)]
     memory: u32,
 }

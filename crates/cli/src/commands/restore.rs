@@ -10,7 +10,7 @@ use crate::error::CliError;
 use crate::format::number;
 use crate::interrupts::Interrupts;
 
-/// Make new VMs that go on where a snapshot was taken
+/// Create VMs from a snapshot; they continue where it was taken
 #[derive(Debug, Args)]
 #[command(after_help = concat!("\
 Each has an identity of its own: name, host name, machine id, random numbers. Prints the names.
@@ -24,10 +24,10 @@ pub(crate) struct Restore {
     snapshot: String,
     #[arg(long, help = concat!("Name of the new VM; with --count, ", number!(), " stands for the number"))]
     name: Option<String>,
-    /// How many VMs
+    /// Number of VMs
     #[arg(long, default_value_t = 1)]
     count: usize,
-    /// Label, for filters
+    /// Label to filter by
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
 }
@@ -54,7 +54,7 @@ impl Restore {
     }
 }
 
-/// Put a VM back to a snapshot of it
+/// Return a VM to one of its snapshots
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Memory, processes and files are as they were when the snapshot was taken; what the VM did since is gone.

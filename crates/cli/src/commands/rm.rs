@@ -9,10 +9,10 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::output::whole;
 
-/// Delete VMs, whatever they are doing
+/// Delete VMs, running ones included
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Their machines are ended and their disks are removed. Prints the names.
+Kills their machines, removes their disks, and prints their names.
 
 Examples:
   microvm rm dev
@@ -24,7 +24,7 @@ pub(crate) struct Rm {
     /// All VMs
     #[arg(long, conflicts_with = "vms")]
     all: bool,
-    /// Do not mind VMs that do not exist
+    /// Ignore VMs that do not exist
     #[arg(short, long)]
     force: bool,
 }

@@ -23,17 +23,19 @@ use crate::notice::say;
 use crate::session::{self, Wiring};
 use crate::transfer::{self, Budget, Moved, OutsideLinks, Rules};
 
-/// Seconds after which a VM that nobody uses deletes itself, should this program be killed before it could.
+/// Seconds without use after which the VM deletes itself, if this program was killed before it could delete it.
 const IDLE_NET: u64 = 300;
 
 /// Run a command in a new VM, then delete the VM
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The VM is deleted when the command ends, and when this program is ended or loses its terminal: the command gets
-the signal, ten seconds to end, and is killed. With --in and --out the
-command finds /workspace/input and fills /workspace/output; /workspace/work is for anything else. All three belong to
-the user whom it runs as.
-The image's entry point (ENTRYPOINT) gets the command as its arguments, or without one the image's own (CMD).
+The VM is deleted when the command ends. If this program gets a signal or loses its terminal, the command gets the
+signal and ten seconds to exit before it is killed.
+
+--in fills /workspace/input before the command, --out fetches /workspace/output after it; /workspace/work is for
+anything else. All three belong to the user that the command runs as.
+
+The image's entry point (ENTRYPOINT) gets the command as its arguments; without a command it gets the image's (CMD).
 Without -t, Ctrl-C interrupts the command; a second Ctrl-C aborts it.
 
 Examples:
@@ -46,30 +48,30 @@ Examples:
   microvm run --image web --entrypoint sh -- -c 'ls /'
   microvm run --in ./data --out ./results -- sh -c 'wc /workspace/input/* > /workspace/output/counts'
 
-Exit code: that of the command; 124 if its time was up; 128+n if signal n ended it; 100 and up for our own errors. If
-the command ended with 0: 1 if --in or --out left something out (listed on standard error, `left_out` in JSON). A failure of
---out is reported on standard error, and does not replace a command's own exit code other than 0.")]
+Exit code: that of the command; 124 after a time-out; 128+n if signal n ended it; 100 and up for errors of microvm. If
+the command exited with 0: 1 if --in or --out left files out (listed on standard error, `left_out` in JSON). A failure
+of --out is reported on standard error and never replaces a command's exit code other than 0.")]
 pub(crate) struct Run {
     #[command(flatten)]
     machine: MachineOptions,
     #[command(flatten)]
     options: CommandOptions,
-    /// Take the VM out of this pool instead of making one
+    /// Take the VM from this pool instead of creating one
     #[arg(long, value_name = "POOL")]
     pool: Option<Name>,
-    /// Directory copied to /workspace/input first
+    /// Directory to copy to /workspace/input before the command
     #[arg(long = "in", value_name = "DIR")]
     in_directory: Option<PathBuf>,
-    /// Directory that gets what the command leaves in /workspace/output
+    /// Directory to copy /workspace/output to after the command
     #[arg(long = "out", value_name = "DIR")]
     out_directory: Option<PathBuf>,
-    /// Most that may be written there; holes do not count [default: twice the disk of the VM]
+    /// Limit of bytes written to that directory; holes do not count [default: twice the disk of the VM]
     #[arg(long, value_name = "SIZE", requires = "out_directory")]
     max_bytes: Option<ByteSize>,
-    /// Keep the VM
+    /// Keep the VM after the command
     #[arg(long)]
     keep: bool,
-    /// Program instead of the image's entry point, whose default arguments do not go with it; empty: no entry point
+    /// Program to run instead of the image's entry point, without the image's default arguments; empty: no entry point
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
     /// Arguments of the image's entry point, or program and arguments where it has none [default: the image's own]
@@ -77,7 +79,7 @@ pub(crate) struct Run {
     command: Vec<String>,
 }
 
-/// What `--output json` prints.
+/// The output of `--output json`.
 #[derive(Serialize)]
 struct Report {
     vm: Vm,
@@ -87,14 +89,14 @@ struct Report {
     outputs: Outputs,
     /// `/workspace/output/results.json`, if the command wrote one.
     results: Option<serde_json::Value>,
-    /// What `--in` and `--out` did not copy.
+    /// Files that `--in` and `--out` did not copy.
     left_out: LeftOut,
     /// Why `--out` failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     output_problem: Option<String>,
 }
 
-/// What came of the command's output directory.
+/// Outcome of copying the command's output directory.
 #[derive(Default)]
 struct Gathered {
     results: Option<serde_json::Value>,
@@ -176,7 +178,7 @@ impl Run {
         }
     }
 
-    /// What is run in a VM of this image.
+    /// Program and arguments to run in a VM of this image.
     fn words(&self, image: &Image) -> Result<Vec<String>, CliError> {
         let words = entry_point::words(&image.config, self.entrypoint.as_deref(), &self.command);
         if words.is_empty() {

@@ -23,17 +23,17 @@ const LOG_CAP: u64 = 16 << 20;
 /// Name of the variable that chooses what is logged.
 const LOG_VARIABLE: &str = "MICROVM_LOG";
 
-/// Serve requests until ended; other commands start it by themselves
+/// Run the server; other commands start it when they need it
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Listens on ROOT/run/api.sock for processes of the same user and of root. VMs go on running when the server ends, and
-are taken up again when it starts. MICROVM_LOG chooses what is logged (error, warn, info, debug, or per module),
+Listens on ROOT/run/api.sock for processes of the same user and of root. VMs keep running when the server ends; the
+next server takes them over. MICROVM_LOG sets the log level (error, warn, info, debug, or per module),
 MICROVM_TIME_ZONE the zone of all timestamps.
 
 Example:
   microvm serve")]
 pub(crate) struct Serve {
-    /// Leave the terminal, and report on standard output when ready
+    /// Detach from the terminal, and report on standard output when ready
     #[arg(long, hide = true)]
     background: bool,
 }

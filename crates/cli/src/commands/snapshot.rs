@@ -18,33 +18,33 @@ use crate::output::{FAULTY, age, whole};
 use crate::settings::absolute;
 use crate::{duration, progress};
 
-/// What is done with snapshots.
+/// Verbs for snapshots.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Snapshot {
-    /// Take a snapshot of a running or paused VM; the VM goes on
+    /// Take a snapshot of a running or paused VM; the VM keeps running
     Create(Create),
     /// List snapshots
     #[command(visible_alias = "list")]
     Ls(List),
     /// Show everything about a snapshot
     Inspect(Named),
-    /// Read every byte of snapshots and say what is damaged
+    /// Read every byte of snapshots and report damage
     Verify(Several),
     /// Remove snapshots
     Rm(Remove),
-    /// Show which snapshot builds on which
+    /// Show snapshots below the ones that they build on
     Tree(List),
-    /// Count snapshots and what they take
+    /// Show the number of snapshots and their sizes
     Stats,
     /// Remove old snapshots
     Prune(Prune),
-    /// Write a snapshot, whole in itself, to one compressed file
+    /// Write a snapshot, with all that it builds on, to one compressed file
     Export(Export),
-    /// Take in an exported snapshot
+    /// Import an exported snapshot
     Import(Import),
 }
 
-/// Take a snapshot of a running or paused VM; the VM goes on
+/// Take a snapshot of a running or paused VM; the VM keeps running
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Memory, processes and disk are taken at one moment; the VM stands still for some milliseconds. Only what changed
@@ -58,16 +58,16 @@ Examples:
 pub(crate) struct Create {
     /// Name or id of the VM
     vm: VmRef,
-    /// Name of the snapshot; one is made of the VM's name if absent
+    /// Name of the snapshot [default: generated from the VM's name]
     #[arg(long)]
     name: Option<Name>,
-    /// What it is for
+    /// Description for people
     #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
-    /// Make it whole in itself instead of building on its parent
+    /// Copy all data instead of building on the parent snapshot
     #[arg(long)]
     full: bool,
-    /// Return as soon as the VM goes on; the snapshot is listed when every byte is safe
+    /// Return as soon as the VM runs again; the snapshot is listed when all data is on disk
     #[arg(long)]
     no_wait: bool,
 }
@@ -75,9 +75,9 @@ pub(crate) struct Create {
 /// List snapshots
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Only those of this VM
+    /// Only snapshots of this VM
     vm: Option<VmRef>,
-    /// Those that templates boot to as well
+    /// Include golden snapshots
     #[arg(long)]
     golden: bool,
 }
@@ -92,7 +92,7 @@ pub(crate) struct Named {
 /// Some snapshots
 #[derive(Debug, Args)]
 pub(crate) struct Several {
-    /// Names or ids of the snapshots; all if absent
+    /// Names or ids of the snapshots [default: all]
     snapshots: Vec<String>,
 }
 
@@ -102,7 +102,7 @@ pub(crate) struct Remove {
     /// Names or ids of the snapshots
     #[arg(required = true, value_name = "SNAPSHOT")]
     snapshots: Vec<String>,
-    /// Remove those that build on them as well
+    /// Also remove snapshots that build on them
     #[arg(long)]
     cascade: bool,
 }
@@ -116,18 +116,18 @@ Examples:
   microvm snapshot prune --keep 3
   microvm snapshot prune --named --older-than 30d")]
 pub(crate) struct Prune {
-    /// Keep so many of each VM, the newest ones
+    /// Keep this number of each VM's newest snapshots
     #[arg(long, value_name = "COUNT", required_unless_present = "older_than")]
     keep: Option<usize>,
-    /// Remove those older than this, for example 12h or 30d
+    /// Remove snapshots older than this, for example 12h or 30d
     #[arg(long, value_name = "AGE", value_parser = duration::parse)]
     older_than: Option<Duration>,
-    /// Count and remove those that somebody gave a name, too
+    /// Also count and remove snapshots that users named
     #[arg(long)]
     named: bool,
 }
 
-/// Write a snapshot, whole in itself, to one compressed file
+/// Write a snapshot, with all that it builds on, to one compressed file
 #[derive(Debug, Args)]
 pub(crate) struct Export {
     /// Name or id of the snapshot
@@ -136,9 +136,9 @@ pub(crate) struct Export {
     file: Utf8PathBuf,
 }
 
-/// Take in an exported snapshot
+/// Import an exported snapshot
 #[derive(Debug, Args)]
-#[command(after_help = "The image it was made from must be here: `microvm image ls`.")]
+#[command(after_help = "The image of the snapshot must exist here: `microvm image ls`.")]
 pub(crate) struct Import {
     /// File to read, on the server's host
     file: Utf8PathBuf,

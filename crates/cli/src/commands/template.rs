@@ -15,17 +15,17 @@ use crate::output::FAULTY;
 /// Longest text of a template that is sent; the server has the same limit.
 const LENGTH_MAX: u64 = 256 << 10;
 
-/// What is done with templates.
+/// Verbs for templates.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Template {
-    /// List templates, and files that cannot be used (then the exit code is 1)
+    /// List templates and files with errors (exit code 1 if there are any)
     #[command(visible_alias = "list")]
     Ls,
     /// Show everything about a template (JSON)
     Show(Show),
-    /// Check a file without keeping it
+    /// Check a template file without storing it
     Validate(File),
-    /// Keep a file as a template for all VMs to come
+    /// Store a file as a template
     Add(Add),
     /// Remove templates that were added
     Rm(Remove),
@@ -34,32 +34,32 @@ pub(crate) enum Template {
 /// Show everything about a template (JSON)
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    /// Its name
+    /// Name of the template
     name: String,
 }
 
 /// A file with a template
 #[derive(Debug, Args)]
 pub(crate) struct File {
-    /// The file (YAML or JSON)
+    /// Template file (YAML or JSON)
     file: Utf8PathBuf,
-    /// Name of the template; that of the file without its ending if absent
+    /// Name of the template [default: name of the file without its extension]
     #[arg(long)]
     name: Option<Name>,
 }
 
-/// Keep a file as a template for all VMs to come
+/// Store a file as a template
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It is used from now on, without a restart of the server.
+The server uses it at once, without a restart.
 
 Example:
-  microvm template show linux-default > mine.json   # change it, and take out its name
+  microvm template show linux-default > mine.json   # edit it and remove its name
   microvm template add mine.json")]
 pub(crate) struct Add {
     #[command(flatten)]
     file: File,
-    /// Replace the one of that name
+    /// Replace an existing template of that name
     #[arg(long)]
     replace: bool,
 }
@@ -67,7 +67,7 @@ pub(crate) struct Add {
 /// Remove templates that were added
 #[derive(Debug, Args)]
 pub(crate) struct Remove {
-    /// Their names
+    /// Names of the templates
     #[arg(required = true)]
     names: Vec<Name>,
 }

@@ -1,4 +1,4 @@
-//! `microvm verify`: whether what is stored is what was stored.
+//! `microvm verify`: checks stored images and kernels for damage.
 
 use clap::Args;
 use microvm_api::progress::ProgressLine;
@@ -11,7 +11,7 @@ use crate::progress;
 
 /// Verify every stored image and kernel
 #[derive(Debug, Args)]
-#[command(after_help = "Exit code: 0 if everything is as it was stored, 100 if something is damaged.")]
+#[command(after_help = "Exit code: 0 if nothing is damaged, 100 if something is.")]
 pub(crate) struct Verify {}
 
 impl Verify {

@@ -7,7 +7,7 @@ use super::{Failures, remove};
 use crate::support::dice::Dice;
 use crate::support::{Home, text};
 
-/// What the pool's VMs are made of.
+/// Sizes of the pool's VMs.
 const TEMPLATE: &str = "linux-default";
 
 pub(crate) struct Acquirer {

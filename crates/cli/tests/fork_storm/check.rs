@@ -1,4 +1,4 @@
-//! What must be so after each round.
+//! Conditions checked after each round.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -47,10 +47,10 @@ pub(crate) fn pool(home: &Home, waiting: u64) {
     });
 }
 
-/// What may be left of what was removed is gone after so long: the collector works in the background, and rests.
+/// Time after which remains of removed things are gone: the collector works in the background, and rests.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What was found after a round that belongs to nothing, and since when. Waiting for the collector in each round would be
+/// Remains found after a round that belong to nothing, and since when. Waiting for the collector in each round would be
 /// most of its time; what leaks stays, and is told in a later round.
 #[derive(Default)]
 pub(crate) struct Litter(BTreeMap<String, Instant>);

@@ -16,7 +16,7 @@ pub(crate) enum Victim {
     Supervisor,
 }
 
-/// What the killer did in a round.
+/// Kills of one round.
 #[derive(Debug, Default)]
 pub(crate) struct Blow {
     pub(crate) server: bool,

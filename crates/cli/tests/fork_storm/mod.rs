@@ -17,7 +17,7 @@ use killer::Blow;
 pub(crate) struct Vm {
     pub(crate) name: String,
     pub(crate) id: String,
-    /// What it knows; several if a change of it was cut off.
+    /// Words that it may hold; several if a change of it was cut off.
     pub(crate) words: Vec<String>,
 }
 

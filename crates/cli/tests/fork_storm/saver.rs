@@ -7,7 +7,7 @@ use super::{Failures, Vm, id_of, make, remove};
 use crate::support::dice::Dice;
 use crate::support::{Home, guest_word, text};
 
-/// What is done in a round.
+/// One round.
 const STEPS: u64 = 2;
 /// Snapshots from which on old ones are removed.
 const MOST: usize = 6;

@@ -1,4 +1,4 @@
-//! What root of a guest can do to its agent: the kernel protects PID 1 from signals, and from nothing else.
+//! Attacks of a guest's root on its agent: the kernel protects PID 1 from signals, and from nothing else.
 
 /// Overwrites the agent's code in its memory. Whatever it does next ends it, and with PID 1 ends the kernel.
 ///

@@ -33,7 +33,7 @@ pub(crate) fn change(home: &Home, vm: &str, question: &str, word: &str) -> Outpu
     home.run(&["exec", "--timeout", LIMIT, vm, "--", "sh", "-c", &script, "change", question, word])
 }
 
-/// What a guest says of itself: the word of its process, of its memory files, of its disk, and its name.
+/// Identity that a guest reports: the word of its process, of its memory files, of its disk, and its name.
 pub(crate) fn look(home: &Home, vm: &str, question: &str) -> Output {
     let script =
         format!("{SHOW}; {ASK}; show /dev/shm/word; show /root/word; show /proc/sys/kernel/hostname");

@@ -178,13 +178,13 @@ impl Home {
         assert!(gone, "left behind:\n{}", left.join("\n"));
     }
 
-    /// Whether a process has a VM's directory as its own.
+    /// True if a process works in a VM's directory.
     fn works_here(&self, pid: i32) -> bool {
         fs::read_link(format!("/proc/{pid}/cwd"))
             .is_ok_and(|folder| folder.starts_with(self.root().join("vms")))
     }
 
-    /// What there is of VMs with these ids, and in the directories of work.
+    /// Remains of VMs with these ids, and in the working directories.
     fn left(&self, ids: &BTreeSet<String>) -> Vec<String> {
         let mut left = Vec::new();
         for (pid, words) in processes() {
@@ -264,7 +264,7 @@ pub(crate) fn until(what: &str, seconds: u64, reached: impl FnMut() -> bool) {
     assert!(reached_within(seconds, reached), "after 3 × {seconds} s it is not so that {what}");
 }
 
-/// Whether it comes to be so, in the time that [`until`] waits.
+/// True if the condition holds within the time that [`until`] waits.
 fn reached_within(seconds: u64, mut reached: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + 3 * Duration::from_secs(seconds);
     while !reached() {

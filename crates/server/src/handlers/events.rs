@@ -1,4 +1,4 @@
-//! What happens to VMs, over a WebSocket: one text frame per event.
+//! Events of VMs over a WebSocket: one text frame per event.
 
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use futures_util::{SinkExt, StreamExt};
@@ -50,7 +50,7 @@ async fn forward(app: &Session, mut events: Events, socket: WebSocket) {
     }
 }
 
-/// What a watcher is told; `None` at the end.
+/// Next event for a watcher; `None` at the end.
 fn told<T>(received: Result<T, RecvError>, tell: impl FnOnce(T) -> Event) -> Option<EventMessage> {
     match received {
         Ok(event) => Some(EventMessage::Event(tell(event))),

@@ -25,13 +25,13 @@ use crate::limits::{INPUT, OUTGOING};
 use crate::reply::Reply;
 use crate::session::Session;
 
-/// How long a caller may take to say what it wants.
+/// Time for a caller to send its request.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
-/// How often a silent connection is checked for a caller who went away.
+/// Interval of checks of a silent connection for a caller that went away.
 const PING: Duration = Duration::from_secs(15);
 
-/// How long a caller may take to close its side after the end.
+/// Time for a caller to close its side after the end.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 type Sink = SplitSink<WebSocket, Message>;

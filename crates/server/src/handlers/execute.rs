@@ -74,7 +74,7 @@ pub(crate) async fn execute(
     Ok(answer(done, stdout, stderr, REST))
 }
 
-/// How long a command may take, and how much longer a guest may take to say so.
+/// Time for the command, and further time for the guest to report its end.
 #[derive(Debug, Clone, Copy)]
 struct Patience {
     command: Duration,
@@ -124,7 +124,7 @@ fn timeout(request: &ExecRequest) -> Duration {
     Duration::from_millis(request.timeout_ms.unwrap_or_default())
 }
 
-/// What can be known to be wrong before the guest is asked.
+/// Faults of a request that can be found before the guest is asked.
 pub(crate) fn check(request: &ExecRequest) -> Result<(), Failure> {
     let refuse = |detail: String| Err(Failure::invalid("command_invalid", detail));
     if request.command.first().is_none_or(String::is_empty) {

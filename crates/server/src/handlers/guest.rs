@@ -1,4 +1,4 @@
-//! What a guest tells of itself.
+//! Information that a guest gives about itself.
 
 use axum::Json;
 use microvm_api::guest::{GuestProcesses, HealthReply, Ping, SystemInfoReply};

@@ -28,13 +28,13 @@ fn every_row_has_its_handler() {
     assert_eq!(bound.len(), names.len(), "an operation is bound twice");
 }
 
-/// How a greeting is said.
+/// Parameters of a greeting.
 #[derive(Serialize, Deserialize, ToSchema)]
 pub struct Tone {
     /// In capitals.
     #[serde(default)]
     loud: bool,
-    /// How often.
+    /// Number of repetitions.
     times: u32,
 }
 
@@ -45,7 +45,7 @@ pub struct Greeting {
     words: String,
 }
 
-/// What was said.
+/// The greeting.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Said {
     /// To whom.
