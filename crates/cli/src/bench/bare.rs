@@ -9,7 +9,7 @@ use microvm_driver_disks::Disks;
 use microvm_driver_host::SystemClock;
 use microvm_driver_images::Images;
 use microvm_driver_qemu::Qemu;
-use microvm_ports::guest::{GuestEndpoint, Identity};
+use microvm_ports::guest::{GuestEndpoint, GuestMeasure, Identity};
 use microvm_ports::hypervisor::{HypervisorReport, KernelBoot, MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::storage::DiskFormat;
 use microvm_ports::{Clock, Guest, GuestConnector, Hypervisor, ImageStore, KernelStore, VmStorage};
@@ -45,6 +45,14 @@ pub(super) struct BareMachine {
     /// From the start of QEMU to the agent's answer.
     pub(super) took: Duration,
     pub(super) guest: Arc<dyn Guest>,
+}
+
+impl BareMachine {
+    /// Measures the guest.
+    pub(super) fn measuring(&self) -> Result<&dyn GuestMeasure, CliError> {
+        let measuring = self.guest.measuring();
+        measuring.ok_or_else(|| failed("measuring the guest", &"its driver has no way to"))
+    }
 }
 
 impl BareHost {

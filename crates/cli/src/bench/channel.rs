@@ -64,7 +64,7 @@ async fn exec(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<Row, CliE
     let request = ExecRequest { command: vec!["/bin/true".to_owned()], ..ExecRequest::default() };
     // Taking turns in groups: a host that slows down for a second slows both.
     for _ in 0..=QUICK_ROUNDS / 10 {
-        let spawned = bare.guest.measure_spawn("/bin/true", 10).await;
+        let spawned = bare.measuring()?.measure_spawn("/bin/true", 10).await;
         floor.extend(spawned.map_err(|error| failed("measuring fork and exec", &error))?);
         for _ in 0..10 {
             let started = Instant::now();
@@ -88,7 +88,7 @@ async fn transfer(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<[Row;
     let chunk = noise();
     let (mut raw_push, mut raw_pull, mut push, mut pull) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..=scene.rounds.min(5) {
-        let measured = bare.guest.measure_channel(TRANSFER, TRANSFER).await;
+        let measured = bare.measuring()?.measure_channel(TRANSFER, TRANSFER).await;
         let (to, from) = measured.map_err(|error| failed("measuring the channel", &error))?;
         raw_push.push(to);
         raw_pull.push(from);

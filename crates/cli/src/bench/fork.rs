@@ -57,7 +57,7 @@ async fn first_answer(
     for _ in 0..=scene.rounds {
         let bare = scene.bare.child(state).await?;
         floor.push(bare.took);
-        let spawned = bare.guest.measure_spawn("/bin/true", 1).await;
+        let spawned = bare.measuring()?.measure_spawn("/bin/true", 1).await;
         let took = bare.took;
         scene.bare.remove(bare).await?;
         let spawned = spawned.map_err(|error| failed("measuring fork and exec", &error))?;

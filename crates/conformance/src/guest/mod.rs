@@ -188,9 +188,10 @@ async fn port(scene: &Scene) {
 }
 
 async fn measures(scene: &Scene) {
-    let (to, from) = scene.guest.measure_channel(1 << 20, 1 << 20).await.must("measuring the channel");
+    let Some(measuring) = scene.guest.measuring() else { return };
+    let (to, from) = measuring.measure_channel(1 << 20, 1 << 20).await.must("measuring the channel");
     assert!(to > Duration::ZERO && from > Duration::ZERO, "{to:?} {from:?}");
-    let times = scene.guest.measure_spawn("/bin/true", 3).await.must("measuring spawns");
+    let times = measuring.measure_spawn("/bin/true", 3).await.must("measuring spawns");
     assert_eq!(times.len(), 3);
 }
 

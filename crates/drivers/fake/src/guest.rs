@@ -10,8 +10,9 @@ use futures::{Stream, StreamExt, stream};
 use microvm_ports::branch::InputProbe;
 use microvm_ports::content::{self, Content, ContentStream};
 use microvm_ports::guest::{
-    ByteStream, CloseReason, Guest, GuestPath, Identity, PortConnection, ProcessEvent, ProcessEvents,
-    ProcessHandle, ProcessInput, ProcessWriter,
+    ByteStream, CloseReason, Guest, GuestArchives, GuestExec, GuestFiles, GuestInfo, GuestMeasure, GuestPath,
+    GuestPorts, GuestPower, Identity, PortConnection, ProcessEvent, ProcessEvents, ProcessHandle,
+    ProcessInput, ProcessWriter,
 };
 use microvm_ports::hypervisor::{Machine, MachineExit, MachineState};
 use microvm_ports::{GuestError, Holes, PulledArchive, PushedArchive};
@@ -249,6 +250,25 @@ impl Guest for FakeGuest {
         self.channel.subscribe()
     }
 
+    fn close(&self) {
+        close(&self.channel, CloseReason::Local);
+    }
+
+    async fn ping(&self) -> Result<Duration, GuestError> {
+        let begun = Instant::now();
+        let verdict = self.ask(Operation::Ping).await?;
+        self.system().await?;
+        verdict.finish().await;
+        Ok(begun.elapsed())
+    }
+
+    fn measuring(&self) -> Option<&dyn GuestMeasure> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl GuestPower for FakeGuest {
     async fn identify(&self, epoch: u64, identity: &Identity) -> Result<(), GuestError> {
         let verdict = self.ask(Operation::Identify).await?;
         self.system().await?.set_identity(epoch, identity)?;
@@ -269,18 +289,23 @@ impl Guest for FakeGuest {
         Box::new(|| 0)
     }
 
-    fn close(&self) {
-        close(&self.channel, CloseReason::Local);
-    }
-
-    async fn ping(&self) -> Result<Duration, GuestError> {
-        let begun = Instant::now();
-        let verdict = self.ask(Operation::Ping).await?;
-        self.system().await?;
+    async fn shutdown(&self, mode: ShutdownMode, _grace: Duration) -> Result<(), GuestError> {
+        let verdict = self.ask(Operation::Shutdown).await?;
+        let system = self.system().await?;
+        for process in system.processes() {
+            process.signal(15);
+        }
+        system.wants_end.send_replace(Some(match mode {
+            ShutdownMode::PowerOff => MachineExit::GuestShutdown,
+            ShutdownMode::Reboot => MachineExit::GuestReset,
+        }));
         verdict.finish().await;
-        Ok(begun.elapsed())
+        Ok(())
     }
+}
 
+#[async_trait]
+impl GuestExec for FakeGuest {
     async fn exec(&self, request: &ExecRequest) -> Result<ProcessHandle, GuestError> {
         let verdict = self.ask(Operation::Exec).await?;
         let process = self.system().await?.start(request)?;
@@ -326,7 +351,10 @@ impl Guest for FakeGuest {
         self.system().await?.process(process)?.signal(signal);
         Ok(())
     }
+}
 
+#[async_trait]
+impl GuestFiles for FakeGuest {
     async fn read_file(
         &self,
         path: &GuestPath,
@@ -448,7 +476,10 @@ impl Guest for FakeGuest {
             }
         })))
     }
+}
 
+#[async_trait]
+impl GuestArchives for FakeGuest {
     async fn push_archive(
         &self,
         path: &GuestPath,
@@ -477,16 +508,22 @@ impl Guest for FakeGuest {
         Ok(whole(archive::pack_root(&self.system().await?.files(), path)?))
     }
 
-    async fn connect_port(&self, port: u16) -> Result<PortConnection, GuestError> {
-        self.system().await?;
-        Err(refused(ErrorKind::Unavailable, format!("nothing listens on port {port} of the fake guest")))
-    }
-
     async fn hash_file(&self, path: &GuestPath) -> Result<String, GuestError> {
         let files = self.system().await?.files();
         Ok(hex(Sha256::new_with_prefix(files.read(path)?.1)))
     }
+}
 
+#[async_trait]
+impl GuestPorts for FakeGuest {
+    async fn connect_port(&self, port: u16) -> Result<PortConnection, GuestError> {
+        self.system().await?;
+        Err(refused(ErrorKind::Unavailable, format!("nothing listens on port {port} of the fake guest")))
+    }
+}
+
+#[async_trait]
+impl GuestInfo for FakeGuest {
     async fn system_info(&self) -> Result<SystemInfo, GuestError> {
         let system = self.system().await?;
         let memory_total = u64::from(system.memory_mib) << 20;
@@ -529,21 +566,10 @@ impl Guest for FakeGuest {
         let start_commands_done = self.system().await?.start_commands_done();
         Ok(GuestHealth { cpu_percent: 0.0, memory_percent: 50.0, disk_percent: 50.0, start_commands_done })
     }
+}
 
-    async fn shutdown(&self, mode: ShutdownMode, _grace: Duration) -> Result<(), GuestError> {
-        let verdict = self.ask(Operation::Shutdown).await?;
-        let system = self.system().await?;
-        for process in system.processes() {
-            process.signal(15);
-        }
-        system.wants_end.send_replace(Some(match mode {
-            ShutdownMode::PowerOff => MachineExit::GuestShutdown,
-            ShutdownMode::Reboot => MachineExit::GuestReset,
-        }));
-        verdict.finish().await;
-        Ok(())
-    }
-
+#[async_trait]
+impl GuestMeasure for FakeGuest {
     async fn measure_channel(
         &self,
         _to_guest: u64,

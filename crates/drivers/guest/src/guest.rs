@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use microvm_ports::branch::InputProbe;
 use microvm_ports::content::ContentStream;
 use microvm_ports::guest::{
-    ByteStream, CloseReason, Guest, GuestPath, Identity, PortConnection, ProcessHandle,
+    ByteStream, CloseReason, Guest, GuestArchives, GuestExec, GuestFiles, GuestInfo, GuestMeasure, GuestPath,
+    GuestPorts, GuestPower, Identity, PortConnection, ProcessHandle,
 };
 use microvm_ports::{GuestError, Holes, PulledArchive, PushedArchive};
 use microvm_protocol::messages::{MakeDirectory, Operation, Remove, Rename, Shutdown};
@@ -77,6 +78,21 @@ impl Guest for SocketGuest {
         self.channel.closed()
     }
 
+    fn close(&self) {
+        self.channel.close_with(CloseReason::Local);
+    }
+
+    async fn ping(&self) -> Result<Duration, GuestError> {
+        self.short("answer a ping", self.channel.ping()).await
+    }
+
+    fn measuring(&self) -> Option<&dyn GuestMeasure> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl GuestPower for SocketGuest {
     async fn identify(&self, epoch: u64, identity: &Identity) -> Result<(), GuestError> {
         self.short("take its identity over", identity::push(&self.channel, epoch, identity)).await?;
         self.owners.identified(identity);
@@ -95,14 +111,21 @@ impl Guest for SocketGuest {
         self.channel.hold_input().await
     }
 
-    fn close(&self) {
-        self.channel.close_with(CloseReason::Local);
+    async fn shutdown(&self, mode: ShutdownMode, grace: Duration) -> Result<(), GuestError> {
+        let request = Shutdown {
+            reboot: mode == ShutdownMode::Reboot,
+            grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+        };
+        match self.short("begin to shut down", self.channel.command(Operation::Shutdown(request))).await {
+            // A guest with nothing to end may be gone before its answer has left.
+            Err(GuestError::Closed(CloseReason::EndOfStream)) => Ok(()),
+            other => other,
+        }
     }
+}
 
-    async fn ping(&self) -> Result<Duration, GuestError> {
-        self.short("answer a ping", self.channel.ping()).await
-    }
-
+#[async_trait]
+impl GuestExec for SocketGuest {
     async fn exec(&self, request: &ExecRequest) -> Result<ProcessHandle, GuestError> {
         self.short("start the command", exec::exec(&self.channel, request)).await
     }
@@ -127,7 +150,10 @@ impl Guest for SocketGuest {
     async fn signal(&self, process: &ProcessId, signal: u8) -> Result<(), GuestError> {
         self.short("signal the process", exec::signal(&self.channel, process, signal)).await
     }
+}
 
+#[async_trait]
+impl GuestFiles for SocketGuest {
     async fn read_file(
         &self,
         path: &GuestPath,
@@ -181,7 +207,10 @@ impl Guest for SocketGuest {
     async fn watch(&self, path: &GuestPath, recursive: bool) -> Result<files::Changes, GuestError> {
         self.short("watch the path", files::watch(&self.channel, path, recursive)).await
     }
+}
 
+#[async_trait]
+impl GuestArchives for SocketGuest {
     async fn push_archive(
         &self,
         path: &GuestPath,
@@ -204,15 +233,21 @@ impl Guest for SocketGuest {
         self.short("pack its root", files::pull_root(&self.channel, path)).await
     }
 
-    async fn connect_port(&self, port: u16) -> Result<PortConnection, GuestError> {
-        self.short("connect to its port", system::connect_port(&self.channel, port)).await
-    }
-
     async fn hash_file(&self, path: &GuestPath) -> Result<String, GuestError> {
         // Large files take their time.
         self.long("hash the file", files::hash(&self.channel, path)).await
     }
+}
 
+#[async_trait]
+impl GuestPorts for SocketGuest {
+    async fn connect_port(&self, port: u16) -> Result<PortConnection, GuestError> {
+        self.short("connect to its port", system::connect_port(&self.channel, port)).await
+    }
+}
+
+#[async_trait]
+impl GuestInfo for SocketGuest {
     async fn system_info(&self) -> Result<SystemInfo, GuestError> {
         self.short("describe itself", system::system_info(&self.channel)).await
     }
@@ -224,19 +259,10 @@ impl Guest for SocketGuest {
     async fn health(&self) -> Result<GuestHealth, GuestError> {
         self.short("say how it is", system::health(&self.channel)).await
     }
+}
 
-    async fn shutdown(&self, mode: ShutdownMode, grace: Duration) -> Result<(), GuestError> {
-        let request = Shutdown {
-            reboot: mode == ShutdownMode::Reboot,
-            grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
-        };
-        match self.short("begin to shut down", self.channel.command(Operation::Shutdown(request))).await {
-            // A guest with nothing to end may be gone before its answer has left.
-            Err(GuestError::Closed(CloseReason::EndOfStream)) => Ok(()),
-            other => other,
-        }
-    }
-
+#[async_trait]
+impl GuestMeasure for SocketGuest {
     async fn measure_channel(
         &self,
         to_guest: u64,

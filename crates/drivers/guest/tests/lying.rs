@@ -74,14 +74,24 @@ fn calls(guest: &Arc<dyn Guest>) -> Vec<Call> {
         guest_processes(),
         health(),
         shutdown(ShutdownMode::PowerOff, Duration::ZERO),
-        measure_channel(1 << 20, 1 << 20),
-        measure_spawn("/bin/true", 3),
     ];
     let (one, two, three) = (Arc::clone(guest), Arc::clone(guest), Arc::clone(guest));
     let (first, second, third) = (id.clone(), id.clone(), id);
     let from = OutputOffsets::default();
     all.push(("attach", Box::pin(async move { one.attach(&first, from).await.map(drop) })));
     all.push(("read_output", Box::pin(async move { two.read_output(&second, from, false).await.map(drop) })));
+    let measured = Arc::clone(guest);
+    all.push((
+        "measure_channel",
+        Box::pin(
+            async move { measured.measuring().unwrap().measure_channel(1 << 20, 1 << 20).await.map(drop) },
+        ),
+    ));
+    let measured = Arc::clone(guest);
+    all.push((
+        "measure_spawn",
+        Box::pin(async move { measured.measuring().unwrap().measure_spawn("/bin/true", 3).await.map(drop) }),
+    ));
     all.push(("signal", Box::pin(async move { three.signal(&third, 9).await })));
     all
 }

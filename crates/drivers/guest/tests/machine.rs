@@ -48,7 +48,7 @@ async fn a_machine_boots_runs_commands_and_powers_off() {
         run(&*guest, &command(&["true"])).await;
         trues.push(started.elapsed());
     }
-    let spawns = guest.measure_spawn("/bin/true", 30).await.unwrap();
+    let spawns = guest.measuring().unwrap().measure_spawn("/bin/true", 30).await.unwrap();
     for (name, mut times) in [("ping", pings), ("exec true", trues), ("spawn in guest", spawns)] {
         times.sort_unstable();
         eprintln!("{name}: p50 {:?} p90 {:?}", times[times.len() / 2], times[times.len() * 9 / 10]);
@@ -115,7 +115,7 @@ async fn measure() {
     let rate = |time: Duration| SIZE as f64 / 1e6 / time.as_secs_f64();
     let content: Vec<Vec<u8>> = common::noise(16 << 20).chunks(64 << 10).map(<[u8]>::to_vec).collect();
     for round in 0..3 {
-        let (to, from) = guest.measure_channel(SIZE, SIZE).await.unwrap();
+        let (to, from) = guest.measuring().unwrap().measure_channel(SIZE, SIZE).await.unwrap();
         let parts = (0..16).flat_map(|_| content.clone()).collect();
         let started = Instant::now();
         guest.write_file(b"/root/big", &Default::default(), common::content_of(parts)).await.unwrap();
@@ -142,7 +142,7 @@ async fn measure() {
         run(&*guest, &command(&["true"])).await;
         trues.push(started.elapsed());
     }
-    let mut spawns = guest.measure_spawn("/usr/bin/true", 40).await.unwrap();
+    let mut spawns = guest.measuring().unwrap().measure_spawn("/usr/bin/true", 40).await.unwrap();
     trues.sort_unstable();
     spawns.sort_unstable();
     eprintln!(

@@ -1,9 +1,10 @@
 //! Archives on their way to and from a guest.
 
-use microvm_types::files::LeftOut;
+use async_trait::async_trait;
+use microvm_types::files::{FileOwner, LeftOut};
 use tokio::sync::oneshot;
 
-use super::ByteStream;
+use super::{ByteStream, GuestError, GuestPath};
 
 /// An archive that a guest has unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,4 +37,38 @@ impl std::fmt::Debug for PulledArchive {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("PulledArchive").finish_non_exhaustive()
     }
+}
+
+/// Moves whole trees into and out of a guest, and tells what arrived.
+#[async_trait]
+pub trait GuestArchives: Send + Sync {
+    /// Unpacks a tar stream below a directory (made if missing), FIFOs and devices too. Entries that would leave it are
+    /// refused; what the guest cannot make is left out. All of it belongs to `owner` (`None`: as the archive says). `data`
+    /// is taken to its end.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](microvm_types::ErrorKind::Unsupported) from an agent that is older than owners, unless it is root.
+    async fn push_archive(
+        &self,
+        path: &GuestPath,
+        owner: Option<&FileOwner>,
+        data: ByteStream,
+    ) -> Result<PushedArchive, GuestError>;
+
+    /// Packs a file or directory as a tar stream (pax, names relative to the path's parent), FIFOs and devices too.
+    /// `exclude`: absolute paths left out with all below them. A guest that cannot tell holes as asked packs zeros.
+    async fn pull_archive(
+        &self,
+        path: &GuestPath,
+        exclude: &[Vec<u8>],
+        holes: Holes,
+    ) -> Result<PulledArchive, GuestError>;
+
+    /// Packs the directory `path` as the root of an image, as a tar stream (pax, names relative to `path`): all that is on
+    /// its file system, and nothing that is mounted over it. Special files, hard links, extended attributes and times come
+    /// exactly; sockets, which mean nothing without their owner, and what the agent itself wrote into `/etc/hosts` do not.
+    async fn pull_root(&self, path: &GuestPath) -> Result<PulledArchive, GuestError>;
+
+    /// SHA-256 of a file, computed in the guest (slow under emulation; only on request).
+    async fn hash_file(&self, path: &GuestPath) -> Result<String, GuestError>;
 }
