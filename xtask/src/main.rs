@@ -30,8 +30,10 @@ mod words;
 
 use std::process::ExitCode;
 
+use packages::Consent;
+
 const HELP: &str = "\
-Usage: cargo xtask <verb>
+Usage: cargo xtask <verb> [--yes]
 
   quickstart       install what is missing, build, make the default image, run code in a microVM
   test [LEVEL…]    the six test levels (1 unit, 2 conformance, 3 service, 4 command line, 5 host, 6 machine)
@@ -43,25 +45,30 @@ Usage: cargo xtask <verb>
                    mariadb, gcc, node, postgres and git in a VM that is forked every ten seconds (10 minutes
                    each; PROGRAM: a part of one's name)
   suites           the public file-system suites pjdfstest and fsx on the root of a guest, on a folder of the host
-                   and on a plain ext4; what fails is compared with xtask/src/suites/explained.txt";
+                   and on a plain ext4; what fails is compared with xtask/src/suites/explained.txt
+
+  --yes            install missing packages without asking";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let outcome = match arguments.split_first().map(|(verb, rest)| (verb.as_str(), rest)) {
-        Some(("quickstart", [])) => quickstart::quickstart(),
-        Some(("test", levels)) => test::test(levels),
-        Some(("check", [])) => check::check(),
-        Some(("host", [release])) if release == "debian13" => debian13::debian13(),
-        Some(("storm", rest)) => match minutes(rest) {
-            Some((minutes, only)) => storm::storm(minutes, only),
+    let (yes, words): (Vec<&str>, Vec<&str>) =
+        arguments.iter().map(String::as_str).partition(|word| matches!(*word, "--yes" | "-y"));
+    let consent = if yes.is_empty() { Consent::Ask } else { Consent::Given };
+    let outcome = match words.as_slice() {
+        ["quickstart"] => quickstart::quickstart(consent),
+        ["test", levels @ ..] => test::test(levels, consent),
+        ["check"] => check::check(),
+        ["host", "debian13"] => debian13::debian13(consent),
+        ["storm", rest @ ..] => match minutes(rest) {
+            Some((minutes, only)) => storm::storm(minutes, only, consent),
             None => {
                 eprintln!("{HELP}");
                 return ExitCode::from(2);
             }
         },
-        Some(("suites", [])) => suites::suites(),
-        Some(("bench", rest)) => bench::bench(rest),
-        Some(("help" | "--help" | "-h", _)) => {
+        ["suites"] => suites::suites(consent),
+        ["bench", rest @ ..] => bench::bench(rest, consent),
+        ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             return ExitCode::SUCCESS;
         }
@@ -80,7 +87,7 @@ fn main() -> ExitCode {
 }
 
 /// Minutes for each program of a storm, and which one; `None` if that is not what was written.
-fn minutes(words: &[String]) -> Option<(u64, Option<&str>)> {
+fn minutes<'a>(words: &[&'a str]) -> Option<(u64, Option<&'a str>)> {
     match words {
         [] => Some((10, None)),
         [minutes] => Some((minutes.parse().ok()?, None)),

@@ -1,6 +1,9 @@
 //! Debian packages that building, running and testing need.
 
+mod plan;
+
 use std::collections::HashSet;
+use std::io::{BufRead, IsTerminal, Write};
 use std::process::Command;
 use std::time::Duration;
 
@@ -8,43 +11,48 @@ use anyhow::{Result, bail};
 
 use crate::{host, run};
 
-/// QEMU itself. Installed before all others and alone, see [`install`].
+/// QEMU. It is installed before all others and alone, see [`install`].
 const QEMU: &str = "qemu-system-x86";
 
-/// Everything else, with what it is for.
-const OTHERS: &[&str] = &[
-    // Building this repository and the static agent.
+/// Packages for building the program and running VMs.
+const PROGRAM: &[&str] = &[
+    // Linking, and the C code of some crates.
     "gcc",
     "libc6-dev",
-    "make",
-    "pkg-config", //
-    // Disks and images.
-    "qemu-utils",
-    "mmdebstrap",
-    "erofs-utils",
+    "pkg-config",
+    // Disks, and images of Debian packages, without root, too.
     "e2fsprogs",
+    "mmdebstrap",
+    "uidmap",
+];
+
+/// Further packages for the tests.
+const TESTS: &[&str] = &[
+    // Checking what is written.
+    "qemu-utils",
+    "erofs-utils",
     "cpio",
     "zstd",
     "xz-utils",
-    "uidmap",
-    "fakeroot", //
+    "fakeroot",
     // The kernel of our own configuration.
+    "make",
     "flex",
     "bison",
     "bc",
     "libelf-dev",
     "libssl-dev",
     "rsync",
-    "kmod", //
+    "kmod",
     // The file-system suite pjdfstest is linked with it.
-    "libacl1-dev", //
-    // Tests: a registry on loopback, something to fill it with, and certificates for it.
+    "libacl1-dev",
+    // A registry on loopback, what fills it, and certificates for it.
     "openssl",
-    // Tests: `kill`, which a minimal Debian lacks.
-    "procps",
     "skopeo",
-    "docker-registry", //
-    // Tests: what builds images, to read what it writes.
+    "docker-registry",
+    // `kill`, which a minimal Debian lacks.
+    "procps",
+    // Builders of images, whose results are imported.
     "buildah",
     "podman",
     "umoci",
@@ -52,27 +60,56 @@ const OTHERS: &[&str] = &[
 
 const INSTALL_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// All of them.
-pub(crate) fn all() -> impl Iterator<Item = &'static str> {
-    std::iter::once(QEMU).chain(OTHERS.iter().copied())
+/// The use that packages are installed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Building the program and running VMs.
+    Program,
+    /// That, and the tests.
+    Tests,
+}
+
+/// Consent to the installation of packages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Consent {
+    /// `--yes` was given.
+    Given,
+    /// The user is asked before anything is installed.
+    Ask,
+}
+
+/// Names of the packages for a purpose.
+pub(crate) fn all(purpose: Purpose) -> impl Iterator<Item = &'static str> {
+    let tests = if purpose == Purpose::Tests { TESTS } else { &[] };
+    std::iter::once(QEMU).chain(PROGRAM.iter().chain(tests).copied())
 }
 
 /// Packages of the list that are not installed.
-fn missing() -> Result<Vec<&'static str>> {
+fn missing(purpose: Purpose) -> Result<Vec<&'static str>> {
     let mut query = run::program("dpkg-query", Duration::from_secs(60));
     query.args(["-W", "-f", "${db:Status-Status} ${Package}\\n"]);
     let known = run::output(&mut query)?;
     let installed: HashSet<&str> = known.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
-    Ok(all().filter(|name| !installed.contains(name)).collect())
+    Ok(all(purpose).filter(|name| !installed.contains(name)).collect())
 }
 
-/// Whether apt knows any package: a fresh machine may have no lists at all.
+/// True if apt has lists of packages; a fresh machine may have none.
 fn has_lists() -> bool {
     let lists = std::fs::read_dir("/var/lib/apt/lists");
     lists.is_ok_and(|mut lists| {
         lists.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().contains("_Packages")))
     })
 }
+
+/// A call of apt that changes nothing, and may be made by anybody.
+fn simulation(packages: &[&str]) -> Command {
+    let mut command = run::program("apt-get", Duration::from_secs(120));
+    command.arg("--simulate").args(INSTALL).args(packages);
+    command
+}
+
+/// `--allow-downgrades`: on a machine with a newer qemu-utils of another suite, QEMU needs the version of its own suite.
+const INSTALL: [&str; 4] = ["install", "-y", "--no-install-recommends", "--allow-downgrades"];
 
 fn apt(arguments: &[&str]) -> Result<()> {
     let mut command = as_root("apt-get")?;
@@ -95,31 +132,59 @@ fn as_root(program: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Installs what is missing; does nothing, not even ask for root, if nothing is.
-pub(crate) fn install() -> Result<()> {
-    let missing = missing()?;
+/// Shows what apt would do, and asks.
+fn agree(missing: &[&str], consent: Consent) -> Result<()> {
+    // If the others conflict with what is installed now, apt has no plan for them until QEMU is there.
+    let steps = [&[QEMU][..], missing].map(|packages| run::output(&mut simulation(packages)));
+    let [first, all] = steps.map(|text| text.ok().map(|text| plan::Plan::read(&text)));
+    let first = first.filter(|_| missing.contains(&QEMU));
+    eprintln!("  missing: {}", missing.join(" "));
+    for line in plan::Plan::both(first, all).lines() {
+        eprintln!("  {line}");
+    }
+    if consent == Consent::Given {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        bail!(
+            "packages are missing, and there is no terminal to ask whether to install them: give --yes, or install them yourself"
+        );
+    }
+    eprint!("Install them? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    if !matches!(answer.trim(), "y" | "Y" | "yes") {
+        bail!("nothing was installed");
+    }
+    Ok(())
+}
+
+/// Installs the missing packages after the user's consent; does nothing, not even ask for root, if none is missing.
+pub(crate) fn install(purpose: Purpose, consent: Consent) -> Result<()> {
+    let missing = missing(purpose)?;
     if missing.is_empty() && has_lists() {
         eprintln!("  nothing is missing");
         return Ok(());
     }
+    // Only reads the archive's index; without it there is no plan to agree to.
     apt(&["update"])?;
     if missing.is_empty() {
         return Ok(());
     }
-    eprintln!("  installing {}", missing.join(" "));
-    // On a machine with a newer qemu-utils from another suite the two cannot be chosen in one go: apt gives up. Alone,
-    // and allowed to go back a version, QEMU pulls its own parts along.
-    let install = ["install", "-y", "--no-install-recommends", "--allow-downgrades"];
+    agree(&missing, consent)?;
+    // If the machine has a newer qemu-utils of another suite, apt finds no solution for all packages at once. Alone, and
+    // with downgrades allowed, QEMU brings its own parts along.
     if missing.contains(&QEMU) {
-        apt(&[&install[..], &[QEMU]].concat())?;
+        apt(&[&INSTALL[..], &[QEMU]].concat())?;
     }
-    // Asked for again, because the first step may have removed or installed some.
-    let rest = self::missing()?;
+    // Looked up again, because the first step may have removed or installed some.
+    let rest = self::missing(purpose)?;
     if rest.is_empty() {
         return Ok(());
     }
-    apt(&[&install[..], &rest].concat())?;
-    match self::missing()?.as_slice() {
+    apt(&[&INSTALL[..], &rest].concat())?;
+    match self::missing(purpose)?.as_slice() {
         [] => Ok(()),
         still => bail!("still missing after the installation: {}", still.join(" ")),
     }

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::packages::{Consent, Purpose};
 use crate::steps::step;
 use crate::{agent, host, microvm, packages, run};
 
 /// Does what is missing and nothing else, so that the second time takes seconds.
-pub(crate) fn quickstart() -> Result<()> {
+pub(crate) fn quickstart(consent: Consent) -> Result<()> {
     let begun = Instant::now();
-    prepare()?;
+    prepare(consent)?;
     step("running python in a microVM", || {
         let begun = Instant::now();
         let arguments = ["run", "--", "python3", "-c", "print(6*7)"];
@@ -35,9 +36,9 @@ pub(crate) fn quickstart() -> Result<()> {
 }
 
 /// Everything up to a machine that can run VMs; also what the tests start from.
-pub(crate) fn prepare() -> Result<std::path::PathBuf> {
+pub(crate) fn prepare(consent: Consent) -> Result<std::path::PathBuf> {
     step("looking at the host", host::check)?;
-    step("installing packages", packages::install)?;
+    step("installing packages", || packages::install(Purpose::Program, consent))?;
     let agent = step("building the guest agent", agent::build)?;
     step("building microvm", || microvm::build(&agent))?;
     step("providing a kernel", microvm::provide_kernel)?;

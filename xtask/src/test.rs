@@ -8,14 +8,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::failures::Failures;
 use crate::levels::{Counts, LEVELS, Level};
+use crate::packages::{Consent, Purpose};
 use crate::steps::step;
 use crate::{agent, check, host, microvm, packages, quickstart, run};
 
 /// Runs the given levels, or all.
-pub(crate) fn test(levels: &[String]) -> Result<()> {
+pub(crate) fn test(levels: &[&str], consent: Consent) -> Result<()> {
     let chosen: Vec<&Level> = LEVELS
         .iter()
-        .filter(|level| levels.is_empty() || levels.contains(&level.number.to_string()))
+        .filter(|level| levels.is_empty() || levels.contains(&level.number.to_string().as_str()))
         .collect();
     if chosen.is_empty() {
         bail!("no level is called {}: give numbers from 1 to 6", levels.join(" "));
@@ -23,7 +24,7 @@ pub(crate) fn test(levels: &[String]) -> Result<()> {
     let mut total = Counts::default();
     let mut lines = Vec::new();
     let mut failures = Failures::default();
-    step("installing packages", packages::install)?;
+    step("installing packages", || packages::install(Purpose::Tests, consent))?;
     step("providing nextest", provide_nextest)?;
     let agent = step("building the guest agent", agent::build)?;
     if chosen.iter().any(|level| level.number == 1) {
@@ -134,7 +135,8 @@ fn provide_machine_tests(agent: &Path) -> Result<(PathBuf, PathBuf)> {
     if !agent.is_file() {
         bail!("the guest agent is missing");
     }
-    quickstart::prepare()?;
+    // All packages are there by now.
+    quickstart::prepare(Consent::Ask)?;
     step("providing the built kernel", microvm::provide_built_kernel)?;
     // As root, VMMs run under other users, who must be able to get there: a home directory would not do.
     let root = if host::is_root() {

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::failures::Failures;
 use crate::levels::{Counts, LEVELS};
+use crate::packages::{Consent, Purpose};
 use crate::steps::step;
-use crate::{host, microvm, quickstart, run, test};
+use crate::{host, microvm, packages, quickstart, run, test};
 
 /// Where the program keeps its files there, as anywhere.
 const DATA: &str = "var/lib/microvm";
@@ -35,8 +36,9 @@ const CHOSEN: [(&str, &[&str]); 8] = [
 const AT_LEAST: u64 = 13;
 
 /// Makes the root if need be, does there what a newcomer does, and runs the tests.
-pub(crate) fn debian13() -> Result<()> {
-    let agent = quickstart::prepare()?;
+pub(crate) fn debian13(consent: Consent) -> Result<()> {
+    step("installing packages", || packages::install(Purpose::Tests, consent))?;
+    let agent = quickstart::prepare(consent)?;
     step("providing the built kernel", microvm::provide_built_kernel)?;
     step("providing nextest", test::provide_nextest)?;
     step("building all tests", || test::build(&agent))?;

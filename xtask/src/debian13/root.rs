@@ -28,7 +28,7 @@ pub(super) fn provide() -> Result<()> {
         bail!("this needs root: it makes a root directory of another release and mounts into it");
     }
     let sources = sources()?;
-    let include = packages::all().collect::<Vec<_>>().join(",");
+    let include = packages::all(packages::Purpose::Tests).collect::<Vec<_>>().join(",");
     let made_of = format!("{SUITE}\n{include}\n{sources}");
     if std::fs::read_to_string(folder().join(MADE_OF)).is_ok_and(|text| text == made_of) {
         eprintln!("  it is there");

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use workloads::{SERVER, WORKLOADS, Workload};
 
+use crate::packages::{Consent, Purpose};
 use crate::steps::step;
 use crate::{host, microvm, packages, run};
 
@@ -40,8 +41,8 @@ struct Tally {
 }
 
 /// Runs every program for so many minutes.
-pub(crate) fn storm(minutes: u64, only: Option<&str>) -> Result<()> {
-    step("installing packages", packages::install)?;
+pub(crate) fn storm(minutes: u64, only: Option<&str>, consent: Consent) -> Result<()> {
+    step("installing packages", || packages::install(Purpose::Tests, consent))?;
     let folder = host::target().join("storm");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     step("providing the image and what is not in it", || provide(&folder))?;

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use self::explained::Explained;
 use self::guest::Guest;
 use self::results::Results;
+use crate::packages::{Consent, Purpose};
 use crate::steps::step;
 use crate::{host, microvm, packages, run};
 
@@ -57,8 +58,8 @@ impl Kind {
 }
 
 /// Builds the suites, boots a VM, runs them on every file system, and compares.
-pub(crate) fn suites() -> Result<()> {
-    step("installing packages", packages::install)?;
+pub(crate) fn suites(consent: Consent) -> Result<()> {
+    step("installing packages", || packages::install(Purpose::Tests, consent))?;
     let folder = host::target().join("suites");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let programs = step("building the suites", || build(&folder))?;
