@@ -20,11 +20,16 @@ pub(crate) fn repository() -> PathBuf {
 /// A program under `timeout`, which also ends what it started (on a terminal only the program itself, so that Ctrl-C
 /// reaches all of them).
 pub(crate) fn program(name: &str, limit: Duration) -> Command {
+    limited(name, limit, std::io::stderr().is_terminal())
+}
+
+fn limited(name: &str, limit: Duration, foreground: bool) -> Command {
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=10", &limit.as_secs().max(1).to_string()]);
-    if std::io::stderr().is_terminal() {
+    // Options end at the first word that is none: the time.
+    if foreground {
         command.arg("--foreground");
     }
+    command.args(["--kill-after=10", &limit.as_secs().max(1).to_string()]);
     command.arg(name).stdin(Stdio::null());
     command
 }
@@ -96,4 +101,19 @@ pub(crate) fn cargo(limit: Duration) -> Command {
         }
     }
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_run_with_and_without_a_terminal() {
+        for foreground in [false, true] {
+            let mut command = limited("echo", Duration::from_secs(10), foreground);
+            command.arg("said");
+            assert_eq!(shown(&command), "echo said");
+            assert_eq!(output(&mut command).unwrap(), "said\n");
+        }
+    }
 }
