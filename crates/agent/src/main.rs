@@ -1,33 +1,27 @@
 //! The guest agent of microvm-sandbox: `/init` of the initial file system, PID 1 of every guest.
 //!
 //! ```text
-//!   boot ─▶ channel ─▶ operations ─┬─▶ exec    (processes, their output, their end)
-//!                                  ├─▶ files   (files, directories, archives, watches)
-//!                                  └─▶ system  (identity, health, ports, shutdown)
+//!   platform (boot, port, programs, files, system) ◀── core (link ─▶ operations ─▶ exec · identity · …)
 //! ```
 //!
-//! One thread runs everything that waits; work on files and starts of programs go to helper threads. What it does
-//! *not* do: trust a path or an archive, keep state across boots, speak anything but `microvm-protocol`.
+//! [`core`] is the same on every operating system, [`platform`] has one module for each. One thread runs everything that
+//! waits; work on files and starts of programs go to helper threads. What the agent does *not* do: trust a path or an
+//! archive, keep state across boots, speak anything but `microvm-protocol`.
 
-mod agent;
-mod boot;
-mod channel;
-mod console;
-mod descriptor;
-mod epoch;
-mod exec;
-mod failure;
-mod files;
-mod operations;
-mod system;
+mod core;
+mod platform;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::{Agent, Place};
-use channel::{Link, Port};
-use console::say;
+use crate::core::agent::Agent;
+use crate::core::console::{self, say};
+use crate::core::link::Link;
+use crate::core::platform::Programs as _;
+use crate::platform::linux::port::DevicePort;
+use crate::platform::linux::system::shutdown::end_machine;
+use crate::platform::linux::{Linux, Place, boot, find};
 
 fn main() -> std::process::ExitCode {
     console::announce_panics();
@@ -61,20 +55,20 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 fn serve_guest() -> Result<(), AnyError> {
     let parameters = boot::prepare().unwrap_or_else(|error| {
         say(&format!("boot failed: {error}"));
-        system::shutdown::end_machine(false)
+        end_machine(false)
     });
     if let Some(init) = parameters.init {
         become_init_beside(&init)?;
     }
-    let port = channel::open_port().unwrap_or_else(|error| {
+    let port = find::open_port().unwrap_or_else(|error| {
         say(&format!("boot failed: {error}"));
-        system::shutdown::end_machine(false)
+        end_machine(false)
     });
     runtime()?.block_on(async {
-        let agent = Arc::new(Agent::new(Place::Guest));
-        let link = Link::new(Arc::clone(&agent), Port::new(port)?);
+        let agent = Arc::new(Agent::new(Linux::new(Place::Guest)));
+        let link = Link::new(Arc::clone(&agent), DevicePort::new(port)?);
         tokio::select! {
-            result = Arc::clone(&agent).reaper.clone().run() => result,
+            result = agent.platform.report_ends() => result,
             result = link.serve(false) => result,
         }
     })?;
@@ -98,23 +92,23 @@ fn become_init_beside(init: &str) -> Result<(), AnyError> {
     }
     let error = std::os::unix::process::CommandExt::exec(&mut std::process::Command::new(init));
     say(&format!("boot failed: run the image's init {init}: {error}"));
-    system::shutdown::end_machine(false)
+    end_machine(false)
 }
 
 /// An ordinary process on a host that serves a unix socket, one connection after the other: for tests.
 fn serve_socket(path: &str) -> Result<(), AnyError> {
     runtime()?.block_on(async {
-        let agent = Arc::new(Agent::new(Place::Host));
+        let agent = Arc::new(Agent::new(Linux::new(Place::Host)));
         let listener = tokio::net::UnixListener::bind(path)?;
         let serve = async {
             loop {
                 let (connection, _) = listener.accept().await?;
                 let device = OwnedFd::from(connection.into_std()?);
-                Link::new(Arc::clone(&agent), Port::new(device)?).serve(true).await?;
+                Link::new(Arc::clone(&agent), DevicePort::new(device)?).serve(true).await?;
             }
         };
         tokio::select! {
-            result = agent.reaper.clone().run() => result,
+            result = agent.platform.report_ends() => result,
             result = serve => result,
         }
     })?;

@@ -1,0 +1,59 @@
+//! Start commands: run once per boot, one after the other, in the background.
+
+use std::sync::Arc;
+
+use microvm_protocol::messages::Exec;
+use tokio::runtime::Handle;
+
+use super::agent::{Agent, StartCommands};
+use super::console::say;
+use super::platform::Platform;
+
+/// Starts them, unless they ran since the boot already. The last one may be a server that never ends. Whether all have
+/// started well is part of the guest's health; their output is kept like that of any other process.
+pub(super) fn run<P: Platform>(agent: &Arc<Agent<P>>, commands: Vec<String>) {
+    if commands.is_empty() || !agent.change_start_commands(StartCommands::NotGiven, StartCommands::Running) {
+        return;
+    }
+    let task_agent = Arc::clone(agent);
+    agent.spawn(&Handle::current(), async move {
+        let agent = task_agent;
+        let count = commands.len();
+        for (number, command) in commands.into_iter().enumerate() {
+            let request = Exec {
+                // Known in advance, so that the host can attach to it: ids are 20 letters and digits.
+                id: format!("startcommand{number:08}"),
+                command: agent.platform.shell(command),
+                detach: true,
+                ..Exec::default()
+            };
+            let process = match super::exec::start(&agent, request).await {
+                Ok(process) => process,
+                Err(error) => return failed(&agent, number, &error.message),
+            };
+            process.lock().has_reader = false;
+            process.notify();
+            if number + 1 == count {
+                agent.change_start_commands(StartCommands::Running, StartCommands::Done);
+            }
+            let mut changed = process.changed.subscribe();
+            let exit = loop {
+                if let Some(exit) = process.lock().exit {
+                    break exit;
+                }
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            };
+            if exit.code != Some(0) {
+                return failed(&agent, number, &format!("it ended with {exit:?}"));
+            }
+        }
+    });
+}
+
+fn failed<P: Platform>(agent: &Agent<P>, number: usize, reason: &str) {
+    say(&format!("start command {} failed: {reason}", number + 1));
+    agent.change_start_commands(StartCommands::Running, StartCommands::Failed);
+    agent.change_start_commands(StartCommands::Done, StartCommands::Failed);
+}

@@ -1,0 +1,51 @@
+//! Files with holes: a map, then their data.
+
+use std::fs::{File, Metadata};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use microvm_protocol::sparse::{Segment, SparseMap};
+use rustix::fs::{SeekFrom, seek};
+use tar::Header;
+
+use super::{BLOCK, Packer, header};
+use crate::core::failure::AgentResult;
+
+/// Where a file has data; `None` if it is to be packed as any other.
+pub(super) fn map(file: &File, metadata: &Metadata) -> Option<SparseMap> {
+    // `st_blocks` counts 512 bytes (stat(2)).
+    if metadata.blocks().saturating_mul(512) >= metadata.len() {
+        return None;
+    }
+    let next = |from: SeekFrom| seek(file.as_fd(), from).ok();
+    SparseMap::find(metadata.len(), |from| next(SeekFrom::Data(from)), |from| next(SeekFrom::Hole(from)))
+}
+
+impl Packer<'_> {
+    /// Packs a file by its map. What changes meanwhile is as torn as in any file that is copied while it is written.
+    pub(super) fn sparse(
+        &mut self,
+        file: &File,
+        path: &Path,
+        header: Header,
+        entry: &header::Entry<'_>,
+        map: &SparseMap,
+    ) -> AgentResult<()> {
+        header::append(&mut self.pending, header, entry);
+        self.pending.extend(map.encode());
+        self.flush()?;
+        let mut missing = 0;
+        for Segment { offset, length } in map.segments() {
+            let end = offset + length;
+            // Beyond the end of a file that became shorter nothing is read.
+            let sent = self.sender.file(file, path, *offset, end)?.clamp(*offset, end);
+            self.sender.zeros(end - sent)?;
+            missing += end - sent;
+        }
+        self.shortened(path, missing);
+        let padding = map.stored().next_multiple_of(BLOCK) - map.stored();
+        self.pending.extend(std::iter::repeat_n(0, usize::try_from(padding).unwrap_or(0)));
+        Ok(())
+    }
+}

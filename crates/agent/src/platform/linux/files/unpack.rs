@@ -1,0 +1,296 @@
+//! A tar stream from the host, below a directory that no entry may leave.
+//!
+//! FIFOs and devices are made: a device gives nothing of the host, the guest is a machine of its own. What cannot be made
+//! is left out and told; only what would leave the target, and what is no archive, ends the stream.
+
+mod attributes;
+mod sparse;
+mod target;
+mod xattrs;
+
+use std::cell::Cell;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use microvm_protocol::messages::{LeftOut, Written};
+use microvm_protocol::mux::StreamHandle;
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Timestamps, linkat, makedev, mkdirat, mknodat, openat, symlinkat,
+    utimensat,
+};
+use rustix::io::Errno;
+use tar::{Archive, Entry, EntryType};
+
+use self::attributes::{Attributes, Made};
+use self::sparse::Sparse;
+use self::target::{Target, inside, refused, replacing};
+use self::xattrs::Xattrs;
+use super::limited::{Limited, MOST_BEFORE_AN_ENTRY};
+use super::owner::{Owner, make_all};
+use super::path::{absolute, failed};
+use crate::core::blocking::blocking;
+use crate::core::bulk::Receiver;
+use crate::core::failure::{AgentError, AgentResult, show};
+
+/// Unpacks below `path`, which is made if missing.
+///
+/// An `owner` takes the place of those in the archive: what is made gets it, and what was there too unless it is the default.
+pub(in crate::platform::linux) async fn unpack(
+    stream: &Arc<StreamHandle>,
+    path: Vec<u8>,
+    owner: Option<Owner>,
+) -> AgentResult<Written> {
+    let mut receiver = Receiver::new(stream);
+    blocking(move || {
+        let target = absolute(&path)?;
+        make_all(target, owner).map_err(failed("make", target))?;
+        let mut unpacker = Unpacker {
+            target: Target::open(target, owner)?,
+            owner,
+            directories: Vec::new(),
+            buffer: vec![0; 64 * 1024],
+            may_change_owner: rustix::process::geteuid().is_root(),
+            left_out: LeftOut::default(),
+        };
+        let result = unpacker.run(&mut receiver);
+        // A stream that broke off explains every error that follows from it.
+        if let Some(failure) = receiver.failure.take() {
+            return Err(failure.into());
+        }
+        result?;
+        // What follows the archive's end is padding.
+        while receiver.next()?.is_some() {}
+        let left_out = Some(unpacker.left_out).filter(|left_out| left_out.count > 0);
+        Ok(Written { bytes: receiver.received, left_out })
+    })
+    .await
+}
+
+struct Unpacker {
+    target: Target,
+    /// Directories whose times are set when nothing is put into them any more.
+    directories: Vec<(PathBuf, Timestamps)>,
+    buffer: Vec<u8>,
+    may_change_owner: bool,
+    owner: Option<Owner>,
+    left_out: LeftOut,
+}
+
+/// An entry on its way to its place.
+struct Arrival<'a> {
+    name: &'a [u8],
+    path: PathBuf,
+    parent: Arc<OwnedFd>,
+    leaf: OsString,
+    attributes: Attributes,
+    xattrs: Xattrs,
+}
+
+impl Arrival<'_> {
+    fn failed(&self, (action, error): (&str, Errno)) -> AgentError {
+        match error {
+            Errno::XDEV | Errno::LOOP => {
+                refused(self.name, "it leads out of the target through a symbolic link")
+            }
+            error => AgentError::system(format!("{action} {}", show(self.name)), error),
+        }
+    }
+
+    /// Makes it; a file or link of that name gives way.
+    fn make<T>(&self, what: &str, make: impl Fn() -> rustix::io::Result<T>) -> AgentResult<T> {
+        replacing(&self.parent, &self.leaf, make).map_err(|error| self.failed((what, error)))
+    }
+}
+
+fn broken(error: std::io::Error) -> AgentError {
+    AgentError::invalid(format!("the archive cannot be read: {error}"))
+}
+
+type Reading<'a, 'b> = Entry<'a, Limited<'a, &'b mut Receiver>>;
+
+impl Unpacker {
+    fn run(&mut self, receiver: &mut Receiver) -> AgentResult<()> {
+        let budget = Cell::new(None);
+        let mut archive = Archive::new(Limited { inner: receiver, budget: &budget });
+        let mut entries = archive.entries().map_err(broken)?;
+        loop {
+            budget.set(Some(MOST_BEFORE_AN_ENTRY));
+            let Some(entry) = entries.next() else { break };
+            budget.set(None);
+            self.entry(entry.map_err(broken)?)?;
+        }
+        for (path, times) in std::mem::take(&mut self.directories).iter().rev() {
+            let (parent, name) = self.target.place(path)?;
+            // It may have been replaced by a later entry.
+            let _ = utimensat(&*parent, name, times, AtFlags::SYMLINK_NOFOLLOW);
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, mut entry: Reading<'_, '_>) -> AgentResult<()> {
+        let kind = entry.header().entry_type();
+        let mut sparse = if kind.is_file() { Sparse::of(&mut entry)? } else { None };
+        let own = sparse.as_mut().and_then(|sparse| sparse.name.take());
+        let name = own.unwrap_or_else(|| entry.path_bytes().into_owned());
+        let path = inside(&name)?;
+        if kind == EntryType::XGlobalHeader {
+            return Ok(());
+        }
+        if path.as_os_str().is_empty() {
+            // The target itself: it is as the caller made it.
+            return if kind.is_dir() { Ok(()) } else { Err(refused(&name, "it has no name")) };
+        }
+        let attributes = Attributes::of(&mut entry, self.may_change_owner, self.owner)?;
+        let xattrs = Xattrs::of(&mut entry)?;
+        let (parent, leaf) = self.target.place(&path)?;
+        let arrival = Arrival { name: &name, path, parent, leaf, attributes, xattrs };
+        match kind {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                self.file(&mut entry, sparse, &arrival)
+            }
+            EntryType::Directory => self.directory(arrival),
+            EntryType::Symlink => {
+                let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+                let make = || symlinkat(OsStr::from_bytes(&target), &*arrival.parent, &arrival.leaf);
+                arrival.make("make the link", make)?;
+                self.give_made(&arrival, FileType::Symlink)
+            }
+            EntryType::Link => {
+                let target = inside(&entry.link_name_bytes().unwrap_or_default())?;
+                let (from, from_leaf) = self.target.place(&target)?;
+                if arrival.path == target {
+                    return Ok(());
+                }
+                let make = || linkat(&*from, &from_leaf, &*arrival.parent, &arrival.leaf, AtFlags::empty());
+                arrival.make("make the link", make)
+            }
+            EntryType::Char | EntryType::Block | EntryType::Fifo => self.special(&entry, &arrival),
+            _ => {
+                self.left_out.add(&name, "entries of its type are not known");
+                Ok(())
+            }
+        }
+    }
+
+    fn file(
+        &mut self,
+        entry: &mut Reading<'_, '_>,
+        sparse: Option<Sparse>,
+        arrival: &Arrival<'_>,
+    ) -> AgentResult<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let make = || openat(&*arrival.parent, &arrival.leaf, flags, Mode::from_raw_mode(0o600));
+        let file = File::from(arrival.make("make", make)?);
+        match sparse {
+            Some(sparse) => sparse.write(entry, &file, arrival.name, &mut self.buffer)?,
+            None => self.content(entry, &file, arrival.name)?,
+        }
+        let file = OwnedFd::from(file);
+        arrival.attributes.give(&file).map_err(|unset| arrival.failed(unset))?;
+        self.give_xattrs(arrival, &file);
+        arrival.attributes.stamp(&file).map_err(|unset| arrival.failed(unset))
+    }
+
+    fn directory(&mut self, mut arrival: Arrival<'_>) -> AgentResult<()> {
+        let mut keeps_owner = false;
+        let Arrival { parent, leaf, path, .. } = &arrival;
+        match mkdirat(&**parent, leaf, Mode::from_raw_mode(0o700)) {
+            Ok(()) => {}
+            Err(Errno::EXIST) if self.target.is_linked_directory(parent, leaf, path) => return Ok(()),
+            Err(Errno::EXIST) if self.owner.is_some_and(|owner| owner.is_default) => {
+                keeps_owner = true;
+            }
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(arrival.failed(("make", error))),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = match openat(&**parent, leaf, flags, Mode::empty()) {
+            Ok(directory) => directory,
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                return Err(refused(arrival.name, "something that is no directory is there already"));
+            }
+            Err(error) => return Err(arrival.failed(("open", error))),
+        };
+        if keeps_owner {
+            arrival.attributes.keep_owner();
+        }
+        arrival.attributes.give(&directory).map_err(|unset| arrival.failed(unset))?;
+        self.give_xattrs(&arrival, &directory);
+        self.directories.push((arrival.path, arrival.attributes.times));
+        Ok(())
+    }
+
+    /// A FIFO or device. Where the kernel or the file system has none of them (a shared folder) it is left out.
+    fn special(&mut self, entry: &Reading<'_, '_>, arrival: &Arrival<'_>) -> AgentResult<()> {
+        let header = entry.header();
+        let kind = match header.entry_type() {
+            EntryType::Char => FileType::CharacterDevice,
+            EntryType::Block => FileType::BlockDevice,
+            _ => FileType::Fifo,
+        };
+        let number = |number: std::io::Result<Option<u32>>| number.ok().flatten().unwrap_or(0);
+        let device = makedev(number(header.device_major()), number(header.device_minor()));
+        let device = if kind == FileType::Fifo { 0 } else { device };
+        let make = || mknodat(&*arrival.parent, &arrival.leaf, kind, Mode::from_raw_mode(0o600), device);
+        match replacing(&arrival.parent, &arrival.leaf, make) {
+            Ok(()) => {}
+            Err(error @ (Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL)) => {
+                let what = if kind == FileType::Fifo { "FIFOs" } else { "devices" };
+                self.left_out.add(arrival.name, format!("{what} cannot be made there: {error}"));
+                return Ok(());
+            }
+            Err(error) => return Err(arrival.failed(("make", error))),
+        }
+        self.give_made(arrival, kind)
+    }
+
+    /// Gives a link, FIFO or device all it is to have.
+    fn give_made(&mut self, arrival: &Arrival<'_>, kind: FileType) -> AgentResult<()> {
+        let made = Made::hold(&arrival.parent, &arrival.leaf, kind).map_err(|unset| arrival.failed(unset))?;
+        arrival.attributes.give_made(&made).map_err(|unset| arrival.failed(unset))?;
+        self.give_xattrs(arrival, &made.seen);
+        Ok(())
+    }
+
+    fn give_xattrs(&mut self, arrival: &Arrival<'_>, file: &OwnedFd) {
+        for refused in arrival.xattrs.give(file) {
+            self.left_out.add(arrival.name, refused);
+        }
+    }
+
+    /// Writes content; blocks of zeros become holes.
+    fn content(&mut self, entry: &mut Reading<'_, '_>, file: &File, name: &[u8]) -> AgentResult<()> {
+        let failed = |error| AgentError::system(format!("write {}", show(name)), error);
+        let (mut position, mut hole) = (0u64, false);
+        loop {
+            let mut filled = 0;
+            while filled < self.buffer.len() {
+                match entry.read(&mut self.buffer[filled..]).map_err(broken)? {
+                    0 => break,
+                    count => filled += count,
+                }
+            }
+            let block = &self.buffer[..filled];
+            hole = filled > 0 && filled == self.buffer.len() && is_zero(block) || (filled == 0 && hole);
+            if !hole && filled > 0 {
+                file.write_all_at(block, position).map_err(failed)?;
+            }
+            position += filled as u64;
+            if filled < self.buffer.len() {
+                break;
+            }
+        }
+        if hole { file.set_len(position).map_err(failed) } else { Ok(()) }
+    }
+}
+
+fn is_zero(block: &[u8]) -> bool {
+    let (words, rest) = block.as_chunks::<8>();
+    words.iter().all(|word| u64::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
+}

@@ -1,0 +1,198 @@
+//! Owner, mode and times of an entry.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat,
+    fchmod, fchown, fstat, futimens, openat, utimensat,
+};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+use tar::Entry;
+
+use super::broken;
+use crate::core::failure::AgentResult;
+use crate::platform::linux::files::owner::Owner;
+
+/// What an entry says of itself besides its name and content.
+pub(super) struct Attributes {
+    mode: Mode,
+    owner: Option<(Uid, Gid)>,
+    pub(super) times: Timestamps,
+}
+
+/// What could not be set, for a message.
+pub(super) type Unset = (&'static str, Errno);
+
+impl Attributes {
+    /// Those of an entry; another owner only where this agent may give files away. `given` takes the place of the entry's.
+    pub(super) fn of(
+        entry: &mut Entry<'_, impl Read>,
+        may_change_owner: bool,
+        given: Option<Owner>,
+    ) -> AgentResult<Self> {
+        let exact = exact_time(entry)?;
+        let header = entry.header();
+        let number = |result: std::io::Result<u64>| {
+            result.ok().and_then(|value| u32::try_from(value).ok()).filter(|value| *value != u32::MAX)
+        };
+        let in_archive = || number(header.uid()).zip(number(header.gid()));
+        let owner = given.map(|owner| (owner.uid, owner.gid)).or_else(in_archive);
+        let owner = owner.filter(|_| may_change_owner);
+        let in_header = || Timespec {
+            tv_sec: header.mtime().ok().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0),
+            tv_nsec: 0,
+        };
+        Ok(Self {
+            mode: Mode::from_raw_mode(header.mode().map_err(broken)? & 0o7777),
+            owner: owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid))),
+            times: Timestamps {
+                last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+                last_modification: exact.unwrap_or_else(in_header),
+            },
+        })
+    }
+
+    /// For what was there before and keeps its owner.
+    pub(super) const fn keep_owner(&mut self) {
+        self.owner = None;
+    }
+
+    /// Gives an open file or directory its owner and mode, in this order: changing the owner clears set-id bits.
+    pub(super) fn give(&self, file: &OwnedFd) -> Result<(), Unset> {
+        if let Some((uid, gid)) = self.owner {
+            fchown(file, Some(uid), Some(gid)).map_err(|error| ("change the owner of", error))?;
+        }
+        fchmod(file, self.mode).map_err(|error| ("set the mode of", error))
+    }
+
+    /// Sets the times of an open file that is complete.
+    pub(super) fn stamp(&self, file: &OwnedFd) -> Result<(), Unset> {
+        futimens(file, &self.times).map_err(|error| ("set the times of", error))
+    }
+
+    /// Gives something that must not be opened, and that was just made, all it is to have; a link has no mode.
+    pub(super) fn give_made(&self, made: &Made) -> Result<(), Unset> {
+        if let Some((uid, gid)) = self.owner {
+            chownat(&made.seen, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+                .map_err(|error| ("change the owner of", error))?;
+        }
+        // fchmod and futimens refuse descriptors of this kind; their name below /proc is the file itself.
+        let path = format!("/proc/self/fd/{}", made.seen.as_raw_fd());
+        if made.kind == FileType::Symlink {
+            // Times of links are a nicety that not every file system has.
+            let _ = utimensat(CWD, &*path, &self.times, AtFlags::empty());
+            return Ok(());
+        }
+        chmodat(CWD, &*path, self.mode, AtFlags::empty()).map_err(|error| ("set the mode of", error))?;
+        utimensat(CWD, &*path, &self.times, AtFlags::empty()).map_err(|error| ("set the times of", error))
+    }
+}
+
+/// A link, FIFO or device that was just made, held without being opened.
+///
+/// A program of the guest may put something else in its place meanwhile. That is taken for it only if it is as good as it:
+/// of the same kind, of the agent's own user, and under no other name.
+pub(super) struct Made {
+    pub(super) seen: OwnedFd,
+    kind: FileType,
+}
+
+impl Made {
+    pub(super) fn hold(parent: &OwnedFd, leaf: &OsStr, kind: FileType) -> Result<Self, Unset> {
+        let hold = || {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let seen = openat(parent, leaf, flags, Mode::empty())?;
+            let found = fstat(&seen)?;
+            let same = FileType::from_raw_mode(found.st_mode) == kind
+                && found.st_uid == geteuid().as_raw()
+                && found.st_nlink == 1;
+            if same { Ok(Self { seen, kind }) } else { Err(Errno::AGAIN) }
+        };
+        hold().map_err(|error| ("find again", error))
+    }
+}
+
+/// The time of an entry from its pax records: with nanoseconds, and before 1970.
+fn exact_time(entry: &mut Entry<'_, impl Read>) -> AgentResult<Option<Timespec>> {
+    let Some(records) = entry.pax_extensions().map_err(broken)? else { return Ok(None) };
+    for record in records {
+        let record = record.map_err(broken)?;
+        if record.key_bytes() == b"mtime" {
+            let time = std::str::from_utf8(record.value_bytes()).ok().and_then(decimal);
+            let bad = || broken(std::io::Error::other("the time of an entry is no number"));
+            return time.map(Some).ok_or_else(bad);
+        }
+    }
+    Ok(None)
+}
+
+/// A decimal number of seconds; digits after the ninth of the fraction are cut off.
+fn decimal(text: &str) -> Option<Timespec> {
+    let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    if part.bytes().any(|byte| !byte.is_ascii_digit()) {
+        return None;
+    }
+    let part: String = part.chars().chain(std::iter::repeat('0')).take(9).collect();
+    let (whole, part): (u64, u32) = (whole.parse().ok()?, part.parse().ok()?);
+    let total = sign * (i128::from(whole) * 1_000_000_000 + i128::from(part));
+    let tv_sec = i64::try_from(total.div_euclid(1_000_000_000)).ok()?;
+    Some(Timespec { tv_sec, tv_nsec: i64::try_from(total.rem_euclid(1_000_000_000)).ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_took_the_place_of_what_was_made_gets_nothing() {
+        use std::os::unix::fs::MetadataExt as _;
+        let directory = std::env::temp_dir().join(format!("made-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(directory.join("secret"), "x").unwrap();
+        std::os::unix::fs::symlink("secret", directory.join("link")).unwrap();
+        let parent = OwnedFd::from(std::fs::File::open(&directory).unwrap());
+        let hold = |name: &str, kind| Made::hold(&parent, OsStr::new(name), kind);
+        let facts = |name: &str| {
+            let found = std::fs::symlink_metadata(directory.join(name)).unwrap();
+            (found.mode() & 0o7777, found.mtime())
+        };
+        let attributes = Attributes {
+            mode: Mode::from_raw_mode(0o4666),
+            owner: None,
+            times: Timestamps {
+                last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+                last_modification: Timespec { tv_sec: 77, tv_nsec: 0 },
+            },
+        };
+        let before = facts("secret");
+        // A link in place of a FIFO, a file, and a second name of something else.
+        assert_eq!(hold("link", FileType::Fifo).err(), Some(("find again", Errno::AGAIN)));
+        assert_eq!(hold("secret", FileType::Fifo).err(), Some(("find again", Errno::AGAIN)));
+        std::fs::hard_link(directory.join("secret"), directory.join("name")).unwrap();
+        assert!(hold("secret", FileType::RegularFile).is_err());
+        // What was held is what is changed, also when its name leads elsewhere by then.
+        let link = hold("link", FileType::Symlink).unwrap();
+        std::fs::rename(directory.join("link"), directory.join("moved")).unwrap();
+        std::os::unix::fs::symlink("secret", directory.join("link")).unwrap();
+        attributes.give_made(&link).unwrap();
+        assert_eq!((facts("secret"), facts("moved").1), (before, 77));
+        assert_ne!(facts("link").1, 77);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn times_are_rounded_down_to_seconds_and_nanoseconds() {
+        let parts = |text| decimal(text).map(|time| (time.tv_sec, time.tv_nsec));
+        assert_eq!(parts("981173106.5"), Some((981_173_106, 500_000_000)));
+        assert_eq!(parts("-1.000000001"), Some((-2, 999_999_999)));
+        assert_eq!(parts("-1"), Some((-1, 0)));
+        assert_eq!(parts("7.0000000019"), Some((7, 1)));
+        for bad in ["", "x", "1.x", "--1", "99999999999999999999"] {
+            assert_eq!(parts(bad), None, "{bad}");
+        }
+    }
+}
