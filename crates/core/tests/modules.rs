@@ -68,3 +68,44 @@ fn modules_use_only_those_above_them() {
     assert!(arrows > 100, "only {arrows} arrows");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// Most methods of one type, over all of its `impl` blocks.
+const MOST_METHODS: usize = 25;
+
+/// The type of an `impl` block that is its own, and not one of a trait.
+fn own_type(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("impl")?;
+    let rest = if rest.starts_with('<') { rest.split_once("> ")?.1 } else { rest.strip_prefix(' ')? };
+    let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
+    (!line.contains(" for ")).then_some(&rest[..end])
+}
+
+#[test]
+fn no_type_does_everything() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut all = Vec::new();
+    files(&root, &mut all);
+    let mut methods: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for file in all {
+        // Types of the same name in different folders are different types.
+        let folder = file.parent().unwrap().display().to_string();
+        let mut own = None;
+        for line in fs::read_to_string(&file).unwrap().lines() {
+            if line.starts_with("impl") {
+                own = own_type(line).map(str::to_owned);
+            } else if line == "}" {
+                own = None;
+            }
+            let method = line.strip_prefix("    ").is_some_and(|line| {
+                !line.starts_with(' ') && (line.starts_with("fn ") || line.contains(" fn "))
+            });
+            if let Some(own) = own.as_ref().filter(|_| method) {
+                *methods.entry((folder.clone(), own.clone())).or_default() += 1;
+            }
+        }
+    }
+    let count = |name: &str| methods.iter().find(|((_, own), _)| own == name).map_or(0, |(_, count)| *count);
+    assert!(count("VmActor") > 10 && count("Journal") > 10, "{methods:#?}");
+    methods.retain(|_, count| *count > MOST_METHODS);
+    assert!(methods.is_empty(), "more than {MOST_METHODS} methods: {methods:#?}");
+}

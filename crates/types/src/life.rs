@@ -1,4 +1,4 @@
-//! The life of one VM: its phase, and what goes with it. Only [`Life`] changes a phase, and only along the table.
+//! The life of one VM: its phase, and what goes with it. Only [`Life::apply`] changes a phase, along the table.
 
 use serde::{Deserialize, Serialize};
 
@@ -109,9 +109,9 @@ impl Life {
     /// Gives up the memory that it sleeps on, and says where that is. A VM that is only hibernated is stopped then.
     pub fn give_up_sleep(&mut self) -> Option<SnapshotId> {
         let snapshot = self.asleep().cloned()?;
-        self.rest = None;
-        if self.phase == Phase::Hibernated {
-            self.phase = Phase::Stopped;
+        // Only a VM that is hibernated is in another phase then: the table has no arrow for any other.
+        if self.apply(LifecycleEvent::Forgotten).is_err() {
+            self.rest = None;
         }
         Some(snapshot)
     }

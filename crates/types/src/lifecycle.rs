@@ -127,6 +127,8 @@ pub enum LifecycleEvent {
     Stopped,
     /// Its machine ended, and its memory is on disk.
     Hibernated,
+    /// The memory that it hibernated with is given up.
+    Forgotten,
     /// Its machine was lost, or a step towards running failed.
     Lost,
     /// A request to remove it, or the undoing of its creation.
@@ -139,7 +141,7 @@ pub enum LifecycleEvent {
 
 impl LifecycleEvent {
     /// All events, for tables and tests.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Created,
         Self::Start,
         Self::Started,
@@ -150,6 +152,7 @@ impl LifecycleEvent {
         Self::Stop,
         Self::Stopped,
         Self::Hibernated,
+        Self::Forgotten,
         Self::Lost,
         Self::Delete,
         Self::NotDeleted,
@@ -168,6 +171,7 @@ impl LifecycleEvent {
             Self::Stop => "stop",
             Self::Stopped => "report as stopped",
             Self::Hibernated => "report as hibernated",
+            Self::Forgotten => "give up the memory of",
             Self::Lost => "report as lost",
             Self::Delete => "delete",
             Self::NotDeleted => "report as not deleted",
@@ -301,6 +305,7 @@ pub const fn next(phase: Phase, event: LifecycleEvent) -> Result<Phase, Denied> 
         (P::Starting | P::Running | P::Paused | P::Pooled | P::Stopping, E::Stopped) => P::Stopped,
         // A wake that was overtaken by a stop leaves its memory where it was.
         (P::Starting | P::Stopping, E::Hibernated) => P::Hibernated,
+        (P::Hibernated, E::Forgotten) => P::Stopped,
         (P::Creating | P::Starting | P::Running | P::Paused | P::Pooled | P::Stopping, E::Lost) => P::Failed,
         (
             P::Creating

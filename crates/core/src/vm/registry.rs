@@ -80,9 +80,10 @@ struct Inner {
     by_name: HashMap<String, HashMap<Name, VmId>>,
 }
 
-/// A VM and its owner, which never changes.
+/// A VM, its owner, which never changes, and its name.
 struct Entry {
     tenant: String,
+    name: Name,
     handle: VmHandle,
 }
 
@@ -120,32 +121,37 @@ impl Registry {
                 return Err(microvm_ports::StateError::NameTaken(name.clone()).into());
             }
             inner.by_name.entry(tenant.clone()).or_default().insert(name.clone(), id.clone());
-            inner.by_id.insert(id.clone(), Entry { tenant: tenant.clone(), handle });
+            inner.by_id.insert(id.clone(), Entry { tenant: tenant.clone(), name: name.clone(), handle });
             Ok(())
         })
     }
 
     /// Takes a VM out.
-    pub(crate) fn remove(&self, id: &VmId, name: &Name) {
+    pub(crate) fn remove(&self, id: &VmId) {
         self.with(|inner| {
-            if let Some(Entry { tenant, .. }) = inner.by_id.remove(id) {
-                inner.forget_name(&tenant, name, id);
+            if let Some(Entry { tenant, name, .. }) = inner.by_id.remove(id) {
+                inner.forget_name(&tenant, &name, id);
             }
         });
     }
 
     /// Gives a VM another name if that is free.
-    pub(crate) fn rename(&self, id: &VmId, from: &Name, to: &Name) -> Result<(), ServiceError> {
+    pub(crate) fn rename(&self, id: &VmId, to: &Name) -> Result<(), ServiceError> {
         self.with(|inner| {
-            if from == to {
+            let unknown = || ServiceError::UnknownVm(id.to_string());
+            let Entry { tenant, name, .. } = inner.by_id.get(id).ok_or_else(unknown)?;
+            let (tenant, from) = (tenant.clone(), name.clone());
+            if from == *to {
                 return Ok(());
             }
-            let tenant = inner.by_id.get(id).map(|entry| entry.tenant.clone()).unwrap_or_default();
             if inner.is_taken(&tenant, to) {
                 return Err(microvm_ports::StateError::NameTaken(to.clone()).into());
             }
-            inner.forget_name(&tenant, from, id);
+            inner.forget_name(&tenant, &from, id);
             inner.by_name.entry(tenant).or_default().insert(to.clone(), id.clone());
+            if let Some(entry) = inner.by_id.get_mut(id) {
+                entry.name = to.clone();
+            }
             Ok(())
         })
     }

@@ -1,29 +1,42 @@
-//! How a VM comes to run.
+//! Beginnings of a machine: at the creation of a VM, at a start, and back on a snapshot.
 
 use std::sync::Arc;
 
 use microvm_ports::snapshot::BranchSource;
 use microvm_ports::storage::VmFiles;
-use microvm_types::lifecycle::LifecycleEvent;
+use microvm_types::lifecycle::{LifecycleEvent, Work};
 use microvm_types::template::HookPoint;
 use microvm_types::vm::VmRecord;
 
-use super::VmActor;
+use super::disks::{Missing, write_back};
+use super::ending::{end_last_machine, still_lives, stopped_by_force, sweep_or_log};
+use super::inbox::Interrupted;
+use super::memory;
+use super::power::Vm;
 use crate::error::ServiceError;
 use crate::events::What;
 use crate::launch::{Connected, MachineFiles, Planned, fix_formats};
 use crate::ports::Ports;
 use crate::vm::command::Command;
-use crate::vm::hooks;
 
-impl VmActor {
+/// Orders that end a VM whose machine is coming up, with the word for it.
+const fn overtakes(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Stop { .. } => Some("stopped"),
+        Command::Delete(_) => Some("deleted"),
+        _ => None,
+    }
+}
+
+impl Vm {
+    /// Makes a new VM, and starts it if asked. What a failure leaves is for the caller to discard.
     pub(super) async fn create(&mut self, start: bool, planned: Planned) -> Result<(), ServiceError> {
-        let ports = self.shared.ports.clone();
-        hooks::run(&ports, &self.record, HookPoint::BeforeCreate).await?;
+        let ports = self.journal.shared.ports.clone();
+        self.journal.hook(HookPoint::BeforeCreate).await?;
         // The row is written while files are made and the machine boots. A crash before it is there leaves a directory
         // that no row knows, which the next server removes with all that runs in it; the row says `creating` until the
         // VM runs, so that a crash after it undoes the creation too.
-        let (record, id) = (self.record.clone(), self.record.id.clone());
+        let (record, id) = (self.journal.record.clone(), self.journal.record.id.clone());
         let row = ports.store.insert_vm(&record);
         // Its directory is no leftover any more. Done while the row is changed: where only one of both was done before a
         // crash the row still says `creating`, or knows the directory.
@@ -34,47 +47,68 @@ impl VmActor {
             let (ran, finished) = futures::join!(self.running(up?), finish);
             ran?;
             finished?;
-            let _ = hooks::run(&ports, &self.record, HookPoint::AfterCreate).await;
-            let _ = hooks::run(&ports, &self.record, HookPoint::AfterStart).await;
+            let _ = self.journal.hook(HookPoint::AfterCreate).await;
+            let _ = self.journal.hook(HookPoint::AfterStart).await;
         } else {
             let (row, files) = futures::join!(row, planned.make_files(&ports, &record));
             row?;
             files?;
-            let (created, finished) = futures::join!(self.request(LifecycleEvent::Created), finish);
+            let (created, finished) = futures::join!(self.journal.request(LifecycleEvent::Created), finish);
             created?;
             finished?;
-            let _ = hooks::run(&ports, &self.record, HookPoint::AfterCreate).await;
+            let _ = self.journal.hook(HookPoint::AfterCreate).await;
         }
         Ok(())
     }
 
     async fn make_files_and_bring_up(&mut self, planned: Planned) -> Result<Connected, ServiceError> {
-        let files = planned.make_files(&self.shared.ports, &self.record).await?;
-        hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeStart).await?;
-        self.bring_up_or_overtaken(async move |_, _| Ok((planned, files))).await
+        let files = planned.make_files(&self.journal.shared.ports, &self.journal.record).await?;
+        self.journal.hook(HookPoint::BeforeStart).await?;
+        self.bring_up(async move |_, _| Ok((planned, files))).await
     }
 
+    /// Starts a VM without a machine: where it hibernated, or by a boot, which `cold` asks for in any case.
     pub(super) async fn start(&mut self, cold: bool) -> Result<(), ServiceError> {
-        hooks::run(&self.shared.ports, &self.record, HookPoint::BeforeStart).await?;
-        self.end_last_machine().await?;
-        let from = if cold { None } else { self.dream().await? };
+        let journal = &mut self.journal;
+        journal.hook(HookPoint::BeforeStart).await?;
+        end_last_machine(journal).await?;
+        let from = if cold { None } else { memory::of(&journal.shared, &journal.record).await? };
         if from.is_none() {
             // A boot is one on the user's own disk files.
-            self.write_back().await?;
+            write_back(journal, Missing::Keep).await?;
         }
-        self.request(LifecycleEvent::Start).await?;
+        journal.request(LifecycleEvent::Start).await?;
         self.bring_up_after_request(from).await
     }
 
-    /// The phase says that it starts: it runs afterwards, or has failed. `from`: a state, and the files that were put back
-    /// on it.
-    pub(super) async fn bring_up_after_request(
+    /// Puts the VM back to a state of its own: what it did since is gone. It runs afterwards. `epoch`: that of the state.
+    pub(super) async fn rollback(&mut self, source: BranchSource, epoch: u64) -> Result<(), ServiceError> {
+        self.journal.permits(Work::Rollback)?;
+        memory::check_loadable(&self.journal.shared, &source).await?;
+        if self.journal.phase().has_machine() {
+            self.journal.request(LifecycleEvent::Stop).await?;
+            let ended = self.end_machine(None).await;
+            still_lives(&mut self.journal, ended).await?;
+            self.journal.note(LifecycleEvent::Stopped, None).await;
+        }
+        let journal = &mut self.journal;
+        end_last_machine(journal).await?;
+        let files = journal.shared.ports.snapshots.reset_vm_files(&journal.record.id, &source).await?;
+        journal.record.epoch = journal.record.epoch.max(epoch);
+        let slept = journal.record.life.give_up_sleep();
+        journal.request(LifecycleEvent::Start).await?;
+        memory::end(&journal.shared, &journal.record, slept).await;
+        self.bring_up_after_request(Some((source, files))).await
+    }
+
+    /// Brings up a VM whose phase says that it starts: it runs afterwards, or has failed. `from`: a state, and the files that
+    /// were put back on it.
+    async fn bring_up_after_request(
         &mut self,
         from: Option<(BranchSource, VmFiles)>,
     ) -> Result<(), ServiceError> {
-        let ports = self.shared.ports.clone();
         let brought_up = self
-            .bring_up_or_overtaken(async move |ports: &Ports, record: &VmRecord| {
+            .bring_up(async move |ports: &Ports, record: &VmRecord| {
                 let (source, files) = from.unzip();
                 let planned = Planned::of(ports, record, source).await?;
                 let files = planned.find_files(ports, record, files).await?;
@@ -85,17 +119,18 @@ impl VmActor {
             Ok(up) => {
                 if let Err(error) = self.running(up).await {
                     self.end_machine_or_log().await;
-                    self.note(LifecycleEvent::Lost, Some(format!("it could not be recorded: {error}"))).await;
+                    let reason = format!("it could not be recorded: {error}");
+                    self.journal.note(LifecycleEvent::Lost, Some(reason)).await;
                     return Err(error);
                 }
-                let _ = hooks::run(&ports, &self.record, HookPoint::AfterStart).await;
+                let _ = self.journal.hook(HookPoint::AfterStart).await;
                 Ok(())
             }
             Err(error) => {
-                self.sweep_or_log().await;
+                sweep_or_log(&self.journal).await;
                 match error {
-                    ServiceError::Overtaken(_) => self.stopped_by_force().await,
-                    _ => self.note(LifecycleEvent::Lost, Some(error.to_string())).await,
+                    ServiceError::Overtaken(_) => stopped_by_force(&mut self.journal).await,
+                    _ => self.journal.note(LifecycleEvent::Lost, Some(error.to_string())).await,
                 }
                 Err(error)
             }
@@ -103,58 +138,47 @@ impl VmActor {
     }
 
     /// Brings the machine up, unless a stop or a delete arrives meanwhile. `made`: what it is made of.
-    async fn bring_up_or_overtaken(
+    async fn bring_up(
         &mut self,
         made: impl AsyncFnOnce(&Ports, &VmRecord) -> Result<(Planned, MachineFiles), ServiceError>,
     ) -> Result<Connected, ServiceError> {
-        let shared = Arc::clone(&self.shared);
-        fix_formats(&shared.ports, &mut self.record).await?;
-        let record = self.record.clone();
+        let shared = Arc::clone(&self.journal.shared);
+        fix_formats(&shared.ports, &mut self.journal.record).await?;
+        let record = self.journal.record.clone();
         let up = async {
             let (planned, files) = made(&shared.ports, &record).await?;
             let prepared = planned.prepare(&shared.ports, &record, files).await?;
             prepared.launch(&shared.ports, shared.settings.kill_deadline).await?.connect(&shared.ports).await
         };
-        tokio::pin!(up);
-        loop {
-            tokio::select! {
-                outcome = &mut up => return outcome,
-                () = shared.ending.cancelled() => return Err(ServiceError::ShuttingDown),
-                Some(order) = self.commands.recv() => {
-                    let overtaken = match &order.command {
-                        Command::Stop { .. } => Some("stopped"),
-                        Command::Delete(_) => Some("deleted"),
-                        _ => None,
-                    };
-                    self.pending.push_back(order);
-                    if let Some(how) = overtaken {
-                        return Err(ServiceError::Overtaken(how));
-                    }
-                }
-            }
+        match self.inbox.unless(&shared.ending, overtakes, up).await {
+            Ok(outcome) => outcome,
+            Err(Interrupted::Order(how)) => Err(ServiceError::Overtaken(how)),
+            Err(Interrupted::Ending) => Err(ServiceError::ShuttingDown),
         }
     }
 
-    /// The VM runs. If that cannot be stored it is ended again: the next server would not know of it.
-    pub(super) async fn running(&mut self, up: Connected) -> Result<(), ServiceError> {
-        let now = self.shared.ports.clock.now_ms();
-        self.activity.touch(now);
-        let slept = self.record.life.asleep().cloned();
-        self.record.epoch = up.epoch;
-        self.record.image_digest.clone_from(&up.image_digest);
-        self.config = Some(up.config.clone());
-        self.tell_what(What::Started { boot: up.boot, took: up.took });
+    /// Notes that the VM runs. If that cannot be stored it is for the caller to end it again: the next server would not know
+    /// of it.
+    async fn running(&mut self, up: Connected) -> Result<(), ServiceError> {
+        let Self { journal, reach, restarting, activity, .. } = self;
+        let now = journal.now_ms();
+        activity.touch(now);
+        let slept = journal.record.life.asleep().cloned();
+        journal.record.epoch = up.epoch;
+        journal.record.image_digest.clone_from(&up.image_digest);
+        reach.learn(up.config.clone());
+        journal.tell_what(What::Started { boot: up.boot, took: up.took });
         let (machine, guest) = up.keep();
-        self.record.machine = serde_json::to_value(machine.record()).ok();
-        (self.machine, self.guest) = (Some(machine), Some(guest));
-        self.reached();
-        self.restarting.holds();
-        let before = self.record.started_ms.replace(now);
-        if let Err(error) = self.request(LifecycleEvent::Started).await {
-            self.record.started_ms = before;
+        journal.record.machine = serde_json::to_value(machine.record()).ok();
+        (journal.machine, journal.guest) = (Some(machine), Some(guest));
+        reach.reached(journal);
+        restarting.holds();
+        let before = journal.record.started_ms.replace(now);
+        if let Err(error) = journal.request(LifecycleEvent::Started).await {
+            journal.record.started_ms = before;
             return Err(error);
         }
-        self.end_sleep(slept).await;
+        memory::end(&journal.shared, &journal.record, slept).await;
         Ok(())
     }
 }

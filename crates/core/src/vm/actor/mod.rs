@@ -1,39 +1,56 @@
 //! One task per VM: owns its record and its machine, does one command after the other.
+//!
+//! ```text
+//!  VmActor ── decides: orders, exits, limits, lost agents
+//!    └─ Vm ── does: begin, pause, resume, hibernate, stop
+//!        ├─ Journal    record, machine and guest; every change is stored, published and told there
+//!        ├─ Inbox      orders; which of them overtake work that is under way
+//!        ├─ Reach      the way to the agent, and when it is tried again
+//!        └─ Branching  states for forks and snapshots, VMMs that wait for children
+//! ```
 
 mod adopt;
 mod beginning;
 mod branching;
 mod claim;
+mod disks;
 mod ending;
-mod limits;
+mod idle;
+mod inbox;
+mod journal;
+mod memory;
+mod power;
 mod reach;
-mod record;
 mod removal;
-mod rest;
 mod retries;
-mod room;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use microvm_ports::hypervisor::MachineExit;
-use microvm_ports::storage::ImageConfig;
-use microvm_ports::{Guest, GuestError, Machine};
-use microvm_types::lifecycle::{Admission, Denied, LifecycleEvent, Work, admit, permits};
+use microvm_types::Phase;
+use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::vm::VmRecord;
-use microvm_types::{ErrorKind, Life, Phase};
 use tokio::sync::{mpsc, watch};
 
+use self::branching::Branching;
+use self::disks::{Missing, write_back};
+use self::idle::{IdleCare, Limit};
+use self::inbox::Inbox;
+use self::journal::Journal;
+use self::power::Vm;
+use self::reach::Reach;
 use self::retries::Retries;
-use crate::error::ServiceError;
 use crate::events::Cause;
 use crate::launch;
 use crate::state::Reservation;
 use crate::vm::activity::Activity;
 use crate::vm::command::{Beginning, Command, Order};
 use crate::vm::shared::Shared;
-use crate::vm::standby::StandbyVmms;
-use crate::vm::view::{Published, Unreachable};
+use crate::vm::view::Published;
+
+/// How often is looked for room: nothing tells when a file system gets some.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 #[expect(clippy::large_enum_variant, reason = "one at a time, and taken apart at once")]
 enum Wake {
@@ -44,36 +61,16 @@ enum Wake {
     Restart,
     DiskFull,
     LookForRoom,
-    LimitPassed(limits::Limit),
+    LimitPassed(Limit),
     ServerEnding,
 }
 
+/// Decides what becomes of one VM.
 pub(crate) struct VmActor {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) record: VmRecord,
-    pub(crate) activity: Arc<Activity>,
-    pub(crate) commands: mpsc::Receiver<Order>,
-    pub(crate) publish: watch::Sender<Published>,
-    machine: Option<Arc<dyn Machine>>,
-    guest: Option<Arc<dyn Guest>>,
-    /// How programs run in its image; `None` until this server has asked.
-    config: Option<ImageConfig>,
-    /// Set while the machine runs and the agent does not answer.
-    unreachable: Option<Unreachable>,
-    reaching: Retries,
-    /// Starts that the guest asks for by a reset.
-    restarting: Retries,
-    /// Commands that came while a start was under way.
-    pending: VecDeque<Order>,
-    /// No limit is looked at before.
-    limits_rest_until: tokio::time::Instant,
-    standby: StandbyVmms,
-    /// Why it does what it does now.
-    cause: Cause,
+    vm: Vm,
+    idle: IdleCare,
     /// What it takes of the host's limits, until it is gone.
     reservation: Option<Reservation>,
-    /// The phase that was told last.
-    told: Phase,
 }
 
 impl VmActor {
@@ -86,33 +83,22 @@ impl VmActor {
         cause: Cause,
         reservation: Reservation,
     ) -> Self {
-        let told = record.phase();
-        Self {
-            cause,
-            told,
-            reservation: Some(reservation),
-            shared,
-            record,
-            activity,
-            commands,
-            publish,
-            machine: None,
-            guest: None,
-            config: None,
-            unreachable: None,
-            reaching: Retries::default(),
+        let vm = Vm {
+            journal: Journal::new(shared, record, publish, cause),
+            inbox: Inbox::new(commands),
+            reach: Reach::default(),
+            branching: Branching::default(),
             restarting: Retries::default(),
-            pending: VecDeque::new(),
-            limits_rest_until: tokio::time::Instant::now(),
-            standby: StandbyVmms::default(),
-        }
+            activity,
+        };
+        Self { vm, idle: IdleCare::new(), reservation: Some(reservation) }
     }
 
     /// Lives until the VM is gone or the server ends. A running machine goes on without its actor.
     pub(crate) async fn run(mut self, beginning: Beginning) {
         match beginning {
             Beginning::Create { start, planned, reply } => {
-                let outcome = self.create(start, *planned).await;
+                let outcome = self.vm.create(start, *planned).await;
                 if outcome.is_err() {
                     self.discard().await;
                 }
@@ -120,45 +106,44 @@ impl VmActor {
             }
             Beginning::Adopt => self.adopt().await,
         }
-        self.cause = Cause::server();
-        while self.record.phase() != Phase::Deleted {
+        self.vm.journal.cause = Cause::server();
+        while self.vm.journal.phase() != Phase::Deleted {
             match self.wait().await {
                 Wake::Order(Some(order)) => {
-                    self.cause = order.cause;
+                    self.vm.journal.cause = order.cause;
                     self.handle(order.command).await;
-                    self.cause = Cause::server();
+                    self.vm.journal.cause = Cause::server();
                 }
                 Wake::Order(None) | Wake::ServerEnding => break,
                 Wake::MachineExited(exit) => self.machine_exited(exit).await,
                 Wake::GuestClosed(reason) => self.guest_closed(reason).await,
                 Wake::ReachAgain => self.reach_again().await,
                 Wake::Restart => self.restart().await,
-                Wake::DiskFull => self.disk_is_full().await,
-                Wake::LookForRoom => self.look_for_room().await,
+                Wake::DiskFull => self.vm.disk_is_full().await,
+                Wake::LookForRoom => self.vm.look_for_room().await,
                 Wake::LimitPassed(limit) => self.limit_passed(limit).await,
             }
         }
-        if self.record.phase() != Phase::Deleted
-            && let Some(guest) = &self.guest
+        if self.vm.journal.phase() != Phase::Deleted
+            && let Some(guest) = &self.vm.journal.guest
         {
             guest.close();
         }
     }
 
     async fn wait(&mut self) -> Wake {
-        if let Some(order) = self.pending.pop_front() {
+        let Vm { journal, inbox, reach, restarting, activity, .. } = &mut self.vm;
+        if let Some(order) = inbox.pending() {
             return Wake::Order(Some(order));
         }
-        let machine = self.machine.clone();
         let exited = async {
-            match &machine {
+            match &journal.machine {
                 Some(machine) => launch::exited(machine.state()).await,
                 None => std::future::pending().await,
             }
         };
-        let guest = self.guest.clone();
         let closed = async {
-            match &guest {
+            match &journal.guest {
                 Some(guest) => match guest.closed().wait_for(Option::is_some).await {
                     Ok(reason) => reason.as_ref().map_or_else(String::new, ToString::to_string),
                     Err(_) => "its driver stopped".to_owned(),
@@ -166,213 +151,108 @@ impl VmActor {
                 None => std::future::pending().await,
             }
         };
-        // Whoever cannot be used is not idle.
-        let usable = self.unreachable.is_none() && !self.waits_for_room();
         let full = async {
-            match &machine {
-                Some(machine) if self.record.phase() == Phase::Running => {
+            match &journal.machine {
+                Some(machine) if journal.phase() == Phase::Running => {
                     launch::disk_full(machine.state()).await
                 }
                 _ => std::future::pending().await,
             }
         };
+        let waits_for_room = journal.waits_for_room();
+        // A VM that cannot be used is not idle.
+        let usable = journal.unreachable.is_none() && !waits_for_room;
         tokio::select! {
             biased;
-            () = self.shared.ending.cancelled() => Wake::ServerEnding,
+            () = journal.shared.ending.cancelled() => Wake::ServerEnding,
             exit = exited => Wake::MachineExited(exit),
             () = full => Wake::DiskFull,
-            () = self.look_due(), if self.waits_for_room() => Wake::LookForRoom,
-            order = self.commands.recv() => Wake::Order(order),
+            () = tokio::time::sleep(LOOK_EVERY), if waits_for_room => Wake::LookForRoom,
+            order = inbox.next() => Wake::Order(order),
             reason = closed => Wake::GuestClosed(reason),
-            () = self.reaching.due(), if self.unreachable.is_some() => Wake::ReachAgain,
-            () = self.restarting.due() => Wake::Restart,
-            limit = async {
-                tokio::time::sleep_until(self.limits_rest_until).await;
-                limits::limit_passes(&self.shared, &self.record, &self.activity, usable).await
-            } => Wake::LimitPassed(limit),
+            () = reach.due(), if journal.unreachable.is_some() => Wake::ReachAgain,
+            () = restarting.due() => Wake::Restart,
+            limit = self.idle.passes(journal, activity, usable) => Wake::LimitPassed(limit),
         }
     }
 
     async fn handle(&mut self, command: Command) {
+        let vm = &mut self.vm;
         match command {
             Command::Start { cold, reply } => {
-                let outcome = match self.admitted(LifecycleEvent::Start) {
-                    Ok(true) => self.start(cold).await,
+                let outcome = match vm.journal.admits(LifecycleEvent::Start) {
+                    Ok(true) => vm.start(cold).await,
                     other => other.map(|_| ()),
                 };
                 let _ = reply.send(outcome);
             }
             Command::Stop { force, grace, reply } => {
-                self.restarting.cancel();
-                let outcome = match self.admitted(LifecycleEvent::Stop) {
-                    Ok(true) => self.stop(force, grace).await,
+                vm.restarting.cancel();
+                let outcome = match vm.journal.admits(LifecycleEvent::Stop) {
+                    Ok(true) => vm.stop(force, grace).await,
                     // What could not be written back when it stopped is tried again. What a sleeping VM has is its own.
-                    Ok(false) if self.record.life.asleep().is_none() => self.write_back().await,
-                    other => other.map(|_| ()),
-                };
-                let _ = reply.send(outcome);
-            }
-            Command::Pause(reply) => {
-                let outcome = match self.admitted(LifecycleEvent::Pause) {
-                    Ok(true) => self.pause(|life| life.apply(LifecycleEvent::Pause)).await,
-                    Ok(false) => {
-                        self.record.life.stay_paused();
-                        self.save(None).await
+                    Ok(false) if vm.journal.record.life.asleep().is_none() => {
+                        write_back(&vm.journal, Missing::Keep).await
                     }
                     other => other.map(|_| ()),
                 };
                 let _ = reply.send(outcome);
             }
+            Command::Pause(reply) => {
+                let outcome = match vm.journal.admits(LifecycleEvent::Pause) {
+                    Ok(true) => vm.pause(|life| life.apply(LifecycleEvent::Pause)).await,
+                    Ok(false) => {
+                        vm.journal.record.life.stay_paused();
+                        vm.journal.save(None).await
+                    }
+                    Err(denied) => Err(denied),
+                };
+                let _ = reply.send(outcome);
+            }
             Command::PutIntoPool(reply) => {
-                let outcome = match self.admitted(LifecycleEvent::Pooled) {
-                    Ok(true) => self.pause(|life| life.apply(LifecycleEvent::Pooled)).await,
+                let outcome = match vm.journal.admits(LifecycleEvent::Pooled) {
+                    Ok(true) => vm.pause(|life| life.apply(LifecycleEvent::Pooled)).await,
                     other => other.map(|_| ()),
                 };
                 let _ = reply.send(outcome);
             }
             Command::Resume(reply) => {
-                let outcome = match self.admitted(LifecycleEvent::Resume) {
-                    Ok(true) => self.resume().await,
+                let outcome = match vm.journal.admits(LifecycleEvent::Resume) {
+                    Ok(true) => vm.resume().await,
                     other => other.map(|_| ()),
                 };
                 let _ = reply.send(outcome);
             }
             Command::Delete(reply) => {
-                self.restarting.cancel();
-                let outcome = match self.admitted(LifecycleEvent::Delete) {
+                vm.restarting.cancel();
+                let outcome = match vm.journal.admits(LifecycleEvent::Delete) {
                     Ok(true) => self.delete().await,
                     other => other.map(|_| ()),
                 };
                 let _ = reply.send(outcome);
             }
             Command::ResizeMemory { memory_mib, reply } => {
-                let _ = reply.send(self.resize_memory(memory_mib).await);
+                let _ = reply.send(vm.resize_memory(memory_mib).await);
             }
             Command::Fork { count, reply } => {
-                let _ = reply.send(self.fork_point(count).await);
+                let _ = reply.send(vm.branching.fork_point(&vm.journal, count).await);
             }
             Command::Snapshot { order, reply } => {
-                let _ = reply.send(self.snapshot(order).await);
+                let _ = reply.send(branching::snapshot(&vm.journal, order).await);
             }
             Command::Hibernate(reply) => {
-                let _ = reply.send(self.hibernate().await);
+                let _ = reply.send(vm.hibernate().await);
             }
-            Command::MakeRoom => self.make_room().await,
+            Command::MakeRoom => vm.make_room().await,
             Command::Rehearse(reply) => {
-                let _ = reply.send(self.rehearse().await);
+                let _ = reply.send(vm.reach.identify_again(&mut vm.journal).await);
             }
             Command::Claim { claim, reply } => {
                 let _ = reply.send(self.claim(claim).await);
             }
             Command::Rollback { source, epoch, reply } => {
-                let _ = reply.send(self.rollback(source, epoch).await);
+                let _ = reply.send(vm.rollback(source, epoch).await);
             }
         }
-    }
-
-    fn admitted(&self, event: LifecycleEvent) -> Result<bool, ServiceError> {
-        Ok(matches!(admit(self.record.phase(), event)?, Admission::Do(_)))
-    }
-
-    /// Stops the processors; `change` says what the VM is then.
-    async fn pause(
-        &mut self,
-        change: impl FnOnce(&mut Life) -> Result<(), Denied>,
-    ) -> Result<(), ServiceError> {
-        let machine = self.living()?;
-        if let Some(guest) = &self.guest {
-            guest.expect_heartbeats(false);
-        }
-        if let Err(error) = machine.pause().await {
-            // One that answers too late still stops; what follows it lets it go on.
-            let _ = machine.resume().await;
-            if let Some(guest) = &self.guest {
-                guest.expect_heartbeats(true);
-            }
-            return Err(error.into());
-        }
-        let requested = self.request_by(change).await;
-        if requested.is_err() {
-            let _ = machine.resume().await;
-            if let Some(guest) = &self.guest {
-                guest.expect_heartbeats(true);
-            }
-        }
-        requested
-    }
-
-    /// Tells a guest that stood still the time. One that cannot be told goes on with the old time, and the log says so.
-    async fn tell_time(&mut self) {
-        let (Some(guest), Some(machine)) = (self.guest.clone(), self.machine.clone()) else { return };
-        let answer = tokio::select! {
-            biased;
-            // Stopped again at once: it is told when it goes on for good.
-            () = launch::disk_full(machine.state()) => return,
-            answer = guest.tell_time() => answer,
-        };
-        let told = match answer {
-            // An older agent takes the time only with an identity.
-            Err(GuestError::Refused { kind: ErrorKind::Unsupported, .. }) => self.rehearse().await,
-            told => told.map_err(ServiceError::from),
-        };
-        if let Err(error) = told {
-            tracing::warn!(vm = %self.record.id, %error, "the guest's clock is late by as long as it stood still");
-        }
-    }
-
-    async fn resume(&mut self) -> Result<(), ServiceError> {
-        let machine = self.living()?;
-        machine.resume().await?;
-        match self.guest.clone() {
-            Some(guest) => guest.expect_heartbeats(true),
-            // Paused when the server restarted: the channel is opened now.
-            None => {
-                if let Err(error) = self.connect_again(&machine).await {
-                    // Its processors run: that is noted, and what is missing is its agent.
-                    self.request(LifecycleEvent::Resume).await?;
-                    self.unreachable(format!("the agent did not answer after the resume: {error}"));
-                    return Err(error.into());
-                }
-            }
-        }
-        self.tell_time().await;
-        self.activity.touch(self.shared.ports.clock.now_ms());
-        let requested = self.request(LifecycleEvent::Resume).await;
-        if requested.is_err() {
-            if let Some(guest) = &self.guest {
-                guest.expect_heartbeats(false);
-            }
-            let _ = machine.pause().await;
-        }
-        requested
-    }
-
-    fn living(&self) -> Result<Arc<dyn Machine>, ServiceError> {
-        self.machine.clone().ok_or_else(|| ServiceError::NotRunning(self.record.phase()))
-    }
-
-    /// Whether the table permits `work` now.
-    fn permitted(&self, work: Work) -> Result<(), ServiceError> {
-        permits(self.record.phase(), work).map_err(|denied| ServiceError::NotRunning(denied.phase))
-    }
-
-    async fn resize_memory(&mut self, memory_mib: u32) -> Result<(), ServiceError> {
-        self.permitted(Work::ResizeMemory)?;
-        if memory_mib > self.record.template.memory_mib {
-            return Err(ServiceError::OverLimit {
-                field: "memory_mib",
-                asked: memory_mib.into(),
-                limit: self.record.template.memory_mib.into(),
-            });
-        }
-        if memory_mib < 64 {
-            return Err(ServiceError::Invalid {
-                field: "memory_mib",
-                reason: format!("{memory_mib} is too little for a running guest, at least 64 is needed"),
-            });
-        }
-        let machine = self.living()?;
-        machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
-        Ok(())
     }
 }

@@ -1,15 +1,26 @@
-//! A VM whose agent does not answer: its machine is left alone, and the agent is tried until it answers.
+//! The way to a VM's agent. One that does not answer is tried until it does, and its machine is left alone meanwhile.
 //!
 //! A silent agent proves nothing about the guest's work: the host may be overloaded, the agent may be stopped, a hostile
 //! guest may speak nonsense. Only a machine that has ended, or its owner, ends a VM.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::VmActor;
+use microvm_ports::guest::{CloseReason, Identity};
+use microvm_ports::storage::ImageConfig;
+use microvm_ports::{Guest, GuestError, Machine};
+use microvm_types::ErrorKind;
+use microvm_types::lifecycle::Work;
+use microvm_types::vm::VmRecord;
+
+use super::inbox::Inbox;
+use super::journal::Journal;
+use super::retries::Retries;
 use crate::error::ServiceError;
-use crate::launch;
+use crate::launch::{self, MOST_LOST_EPOCHS};
+use crate::vm::command::Command;
+use crate::vm::shared::Shared;
 use crate::vm::view::Unreachable;
-use microvm_types::Phase;
 
 impl Unreachable {
     /// What whoever needs the agent is told.
@@ -19,89 +30,174 @@ impl Unreachable {
     }
 }
 
-impl VmActor {
+/// Tries to reach the agent, and what is needed to tell it who it is.
+#[derive(Default)]
+pub(super) struct Reach {
+    retries: Retries,
+    /// How programs run in the VM's image; `None` until this server has asked.
+    config: Option<ImageConfig>,
+}
+
+impl Reach {
+    /// Takes what the image says about running programs in it.
+    pub(super) fn learn(&mut self, config: ImageConfig) {
+        self.config = Some(config);
+    }
+
     /// Notes that the agent does not answer, and plans the next try.
-    pub(super) fn unreachable(&mut self, reason: String) {
-        tracing::warn!(vm = %self.record.id, reason, "the agent does not answer, its machine goes on");
-        if let Some(guest) = self.guest.take() {
+    pub(super) fn lost(&mut self, journal: &mut Journal, reason: String) {
+        tracing::warn!(vm = %journal.record.id, reason, "the agent does not answer, its machine goes on");
+        if let Some(guest) = journal.guest.take() {
             guest.close();
         }
-        self.reaching.lost();
-        let since_ms = self.shared.ports.clock.now_ms();
+        self.retries.lost();
         let told = format!("unreachable: {reason}");
-        self.unreachable = Some(Unreachable { since_ms, reason, tried: false });
-        self.publish_now();
-        self.tell(Some(told));
+        journal.unreachable = Some(Unreachable { since_ms: journal.now_ms(), reason, tried: false });
+        journal.publish();
+        journal.tell(Some(told));
+    }
+
+    /// Notes a try that failed, and plans the next one. After the first one nobody waits for the agent any more.
+    pub(super) fn missed(&mut self, journal: &mut Journal, reason: &str) {
+        // It may have ended in the try.
+        let Some(unreachable) = &mut journal.unreachable else { return };
+        let first = !std::mem::replace(&mut unreachable.tried, true);
+        self.retries.plan();
+        if first {
+            tracing::warn!(vm = %journal.record.id, reason, "the agent could not be reached again, it is tried on");
+            journal.publish();
+        }
     }
 
     /// Notes that nothing is missing any more, or that there is nothing to be missed.
-    pub(super) fn not_unreachable(&mut self) {
-        self.unreachable = None;
-        self.reaching.cancel();
+    pub(super) fn settled(&mut self, journal: &mut Journal) {
+        journal.unreachable = None;
+        self.retries.cancel();
     }
 
-    /// Tries to reach the agent, and the machine where that is not taken up yet. A command goes before it.
-    pub(super) async fn reach_again(&mut self) {
-        let due = matches!(self.record.phase(), Phase::Running)
-            || (matches!(self.record.phase(), Phase::Paused | Phase::Pooled) && self.machine.is_none());
-        if !due {
-            return self.not_unreachable();
-        }
-        let outcome = match self.machine.clone() {
-            None => self.take_up().await,
-            Some(machine) => {
-                let (commands, ending) = (&mut self.commands, self.shared.ending.clone());
-                let connect = async {
-                    // Whatever paused it (a server that died in the middle of something): it is to run. One that runs
-                    // goes on.
-                    machine.resume().await.map_err(|error| error.to_string())?;
-                    super::adopt::connect_in_some_epoch(&self.shared, &self.record, &machine)
-                        .await
-                        .map_err(|error| error.to_string())
-                };
-                tokio::select! {
-                    biased;
-                    () = ending.cancelled() => return,
-                    exit = launch::exited(machine.state()) => return self.machine_exited(exit).await,
-                    Some(order) = commands.recv() => {
-                        self.pending.push_back(order);
-                        return;
-                    }
-                    connected = connect => connected.map(|(guest, epoch)| self.connected(guest, epoch)),
-                }
-            }
-        };
-        match outcome {
-            Ok(()) => {
-                tracing::info!(vm = %self.record.id, "the agent answers again");
-                // Nobody could use it meanwhile.
-                self.activity.touch(self.shared.ports.clock.now_ms());
-                self.save_or_log(Some("its agent answers again".to_owned())).await;
-            }
-            Err(reason) => {
-                // It may have ended in the try.
-                let Some(unreachable) = &mut self.unreachable else { return };
-                let first = !std::mem::replace(&mut unreachable.tried, true);
-                self.reaching.plan();
-                if first {
-                    tracing::warn!(vm = %self.record.id, reason, "the agent could not be reached again, it is tried on");
-                    self.publish_now();
-                }
-            }
-        }
+    /// Notes that the channel is open.
+    pub(super) fn reached(&mut self, journal: &mut Journal) {
+        self.settled(journal);
+        self.retries.holds();
     }
 
-    /// The channel is open.
-    pub(super) fn reached(&mut self) {
-        self.not_unreachable();
-        self.reaching.holds();
+    /// Ends when the next try is due; never if none is planned.
+    pub(super) fn due(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.retries.due()
+    }
+
+    /// Opens the channel of a machine that runs.
+    pub(super) async fn connect(
+        &mut self,
+        journal: &mut Journal,
+        machine: &Arc<dyn Machine>,
+    ) -> Result<(), GuestError> {
+        let (guest, epoch) = connect_in_some_epoch(&journal.shared, &journal.record, machine).await?;
+        self.connected(journal, guest, epoch);
+        Ok(())
+    }
+
+    /// As [`Reach::connect`], unless a stop or a delete comes first; other orders wait.
+    pub(super) async fn connect_unless_ended(
+        &mut self,
+        journal: &mut Journal,
+        inbox: &mut Inbox,
+        machine: &Arc<dyn Machine>,
+    ) -> Result<(), GuestError> {
+        let ends =
+            |command: &Command| matches!(command, Command::Stop { .. } | Command::Delete(_)).then_some(());
+        let connect = connect_in_some_epoch(&journal.shared, &journal.record, machine);
+        let opened = inbox.unless(&journal.shared.ending, ends, connect).await;
+        let (guest, epoch) = opened.unwrap_or(Err(GuestError::Closed(CloseReason::Local)))?;
+        self.connected(journal, guest, epoch);
+        Ok(())
+    }
+
+    /// Takes a channel that was opened.
+    pub(super) fn connected(&mut self, journal: &mut Journal, guest: Arc<dyn Guest>, epoch: u64) {
+        journal.record.epoch = epoch;
+        journal.guest = Some(guest);
+        self.reached(journal);
     }
 
     /// Before a stop: an agent that answers after all can sync its disks.
-    pub(super) async fn reach_for_stop(&mut self, grace: Duration) {
-        if let (None, Some(machine)) = (&self.guest, self.machine.clone()) {
-            let outcome = tokio::time::timeout(grace, self.connect_again(&machine)).await;
-            tracing::info!(vm = %self.record.id, reached = matches!(outcome, Ok(Ok(()))), "tried the agent once more before the stop");
+    pub(super) async fn try_before_stop(&mut self, journal: &mut Journal, grace: Duration) {
+        if let (None, Some(machine)) = (&journal.guest, journal.machine.clone()) {
+            let id = journal.record.id.clone();
+            let outcome = tokio::time::timeout(grace, self.connect(journal, &machine)).await;
+            tracing::info!(vm = %id, reached = matches!(outcome, Ok(Ok(()))), "tried the agent once more before the stop");
         }
     }
+
+    /// Identity of a VM that has run its start commands.
+    pub(super) async fn identity(&self, shared: &Shared, record: &VmRecord) -> Identity {
+        match &self.config {
+            Some(config) => launch::identity(&shared.ports, record, config, Vec::new()),
+            None => identity_of(shared, record).await,
+        }
+    }
+
+    /// Gives a running VM its identity once more, in another epoch.
+    pub(super) async fn identify_again(&self, journal: &mut Journal) -> Result<(), ServiceError> {
+        journal.permits(Work::Rehearse)?;
+        let guest = journal.guest.clone().ok_or(GuestError::Closed(CloseReason::Local))?;
+        journal.record.epoch += 1;
+        let identity = self.identity(&journal.shared, &journal.record).await;
+        Ok(guest.identify(journal.record.epoch, &identity).await?)
+    }
+
+    /// Tells a guest that was paused the time. One that cannot be told goes on with the old time, and the log says so.
+    pub(super) async fn tell_time(&self, journal: &mut Journal) {
+        let (Some(guest), Some(machine)) = (journal.guest.clone(), journal.machine.clone()) else { return };
+        let answer = tokio::select! {
+            biased;
+            // Stopped again at once: it is told when it goes on for good.
+            () = launch::disk_full(machine.state()) => return,
+            answer = guest.tell_time() => answer,
+        };
+        let told = match answer {
+            // An older agent takes the time only with an identity.
+            Err(GuestError::Refused { kind: ErrorKind::Unsupported, .. }) => {
+                self.identify_again(journal).await
+            }
+            told => told.map_err(ServiceError::from),
+        };
+        if let Err(error) = told {
+            tracing::warn!(vm = %journal.record.id, %error, "the guest's clock is late by the time it was paused");
+        }
+    }
+}
+
+async fn identity_of(shared: &Shared, record: &VmRecord) -> Identity {
+    // The image's variables matter for later commands; if it cannot be read now the template's own must do.
+    let image = shared.ports.images.image(&record.image_digest).await;
+    let config = image.map(|image| image.info.config).unwrap_or_default();
+    launch::identity(&shared.ports, record, &config, Vec::new())
+}
+
+/// Opens the channel of a machine in an epoch that the guest has not seen. All tries together take no longer than the
+/// deadline: a guest that refuses each of them late holds nobody up for longer.
+pub(super) async fn connect_in_some_epoch(
+    shared: &Shared,
+    record: &VmRecord,
+    machine: &Arc<dyn Machine>,
+) -> Result<(Arc<dyn Guest>, u64), GuestError> {
+    let after = shared.settings.adopt_deadline;
+    let tries = async {
+        let identity = identity_of(shared, record).await;
+        let endpoint = machine.endpoint();
+        for lost in 1..=u64::from(MOST_LOST_EPOCHS) + 1 {
+            let epoch = record.epoch + lost;
+            match shared.ports.connector.connect(&endpoint, epoch, &identity, after).await {
+                Ok(guest) => return Ok((guest, epoch)),
+                // A server that died, or gave up, between opening an epoch and storing its number.
+                Err(GuestError::Refused { kind: ErrorKind::Conflict, .. })
+                    if lost <= u64::from(MOST_LOST_EPOCHS) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(GuestError::Unreachable("it refuses every epoch".to_owned()))
+    };
+    let late = GuestError::Timeout { action: "take its channel up again", after };
+    tokio::time::timeout(after, tries).await.unwrap_or(Err(late))
 }

@@ -1,0 +1,182 @@
+//! Care for VMs that nobody uses: idle and lifetime limits.
+
+use std::time::Duration;
+
+use microvm_ports::GuestError;
+use microvm_types::lifecycle::LifecycleEvent;
+use microvm_types::vm::Rest;
+use microvm_types::{ErrorKind, Phase};
+use tokio::time::Instant;
+
+use super::VmActor;
+use super::journal::Journal;
+use super::power::Vm;
+use crate::error::ServiceError;
+use crate::vm::activity::Activity;
+
+/// Rest after a limit could not be carried out.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Which limit passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// It has existed for long enough.
+    Lifetime,
+    /// Nobody has used it for long enough to end it.
+    Idle,
+    /// Nobody has used it for long enough to pause it.
+    Pause,
+    /// Nobody has used it for long enough to hibernate it.
+    Hibernate,
+}
+
+/// Tells when a limit of one VM passes.
+#[derive(Debug)]
+pub(super) struct IdleCare {
+    /// No limit is looked at before.
+    rest_until: Instant,
+}
+
+impl IdleCare {
+    pub(super) fn new() -> Self {
+        Self { rest_until: Instant::now() }
+    }
+
+    /// Looks at no limit for a while: one could not be carried out.
+    fn put_off(&mut self) {
+        self.rest_until = Instant::now() + RETRY;
+    }
+
+    /// Waits until a limit passes; for ever if the VM has none. One that is not `usable` (its agent does not answer, it
+    /// waits for room on the disk) is not idle because nobody uses it.
+    pub(super) async fn passes(&self, journal: &Journal, activity: &Activity, usable: bool) -> Limit {
+        tokio::time::sleep_until(self.rest_until).await;
+        let (clock, record) = (&journal.shared.ports.clock, &journal.record);
+        let left = |since_ms: i64, seconds: u64| {
+            let end =
+                since_ms.saturating_add(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000));
+            let left = Duration::from_millis(u64::try_from(end.saturating_sub(clock.now_ms())).unwrap_or(0));
+            // A clock that was set back makes nothing last longer than its limit from now.
+            left.min(Duration::from_secs(seconds))
+        };
+        // Only what has a machine costs anything; an ephemeral VM is removed even when it is stopped.
+        let applies = record.limits.ephemeral || matches!(record.phase(), Phase::Running | Phase::Paused);
+        let lifetime = async {
+            match record.limits.lifetime_seconds {
+                Some(seconds) if applies => tokio::time::sleep(left(record.created_ms, seconds)).await,
+                _ => std::future::pending().await,
+            }
+        };
+        let idle = async |seconds: Option<u64>, applies: bool| {
+            let Some(seconds) = seconds.filter(|_| applies && usable) else {
+                return std::future::pending().await;
+            };
+            loop {
+                activity.idle().await;
+                let left = left(activity.idle_at_most_since(clock.now_ms()), seconds);
+                if left.is_zero() {
+                    return;
+                }
+                tokio::time::sleep(left).await;
+            }
+        };
+        let limits = &record.limits;
+        let runs = record.phase() == Phase::Running;
+        // What somebody paused by hand stays as it is; what was paused for being idle may hibernate.
+        let may_hibernate =
+            runs || (record.phase() == Phase::Paused && record.life.rest() == Some(&Rest::Paused));
+        tokio::select! {
+            () = lifetime => Limit::Lifetime,
+            () = idle(limits.idle_seconds, applies) => Limit::Idle,
+            () = idle(limits.hibernate_seconds, may_hibernate) => Limit::Hibernate,
+            () = idle(limits.pause_seconds, runs) => Limit::Pause,
+        }
+    }
+}
+
+/// True if somebody uses the VM, has used it since there had been so many `uses`, or waits for it.
+fn is_wanted_since(vm: &Vm, uses: u64) -> bool {
+    vm.activity.idle_since_ms().is_none() || vm.activity.uses() != uses || !vm.inbox.is_empty()
+}
+
+async fn lists_detached_work(journal: &Journal) -> Result<bool, ServiceError> {
+    let guest = journal.guest.as_ref().ok_or_else(|| ServiceError::NotRunning(journal.phase()))?;
+    match guest.processes().await {
+        Ok(processes) => Ok(processes
+            .iter()
+            .any(|process| process.detached && process.exit.is_none() && !process.id.is_start_command())),
+        // An agent of an earlier version has no such list, and no detached work that anybody could ask for.
+        Err(GuestError::Refused { kind: ErrorKind::Unsupported, .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Vm {
+    /// True if a process lives that somebody started to live on by itself (start commands are servers for requests, which
+    /// count themselves). Asked once in an idle time. A VM that is paused or hibernated is woken for the question; if it has
+    /// such work it goes on, and rests again by its own limits, but for one that was paused by hand.
+    ///
+    /// # Errors
+    /// If that is not known: the VM does not wake, or its agent does not tell.
+    async fn has_detached_work(&mut self) -> Result<bool, ServiceError> {
+        let by_hand = self.journal.phase() == Phase::Paused && self.journal.record.life.rest().is_none();
+        let awake = match self.journal.phase() {
+            Phase::Running => Ok(()),
+            Phase::Paused => self.resume().await,
+            // One whose last wake failed still has its memory on disk.
+            Phase::Hibernated | Phase::Failed if self.journal.record.life.asleep().is_some() => {
+                self.start(false).await
+            }
+            // It has no processes.
+            _ => return Ok(false),
+        };
+        let has_work = match awake {
+            Ok(()) => lists_detached_work(&self.journal).await,
+            Err(error) => Err(error),
+        };
+        // A resume whose agent does not answer lets the processors go on all the same.
+        if by_hand && !matches!(has_work, Ok(false)) && self.journal.phase() == Phase::Running {
+            self.pause(|life| life.apply(LifecycleEvent::Pause)).await?;
+        }
+        has_work
+    }
+}
+
+impl VmActor {
+    /// Carries out a limit that has passed.
+    pub(super) async fn limit_passed(&mut self, limit: Limit) {
+        // What is paused or hibernated goes on with everything later; only an end loses work.
+        if limit == Limit::Idle {
+            let uses = self.vm.activity.uses();
+            match self.vm.has_detached_work().await {
+                // Somebody came while it was asked, and may have seen it awake.
+                Ok(false) if is_wanted_since(&self.vm, uses) => return,
+                Ok(false) => {}
+                Ok(true) => return self.vm.activity.touch(self.vm.journal.now_ms()),
+                Err(error) => {
+                    tracing::warn!(vm = %self.vm.journal.record.id, %error, "whether it has detached work is not known: it is not ended for being idle");
+                    return self.idle.put_off();
+                }
+            }
+        }
+        let Vm { journal, .. } = &self.vm;
+        let (id, grace) = (journal.record.id.clone(), journal.shared.settings.stop_grace);
+        tracing::info!(vm = %id, ?limit, "limit passed");
+        let carried_out = match limit {
+            Limit::Pause => self.vm.pause_for_rest().await,
+            Limit::Hibernate => self.vm.hibernate().await,
+            Limit::Lifetime | Limit::Idle if journal.record.limits.ephemeral => {
+                self.erase_ephemeral().await;
+                Ok(())
+            }
+            Limit::Lifetime | Limit::Idle => self.vm.stop(false, grace).await,
+        };
+        if let Err(error) = &carried_out {
+            tracing::warn!(vm = %id, %error, ?limit, "a limit could not be carried out, it is tried again");
+        }
+        // A VM that was to end and is still there was kept by something; it is tried again, but not at once.
+        if carried_out.is_err() || matches!(limit, Limit::Lifetime | Limit::Idle) {
+            self.idle.put_off();
+        }
+    }
+}

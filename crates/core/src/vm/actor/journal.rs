@@ -1,0 +1,206 @@
+//! The record of one VM and what is shown of it: the one door through which either changes.
+
+use std::sync::Arc;
+
+use microvm_ports::{Guest, Machine};
+use microvm_types::lifecycle::{Admission, Denied, LifecycleEvent, Work, admit, permits};
+use microvm_types::template::HookPoint;
+use microvm_types::vm::{Rest, VmRecord};
+use microvm_types::{Life, Phase};
+use tokio::sync::watch;
+
+use crate::error::ServiceError;
+use crate::events::{Cause, Event, What};
+use crate::vm::hooks;
+use crate::vm::shared::Shared;
+use crate::vm::view::{Published, Unreachable};
+
+/// One VM as its actor knows it, and the way to store, publish and tell each change.
+pub(super) struct Journal {
+    pub(super) shared: Arc<Shared>,
+    pub(super) record: VmRecord,
+    pub(super) machine: Option<Arc<dyn Machine>>,
+    pub(super) guest: Option<Arc<dyn Guest>>,
+    /// Set while the machine runs and the agent does not answer.
+    pub(super) unreachable: Option<Unreachable>,
+    /// Why the VM does what it does now.
+    pub(super) cause: Cause,
+    /// The phase that was told last.
+    told: Phase,
+    published: watch::Sender<Published>,
+}
+
+impl Journal {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        record: VmRecord,
+        published: watch::Sender<Published>,
+        cause: Cause,
+    ) -> Self {
+        let told = record.phase();
+        Self { shared, record, machine: None, guest: None, unreachable: None, cause, told, published }
+    }
+
+    pub(super) const fn phase(&self) -> Phase {
+        self.record.phase()
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        self.shared.ports.clock.now_ms()
+    }
+
+    /// The machine, if the VM has one.
+    pub(super) fn living(&self) -> Result<Arc<dyn Machine>, ServiceError> {
+        self.machine.clone().ok_or_else(|| ServiceError::NotRunning(self.phase()))
+    }
+
+    /// True if a request is to be carried out now, false if it is so already.
+    pub(super) fn admits(&self, event: LifecycleEvent) -> Result<bool, ServiceError> {
+        Ok(matches!(admit(self.phase(), event)?, Admission::Do(_)))
+    }
+
+    /// Refuses `work` that the table does not permit now.
+    pub(super) fn permits(&self, work: Work) -> Result<(), ServiceError> {
+        permits(self.phase(), work).map_err(|denied| ServiceError::NotRunning(denied.phase))
+    }
+
+    /// True while the VM is paused because the host's disk is full.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.phase() == Phase::Paused && self.record.life.rest() == Some(&Rest::DiskFull)
+    }
+
+    /// Runs the hooks of one point.
+    pub(super) async fn hook(&self, point: HookPoint) -> Result<(), ServiceError> {
+        hooks::run(&self.shared.ports, &self.record, point).await
+    }
+
+    /// Stops expecting heartbeats of a guest whose machine is going to pause, or expects them again.
+    pub(super) fn expect_heartbeats(&self, expected: bool) {
+        if let Some(guest) = &self.guest {
+            guest.expect_heartbeats(expected);
+        }
+    }
+
+    /// Carries out a request: stored first, then true. If it cannot be stored nothing has changed.
+    pub(super) async fn request(&mut self, event: LifecycleEvent) -> Result<(), ServiceError> {
+        self.request_by(|life| life.apply(event)).await
+    }
+
+    /// As [`Journal::request`], for changes that carry more than an event.
+    pub(super) async fn request_by(
+        &mut self,
+        change: impl FnOnce(&mut Life) -> Result<(), Denied>,
+    ) -> Result<(), ServiceError> {
+        self.request_beside(|record| change(&mut record.life), async |_, _| Ok(())).await
+    }
+
+    /// As [`Journal::request`], for changes of the whole record, with `work` that is done while the record is stored: neither
+    /// waits for the other. If either fails nothing has changed here; what is stored is for the caller to undo then.
+    pub(super) async fn request_beside<T>(
+        &mut self,
+        change: impl FnOnce(&mut VmRecord) -> Result<(), Denied>,
+        work: impl AsyncFnOnce(&Self, &VmRecord) -> Result<T, ServiceError>,
+    ) -> Result<T, ServiceError> {
+        let mut record = self.record.clone();
+        change(&mut record)?;
+        record.failure = None;
+        record.updated_ms = self.now_ms();
+        let stored = async { Ok::<_, ServiceError>(self.shared.ports.store.update_vm(&record).await?) };
+        // Both to their end: half a write, or half a wake, is none.
+        let (stored, done) = futures::join!(stored, work(self, &record));
+        let done = done?;
+        stored?;
+        self.record = record;
+        if self.phase() != Phase::Running {
+            // Only of a VM that runs an answer is missed.
+            self.unreachable = None;
+        }
+        self.publish();
+        self.tell(None);
+        Ok(done)
+    }
+
+    /// Notes a fact: true whether or not it can be stored.
+    pub(super) async fn note(&mut self, event: LifecycleEvent, reason: Option<String>) {
+        self.note_by(|life| life.apply(event), reason).await;
+    }
+
+    /// As [`Journal::note`], for changes that carry more than an event.
+    pub(super) async fn note_by(
+        &mut self,
+        change: impl FnOnce(&mut Life) -> Result<(), Denied>,
+        reason: Option<String>,
+    ) {
+        if self.is_known(change) {
+            let failed = self.phase() == Phase::Failed;
+            self.record.failure = if failed { reason.clone() } else { None };
+            self.save_or_log(reason).await;
+        }
+    }
+
+    /// Notes a fact of a VM whose row goes next, or is gone.
+    pub(super) fn note_unstored(&mut self, event: LifecycleEvent) {
+        if self.is_known(|life| life.apply(event)) {
+            self.publish();
+            self.tell(None);
+        }
+    }
+
+    fn is_known(&mut self, change: impl FnOnce(&mut Life) -> Result<(), Denied>) -> bool {
+        let outcome = change(&mut self.record.life);
+        if let Err(denied) = &outcome {
+            tracing::error!(vm = %self.record.id, %denied, "a fact that the table does not know");
+        }
+        outcome.is_ok()
+    }
+
+    /// Stores the record and shows it; a failure is logged.
+    pub(super) async fn save_or_log(&mut self, reason: Option<String>) {
+        if let Err(error) = self.save(reason).await {
+            tracing::error!(vm = %self.record.id, %error, "the record could not be stored, the next server may see an older one");
+        }
+    }
+
+    /// Stores the record and shows it.
+    pub(super) async fn save(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
+        self.record.updated_ms = self.now_ms();
+        let saved = self.shared.ports.store.update_vm(&self.record).await;
+        self.publish();
+        self.tell(reason);
+        Ok(saved?)
+    }
+
+    /// Shows the VM as it is now.
+    pub(super) fn publish(&self) {
+        self.published.send_replace(Published {
+            record: self.record.clone(),
+            machine: self.machine.clone(),
+            guest: self.guest.clone(),
+            unreachable: self.unreachable.clone(),
+        });
+    }
+
+    /// Gives the guest to nobody else; who asks for it now waits for the next change.
+    pub(super) fn hide_guest(&self) {
+        self.published.send_modify(|now| now.guest = None);
+    }
+
+    /// Tells the phase.
+    pub(super) fn tell(&mut self, reason: Option<String>) {
+        let to = self.phase();
+        let from = std::mem::replace(&mut self.told, to);
+        self.tell_what(What::Phase { from, to, reason });
+    }
+
+    /// Tells something that happened.
+    pub(super) fn tell_what(&self, what: What) {
+        self.shared.events.tell(Event {
+            tenant: self.record.tenant.clone(),
+            vm: self.record.id.clone(),
+            name: self.record.name.clone(),
+            cause: self.cause.clone(),
+            what,
+            at_ms: self.now_ms(),
+        });
+    }
+}

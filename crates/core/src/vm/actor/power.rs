@@ -1,0 +1,213 @@
+//! Machine and guest of one VM: pausing, resuming, hibernating and resizing them.
+
+use std::sync::Arc;
+
+use microvm_ports::Progress;
+use microvm_types::lifecycle::{Denied, LifecycleEvent, Work};
+use microvm_types::snapshot::SnapshotPurpose;
+use microvm_types::vm::Rest;
+use microvm_types::{Life, Phase};
+use tokio::sync::oneshot;
+
+use super::branching::{self, Branching};
+use super::inbox::Inbox;
+use super::journal::Journal;
+use super::memory;
+use super::reach::Reach;
+use super::retries::Retries;
+use crate::error::ServiceError;
+use crate::launch::shares::check_whole;
+use crate::undo;
+use crate::vm::activity::Activity;
+use crate::vm::command::SnapshotOrder;
+use crate::vm::room;
+
+/// Least memory that a running guest is left with, in MiB.
+const LEAST_MEMORY_MIB: u32 = 64;
+
+/// One VM in the hands of its actor: what is known of it, and all that its machine can be made to do. Nothing here decides
+/// when.
+pub(super) struct Vm {
+    pub(super) journal: Journal,
+    pub(super) inbox: Inbox,
+    pub(super) reach: Reach,
+    pub(super) branching: Branching,
+    /// Starts that the guest asks for by a reset.
+    pub(super) restarting: Retries,
+    pub(super) activity: Arc<Activity>,
+}
+
+impl Vm {
+    /// Stops the processors; `change` says what the VM is then.
+    pub(super) async fn pause(
+        &mut self,
+        change: impl FnOnce(&mut Life) -> Result<(), Denied>,
+    ) -> Result<(), ServiceError> {
+        let machine = self.journal.living()?;
+        self.journal.expect_heartbeats(false);
+        if let Err(error) = machine.pause().await {
+            // One that answers too late still stops; what follows it lets it go on.
+            let _ = machine.resume().await;
+            self.journal.expect_heartbeats(true);
+            return Err(error.into());
+        }
+        let requested = self.journal.request_by(change).await;
+        if requested.is_err() {
+            let _ = machine.resume().await;
+            self.journal.expect_heartbeats(true);
+        }
+        requested
+    }
+
+    /// Pauses until somebody wants the VM.
+    pub(super) async fn pause_for_rest(&mut self) -> Result<(), ServiceError> {
+        let paused = self.pause(|life| life.pause_because(Rest::Paused)).await;
+        if paused.is_ok() && self.activity.idle_since_ms().is_none() {
+            // Somebody came at this very moment, and may have seen it awake.
+            return self.resume().await;
+        }
+        paused
+    }
+
+    /// Lets the processors of a paused VM run.
+    pub(super) async fn resume(&mut self) -> Result<(), ServiceError> {
+        let Self { journal, reach, activity, .. } = self;
+        let machine = journal.living()?;
+        machine.resume().await?;
+        if journal.guest.is_some() {
+            journal.expect_heartbeats(true);
+        } else if let Err(error) = reach.connect(journal, &machine).await {
+            // Paused when the server restarted, so the channel was opened only now. Its processors run: that is noted, and
+            // what is missing is its agent.
+            journal.request(LifecycleEvent::Resume).await?;
+            reach.lost(journal, format!("the agent did not answer after the resume: {error}"));
+            return Err(error.into());
+        }
+        reach.tell_time(journal).await;
+        activity.touch(journal.now_ms());
+        let requested = journal.request(LifecycleEvent::Resume).await;
+        if requested.is_err() {
+            journal.expect_heartbeats(false);
+            let _ = machine.pause().await;
+        }
+        requested
+    }
+
+    /// Stores memory and processor state on disk and ends the machine. The next start or request goes on where it was.
+    pub(super) async fn hibernate(&mut self) -> Result<(), ServiceError> {
+        let journal = &mut self.journal;
+        if journal.phase() == Phase::Hibernated {
+            return Ok(());
+        }
+        journal.permits(Work::Hibernate)?;
+        check_whole(&journal.record.template)?;
+        let id = journal.shared.new_snapshot_id();
+        let (taken, _) = oneshot::channel();
+        let order = SnapshotOrder {
+            name: format!("sleep-{id}").parse().map_err(|error: microvm_types::NameError| {
+                ServiceError::Invalid { field: "name", reason: error.to_string() }
+            })?,
+            description: format!("the VM {} asleep", journal.record.name),
+            purpose: SnapshotPurpose::Hibernation,
+            full: false,
+            stay_paused: true,
+            progress: Progress::ignored(),
+            taken,
+            id: id.clone(),
+        };
+        journal.expect_heartbeats(false);
+        // Nobody gets a guest whose machine is going to pause; who asks now waits for how it ends.
+        journal.hide_guest();
+        let asleep = async {
+            let (_, asleep) = undo::keep(branching::snapshot(journal, order).await?);
+            journal.shared.snapshots.insert(asleep);
+            let id = id.clone();
+            journal.request_by(|life| life.fall_asleep(id)).await
+        };
+        if let Err(error) = asleep.await {
+            memory::end(&journal.shared, &journal.record, Some(id)).await;
+            self.stay_awake().await;
+            self.journal.publish();
+            return Err(error);
+        }
+        self.end_machine_or_log().await;
+        self.journal.note(LifecycleEvent::Hibernated, None).await;
+        Ok(())
+    }
+
+    /// Lets a machine that was to hibernate and does not go on.
+    async fn stay_awake(&mut self) {
+        let Self { journal, reach, .. } = self;
+        let running = journal.phase() == Phase::Running;
+        if let (true, Some(machine)) = (running, journal.machine.clone())
+            && let Err(error) = machine.resume().await
+        {
+            tracing::error!(vm = %journal.record.id, %error, "it is left paused after it could not be hibernated");
+        }
+        journal.expect_heartbeats(running);
+        if running {
+            reach.tell_time(journal).await;
+        }
+    }
+
+    /// Asks a running guest to make do with less memory, in MiB.
+    pub(super) async fn resize_memory(&self, memory_mib: u32) -> Result<(), ServiceError> {
+        self.journal.permits(Work::ResizeMemory)?;
+        let limit = self.journal.record.template.memory_mib;
+        if memory_mib > limit {
+            let (asked, limit) = (memory_mib.into(), limit.into());
+            return Err(ServiceError::OverLimit { field: "memory_mib", asked, limit });
+        }
+        if memory_mib < LEAST_MEMORY_MIB {
+            return Err(ServiceError::Invalid {
+                field: "memory_mib",
+                reason: format!(
+                    "{memory_mib} is too little for a running guest, at least {LEAST_MEMORY_MIB} is needed"
+                ),
+            });
+        }
+        let machine = self.journal.living()?;
+        machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
+        Ok(())
+    }
+
+    /// Notes that the VMM has stopped the VM because one of its writes found no space.
+    pub(super) async fn disk_is_full(&mut self) {
+        let Self { journal, reach, .. } = self;
+        journal.expect_heartbeats(false);
+        tracing::warn!(vm = %journal.record.id, "the host's disk is full: the VM is paused until there is room");
+        reach.settled(journal);
+        // Noted, not requested: that it cannot be stored on the same disk does not make it run.
+        let reason = Some("the disk of the host is full".to_owned());
+        journal.note_by(|life| life.pause_because(Rest::DiskFull), reason).await;
+    }
+
+    /// Pauses a VM that grows before it takes the last room from all others.
+    pub(super) async fn make_room(&mut self) {
+        if self.journal.phase() != Phase::Running {
+            return;
+        }
+        let Some(machine) = self.journal.machine.clone() else { return };
+        match machine.pause().await {
+            Ok(()) => self.disk_is_full().await,
+            Err(error) => {
+                tracing::warn!(vm = %self.journal.record.id, %error, "a VM that grows could not be paused, and the disk is nearly full");
+                let _ = machine.resume().await;
+            }
+        }
+    }
+
+    /// Resumes a VM that waits for room if there is some.
+    pub(super) async fn look_for_room(&mut self) {
+        match room::is_short(&self.journal.shared).await {
+            Ok(true) => {}
+            Ok(false) => match self.resume().await {
+                Ok(()) => tracing::info!(vm = %self.journal.record.id, "there is room again: the VM goes on"),
+                Err(error) => {
+                    tracing::warn!(vm = %self.journal.record.id, %error, "it could not go on although there is room");
+                }
+            },
+            Err(error) => tracing::warn!(%error, "the free space cannot be told"),
+        }
+    }
+}
