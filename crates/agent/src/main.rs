@@ -10,6 +10,8 @@
 
 mod core;
 mod platform;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use crate::core::agent::Agent;
 use crate::core::console::{self, say};
 use crate::core::link::Link;
 use crate::core::platform::Programs as _;
+use crate::core::port::Boundaries;
 use crate::platform::linux::port::DevicePort;
 use crate::platform::linux::system::shutdown::end_machine;
 use crate::platform::linux::{Linux, Place, boot, find};
@@ -66,7 +69,7 @@ fn serve_guest() -> Result<(), AnyError> {
     });
     runtime()?.block_on(async {
         let agent = Arc::new(Agent::new(Linux::new(Place::Guest)));
-        let link = Link::new(Arc::clone(&agent), DevicePort::new(port)?);
+        let link = Link::new(Arc::clone(&agent), DevicePort::new(port, Boundaries::Kept)?);
         tokio::select! {
             result = agent.platform.report_ends() => result,
             result = link.serve(false) => result,
@@ -104,7 +107,7 @@ fn serve_socket(path: &str) -> Result<(), AnyError> {
             loop {
                 let (connection, _) = listener.accept().await?;
                 let device = OwnedFd::from(connection.into_std()?);
-                Link::new(Arc::clone(&agent), DevicePort::new(device)?).serve(true).await?;
+                Link::new(Arc::clone(&agent), DevicePort::new(device, Boundaries::Lost)?).serve(true).await?;
             }
         };
         tokio::select! {

@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::checksum::checksum;
 use crate::frame::{FRAME_VERSION, Frame, FrameKind, HEADER_LENGTH, MAGIC};
+use crate::preamble::PREAMBLE;
 
 /// Why bytes are not frames. After one of these the session is over: there is no way to find the next frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,19 +82,37 @@ impl Decoder {
         self.buffer.advance(count.min(self.buffer.len()));
     }
 
-    /// Takes out what waits, for a search that is not about frames.
+    /// Bytes that wait, for a search that is not about frames.
     #[must_use]
     pub fn peek(&self) -> &[u8] {
         &self.buffer
     }
 
-    /// The next whole frame, or `None` until more bytes come.
+    /// Takes a preamble that stands where a frame should begin; `true` if it was there whole.
+    pub fn take_preamble(&mut self) -> bool {
+        let found = self.buffer.starts_with(&PREAMBLE);
+        if found {
+            self.buffer.advance(PREAMBLE.len());
+        }
+        found
+    }
+
+    /// Returns true if the bytes may become a preamble where a frame should begin, but are not all there.
+    fn begins_preamble(&self) -> bool {
+        self.buffer.len() < PREAMBLE.len() && PREAMBLE.starts_with(&self.buffer)
+    }
+
+    /// The next whole frame, or `None` until more bytes come, also in the middle of a preamble: see
+    /// [`Self::take_preamble`].
     ///
     /// # Errors
-    /// [`DecodeError`] when the bytes are no frame; the decoder must not be used after that.
+    /// [`DecodeError`] when the bytes are no frame. The bytes stay: only a search for a preamble makes sense then.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, DecodeError> {
         let Some(header) = self.buffer.first_chunk::<HEADER_LENGTH>() else { return Ok(None) };
         if header[..2] != MAGIC {
+            if self.begins_preamble() {
+                return Ok(None);
+            }
             return Err(DecodeError::Magic([header[0], header[1]]));
         }
         if header[2] != FRAME_VERSION {
@@ -208,6 +227,31 @@ mod tests {
             let mut decoder = Decoder::new();
             decoder.feed(&bytes);
             while let Ok(Some(_)) = decoder.next_frame() {}
+        }
+    }
+
+    #[test]
+    fn a_preamble_is_taken_where_a_frame_should_begin_however_it_is_cut() {
+        let mut frame = Vec::new();
+        Frame::new(FrameKind::Data, 1, vec![7; 20].into()).encode_into(&mut frame);
+        let bytes = [&frame[..], &PREAMBLE, &frame].concat();
+        for cut in 0..bytes.len() {
+            let mut decoder = Decoder::new();
+            let (mut frames, mut preambles) = (0, 0);
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                decoder.feed(part);
+                loop {
+                    if decoder.take_preamble() {
+                        assert_eq!(frames, 1);
+                        preambles += 1;
+                    } else if decoder.next_frame().unwrap().is_some() {
+                        frames += 1;
+                    } else {
+                        break;
+                    }
+                }
+            }
+            assert_eq!((frames, preambles, decoder.pending()), (2, 1, 0), "cut at {cut}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use microvm_protocol::messages::{Hello, HelloReply, features};
 use microvm_protocol::mux::{Mux, Role};
-use microvm_protocol::{Decoder, Frame, FrameKind, HEADER_LENGTH, PREAMBLE, PROTOCOL_VERSION};
+use microvm_protocol::{Decoder, Frame, FrameKind, HEADER_LENGTH, PREAMBLE, PROTOCOL_VERSION, preamble};
 use prost::Message as _;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::agent::Agent;
 use super::console::say;
 use super::platform::Platform;
-use super::port::{Port, ReadOutcome};
+use super::port::{Boundaries, Port, ReadOutcome};
 
 /// Reads in a row before others get a turn: 64 pages.
 const READS_PER_TURN: usize = 64;
@@ -127,11 +127,11 @@ impl<P: Platform, D: Port> Link<P, D> {
         if let ReadOutcome::Bytes = outcome {
             // A new host begins in a read of its own. In the middle of a session the preamble cannot be payload: senders
             // keep it out of payloads.
-            let begins = self.decoder.peek()[before..].starts_with(&PREAMBLE);
+            let begins = self.port.boundaries() == Boundaries::Kept
+                && self.decoder.peek()[before..].starts_with(&PREAMBLE);
             if begins {
-                self.end_session("a new host has connected");
                 self.decoder.skip(before + PREAMBLE.len());
-                self.greeting = true;
+                self.greet();
             }
             self.take_frames();
         }
@@ -146,26 +146,49 @@ impl<P: Platform, D: Port> Link<P, D> {
             }
         }
         loop {
-            match self.decoder.next_frame() {
-                Ok(Some(frame)) => {
-                    if let Err(reason) = self.take_frame(frame) {
-                        self.give_up(&reason);
-                        return;
-                    }
-                }
+            if self.decoder.take_preamble() {
+                self.greet();
+            }
+            let taken = match self.decoder.next_frame() {
+                Ok(Some(frame)) => self.take_frame(frame),
+                Ok(None) if self.interrupted() => continue,
                 Ok(None) => return,
-                Err(error) => {
-                    self.give_up(&error.to_string());
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(reason) = taken {
+                // Half a frame and the beginning of a new host's bytes may have made a frame that is none: the preamble
+                // is still among the bytes then.
+                self.give_up(&reason);
+                self.search();
+                if !self.greeting {
                     return;
                 }
             }
         }
     }
 
+    /// A preamble was read: the session before it is over, and a `Hello` must follow.
+    fn greet(&mut self) {
+        self.end_session("a new host has connected");
+        self.greeting = true;
+    }
+
+    /// Looks for a new host behind half a frame of the old one, where reads do not show it; `true` if one was found. Each
+    /// read of a long frame searches its beginning again: ports without boundaries are for tests and for slow devices.
+    fn interrupted(&mut self) -> bool {
+        if self.port.boundaries() == Boundaries::Kept {
+            return false;
+        }
+        let Some(end) = preamble::find_in_frame(self.decoder.peek()) else { return false };
+        self.decoder.skip(end);
+        self.greet();
+        true
+    }
+
     /// Outside a session only a preamble counts: everything before it is dropped, but for what may be its beginning.
     fn search(&mut self) {
         let bytes = self.decoder.peek();
-        if let Some(end) = microvm_protocol::preamble::find_end(bytes) {
+        if let Some(end) = preamble::find_end(bytes) {
             self.decoder.skip(end);
             self.greeting = true;
         } else {
@@ -233,7 +256,6 @@ impl<P: Platform, D: Port> Link<P, D> {
     fn give_up(&mut self, reason: &str) {
         say(&format!("the session is ended: the host sent no valid frame: {reason}"));
         self.end_session(reason);
-        self.decoder.clear();
     }
 
     fn end_session(&mut self, reason: &str) {

@@ -16,8 +16,21 @@ pub(crate) enum ReadOutcome {
     HungUp,
 }
 
+/// Relation of reads to the writes of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Boundaries {
+    /// The first write of a new host begins a read of its own (virtio-serial).
+    Kept,
+    /// A plain stream of bytes: the first write of a new host may share a read with the last bytes of the old one, half
+    /// a frame included (a terminal, TCP, a unix socket behind a relay).
+    Lost,
+}
+
 /// A non-blocking stream of bytes to the host that outlives each host.
 pub(crate) trait Port {
+    /// Relation of reads to writes, the same for the life of the port.
+    fn boundaries(&self) -> Boundaries;
+
     /// Reads once, to the end of `buffer`.
     ///
     /// # Errors

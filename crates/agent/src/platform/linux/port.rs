@@ -10,7 +10,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::descriptor;
-use crate::core::port::{Port, ReadOutcome};
+use crate::core::port::{Boundaries, Port, ReadOutcome};
 
 /// A device or socket that can be read from and written to without blocking.
 ///
@@ -20,6 +20,7 @@ use crate::core::port::{Port, ReadOutcome};
 /// something that found none: else every frame that leaves would wake the agent once more.
 pub(crate) struct DevicePort {
     device: OwnedFd,
+    boundaries: Boundaries,
     changes: AsyncFd<OwnedFd>,
     wants_room: bool,
 }
@@ -31,14 +32,19 @@ fn interest(room: bool) -> epoll::EventFlags {
 
 impl DevicePort {
     /// Takes over an open non-blocking device.
-    pub(crate) fn new(device: OwnedFd) -> std::io::Result<Self> {
+    pub(crate) fn new(device: OwnedFd, boundaries: Boundaries) -> std::io::Result<Self> {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&set, &device, epoll::EventData::new_u64(0), interest(false))?;
-        Ok(Self { device, changes: descriptor::register(set, Interest::READABLE)?, wants_room: false })
+        let changes = descriptor::register(set, Interest::READABLE)?;
+        Ok(Self { device, boundaries, changes, wants_room: false })
     }
 }
 
 impl Port for DevicePort {
+    fn boundaries(&self) -> Boundaries {
+        self.boundaries
+    }
+
     fn want_room(&mut self, wanted: bool) -> std::io::Result<()> {
         if wanted || self.wants_room {
             let set = self.changes.get_ref();
