@@ -13,39 +13,55 @@ pub(crate) const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS;
 
-/// Every layer by name, with `on` or the reason why it is off. Starts a process to try; call it once.
+/// A layer of the cage on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layer {
+    /// In use; with a detail for people if there is one.
+    On(Option<String>),
+    /// Not in use, and the reason.
+    Off(String),
+}
+
+/// Name of the layer that limits memory and tasks.
+pub const CGROUP_LIMITS: &str = "cgroup limits";
+
+/// Every layer by name. Starts a process to try; call it once.
 #[must_use]
-pub fn layers() -> BTreeMap<String, String> {
-    let on = || "on".to_owned();
+pub fn layers() -> BTreeMap<String, Layer> {
+    let on = || Layer::On(None);
     let mut layers = BTreeMap::new();
     let own_user = if nix::unistd::geteuid().is_root() {
         on()
     } else {
-        "off: the server does not run as root".to_owned()
+        Layer::Off("the server does not run as root".to_owned())
     };
     layers.insert("own user id".to_owned(), own_user);
     let namespaces = match try_namespaces() {
         Ok(()) => on(),
-        Err(error) => {
-            format!("off: {error} (is kernel.unprivileged_userns_clone or an AppArmor profile in the way?)")
-        }
+        Err(error) => Layer::Off(format!(
+            "{error} (is kernel.unprivileged_userns_clone or an AppArmor profile in the way?)"
+        )),
     };
     layers.insert("own root file system".to_owned(), namespaces.clone());
     layers.insert("namespaces (user, mount, pid, network, ipc, uts)".to_owned(), namespaces);
     layers.insert("no capabilities, no new privileges".to_owned(), on());
     layers.insert("Landlock".to_owned(), landlock());
     layers.insert(
-        "cgroup limits".to_owned(),
-        cgroup::try_out().map_or_else(|why| format!("off: {why}"), |what| format!("on: {what}")),
+        CGROUP_LIMITS.to_owned(),
+        cgroup::try_out().map_or_else(Layer::Off, |what| Layer::On(Some(what))),
     );
     layers
 }
 
-fn landlock() -> String {
+fn landlock() -> Layer {
     #[allow(unsafe_code)]
     // SAFETY: with a null attribute and the version flag the call only returns a number (landlock_create_ruleset(2)).
     let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, 1) };
-    if abi >= 1 { format!("on: ABI {abi}") } else { "off: the kernel has no Landlock".to_owned() }
+    if abi >= 1 {
+        Layer::On(Some(format!("ABI {abi}")))
+    } else {
+        Layer::Off("the kernel has no Landlock".to_owned())
+    }
 }
 
 fn try_namespaces() -> std::io::Result<()> {

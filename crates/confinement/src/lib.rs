@@ -42,7 +42,7 @@ mod supervisor;
 
 pub use capped_log::{CappedLog, LogPart, read as read_log, tail};
 pub use folders::FOLDER_STEP;
-pub use layers::layers;
+pub use layers::{CGROUP_LIMITS, Layer, layers};
 pub use process::ProcessIdentity;
 pub use record::{ExitRecord, ProcessRecord};
 pub use spawn::{SpawnError, Spawned, spawn};

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_confinement::{
-    CageSpec, FileOwner, Folder, Mount, MountAccess, OpenFile, ProcessIdentity, SUPERVISOR_COMMAND,
+    CageSpec, FileOwner, Folder, Layer, Mount, MountAccess, OpenFile, ProcessIdentity, SUPERVISOR_COMMAND,
     end_strays, layers, spawn, supervise,
 };
 
@@ -299,8 +299,10 @@ async fn outcomes(folder: &Utf8Path, spec: &CageSpec) -> BTreeMap<String, i32> {
 async fn hold() {
     let off: Vec<String> = layers()
         .into_iter()
-        .filter(|(name, state)| name.starts_with("namespaces") && state != "on")
-        .map(|(_, why)| why)
+        .filter_map(|(name, layer)| match layer {
+            Layer::Off(why) if name.starts_with("namespaces") => Some(why),
+            _ => None,
+        })
         .collect();
     if !off.is_empty() {
         eprintln!("SKIP: there are no cages here: {off:?}");

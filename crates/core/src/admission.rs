@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use microvm_ports::hypervisor::DeviceDiscovery;
-use microvm_ports::storage::KernelInfo;
+use microvm_ports::hypervisor::Abilities;
 use microvm_types::share::Share;
 use microvm_types::template::{HookAction, NetworkMode, Template};
 
@@ -21,11 +20,6 @@ const DISK_SERIAL_MAX: usize = 20;
 const WARM_UP_MAX: usize = 16;
 /// Bytes of one of them.
 const WARM_UP_LINE_MAX: usize = 4_096;
-/// Further disks and shared folders of one machine, each of which is a device.
-const MAX_EXTRA_DEVICES: usize = 4;
-/// The same where the kernel is told of its devices on its command line. QEMU's `microvm` machine has 8 virtio-mmio places
-/// then; channel, balloon, image and scratch take four, and one has the interrupt of the clock.
-const MAX_EXTRA_DEVICES_TOLD: usize = 3;
 
 /// Checks a template with all overrides applied against what can be and what is allowed.
 pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), ServiceError> {
@@ -54,7 +48,6 @@ pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), Serv
         let reason = format!("at most {WARM_UP_MAX} commands of {WARM_UP_LINE_MAX} bytes, without NUL");
         return Err(invalid("warm_up", reason));
     }
-    devices(template, MAX_EXTRA_DEVICES)?;
     Share::check_all(&template.shares).map_err(|error| invalid("shares", error.to_string()))?;
     let mut names = vec!["image", "scratch"];
     for disk in &template.extra_disks {
@@ -97,16 +90,10 @@ pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Serv
     Ok(())
 }
 
-/// Checks what depends on the kernel that was found for a template.
-pub(crate) fn check_kernel(template: &Template, kernel: &KernelInfo) -> Result<(), ServiceError> {
-    match kernel.discovery {
-        DeviceDiscovery::Acpi => Ok(()),
-        DeviceDiscovery::CommandLine => devices(template, MAX_EXTRA_DEVICES_TOLD),
-    }
-}
-
-fn devices(template: &Template, limit: usize) -> Result<(), ServiceError> {
-    let asked = template.extra_disks.len() + template.shares.len();
+/// Checks a template against the abilities of the hypervisor that is to run its VMs.
+pub(crate) fn check_abilities(template: &Template, abilities: &Abilities) -> Result<(), ServiceError> {
+    number("vcpus", template.vcpus, 1, abilities.vcpu_most)?;
+    let (asked, limit) = (template.extra_disks.len() + template.shares.len(), abilities.most_devices);
     if asked <= limit {
         return Ok(());
     }
@@ -186,11 +173,23 @@ mod tests {
         let share = |target: &str| Share { source: "/x".into(), target: target.into(), read_only: true };
         assert!(refused(|t| t.shares.push(share("/proc/x"))).starts_with("shares: the path in the guest"));
         assert!(refused(|t| t.shares.extend([share("/a"), share("/a")])).contains("separate"));
-        let many = ["/a", "/b", "/c", "/d"].map(share);
-        let refusal = refused(|t| {
-            t.shares.extend(many);
-            t.extra_disks.push(disk("data", "/x"));
-        });
-        assert!(refusal.contains("limit of 4"), "{refusal}");
+    }
+
+    #[test]
+    fn the_hypervisor_sets_the_limit_of_devices_and_processors() {
+        let abilities = Abilities { most_devices: 2, vcpu_most: 4, ..Abilities::NONE };
+        let mut template = template();
+        check_abilities(&template, &abilities).unwrap();
+        template.vcpus = 5;
+        let refusal = check_abilities(&template, &abilities).unwrap_err().to_string();
+        assert!(refusal.starts_with("vcpus") && refusal.contains("limit of 4"), "{refusal}");
+        template.vcpus = 4;
+        let share = |target: &str| Share { source: "/x".into(), target: target.into(), read_only: true };
+        template.shares.extend(["/a", "/b", "/c"].map(share));
+        let refusal = check_abilities(&template, &abilities).unwrap_err().to_string();
+        assert!(
+            refusal.starts_with("shares and extra_disks: 3") && refusal.contains("limit of 2"),
+            "{refusal}"
+        );
     }
 }

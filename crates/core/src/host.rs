@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use microvm_ports::hypervisor::HypervisorReport;
+use microvm_ports::hypervisor::Capabilities;
 use microvm_types::Phase;
 use tokio::sync::watch;
 
@@ -22,11 +22,11 @@ impl Host {
         Self { context: context.clone() }
     }
 
-    /// What the hypervisor offers on this host.
+    /// Abilities of the hypervisor on this host.
     ///
     /// # Errors
     /// If its program is missing or too old.
-    pub async fn report(&self) -> Result<HypervisorReport, ServiceError> {
+    pub async fn report(&self) -> Result<Capabilities, ServiceError> {
         Ok(self.context.shared.ports.hypervisor.probe().await?)
     }
 

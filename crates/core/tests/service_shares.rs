@@ -89,7 +89,7 @@ fn what_cannot_be_shared_is_refused_before_anything_is_made() {
         twice.overrides.shares.push(twice.overrides.shares[0].clone());
         assert_eq!(refused(twice).await, "invalid_field");
         let mut many = sharing("a", folder.path(), "/data");
-        many.overrides.shares = (0..9)
+        many.overrides.shares = (0..21)
             .map(|number| Share { target: format!("/data{number}"), ..many.overrides.shares[0].clone() })
             .collect();
         assert_eq!(refused(many).await, "over_limit");

@@ -39,12 +39,3 @@ pub struct MachineShare {
     /// Whether the guest may not write. Enforced on the host.
     pub read_only: bool,
 }
-
-/// Whether and how a driver shares folders of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FolderSharing {
-    /// Not at all: a machine with shares is refused as [`crate::LaunchError::Spec`].
-    Unsupported,
-    /// By 9P over virtio: the guest's kernel needs its file system. Such a machine cannot be branched.
-    Plan9,
-}

@@ -1,15 +1,14 @@
 //! Machines: what core needs from a hypervisor (VMM).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use microvm_types::{Name, VmId};
-use serde::{Deserialize, Serialize};
 
 use crate::branch::{Compatibility, IncomingState};
-pub use crate::device::{DeviceDiscovery, FolderSharing, MachineDisk, MachineShare};
+pub use crate::capabilities::{Abilities, Accelerator, AcceleratorKind, Capabilities, Feature, Sharing};
+pub use crate::device::{DeviceDiscovery, MachineDisk, MachineShare};
 pub use crate::failure::{LaunchError, MachineError, MachineExit};
 pub use crate::machine::{Balloon, Machine, MachineCounters, MachineRecord, MachineState};
 
@@ -58,48 +57,26 @@ pub struct KernelBoot {
     pub arguments: Vec<String>,
 }
 
-/// What a driver can do on this host, for `doctor` and the table in the documentation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HypervisorReport {
-    /// Name of the driver, for example `qemu`.
-    pub driver: String,
-    /// Version of the VMM program.
-    pub version: String,
-    /// Path of the VMM program.
-    pub program: Utf8PathBuf,
-    /// Accelerator in use: `kvm` or `tcg`.
-    pub accelerator: String,
-    /// Why this accelerator, and what it costs, in a sentence.
-    pub accelerator_reason: String,
-    /// Confinement layers by name, with `on` or the reason why not.
-    pub confinement: BTreeMap<String, String>,
-    /// Whether memory is copied before the pause of a live branch and only what is written meanwhile in it: `on`, or why
-    /// not.
-    pub copying_ahead: String,
-}
-
 /// Starts machines on one host. One implementation per hypervisor; core holds it as `Arc<dyn Hypervisor>`.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
     /// Short name of the driver: `qemu`, `fake` …
     fn name(&self) -> &'static str;
 
-    /// What this host offers. Probes once; later calls answer from memory.
+    /// Abilities on this host. The host is probed once; later calls answer from memory.
     ///
     /// # Errors
     /// [`LaunchError::ProgramMissing`] and [`LaunchError::ProgramTooOld`].
-    async fn probe(&self) -> Result<HypervisorReport, LaunchError>;
+    async fn probe(&self) -> Result<Capabilities, LaunchError>;
 
-    /// What states saved by this driver on this host need, for machines whose kernel finds its devices by `discovery`;
-    /// `None` if it can neither save nor load them.
-    ///
-    /// # Errors
-    /// As [`Hypervisor::probe`].
-    async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Option<Compatibility>, LaunchError>;
+    /// Loading of saved states; `None` if this driver can neither save nor load them.
+    fn loader(&self) -> Option<&dyn Loader> {
+        None
+    }
 
-    /// Whether and how machines of this driver can see folders of the host.
-    fn folder_sharing(&self) -> FolderSharing {
-        FolderSharing::Unsupported
+    /// VMMs started ahead of the state that they load; `None` if that is of no use on this host.
+    fn standby(&self) -> Option<&dyn Standby> {
+        None
     }
 
     /// How many more machines of `memory_mib` MiB, each beginning with `own_bytes` of pages of its own, this host can back
@@ -116,24 +93,6 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// See [`LaunchError`]; whatever was started is ended before an error is returned.
     async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError>;
-
-    /// Whether [`Hypervisor::prepare`] can be of any use on this host; where it cannot, nobody has to make room for it.
-    fn prepares(&self) -> bool {
-        false
-    }
-
-    /// Starts a VMM that waits in the directory of `spec` for a [`Hypervisor::launch`] with the same directory, which takes
-    /// less time then: the processors, memory base, devices and compatibility must be the same; states, and files of
-    /// writable disks, need not be there yet and are not looked at. Answers `false` if this driver gains nothing by it, or
-    /// not for this machine; nothing was started then. [`Hypervisor::sweep`] ends it. It is not found again by a later
-    /// server, which must sweep it.
-    ///
-    /// # Errors
-    /// As [`Hypervisor::launch`].
-    async fn prepare(&self, spec: &MachineSpec) -> Result<bool, LaunchError> {
-        let _ = spec;
-        Ok(false)
-    }
 
     /// Finds a machine again that an earlier server process launched.
     ///
@@ -183,6 +142,32 @@ pub trait Hypervisor: Send + Sync {
         from: Option<u64>,
         limit: usize,
     ) -> std::io::Result<ConsolePart>;
+}
+
+/// Loads saved states.
+#[async_trait]
+pub trait Loader: Send + Sync {
+    /// Needs of states saved by this driver on this host, for machines whose kernel finds its devices by `discovery`.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::probe`].
+    async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Compatibility, LaunchError>;
+}
+
+/// Starts VMMs ahead of the state that they load.
+#[async_trait]
+pub trait Standby: Send + Sync {
+    /// True if a machine of `spec` can have a VMM ahead of its state.
+    fn fits(&self, spec: &MachineSpec) -> bool;
+
+    /// Starts a VMM that waits in the directory of `spec` for a [`Hypervisor::launch`] with the same directory, which takes
+    /// less time then: the processors, memory base, devices and compatibility must be the same; states, and files of
+    /// writable disks, need not be there yet and are not looked at. [`Hypervisor::sweep`] ends it. It is not found again by
+    /// a later server, which must sweep it.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::launch`]; [`LaunchError::Spec`] for a machine that does not fit.
+    async fn prepare(&self, spec: &MachineSpec) -> Result<(), LaunchError>;
 }
 
 /// Some of a console.

@@ -12,6 +12,7 @@
 //! safe. What it does *not* do: hold state, know a driver, or decide policy.
 
 pub mod branch;
+pub mod capabilities;
 pub mod clock;
 pub mod device;
 pub mod failure;

@@ -1,5 +1,6 @@
 //! From what core and the ports say to what the interface says.
 
+use camino::Utf8PathBuf;
 use microvm_api::image::{Image, ImageConfig};
 use microvm_api::kernel::{Discovery, Kernel};
 use microvm_api::milliseconds::Milliseconds;
@@ -8,7 +9,7 @@ use microvm_api::snapshot::{Damage, GoldenVersion, Snapshot};
 use microvm_api::system::HypervisorInfo;
 use microvm_api::vm::{Counters, Event, Vm};
 use microvm_core::{VmView, What};
-use microvm_ports::hypervisor::{DeviceDiscovery, HypervisorReport, MachineCounters};
+use microvm_ports::hypervisor::{Capabilities, DeviceDiscovery, MachineCounters};
 use microvm_ports::storage::{FileSystem, ImageInfo, KernelInfo};
 use microvm_types::Phase;
 use microvm_types::share::ShareChanges;
@@ -189,13 +190,17 @@ pub(crate) const fn counters(counters: &MachineCounters) -> Counters {
     }
 }
 
-pub(crate) fn hypervisor(report: HypervisorReport) -> HypervisorInfo {
+pub(crate) fn hypervisor(report: Capabilities) -> HypervisorInfo {
     HypervisorInfo {
-        driver: report.driver,
+        driver: report.driver.to_owned(),
         version: report.version,
-        program: report.program.into_string(),
-        accelerator: report.accelerator,
-        accelerator_reason: report.accelerator_reason,
-        confinement: report.confinement,
+        program: report.program.map_or_else(|| "(none)".to_owned(), Utf8PathBuf::into_string),
+        accelerator: report.accelerator.kind.to_string(),
+        accelerator_reason: report.accelerator.reason,
+        confinement: report
+            .confinement
+            .iter()
+            .map(|(name, layer)| (name.clone(), layer.to_string()))
+            .collect(),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use camino::Utf8Path;
 use microvm_api::system::{Check, CheckStatus, Doctor, HostInfo, Resource};
 use microvm_core::ServiceError;
+use microvm_ports::hypervisor::Feature;
 use microvm_types::{Action, ByteSize, ErrorKind, Listed, Unreadable};
 
 use crate::convert;
@@ -74,20 +75,20 @@ pub(crate) async fn doctor(app: &Session) -> Doctor {
     let mut checks = Vec::new();
     let hypervisor = match app.services.host.report().await {
         Ok(report) => {
-            let detail = format!("{} {} at {}", report.driver, report.version, report.program);
+            let at = report.program.as_ref().map(|program| format!(" at {program}")).unwrap_or_default();
+            let detail = format!("{} {}{at}", report.driver, report.version);
             checks.push(check("hypervisor", CheckStatus::Ok, detail, None));
-            let slow = report.accelerator == "tcg";
+            let slow = report.accelerator.kind.is_emulation();
             let status = if slow { CheckStatus::Warning } else { CheckStatus::Ok };
-            let detail = format!("{}: {}", report.accelerator, report.accelerator_reason);
+            let detail = format!("{}: {}", report.accelerator.kind, report.accelerator.reason);
             let advice = slow.then_some(
                 "emulation is slower and is not a hardware boundary; use a host with KVM for hostile code",
             );
             checks.push(check("accelerator", status, detail, advice));
             for (layer, state) in &report.confinement {
-                let on = state == "on" || state.starts_with("on:");
-                let status = if on { CheckStatus::Ok } else { CheckStatus::Warning };
-                let advice = (!on).then_some("VMs run without this layer");
-                checks.push(check(&format!("confinement: {layer}"), status, state.clone(), advice));
+                let status = if state.is_on() { CheckStatus::Ok } else { CheckStatus::Warning };
+                let advice = (!state.is_on()).then_some("VMs run without this layer");
+                checks.push(check(&format!("confinement: {layer}"), status, state.to_string(), advice));
             }
             checks.push(live_branches(&report.copying_ahead));
             Some(convert::hypervisor(report))
@@ -120,8 +121,8 @@ fn snapshots(app: &Session) -> Check {
     cannot_be_read("snapshots", &unreadable)
 }
 
-fn live_branches(copying_ahead: &str) -> Check {
-    if copying_ahead == "on" {
+fn live_branches(copying_ahead: &Feature) -> Check {
+    if copying_ahead.is_on() {
         let detail = "memory is copied before the pause, and in it only what is written meanwhile";
         return check("live branches", CheckStatus::Ok, detail, None);
     }

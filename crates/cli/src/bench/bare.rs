@@ -10,7 +10,7 @@ use microvm_driver_host::SystemClock;
 use microvm_driver_images::Images;
 use microvm_driver_qemu::Qemu;
 use microvm_ports::guest::{GuestEndpoint, GuestMeasure, Identity};
-use microvm_ports::hypervisor::{HypervisorReport, KernelBoot, MachineDisk, MachineSpec, MachineStart};
+use microvm_ports::hypervisor::{Capabilities, KernelBoot, MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::storage::DiskFormat;
 use microvm_ports::{Clock, Guest, GuestConnector, Hypervisor, ImageStore, KernelStore, VmStorage};
 use microvm_types::VmId;
@@ -65,7 +65,7 @@ impl BareHost {
         Ok(Self { images: stores.images, disks: stores.disks, qemu: Qemu::new(config), clock })
     }
 
-    pub(super) async fn report(&self) -> Result<HypervisorReport, CliError> {
+    pub(super) async fn report(&self) -> Result<Capabilities, CliError> {
         self.qemu.probe().await.map_err(|error| failed("probing the host", &error))
     }
 

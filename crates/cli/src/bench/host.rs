@@ -37,7 +37,7 @@ pub(super) async fn stamp(scene: &Scene) -> Result<HostStamp, CliError> {
         memory_mib: kib >> 10,
         host_kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
         qemu: report.version,
-        accelerator: report.accelerator,
+        accelerator: report.accelerator.kind.to_string(),
         load_average: fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned(),
         build: if cfg!(debug_assertions) { "debug" } else { "release" },
         version: env!("CARGO_PKG_VERSION"),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use microvm_ports::branch::{BranchError, BranchRequest, IncomingState};
+use microvm_ports::capabilities::SaveKind;
 use microvm_ports::guest::{Guest, Identity, ProcessEvent, ProcessHandle, ProcessInput};
-use microvm_ports::hypervisor::{DeviceDiscovery, MachineError, MachineSpec, MachineStart, MachineState};
+use microvm_ports::hypervisor::{MachineError, MachineSpec, MachineStart, MachineState};
 use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription};
 use microvm_types::VmId;
 use microvm_types::exec::{ExecRequest, OutputOffsets};
@@ -32,12 +33,11 @@ pub(super) async fn run(suite: &mut Suite, scene: &Scene<'_>) {
 
 /// Whether this driver has no branches; says so then.
 pub(super) async fn skipped(suite: &Suite, scene: &Scene<'_>) -> bool {
-    let hypervisor = scene.harness.hypervisor();
-    let needs = hypervisor.compatibility(DeviceDiscovery::Acpi).await.must("asking what its states need");
-    if needs.is_none() {
+    let lacks = scene.abilities().await.save == SaveKind::None;
+    if lacks {
         suite.skip("branches", "this hypervisor neither saves nor loads states");
     }
-    needs.is_none()
+    lacks
 }
 
 impl Scene<'_> {

@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
+use microvm_ports::capabilities::{LoadKind, SaveKind};
 use microvm_ports::guest::{Guest, GuestConnector, Identity};
 use microvm_ports::hypervisor::{
-    Hypervisor, LaunchError, Machine, MachineError, MachineExit, MachineSpec, MachineStart, MachineState,
+    Abilities, Hypervisor, LaunchError, Machine, MachineError, MachineExit, MachineShare, MachineSpec,
+    MachineStart, MachineState,
 };
 use microvm_ports::snapshot::SnapshotStore;
 use microvm_ports::storage::VmStorage;
@@ -86,6 +88,11 @@ impl Scene<'_> {
 
     pub(super) async fn spec(&self) -> MachineSpec {
         self.harness.spec(&self.id()).await
+    }
+
+    /// Abilities that the driver claims on this host.
+    pub(super) async fn abilities(&self) -> Abilities {
+        self.harness.hypervisor().probe().await.must("probing").abilities
     }
 
     async fn launch(&self) -> Launched {
@@ -174,7 +181,39 @@ async fn probe(scene: &Scene<'_>) {
     let hypervisor = scene.harness.hypervisor();
     let report = hypervisor.probe().await.must("probing");
     assert_eq!(report.driver, hypervisor.name());
-    assert!(!report.version.is_empty() && !report.accelerator_reason.is_empty(), "{report:?}");
+    assert!(!report.version.is_empty() && !report.accelerator.reason.is_empty(), "{report:?}");
+    // What is claimed is what is there: absence is visible before a call.
+    let Abilities { boot, save, load, fork, standby, balloon, most_devices, vcpu_most, .. } =
+        report.abilities;
+    assert!(boot.kernel || boot.firmware, "it cannot boot");
+    assert!(vcpu_most > 0, "no machine can have a processor");
+    assert_eq!(hypervisor.loader().is_some(), load != LoadKind::None, "loading of states");
+    assert_eq!(hypervisor.standby().is_some(), standby, "standby VMMs");
+    assert!(!standby || load != LoadKind::None, "a standby VMM has no state to wait for");
+    assert!(
+        !fork.state || save != SaveKind::None && load != LoadKind::None,
+        "a fork needs both save and load"
+    );
+    let launched = scene.launch().await;
+    assert_eq!(launched.machine.brancher().is_some(), save != SaveKind::None, "saving of machines");
+    assert_eq!(launched.machine.balloon().is_some(), balloon, "a balloon");
+    scene.end(&launched).await;
+    too_many_devices(scene, most_devices).await;
+}
+
+/// A machine with one share more than fits is refused, and leaves nothing.
+async fn too_many_devices(scene: &Scene<'_>, most: usize) {
+    let mut spec = scene.spec().await;
+    let source = spec.directory.canonicalize_utf8().must("finding the machine's own directory");
+    let share =
+        |index| MachineShare { source: source.clone(), tag: format!("share{index}"), read_only: true };
+    spec.shares = (0..=most).map(share).collect();
+    match scene.harness.hypervisor().launch(&spec).await {
+        Err(LaunchError::Spec(_)) => {}
+        Err(error) => panic!("wrong error: {error}"),
+        Ok(_) => panic!("a machine was launched with {} further devices of {most}", most + 1),
+    }
+    assert_eq!(scene.harness.processes(&spec).await, 0, "a process is left");
 }
 
 async fn launch_paused(scene: &Scene<'_>) {

@@ -1,7 +1,7 @@
 //! Folders of the host in a machine: offered or refused, never forgotten.
 
 use camino::Utf8PathBuf;
-use microvm_ports::hypervisor::{FolderSharing, LaunchError, MachineShare};
+use microvm_ports::hypervisor::{LaunchError, MachineShare};
 
 use super::{Launched, Scene};
 use crate::Must;
@@ -13,7 +13,7 @@ pub(super) async fn folders(scene: &Scene<'_>) {
     // A folder that surely is there.
     let folder = spec.directory.canonicalize_utf8().must("finding the machine's own directory");
     spec.shares = vec![share(folder.clone())];
-    if hypervisor.folder_sharing() == FolderSharing::Unsupported {
+    if scene.abilities().await.sharing.is_none() {
         match hypervisor.launch(&spec).await {
             Err(LaunchError::Spec(_)) => return,
             Err(error) => panic!("wrong error: {error}"),

@@ -129,9 +129,8 @@ impl Goldens {
         kernel: &ResolvedKernel,
     ) -> Result<Option<String>, ServiceError> {
         let discovery = kernel.info.discovery;
-        let Some(compatibility) = self.context.shared.ports.hypervisor.compatibility(discovery).await? else {
-            return Ok(None);
-        };
+        let Some(loader) = self.context.shared.ports.hypervisor.loader() else { return Ok(None) };
+        let compatibility = loader.compatibility(discovery).await?;
         // Every field is named: a new one does not compile before somebody has decided whether a booted machine depends
         // on it.
         let Template {

@@ -3,7 +3,7 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::StorageError;
 use microvm_ports::guest::GuestShare;
-use microvm_ports::hypervisor::{FolderSharing, MachineShare};
+use microvm_ports::hypervisor::{MachineShare, Sharing};
 use microvm_ports::storage::ResolvedKernel;
 use microvm_types::share::Share;
 use microvm_types::template::Template;
@@ -24,9 +24,9 @@ pub(crate) async fn admit(
     if template.shares.is_empty() {
         return Ok(());
     }
-    match ports.hypervisor.folder_sharing() {
-        FolderSharing::Unsupported => return Err(ServiceError::NoSharing),
-        FolderSharing::Plan9 => {
+    match ports.hypervisor.probe().await?.abilities.sharing {
+        None => return Err(ServiceError::NoSharing),
+        Some(Sharing::Plan9) => {
             if !ports.kernels.mounts_shares(&kernel.info.name).await? {
                 let (name, release) = (kernel.info.name.clone(), kernel.info.release.clone());
                 return Err(ServiceError::KernelWithoutShares { name, release });

@@ -37,7 +37,7 @@ pub(crate) struct StandbyVmm {
 }
 
 impl StandbyVmm {
-    /// Starts one for a child of `parent`; `None` if there are enough on this host, or the driver gains nothing by it.
+    /// Starts one for a child of `parent`; `None` if there are enough on this host, or none can wait for such a machine.
     async fn start(
         shared: &Arc<Shared>,
         parent: &VmRecord,
@@ -56,7 +56,10 @@ impl StandbyVmm {
             directory,
             ..machine_spec(ports, &record, &image, files, source.memory_base.clone(), source.start()).await?
         };
-        Ok(ports.hypervisor.prepare(&spec).await?.then_some(waiting))
+        match ports.hypervisor.standby().filter(|standby| standby.fits(&spec)) {
+            Some(standby) => standby.prepare(&spec).await.map(|()| Some(waiting)).map_err(ServiceError::from),
+            None => Ok(None),
+        }
     }
 
     /// Whose VMM it will be.
@@ -151,7 +154,7 @@ impl StandbyVmms {
     /// base of its machine.
     pub(crate) fn refill(&mut self, shared: &Arc<Shared>, parent: &VmRecord, source: &BranchSource) {
         let wanted = shared.settings.waiting_vmms;
-        if wanted == 0 || !shared.ports.hypervisor.prepares() {
+        if wanted == 0 || shared.ports.hypervisor.standby().is_none() {
             return;
         }
         // One that is being started just now is not given up for another.

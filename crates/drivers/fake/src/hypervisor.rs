@@ -7,10 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::branch::Compatibility;
+use microvm_ports::capabilities::{
+    BootKinds, ChannelKind, DiskFormats, ForkKinds, Hotplug, LoadKind, MemoryShape, SaveKind,
+};
 use microvm_ports::guest::CloseReason;
 use microvm_ports::hypervisor::{
-    ConsolePart, DeviceDiscovery, FolderSharing, Hypervisor, HypervisorReport, LaunchError, Machine,
-    MachineExit, MachineRecord, MachineSpec, MachineStart, MachineState,
+    Abilities, Accelerator, AcceleratorKind, Capabilities, ConsolePart, DeviceDiscovery, Feature, Hypervisor,
+    LaunchError, Loader, Machine, MachineExit, MachineRecord, MachineSpec, MachineStart, MachineState,
+    Sharing, Standby,
 };
 use microvm_types::VmId;
 use tokio::task::JoinSet;
@@ -21,6 +25,27 @@ use crate::disks::Disks;
 use crate::machine::{Console, FakeMachine, Saving};
 use crate::script::{Operation, Script, Verdict};
 use crate::system::GuestSystem;
+
+/// Disks that every machine has: image and scratch.
+const OWN_DISKS: usize = 2;
+
+/// Abilities while nothing was forbidden.
+const ABILITIES: Abilities = Abilities {
+    boot: BootKinds { kernel: true, firmware: false },
+    disks: DiskFormats { raw: true, qcow2: true },
+    most_devices: 20,
+    nics: 0,
+    display: None,
+    channel: ChannelKind::InMemory,
+    save: SaveKind::Live { memory: MemoryShape::PagesOverBase },
+    load: LoadKind::Memory(MemoryShape::PagesOverBase),
+    fork: ForkKinds { state: true },
+    sharing: Some(Sharing::Plan9),
+    standby: true,
+    balloon: false,
+    hotplug: Hotplug { disks: false, nics: false },
+    vcpu_most: 64,
+};
 
 /// A host full of fake machines; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -129,6 +154,21 @@ impl FakeHypervisor {
         self.world.no_shares.store(true, Ordering::Relaxed);
     }
 
+    /// Abilities of this host's VMM.
+    #[must_use]
+    pub fn abilities(&self) -> Abilities {
+        let saves = self.world.can_branch();
+        let shares = !self.world.no_shares.load(Ordering::Relaxed);
+        Abilities {
+            sharing: shares.then_some(Sharing::Plan9),
+            save: if saves { ABILITIES.save } else { SaveKind::None },
+            load: if saves { ABILITIES.load } else { LoadKind::None },
+            fork: ForkKinds { state: saves },
+            standby: saves,
+            ..ABILITIES
+        }
+    }
+
     fn build(&self, spec: &MachineSpec) -> Result<Arc<FakeMachine>, LaunchError> {
         if spec.vcpus == 0 || spec.memory_mib == 0 {
             return Err(LaunchError::Spec("it needs at least one processor and 1 MiB of memory".to_owned()));
@@ -141,8 +181,12 @@ impl FakeHypervisor {
         if let Some(path) = files.chain(spec.disks.iter().map(|disk| &disk.path)).find(|p| !p.exists()) {
             return Err(LaunchError::Spec(format!("{path} does not exist")));
         }
-        if !spec.shares.is_empty() && self.folder_sharing() == FolderSharing::Unsupported {
+        if !spec.shares.is_empty() && self.abilities().sharing.is_none() {
             return Err(LaunchError::Spec("this hypervisor cannot share folders".to_owned()));
+        }
+        if spec.disks.len().saturating_sub(OWN_DISKS) + spec.shares.len() > ABILITIES.most_devices {
+            let most = ABILITIES.most_devices;
+            return Err(LaunchError::Spec(format!("it has more than {most} further devices")));
         }
         if let Some(share) = spec.shares.iter().find(|share| !share.source.is_dir()) {
             return Err(LaunchError::Share(format!("{} is not a folder", share.source)));
@@ -195,34 +239,57 @@ impl FakeHypervisor {
 }
 
 #[async_trait]
+impl Loader for FakeHypervisor {
+    async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Compatibility, LaunchError> {
+        Ok(branch::compatibility(&self.world.version(), discovery))
+    }
+}
+
+#[async_trait]
+impl Standby for FakeHypervisor {
+    fn fits(&self, spec: &MachineSpec) -> bool {
+        matches!(spec.start, MachineStart::Incoming(_))
+    }
+
+    async fn prepare(&self, spec: &MachineSpec) -> Result<(), LaunchError> {
+        let verdict = self.world.script.ask(Operation::Prepare).await;
+        if verdict == Verdict::Fail {
+            return Err(LaunchError::Died { detail: "a fault was planned here".to_owned() });
+        }
+        if !self.fits(spec) {
+            return Err(LaunchError::Spec("it boots: no VMM can wait for it".to_owned()));
+        }
+        lock(&self.world.prepared).insert(spec.directory.clone(), spec.id.clone());
+        verdict.finish().await;
+        Ok(())
+    }
+}
+
+#[async_trait]
 impl Hypervisor for FakeHypervisor {
     fn name(&self) -> &'static str {
         FakeMachine::DRIVER
     }
 
-    async fn probe(&self) -> Result<HypervisorReport, LaunchError> {
-        Ok(HypervisorReport {
-            driver: FakeMachine::DRIVER.to_owned(),
+    async fn probe(&self) -> Result<Capabilities, LaunchError> {
+        let reason = "nothing is really run".to_owned();
+        Ok(Capabilities {
+            driver: FakeMachine::DRIVER,
             version: self.world.version(),
-            program: Utf8PathBuf::from("(none)"),
-            accelerator: "none".to_owned(),
-            accelerator_reason: "nothing is really run".to_owned(),
+            program: None,
+            accelerator: Accelerator { kind: AcceleratorKind::None, reason },
             confinement: BTreeMap::new(),
-            copying_ahead: "on".to_owned(),
+            copying_ahead: Feature::On(None),
+            abilities: self.abilities(),
         })
     }
 
-    async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Option<Compatibility>, LaunchError> {
-        let here = branch::compatibility(&self.world.version(), discovery);
-        Ok(self.world.can_branch().then_some(here))
+    fn loader(&self) -> Option<&dyn Loader> {
+        self.world.can_branch().then_some(self)
     }
 
-    fn folder_sharing(&self) -> FolderSharing {
-        if self.world.no_shares.load(Ordering::Relaxed) {
-            FolderSharing::Unsupported
-        } else {
-            FolderSharing::Plan9
-        }
+    fn standby(&self) -> Option<&dyn Standby> {
+        self.world.can_branch().then_some(self)
     }
 
     async fn room(&self, _memory_mib: u32, _own_bytes: u64) -> Option<usize> {
@@ -246,23 +313,6 @@ impl Hypervisor for FakeHypervisor {
         loaded.finish().await;
         verdict.finish().await;
         Ok(machine)
-    }
-
-    fn prepares(&self) -> bool {
-        true
-    }
-
-    async fn prepare(&self, spec: &MachineSpec) -> Result<bool, LaunchError> {
-        let verdict = self.world.script.ask(Operation::Prepare).await;
-        if verdict == Verdict::Fail {
-            return Err(LaunchError::Died { detail: "a fault was planned here".to_owned() });
-        }
-        let possible = matches!(spec.start, MachineStart::Incoming(_));
-        if possible {
-            lock(&self.world.prepared).insert(spec.directory.clone(), spec.id.clone());
-        }
-        verdict.finish().await;
-        Ok(possible)
     }
 
     async fn adopt(

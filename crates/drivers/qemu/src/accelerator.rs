@@ -2,15 +2,18 @@
 
 use std::fs;
 
+use microvm_ports::capabilities;
+
 use crate::config::AcceleratorChoice;
 
-/// The accelerator in use and why.
+/// The accelerator in use, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Accelerator {
     pub(crate) kind: Kind,
     pub(crate) reason: String,
 }
 
+/// Accelerators of QEMU that this driver uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Kvm,
@@ -18,11 +21,22 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Name in the `compatibility` of saved states, which outlive this process.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
         }
+    }
+}
+
+impl From<&Accelerator> for capabilities::Accelerator {
+    fn from(accelerator: &Accelerator) -> Self {
+        let kind = match accelerator.kind {
+            Kind::Kvm => capabilities::AcceleratorKind::Kvm,
+            Kind::Tcg => capabilities::AcceleratorKind::Tcg,
+        };
+        Self { kind, reason: accelerator.reason.clone() }
     }
 }
 

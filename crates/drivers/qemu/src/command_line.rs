@@ -43,6 +43,12 @@ const OWN_DISKS: usize = 2;
 /// number 3 with interrupt 8, which the real-time clock has and does not share.
 const FURTHER_PLACES: [&str; 3] = ["virtio-mmio-bus.2", "virtio-mmio-bus.1", "virtio-mmio-bus.0"];
 
+/// Places for further devices where the kernel is told of devices by ACPI tables: the machine has a second I/O APIC then,
+/// whose 24 interrupts are 24 virtio-mmio places (hw/i386/microvm.c); channel, balloon, image and scratch take four.
+const FURTHER_PLACES_BY_TABLES: usize = 20;
+/// Further devices of one machine. A kernel that is usually told on its command line finds devices by ACPI as well.
+pub(crate) const MOST_DEVICES: usize = FURTHER_PLACES_BY_TABLES;
+
 /// Where QEMU runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Surroundings {
@@ -76,10 +82,7 @@ pub(crate) fn build(
     tsc_khz: u64,
     surroundings: Surroundings,
 ) -> Result<CommandLine, LaunchError> {
-    let discovery = match &spec.start {
-        MachineStart::Boot(boot) => boot.discovery,
-        MachineStart::Incoming(state) => state.discovery,
-    };
+    let discovery = discovery(spec);
     let mut line = CommandLine {
         surroundings,
         discovery,
@@ -110,6 +113,17 @@ pub(crate) fn build(
     Ok(line)
 }
 
+/// How the machine tells its kernel of devices: as the kernel likes it best, by ACPI where there are too many for its
+/// command line (some 70 ms more to boot), and as ever in a saved state.
+pub(crate) fn discovery(spec: &MachineSpec) -> DeviceDiscovery {
+    let further = spec.disks.len().saturating_sub(OWN_DISKS) + spec.shares.len();
+    match &spec.start {
+        MachineStart::Boot(_) if further > FURTHER_PLACES.len() => DeviceDiscovery::Acpi,
+        MachineStart::Boot(boot) => boot.discovery,
+        MachineStart::Incoming(state) => state.discovery,
+    }
+}
+
 impl CommandLine {
     /// Whether QEMU could not tell the two apart.
     pub(crate) fn starts_alike(&self, other: &Self) -> bool {
@@ -137,15 +151,20 @@ impl CommandLine {
     /// The property that puts a device beyond those that every machine has in its place; nothing where QEMU's choice is
     /// right.
     fn place(&mut self) -> Result<String, LaunchError> {
-        if self.discovery == DeviceDiscovery::Acpi {
-            return Ok(String::new());
+        let (most, place) = match self.discovery {
+            DeviceDiscovery::Acpi => (FURTHER_PLACES_BY_TABLES, String::new()),
+            DeviceDiscovery::CommandLine => {
+                let place = FURTHER_PLACES.get(self.further).copied().unwrap_or_default();
+                (FURTHER_PLACES.len(), format!(",bus={place}"))
+            }
+        };
+        if self.further == most {
+            return Err(LaunchError::Spec(format!(
+                "it has more than {most} further disks and shared folders"
+            )));
         }
-        let place = FURTHER_PLACES.get(self.further).ok_or_else(|| {
-            let most = FURTHER_PLACES.len();
-            LaunchError::Spec(format!("this kernel finds {most} further disks and shared folders at most"))
-        })?;
         self.further += 1;
-        Ok(format!(",bus={place}"))
+        Ok(place)
     }
 
     /// Address of a listening socket.

@@ -8,8 +8,8 @@ use camino::Utf8Path;
 use microvm_confinement::ProcessRecord;
 use microvm_ports::branch::Compatibility;
 use microvm_ports::hypervisor::{
-    ConsolePart, DeviceDiscovery, FolderSharing, HypervisorReport, Machine, MachineRecord, MachineSpec,
-    MachineStart,
+    Abilities, Capabilities, ConsolePart, DeviceDiscovery, Loader, Machine, MachineRecord, MachineSpec,
+    MachineStart, Standby,
 };
 use microvm_ports::{Hypervisor, LaunchError};
 use microvm_types::VmId;
@@ -59,6 +59,12 @@ impl Qemu {
         Ok((host.program.clone(), line.arguments))
     }
 
+    /// Abilities of this driver on a host that lacks nothing.
+    #[must_use]
+    pub const fn abilities() -> Abilities {
+        probe::ABILITIES
+    }
+
     async fn host(&self) -> Result<&Host, LaunchError> {
         self.host.get_or_try_init(|| probe::probe(&self.config)).await
     }
@@ -70,10 +76,7 @@ impl Qemu {
             return Err(LaunchError::Spec(detail));
         }
         let host = self.host().await?;
-        let discovery = match &spec.start {
-            MachineStart::Boot(boot) => boot.discovery,
-            MachineStart::Incoming(state) => state.discovery,
-        };
+        let discovery = command_line::discovery(spec);
         let here = compatibility::of(host, discovery);
         if let MachineStart::Incoming(state) = &spec.start {
             compatibility::check(&state.compatibility, &here)?;
@@ -138,19 +141,19 @@ impl std::fmt::Debug for Qemu {
 #[async_trait]
 impl Hypervisor for Qemu {
     fn name(&self) -> &'static str {
-        "qemu"
+        probe::NAME
     }
 
-    async fn probe(&self) -> Result<HypervisorReport, LaunchError> {
-        Ok(self.host().await?.report.clone())
+    async fn probe(&self) -> Result<Capabilities, LaunchError> {
+        Ok(self.host().await?.capabilities.clone())
     }
 
-    async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Option<Compatibility>, LaunchError> {
-        Ok(Some(compatibility::of(self.host().await?, discovery)))
+    fn loader(&self) -> Option<&dyn Loader> {
+        Some(self)
     }
 
-    fn folder_sharing(&self) -> FolderSharing {
-        FolderSharing::Plan9
+    fn standby(&self) -> Option<&dyn Standby> {
+        probe::standby_is_safe().then_some(self)
     }
 
     async fn room(&self, memory_mib: u32, own_bytes: u64) -> Option<usize> {
@@ -161,32 +164,6 @@ impl Hypervisor for Qemu {
     async fn launch(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, LaunchError> {
         match self.launch_by(spec, self.waiting.take(&spec.id)).await {
             Ok(machine) => Ok(Arc::new(machine)),
-            Err(error) => {
-                self.sweep(&spec.id, &spec.directory, None).await?;
-                Err(error)
-            }
-        }
-    }
-
-    /// A server that is not root has VMMs of its own user's, who owns the layers: to whoever has a descriptor of one, and
-    /// not a read-only mount, that is enough to change its mode.
-    fn prepares(&self) -> bool {
-        nix::unistd::geteuid().is_root()
-    }
-
-    async fn prepare(&self, spec: &MachineSpec) -> Result<bool, LaunchError> {
-        // A cold boot takes seconds, and a folder is mounted when the VMM starts.
-        let is_boot = matches!(spec.start, MachineStart::Boot(_));
-        if !self.prepares() || is_boot || !spec.shares.is_empty() {
-            return Ok(false);
-        }
-        let (host, saving) = self.plan(spec).await?;
-        let shape = line(host, spec, Surroundings::Waiting)?;
-        match self.start(host, spec, line(host, spec, Surroundings::Waiting)?, saving).await {
-            Ok(machine) => {
-                self.waiting.add(&spec.id, Waiting::new(machine, shape));
-                Ok(true)
-            }
             Err(error) => {
                 self.sweep(&spec.id, &spec.directory, None).await?;
                 Err(error)
@@ -267,6 +244,39 @@ impl Hypervisor for Qemu {
         limit: usize,
     ) -> std::io::Result<ConsolePart> {
         console::read(directory, from, limit).await
+    }
+}
+
+#[async_trait]
+impl Loader for Qemu {
+    async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Compatibility, LaunchError> {
+        Ok(compatibility::of(self.host().await?, discovery))
+    }
+}
+
+#[async_trait]
+impl Standby for Qemu {
+    /// A cold boot takes seconds, and a folder is mounted when the VMM starts.
+    fn fits(&self, spec: &MachineSpec) -> bool {
+        matches!(spec.start, MachineStart::Incoming(_)) && spec.shares.is_empty()
+    }
+
+    async fn prepare(&self, spec: &MachineSpec) -> Result<(), LaunchError> {
+        if !self.fits(spec) {
+            return Err(LaunchError::Spec("it boots or shares folders: no VMM can wait for it".to_owned()));
+        }
+        let (host, saving) = self.plan(spec).await?;
+        let shape = line(host, spec, Surroundings::Waiting)?;
+        match self.start(host, spec, line(host, spec, Surroundings::Waiting)?, saving).await {
+            Ok(machine) => {
+                self.waiting.add(&spec.id, Waiting::new(machine, shape));
+                Ok(())
+            }
+            Err(error) => {
+                self.sweep(&spec.id, &spec.directory, None).await?;
+                Err(error)
+            }
+        }
     }
 }
 

@@ -1,11 +1,17 @@
 //! What this host offers: program, version, accelerator, layers of confinement.
 
+use std::collections::BTreeMap;
+
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_confinement::Layer;
 use microvm_ports::LaunchError;
-use microvm_ports::hypervisor::HypervisorReport;
+use microvm_ports::capabilities::{
+    Abilities, BootKinds, Capabilities, ChannelKind, DiskFormats, Feature, ForkKinds, Hotplug, LoadKind,
+    MemoryShape, SaveKind, Sharing,
+};
 
 use crate::accelerator::{self, Accelerator};
-use crate::command_line::FIRMWARE;
+use crate::command_line::{self, FIRMWARE};
 use crate::config::QemuConfig;
 use crate::memory;
 use crate::timestamp_counter;
@@ -27,7 +33,7 @@ pub(crate) struct Host {
     pub(crate) write_tracking: bool,
     /// Whether cgroup limits can be set.
     pub(crate) limits: bool,
-    pub(crate) report: HypervisorReport,
+    pub(crate) capabilities: Capabilities,
 }
 
 pub(crate) async fn probe(config: &QemuConfig) -> Result<Host, LaunchError> {
@@ -46,24 +52,64 @@ pub(crate) async fn probe(config: &QemuConfig) -> Result<Host, LaunchError> {
         (accelerator::choose(choice), timestamp_counter::measure_khz(), microvm_confinement::layers())
     });
     let (version, measured) = tokio::join!(version(&program), measured);
-    let (accelerator, tsc_khz, mut layers) = measured
+    let (accelerator, tsc_khz, layers) = measured
         .map_err(|error| LaunchError::Process { step: "probing the host", detail: error.to_string() })?;
     let version = version?;
-    let limits = layers.get("cgroup limits").is_some_and(|found| found.starts_with("on"));
-    layers.insert("system call filter (QEMU -sandbox)".to_owned(), "on".to_owned());
-    let copying_ahead =
-        if config.write_tracking { memory::copies_ahead() } else { Err("off by configuration".to_owned()) };
-    let write_tracking = copying_ahead.is_ok();
-    let report = HypervisorReport {
-        driver: "qemu".to_owned(),
-        version: version.clone(),
-        program: program.clone(),
-        accelerator: accelerator.kind.name().to_owned(),
-        accelerator_reason: accelerator.reason.clone(),
-        confinement: layers,
-        copying_ahead: copying_ahead.err().unwrap_or_else(|| "on".to_owned()),
+    let limits = matches!(layers.get(microvm_confinement::CGROUP_LIMITS), Some(Layer::On(_)));
+    let mut confinement: BTreeMap<String, Feature> =
+        layers.into_iter().map(|(name, layer)| (name, feature(layer))).collect();
+    confinement.insert("system call filter (QEMU -sandbox)".to_owned(), Feature::On(None));
+    let copying_ahead = if config.write_tracking {
+        memory::copies_ahead().map_or_else(Feature::Off, |()| Feature::On(None))
+    } else {
+        Feature::Off("by configuration".to_owned())
     };
-    Ok(Host { program, version, accelerator, tsc_khz, write_tracking, limits, report })
+    let write_tracking = copying_ahead.is_on();
+    let capabilities = Capabilities {
+        driver: NAME,
+        version: version.clone(),
+        program: Some(program.clone()),
+        accelerator: (&accelerator).into(),
+        confinement,
+        copying_ahead,
+        abilities: Abilities { standby: standby_is_safe(), ..ABILITIES },
+    };
+    Ok(Host { program, version, accelerator, tsc_khz, write_tracking, limits, capabilities })
+}
+
+fn feature(layer: Layer) -> Feature {
+    match layer {
+        Layer::On(detail) => Feature::On(detail),
+        Layer::Off(reason) => Feature::Off(reason),
+    }
+}
+
+/// Name of this driver in records and templates.
+pub(crate) const NAME: &str = "qemu";
+
+/// Abilities on a host that lacks nothing.
+pub(crate) const ABILITIES: Abilities = Abilities {
+    boot: BootKinds { kernel: true, firmware: false },
+    disks: DiskFormats { raw: true, qcow2: true },
+    most_devices: command_line::MOST_DEVICES,
+    nics: 0,
+    display: None,
+    channel: ChannelKind::VirtioSerial,
+    save: SaveKind::Live { memory: MemoryShape::PagesOverBase },
+    load: LoadKind::Memory(MemoryShape::PagesOverBase),
+    fork: ForkKinds { state: true },
+    sharing: Some(Sharing::Plan9),
+    standby: true,
+    balloon: true,
+    hotplug: Hotplug { disks: false, nics: false },
+    // More need an I/O memory management unit, which this machine has not (hw/i386/x86.c: x2APIC ids above 254).
+    vcpu_most: 255,
+};
+
+/// A server that is not root has VMMs of its own user's, who owns the layers: to whoever has a descriptor of one, and
+/// not a read-only mount, that is enough to change its mode.
+pub(crate) fn standby_is_safe() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 /// The real path of the program: what `PATH` finds may be a link, and the cage shows the file itself.

@@ -52,8 +52,8 @@ pub(super) async fn end(shared: &Shared, record: &VmRecord, slept: Option<Snapsh
 /// Refuses a state that this host cannot load, before the present is given up for it.
 pub(super) async fn check_loadable(shared: &Shared, source: &BranchSource) -> Result<(), ServiceError> {
     let description = &source.description;
-    let here = shared.ports.hypervisor.compatibility(description.discovery).await?;
-    let here = here.ok_or(ServiceError::NoBranching)?;
+    let loader = shared.ports.hypervisor.loader().ok_or(ServiceError::NoBranching)?;
+    let here = loader.compatibility(description.discovery).await?;
     for (what, needed) in &description.compatibility {
         let found = here.get(what).cloned().unwrap_or_else(|| "nothing known".to_owned());
         if found != *needed {

@@ -1,3 +1,4 @@
+use microvm_ports::branch::IncomingState;
 use microvm_ports::storage::DiskFormat;
 use microvm_types::VmId;
 use serde_json::{Value, json};
@@ -95,13 +96,35 @@ fn no_device_gets_the_interrupt_of_the_clock() {
         devices.map(|(_, place)| place.to_owned()).collect()
     };
     assert_eq!(placed(&line), ["-mmio-bus.2", "-mmio-bus.1", "-mmio-bus.0"]);
-    spec.shares.push(MachineShare { tag: "share2".into(), ..spec.shares[0].clone() });
-    assert!(build(&spec, Kind::Tcg, 2_600_000, Surroundings::Caged).is_err());
-    if let MachineStart::Boot(boot) = &mut spec.start {
-        boot.discovery = DeviceDiscovery::Acpi;
-    }
+    assert!(value_of(&line, "-machine")[0].contains("acpi=off"));
+    // One more than its command line can tell of: ACPI tables do, and QEMU chooses the places.
+    let share = |index: usize| MachineShare { tag: format!("share{index}"), ..spec.shares[0].clone() };
+    let more: Vec<_> = (2..MOST_DEVICES - 1).map(share).collect();
+    spec.shares.push(more[0].clone());
     let line = build(&spec, Kind::Tcg, 2_600_000, Surroundings::Caged).unwrap();
-    assert!(placed(&line).is_empty());
+    assert!(placed(&line).is_empty() && value_of(&line, "-machine")[0].contains("acpi=on"));
+    assert_eq!(discovery(&spec), DeviceDiscovery::Acpi);
+    spec.shares.extend_from_slice(&more[1..]);
+    let line = build(&spec, Kind::Tcg, 2_600_000, Surroundings::Caged).unwrap();
+    let devices = value_of(&line, "-device").into_iter().filter(|device| device.starts_with("virtio-"));
+    assert_eq!(devices.count(), 24, "one at each pin of the second I/O APIC");
+    spec.shares.push(more[0].clone());
+    assert!(build(&spec, Kind::Tcg, 2_600_000, Surroundings::Caged).is_err());
+}
+
+#[test]
+fn a_saved_state_keeps_its_places() {
+    let mut spec = spec();
+    let state = IncomingState {
+        device_state: Default::default(),
+        pages: Default::default(),
+        discovery: DeviceDiscovery::CommandLine,
+        compatibility: Default::default(),
+    };
+    spec.start = MachineStart::Incoming(state);
+    assert_eq!(discovery(&spec), DeviceDiscovery::CommandLine);
+    spec.shares.extend_from_within(..);
+    assert_eq!(discovery(&spec), DeviceDiscovery::CommandLine, "it was booted with ACPI now");
 }
 
 #[test]

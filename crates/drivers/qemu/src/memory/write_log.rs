@@ -92,15 +92,15 @@ pub(super) fn own_descriptor() -> io::Result<OwnedFd> {
 /// Whether the kernel notes writes and VMMs can be given the descriptor for it; else why not.
 pub(crate) fn copies_ahead() -> Result<(), String> {
     if cfg!(not(target_arch = "x86_64")) {
-        return Err("off: not on this processor".to_owned());
+        return Err("not on this processor".to_owned());
     }
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
     if (numbers.next(), numbers.next()) < (Some(OLDEST.0), Some(OLDEST.1)) {
-        return Err(format!("off: the kernel is {release}; {}.{} or newer is needed", OLDEST.0, OLDEST.1));
+        return Err(format!("the kernel is {release}; {}.{} or newer is needed", OLDEST.0, OLDEST.1));
     }
-    let descriptor = own_descriptor().map_err(|error| format!("off: userfaultfd: {error}"))?;
-    agree(&descriptor).map_err(|error| format!("off: the kernel does not note writes: {error}"))
+    let descriptor = own_descriptor().map_err(|error| format!("userfaultfd: {error}"))?;
+    agree(&descriptor).map_err(|error| format!("the kernel does not note writes: {error}"))
 }
 
 /// The `userfaultfd` of a process, as a descriptor of our own.
