@@ -12,6 +12,7 @@ mod check;
 mod circles;
 mod debian13;
 mod dependencies;
+mod docs_test;
 mod failures;
 mod host;
 mod levels;
@@ -46,6 +47,9 @@ Usage: cargo xtask <verb> [--yes]
                    each; PROGRAM: a part of one's name)
   suites           the public file-system suites pjdfstest and fsx on the root of a guest, on a folder of the host
                    and on a plain ext4; what fails is compared with xtask/src/suites/explained.txt
+  docs-test [FILE…]
+                   the commands in the README and the guides, run in a root of their own; what they print is compared
+                   with the text
 
   --yes            install missing packages without asking";
 
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
             }
         },
         ["suites"] => suites::suites(consent),
+        ["docs-test", files @ ..] => docs_test::docs_test(files, consent),
         ["bench", rest @ ..] => bench::bench(rest, consent),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");
