@@ -192,7 +192,7 @@ pub enum ServiceError {
     #[error("the snapshot name `{0}` is taken: choose another one, or remove it")]
     SnapshotNameTaken(microvm_types::Name),
     /// A VM goes back to its own snapshots only.
-    #[error("`{snapshot}` was taken of the VM `{of}`, not of `{vm}`: make a new VM of it instead")]
+    #[error("`{snapshot}` was taken of {}, not of `{vm}`: make a new VM of it instead", taken_of(of, vm))]
     OtherVmsSnapshot {
         /// Which snapshot.
         snapshot: microvm_types::Name,
@@ -300,6 +300,11 @@ const fn hint(phase: Phase) -> &'static str {
 
 fn console_suffix(console: &str) -> String {
     if console.is_empty() { String::new() } else { format!("\nthe end of its console:\n{console}") }
+}
+
+/// The VM that a snapshot was taken of, where another one was named. Names are used again when their VM is deleted.
+fn taken_of(of: &microvm_types::Name, vm: &microvm_types::Name) -> String {
+    if of == vm { "an earlier VM of that name".to_owned() } else { format!("the VM `{of}`") }
 }
 
 impl ServiceError {

@@ -289,6 +289,11 @@ fn a_snapshot_is_restored_and_its_vm_put_back() {
         // Its own snapshot outlives it.
         service.vms.delete(&vm("dev")).await.unwrap();
         service.branches.restore("one", restored("late")).await.unwrap();
+        // A name that is used again names another VM.
+        service.vms.create(named("dev")).await.unwrap();
+        let refused = service.branches.rollback(&vm("dev"), "one").await.unwrap_err();
+        assert!(refused.to_string().contains("an earlier VM of that name"), "{refused}");
+        service.vms.delete(&vm("dev")).await.unwrap();
         assert_eq!(say(service, "late", "cat /root/note /root/log").await, "one\nstarted");
     });
 }

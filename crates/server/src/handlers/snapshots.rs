@@ -153,7 +153,10 @@ pub(crate) async fn restore(
     let found = find(&app, &vm, &snapshot)?;
     let id = found.record.id.as_str();
     let views = if wish.in_place {
-        vec![app.services.branches.rollback(&found.record.vm.clone().into(), id).await?]
+        // The VM as the caller names it: the snapshot may be of an earlier VM of that name.
+        let named: Option<VmRef> = (vm != SnapshotVm::ANY).then(|| vm.parse().ok()).flatten();
+        let vm = named.unwrap_or_else(|| found.record.vm.clone().into());
+        vec![app.services.branches.rollback(&vm, id).await?]
     } else {
         let request = RestoreRequest {
             count: wish.count,
