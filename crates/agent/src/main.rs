@@ -4,7 +4,7 @@
 //!   platform (boot, port, programs, files, system) ◀── core (link ─▶ operations ─▶ exec · identity · …)
 //! ```
 //!
-//! [`core`] is the same on every operating system, [`platform`] has one module for each. One thread runs everything that
+//! `core` is the same on every operating system, `platform` has one module for each. One thread runs everything that
 //! waits; work on files and starts of programs go to helper threads. What the agent does *not* do: trust a path or an
 //! archive, keep state across boots, speak anything but `microvm-protocol`.
 
