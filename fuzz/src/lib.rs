@@ -19,5 +19,6 @@
 mod fuzz;
 pub mod memory;
 mod mutate;
+pub mod tar;
 
 pub use fuzz::{Fuzz, words_of};

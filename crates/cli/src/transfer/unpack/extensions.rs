@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use microvm_archive::pax;
 use microvm_protocol::sparse::SparseRecords;
 use microvm_types::files::FileTime;
 use tar::{Entry, EntryType};
@@ -56,18 +57,10 @@ impl Extensions {
         Ok(Names { path, link: self.link.unwrap_or_else(in_header), modified: self.modified, sparse })
     }
 
-    /// Records are `LENGTH KEY=VALUE\n`; the length counts all of it, so that a value may hold anything.
-    fn records(&mut self, mut data: &[u8]) -> io::Result<()> {
+    fn records(&mut self, data: &[u8]) -> io::Result<()> {
         let broken = || invalid("a pax record is broken");
-        while !data.is_empty() {
-            let space = data.iter().take(8).position(|&byte| byte == b' ').ok_or_else(broken)?;
-            let digits = std::str::from_utf8(&data[..space]).map_err(|_| broken())?;
-            let length: usize = digits.parse().map_err(|_| broken())?;
-            let (record, rest) = data.split_at_checked(length).ok_or_else(broken)?;
-            let record = record.get(space + 1..).and_then(|record| record.strip_suffix(b"\n"));
-            let record = record.ok_or_else(broken)?;
-            let equals = record.iter().position(|&byte| byte == b'=').ok_or_else(broken)?;
-            let (key, value) = (&record[..equals], &record[equals + 1..]);
+        for record in pax::records(data) {
+            let (key, value) = record?;
             match key {
                 b"path" => self.path = Some(value.to_vec()),
                 b"linkpath" => self.link = Some(value.to_vec()),
@@ -81,7 +74,6 @@ impl Extensions {
                 }
                 _ => self.sparse.take_in(key, value),
             }
-            data = rest;
         }
         Ok(())
     }
@@ -115,9 +107,9 @@ mod tests {
     use super::*;
 
     fn record(key: &str, value: &[u8]) -> Vec<u8> {
-        let rest = key.len() + value.len() + 3;
-        let length = (rest..).find(|length| length.to_string().len() + rest == *length).unwrap();
-        [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
+        let mut data = Vec::new();
+        pax::append(&mut data, key.as_bytes(), value);
+        data
     }
 
     proptest! {

@@ -26,6 +26,6 @@ mod tests;
 
 pub(crate) use memory::TreeMemory;
 pub(crate) use spool::{FileData, Spool};
-pub(crate) use tree::{Attributes, Kind, PathError, Tree};
+pub(crate) use tree::{Attributes, Kind, NodeId, PathError, Tree};
 pub(crate) use write::{Written, write};
-pub(crate) use xattr::{Xattr, is_wanted as is_wanted_xattr};
+pub(crate) use xattr::{Xattr, is_wanted as is_wanted_xattr, too_large as xattrs_too_large};

@@ -90,6 +90,18 @@ impl Spool {
         file.finish()
     }
 
+    /// The content of a file that was taken in; `None` if it has more than `most` bytes, or holes.
+    pub(crate) fn content(&mut self, data: &FileData, most: u64) -> Result<Option<Vec<u8>>, StorageError> {
+        if data.size > most || data.runs.is_some() {
+            return Ok(None);
+        }
+        self.file.flush().map_err(io_error("writing", &self.path))?;
+        let mut content = vec![0; usize::try_from(data.size).unwrap_or(0)];
+        let read = self.file.get_ref().read_exact_at(&mut content, data.offset);
+        read.map_err(io_error("reading", &self.path))?;
+        Ok(Some(content))
+    }
+
     /// Ends writing and gives the file for reading.
     pub(super) fn into_reader(self) -> Result<SpoolReader, StorageError> {
         let Self { path, file, .. } = self;

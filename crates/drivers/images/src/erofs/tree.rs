@@ -133,6 +133,11 @@ impl Tree {
         &self.nodes[id as usize]
     }
 
+    /// Owner, permissions and times of a node, to be changed. What they hold besides themselves must not grow.
+    pub(crate) fn attributes_mut(&mut self, id: NodeId) -> &mut Attributes {
+        &mut self.nodes[id as usize].attributes
+    }
+
     /// Entries of a directory; empty for anything else.
     pub(crate) fn children(&self, id: NodeId) -> impl Iterator<Item = (&[u8], NodeId)> {
         let entries = match &self.node(id).kind {

@@ -42,7 +42,7 @@ pub(crate) fn is_wanted(name: &[u8]) -> bool {
 }
 
 /// Says why the attributes of one inode cannot be kept, if they cannot.
-pub(super) fn too_large(xattrs: &[Xattr]) -> Option<String> {
+pub(crate) fn too_large(xattrs: &[Xattr]) -> Option<String> {
     let shown = |name: &[u8]| String::from_utf8_lossy(name).escape_debug().to_string();
     let long = xattrs.iter().find(|xattr| xattr.value.len() > VALUE_MAX || xattr.name.len() > 255);
     if let Some(long) = long {

@@ -23,9 +23,10 @@ impl ImageFiles {
         name: &str,
         source: String,
         config: &ImageConfig,
-        builder: Builder,
+        mut builder: Builder,
         workspace: &Workspace,
     ) -> Result<ImageInfo, StorageError> {
+        builder.translate_acls(&source)?;
         let Builder { tree, spool, cancel, progress, config: found, .. } = builder;
         let new = workspace.join("image");
         make_directory(&new, 0o711)?;

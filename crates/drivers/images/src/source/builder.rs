@@ -19,6 +19,8 @@ pub(crate) struct Builder {
     pub(crate) progress: Progress,
     /// What the source says about running programs.
     pub(crate) config: ImageConfig,
+    /// True if access control lists wait to be translated.
+    pub(super) has_acls: bool,
     limits: ArchiveLimits,
     bytes: u64,
     reported: u64,
@@ -50,6 +52,7 @@ impl Builder {
             cancel,
             progress,
             config: ImageConfig::default(),
+            has_acls: false,
             limits,
             bytes: 0,
             reported: 0,

@@ -19,8 +19,7 @@ use super::choice::{is_called, no_tag, several};
 use super::compression::decompress;
 use super::oci::{self, Checked, Pieces};
 use super::path::open;
-use super::tar_image::{Whiteouts, add_tar};
-use super::tar_reader::TarReader;
+use super::tar_image::{Whiteouts, add_tar, read_tar};
 
 /// More pieces than any image has.
 const PIECES_MAX: usize = 10_000;
@@ -148,11 +147,12 @@ fn spread(builder: &Builder, workspace: &Workspace, path: &Utf8Path) -> Result<S
     make_directory(&directory, 0o700)?;
     let what = path.as_str();
     let reader = builder.cancel.reader(decompress(what, open(path)?)?);
-    let mut tar = TarReader::new(what, reader);
+    let mut tar = read_tar(reader);
+    let unreadable = |error: io::Error| bad_input(what, error.to_string());
     let mut pieces = SpreadPieces { what: what.to_owned(), files: BTreeMap::new(), links: BTreeMap::new() };
     // A name may come twice: the last one counts, as in every tar.
     let mut written = 0;
-    while let Some(entry) = tar.next_entry()? {
+    while let Some(entry) = tar.next_entry().map_err(unreadable)? {
         let Ok(name) = String::from_utf8(entry.path) else { continue };
         let name = normal(&name);
         match entry.kind {
@@ -165,7 +165,10 @@ fn spread(builder: &Builder, workspace: &Workspace, path: &Utf8Path) -> Result<S
                     .create_new(true)
                     .open(&file)
                     .map_err(io_error("creating", &file))?;
-                io::copy(&mut tar, &mut output).map_err(io_error("writing", &file))?;
+                io::copy(&mut tar, &mut output).map_err(|error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => unreadable(error),
+                    _ => io_error("writing", &file)(error),
+                })?;
                 pieces.links.remove(&name);
                 pieces.files.insert(name, file);
             }

@@ -1,18 +1,18 @@
 //! Fuzzing of archives, layers and the documents of images.
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 
 use camino::Utf8Path;
+use microvm_archive::{Entry, EntryType};
 use microvm_durable::cancel::Cancel;
 use microvm_durable::workspace::Workspace;
 use microvm_fuzz::Fuzz;
 use microvm_ports::{Progress, StorageError};
-use tar::{EntryType, Header};
+use tar::Header;
 
 use super::builder::Builder;
 use super::compression::decompress;
-use super::tar_image::{Whiteouts, add_tar};
-use super::tar_reader::{TarEntry, TarReader};
+use super::tar_image::{Whiteouts, add_tar, read_tar};
 use super::{docker, oci, path};
 use crate::config::ArchiveLimits;
 use crate::erofs;
@@ -31,6 +31,7 @@ const WORDS: &[&[u8]] = &[
     b"\0",
     b"GNU.sparse.major=1\n",
     b"SCHILY.xattr.user.a=b\n",
+    b"SCHILY.acl.access=u::rwx,g::r,o::r\n",
     b"20 path=",
     b"size=",
     b"ustar\x0000",
@@ -64,7 +65,12 @@ fn sound() -> Vec<u8> {
     append(&mut tar, EntryType::Fifo, "fifo", "", b"");
     append(&mut tar, EntryType::Char, "null", "", b"");
     append(&mut tar, EntryType::Regular, &"long/".repeat(40), "", b"x");
-    let records = [("SCHILY.xattr.user.a", &b"b"[..]), ("mtime", &b"1.5"[..]), ("path", &b"pax"[..])];
+    let records = [
+        ("SCHILY.xattr.user.a", &b"b"[..]),
+        ("SCHILY.acl.access", b"u::rw-\nu:7:r--\ng::r--\nm::r--\no::---"),
+        ("mtime", b"1.5"),
+        ("path", b"pax"),
+    ];
     tar.append_pax_extensions(records).unwrap();
     append(&mut tar, EntryType::Regular, "p", "", b"y");
     let map = [b"1\n4096\n3\n".as_slice(), &[0; 503], b"abc"].concat();
@@ -86,24 +92,8 @@ fn whiteouts() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// Makes the checksums of headers right, as far as the walk by their sizes leads.
-fn repair(bytes: &mut [u8]) {
-    let mut at = 0;
-    while let Some(block) = bytes.get_mut(at..at + 512) {
-        let mut header = Header::new_old();
-        header.as_mut_bytes().copy_from_slice(block);
-        header.set_cksum();
-        if block.iter().any(|byte| *byte != 0) {
-            block.copy_from_slice(header.as_bytes());
-        }
-        let size = header.entry_size().ok().and_then(|size| usize::try_from(size).ok());
-        let data = size.filter(|size| *size < 1 << 20).unwrap_or(0);
-        at += 512 + data.next_multiple_of(512);
-    }
-}
-
-fn walk(bytes: &[u8]) -> Result<Vec<TarEntry>, StorageError> {
-    let mut reader = TarReader::new("x", bytes);
+fn walk(bytes: &[u8]) -> io::Result<Vec<Entry>> {
+    let mut reader = read_tar(bytes);
     let mut entries = Vec::new();
     while let Some(entry) = reader.next_entry()? {
         entries.push(entry);
@@ -113,9 +103,9 @@ fn walk(bytes: &[u8]) -> Result<Vec<TarEntry>, StorageError> {
 }
 
 /// What an entry means, its data and the places of a sparse file left out.
-fn meaning(entry: &TarEntry) -> impl PartialEq + std::fmt::Debug + use<> {
-    let TarEntry { path, link, kind, mode, uid, gid, modified, modified_ns, device, size, .. } = entry;
-    let xattrs = entry.xattrs.clone();
+fn meaning(entry: &Entry) -> impl PartialEq + std::fmt::Debug + use<> {
+    let Entry { path, link, kind, mode, uid, gid, modified, modified_ns, device, size, .. } = entry;
+    let xattrs = (entry.xattrs.clone(), entry.acls.clone());
     (
         path.clone(),
         link.clone(),
@@ -130,7 +120,7 @@ fn meaning(entry: &TarEntry) -> impl PartialEq + std::fmt::Debug + use<> {
 }
 
 /// Writes an entry anew, all that may not fit in records, and reads it.
-fn again(entry: &TarEntry) {
+fn again(entry: &Entry) {
     if entry.segments.is_some() || entry.size > 1 << 16 {
         return;
     }
@@ -145,13 +135,16 @@ fn again(entry: &TarEntry) {
         ("gid".to_owned(), decimal(entry.gid.into())),
         ("mtime".to_owned(), time.into_bytes()),
     ];
-    for xattr in &entry.xattrs {
-        let Ok(name) = std::str::from_utf8(&xattr.name) else { return };
+    for (kind, text) in &entry.acls {
+        records.push((String::from_utf8(kind.record().to_vec()).unwrap(), text.clone()));
+    }
+    for (name, value) in &entry.xattrs {
+        let Ok(name) = std::str::from_utf8(name) else { return };
         // Such a name could not be told from its value.
         if name.contains('=') {
             return;
         }
-        records.push((format!("SCHILY.xattr.{name}"), xattr.value.clone()));
+        records.push((format!("SCHILY.xattr.{name}"), value.clone()));
     }
     let mut tar = tar::Builder::new(Vec::new());
     tar.append_pax_extensions(records.iter().map(|(key, value)| (key.as_str(), &value[..]))).unwrap();
@@ -192,7 +185,10 @@ fn builder(workspace: &Workspace) -> Builder {
 }
 
 /// What was accepted can be made an image.
-fn write(builder: Builder, workspace: &Workspace) -> String {
+fn write(mut builder: Builder, workspace: &Workspace) -> String {
+    if let Err(error) = builder.translate_acls("x") {
+        return error.to_string();
+    }
     let Builder { tree, spool, .. } = builder;
     told(erofs::write(&tree, spool, &workspace.join("image"), &Cancel::default(), &|_, _| {}))
 }
@@ -200,23 +196,32 @@ fn write(builder: Builder, workspace: &Workspace) -> String {
 #[test]
 fn entries_of_archives() {
     // A global header is copied for every entry that is kept here.
-    Fuzz::new("tar").seed(sound()).seed(whiteouts()).words(WORDS).repair(repair).memory(8 << 20, 200).run(
-        |bytes| match walk(bytes) {
+    Fuzz::new("tar")
+        .seed(sound())
+        .seed(whiteouts())
+        .words(WORDS)
+        .repair(microvm_fuzz::tar::repair)
+        .memory(8 << 20, 200)
+        .run(|bytes| match walk(bytes) {
             Ok(entries) => {
                 entries.iter().for_each(again);
                 format!("{:?}", entries.iter().map(|entry| entry.kind).collect::<Vec<_>>())
             }
             Err(error) => error.to_string(),
-        },
-    );
+        });
 }
 
 #[test]
 fn layers_of_images() {
     let folder = tempfile::tempdir().unwrap();
     let layers = [sound(), whiteouts()].concat();
-    Fuzz::new("layers").seed(layers).seed(whiteouts()).words(WORDS).repair(repair).memory(8 << 20, 200).run(
-        |bytes| {
+    Fuzz::new("layers")
+        .seed(layers)
+        .seed(whiteouts())
+        .words(WORDS)
+        .repair(microvm_fuzz::tar::repair)
+        .memory(8 << 20, 200)
+        .run(|bytes| {
             let workspace = workspace(&folder);
             let mut builder = builder(&workspace);
             // Cut at a header, so that most layers are whole.
@@ -228,8 +233,7 @@ fn layers_of_images() {
                 }
             }
             write(builder, &workspace)
-        },
-    );
+        });
 }
 
 #[test]
@@ -283,7 +287,7 @@ fn archives_of_any_kind() {
         .seed(docker)
         .seed(layout)
         .words(WORDS)
-        .repair(repair)
+        .repair(microvm_fuzz::tar::repair)
         .memory(8 << 20, 200)
         .run(|bytes| {
             let workspace = workspace(&folder);

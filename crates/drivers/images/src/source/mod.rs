@@ -1,6 +1,7 @@
 //! Where the content of images comes from. Everything ends in a [`Builder`](builder::Builder); nothing is ever unpacked onto a file system of
 //! the host.
 
+mod acl;
 pub(crate) mod apt_sources;
 pub(crate) mod builder;
 mod choice;
@@ -15,4 +16,3 @@ pub(crate) mod path;
 pub(crate) mod recipe;
 pub(crate) mod registry;
 pub(crate) mod tar_image;
-pub(crate) mod tar_reader;

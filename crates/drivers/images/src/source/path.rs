@@ -11,8 +11,7 @@ use microvm_ports::StorageError;
 
 use super::builder::Builder;
 use super::compression::decompress;
-use super::tar_image::{Whiteouts, add_tar};
-use super::tar_reader::TarReader;
+use super::tar_image::{Whiteouts, add_tar, read_tar};
 use super::{docker, folder, oci};
 
 /// What an archive is.
@@ -130,9 +129,9 @@ fn is_bundle(path: &Utf8Path) -> bool {
 fn look(builder: &Builder, path: &Utf8Path) -> Result<Archive, StorageError> {
     let what = path.as_str();
     let reader = builder.cancel.reader(decompress(what, open(path)?)?);
-    let mut tar = TarReader::new(what, reader);
+    let mut tar = read_tar(reader);
     let (mut index, mut old) = (false, false);
-    while let Some(entry) = tar.next_entry()? {
+    while let Some(entry) = tar.next_entry().map_err(|error| bad_input(what, error.to_string()))? {
         let name = entry.path.strip_prefix(b"./").unwrap_or(&entry.path);
         match name {
             b"oci-layout" => return Ok(Archive::Image),

@@ -1,17 +1,18 @@
 //! From tar entries to tree entries; with whiteouts where the archive is a layer of an OCI image.
 
-use std::io::Read;
+use std::io::{self, Read};
 
+use microvm_archive::{ArchiveReader, Entry, EntryType, Limits};
 use microvm_durable::error::bad_input;
 use microvm_ports::StorageError;
-use tar::EntryType;
 
 use super::builder::{Builder, path_error};
-use super::tar_reader::{TarEntry, TarReader};
-use crate::erofs::{Attributes, Kind};
+use crate::erofs::{Attributes, Kind, Xattr, is_wanted_xattr};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
+/// A million segments of a sparse file are 16 MiB; `git archive` writes 52 bytes of global headers.
+const LIMITS: Limits = Limits { extension: 1 << 20, globals: 64 << 10, segments: 1 << 20 };
 /// Longest link target the kernel follows.
 const LINK_MAX: usize = 4095;
 
@@ -24,6 +25,11 @@ pub(crate) enum Whiteouts {
     Oci,
 }
 
+/// Reads an unpacked tar stream.
+pub(crate) const fn read_tar<R: Read>(reader: R) -> ArchiveReader<R> {
+    ArchiveReader::new(reader, LIMITS)
+}
+
 /// Takes in all entries of an unpacked tar stream, and reads the stream to its end.
 pub(crate) fn add_tar(
     builder: &mut Builder,
@@ -32,18 +38,19 @@ pub(crate) fn add_tar(
     whiteouts: Whiteouts,
 ) -> Result<(), StorageError> {
     let cancel = builder.cancel.clone();
-    let mut tar = TarReader::new(what, cancel.reader(reader));
+    let bad = |error: io::Error| bad_input(what, error.to_string());
+    let mut tar = read_tar(cancel.reader(reader));
     if whiteouts == Whiteouts::Plain {
         tar = tar.strict();
     }
-    while let Some(entry) = tar.next_entry()? {
+    while let Some(entry) = tar.next_entry().map_err(bad)? {
         builder.cancel.check()?;
         if whiteouts == Whiteouts::Oci && apply_whiteout(builder, what, &entry.path)? {
             continue;
         }
         add_entry(builder, what, &mut tar, entry)?;
     }
-    tar.drain()?;
+    tar.drain().map_err(bad)?;
     builder.cancel.check()
 }
 
@@ -51,20 +58,30 @@ fn add_entry(
     builder: &mut Builder,
     what: &str,
     data: &mut impl Read,
-    entry: TarEntry,
+    entry: Entry,
 ) -> Result<(), StorageError> {
-    let TarEntry { path, link, kind, mode, uid, gid, modified, modified_ns, device, size, segments, xattrs } =
-        entry;
+    let Entry {
+        path,
+        link,
+        kind,
+        mode,
+        uid,
+        gid,
+        modified,
+        modified_ns,
+        device,
+        size,
+        segments,
+        xattrs,
+        acls,
+    } = entry;
     let kind = match kind {
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse if path.ends_with(b"/") => {
-            directory()
-        }
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
             // An entry that will be refused should not first be written to disk.
             builder.tree.find(&path).map_err(|error| path_error(what, error))?;
             Kind::File(builder.file(what, data, size, segments.as_deref())?)
         }
-        EntryType::Directory => directory(),
+        EntryType::Directory => Kind::Directory(std::collections::BTreeMap::new()),
         EntryType::Link => {
             return builder.tree.hard_link(&path, &link).map_err(|error| path_error(what, error));
         }
@@ -86,11 +103,10 @@ fn add_entry(
             ));
         }
     };
+    let named = xattrs.into_iter().filter(|(name, _)| is_wanted_xattr(name));
+    let mut xattrs: Vec<Xattr> = named.map(|(name, value)| Xattr { name, value }).collect();
+    builder.hold_acls(&mut xattrs, acls);
     builder.insert(what, &path, Attributes { mode, uid, gid, modified, modified_ns, xattrs }, kind)
-}
-
-fn directory() -> Kind {
-    Kind::Directory(std::collections::BTreeMap::new())
 }
 
 fn apply_whiteout(builder: &mut Builder, what: &str, path: &[u8]) -> Result<bool, StorageError> {

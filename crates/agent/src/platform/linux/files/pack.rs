@@ -1,5 +1,6 @@
 //! A file or directory as a tar stream, to the host.
 
+pub(super) mod attributes;
 pub(super) mod header;
 mod sparse;
 
@@ -126,8 +127,7 @@ impl Packer<'_> {
         if metadata.is_dir() {
             name.push(b'/');
             header.set_entry_type(EntryType::Directory);
-            self.header(header, &name, None, 0, metadata);
-            return Ok(());
+            return self.header(header, path, &name, None, metadata);
         }
         if metadata.is_symlink() {
             let target = match fs::read_link(path) {
@@ -137,8 +137,7 @@ impl Packer<'_> {
                 Err(error) => return Err(failed("read the link", path)(error)),
             };
             header.set_entry_type(EntryType::Symlink);
-            self.header(header, &name, Some(target.as_os_str().as_bytes()), 0, metadata);
-            return Ok(());
+            return self.header(header, path, &name, Some(target.as_os_str().as_bytes()), metadata);
         }
         let kind = metadata.file_type();
         if kind.is_socket() {
@@ -149,12 +148,15 @@ impl Packer<'_> {
             && let Some(target) = self.links.first(metadata.dev(), metadata.ino(), &name)
         {
             header.set_entry_type(EntryType::Link);
-            self.header(header, &name, Some(&target), 0, metadata);
+            let modified = (metadata.mtime(), metadata.mtime_nsec());
+            let records = &header::Records::new();
+            let target = Some(&target[..]);
+            let entry = header::Entry { name: &name, target, size: 0, map: None, modified, records };
+            header::append(&mut self.pending, header, &entry);
             return Ok(());
         }
         if !metadata.is_file() {
-            self.special(header, &name, metadata);
-            return Ok(());
+            return self.special(header, path, &name, metadata);
         }
         let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
         let file = match file {
@@ -163,21 +165,23 @@ impl Packer<'_> {
             Err(error) => return Err(failed("open", path)(error)),
         };
         header.set_entry_type(EntryType::Regular);
+        let size = metadata.len();
+        let mut entry = header::Entry {
+            name: &name,
+            target: None,
+            size,
+            map: None,
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            records: &self.records(path)?,
+        };
         if self.holes
             && let Some(map) = sparse::map(&file, metadata)
         {
-            let entry = header::Entry {
-                name: &name,
-                target: None,
-                size: map.encode().len() as u64 + map.stored(),
-                map: Some(&map),
-                modified: (metadata.mtime(), metadata.mtime_nsec()),
-                xattrs: &[],
-            };
+            entry.size = map.encode().len() as u64 + map.stored();
+            entry.map = Some(&map);
             return self.sparse(&file, path, header, &entry, &map);
         }
-        let size = metadata.len();
-        self.header(header, &name, None, size, metadata);
+        header::append(&mut self.pending, header, &entry);
         let padding = (BLOCK - size % BLOCK) % BLOCK;
         if size <= 16 * 1024 {
             return self.small(&file, path, size, padding);
@@ -201,7 +205,13 @@ impl Packer<'_> {
     }
 
     /// A FIFO or device.
-    fn special(&mut self, mut header: Header, name: &[u8], metadata: &Metadata) {
+    fn special(
+        &mut self,
+        mut header: Header,
+        path: &Path,
+        name: &[u8],
+        metadata: &Metadata,
+    ) -> AgentResult<()> {
         let kind = metadata.file_type();
         header.set_entry_type(if kind.is_char_device() {
             EntryType::Char
@@ -216,7 +226,7 @@ impl Packer<'_> {
             ustar.set_device_major(rustix::fs::major(metadata.rdev()));
             ustar.set_device_minor(rustix::fs::minor(metadata.rdev()));
         }
-        self.header(header, name, None, 0, metadata);
+        self.header(header, path, name, None, metadata)
     }
 
     /// Tells of a file that became shorter while it was read: its size was promised in the header.
@@ -231,10 +241,31 @@ impl Packer<'_> {
         self.left_out.add(path.as_os_str().as_bytes(), reason);
     }
 
-    fn header(&mut self, header: Header, name: &[u8], target: Option<&[u8]>, size: u64, metadata: &Metadata) {
+    /// Packs what has no content.
+    fn header(
+        &mut self,
+        header: Header,
+        path: &Path,
+        name: &[u8],
+        target: Option<&[u8]>,
+        metadata: &Metadata,
+    ) -> AgentResult<()> {
         let modified = (metadata.mtime(), metadata.mtime_nsec());
-        let entry = header::Entry { name, target, size, map: None, modified, xattrs: &[] };
-        header::append(&mut self.pending, header, &entry);
+        let records = &self.records(path)?;
+        header::append(
+            &mut self.pending,
+            header,
+            &header::Entry { name, target, size: 0, map: None, modified, records },
+        );
+        Ok(())
+    }
+
+    /// Records of attributes; what was removed meanwhile has none.
+    fn records(&mut self, path: &Path) -> AgentResult<header::Records> {
+        match attributes::records(path, &mut self.left_out) {
+            Err(error) if is_gone(&error.into()) => Ok(header::Records::new()),
+            result => result.map_err(failed("read the extended attributes of", path)),
+        }
     }
 
     fn flush(&mut self) -> AgentResult<()> {

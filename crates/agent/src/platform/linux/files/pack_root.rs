@@ -10,12 +10,11 @@ use std::sync::Arc;
 use microvm_protocol::frame::GUEST_BULK;
 use microvm_protocol::messages::{FailureKind, LeftOut, Packed, Reply};
 use microvm_protocol::mux::StreamHandle;
-use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use tar::{EntryType, Header};
 use tokio::runtime::Handle;
 
-use super::pack::{Links, header};
+use super::pack::{Links, attributes, header};
 use super::path::{absolute, failed};
 use crate::core::blocking::blocking;
 use crate::core::bulk::Sender;
@@ -25,8 +24,6 @@ use crate::platform::linux::system::hosts;
 const BLOCK: u64 = 512;
 /// Files up to this size travel together with their headers.
 const SMALL: u64 = 16 * 1024;
-/// Kernels give no more, of names or of one value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
-const XATTR_MAX: usize = 64 << 10;
 
 /// Packs what is on the file system at `path`, names relative to it. A report of what is not in the archive follows its end.
 pub(in crate::platform::linux) async fn pack_root(
@@ -112,7 +109,7 @@ impl Packer<'_> {
             let entry = Entry { name, target: Some(&first), ..Entry::default() };
             return self.header(header, metadata, &entry);
         }
-        let entry = Entry { name, xattrs: packable(path, shown)?, ..Entry::default() };
+        let entry = Entry { name, records: packable(path, shown)?, ..Entry::default() };
         if kind.is_file() {
             header.set_entry_type(EntryType::Regular);
             return self.file(path, shown, metadata, header, entry);
@@ -209,7 +206,7 @@ impl Packer<'_> {
         header::append(
             &mut self.pending,
             header,
-            &header::Entry { name, target, size, map: None, modified, xattrs: &entry.xattrs },
+            &header::Entry { name, target, size, map: None, modified, records: &entry.records },
         );
         if self.pending.len() >= GUEST_BULK { self.flush() } else { Ok(()) }
     }
@@ -221,43 +218,23 @@ struct Entry<'a> {
     name: &'a [u8],
     target: Option<&'a [u8]>,
     size: u64,
-    xattrs: Xattrs,
+    records: header::Records,
 }
 
-/// Names and values.
-type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// The extended attributes that go into an archive.
-fn packable(path: &Path, shown: &Path) -> AgentResult<Xattrs> {
-    let found = xattrs(path).map_err(failed("read the extended attributes of", shown))?;
-    match found.iter().find(|(name, _)| name.contains(&b'=')) {
-        None => Ok(found),
-        Some((name, _)) => Err(AgentError::invalid(format!(
-            "the extended attribute {} of {} cannot be packed: its name has a `=`",
-            show(name),
-            show(shown.as_os_str().as_bytes())
-        ))),
-    }
-}
-
-/// Names and values of a file's extended attributes, in order; none where the file system has none. A link is not followed.
-pub(in crate::platform::linux) fn xattrs(path: &Path) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let mut names = Vec::new();
-    match rustix::fs::llistxattr_query(path) {
-        Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT) => return Ok(Vec::new()),
-        Ok(_) => names.resize(XATTR_MAX, 0),
-        Err(error) => return Err(error),
-    }
-    let length = rustix::fs::llistxattr(path, &mut names[..])?;
-    let mut found = Vec::new();
-    let mut value = vec![0u8; XATTR_MAX];
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        match rustix::fs::lgetxattr(path, name, &mut value[..]) {
-            Ok(length) => found.push((name.to_vec(), value[..length].to_vec())),
-            Err(Errno::NODATA) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    found.sort();
-    Ok(found)
+/// The extended attributes that go into an archive: all of them, access control lists as the kernel has them.
+fn packable(path: &Path, shown: &Path) -> AgentResult<header::Records> {
+    let found = attributes::xattrs(path).map_err(failed("read the extended attributes of", shown))?;
+    found
+        .into_iter()
+        .map(|(name, value)| {
+            let unfit = || {
+                AgentError::invalid(format!(
+                    "the extended attribute {} of {} cannot be packed: its name has a `=`",
+                    show(&name),
+                    show(shown.as_os_str().as_bytes())
+                ))
+            };
+            Ok((attributes::key(&name).ok_or_else(unfit)?, value))
+        })
+        .collect()
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use microvm_archive::pax;
 use microvm_protocol::sparse::{SparseMap, stand_in};
 use tar::{EntryType, Header};
 
@@ -17,36 +18,39 @@ pub(in crate::platform::linux::files) struct Entry<'a> {
     pub(in crate::platform::linux::files) map: Option<&'a SparseMap>,
     /// Last change of the content: seconds since 1970, rounded down, and nanoseconds.
     pub(in crate::platform::linux::files) modified: (i64, i64),
-    /// Extended attributes, names and values.
-    pub(in crate::platform::linux::files) xattrs: &'a [(Vec<u8>, Vec<u8>)],
+    /// Keys and values of further pax records.
+    pub(in crate::platform::linux::files) records: &'a Records,
 }
+
+/// Keys and values of pax records.
+pub(in crate::platform::linux::files) type Records = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Largest time that a header of the old format holds: 11 octal digits.
 const TIME_MAX: i64 = 0o777_7777_7777;
 
 /// Appends the header of an entry to `out`; a pax header comes before it where names are too long for the old format, or
-/// the time is not a whole number of seconds that fits, or there are extended attributes.
+/// the time is not a whole number of seconds that fits, or there are further records.
 pub(in crate::platform::linux::files) fn append(out: &mut Vec<u8>, mut header: Header, entry: &Entry<'_>) {
-    let Entry { name, target, size, map, modified: (seconds, nanoseconds), xattrs } = *entry;
+    let Entry { name, target, size, map, modified: (seconds, nanoseconds), records: more } = *entry;
     let mut records = Vec::new();
     let mut shown = Cow::Borrowed(name);
     if let Some(map) = map {
         for (key, value) in map.records(name) {
-            record(&mut records, key, &value);
+            pax::append(&mut records, key.as_bytes(), &value);
         }
         shown = stand_in(name).into();
     } else if name.len() > 100 {
-        record(&mut records, "path", name);
+        pax::append(&mut records, b"path", name);
     }
     if let Some(target) = target.filter(|target| target.len() > 100) {
-        record(&mut records, "linkpath", target);
+        pax::append(&mut records, b"linkpath", target);
     }
     header.set_mtime(seconds.clamp(0, TIME_MAX).unsigned_abs());
     if nanoseconds != 0 || !(0..=TIME_MAX).contains(&seconds) {
-        record(&mut records, "mtime", decimal(seconds, nanoseconds).as_bytes());
+        pax::append(&mut records, b"mtime", decimal(seconds, nanoseconds).as_bytes());
     }
-    for (name, value) in xattrs {
-        record(&mut records, [b"SCHILY.xattr.", &name[..]].concat(), value);
+    for (key, value) in more {
+        pax::append(&mut records, key, value);
     }
     if !records.is_empty() {
         let mut extension = Header::new_ustar();
@@ -80,21 +84,6 @@ fn put(field: &mut [u8; 100], text: &[u8]) {
     field[..count].copy_from_slice(&text[..count]);
 }
 
-/// Appends `length key=value\n`, where the length counts its own digits.
-fn record(records: &mut Vec<u8>, key: impl AsRef<[u8]>, value: &[u8]) {
-    let key = key.as_ref();
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest + 1;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
-    }
-    records.extend_from_slice(format!("{length} ").as_bytes());
-    records.extend_from_slice(key);
-    records.push(b'=');
-    records.extend_from_slice(value);
-    records.push(b'\n');
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,16 +93,5 @@ mod tests {
         assert_eq!(decimal(981_173_106, 500_000_000), "981173106.500000000");
         assert_eq!(decimal(-2, 999_999_999), "-1.000000001");
         assert_eq!(decimal(-1, 0), "-1.000000000");
-    }
-
-    #[test]
-    fn pax_records_count_their_own_length() {
-        for size in [1, 80, 90, 91, 92, 93, 94, 95, 985, 990, 995, 4000] {
-            let mut records = Vec::new();
-            record(&mut records, "path", &vec![b'x'; size]);
-            let text = String::from_utf8(records.clone()).unwrap();
-            let length: usize = text.split(' ').next().unwrap().parse().unwrap();
-            assert_eq!(length, records.len());
-        }
     }
 }

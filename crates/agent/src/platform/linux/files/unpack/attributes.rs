@@ -1,19 +1,16 @@
 //! Owner, mode and times of an entry.
 
 use std::ffi::OsStr;
-use std::io::Read;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
+use microvm_archive::Entry;
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat,
     fchmod, fchown, fstat, futimens, openat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
-use tar::Entry;
 
-use super::broken;
-use crate::core::failure::AgentResult;
 use crate::platform::linux::files::owner::Owner;
 
 /// What an entry says of itself besides its name and content.
@@ -28,31 +25,16 @@ pub(super) type Unset = (&'static str, Errno);
 
 impl Attributes {
     /// Those of an entry; another owner only where this agent may give files away. `given` takes the place of the entry's.
-    pub(super) fn of(
-        entry: &mut Entry<'_, impl Read>,
-        may_change_owner: bool,
-        given: Option<Owner>,
-    ) -> AgentResult<Self> {
-        let exact = exact_time(entry)?;
-        let header = entry.header();
-        let number = |result: std::io::Result<u64>| {
-            result.ok().and_then(|value| u32::try_from(value).ok()).filter(|value| *value != u32::MAX)
-        };
-        let in_archive = || number(header.uid()).zip(number(header.gid()));
-        let owner = given.map(|owner| (owner.uid, owner.gid)).or_else(in_archive);
-        let owner = owner.filter(|_| may_change_owner);
-        let in_header = || Timespec {
-            tv_sec: header.mtime().ok().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0),
-            tv_nsec: 0,
-        };
-        Ok(Self {
-            mode: Mode::from_raw_mode(header.mode().map_err(broken)? & 0o7777),
-            owner: owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid))),
+    pub(super) fn of(entry: &Entry, may_change_owner: bool, given: Option<Owner>) -> Self {
+        let (uid, gid) = given.map_or((entry.uid, entry.gid), |owner| (owner.uid, owner.gid));
+        Self {
+            mode: Mode::from_raw_mode(entry.mode.into()),
+            owner: may_change_owner.then(|| (Uid::from_raw(uid), Gid::from_raw(gid))),
             times: Timestamps {
                 last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-                last_modification: exact.unwrap_or_else(in_header),
+                last_modification: Timespec { tv_sec: entry.modified, tv_nsec: entry.modified_ns.into() },
             },
-        })
+        }
     }
 
     /// For what was there before and keeps its owner.
@@ -115,34 +97,6 @@ impl Made {
     }
 }
 
-/// The time of an entry from its pax records: with nanoseconds, and before 1970.
-fn exact_time(entry: &mut Entry<'_, impl Read>) -> AgentResult<Option<Timespec>> {
-    let Some(records) = entry.pax_extensions().map_err(broken)? else { return Ok(None) };
-    for record in records {
-        let record = record.map_err(broken)?;
-        if record.key_bytes() == b"mtime" {
-            let time = std::str::from_utf8(record.value_bytes()).ok().and_then(decimal);
-            let bad = || broken(std::io::Error::other("the time of an entry is no number"));
-            return time.map(Some).ok_or_else(bad);
-        }
-    }
-    Ok(None)
-}
-
-/// A decimal number of seconds; digits after the ninth of the fraction are cut off.
-fn decimal(text: &str) -> Option<Timespec> {
-    let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
-    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
-    if part.bytes().any(|byte| !byte.is_ascii_digit()) {
-        return None;
-    }
-    let part: String = part.chars().chain(std::iter::repeat('0')).take(9).collect();
-    let (whole, part): (u64, u32) = (whole.parse().ok()?, part.parse().ok()?);
-    let total = sign * (i128::from(whole) * 1_000_000_000 + i128::from(part));
-    let tv_sec = i64::try_from(total.div_euclid(1_000_000_000)).ok()?;
-    Some(Timespec { tv_sec, tv_nsec: i64::try_from(total.rem_euclid(1_000_000_000)).ok()? })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,17 +136,5 @@ mod tests {
         assert_eq!((facts("secret"), facts("moved").1), (before, 77));
         assert_ne!(facts("link").1, 77);
         std::fs::remove_dir_all(&directory).unwrap();
-    }
-
-    #[test]
-    fn times_are_rounded_down_to_seconds_and_nanoseconds() {
-        let parts = |text| decimal(text).map(|time| (time.tv_sec, time.tv_nsec));
-        assert_eq!(parts("981173106.5"), Some((981_173_106, 500_000_000)));
-        assert_eq!(parts("-1.000000001"), Some((-2, 999_999_999)));
-        assert_eq!(parts("-1"), Some((-1, 0)));
-        assert_eq!(parts("7.0000000019"), Some((7, 1)));
-        for bad in ["", "x", "1.x", "--1", "99999999999999999999"] {
-            assert_eq!(parts(bad), None, "{bad}");
-        }
     }
 }

@@ -1,13 +1,11 @@
-//! Extended attributes of an entry, as GNU tar, star and libarchive write them into pax records.
+//! Extended attributes and access control lists of an entry, as GNU tar, star and libarchive write them into pax records.
 
-use std::io::Read;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
+use microvm_archive::{Acl, AclKind, Entry, Principal, id_of};
 use rustix::fs::{XattrFlags, setxattr};
-use tar::Entry;
 
-use super::broken;
-use crate::core::failure::{AgentResult, show};
+use crate::core::failure::show;
 
 /// Names and values, and what cannot be taken over.
 #[derive(Default)]
@@ -16,34 +14,63 @@ pub(super) struct Xattrs {
     refused: Vec<String>,
 }
 
+/// Users and groups of the guest, read when a list first names one.
+#[derive(Default)]
+pub(super) struct Names(Option<(Vec<u8>, Vec<u8>)>);
+
+impl Names {
+    fn id(&mut self, principal: Principal, name: &[u8]) -> Option<u32> {
+        let read = |path| std::fs::read(path).unwrap_or_default();
+        let (users, groups) = self.0.get_or_insert_with(|| (read("/etc/passwd"), read("/etc/group")));
+        match principal {
+            Principal::User => id_of(users, name),
+            Principal::Group => id_of(groups, name),
+        }
+    }
+}
+
 impl Xattrs {
-    pub(super) fn of(entry: &mut Entry<'_, impl Read>) -> AgentResult<Self> {
-        let mut found = Self::default();
-        for record in entry.pax_extensions().map_err(broken)?.into_iter().flatten() {
-            let record = record.map_err(broken)?;
-            let key = record.key_bytes();
-            if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                found.given.push((name.to_vec(), record.value_bytes().to_vec()));
-            } else if key.starts_with(b"SCHILY.acl.") && !record.value_bytes().is_empty() {
-                found
-                    .refused
-                    .push("its access control list is text: pack it as an extended attribute".to_owned());
+    pub(super) fn of(entry: &Entry, names: &mut Names) -> Self {
+        let mut found = Self { given: entry.xattrs.clone(), refused: Vec::new() };
+        for (kind, text) in &entry.acls {
+            let what = match kind {
+                AclKind::Access => "access control list",
+                AclKind::Default => "default access control list",
+            };
+            let names = std::cell::RefCell::new(&mut *names);
+            match Acl::parse(text, |principal, name| names.borrow_mut().id(principal, name)) {
+                Ok(list) => {
+                    // Text counts: some archivers write the attribute, too.
+                    found.given.retain(|(name, _)| name != kind.xattr());
+                    found.given.push((kind.xattr().to_vec(), list.to_xattr()));
+                }
+                Err(error) => found.refused.push(format!("its {what} cannot be set: {error}")),
             }
         }
-        Ok(found)
+        found
+    }
+
+    /// Takes out the default list of a directory, which is set when the directory is complete.
+    pub(super) fn take_default_list(&mut self) -> Option<Vec<u8>> {
+        let at = self.given.iter().position(|(name, _)| name == AclKind::Default.xattr())?;
+        Some(self.given.swap_remove(at).1)
     }
 
     /// Gives them to what is open, whatever its kind; returns what it did not get. After owner, mode and content: each of
     /// them takes capabilities away.
     pub(super) fn give(&self, file: &OwnedFd) -> Vec<String> {
-        // The name below /proc is the file itself, also of one that cannot be opened, and of a link.
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let mut refused = self.refused.clone();
-        for (name, value) in &self.given {
-            if let Err(error) = setxattr(&*path, &name[..], value, XattrFlags::empty()) {
-                refused.push(format!("its extended attribute {} cannot be set: {error}", show(name)));
-            }
-        }
-        refused
+        let unset = self.given.iter().filter_map(|(name, value)| set(file, name, value).err());
+        self.refused.iter().cloned().chain(unset).collect()
     }
+}
+
+/// Sets an attribute of what is open.
+///
+/// # Errors
+/// Why it is not set, for the list of what is left out.
+pub(super) fn set(file: &OwnedFd, name: &[u8], value: &[u8]) -> Result<(), String> {
+    // The name below /proc is the file itself, also of one that cannot be opened, and of a link.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    setxattr(&*path, name, value, XattrFlags::empty())
+        .map_err(|error| format!("its extended attribute {} cannot be set: {error}", show(name)))
 }
