@@ -164,7 +164,7 @@ async fn archives_of_gnu_tar_and_libarchive_keep_their_attributes_both_ways() {
     std::fs::write(source.join("file"), "content").unwrap();
     std::fs::write(source.join("folder/empty"), "").unwrap();
     let set = |name: &str, key: &str, value: &[u8]| {
-        rustix::fs::setxattr(&source.join(name), key, value, rustix::fs::XattrFlags::empty()).unwrap();
+        rustix::fs::setxattr(source.join(name), key, value, rustix::fs::XattrFlags::empty()).unwrap();
     };
     set("file", "user.note", b"two\nlines");
     set("file", "system.posix_acl_access", &list("u::rw,u:0:r,u:4242:rw,g::r,m::rw,o::-"));
