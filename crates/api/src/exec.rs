@@ -134,8 +134,8 @@ const fn default_timeout() -> u64 {
 pub struct Executed {
     /// Whether it ended by itself with exit code 0.
     pub success: bool,
-    /// Its exit code; 128 + signal, or 124 after a time-out.
-    pub exit_code: i32,
+    /// Its exit code (32 bits on Windows); 128 + signal, or 124 after a time-out.
+    pub exit_code: i64,
     /// Its standard output; bytes that are no UTF-8 are replaced, and `stdout_base64` has all as they are.
     pub stdout: String,
     /// Its standard error; bytes that are no UTF-8 are replaced, and `stderr_base64` has all as they are.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use microvm_types::share::{Share, ShareChanges};
 use microvm_types::template::{NetworkMode, Overrides};
 use microvm_types::vm::{Limits, Origin, Rest};
-use microvm_types::{Name, Phase, Unreadable, VmId};
+use microvm_types::{Name, PathStyle, Phase, Unreadable, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -73,6 +73,9 @@ pub struct Vm {
     /// How it rests, if it does and the next request is to wake it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rest: Option<Rest>,
+    /// Syntax of the guest's paths; absent: `posix`, and while its agent does not answer.
+    #[serde(default, skip_serializing_if = "PathStyle::is_posix")]
+    pub path_style: PathStyle,
 }
 
 /// Some VMs, in order of creation.

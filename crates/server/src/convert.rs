@@ -21,6 +21,7 @@ impl App {
     pub(crate) fn vm(&self, view: VmView) -> Vm {
         let record = view.record;
         let template = record.template;
+        let path_style = view.agent.as_ref().map(|agent| agent.path_style).unwrap_or_default();
         let (since, reason) = view.unreachable.map(|lost| (lost.since_ms, lost.reason)).unzip();
         Vm {
             id: record.id,
@@ -50,6 +51,7 @@ impl App {
             unreachable_reason: reason,
             origin: record.origin,
             rest: record.life.rest().cloned(),
+            path_style,
         }
     }
 

@@ -59,12 +59,12 @@ pub struct ExecRequest {
     pub unlisted: bool,
 }
 
-/// How a command ended.
+/// End of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExitStatus {
-    /// Exit code, if the command ended by itself (0 to 255).
-    pub code: Option<u8>,
+    /// Exit code, if the command ended by itself: 0 to 255 on Linux, 32 bits on Windows.
+    pub code: Option<u32>,
     /// Number of the signal that ended it, if one did (1 to 64).
     pub signal: Option<u8>,
     /// Whether it was killed because its time was up.
@@ -73,14 +73,27 @@ pub struct ExitStatus {
 }
 
 impl ExitStatus {
-    /// The exit code a shell would show: the code itself, 128 + signal, or 124 after a time-out.
+    /// Exit code of 8 bits, as a shell shows it: the low byte of the code, 128 + signal, or 124 after a time-out. A code
+    /// that is not 0 but has a low byte of 0 is 255: a failure never looks like a success.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "only the low byte is taken")]
     pub const fn shell_code(&self) -> u8 {
         match (self.timed_out, self.code, self.signal) {
             (true, _, _) => 124,
-            (false, Some(code), _) => code,
+            (false, Some(code @ 0..=255), _) => code as u8,
+            (false, Some(code), _) if code & 0xff == 0 => 255,
+            (false, Some(code), _) => (code & 0xff) as u8,
             (false, None, Some(signal)) => 128u8.wrapping_add(signal),
             (false, None, None) => 255,
+        }
+    }
+
+    /// The whole exit code, if the command ended by itself and in time; else [`Self::shell_code`].
+    #[must_use]
+    pub const fn whole_code(&self) -> u32 {
+        match (self.timed_out, self.code) {
+            (false, Some(code)) => code,
+            _ => self.shell_code() as u32,
         }
     }
 }
@@ -135,5 +148,14 @@ mod tests {
         assert_eq!(status(Some(3), None, false), 3);
         assert_eq!(status(None, Some(9), false), 137);
         assert_eq!(status(None, Some(9), true), 124);
+        assert_eq!(status(Some(0xc000_0005), None, false), 5);
+        assert_eq!(status(Some(0x100), None, false), 255, "a failure looked like a success");
+        let whole = ExitStatus { code: Some(0xc000_0005), signal: None, timed_out: false };
+        assert_eq!(
+            (whole.whole_code(), ExitStatus { timed_out: true, ..whole }.whole_code()),
+            (0xc000_0005, 124)
+        );
+        let json = serde_json::to_string(&whole).unwrap();
+        assert_eq!(serde_json::from_str::<ExitStatus>(&json).unwrap(), whole);
     }
 }

@@ -1,8 +1,10 @@
-//! What the guest agent tells about its guest.
+//! The guest as its agent describes it.
 
 use serde::{Deserialize, Serialize};
 
-/// What the agent says of itself in the handshake. Untrusted: lengths are limited, contents are shown, never acted on.
+use crate::PathStyle;
+
+/// The agent and its guest, as told in the handshake. Untrusted: lengths are limited, texts are shown, never acted on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AgentInfo {
@@ -12,6 +14,23 @@ pub struct AgentInfo {
     pub kernel_release: String,
     /// Milliseconds from the kernel's start to the agent being ready to serve, by the guest's clock.
     pub boot_ms: u64,
+    /// Syntax of the guest's paths.
+    #[serde(default)]
+    pub path_style: PathStyle,
+    /// Firmware that the guest was started by; absent: an older agent does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
+}
+
+/// Firmware of a machine, as its guest sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Firmware {
+    /// None that the system uses: the kernel was loaded by the VMM, or by a BIOS.
+    None,
+    /// UEFI.
+    Uefi,
 }
 
 /// The guest as a system.

@@ -226,6 +226,8 @@ impl<P: Platform, D: Port> Link<P, D> {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_release: facts.kernel_release.clone(),
             boot_ms: facts.boot_ms,
+            path_style: facts.path_style.into(),
+            firmware: facts.firmware.into(),
         };
         self.output.clear();
         self.written = 0;

@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use microvm_protocol::messages::{
-    Exec, Exited, GuestProcess, List, MakeDirectory, PullArchive, ReadFile, Remove, Rename, Reply, Share,
-    Shutdown, System as SystemInfo, Terminal, Variable, Watch, WriteFile, Written,
+    Exec, Exited, Firmware, GuestProcess, List, MakeDirectory, PathStyle, PullArchive, ReadFile, Remove,
+    Rename, Reply, Share, Shutdown, System as SystemInfo, Terminal, Variable, Watch, WriteFile, Written,
 };
 use microvm_protocol::mux::StreamHandle;
 use tokio::sync::oneshot;
@@ -130,7 +130,7 @@ pub(crate) trait Output: Send + Sync + 'static {
 
 /// Files, directories and archives. Functions that are not `async` block: the core calls them on a helper thread.
 ///
-/// Paths are bytes in the syntax of the system.
+/// Paths are bytes in the syntax of [`Facts::path_style`].
 pub(crate) trait Files {
     /// Owner of what is written.
     type Owner: Send + 'static;
@@ -231,6 +231,8 @@ pub(crate) struct Facts {
     pub(crate) kernel_release: String,
     /// Milliseconds from the kernel's start to the agent being ready.
     pub(crate) boot_ms: u64,
+    pub(crate) path_style: PathStyle,
+    pub(crate) firmware: Firmware,
 }
 
 /// Shares of processor, memory and disk in use, 0 to 100.

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use microvm_protocol::messages::Reply;
+use microvm_protocol::messages::{Firmware, PathStyle, Reply};
 use microvm_protocol::{FrameKind, HEADER_LENGTH};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
@@ -60,7 +60,9 @@ async fn host_after_host(device: OwnedFd, stream: impl AsyncRead + AsyncWrite + 
             let nonce = round + 1;
             host.send(&[&input[..cut], &greeting(nonce)].concat()).await;
             let reply = tokio::time::timeout(Duration::from_secs(20), host.greeted(nonce)).await;
-            assert_eq!(reply.expect("no answer to a host after half a frame").version, 1, "cut at {cut}");
+            let reply = reply.expect("no answer to a host after half a frame");
+            assert_eq!((reply.version, reply.path_style()), (1, PathStyle::Posix), "cut at {cut}");
+            assert_ne!(reply.firmware(), Firmware::Untold);
         }
         host.send(&open(1, "commandforwholeoutpu", "echo whole")).await;
         host.send(&encoded(FrameKind::End, 1, &[])).await;

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use microvm_ports::GuestError;
 use microvm_ports::guest::{Guest, GuestConnector, GuestEndpoint, Identity};
 use microvm_ports::hypervisor::{Machine, MachineState};
+use microvm_types::PathStyle;
 use microvm_types::guest::AgentInfo;
 
 use crate::guest::FakeGuest;
@@ -58,6 +59,8 @@ impl GuestConnector for FakeConnector {
                 agent_version: env!("CARGO_PKG_VERSION").to_owned(),
                 kernel_release: "6.0.0-fake".to_owned(),
                 boot_ms: 1,
+                path_style: PathStyle::Posix,
+                firmware: None,
             };
             let guest = FakeGuest::new(agent, machine, channel, self.world.script.clone());
             Ok(Arc::new(guest) as Arc<dyn Guest>)

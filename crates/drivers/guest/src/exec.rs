@@ -214,8 +214,8 @@ fn terminal(size: TerminalSize) -> Terminal {
 }
 
 fn status(exited: Exited) -> ExitStatus {
-    let small = |number: Option<u32>| number.map(|number| u8::try_from(number).unwrap_or(u8::MAX));
-    ExitStatus { code: small(exited.code), signal: small(exited.signal), timed_out: exited.timed_out }
+    let signal = exited.signal.map(|number| u8::try_from(number).unwrap_or(u8::MAX));
+    ExitStatus { code: exited.code, signal, timed_out: exited.timed_out }
 }
 
 fn describe(process: messages::Process) -> Option<ProcessInfo> {

@@ -1,10 +1,10 @@
 //! The first frames of a session.
 
 use microvm_ports::GuestError;
-use microvm_protocol::messages::{Hello, HelloReply, features};
+use microvm_protocol::messages::{self, Hello, HelloReply, features};
 use microvm_protocol::{Decoder, Frame, FrameKind, PREAMBLE, PROTOCOL_VERSION};
-use microvm_types::ErrorKind;
-use microvm_types::guest::AgentInfo;
+use microvm_types::guest::{AgentInfo, Firmware};
+use microvm_types::{ErrorKind, PathStyle};
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -103,6 +103,16 @@ fn answer(frame: &Frame, nonce: u64, epoch: u64) -> Result<Option<(AgentInfo, u6
         agent_version: clean(&reply.agent_version),
         kernel_release: clean(&reply.kernel_release),
         boot_ms: reply.boot_ms,
+        // A number of a newer version is taken for the default.
+        path_style: match reply.path_style() {
+            messages::PathStyle::Posix => PathStyle::Posix,
+            messages::PathStyle::Windows => PathStyle::Windows,
+        },
+        firmware: match reply.firmware() {
+            messages::Firmware::Untold => None,
+            messages::Firmware::None => Some(Firmware::None),
+            messages::Firmware::Uefi => Some(Firmware::Uefi),
+        },
     };
     Ok(Some((info, reply.features)))
 }

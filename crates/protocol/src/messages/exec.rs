@@ -96,7 +96,7 @@ pub struct Started {
 /// A process has ended.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Exited {
-    /// Exit code, if it ended by itself.
+    /// Exit code, if it ended by itself: 32 bits.
     #[prost(uint32, optional, tag = "1")]
     pub code: Option<u32>,
     /// Signal that ended it.

@@ -52,6 +52,34 @@ pub struct HelloReply {
     /// Milliseconds from the kernel's start to the agent being ready.
     #[prost(uint64, tag = "7")]
     pub boot_ms: u64,
+    /// Syntax of the guest's paths.
+    #[prost(enumeration = "PathStyle", tag = "8")]
+    pub path_style: i32,
+    /// Firmware that the guest was started by.
+    #[prost(enumeration = "Firmware", tag = "9")]
+    pub firmware: i32,
+}
+
+/// Syntax of paths. Older agents are all of the first kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum PathStyle {
+    /// `/folder/name`.
+    Posix = 0,
+    /// `C:\folder\name`.
+    Windows = 1,
+}
+
+/// Firmware of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum Firmware {
+    /// An older agent does not tell.
+    Untold = 0,
+    /// None that the system uses: the kernel was loaded by the VMM, or by a BIOS.
+    None = 1,
+    /// UEFI.
+    Uefi = 2,
 }
 
 /// A variable of the environment.

@@ -58,8 +58,8 @@ pub(crate) async fn execute(
         status => status.signal.map(|signal| format!("it was ended by signal {signal}")),
     };
     let done = Executed {
-        success: status.shell_code() == 0,
-        exit_code: i32::from(status.shell_code()),
+        success: status.whole_code() == 0,
+        exit_code: status.whole_code().into(),
         process: process.id,
         execution_time_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         error,

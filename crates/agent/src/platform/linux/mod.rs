@@ -17,11 +17,14 @@ pub(crate) mod port;
 mod programs;
 pub(crate) mod system;
 
-use crate::core::platform::{Facts, Platform};
-use exec::{ControlGroups, Reaper};
 use std::sync::Arc;
-use system::entropy::EntropyPool;
-use system::health::Sampler;
+
+use microvm_protocol::messages::{Firmware, PathStyle};
+
+use self::exec::{ControlGroups, Reaper};
+use self::system::entropy::EntropyPool;
+use self::system::health::Sampler;
+use crate::core::platform::{Facts, Platform};
 
 /// Surroundings of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,12 @@ impl Linux {
             facts: Facts {
                 kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
                 boot_ms,
+                path_style: PathStyle::Posix,
+                firmware: if std::path::Path::new("/sys/firmware/efi").exists() {
+                    Firmware::Uefi
+                } else {
+                    Firmware::None
+                },
             },
             entropy: EntropyPool::open(),
             reaper: Reaper::default(),
