@@ -11,7 +11,7 @@ use microvm_types::{ErrorKind, ProcessId};
 use super::{Scene, collect, command, refusal, shell};
 use crate::{Must, Suite};
 
-const fn code(code: u8) -> ExitStatus {
+const fn code(code: u32) -> ExitStatus {
     ExitStatus { code: Some(code), signal: None, timed_out: false }
 }
 

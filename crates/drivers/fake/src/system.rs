@@ -235,7 +235,7 @@ impl GuestSystem {
         let system = Arc::downgrade(self);
         let task = async move {
             let Some(system) = system.upgrade() else { return };
-            let code = |code| ExitStatus { code: Some(code), signal: None, timed_out: false };
+            let code = |code: u8| ExitStatus { code: Some(code.into()), signal: None, timed_out: false };
             let killed = |signal, timed_out| ExitStatus { code: None, signal: Some(signal), timed_out };
             let (context, command) = (running.context.clone(), running.request.command.clone());
             let program = programs::run(&system, &running, context, command);
