@@ -32,6 +32,7 @@ pub mod system;
 pub mod time;
 pub mod vm;
 
+pub use microvm_types::OperationName;
 pub use microvm_types::caller::Permission;
 pub use problem::Problem;
 pub use vm::{CreateVm, Vm, VmList};

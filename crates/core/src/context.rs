@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use microvm_types::{Caller, VmRef};
+use microvm_types::{Caller, OperationName, VmRef};
 
 use crate::error::ServiceError;
 use crate::events::Cause;
@@ -27,6 +27,14 @@ impl Context {
     /// The server itself, which acts for a tenant.
     pub(crate) fn server(shared: &Arc<Shared>, tenant: &str) -> Self {
         Self::new(shared, Caller::server(tenant), "")
+    }
+
+    /// Refuses what the caller may not do. Every public method of a service begins with it.
+    pub(crate) fn authorise(&self, operation: OperationName) -> Result<(), ServiceError> {
+        if self.caller.may(operation.permission()) {
+            return Ok(());
+        }
+        Err(ServiceError::Forbidden { caller: self.caller.name.clone(), operation })
     }
 
     /// A VM of the caller's tenant, also one that waits in a pool.

@@ -4,12 +4,20 @@ use microvm_ports::guest::GuestError;
 use microvm_ports::{BranchError, HookError, LaunchError, MachineError, StateError, StorageError};
 use microvm_types::lifecycle::Denied;
 use microvm_types::template::NetworkMode;
-use microvm_types::{Action, ErrorKind, Phase, Remedy};
+use microvm_types::{Action, ErrorKind, OperationName, Phase, Remedy};
 
 /// Why the service refused or failed. Messages say what happened and why, their cause included: a field is a `source` only where
 /// the message does not hold it.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
+    /// The caller lacks a permission.
+    #[error("{caller} may not do this: the permission {} is needed", .operation.permission().as_str())]
+    Forbidden {
+        /// Name of the caller.
+        caller: String,
+        /// What was asked for.
+        operation: OperationName,
+    },
     /// No VM of that id or name.
     #[error("no VM is called `{0}`")]
     UnknownVm(String),
@@ -312,6 +320,7 @@ impl ServiceError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Forbidden { .. } => ErrorKind::Forbidden,
             Self::UnknownVm(_) | Self::UnknownTemplate { .. } => ErrorKind::NotFound,
             Self::Invalid { .. }
             | Self::OtherVmsSnapshot { .. }
@@ -389,6 +398,7 @@ impl ServiceError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
+            Self::Forbidden { .. } => "permission_missing",
             Self::UnknownVm(_) => "vm_not_found",
             Self::UnknownTemplate { .. } => "template_not_found",
             Self::Template(_) => "template_unusable",

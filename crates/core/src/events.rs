@@ -125,8 +125,10 @@ impl Spine {
         for observer in &*self.observers.read().unwrap_or_else(PoisonError::into_inner) {
             observer.note(&event);
         }
-        // Nobody may be watching.
-        let _ = self.watchers.send(event);
+        // Measurements are for observers: watchers would only fall behind by them. Nobody may be watching.
+        if matches!(event.what, What::Phase { .. }) {
+            let _ = self.watchers.send(event);
+        }
     }
 
     pub(crate) fn observe(&self, observer: Arc<dyn Observer>) {
@@ -138,7 +140,7 @@ impl Spine {
     }
 }
 
-/// The events of one tenant, from the moment on at which they were asked for.
+/// Changes of phase ([`What::Phase`]) of VMs of one tenant, from the moment on at which they were asked for.
 #[derive(Debug)]
 pub struct Events {
     tenant: String,

@@ -1,20 +1,33 @@
-//! The host, and what the engine found on it.
+//! The host: what all tenants together have on it, and what the engine found there.
 
 use std::collections::HashMap;
 
 use microvm_ports::hypervisor::Capabilities;
-use microvm_types::Phase;
+use microvm_ports::storage::{ImageInfo, KernelInfo};
+use microvm_types::{Listed, OperationName, Phase, Unreadable};
 use tokio::sync::watch;
 
 use crate::context::Context;
 use crate::error::ServiceError;
+use crate::pools::{PoolView, view};
 use crate::vm::standby::MOST_ON_HOST;
 use crate::vms::reconcile::{self, StrayVm};
 
-/// The host and the engine itself.
+/// The host and the engine itself. Its questions are about all tenants; those of the other services are about the caller's.
 #[derive(Debug, Clone)]
 pub struct Host {
     context: Context,
+}
+
+/// Stored things of all tenants that could not be read when the engine began.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostUnreadable {
+    /// Records of VMs; their files and processes are left alone.
+    pub vms: Vec<Unreadable>,
+    /// Snapshots; their files are left alone.
+    pub snapshots: Vec<Unreadable>,
+    /// Records of pools; the VMs that wait in them are left alone.
+    pub pools: Vec<Unreadable>,
 }
 
 impl Host {
@@ -27,7 +40,26 @@ impl Host {
     /// # Errors
     /// If its program is missing or too old.
     pub async fn report(&self) -> Result<Capabilities, ServiceError> {
+        self.context.authorise(OperationName::SYSTEM_DOCTOR)?;
         Ok(self.context.shared.ports.hypervisor.probe().await?)
+    }
+
+    /// All images, for a look at the host.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn images(&self) -> Result<Listed<ImageInfo>, ServiceError> {
+        self.context.authorise(OperationName::SYSTEM_DOCTOR)?;
+        Ok(self.context.shared.ports.images.images().await?)
+    }
+
+    /// All kernels, for a look at the host.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn kernels(&self) -> Result<Listed<KernelInfo>, ServiceError> {
+        self.context.authorise(OperationName::SYSTEM_DOCTOR)?;
+        Ok(self.context.shared.ports.kernels.kernels().await?)
     }
 
     /// VMs that have a disk here and no record, for people to decide on; see [`StrayVm`].
@@ -35,34 +67,58 @@ impl Host {
     /// # Errors
     /// If the directory of all VMs cannot be read.
     pub async fn strays(&self) -> Result<Vec<StrayVm>, ServiceError> {
+        self.context.authorise(OperationName::SYSTEM_DOCTOR)?;
         reconcile::strays(&self.context.shared).await
     }
 
-    /// How many VMMs wait for the next children of forked VMs, ready to be taken.
-    #[must_use]
-    pub fn ready_vmms(&self) -> watch::Receiver<usize> {
-        self.context.shared.ready_vmms.subscribe()
+    /// Stored things that cannot be read.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn unreadable(&self) -> Result<HostUnreadable, ServiceError> {
+        self.context.authorise(OperationName::SYSTEM_DOCTOR)?;
+        let all = &self.context.shared.unreadable;
+        Ok(HostUnreadable { vms: all.vms.all(), snapshots: all.snapshots.all(), pools: all.pools.all() })
     }
 
-    /// VMMs that wait for children of forked VMs, or are being started for that.
-    #[must_use]
-    pub fn standby_vmms(&self) -> usize {
-        MOST_ON_HOST.saturating_sub(self.context.shared.standby_places.available_permits())
+    /// Number of VMMs that wait for the next children of forked VMs, ready to be taken.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn ready_vmms(&self) -> Result<watch::Receiver<usize>, ServiceError> {
+        self.context.authorise(OperationName::SYSTEM_METRICS)?;
+        Ok(self.context.shared.ready_vmms.subscribe())
     }
 
-    /// How many VMs of all tenants are in each phase.
-    #[must_use]
-    pub fn phases(&self) -> HashMap<Phase, usize> {
+    /// Number of VMMs that wait for children of forked VMs, or are being started for that.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn standby_vmms(&self) -> Result<usize, ServiceError> {
+        self.context.authorise(OperationName::SYSTEM_METRICS)?;
+        Ok(MOST_ON_HOST.saturating_sub(self.context.shared.standby_places.available_permits()))
+    }
+
+    /// Number of VMs in each phase.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn phases(&self) -> Result<HashMap<Phase, usize>, ServiceError> {
+        self.context.authorise(OperationName::SYSTEM_METRICS)?;
         let mut phases = HashMap::new();
         for handle in self.context.shared.registry.all() {
             *phases.entry(handle.published.borrow().record.phase()).or_default() += 1;
         }
-        phases
+        Ok(phases)
     }
 
-    /// The wall clock, in milliseconds since 1970-01-01T00:00:00Z.
-    #[must_use]
-    pub fn now_ms(&self) -> i64 {
-        self.context.shared.ports.clock.now_ms()
+    /// All pools, by tenant and name.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn pools(&self) -> Result<Vec<PoolView>, ServiceError> {
+        self.context.authorise(OperationName::SYSTEM_METRICS)?;
+        let shared = &self.context.shared;
+        Ok(shared.pools.all().iter().map(|pool| view(shared, pool)).collect())
     }
 }

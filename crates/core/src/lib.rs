@@ -45,8 +45,9 @@ mod golden;
 mod vms;
 
 mod catalog;
-mod host;
 mod pools;
+
+mod host;
 
 mod engine;
 
@@ -57,7 +58,7 @@ pub use engine::{Engine, Services};
 pub use error::ServiceError;
 pub use events::{Cause, Event, Events, Observer, Tier, What};
 pub use golden::{GoldenVersion, Goldens};
-pub use host::Host;
+pub use host::{Host, HostUnreadable};
 pub use kept::{SnapshotFilter, SnapshotStatistics, Snapshots};
 pub use pools::{AcquireRequest, PoolChange, PoolRequest, PoolView, Pools};
 pub use ports::Ports;

@@ -23,13 +23,13 @@ use support::{Host, code, named, say, until};
 const HOUR_MS: i64 = 3_600_000;
 
 fn snapshots(service: &Services) -> Vec<String> {
-    let all = service.snapshots.list(&SnapshotFilter::default());
+    let all = service.snapshots.list(&SnapshotFilter::default()).unwrap();
     all.into_iter().map(|snapshot| snapshot.record.name.to_string()).collect()
 }
 
 fn vms(service: &Services) -> Vec<String> {
     let everything = VmFilter { waiting: true, ..VmFilter::default() };
-    service.vms.list(&everything).into_iter().map(|vm| vm.record.name.to_string()).collect()
+    service.vms.list(&everything).unwrap().into_iter().map(|vm| vm.record.name.to_string()).collect()
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn a_clock_that_is_set_back_keeps_pools_as_they_are() {
         };
         service.pools.create(request).await.unwrap();
         let waiting = |service: &Services| {
-            let all = service.vms.list(&VmFilter { waiting: true, ..VmFilter::default() });
+            let all = service.vms.list(&VmFilter { waiting: true, ..VmFilter::default() }).unwrap();
             all.into_iter().map(|vm| vm.record.id).collect::<Vec<_>>()
         };
         let full =

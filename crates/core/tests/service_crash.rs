@@ -5,7 +5,7 @@
 mod support;
 
 use microvm_driver_fake::{Fault, Operation, Script};
-use microvm_types::{Phase, VmRef};
+use microvm_types::{OperationName, Phase, VmRef};
 use support::{Host, named};
 
 fn script_of(host: &Host, operation: Operation) -> &Script {
@@ -53,7 +53,7 @@ fn a_create_that_was_never_answered_is_undone() {
                 tokio::time::timeout(std::time::Duration::from_secs(5), settled).await.expect("it settles");
                 if let Ok(vm) = second.service.vms.get(&dev()) {
                     assert_eq!((step, fault), (Operation::Update, Fault::HangAfterwards), "{vm:?}");
-                    drop(second.service.vms.guest(&dev()).await.unwrap());
+                    drop(second.service.vms.guest(&dev(), OperationName::GUEST_EXEC).await.unwrap());
                     second.service.vms.delete(&dev()).await.unwrap();
                 }
                 second.service.vms.create(named("dev")).await.unwrap();
@@ -101,7 +101,7 @@ fn what_was_reported_running_goes_on_running() {
     drop(first);
     let second = host.serve();
     second.run(async {
-        let guest = second.service.vms.guest(&dev()).await.unwrap();
+        let guest = second.service.vms.guest(&dev(), OperationName::GUEST_EXEC).await.unwrap();
         guest.ping().await.unwrap();
         drop(guest);
         let now = second.service.vms.get(&dev()).unwrap().record;
@@ -110,7 +110,7 @@ fn what_was_reported_running_goes_on_running() {
         let id: VmRef = paused.record.id.into();
         assert_eq!(second.service.vms.get(&id).unwrap().record.phase(), Phase::Paused);
         second.service.vms.resume(&id).await.unwrap();
-        second.service.vms.guest(&id).await.unwrap().ping().await.unwrap();
+        second.service.vms.guest(&id, OperationName::GUEST_EXEC).await.unwrap().ping().await.unwrap();
     });
     assert_eq!(host.hypervisor.machines().len(), 2);
 }

@@ -116,10 +116,32 @@ fn watchers_hear_of_their_tenant_only() {
     let server = host.serve();
     let red = Caller { tenant: "red".to_owned(), ..Caller::local("ada") };
     let red = server.engine.as_caller(&red, "");
-    let mut watched = red.vms.events();
+    let mut watched = red.vms.events().unwrap();
     server.run(async {
         server.service.vms.create(named("local")).await.unwrap();
         red.vms.create(named("web")).await.unwrap();
         assert_eq!(watched.next().await.unwrap().name.as_str(), "web");
     });
+}
+
+#[test]
+fn watchers_are_told_changes_and_nothing_that_only_counts() {
+    let host = Host::new();
+    let server = host.serve();
+    let heard = Heard::by(&server);
+    let mut watched = server.service.vms.events().unwrap();
+    server.run(async {
+        server.service.vms.create(named("web")).await.unwrap();
+        server.service.branches.fork(&vm("web"), forks(1, "child")).await.unwrap();
+        server.service.vms.delete(&vm("web")).await.unwrap();
+        let mut told = Vec::new();
+        while told.last() != Some(&Phase::Deleted) {
+            let event = watched.next().await.unwrap();
+            let What::Phase { to, .. } = event.what else { panic!("{event:?}") };
+            told.push(to);
+        }
+        assert_eq!(told, [Phase::Running, Phase::Running, Phase::Deleting, Phase::Deleted]);
+    });
+    let counted = |event: &&Event| !matches!(event.what, What::Phase { .. });
+    assert_eq!(heard.take().iter().filter(counted).count(), 3, "two starts and a branch");
 }

@@ -21,7 +21,7 @@ fn vm(name: &str) -> VmRef {
 
 fn goldens(service: &Services) -> Vec<SnapshotId> {
     let filter = SnapshotFilter { golden: true, ..SnapshotFilter::default() };
-    service.snapshots.list(&filter).into_iter().map(|snapshot| snapshot.record.id).collect()
+    service.snapshots.list(&filter).unwrap().into_iter().map(|snapshot| snapshot.record.id).collect()
 }
 
 fn golden_of(origin: &Origin) -> &SnapshotId {
@@ -183,7 +183,7 @@ fn a_request_dropped_while_the_golden_snapshot_is_made_leaves_nothing() {
         server.run(async {
             let all = microvm_core::VmFilter { waiting: true, ..microvm_core::VmFilter::default() };
             until("the golden machine goes", || {
-                service.vms.list(&all).is_empty() && host.hypervisor.machines().is_empty()
+                service.vms.list(&all).unwrap().is_empty() && host.hypervisor.machines().is_empty()
             })
             .await;
             service.vms.create(named("dev")).await.unwrap();
@@ -243,7 +243,14 @@ fn what_somebody_makes_of_a_golden_snapshot_is_theirs() {
         let made = service.vms.create(named("one")).await.unwrap().record;
         let request = RestoreRequest { name: Some("mine".to_owned()), count: 1, ..RestoreRequest::default() };
         service.branches.restore(golden_of(&made.origin).as_str(), request).await.unwrap();
-        assert!(service.vms.list(&VmFilter::default()).iter().any(|vm| vm.record.name.as_str() == "mine"));
+        assert!(
+            service
+                .vms
+                .list(&VmFilter::default())
+                .unwrap()
+                .iter()
+                .any(|vm| vm.record.name.as_str() == "mine")
+        );
     });
     drop(first);
     let second = host.serve();
@@ -331,7 +338,7 @@ fn a_server_that_dies_while_it_makes_or_uses_a_golden_snapshot_leaves_no_half() 
                 golden_of(&made.origin);
                 service.vms.delete(&vm("dev")).await.unwrap();
                 // A golden machine that was running when the server died is taken up and ends by its idle limit.
-                for left in service.vms.list(&microvm_core::VmFilter::default()) {
+                for left in service.vms.list(&microvm_core::VmFilter::default()).unwrap() {
                     assert!(
                         left.record.limits.ephemeral,
                         "{:?} is left after {step:?} {fault:?}",
@@ -353,7 +360,7 @@ fn golden_snapshots_that_nothing_leads_to_any_more_go_after_a_month() {
     let first = host.serve();
     first.run(first.service.vms.create(named("old"))).unwrap();
     let golden = SnapshotFilter { golden: true, ..SnapshotFilter::default() };
-    let count = |service: &Services| service.snapshots.list(&golden).len();
+    let count = |service: &Services| service.snapshots.list(&golden).unwrap().len();
     drop(first);
     // Another VMM: the template leads to another golden snapshot from now on.
     host.hypervisor.upgrade("2.0");

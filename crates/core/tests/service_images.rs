@@ -4,8 +4,8 @@
 mod support;
 
 use microvm_core::{ImageBase, ImageRecipe};
-use microvm_ports::Progress;
 use microvm_ports::storage::{ImageConfig, ImageSource};
+use microvm_ports::{ImageStore, Progress};
 use support::{Host, named};
 
 #[test]
@@ -57,7 +57,7 @@ fn the_base_of_a_build_that_is_also_the_image_of_a_vm_stays() {
     let host = Host::new();
     let server = host.serve();
     server.run(async {
-        let (images, config) = (server.service.catalog.images(), ImageConfig::default());
+        let (images, config) = (host.storage.clone(), ImageConfig::default());
         let folder = tempfile::tempdir().unwrap();
         let source = |name: &str| {
             let path = camino::Utf8Path::from_path(folder.path()).unwrap().join(name);

@@ -23,7 +23,7 @@ async fn snap(service: &Services, name: Option<&str>) {
 }
 
 fn names(service: &Services) -> Vec<String> {
-    let all = service.snapshots.list(&SnapshotFilter::default());
+    let all = service.snapshots.list(&SnapshotFilter::default()).unwrap();
     all.into_iter().map(|one| one.record.name.to_string()).collect()
 }
 
@@ -68,7 +68,10 @@ fn a_hibernated_vm_says_so_also_one_that_an_older_version_called_stopped() {
         );
         assert_eq!(service.vms.stop(&dev(), false, None).await.unwrap().record.phase(), Phase::Hibernated);
         let stopped = VmFilter { phases: vec![Phase::Stopped], ..VmFilter::default() };
-        assert!(service.vms.list(&stopped).is_empty(), "whoever deletes what is stopped would delete it");
+        assert!(
+            service.vms.list(&stopped).unwrap().is_empty(),
+            "whoever deletes what is stopped would delete it"
+        );
         let mut record = service.vms.get(&dev()).unwrap().record;
         // As versions before the phase `hibernated` stored it.
         let mut life = serde_json::to_value(&record.life).unwrap();

@@ -15,7 +15,7 @@ use microvm_ports::hypervisor::MachineExit;
 use microvm_types::exec::ExecRequest;
 use microvm_types::template::{Hook, NetworkMode, Overrides};
 use microvm_types::vm::Limits;
-use microvm_types::{Phase, VmId, VmRef};
+use microvm_types::{OperationName, Phase, VmId, VmRef};
 use support::{Host, Server, code, named, until};
 
 fn vm(name: &str) -> VmRef {
@@ -43,7 +43,7 @@ fn a_vm_is_created_used_stopped_started_paused_and_deleted() {
         assert!(made.agent.is_some());
         assert_eq!(service.vms.get(&made.record.id.clone().into()).unwrap().record.name.as_str(), "dev");
 
-        let guest = service.vms.guest(&vm("dev")).await.unwrap();
+        let guest = service.vms.guest(&vm("dev"), OperationName::GUEST_EXEC).await.unwrap();
         let request = ExecRequest { command: vec!["echo".into(), "hi".into()], ..ExecRequest::default() };
         let mut process = guest.exec(&request).await.unwrap();
         let mut output = Vec::new();
@@ -61,7 +61,10 @@ fn a_vm_is_created_used_stopped_started_paused_and_deleted() {
             Phase::Paused,
             "twice is fine"
         );
-        assert_eq!(code(service.vms.guest(&vm("dev")).await.map(drop)), "vm_not_running");
+        assert_eq!(
+            code(service.vms.guest(&vm("dev"), OperationName::GUEST_EXEC).await.map(drop)),
+            "vm_not_running"
+        );
         assert_eq!(service.vms.resume(&vm("dev")).await.unwrap().record.phase(), Phase::Running);
         assert_eq!(service.vms.stop(&vm("dev"), false, None).await.unwrap().record.phase(), Phase::Stopped);
         assert_eq!(code(service.vms.pause(&vm("dev")).await), "wrong_phase");
@@ -126,7 +129,7 @@ fn a_hanging_start_is_overtaken_by_a_delete() {
     server.run(async {
         let service = server.service.clone();
         let create = tokio::spawn(async move { service.vms.create(named("dev")).await });
-        let mut events = server.service.vms.events();
+        let mut events = server.service.vms.events().unwrap();
         while server.service.vms.get(&vm("dev")).is_err() || host.hypervisor.machines().is_empty() {
             tokio::task::yield_now().await;
         }
@@ -144,7 +147,7 @@ fn a_lost_machine_fails_the_vm_with_the_reason() {
     server.run(async {
         let service = &server.service;
         let id = service.vms.create(named("a")).await.unwrap().record.id;
-        let mut events = service.vms.events();
+        let mut events = service.vms.events().unwrap();
         assert!(host.hypervisor.end(&id, MachineExit::Vmm("killed by signal 9".into())));
         while changed(&mut events).await.1 != Phase::Failed {}
         let record = service.vms.get(&vm("a")).unwrap().record;
@@ -165,7 +168,7 @@ fn a_guest_that_powers_off_stops_and_one_that_resets_starts_again() {
     server.run(async {
         let service = &server.service;
         let id = service.vms.create(named("dev")).await.unwrap().record.id;
-        let mut events = service.vms.events();
+        let mut events = service.vms.events().unwrap();
         host.hypervisor.end(&id, MachineExit::GuestReset);
         while changed(&mut events).await.1 != Phase::Running {}
         host.hypervisor.end(&id, MachineExit::GuestShutdown);
@@ -192,7 +195,7 @@ fn a_guest_that_resets_in_a_loop_rests_before_it_starts_again() {
     server.run(async {
         let service = &server.service;
         let id = service.vms.create(named("dev")).await.unwrap().record.id;
-        let mut events = service.vms.events();
+        let mut events = service.vms.events().unwrap();
         let mut reset = async || {
             assert!(host.hypervisor.end(&id, MachineExit::GuestReset));
             let stopped = loop {
@@ -268,11 +271,11 @@ fn limits_end_ephemeral_vms() {
     let host = Host::new();
     let server = host.serve();
     server.run(async {
-        let mut events = server.service.vms.events();
+        let mut events = server.service.vms.events().unwrap();
         let mut request = named("dev");
         request.limits = Limits { idle_seconds: Some(1), ephemeral: true, ..Limits::default() };
         server.service.vms.create(request).await.unwrap();
-        let guest = server.service.vms.guest(&vm("dev")).await.unwrap();
+        let guest = server.service.vms.guest(&vm("dev"), OperationName::GUEST_EXEC).await.unwrap();
         host.clock.advance(60_000);
         let early = tokio::time::timeout(Duration::from_millis(1_300), async {
             while changed(&mut events).await.1 != Phase::Deleted {}
@@ -287,7 +290,7 @@ fn limits_end_ephemeral_vms() {
 
 /// Starts a process that lives on by itself, and then lets nobody use the VM.
 async fn detach(server: &Server, name: &str) {
-    let guest = server.service.vms.guest(&vm(name)).await.unwrap();
+    let guest = server.service.vms.guest(&vm(name), OperationName::GUEST_EXEC).await.unwrap();
     let request = ExecRequest {
         command: vec!["sleep".into(), "1000000".into()],
         detach: true,
@@ -410,7 +413,7 @@ fn listings_filter() {
         }
     });
     let names = |filter: VmFilter| -> Vec<String> {
-        server.service.vms.list(&filter).into_iter().map(|vm| vm.record.name.to_string()).collect()
+        server.service.vms.list(&filter).unwrap().into_iter().map(|vm| vm.record.name.to_string()).collect()
     };
     assert_eq!(names(VmFilter::default()), ["a-one", "a-two", "b-one"]);
     let red = VmFilter { labels: [("team".into(), "red".into())].into(), ..VmFilter::default() };

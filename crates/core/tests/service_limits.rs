@@ -21,7 +21,7 @@ fn host(limits: HostLimits) -> Host {
 }
 
 fn count(service: &Services) -> usize {
-    service.vms.list(&VmFilter::default()).len()
+    service.vms.list(&VmFilter::default()).unwrap().len()
 }
 
 /// Creates so many at once; how often each outcome came.
@@ -39,7 +39,7 @@ async fn storm(service: &Services, round: usize, vms: usize) -> BTreeMap<String,
 }
 
 async fn clear(service: &Services) {
-    let all = service.vms.list(&VmFilter::default());
+    let all = service.vms.list(&VmFilter::default()).unwrap();
     let gone =
         join_all(all.iter().map(|vm| async { service.vms.delete(&vm.record.id.clone().into()).await }));
     gone.await.into_iter().for_each(|outcome| outcome.unwrap());
@@ -78,7 +78,7 @@ fn many_creates_at_once_never_overshoot_and_leak_nothing() {
 }
 
 fn some(service: &Services) -> microvm_types::VmRef {
-    service.vms.list(&VmFilter::default())[0].record.id.clone().into()
+    service.vms.list(&VmFilter::default()).unwrap()[0].record.id.clone().into()
 }
 
 #[test]

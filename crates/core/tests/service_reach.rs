@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::guest::CloseReason;
-use microvm_types::{ErrorKind, Phase, VmRef};
+use microvm_types::{ErrorKind, OperationName, Phase, VmRef};
 use support::{Host, named, say, until};
 
 fn dev() -> VmRef {
@@ -63,7 +63,7 @@ fn an_agent_that_cannot_be_reached_is_a_flag_and_no_death_sentence() {
         assert!(host.hypervisor.close_channel(&record.id, lost()));
         until("it is unreachable", || service.vms.get(&dev()).unwrap().unreachable.is_some()).await;
         host.clock.advance(7_000);
-        let error = service.vms.guest(&dev()).await.unwrap_err();
+        let error = service.vms.guest(&dev(), OperationName::GUEST_EXEC).await.unwrap_err();
         assert_eq!((error.code(), error.kind()), ("vm_unreachable", ErrorKind::Unavailable));
         assert!(error.to_string().contains("for 7 s"), "{error}");
         let view = service.vms.get(&dev()).unwrap();
@@ -105,7 +105,10 @@ fn a_restart_of_the_server_spares_machines_whose_agent_does_not_answer() {
         let service = &server.service;
         server.run(async {
             until("it is unreachable", || service.vms.get(&dev()).unwrap().unreachable.is_some()).await;
-            assert_eq!(service.vms.guest(&dev()).await.unwrap_err().code(), "vm_unreachable");
+            assert_eq!(
+                service.vms.guest(&dev(), OperationName::GUEST_EXEC).await.unwrap_err().code(),
+                "vm_unreachable"
+            );
             assert_eq!(service.vms.get(&dev()).unwrap().record.phase(), Phase::Running, "{step:?}");
             assert_eq!(host.hypervisor.machines().len(), 1, "its machine was ended");
             host.clear_faults();

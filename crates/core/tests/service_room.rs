@@ -6,7 +6,7 @@ mod support;
 
 use microvm_driver_fake::{Fault, Operation};
 use microvm_types::vm::Rest;
-use microvm_types::{ErrorKind, Phase, VmRef};
+use microvm_types::{ErrorKind, OperationName, Phase, VmRef};
 use support::{Host, named, say, until};
 
 fn vm(name: &str) -> VmRef {
@@ -28,7 +28,7 @@ fn a_vm_whose_write_finds_no_space_waits_for_room_and_goes_on() {
         until("it stands still", || service.vms.get(&vm("dev")).unwrap().record.phase() == Phase::Paused)
             .await;
         assert_eq!(service.vms.get(&vm("dev")).unwrap().record.life.rest(), Some(&Rest::DiskFull));
-        let error = service.vms.guest(&vm("dev")).await.unwrap_err();
+        let error = service.vms.guest(&vm("dev"), OperationName::GUEST_EXEC).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(error.to_string().contains("disk"), "{error}");
         id

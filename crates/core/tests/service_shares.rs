@@ -10,7 +10,7 @@ use microvm_ports::storage::KernelSource;
 use microvm_ports::{KernelStore as _, Progress};
 use microvm_types::files::FileKind;
 use microvm_types::vm::{Limits, Origin};
-use microvm_types::{Phase, Share, VmRef};
+use microvm_types::{OperationName, Phase, Share, VmRef};
 use support::{Host, code, named, say};
 
 fn vm(name: &str) -> VmRef {
@@ -50,7 +50,7 @@ fn machine_and_guest_are_told_of_the_real_folder() {
         let machine = host.hypervisor.machines().remove(&made.id).unwrap();
         assert_eq!(machine.shares.len(), 1);
         assert_eq!((machine.shares[0].source.as_std_path(), machine.shares[0].read_only), (&*real, false));
-        let guest = server.service.vms.guest(&vm("dev")).await.unwrap();
+        let guest = server.service.vms.guest(&vm("dev"), OperationName::GUEST_EXEC).await.unwrap();
         assert_eq!(guest.stat(b"/mnt/data").await.unwrap().kind, FileKind::Directory);
         drop(guest);
         // It comes back with every boot.
@@ -126,7 +126,7 @@ fn a_vm_with_a_folder_is_never_branched_and_goes_on() {
         assert_eq!(code(service.vms.hibernate(&vm("dev")).await), "share_not_branchable");
         assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
         assert_eq!(say(service, "dev", "echo here").await, "here");
-        assert!(service.snapshots.list(&SnapshotFilter::default()).is_empty());
+        assert!(service.snapshots.list(&SnapshotFilter::default()).unwrap().is_empty());
         assert_eq!(host.hypervisor.script().calls(Operation::Launch), 1);
         service.vms.delete(&vm("dev")).await.unwrap();
     });

@@ -15,13 +15,13 @@ use microvm_types::vm::Origin;
 use support::{Host, code, named, say, until};
 
 fn names(service: &Services) -> Vec<String> {
-    let all = service.snapshots.list(&SnapshotFilter::default());
+    let all = service.snapshots.list(&SnapshotFilter::default()).unwrap();
     all.into_iter().map(|snapshot| snapshot.record.name.to_string()).collect()
 }
 
 fn vms(service: &Services) -> Vec<String> {
     let everything = microvm_core::VmFilter { waiting: true, ..microvm_core::VmFilter::default() };
-    service.vms.list(&everything).into_iter().map(|vm| vm.record.name.to_string()).collect()
+    service.vms.list(&everything).unwrap().into_iter().map(|vm| vm.record.name.to_string()).collect()
 }
 
 #[test]
@@ -472,12 +472,12 @@ fn snapshots_and_vms_on_them_outlive_the_server() {
         service.branches.fork(&vm("dev"), forks(1, "child")).await.unwrap();
         say(service, "dev", "echo lost > /root/note").await;
     });
-    let before = first.service.snapshots.list(&SnapshotFilter::default());
+    let before = first.service.snapshots.list(&SnapshotFilter::default()).unwrap();
     drop(first);
     let second = host.serve();
     let service = &second.service;
     second.run(async {
-        let after = service.snapshots.list(&SnapshotFilter::default());
+        let after = service.snapshots.list(&SnapshotFilter::default()).unwrap();
         let of = |all: &[microvm_core::Snapshot]| -> Vec<_> {
             all.iter().map(|one| (one.record.clone(), one.info.parent.clone())).collect()
         };
@@ -527,7 +527,7 @@ fn a_server_that_dies_in_a_fork_or_snapshot_leaves_no_half() {
             let service = &second.service;
             second.run(async {
                 until(&format!("settled after {step:?} {fault:?}"), || {
-                    let all = service.vms.list(&microvm_core::VmFilter::default());
+                    let all = service.vms.list(&microvm_core::VmFilter::default()).unwrap();
                     all.iter().all(|vm| vm.record.phase() == Phase::Running)
                 })
                 .await;

@@ -32,7 +32,7 @@ fn a_lost_database_costs_no_disk_and_brings_all_back_when_it_is_found() {
         let server = host.serve();
         let service = &server.service;
         server.run(async {
-            assert!(service.vms.list(&microvm_core::VmFilter::default()).is_empty());
+            assert!(service.vms.list(&microvm_core::VmFilter::default()).unwrap().is_empty());
             let strays: Vec<_> = service.host.strays().await.unwrap().into_iter().map(|vm| vm.id).collect();
             assert_eq!(strays, [id.clone(), asleep.clone()]);
             assert!(host.hypervisor.machines().contains_key(&id), "the machine of a VM was ended");

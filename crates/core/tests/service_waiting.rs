@@ -20,7 +20,7 @@ async fn child(service: &Services, name: &str) -> VmId {
 
 /// Waits until a VMM waits for the next child and can be taken; whose it will be.
 async fn waiting(service: &Services, host: &Host) -> VmId {
-    let mut ready = service.host.ready_vmms();
+    let mut ready = service.host.ready_vmms().unwrap();
     let waited = tokio::time::timeout(Duration::from_secs(10), ready.wait_for(|count| *count == 1)).await;
     waited.expect("no VMM waits").unwrap();
     assert_eq!(host.hypervisor.prepared().len(), 1);

@@ -44,7 +44,7 @@ where
         let (mut head, body) = request.into_parts();
         let caller = authorised(&*app.authenticator, O::PERMISSION, &head).map_err(Failure)?;
         let request = head.extensions.get::<RequestId>().map_or("", |id| id.0.as_str());
-        let session = Session::new(app, &caller, request);
+        let session = Session::new(app, &caller, request, O::OPERATION);
         let charge = head.extensions.get::<Charge>().cloned().ok_or_else(|| {
             Failure::new(ErrorKind::Internal, "route_incomplete", "this request has no share of the memory")
         })?;

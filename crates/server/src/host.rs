@@ -114,7 +114,10 @@ fn cannot_be_read(name: &str, unreadable: &[Unreadable]) -> Check {
 }
 
 fn snapshots(app: &Session) -> Check {
-    let unreadable = app.services.snapshots.unreadable();
+    let unreadable = match app.services.host.unreadable() {
+        Err(error) => return broken("snapshots", &error),
+        Ok(unreadable) => unreadable.snapshots,
+    };
     if unreadable.is_empty() {
         return check("snapshots", CheckStatus::Ok, "the description of every snapshot can be read", None);
     }
@@ -133,8 +136,8 @@ fn live_branches(copying_ahead: &Feature) -> Check {
 }
 
 async fn kernels(app: &Session) -> Check {
-    match app.services.catalog.kernels().kernels().await {
-        Err(error) => broken("kernels", &error.into()),
+    match app.services.host.kernels().await {
+        Err(error) => broken("kernels", &error),
         Ok(Listed { unreadable, .. }) if !unreadable.is_empty() => cannot_be_read("kernels", &unreadable),
         Ok(Listed { found: kernels, .. }) => match kernels.iter().find(|kernel| kernel.is_default) {
             None => with(
@@ -153,8 +156,8 @@ async fn kernels(app: &Session) -> Check {
 }
 
 async fn images(app: &Session) -> Check {
-    match app.services.catalog.images().images().await {
-        Err(error) => broken("images", &error.into()),
+    match app.services.host.images().await {
+        Err(error) => broken("images", &error),
         Ok(Listed { unreadable, .. }) if !unreadable.is_empty() => cannot_be_read("images", &unreadable),
         Ok(Listed { found: images, .. }) if images.is_empty() => with(
             check("images", CheckStatus::Failed, "there is no image", None),
@@ -173,13 +176,18 @@ pub(crate) async fn stray_findings(app: &Session) -> Result<Vec<String>, Service
         format!("no record knows the VM {}, whose disk is in {}", stray.id, stray.directory)
     };
     let mut findings: Vec<String> = app.services.host.strays().await?.into_iter().map(tell).collect();
-    let unreadable = app.services.vms.unreadable().into_iter();
+    let unreadable = app.services.host.unreadable()?;
     findings.extend(
-        unreadable.map(|vm| format!("the record of the VM {} cannot be read: {}", vm.name, vm.reason)),
+        unreadable
+            .vms
+            .into_iter()
+            .map(|vm| format!("the record of the VM {} cannot be read: {}", vm.name, vm.reason)),
     );
-    let pools = app.services.pools.unreadable().into_iter();
     findings.extend(
-        pools.map(|pool| format!("the record of the pool {} cannot be read: {}", pool.name, pool.reason)),
+        unreadable
+            .pools
+            .into_iter()
+            .map(|pool| format!("the record of the pool {} cannot be read: {}", pool.name, pool.reason)),
     );
     Ok(findings)
 }

@@ -77,17 +77,29 @@ pub(crate) async fn upkeep() -> std::convert::Infallible {
     }
 }
 
-/// Series of pools: name, VMs ready, VMs handed out. Written from the pools there are, so that those of a deleted pool end
-/// with it; the recorder would keep them for ever.
-pub(crate) fn pool_sizes<'a>(pools: impl Iterator<Item = (&'a str, usize, usize)>) -> String {
+/// VMs of one pool.
+pub(crate) struct PoolSize<'a> {
+    pub(crate) tenant: &'a str,
+    pub(crate) pool: &'a str,
+    pub(crate) ready: usize,
+    pub(crate) handed_out: usize,
+}
+
+/// Series of pools. Written from the pools there are, so that those of a deleted pool end with it; the recorder would keep
+/// them for ever.
+pub(crate) fn pool_sizes<'a>(pools: impl Iterator<Item = PoolSize<'a>>) -> String {
     let mut text = String::new();
-    for (index, (pool, ready, handed_out)) in pools.enumerate() {
+    for (index, PoolSize { tenant, pool, ready, handed_out }) in pools.enumerate() {
         if index == 0 {
             text.push_str("# HELP microvm_pool_size VMs of a pool\n# TYPE microvm_pool_size gauge\n");
         }
+        let tenant = tenant.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
         for (state, count) in [("ready", ready), ("handed_out", handed_out)] {
             // Names of pools hold no character that the format would have to escape. Writing to a string cannot fail.
-            let _ = writeln!(text, "microvm_pool_size{{pool=\"{pool}\",state=\"{state}\"}} {count}");
+            let _ = writeln!(
+                text,
+                "microvm_pool_size{{tenant=\"{tenant}\",pool=\"{pool}\",state=\"{state}\"}} {count}"
+            );
         }
     }
     text
@@ -127,8 +139,13 @@ mod tests {
     #[test]
     fn pools_have_series_while_they_exist() {
         assert_eq!(pool_sizes([].into_iter()), "");
-        let text = pool_sizes([("a", 1, 2), ("b", 0, 3)].into_iter());
+        let size = |tenant, pool, handed_out| PoolSize { tenant, pool, ready: 1, handed_out };
+        let text = pool_sizes([size("local", "a", 2), size("a \"b\" \\", "a", 3)].into_iter());
         assert_eq!(text.matches("# TYPE").count(), 1);
-        assert!(text.contains("microvm_pool_size{pool=\"a\",state=\"handed_out\"} 2\n"), "{text}");
+        let series = |tenant: &str| {
+            format!("microvm_pool_size{{tenant=\"{tenant}\",pool=\"a\",state=\"handed_out\"}}")
+        };
+        assert!(text.contains(&format!("{} 2\n", series("local"))), "{text}");
+        assert!(text.contains(&format!("{} 3\n", series(r#"a \"b\" \\"#))), "{text}");
     }
 }

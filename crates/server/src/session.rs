@@ -3,8 +3,8 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use microvm_core::Services;
-use microvm_types::Caller;
+use microvm_core::{GuestLease, ServiceError, Services};
+use microvm_types::{Caller, OperationName, VmRef};
 
 use crate::app::App;
 
@@ -13,11 +13,18 @@ use crate::app::App;
 pub(crate) struct Session {
     app: Arc<App>,
     pub(crate) services: Services,
+    /// What the caller asked for, and may do.
+    pub(crate) operation: OperationName,
 }
 
 impl Session {
-    pub(crate) fn new(app: &Arc<App>, caller: &Caller, request: &str) -> Self {
-        Self { app: Arc::clone(app), services: app.engine.as_caller(caller, request) }
+    pub(crate) fn new(app: &Arc<App>, caller: &Caller, request: &str, operation: OperationName) -> Self {
+        Self { app: Arc::clone(app), services: app.engine.as_caller(caller, request), operation }
+    }
+
+    /// The guest of a VM, for the operation of this request.
+    pub(crate) async fn guest(&self, vm: &VmRef) -> Result<GuestLease, ServiceError> {
+        self.services.vms.guest(vm, self.operation).await
     }
 }
 

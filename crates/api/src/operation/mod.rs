@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
+use microvm_types::OperationName;
 use microvm_types::caller::Permission;
 
 use crate::PREFIX;
@@ -31,6 +32,8 @@ pub use row::Row;
 pub trait Operation: Copy + Send + Sync + 'static {
     /// Name for audit, logs and metrics, for example `vm.create`. Never changed, never used again.
     const NAME: &'static str;
+    /// It in the table that the engine authorises by.
+    const OPERATION: OperationName;
     /// Method of its request.
     const METHOD: Method;
     /// Path below [`crate::PREFIX`]; segments in braces are the parameters of [`Self::Path`], in order.

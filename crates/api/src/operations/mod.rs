@@ -35,6 +35,9 @@ macro_rules! rows {
                 const NAME: &'static str = $name;
                 const METHOD: $crate::operation::Method = $crate::operation::Method::$method;
                 const PATH: &'static str = $path;
+                // The engine asks for the same permission, or this does not compile.
+                const OPERATION: $crate::OperationName =
+                    $crate::OperationName::of_row($name, $crate::Permission::$permission);
                 const PERMISSION: $crate::Permission = $crate::Permission::$permission;
                 const RETRY: $crate::operation::Retry = $crate::operation::Retry::$retry;
                 const MCP: $crate::operation::Mcp = $crate::operation::Mcp::$mcp;

@@ -15,7 +15,7 @@ crate::rows! {
     /// Verify every image and kernel
     ///
     /// Lines of type `progress`, then one of type `damage` or `failed`.
-    Verify = "system.verify", Post "/system/verify", ImageRead, Safe, Withheld, ((), NoQuery) Nothing => Lines<ProgressLine>;
+    Verify = "system.verify", Post "/system/verify", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Lines<ProgressLine>;
 
     /// Read counters and histograms, as Prometheus reads them
     Metrics = "system.metrics", Get "/metrics", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Whole<MetricsText>;

@@ -52,3 +52,13 @@ fn queries_come_back() {
     again::<snapshot::Remove>("cascade=true");
     again::<vm::Get>("whatever=%");
 }
+
+#[test]
+fn rows_and_the_table_of_the_engine_are_the_same() {
+    let rows: Vec<_> = all().map(|row| (row.name, row.permission.as_str())).collect();
+    let table: Vec<_> = microvm_types::OperationName::ALL
+        .iter()
+        .map(|operation| (operation.as_str(), operation.permission().as_str()))
+        .collect();
+    assert_eq!(rows, table);
+}

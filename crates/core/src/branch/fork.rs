@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use microvm_ports::branch::BranchTimes;
-use microvm_types::VmRef;
 use microvm_types::vm::{Limits, Origin, VmRecord};
+use microvm_types::{OperationName, VmRef};
 
 use super::Branches;
 use super::children::{bring_up, check_names_free, check_room, child_record, reserve};
@@ -52,6 +52,7 @@ impl Branches {
     /// # Errors
     /// See [`ServiceError`]; in particular a VM in no phase to be forked, names that are taken, and no room.
     pub async fn fork(&self, vm: &VmRef, request: ForkRequest) -> Result<Forked, ServiceError> {
+        self.context.authorise(OperationName::VM_FORK)?;
         let began = tokio::time::Instant::now();
         let (context, handle) = (&self.context, self.context.owned(vm)?);
         admission::check_labels(&request.labels)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use microvm_types::snapshot::SnapshotRecord;
 use microvm_types::vm::{Limits, Origin, VmRecord};
-use microvm_types::{Life, VmRef};
+use microvm_types::{Life, OperationName, VmRef};
 
 use super::Branches;
 use super::children::{bring_up, check_names_free, check_room, child_record, reserve};
@@ -42,6 +42,7 @@ impl Branches {
         snapshot: &str,
         request: RestoreRequest,
     ) -> Result<Vec<VmView>, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_RESTORE)?;
         let context = &self.context;
         let shared = &context.shared;
         admission::check_labels(&request.labels)?;
@@ -65,6 +66,7 @@ impl Branches {
     /// # Errors
     /// See [`ServiceError`]. A snapshot of another VM is refused.
     pub async fn rollback(&self, vm: &VmRef, snapshot: &str) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_RESTORE)?;
         let (context, handle) = (&self.context, self.context.owned(vm)?);
         let snapshot = context.shared.snapshots.find(&context.caller.tenant, snapshot)?;
         let record = handle.record();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use microvm_ports::Progress;
 use microvm_ports::branch::BranchTimes;
 use microvm_types::snapshot::SnapshotPurpose;
-use microvm_types::{Name, SnapshotId, VmRef};
+use microvm_types::{Name, OperationName, SnapshotId, VmRef};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -54,6 +54,7 @@ impl Branches {
         request: SnapshotRequest,
         progress: Progress,
     ) -> Result<Snapshot, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_CREATE)?;
         let (_, _, writing) = self.order_snapshot(vm, request, progress, oneshot::channel().0)?;
         writing.await.map_err(|_| ServiceError::ShuttingDown)?
     }
@@ -68,6 +69,7 @@ impl Branches {
         vm: &VmRef,
         request: SnapshotRequest,
     ) -> Result<BegunSnapshot, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_CREATE)?;
         let (taken, told) = oneshot::channel();
         let (id, name, writing) = self.order_snapshot(vm, request, Progress::ignored(), taken)?;
         match told.await {

@@ -7,11 +7,11 @@ use microvm_ports::content;
 use microvm_ports::guest::{GuestPath, ProcessEvent};
 use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource, RecipeFile, StorageError};
 use microvm_ports::{Guest, Progress, PulledArchive};
-use microvm_types::VmId;
 use microvm_types::exec::ExecRequest;
 use microvm_types::files::WriteOptions;
 use microvm_types::template::Overrides;
 use microvm_types::vm::Limits;
+use microvm_types::{OperationName, VmId};
 
 use super::Catalog;
 use crate::creation::CreateRequest;
@@ -58,7 +58,8 @@ impl Catalog {
         recipe: &ImageRecipe,
         progress: Progress,
     ) -> Result<ImageInfo, ServiceError> {
-        let images = self.images();
+        self.context.authorise(OperationName::IMAGE_ADD)?;
+        let images = &self.context.shared.ports.images;
         if let ImageBase::Source(source) = &recipe.base
             && recipe.commands.is_empty()
         {
@@ -110,7 +111,7 @@ impl Catalog {
             start: true,
             ..CreateRequest::default()
         };
-        let vm = Vms::new(&self.context).create(request).await?.record.id;
+        let vm = Vms::new(&self.context).create_as_asked(request).await?.record.id;
         // Removed also when the build is dropped in the middle (then by its actor, in the background).
         let vm = guard::guard(&self.context.shared, vm);
         let outcome = self.run_recipe(recipe, base, put_files, progress, &vm.id).await;
@@ -141,7 +142,7 @@ impl Catalog {
         let tree = guest.pull_root(b"/").await?;
         let description = format!("built on {} with {} commands", short(&base.digest), recipe.commands.len());
         let PulledArchive { data, left_out } = tree;
-        let images = self.images();
+        let images = &self.context.shared.ports.images;
         let image =
             images.add_image_from_stream(&recipe.name, &description, &config, data, progress.clone()).await?;
         if let Ok(left_out) = left_out.await {

@@ -3,9 +3,10 @@
 mod image_build;
 mod templates;
 
-use microvm_ports::{ImageStore, KernelStore, Progress};
-use microvm_types::Unreadable;
+use microvm_ports::Progress;
+use microvm_ports::storage::{ImageInfo, KernelInfo, KernelSource};
 use microvm_types::snapshot::SnapshotPurpose;
+use microvm_types::{Listed, OperationName, Unreadable};
 
 pub use self::image_build::{ImageBase, ImageRecipe};
 use crate::context::Context;
@@ -24,16 +25,45 @@ impl Catalog {
         Self { context: context.clone() }
     }
 
-    /// The image store.
-    #[must_use]
-    pub fn images(&self) -> &dyn ImageStore {
-        &*self.context.shared.ports.images
+    /// All images, newest first.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn images(&self) -> Result<Listed<ImageInfo>, ServiceError> {
+        self.context.authorise(OperationName::IMAGE_LIST)?;
+        Ok(self.context.shared.ports.images.images().await?)
     }
 
-    /// The kernel store.
-    #[must_use]
-    pub fn kernels(&self) -> &dyn KernelStore {
-        &*self.context.shared.ports.kernels
+    /// All kernels by name.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn kernels(&self) -> Result<Listed<KernelInfo>, ServiceError> {
+        self.context.authorise(OperationName::KERNEL_LIST)?;
+        Ok(self.context.shared.ports.kernels.kernels().await?)
+    }
+
+    /// Adds a kernel, or puts another one under a name.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn add_kernel(
+        &self,
+        name: &str,
+        source: &KernelSource,
+        progress: Progress,
+    ) -> Result<KernelInfo, ServiceError> {
+        self.context.authorise(OperationName::KERNEL_ADD)?;
+        Ok(self.context.shared.ports.kernels.add_kernel(name, source, progress).await?)
+    }
+
+    /// Removes a kernel. VMs that boot it start no more until there is one of that name.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn remove_kernel(&self, name: &str) -> Result<(), ServiceError> {
+        self.context.authorise(OperationName::KERNEL_REMOVE)?;
+        Ok(self.context.shared.ports.kernels.remove_kernel(name).await?)
     }
 
     /// Removes an image unless VMs depend on it.
@@ -41,7 +71,8 @@ impl Catalog {
     /// # Errors
     /// Storage errors, `InUse` among them.
     pub async fn remove_image(&self, reference: &str) -> Result<(), ServiceError> {
-        Ok(self.images().remove_image(reference, &self.images_in_use()).await?)
+        self.context.authorise(OperationName::IMAGE_REMOVE)?;
+        Ok(self.context.shared.ports.images.remove_image(reference, &self.images_in_use()).await?)
     }
 
     /// Removes images without a name that no VM depends on, and leftovers; returns the bytes freed.
@@ -49,8 +80,9 @@ impl Catalog {
     /// # Errors
     /// Storage errors; [`ServiceError::UsersUnknown`] while there are VMs or snapshots whose images are not known.
     pub async fn collect_garbage(&self) -> Result<u64, ServiceError> {
+        self.context.authorise(OperationName::IMAGE_PRUNE)?;
         self.require_known_users().await?;
-        Ok(self.images().collect_garbage(&self.images_in_use()).await?)
+        Ok(self.context.shared.ports.images.collect_garbage(&self.images_in_use()).await?)
     }
 
     /// Reads every byte of all images, kernels and snapshots; every finding as a sentence, none if nothing is wrong.
@@ -58,7 +90,8 @@ impl Catalog {
     /// # Errors
     /// Storage errors that are no damage.
     pub async fn verify(&self, progress: Progress) -> Result<Vec<String>, ServiceError> {
-        let mut findings = self.images().verify_all(progress.clone()).await?;
+        self.context.authorise(OperationName::SYSTEM_VERIFY)?;
+        let mut findings = self.context.shared.ports.images.verify_all(progress.clone()).await?;
         findings.extend(self.context.shared.ports.snapshots.verify_snapshots(progress).await?);
         Ok(findings)
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use microvm_types::OperationName;
 use microvm_types::template::Template;
 
 use super::Catalog;
@@ -10,9 +11,12 @@ use crate::template_source::{TemplateError, TemplateSet, TemplateSource};
 
 impl Catalog {
     /// All templates by name, and the files that cannot be used.
-    #[must_use]
-    pub fn templates(&self) -> Arc<TemplateSet> {
-        self.context.shared.templates()
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn templates(&self) -> Result<Arc<TemplateSet>, ServiceError> {
+        self.context.authorise(OperationName::TEMPLATE_LIST)?;
+        Ok(self.context.shared.templates())
     }
 
     /// One template.
@@ -20,6 +24,7 @@ impl Catalog {
     /// # Errors
     /// [`ServiceError::UnknownTemplate`]; [`ServiceError::Template`] if its file cannot be used.
     pub fn template(&self, name: &str) -> Result<Template, ServiceError> {
+        self.context.authorise(OperationName::TEMPLATE_GET)?;
         self.context.shared.template(Some(name))
     }
 
@@ -28,6 +33,7 @@ impl Catalog {
     /// # Errors
     /// [`ServiceError::Template`] with what is wrong.
     pub fn check_template(&self, name: &str, text: &str) -> Result<Template, ServiceError> {
+        self.context.authorise(OperationName::TEMPLATE_VALIDATE)?;
         Ok(self.template_source()?.check(name, text)?)
     }
 
@@ -36,6 +42,7 @@ impl Catalog {
     /// # Errors
     /// [`ServiceError::Template`] with what is wrong.
     pub fn put_template(&self, name: &str, text: &str, replace: bool) -> Result<Template, ServiceError> {
+        self.context.authorise(OperationName::TEMPLATE_PUT)?;
         Ok(self.template_source()?.put(name, text, replace)?)
     }
 
@@ -44,6 +51,7 @@ impl Catalog {
     /// # Errors
     /// [`ServiceError::UnknownTemplate`] if there is no such file.
     pub fn remove_template(&self, name: &str) -> Result<(), ServiceError> {
+        self.context.authorise(OperationName::TEMPLATE_REMOVE)?;
         if self.template_source()?.remove(name)? {
             return Ok(());
         }

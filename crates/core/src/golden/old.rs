@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use microvm_ports::DocumentKind;
 use microvm_types::snapshot::SnapshotPurpose;
-use microvm_types::{ErrorKind, SnapshotId};
+use microvm_types::{ErrorKind, OperationName, SnapshotId};
 
 use super::Goldens;
 use crate::error::ServiceError;
@@ -54,6 +54,7 @@ impl Goldens {
     /// # Errors
     /// Whatever keeps it from telling what templates resolve to: nothing is removed then.
     pub async fn collect_old(&self) -> Result<usize, ServiceError> {
+        self.context.authorise(OperationName::TEMPLATE_UPDATE_GOLDEN)?;
         let mut wanted = HashSet::new();
         let set = self.context.shared.templates();
         if let Some(failed) = set.failed.first() {

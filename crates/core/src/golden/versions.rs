@@ -1,7 +1,7 @@
 //! Versions of golden snapshots.
 
 use microvm_ports::DocumentKind;
-use microvm_types::SnapshotId;
+use microvm_types::{OperationName, SnapshotId};
 
 use super::Goldens;
 use crate::creation::Parts;
@@ -28,6 +28,7 @@ impl Goldens {
     /// # Errors
     /// Unknown templates, images and kernels; hypervisors without snapshots.
     pub async fn versions(&self, template: &str) -> Result<Vec<GoldenVersion>, ServiceError> {
+        self.context.authorise(OperationName::TEMPLATE_GOLDEN)?;
         let (_, key) = self.parts_and_key(template).await?;
         Ok(self.versions_of(&key))
     }
@@ -48,6 +49,7 @@ impl Goldens {
     /// # Errors
     /// As for a VM that does not come up; the current version stays then.
     pub async fn update(&self, template: &str) -> Result<GoldenVersion, ServiceError> {
+        self.context.authorise(OperationName::TEMPLATE_UPDATE_GOLDEN)?;
         let (parts, key) = self.parts_and_key(template).await?;
         let template = &parts.template;
         check_whole(template)?;
@@ -74,6 +76,7 @@ impl Goldens {
     /// # Errors
     /// If there is none.
     pub async fn rollback(&self, template: &str) -> Result<GoldenVersion, ServiceError> {
+        self.context.authorise(OperationName::TEMPLATE_ROLL_BACK_GOLDEN)?;
         let (_, key) = self.parts_and_key(template).await?;
         let versions = self.versions_of(&key);
         let at = versions.iter().position(|version| version.current);

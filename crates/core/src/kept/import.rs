@@ -5,9 +5,9 @@ use std::sync::Arc;
 use camino::Utf8Path;
 use microvm_ports::snapshot::{ImportLimits, SnapshotInfo};
 use microvm_ports::{DocumentKind, Progress, StorageError};
-use microvm_types::Name;
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
 use microvm_types::template::{NetworkMode, Template};
+use microvm_types::{Name, OperationName};
 
 use super::{Snapshots, names};
 use crate::admission;
@@ -28,6 +28,7 @@ impl Snapshots {
         from: &Utf8Path,
         progress: Progress,
     ) -> Result<Snapshot, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_IMPORT)?;
         let shared = Arc::clone(&self.context.shared);
         let id = shared.new_snapshot_id();
         let reserved = names::reserve(&shared, &self.context.caller.tenant, &name)?;

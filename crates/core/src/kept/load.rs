@@ -19,6 +19,8 @@ pub(crate) async fn load(shared: &Shared) -> Result<(), ServiceError> {
         match found {
             Ok(info) => {
                 let of_file = info.description.record.clone();
+                // Of an imported one a stranger wrote it; ours to tell is that record alone.
+                let tenant = of_file.get("tenant").and_then(|tenant| tenant.as_str()).map(str::to_owned);
                 let adapted = imported.get(info.id.as_str()).cloned();
                 match serde_json::from_value::<SnapshotRecord>(adapted.unwrap_or(of_file)) {
                     Ok(record) if record.id == info.id => {
@@ -29,18 +31,19 @@ pub(crate) async fn load(shared: &Shared) -> Result<(), ServiceError> {
                     Ok(_) => {
                         unreadable.add(
                             "snapshot",
+                            tenant.as_deref(),
                             info.id.as_str(),
                             "no record knows this imported snapshot",
                         );
                     }
                     Err(error) => {
                         let reason = format!("its description cannot be read: {error}");
-                        unreadable.add("snapshot", info.id.as_str(), reason);
+                        unreadable.add("snapshot", tenant.as_deref(), info.id.as_str(), reason);
                     }
                 }
             }
             Err((id, damage)) => {
-                unreadable.add("snapshot", id.as_str(), format!("{}: {}", damage.part, damage.detail));
+                unreadable.add("snapshot", None, id.as_str(), format!("{}: {}", damage.part, damage.detail));
             }
         }
     }

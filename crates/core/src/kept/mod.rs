@@ -11,8 +11,8 @@ use std::time::Duration;
 use camino::Utf8Path;
 use microvm_ports::Progress;
 use microvm_ports::snapshot::Damage;
-use microvm_types::snapshot::SnapshotPurpose;
-use microvm_types::{Name, Unreadable, VmId};
+use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
+use microvm_types::{Name, OperationName, Unreadable, VmId, VmRef};
 
 pub(crate) use self::absorb::{absorb, drop_oldest, remove};
 pub(crate) use self::janitor::keep_clean;
@@ -68,8 +68,15 @@ impl Snapshots {
     }
 
     /// Snapshots that match, oldest first.
-    #[must_use]
-    pub fn list(&self, filter: &SnapshotFilter) -> Vec<Snapshot> {
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn list(&self, filter: &SnapshotFilter) -> Result<Vec<Snapshot>, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_LIST)?;
+        Ok(self.matching(filter))
+    }
+
+    fn matching(&self, filter: &SnapshotFilter) -> Vec<Snapshot> {
         let mut all = self.all();
         all.retain(|snapshot| {
             filter.vm.as_ref().is_none_or(|vm| snapshot.record.vm == *vm)
@@ -87,6 +94,7 @@ impl Snapshots {
     /// # Errors
     /// If there is none.
     pub fn get(&self, reference: &str) -> Result<Snapshot, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_GET)?;
         self.find(reference)
     }
 
@@ -95,6 +103,7 @@ impl Snapshots {
     /// # Errors
     /// Storage errors other than damage.
     pub async fn verify(&self, reference: &str, progress: Progress) -> Result<Vec<Damage>, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_VERIFY)?;
         let id = self.find(reference)?.record.id;
         Ok(self.context.shared.ports.snapshots.verify_snapshot(&id, progress).await?)
     }
@@ -104,6 +113,7 @@ impl Snapshots {
     /// # Errors
     /// `InUse` if others build on it.
     pub async fn remove(&self, reference: &str, cascade: bool) -> Result<usize, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_REMOVE)?;
         let snapshot = self.find(reference)?;
         remove(&self.context.shared, snapshot, reference, cascade).await
     }
@@ -119,9 +129,10 @@ impl Snapshots {
         older_than: Option<Duration>,
         named: bool,
     ) -> Result<Vec<Name>, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_CLEAN_UP)?;
         let now = self.context.shared.ports.clock.now_ms();
         let age_ms = older_than.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
-        let mut all = self.list(&SnapshotFilter::default());
+        let mut all = self.matching(&SnapshotFilter::default());
         all.retain(|one| named || !is_named(&one.record));
         let mut removed = Vec::new();
         // Newest first: a child that goes as well needs nothing written into it.
@@ -143,8 +154,11 @@ impl Snapshots {
     }
 
     /// All snapshots together.
-    #[must_use]
-    pub fn statistics(&self) -> SnapshotStatistics {
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn statistics(&self) -> Result<SnapshotStatistics, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_STATISTICS)?;
         let all = self.all();
         let by_wish: Vec<&Snapshot> =
             all.iter().filter(|one| one.record.purpose == SnapshotPurpose::User).collect();
@@ -152,7 +166,7 @@ impl Snapshots {
         vms.dedup();
         vms.sort();
         vms.dedup();
-        SnapshotStatistics {
+        Ok(SnapshotStatistics {
             count: by_wish.len(),
             golden: all
                 .iter()
@@ -162,7 +176,7 @@ impl Snapshots {
             vms: vms.len(),
             oldest_ms: by_wish.first().map(|one| one.record.created_ms),
             newest_ms: by_wish.last().map(|one| one.record.created_ms),
-        }
+        })
     }
 
     /// Writes a snapshot, whole in itself, as one file of this host; returns its size in bytes.
@@ -175,13 +189,54 @@ impl Snapshots {
         to: &Utf8Path,
         progress: Progress,
     ) -> Result<u64, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_EXPORT)?;
         let id = self.find(reference)?.record.id;
         Ok(self.context.shared.ports.snapshots.export_snapshot(&id, to, progress).await?)
     }
 
-    /// Snapshots that could not be read when the engine began; their files are left alone.
-    #[must_use]
-    pub fn unreadable(&self) -> Vec<Unreadable> {
-        self.context.shared.unreadable.snapshots.all()
+    /// Snapshots of the caller's tenant that could not be read when the engine began; their files are left alone.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn unreadable(&self) -> Result<Vec<Unreadable>, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_LIST)?;
+        Ok(self.context.shared.unreadable.snapshots.of(&self.context.caller.tenant))
+    }
+
+    /// A snapshot for an operation on it, and whether it is one of the VM `vm`, which may be gone.
+    ///
+    /// # Errors
+    /// If there is none; [`ServiceError::Forbidden`] if the caller may not do the operation.
+    pub fn find_of(
+        &self,
+        operation: OperationName,
+        vm: &VmRef,
+        reference: &str,
+    ) -> Result<(Snapshot, bool), ServiceError> {
+        self.context.authorise(operation)?;
+        let found = self.find(reference)?;
+        let record = &found.record;
+        let living = || self.context.find(vm).is_ok_and(|handle| handle.record().id == record.vm);
+        let is_of_vm =
+            vm.as_id().is_some_and(|id| id == record.vm) || record.vm_name == *vm.as_name() || living();
+        Ok((found, is_of_vm))
+    }
+
+    /// The id of a VM that has snapshots or lives, for an operation on its snapshots.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownVm`]; [`ServiceError::Forbidden`] if the caller may not do the operation.
+    pub fn vm_of(&self, operation: OperationName, vm: &VmRef) -> Result<VmId, ServiceError> {
+        self.context.authorise(operation)?;
+        let error = match self.context.find(vm) {
+            Ok(handle) => return Ok(handle.record().id),
+            Err(error) => error,
+        };
+        let of_vm = |snapshot: &SnapshotRecord| {
+            vm.as_id().is_some_and(|id| id == snapshot.vm) || snapshot.vm_name == *vm.as_name()
+        };
+        let filter = SnapshotFilter { vm: None, golden: true };
+        let known = self.matching(&filter).into_iter().find(|snapshot| of_vm(&snapshot.record));
+        known.map(|snapshot| snapshot.record.vm).ok_or(error)
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use microvm_types::Name;
 use microvm_types::vm::{Limits, Origin, PoolMember};
+use microvm_types::{Name, OperationName};
 use tokio::time::Instant;
 
 use super::Pools;
@@ -38,6 +38,7 @@ impl Pools {
     /// # Errors
     /// See [`ServiceError`]; in particular a pool that has handed out as many as it may.
     pub async fn acquire(&self, pool: &str, request: AcquireRequest) -> Result<(VmView, Tier), ServiceError> {
+        self.context.authorise(OperationName::POOL_ACQUIRE)?;
         let began = Instant::now();
         crate::admission::check_labels(&request.labels)?;
         let pool = self.find(pool)?;

@@ -6,7 +6,7 @@ use microvm_ports::DocumentKind;
 use microvm_types::pool::{DEFAULT_AGE_SECONDS, PoolRecord};
 use microvm_types::template::Overrides;
 use microvm_types::vm::LOCAL_TENANT;
-use microvm_types::{Name, Phase, Unreadable};
+use microvm_types::{Name, OperationName, Phase, Unreadable};
 
 use super::Pools;
 use super::fill::keep_filled;
@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::error::ServiceError;
 use crate::state::{Pool, Waiting};
 use crate::vm::guard::{self, delete_in_background};
+use crate::vm::shared::Shared;
 
 /// A pool to be made.
 #[derive(Debug, Clone)]
@@ -64,15 +65,17 @@ impl Pools {
     pub(crate) async fn load(&self) -> Result<(), ServiceError> {
         let stored = self.context.shared.ports.store.documents(DocumentKind::Pool).await?;
         for (name, reason) in &stored.unreadable {
-            self.context.shared.unreadable.pools.add("pool", name, reason);
+            self.context.shared.unreadable.pools.add("pool", tenant_of(name), name, reason);
         }
         for (name, document) in stored.documents {
             match serde_json::from_value::<PoolRecord>(document) {
                 Ok(record) => drop(self.add(record)?),
-                Err(error) => self.context.shared.unreadable.pools.add("pool", name, error),
+                Err(error) => {
+                    self.context.shared.unreadable.pools.add("pool", tenant_of(&name), &name, error)
+                }
             };
         }
-        let unreadable = self.unreadable();
+        let unreadable = self.context.shared.unreadable.pools.all();
         for handle in self.context.shared.registry.all() {
             let record = handle.record();
             let Some(member) = record.pool.clone().filter(|member| member.waiting) else { continue };
@@ -112,6 +115,7 @@ impl Pools {
     /// # Errors
     /// See [`ServiceError`]; what the template says is checked as for a VM.
     pub async fn create(&self, request: PoolRequest) -> Result<PoolView, ServiceError> {
+        self.context.authorise(OperationName::POOL_CREATE)?;
         let settings = &self.context.shared.settings;
         let template = self.context.shared.template(request.template.as_deref())?.with(request.overrides);
         admission::check(&template, &settings.limits)?;
@@ -131,13 +135,13 @@ impl Pools {
             return Err(ServiceError::PoolNameTaken(record.name));
         }
         let key = document_key(&record);
-        if let Some(unreadable) = self.unreadable().into_iter().find(|unreadable| unreadable.name == key) {
+        if let Some(unreadable) = self.unreadable_of(&key) {
             return Err(ServiceError::UnreadablePool { pool: record.name, reason: unreadable.reason });
         }
         self.keep_record(&record).await?;
         let pool = self.add(record)?;
         self.begin_to_fill(Arc::clone(&pool));
-        Ok(self.view(&pool))
+        Ok(view(&self.context.shared, &pool))
     }
 
     fn check_sizes(&self, record: &PoolRecord) -> Result<(), ServiceError> {
@@ -175,30 +179,14 @@ impl Pools {
             .await?)
     }
 
-    fn view(&self, pool: &Pool) -> PoolView {
-        let inner = pool.lock();
-        let (record, waiting, filling) = (inner.record.clone(), inner.waiting.len(), inner.filling);
-        let failure = inner.failure.clone();
-        drop(inner);
-        let all = self.context.shared.registry.of(&record.tenant);
-        let handed_out = all
-            .iter()
-            .filter(|handle| {
-                let snapshot = handle.published.borrow();
-                snapshot
-                    .record
-                    .pool
-                    .as_ref()
-                    .is_some_and(|member| member.pool == record.name && !member.waiting)
-            })
-            .count();
-        PoolView { record, waiting, filling, handed_out, failure }
-    }
-
-    /// All pools by name.
-    #[must_use]
-    pub fn list(&self) -> Vec<PoolView> {
-        self.context.shared.pools.of(&self.context.caller.tenant).iter().map(|pool| self.view(pool)).collect()
+    /// All pools of the caller's tenant by name.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn list(&self) -> Result<Vec<PoolView>, ServiceError> {
+        self.context.authorise(OperationName::POOL_LIST)?;
+        let pools = self.context.shared.pools.of(&self.context.caller.tenant);
+        Ok(pools.iter().map(|pool| view(&self.context.shared, pool)).collect())
     }
 
     /// One pool.
@@ -206,7 +194,8 @@ impl Pools {
     /// # Errors
     /// If there is none of that name.
     pub fn get(&self, name: &str) -> Result<PoolView, ServiceError> {
-        self.find(name).map(|pool| self.view(&pool))
+        self.context.authorise(OperationName::POOL_GET)?;
+        self.find(name).map(|pool| view(&self.context.shared, &pool))
     }
 
     /// Changes the sizes of a pool; it grows or shrinks in the background.
@@ -214,6 +203,7 @@ impl Pools {
     /// # Errors
     /// Sizes that cannot be; nothing is changed then.
     pub async fn resize(&self, name: &str, change: PoolChange) -> Result<PoolView, ServiceError> {
+        self.context.authorise(OperationName::POOL_RESIZE)?;
         let pool = self.find(name)?;
         let mut record = pool.lock().record.clone();
         record.min = change.min.unwrap_or(record.min);
@@ -223,7 +213,7 @@ impl Pools {
         self.keep_record(&record).await?;
         pool.lock().record = record;
         pool.changed.notify_one();
-        Ok(self.view(&pool))
+        Ok(view(&self.context.shared, &pool))
     }
 
     /// Removes a pool with the VMs that wait in it; those handed out stay.
@@ -231,6 +221,7 @@ impl Pools {
     /// # Errors
     /// If there is none of that name, or the store fails; the pool stays then.
     pub async fn remove(&self, name: &str) -> Result<(), ServiceError> {
+        self.context.authorise(OperationName::POOL_REMOVE)?;
         let pool = self.find(name)?;
         let record = pool.lock().record.clone();
         self.context.shared.ports.store.delete_document(DocumentKind::Pool, &document_key(&record)).await?;
@@ -250,10 +241,18 @@ impl Pools {
         outcome
     }
 
-    /// Pools whose record could not be read when the engine began; the VMs that wait in them are left alone.
-    #[must_use]
-    pub fn unreadable(&self) -> Vec<Unreadable> {
-        self.context.shared.unreadable.pools.all()
+    /// Pools of the caller's tenant whose record could not be read when the engine began; the VMs that wait in them are left
+    /// alone.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn unreadable(&self) -> Result<Vec<Unreadable>, ServiceError> {
+        self.context.authorise(OperationName::POOL_LIST)?;
+        Ok(self.context.shared.unreadable.pools.of(&self.context.caller.tenant))
+    }
+
+    fn unreadable_of(&self, key: &str) -> Option<Unreadable> {
+        self.context.shared.unreadable.pools.all().into_iter().find(|one| one.name == key)
     }
 
     pub(super) fn find(&self, name: &str) -> Result<Arc<Pool>, ServiceError> {
@@ -261,9 +260,31 @@ impl Pools {
     }
 }
 
+/// A pool as it is now.
+pub(crate) fn view(shared: &Shared, pool: &Pool) -> PoolView {
+    let inner = pool.lock();
+    let (record, waiting, filling) = (inner.record.clone(), inner.waiting.len(), inner.filling);
+    let failure = inner.failure.clone();
+    drop(inner);
+    let all = shared.registry.of(&record.tenant);
+    let handed_out = all
+        .iter()
+        .filter(|handle| {
+            let snapshot = handle.published.borrow();
+            snapshot.record.pool.as_ref().is_some_and(|member| member.pool == record.name && !member.waiting)
+        })
+        .count();
+    PoolView { record, waiting, filling, handed_out, failure }
+}
+
 /// What the record of a pool is stored under: its name, as before there were tenants, for those of the local user.
 fn key_of(tenant: &str, name: &Name) -> String {
     if tenant == LOCAL_TENANT { name.to_string() } else { format!("{tenant}/{name}") }
+}
+
+/// Whose pool is stored under a key.
+fn tenant_of(key: &str) -> Option<&str> {
+    Some(key.split_once('/').map_or(LOCAL_TENANT, |(tenant, _)| tenant))
 }
 
 fn document_key(record: &PoolRecord) -> String {

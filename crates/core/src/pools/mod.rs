@@ -14,6 +14,7 @@ mod fill;
 mod manage;
 
 pub use acquire::AcquireRequest;
+pub(crate) use manage::view;
 pub use manage::{PoolChange, PoolRequest, PoolView};
 
 use crate::context::Context;

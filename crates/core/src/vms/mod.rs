@@ -8,7 +8,7 @@ use std::time::Duration;
 use microvm_ports::hypervisor::{ConsolePart, MachineCounters};
 use microvm_types::template::Template;
 use microvm_types::vm::PoolMember;
-use microvm_types::{Unreadable, VmRef};
+use microvm_types::{OperationName, Unreadable, VmRef};
 
 use crate::admission;
 use crate::context::Context;
@@ -39,6 +39,12 @@ impl Vms {
     /// # Errors
     /// See [`ServiceError`]; in particular a name that is taken, sizes that cannot be, and a boot that failed.
     pub async fn create(&self, request: CreateRequest) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::VM_CREATE)?;
+        self.create_as_asked(request).await
+    }
+
+    /// Creates a VM for an operation that was authorised.
+    pub(crate) async fn create_as_asked(&self, request: CreateRequest) -> Result<VmView, ServiceError> {
         let template =
             self.context.shared.template(request.template.as_deref())?.with(request.overrides.clone());
         admission::check_labels(&request.labels)?;
@@ -81,10 +87,13 @@ impl Vms {
     }
 
     /// VMs that match, in order of creation.
-    #[must_use]
-    pub fn list(&self, filter: &VmFilter) -> Vec<VmView> {
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn list(&self, filter: &VmFilter) -> Result<Vec<VmView>, ServiceError> {
+        self.context.authorise(OperationName::VM_LIST)?;
         let all = self.context.shared.registry.of(&self.context.caller.tenant);
-        all.iter().map(VmHandle::view).filter(|vm| filter.matches(&vm.record)).collect()
+        Ok(all.iter().map(VmHandle::view).filter(|vm| filter.matches(&vm.record)).collect())
     }
 
     /// One VM.
@@ -92,6 +101,7 @@ impl Vms {
     /// # Errors
     /// [`ServiceError::UnknownVm`].
     pub fn get(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::VM_GET)?;
         self.context.find(vm).map(|handle| handle.view())
     }
 
@@ -100,6 +110,7 @@ impl Vms {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn start(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::VM_START)?;
         self.command(vm, |reply| Command::Start { cold: false, reply }).await
     }
 
@@ -109,6 +120,7 @@ impl Vms {
     /// # Errors
     /// See [`ServiceError`]; a VM that sleeps still sleeps then.
     pub async fn start_cold(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::VM_START)?;
         self.command(vm, |reply| Command::Start { cold: true, reply }).await
     }
 
@@ -122,6 +134,7 @@ impl Vms {
         force: bool,
         grace: Option<Duration>,
     ) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::VM_STOP)?;
         let grace = grace.unwrap_or(self.context.shared.settings.stop_grace);
         self.command(vm, |reply| Command::Stop { force, grace, reply }).await
     }
@@ -131,6 +144,7 @@ impl Vms {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn pause(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::VM_PAUSE)?;
         self.command(vm, Command::Pause).await
     }
 
@@ -139,6 +153,7 @@ impl Vms {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn resume(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::VM_RESUME)?;
         self.command(vm, Command::Resume).await
     }
 
@@ -147,6 +162,7 @@ impl Vms {
     /// # Errors
     /// [`ServiceError::OverLimit`] above what the VM was created with; [`ServiceError::NoBalloon`].
     pub async fn resize_memory(&self, vm: &VmRef, memory_mib: u32) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::VM_RESIZE)?;
         self.command(vm, |reply| Command::ResizeMemory { memory_mib, reply }).await
     }
 
@@ -156,6 +172,7 @@ impl Vms {
     /// # Errors
     /// See [`ServiceError`]; the VM goes on then.
     pub async fn hibernate(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::VM_HIBERNATE)?;
         self.command(vm, Command::Hibernate).await
     }
 
@@ -164,14 +181,17 @@ impl Vms {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn delete(&self, vm: &VmRef) -> Result<(), ServiceError> {
+        self.context.authorise(OperationName::VM_DELETE)?;
         self.context.find(vm)?.delete().await
     }
 
-    /// The guest of a running VM. A VM whose channel is being opened again after a restart of the server is waited for.
+    /// The guest of a running VM, for one operation in it. A VM whose channel is being opened again after a restart of the
+    /// server is waited for.
     ///
     /// # Errors
-    /// [`ServiceError::NotRunning`] with what to do.
-    pub async fn guest(&self, vm: &VmRef) -> Result<GuestLease, ServiceError> {
+    /// [`ServiceError::NotRunning`] with what to do; [`ServiceError::Forbidden`] if the caller may not do the operation.
+    pub async fn guest(&self, vm: &VmRef, operation: OperationName) -> Result<GuestLease, ServiceError> {
+        self.context.authorise(operation)?;
         self.context.owned(vm)?.guest(&self.context.shared).await
     }
 
@@ -180,6 +200,7 @@ impl Vms {
     /// # Errors
     /// [`ServiceError::NotRunning`].
     pub async fn counters(&self, vm: &VmRef) -> Result<MachineCounters, ServiceError> {
+        self.context.authorise(OperationName::VM_METRICS)?;
         let handle = self.context.find(vm)?;
         let (machine, phase) = {
             let now = handle.published.borrow();
@@ -199,7 +220,8 @@ impl Vms {
         from: Option<u64>,
         limit: usize,
     ) -> Result<ConsolePart, ServiceError> {
-        let id = self.get(vm)?.record.id;
+        self.context.authorise(OperationName::VM_CONSOLE)?;
+        let id = self.context.find(vm)?.record().id;
         let directory = self.context.shared.ports.vm_storage.vm_directory(&id);
         let console = self.context.shared.ports.hypervisor.console(&directory, from, limit).await;
         console.map_err(|cause| {
@@ -209,15 +231,22 @@ impl Vms {
     }
 
     /// What happens to VMs from now on. A watcher that falls behind is told how many events it missed.
-    #[must_use]
-    pub fn events(&self) -> Events {
-        self.context.shared.events.watch(&self.context.caller.tenant)
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn events(&self) -> Result<Events, ServiceError> {
+        self.context.authorise(OperationName::EVENT_FOLLOW)?;
+        Ok(self.context.shared.events.watch(&self.context.caller.tenant))
     }
 
-    /// Records of VMs that could not be read when the engine began; their files and processes are left alone.
-    #[must_use]
-    pub fn unreadable(&self) -> Vec<Unreadable> {
-        self.context.shared.unreadable.vms.all()
+    /// Records of VMs of the caller's tenant that could not be read when the engine began; their files and processes are left
+    /// alone.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn unreadable(&self) -> Result<Vec<Unreadable>, ServiceError> {
+        self.context.authorise(OperationName::VM_LIST)?;
+        Ok(self.context.shared.unreadable.vms.of(&self.context.caller.tenant))
     }
 
     async fn command(&self, vm: &VmRef, make: impl FnOnce(Reply) -> Command) -> Result<VmView, ServiceError> {

@@ -32,7 +32,7 @@ pub struct StrayVm {
 pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> {
     let stored = shared.ports.store.vms().await?;
     for (id, reason) in &stored.unreadable {
-        shared.unreadable.vms.add("VM", id, reason);
+        shared.unreadable.vms.add("VM", None, id, reason);
     }
     let known: HashSet<&str> = stored
         .records

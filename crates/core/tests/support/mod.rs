@@ -13,7 +13,7 @@ use microvm_ports::{StateStore, VmStorage};
 use microvm_types::exec::ExecRequest;
 use microvm_types::lifecycle::{LifecycleEvent, next};
 use microvm_types::template::Template;
-use microvm_types::{Caller, Phase, VmId};
+use microvm_types::{Caller, OperationName, Phase, VmId};
 
 /// What stays when a server dies.
 pub(crate) struct Host {
@@ -38,6 +38,7 @@ pub(crate) struct Server {
     #[allow(dead_code, reason = "not every test file has other callers")]
     pub(crate) engine: Arc<Engine>,
     /// As the local user sees them.
+    #[allow(dead_code, reason = "not every test file asks as the local user")]
     pub(crate) service: Services,
     replay: Arc<Replay>,
 }
@@ -162,7 +163,7 @@ impl Host {
     /// Like [`Host::assert_empty`], from inside a server's runtime.
     #[allow(dead_code, reason = "not every test file needs it")]
     pub(crate) fn assert_empty_in(&self, service: &Services) {
-        assert!(service.vms.list(&microvm_core::VmFilter::default()).is_empty(), "VMs are left");
+        assert!(service.vms.list(&microvm_core::VmFilter::default()).unwrap().is_empty(), "VMs are left");
         assert!(self.hypervisor.machines().is_empty(), "machines are left");
     }
 
@@ -187,7 +188,7 @@ pub(crate) fn code<T: std::fmt::Debug>(outcome: Result<T, ServiceError>) -> &'st
 #[allow(dead_code, reason = "not every test file runs commands")]
 pub(crate) async fn say(service: &Services, vm: &str, script: &str) -> String {
     use futures::StreamExt as _;
-    let guest = service.vms.guest(&vm.parse().unwrap()).await.unwrap();
+    let guest = service.vms.guest(&vm.parse().unwrap(), OperationName::GUEST_EXEC).await.unwrap();
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
     let mut process = guest.exec(&ExecRequest { command, ..ExecRequest::default() }).await.unwrap();
     let mut output = Vec::new();

@@ -21,7 +21,7 @@ pub(crate) async fn pull(
     let exclude: Vec<Vec<u8>> = query.exclude.into_iter().map(|name| name.0).collect();
     let holes = if query.holes { Holes::Map } else { Holes::Zeros };
     charge.hold(OUTGOING)?;
-    let guest = app.services.vms.guest(&vm).await?;
+    let guest = app.guest(&vm).await?;
     let archive = guest.pull_archive(&path, &exclude, holes).await?;
     Ok(body::outgoing_archive(archive, guest))
 }
@@ -32,7 +32,7 @@ pub(crate) async fn push(
 ) -> Result<Json<TransferSummary>, Failure> {
     let (path, owner) = (query.path.absolute()?, query.owner.map(|owner| owner.0));
     charge.hold(UPLOAD)?;
-    let guest = app.services.vms.guest(&vm).await?;
+    let guest = app.guest(&vm).await?;
     let (data, sum) = body::incoming(&headers, data, app.limits.silence);
     let pushed = guest.push_archive(&path, owner.as_ref(), data).await?;
     Ok(Json(TransferSummary { left_out: pushed.left_out, ..sum.of(pushed.bytes).await? }))

@@ -18,7 +18,7 @@ pub(crate) async fn events(
     Call { body: request, .. }: Call<event::Follow>,
 ) -> Result<Reply<Socket<(), EventMessage>>, Failure> {
     // Subscribed before the answer: whoever has the answer misses nothing.
-    let events = app.services.vms.events();
+    let events = app.services.vms.events()?;
     Ok(Reply::socket(request, move |socket| async move {
         tokio::select! {
             () = forward(&app, events, socket) => {}

@@ -41,7 +41,7 @@ pub(crate) async fn exec(
     Call { path: vm, body: request, charge, .. }: Call<guest::Exec>,
 ) -> Result<Reply<Socket<ClientMessage, ServerMessage>>, Failure> {
     charge.hold(OUTGOING + INPUT)?;
-    let guest = app.services.vms.guest(&vm).await?;
+    let guest = app.guest(&vm).await?;
     Ok(Reply::socket(request, move |socket| async move {
         let (mut sink, mut stream) = socket.split();
         let ending = app.ending.clone();

@@ -46,7 +46,7 @@ pub(crate) async fn execute(
     };
     check(&request)?;
     charge.hold(OUTGOING)?;
-    let guest = app.services.vms.guest(&vm).await?;
+    let guest = app.guest(&vm).await?;
     let begun = Instant::now();
     let mut process = guest.exec(&request).await?;
     let (mut stdout, mut stderr) = (Output::charged_to(&charge), Output::charged_to(&charge));

@@ -29,7 +29,7 @@ pub(crate) async fn read(
 ) -> Result<Reply<Data<Bytes>>, Failure> {
     let (path, offset, length) = (query.path.absolute()?, query.offset, query.length);
     charge.hold(OUTGOING)?;
-    let guest = app.services.vms.guest(&vm).await?;
+    let guest = app.guest(&vm).await?;
     let (stat, data) = guest.read_file(&path, offset, length).await?;
     Ok(body::outgoing(content::expanded(data), guest, description(&stat)))
 }
@@ -41,7 +41,7 @@ pub(crate) async fn read_extents(
 ) -> Result<Reply<Data<Extents>>, Failure> {
     let path = query.path.absolute()?;
     charge.hold(OUTGOING)?;
-    let guest = app.services.vms.guest(&vm).await?;
+    let guest = app.guest(&vm).await?;
     let (stat, data) = guest.read_file(&path, 0, None).await?;
     Ok(body::outgoing(extents::encoded(data), guest, description(&stat)))
 }
@@ -88,7 +88,7 @@ async fn write_content(
         create_parents: query.parents,
         modified: query.modified.map(|time| time.0),
     };
-    let bytes = app.services.vms.guest(vm).await?.write_file(&path, &options, data).await?;
+    let bytes = app.guest(vm).await?.write_file(&path, &options, data).await?;
     Ok(Json(sum.of(bytes).await?))
 }
 
@@ -97,7 +97,7 @@ pub(crate) async fn remove(
     Call { path: vm, query, .. }: Call<file::Remove>,
 ) -> Result<Done, Failure> {
     let (path, recursive) = (query.path.absolute()?, query.recursive);
-    app.services.vms.guest(&vm).await?.remove(&path, recursive).await?;
+    app.guest(&vm).await?.remove(&path, recursive).await?;
     Ok(Done)
 }
 
@@ -106,7 +106,7 @@ pub(crate) async fn stat(
     Call { path: vm, query, .. }: Call<file::Stat>,
 ) -> Result<Json<FileStat>, Failure> {
     let path = query.path.absolute()?;
-    Ok(Json(app.services.vms.guest(&vm).await?.stat(&path).await?))
+    Ok(Json(app.guest(&vm).await?.stat(&path).await?))
 }
 
 pub(crate) async fn list(
@@ -119,7 +119,7 @@ pub(crate) async fn list(
         let detail = format!("depth: {depth} is not possible, 1 to {DEPTH_MAX} levels are");
         return Err(Failure::invalid("query_invalid", detail));
     }
-    let mut list = app.services.vms.guest(&vm).await?.list(&path, depth).await?;
+    let mut list = app.guest(&vm).await?.list(&path, depth).await?;
     let entries = std::mem::take(&mut list.entries);
     listed::answer(&charge, &list, "entries", entries, |entry: &FileStat| {
         let bytes =
@@ -133,7 +133,7 @@ pub(crate) async fn hash(
     Call { path: vm, query, .. }: Call<file::Hash>,
 ) -> Result<Json<FileHash>, Failure> {
     let path = query.path.absolute()?;
-    let sha256 = app.services.vms.guest(&vm).await?.hash_file(&path).await?;
+    let sha256 = app.guest(&vm).await?.hash_file(&path).await?;
     Ok(Json(FileHash { sha256 }))
 }
 
@@ -144,7 +144,7 @@ pub(crate) async fn make_directory(
     let path = query.path.absolute()?;
     let (mode, parents) = (query.mode.map_or(0o755, |mode| mode.0), query.parents);
     let owner = query.owner.map(|owner| owner.0);
-    app.services.vms.guest(&vm).await?.make_directory(&path, mode, parents, owner.as_ref()).await?;
+    app.guest(&vm).await?.make_directory(&path, mode, parents, owner.as_ref()).await?;
     Ok(Done)
 }
 
@@ -153,6 +153,6 @@ pub(crate) async fn rename(
     Call { path: vm, query, .. }: Call<file::Rename>,
 ) -> Result<Done, Failure> {
     let (from, to) = (query.from.absolute()?, query.to.absolute()?);
-    app.services.vms.guest(&vm).await?.rename(&from, &to).await?;
+    app.guest(&vm).await?.rename(&from, &to).await?;
     Ok(Done)
 }

@@ -17,7 +17,7 @@ pub(crate) async fn ping<O>(app: Session, Call { path: vm, .. }: Call<O>) -> Res
 where
     O: Operation<Path = VmRef, Body = Nothing>,
 {
-    let guest = app.services.vms.guest(&vm).await?;
+    let guest = app.guest(&vm).await?;
     let round_trip = guest.ping().await?;
     let agent = guest.agent().clone();
     Ok(Json(Ping {
@@ -32,7 +32,7 @@ pub(crate) async fn system_info(
     app: Session,
     Call { path: vm, .. }: Call<guest::SystemInfo>,
 ) -> Result<Json<SystemInfoReply>, Failure> {
-    let system_info = app.services.vms.guest(&vm).await?.system_info().await?;
+    let system_info = app.guest(&vm).await?.system_info().await?;
     Ok(Json(SystemInfoReply { success: true, system_info, timestamp: app.now() }))
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn processes(
     app: Session,
     Call { path: vm, charge, .. }: Call<guest::Processes>,
 ) -> Result<Reply<operation::Json<GuestProcesses>>, Failure> {
-    let processes = app.services.vms.guest(&vm).await?.guest_processes().await?;
+    let processes = app.guest(&vm).await?.guest_processes().await?;
     let bare = GuestProcesses { success: true, processes: Vec::new(), timestamp: app.now() };
     listed::answer(&charge, &bare, "processes", processes, |process: &GuestProcess| {
         process.command.capacity()
@@ -51,6 +51,6 @@ pub(crate) async fn health(
     app: Session,
     Call { path: vm, .. }: Call<guest::Health>,
 ) -> Result<Json<HealthReply>, Failure> {
-    let health = app.services.vms.guest(&vm).await?.health().await?;
+    let health = app.guest(&vm).await?.health().await?;
     Ok(Json(HealthReply { success: true, health, timestamp: app.now() }))
 }

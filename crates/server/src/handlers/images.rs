@@ -19,7 +19,7 @@ use crate::reply::{Done, Reply};
 use crate::session::Session;
 
 pub(crate) async fn list(app: Session, _: Call<image::List>) -> Result<Json<ImageList>, Failure> {
-    let Listed { found, unreadable } = app.services.catalog.images().images().await?;
+    let Listed { found, unreadable } = app.services.catalog.images().await?;
     Ok(Json(ImageList { images: found.into_iter().map(|info| app.image(info)).collect(), unreadable }))
 }
 
@@ -28,7 +28,7 @@ pub(crate) async fn get(
     app: Session,
     Call { path: ImageRef(reference), .. }: Call<image::Get>,
 ) -> Result<Json<Image>, Failure> {
-    let images = app.services.catalog.images().images().await?.found;
+    let images = app.services.catalog.images().await?.found;
     let found = images.into_iter().find(|info| {
         info.names.contains(&reference) || (reference.len() >= 19 && info.digest.starts_with(&reference))
     });

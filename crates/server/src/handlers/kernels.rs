@@ -18,7 +18,7 @@ use crate::reply::{Done, Reply};
 use crate::session::Session;
 
 pub(crate) async fn list(app: Session, _: Call<kernel::List>) -> Result<Json<KernelList>, Failure> {
-    let Listed { found, unreadable } = app.services.catalog.kernels().kernels().await?;
+    let Listed { found, unreadable } = app.services.catalog.kernels().await?;
     Ok(Json(KernelList { kernels: found.into_iter().map(|info| app.kernel(info)).collect(), unreadable }))
 }
 
@@ -26,7 +26,7 @@ pub(crate) async fn get(
     app: Session,
     Call { path: KernelRef(name), .. }: Call<kernel::Get>,
 ) -> Result<Json<Kernel>, Failure> {
-    let kernels = app.services.catalog.kernels().kernels().await?.found;
+    let kernels = app.services.catalog.kernels().await?.found;
     let wanted = |info: &microvm_ports::storage::KernelInfo| {
         info.name == name || (name == "default" && info.is_default)
     };
@@ -40,7 +40,7 @@ pub(crate) async fn remove(
     app: Session,
     Call { path: KernelRef(name), .. }: Call<kernel::Remove>,
 ) -> Result<Done, Failure> {
-    app.services.catalog.kernels().remove_kernel(&name).await?;
+    app.services.catalog.remove_kernel(&name).await?;
     Ok(Done)
 }
 
@@ -61,7 +61,7 @@ pub(crate) async fn add(
         .or_else(|| default_name.map(str::to_owned))
         .ok_or_else(|| Failure::invalid("invalid_field", "name: a kernel of your own needs a name"))?;
     Ok(progress(move |progress| async move {
-        let info = app.services.catalog.kernels().add_kernel(&name, &source, progress).await?;
+        let info = app.services.catalog.add_kernel(&name, &source, progress).await?;
         Ok(ProgressLine::Kernel { kernel: app.kernel(info) })
     }))
 }

@@ -13,11 +13,11 @@ use crate::failure::Failure;
 use crate::reply::{Done, Reply};
 use crate::session::Session;
 
-pub(crate) async fn list(app: Session, _: Call<pool::List>) -> Json<PoolList> {
-    Json(PoolList {
-        pools: app.services.pools.list().into_iter().map(|view| app.pool(view)).collect(),
-        unreadable: app.services.pools.unreadable(),
-    })
+pub(crate) async fn list(app: Session, _: Call<pool::List>) -> Result<Json<PoolList>, Failure> {
+    Ok(Json(PoolList {
+        pools: app.services.pools.list()?.into_iter().map(|view| app.pool(view)).collect(),
+        unreadable: app.services.pools.unreadable()?,
+    }))
 }
 
 pub(crate) async fn get(

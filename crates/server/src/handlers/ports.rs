@@ -16,7 +16,7 @@ pub(crate) async fn connect(
     Call { path: (vm, Port(port)), body: request, charge, .. }: Call<guest::Connect>,
 ) -> Result<Reply<Socket<(), ()>>, Failure> {
     charge.hold(OUTGOING + INPUT)?;
-    let guest = app.services.vms.guest(&vm).await?;
+    let guest = app.guest(&vm).await?;
     let connection = guest.connect_port(port).await?;
     Ok(Reply::socket(request, move |socket| async move {
         let (mut sink, mut stream) = socket.split();

@@ -15,7 +15,7 @@ pub(crate) async fn list(
     app: Session,
     Call { path: vm, charge, .. }: Call<process::List>,
 ) -> Result<Reply<Json<ProcessList>>, Failure> {
-    let processes = app.services.vms.guest(&vm).await?.processes().await?;
+    let processes = app.guest(&vm).await?.processes().await?;
     let bare = ProcessList { processes: Vec::new() };
     listed::answer(&charge, &bare, "processes", processes, |process: &ProcessInfo| {
         process.command.iter().map(|word| size_of::<String>() + word.capacity()).sum()
@@ -27,7 +27,7 @@ pub(crate) async fn signal(
     Call { path: (vm, process), body: request, .. }: Call<process::Signal>,
 ) -> Result<Done, Failure> {
     check_signal(request.signal)?;
-    app.services.vms.guest(&vm).await?.signal(&process, request.signal).await?;
+    app.guest(&vm).await?.signal(&process, request.signal).await?;
     Ok(Done)
 }
 

@@ -16,7 +16,7 @@ use microvm_api::snapshot::{
 };
 use microvm_core::{ForkRequest, RestoreRequest, Snapshot, SnapshotFilter, SnapshotRequest};
 use microvm_ports::Progress;
-use microvm_types::{Action, ErrorKind, VmId, VmRef};
+use microvm_types::{Action, ErrorKind, VmRef};
 
 use crate::call::Call;
 use crate::convert;
@@ -49,34 +49,21 @@ pub(crate) async fn fork(
     Ok(Reply::created(body))
 }
 
-/// The id of a VM that may be gone: what its snapshots know it by.
-fn vm_id(app: &Session, vm: &VmRef) -> Result<VmId, Failure> {
-    match app.services.vms.get(vm) {
-        Ok(view) => Ok(view.record.id),
-        Err(error) => {
-            let filter = SnapshotFilter { vm: None, golden: true };
-            let known = app.services.snapshots.list(&filter).into_iter().find(|snapshot| {
-                vm.as_id().is_some_and(|id| id == snapshot.record.vm)
-                    || snapshot.record.vm_name.as_str() == vm.as_str()
-            });
-            known.map(|snapshot| snapshot.record.vm).ok_or_else(|| error.into())
-        }
-    }
-}
-
 pub(crate) async fn list(
     app: Session,
     Call { query, .. }: Call<snapshot::List>,
 ) -> Result<Json<SnapshotList>, Failure> {
     let vm = match query.vm {
-        Some(text) => Some(vm_id(&app, &String::from_utf8_lossy(&text.0).parse()?)?),
+        Some(text) => {
+            Some(app.services.snapshots.vm_of(app.operation, &String::from_utf8_lossy(&text.0).parse()?)?)
+        }
         None => None,
     };
     let golden = query.golden;
-    let found = app.services.snapshots.list(&SnapshotFilter { vm, golden });
+    let found = app.services.snapshots.list(&SnapshotFilter { vm, golden })?;
     Ok(Json(SnapshotList {
         snapshots: found.into_iter().map(|snapshot| app.snapshot(snapshot)).collect(),
-        unreadable: app.services.snapshots.unreadable(),
+        unreadable: app.services.snapshots.unreadable()?,
     }))
 }
 
@@ -84,10 +71,11 @@ pub(crate) async fn of_vm(
     app: Session,
     Call { path: vm, .. }: Call<snapshot::OfVm>,
 ) -> Result<Reply<Array<SnapshotBody>>, Failure> {
-    let filter = SnapshotFilter { vm: Some(vm_id(&app, &vm)?), golden: false };
-    let found = app.services.snapshots.list(&filter).into_iter().map(|snapshot| app.snapshot(snapshot));
+    let filter =
+        SnapshotFilter { vm: Some(app.services.snapshots.vm_of(app.operation, &vm)?), golden: false };
+    let found = app.services.snapshots.list(&filter)?.into_iter().map(|snapshot| app.snapshot(snapshot));
     let found = Reply::array(found.collect());
-    Ok(match app.services.snapshots.unreadable().len() {
+    Ok(match app.services.snapshots.unreadable()?.len() {
         0 => found,
         count => found.with(HeaderName::from_static(microvm_api::UNREADABLE_HEADER), count),
     })
@@ -112,20 +100,12 @@ pub(crate) async fn create(
 
 /// The snapshot of a path, which must be of the VM in the path.
 fn find(app: &Session, vm: &str, snapshot: &str) -> Result<Snapshot, Failure> {
-    let found = app.services.snapshots.get(snapshot)?;
-    let record = &found.record;
-    let same = vm == SnapshotVm::ANY
-        || record.vm.as_str() == vm
-        || record.vm_name.as_str() == vm
-        || vm
-            .parse()
-            .ok()
-            .and_then(|vm| app.services.vms.get(&vm).ok())
-            .is_some_and(|view| view.record.id == record.vm);
-    if same {
+    let asked: VmRef = vm.parse()?;
+    let (found, is_of_vm) = app.services.snapshots.find_of(app.operation, &asked, snapshot)?;
+    if is_of_vm || vm == SnapshotVm::ANY {
         return Ok(found);
     }
-    let told = format!("`{vm}` has no snapshot `{snapshot}`, it is one of `{}`", record.vm_name);
+    let told = format!("`{vm}` has no snapshot `{snapshot}`, it is one of `{}`", found.record.vm_name);
     let problem = Problem::new(ErrorKind::NotFound, "snapshot_not_found", told);
     Err(Failure(Box::new(problem.with_remedies(vec![Action::RestoreSnapshot.of(snapshot)]))))
 }
@@ -204,17 +184,20 @@ pub(crate) async fn cleanup(
     Ok(Json(Cleaned { message: format!("{} snapshots removed", removed.len()), removed }))
 }
 
-pub(crate) async fn statistics(app: Session, _: Call<snapshot::Statistics>) -> Json<SnapshotStatistics> {
-    let all = app.services.snapshots.statistics();
-    Json(SnapshotStatistics {
+pub(crate) async fn statistics(
+    app: Session,
+    _: Call<snapshot::Statistics>,
+) -> Result<Json<SnapshotStatistics>, Failure> {
+    let all = app.services.snapshots.statistics()?;
+    Ok(Json(SnapshotStatistics {
         total_snapshots: all.count,
         golden_snapshots: all.golden,
         total_size_bytes: all.bytes,
         vms_with_snapshots: all.vms,
         oldest_snapshot: all.oldest_ms.map(|time| app.time(time)),
         newest_snapshot: all.newest_ms.map(|time| app.time(time)),
-        unreadable_snapshots: app.services.snapshots.unreadable().len(),
-    })
+        unreadable_snapshots: app.services.snapshots.unreadable()?.len(),
+    }))
 }
 
 pub(crate) async fn export(

@@ -14,6 +14,7 @@ use crate::call::Call;
 use crate::failure::Failure;
 use crate::host;
 use crate::lines::progress;
+use crate::metrics::PoolSize;
 use crate::reply::Reply;
 use crate::session::Session;
 
@@ -41,20 +42,19 @@ pub(crate) async fn metrics(
     let recorder = crate::metrics::recorder().ok_or_else(|| {
         Failure::new(ErrorKind::Unavailable, "metrics_unavailable", "this process counts for somebody else")
     })?;
-    let phases = app.services.host.phases();
-    metrics::gauge!("microvm_waiting_vmms").set(gauge(app.services.host.standby_vmms()));
+    let phases = app.services.host.phases()?;
+    metrics::gauge!("microvm_waiting_vmms").set(gauge(app.services.host.standby_vmms()?));
     for phase in microvm_types::Phase::SHOWN {
         let count = phases.get(&phase).copied().unwrap_or(0);
         metrics::gauge!("microvm_vm_current", "state" => phase.as_str()).set(gauge(count));
     }
     let mut text = recorder.render();
-    text.push_str(&crate::metrics::pool_sizes(
-        app.services
-            .pools
-            .list()
-            .iter()
-            .map(|pool| (pool.record.name.as_str(), pool.waiting, pool.handed_out)),
-    ));
+    text.push_str(&crate::metrics::pool_sizes(app.services.host.pools()?.iter().map(|pool| PoolSize {
+        tenant: &pool.record.tenant,
+        pool: pool.record.name.as_str(),
+        ready: pool.waiting,
+        handed_out: pool.handed_out,
+    })));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");
     Ok(Reply::whole(text).with(CONTENT_TYPE, kind))
 }

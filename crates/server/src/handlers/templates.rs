@@ -12,16 +12,16 @@ use crate::failure::Failure;
 use crate::reply::Done;
 use crate::session::Session;
 
-pub(crate) async fn list(app: Session, _: Call<template::List>) -> Json<TemplateList> {
-    let set = app.services.catalog.templates();
+pub(crate) async fn list(app: Session, _: Call<template::List>) -> Result<Json<TemplateList>, Failure> {
+    let set = app.services.catalog.templates()?;
     let tell = |failed: &microvm_core::TemplateError| FailedTemplate {
         name: failed.name.clone(),
         reason: failed.reason.clone(),
     };
-    Json(TemplateList {
+    Ok(Json(TemplateList {
         templates: set.templates.values().cloned().collect(),
         failed: set.failed.iter().map(tell).collect(),
-    })
+    }))
 }
 
 pub(crate) async fn keep(

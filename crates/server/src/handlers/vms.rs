@@ -81,8 +81,8 @@ async fn acquire(app: &Session, pool: &str, request: &CreateVm) -> Result<Reply<
 pub(crate) async fn list(app: Session, Call { query, .. }: Call<vm::List>) -> Result<Json<VmList>, Failure> {
     let filter = filter(&query)?;
     Ok(Json(VmList {
-        vms: app.services.vms.list(&filter).into_iter().map(|view| app.vm(view)).collect(),
-        unreadable: app.services.vms.unreadable(),
+        vms: app.services.vms.list(&filter)?.into_iter().map(|view| app.vm(view)).collect(),
+        unreadable: app.services.vms.unreadable()?,
     }))
 }
 

@@ -18,7 +18,7 @@ pub(crate) async fn watch(
 ) -> Result<Reply<Lines<WatchLine>>, Failure> {
     let (path, recursive) = (query.path.absolute()?, query.recursive);
     charge.hold(OUTGOING)?;
-    let guest = app.services.vms.guest(&vm).await?;
+    let guest = app.guest(&vm).await?;
     let changes = guest.watch(&path, recursive).await?;
     let ended = app.ending.clone().cancelled_owned();
     Ok(lines(changes.take_until(ended).map(move |change| {

@@ -1,0 +1,182 @@
+//! Operations: what a caller can ask of the engine, each with the permission that it needs.
+
+use crate::caller::Permission;
+
+/// One thing that a caller can ask of the engine. The rows of the API hold their permissions against this table when they
+/// are compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OperationName {
+    name: &'static str,
+    permission: Permission,
+}
+
+/// Writes the table, so that name and permission of each operation stand in one line.
+macro_rules! operations {
+    ($($constant:ident $name:literal $permission:ident,)*) => {
+        impl OperationName {
+            $(
+                #[doc = concat!("`", $name, "`.")]
+                pub const $constant: Self = Self { name: $name, permission: Permission::$permission };
+            )*
+
+            /// All operations, in the order of the API.
+            pub const ALL: &[Self] = &[$(Self::$constant,)*];
+        }
+    };
+}
+
+operations! {
+    VM_LIST "vm.list" VmRead,
+    VM_CREATE "vm.create" VmCreate,
+    VM_GET "vm.get" VmRead,
+    VM_DELETE "vm.delete" VmDelete,
+    VM_START "vm.start" VmOperate,
+    VM_STOP "vm.stop" VmOperate,
+    VM_PAUSE "vm.pause" VmOperate,
+    VM_RESUME "vm.resume" VmOperate,
+    VM_HIBERNATE "vm.hibernate" VmOperate,
+    VM_RESIZE "vm.resize" VmOperate,
+    VM_FORK "vm.fork" VmCreate,
+    VM_METRICS "vm.metrics" VmRead,
+    VM_CONSOLE "vm.console" VmRead,
+    GUEST_PING "guest.ping" GuestRead,
+    GUEST_PING_BY_POST "guest.ping_by_post" GuestRead,
+    GUEST_SYSTEM_INFO "guest.system_info" GuestRead,
+    GUEST_PROCESSES "guest.processes" GuestRead,
+    GUEST_HEALTH "guest.health" GuestRead,
+    GUEST_EXECUTE "guest.execute" GuestExecute,
+    GUEST_EXEC "guest.exec" GuestExecute,
+    GUEST_CONNECT "guest.connect" GuestExecute,
+    PROCESS_LIST "process.list" GuestRead,
+    PROCESS_SIGNAL "process.signal" GuestExecute,
+    FILE_READ "file.read" GuestFiles,
+    FILE_WRITE "file.write" GuestFiles,
+    FILE_READ_EXTENTS "file.read_extents" GuestFiles,
+    FILE_WRITE_EXTENTS "file.write_extents" GuestFiles,
+    FILE_REMOVE "file.remove" GuestFiles,
+    FILE_STAT "file.stat" GuestFiles,
+    FILE_LIST "file.list" GuestFiles,
+    FILE_HASH "file.hash" GuestFiles,
+    FILE_MAKE_DIRECTORY "file.make_directory" GuestFiles,
+    FILE_RENAME "file.rename" GuestFiles,
+    FILE_WATCH "file.watch" GuestFiles,
+    FILE_PULL "file.pull" GuestFiles,
+    FILE_PUSH "file.push" GuestFiles,
+    SNAPSHOT_LIST "snapshot.list" SnapshotRead,
+    SNAPSHOT_STATISTICS "snapshot.statistics" SnapshotRead,
+    SNAPSHOT_CLEAN_UP "snapshot.clean_up" SnapshotDelete,
+    SNAPSHOT_IMPORT "snapshot.import" SnapshotCreate,
+    SNAPSHOT_LIST_OF_VM "snapshot.list_of_vm" SnapshotRead,
+    SNAPSHOT_CREATE "snapshot.create" SnapshotCreate,
+    SNAPSHOT_GET "snapshot.get" SnapshotRead,
+    SNAPSHOT_REMOVE "snapshot.remove" SnapshotDelete,
+    SNAPSHOT_RESTORE "snapshot.restore" SnapshotCreate,
+    SNAPSHOT_VERIFY "snapshot.verify" SnapshotRead,
+    SNAPSHOT_EXPORT "snapshot.export" SnapshotRead,
+    POOL_LIST "pool.list" VmRead,
+    POOL_CREATE "pool.create" VmCreate,
+    POOL_GET "pool.get" VmRead,
+    POOL_REMOVE "pool.remove" VmDelete,
+    POOL_RESIZE "pool.resize" VmOperate,
+    POOL_ACQUIRE "pool.acquire" VmCreate,
+    EVENT_FOLLOW "event.follow" VmRead,
+    IMAGE_LIST "image.list" ImageRead,
+    IMAGE_ADD "image.add" ImageWrite,
+    IMAGE_PRUNE "image.prune" ImageWrite,
+    IMAGE_GET "image.get" ImageRead,
+    IMAGE_REMOVE "image.remove" ImageWrite,
+    KERNEL_LIST "kernel.list" ImageRead,
+    KERNEL_ADD "kernel.add" ImageWrite,
+    KERNEL_GET "kernel.get" ImageRead,
+    KERNEL_REMOVE "kernel.remove" ImageWrite,
+    TEMPLATE_LIST "template.list" ImageRead,
+    TEMPLATE_GET "template.get" ImageRead,
+    TEMPLATE_PUT "template.put" ImageWrite,
+    TEMPLATE_REMOVE "template.remove" ImageWrite,
+    TEMPLATE_VALIDATE "template.validate" ImageRead,
+    TEMPLATE_GOLDEN "template.golden" SnapshotRead,
+    TEMPLATE_UPDATE_GOLDEN "template.update_golden" SnapshotCreate,
+    TEMPLATE_ROLL_BACK_GOLDEN "template.roll_back_golden" SnapshotCreate,
+    SYSTEM_INFO "system.info" SystemRead,
+    SYSTEM_DOCTOR "system.doctor" SystemRead,
+    SYSTEM_VERIFY "system.verify" SystemRead,
+    SYSTEM_METRICS "system.metrics" SystemRead,
+    SYSTEM_LIVE "system.live" SystemRead,
+    SYSTEM_READY "system.ready" SystemRead,
+    SYSTEM_OPENAPI "system.openapi" SystemRead,
+}
+
+impl OperationName {
+    /// The operation of a row.
+    ///
+    /// # Panics
+    /// If the table knows the name with another permission: at compile time, where rows are written.
+    #[must_use]
+    pub const fn of_row(name: &'static str, permission: Permission) -> Self {
+        let mut at = 0;
+        while at < Self::ALL.len() {
+            let known = Self::ALL[at];
+            if is_same(known.name.as_bytes(), name.as_bytes()) {
+                assert!(
+                    known.permission as u8 == permission as u8,
+                    "the table of operations names another permission"
+                );
+            }
+            at += 1;
+        }
+        Self { name, permission }
+    }
+
+    /// Name for audit, logs and metrics, for example `vm.create`. Never changed, never used again.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.name
+    }
+
+    /// The permission that a caller needs.
+    #[must_use]
+    pub const fn permission(self) -> Permission {
+        self.permission
+    }
+}
+
+impl std::fmt::Display for OperationName {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.name)
+    }
+}
+
+/// Compares at compile time, which `==` on strings cannot.
+const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < one.len() {
+        if one[at] != other[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_there_once() {
+        let mut names: Vec<&str> = OperationName::ALL.iter().map(|operation| operation.as_str()).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    #[should_panic(expected = "another permission")]
+    fn a_row_with_another_permission_is_refused() {
+        let _ = OperationName::of_row("vm.delete", Permission::VmRead);
+    }
+}
