@@ -5,7 +5,7 @@
 mod support;
 
 use microvm_driver_fake::{Fault, MemoryStore, Operation};
-use microvm_types::{Phase, VmRef};
+use microvm_types::{Life, Phase, VmRef};
 use support::{Host, named, say};
 
 fn vm(name: &str) -> VmRef {
@@ -147,4 +147,50 @@ fn what_an_interrupted_creation_left_is_removed() {
         drop(second);
         host.assert_empty(&format!("after a crash at {step:?}"));
     }
+}
+
+/// Puts the row of a VM into the store, as an older copy of the database has it.
+fn put_back(host: &Host, record: &microvm_types::vm::VmRecord) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(microvm_ports::StateStore::update_vm(&host.store, record)).unwrap();
+}
+
+#[test]
+fn an_older_row_of_a_vm_removes_neither_its_disk_nor_what_it_sleeps_on() {
+    let host = Host::new();
+    let first = host.serve();
+    let (awake, asleep, earlier) = first.run(async {
+        let service = &first.service;
+        service.vms.create(named("dev")).await.unwrap();
+        say(service, "dev", "echo kept > /root/note").await;
+        service.vms.create(named("asleep")).await.unwrap();
+        say(service, "asleep", "echo dream > /root/dream").await;
+        let earlier = service.vms.get(&vm("asleep")).unwrap().record;
+        service.vms.hibernate(&vm("asleep")).await.unwrap();
+        (service.vms.get(&vm("dev")).unwrap().record, service.vms.get(&vm("asleep")).unwrap().record, earlier)
+    });
+    drop(first);
+    // From before `dev` was reported, and before `asleep` fell asleep.
+    let mut creating = awake.clone();
+    (creating.life, creating.machine, creating.epoch) = (Life::stored(Phase::Creating, None, false), None, 0);
+    put_back(&host, &creating);
+    put_back(&host, &earlier);
+    let second = host.serve();
+    second.run(async {
+        let service = &second.service;
+        let record = service.vms.get(&vm("dev")).unwrap().record;
+        assert_eq!(record.phase(), Phase::Failed);
+        assert!(record.failure.unwrap().contains("older than its disk"));
+        assert!(host.hypervisor.machines().contains_key(&awake.id), "its machine was ended");
+        assert_eq!(service.vms.get(&vm("asleep")).unwrap().record.phase(), Phase::Failed);
+    });
+    drop(second);
+    // The copy that knows them brings both back.
+    put_back(&host, &awake);
+    put_back(&host, &asleep);
+    let third = host.serve();
+    third.run(async {
+        assert_eq!(say(&third.service, "dev", "cat /root/note").await, "kept");
+        assert_eq!(say(&third.service, "asleep", "cat /root/dream").await, "dream");
+    });
 }

@@ -1,11 +1,10 @@
 //! Out of a guest.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs;
 use std::io::{self, Read};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf as _, Bytes};
@@ -13,6 +12,7 @@ use microvm_client::{Client, ClientError, ContentDownload, Download};
 use microvm_types::extents::Content;
 use microvm_types::files::{FileKind, LeftOut};
 use microvm_types::{ErrorKind, VmRef};
+use rustix::fs::{Mode, OFlags};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
@@ -101,32 +101,45 @@ pub(crate) async fn pull_stream(
 }
 
 /// A file or directory that is not complete yet; removed when dropped, unless it took its place.
-struct Unfinished(Option<PathBuf>);
+struct Unfinished {
+    folder: PathBuf,
+    name: Option<String>,
+}
+
+/// What an unfinished file or directory is made with: the name and what was opened.
+type Make<T> = fn(BorrowedFd<'_>) -> io::Result<(String, T)>;
 
 impl Unfinished {
-    fn beside(target: &Path) -> Result<Self, CliError> {
+    /// Makes something beside a target, and removes what killed clients left there.
+    fn beside<T>(target: &Path, make: Make<T>) -> Result<(Self, T), CliError> {
         let folder =
             target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Ok(Self(Some(folder.join(temporary::name()?))))
+        let failed = |error: io::Error| CliError::file("making", target, &error);
+        // Not for reading: a directory that may be written to may be closed to that.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = rustix::fs::open(folder, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        temporary::sweep(&open, folder);
+        let (name, made) = make(open.as_fd()).map_err(failed)?;
+        Ok((Self { folder: folder.to_owned(), name: Some(name) }, made))
     }
 
-    fn path(&self) -> &Path {
-        self.0.as_deref().unwrap_or(Path::new(""))
+    fn path(&self) -> PathBuf {
+        self.folder.join(self.name.as_deref().unwrap_or_default())
     }
 
     fn take_place(mut self, target: &Path) -> Result<(), CliError> {
         let failed = |error: io::Error| CliError::file("making", target, &error);
         fs::rename(self.path(), target).map_err(failed)?;
-        self.0 = None;
+        self.name = None;
         Ok(())
     }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
+        if self.name.is_some() {
             // What it is decides which of the two removes it; neither follows links.
-            let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
+            let _ = fs::remove_file(self.path()).or_else(|_| fs::remove_dir_all(self.path()));
         }
     }
 }
@@ -161,11 +174,9 @@ async fn pull_file(
         let (stat, data) = client.read_file(vm, from).await?;
         (stat, Arriving::Bytes(data))
     };
-    let unfinished = Unfinished::beside(target)?;
+    let (unfinished, file) = Unfinished::beside(target, temporary::file)?;
     let failed = |error: io::Error| CliError::file("writing", target, &error);
-    let file: io::Result<File> =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished.path());
-    let mut writer = SparseWriter::new(file.map_err(failed)?);
+    let mut writer = SparseWriter::new(file);
     let mut count = Sum::default();
     while let Some(piece) = data.next().await? {
         count.add_content(&piece);
@@ -196,10 +207,8 @@ async fn pull_tree(
         return receive(&mut data, target.to_owned(), prefix, false, rules).await;
     }
     // A new directory takes its place complete and verified, or not at all.
-    let unfinished = Unfinished::beside(target)?;
-    let made = DirBuilder::new().mode(0o755).create(unfinished.path());
-    made.map_err(|error| CliError::file("making", target, &error))?;
-    let moved = receive(&mut data, unfinished.path().to_owned(), prefix, true, rules).await?;
+    let (unfinished, _held) = Unfinished::beside(target, temporary::directory)?;
+    let moved = receive(&mut data, unfinished.path(), prefix, true, rules).await?;
     unfinished.take_place(target)?;
     Ok(moved)
 }

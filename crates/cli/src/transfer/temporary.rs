@@ -1,18 +1,162 @@
-//! Names for what is not complete yet.
+//! What is not complete yet: under a hidden, random name beside its place, held by a lock for as long as its client lives.
+//!
+//! A client that is killed cannot remove it. The next copy into the directory does: what has such a name, belongs to this user
+//! and is held by nobody was left behind. Where there are no locks (some network file systems) nothing is removed.
 
-use microvm_types::ErrorKind;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
-use crate::error::CliError;
+use rustix::fs::{
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RawMode, fchmod, flock, fstat, mkdirat, openat,
+    statat, unlinkat,
+};
+use rustix::io::Errno;
 
-/// A name nobody else uses: hidden, ours, random.
-pub(crate) fn name() -> Result<String, CliError> {
+const START: &[u8] = b".microvm-";
+/// Clients without locks made names that end before it.
+const END: &[u8] = b".part";
+const DIGITS: usize = 16;
+/// Tries before it is an error that another client keeps removing what was just made.
+const TRIES: usize = 8;
+
+/// True for names that clients give to what is not complete. Nothing that is to stay may have one.
+pub(crate) fn is_temporary(name: &[u8]) -> bool {
+    let digits = name.strip_prefix(START).and_then(|rest| rest.strip_suffix(END));
+    digits.is_some_and(|digits| digits.len() == DIGITS && digits.iter().all(u8::is_ascii_hexdigit))
+}
+
+fn name() -> io::Result<String> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| {
-        CliError::new(
-            ErrorKind::Internal,
-            "random_failed",
-            format!("the host gives no random numbers: {error}"),
-        )
-    })?;
-    Ok(format!(".microvm-{:016x}", u64::from_ne_bytes(bytes)))
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(format!("no random numbers: {error}")))?;
+    Ok(format!(".microvm-{:016x}.part", u64::from_ne_bytes(bytes)))
+}
+
+/// Makes a file that only this user may read. It is held until it is closed.
+pub(crate) fn file(folder: BorrowedFd<'_>) -> io::Result<(String, File)> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let (name, made) = make(folder, |name| openat(folder, name, flags, Mode::RUSR | Mode::WUSR))?;
+    Ok((name, made.into()))
+}
+
+/// Makes a directory with permissions 0755. It is held until what is returned is closed.
+pub(crate) fn directory(folder: BorrowedFd<'_>) -> io::Result<(String, OwnedFd)> {
+    make(folder, |name| {
+        mkdirat(folder, name, Mode::RWXU)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = openat(folder, name, flags, Mode::empty())?;
+        fchmod(&made, Mode::from_raw_mode(0o755))?;
+        Ok(made)
+    })
+}
+
+fn make(
+    folder: BorrowedFd<'_>,
+    make: impl Fn(&str) -> rustix::io::Result<OwnedFd>,
+) -> io::Result<(String, OwnedFd)> {
+    for _ in 0..TRIES {
+        let name = name()?;
+        let made = match make(&name) {
+            Err(Errno::NOENT) if statat(folder, ".", AtFlags::empty()).is_ok() => continue,
+            other => other?,
+        };
+        // Before it was locked another client may have taken it for left behind.
+        match flock(&made, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => continue,
+            // There are no locks here, and so nobody removes it.
+            Err(_) => return Ok((name, made)),
+            Ok(()) if is_the_one(folder, name.as_bytes(), &made) => return Ok((name, made)),
+            Ok(()) => {}
+        }
+    }
+    Err(io::Error::other("other copies into the directory remove what is made for this one: try again"))
+}
+
+/// True if a name leads to what is open.
+fn is_the_one(folder: BorrowedFd<'_>, name: &[u8], open: &OwnedFd) -> bool {
+    let there = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    let (Ok(there), Ok(open)) = (there, fstat(open)) else { return false };
+    (there.st_dev, there.st_ino) == (open.st_dev, open.st_ino)
+}
+
+/// Removes what killed clients left in a directory. What cannot be removed stays: it takes room, and nothing else.
+pub(crate) fn sweep(folder: &impl AsFd, path: &Path) {
+    let Ok(entries) = Dir::read_from(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_bytes();
+        if is_temporary(name)
+            && let Err(error) = remove(folder.as_fd(), path, name)
+        {
+            tracing::debug!(%error, path = %path.display(), "what a killed copy left stays");
+        }
+    }
+}
+
+fn remove(folder: BorrowedFd<'_>, path: &Path, name: &[u8]) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let left = openat(folder, name, flags, Mode::empty())?;
+    let found = fstat(&left)?;
+    if found.st_uid != rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    match flock(&left, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Ok(()),
+        other => other?,
+    }
+    if !is_the_one(folder, name, &left) {
+        return Ok(());
+    }
+    match FileType::from_raw_mode(found.st_mode as RawMode) {
+        FileType::RegularFile => Ok(unlinkat(folder, name, AtFlags::empty())?),
+        // Links in it are removed, and not followed.
+        FileType::Directory => std::fs::remove_dir_all(path.join(OsStr::from_bytes(name))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_behind_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = File::open(folder.path()).unwrap();
+        let sweep = || super::sweep(&open, folder.path());
+        let names = || {
+            let entries = std::fs::read_dir(folder.path()).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        // Not ours: other names, a link, and one that an older client may hold without a lock.
+        let part = ".microvm-0123456789abcdef.part";
+        for name in [".microvm-0123456789abcdef", ".microvm-x.part", "microvm-0123456789abcdef.part", "file"]
+        {
+            std::fs::write(folder.path().join(name), "kept").unwrap();
+        }
+        std::os::unix::fs::symlink("file", folder.path().join(part)).unwrap();
+        let kept = names();
+        sweep();
+        assert_eq!(names(), kept);
+        // Held, then left behind.
+        let file = file(open.as_fd()).unwrap();
+        let directory = directory(open.as_fd()).unwrap();
+        std::fs::create_dir(folder.path().join(&directory.0).join("below")).unwrap();
+        std::os::unix::fs::symlink(folder.path(), folder.path().join(&directory.0).join("below/link"))
+            .unwrap();
+        let mode = |name: &str| folder.path().join(name).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&file.0), mode(&directory.0)), (0o600, 0o755));
+        sweep();
+        assert_eq!(names().len(), kept.len() + 2, "what is held was removed");
+        drop((file, directory));
+        sweep();
+        assert_eq!(names(), kept);
+    }
 }

@@ -54,8 +54,11 @@ pub(crate) fn unpack(
     let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, target, open, Mode::empty())
         .map_err(|error| CliError::file("opening", target, &error.into()))?;
+    if !made {
+        temporary::sweep(&root, target);
+    }
     let mut unpacker =
-        Unpacker { folders: Folders::new(root), prefix, made, rules, left_out: LeftOut::default() };
+        Unpacker { folders: Folders::new(root, target), prefix, made, rules, left_out: LeftOut::default() };
     let mut archive = Archive::new(data);
     // Raw: the crate would read extensions of any size into memory.
     let entries = archive.entries().map_err(|error| broken(&error))?.raw(true);
@@ -114,6 +117,10 @@ impl Unpacker<'_> {
                 return Ok(());
             }
         };
+        if components.iter().any(|name| temporary::is_temporary(name)) {
+            self.leave_out(name, "its name is one of copies that are not complete: rename it");
+            return Ok(());
+        }
         let kind = entry.header().entry_type();
         let in_header = || entry.header().mtime().ok().and_then(|seconds| i64::try_from(seconds).ok());
         let modified = names.modified.or_else(|| in_header().map(|seconds| FileTime::new(seconds, 0)));
@@ -196,12 +203,11 @@ impl Unpacker<'_> {
         attributes: Attributes,
         failed: &impl Fn(io::Error) -> CliError,
     ) -> Result<(), CliError> {
-        let temporary = temporary::name()?;
         let folder = self.folders.open(folders, &mut self.rules.budget, failed)?;
-        let written = write_file(folder, &temporary, entry, attributes, &mut self.rules.budget, failed)
-            .and_then(|()| {
-                rustix::fs::renameat(folder, &temporary, folder, name).map_err(|error| failed(error.into()))
-            });
+        let (temporary, file) = temporary::file(folder).map_err(failed)?;
+        let written = write_file(file, entry, attributes, &mut self.rules.budget, failed).and_then(|()| {
+            rustix::fs::renameat(folder, &temporary, folder, name).map_err(|error| failed(error.into()))
+        });
         if written.is_err() {
             // It may not have come to be.
             let _ = rustix::fs::unlinkat(folder, &temporary, AtFlags::empty());
@@ -256,16 +262,13 @@ fn stamp(folder: BorrowedFd<'_>, name: &[u8], modified: Option<FileTime>) {
 
 /// Writes the content of an entry; that of a sparse file has a size besides, and begins with a map.
 fn write_file(
-    folder: BorrowedFd<'_>,
-    name: &str,
+    file: File,
     (entry, sparse): (&mut Entry<'_, impl Read>, Option<u64>),
     attributes: Attributes,
     budget: &mut Budget,
     failed: &impl Fn(io::Error) -> CliError,
 ) -> Result<(), CliError> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR);
-    let mut writer = SparseWriter::new(File::from(file.map_err(|error| failed(error.into()))?));
+    let mut writer = SparseWriter::new(file);
     let length = entry.size();
     match sparse {
         None => copy(entry, length, &mut writer, budget, failed)?,

@@ -50,8 +50,9 @@ pub(crate) async fn load(shared: &Shared) -> Result<(), ServiceError> {
     Ok(())
 }
 
-/// Removes what a VM slept on that is awake, or gone: a crash came between. Of a VM that has a disk and no record it
-/// cannot be told whether it sleeps: that stays.
+/// Removes what a VM slept on that is awake, or gone: a crash came between. It stays where it cannot be told whether the VM
+/// sleeps: of a VM that has a disk and no record, and of one whose record tells of no later time at which its agent was
+/// reached. Such a record may be in an older copy of the database, from before the VM fell asleep.
 pub(crate) async fn remove_stray_sleeps(shared: &Shared) {
     let disks = match shared.ports.vm_storage.vm_directories().await {
         Ok(disks) => disks,
@@ -64,8 +65,14 @@ pub(crate) async fn remove_stray_sleeps(shared: &Shared) {
         let record = &snapshot.record;
         let asleep = || {
             let handle = shared.registry.by_id(&record.vm).ok()?;
-            let sleeps_on_it = handle.published.borrow().record.life.asleep() == Some(&record.id);
-            Some(sleeps_on_it)
+            let of_vm = &handle.published.borrow().record;
+            let sleeps_on_it = of_vm.life.asleep() == Some(&record.id);
+            let may_sleep = !sleeps_on_it && of_vm.epoch <= record.epoch;
+            if may_sleep {
+                let (vm, snapshot) = (&record.vm, &record.id);
+                tracing::warn!(%vm, %snapshot, "the record of this VM is older than what it slept on, which is kept: a newer copy of the database wakes it");
+            }
+            Some(sleeps_on_it || may_sleep)
         };
         if record.purpose == SnapshotPurpose::Hibernation
             && !asleep().unwrap_or_else(|| disks.contains(&record.vm))

@@ -28,7 +28,8 @@ fn snapshot_id(number: u64) -> SnapshotId {
 
 /// A user's file: sparse, with something at its beginning, in its second half and at its very end.
 fn user_file(home: &Home) -> UserDisk {
-    let path = home.path("user.img");
+    std::fs::create_dir_all(home.path("disks")).unwrap();
+    let path = home.path("disks/user.img");
     let file = std::fs::File::create(&path).unwrap();
     file.set_len(SIZE).unwrap();
     for (at, text) in [(0, "first"), (550 << 20, "second"), (SIZE - 4, "end.")] {
@@ -246,6 +247,13 @@ async fn a_file_that_others_use_or_changed_is_not_touched() {
     let error = storage.write_back(&vm, false).await.unwrap_err();
     assert!(error.to_string().contains("not there"), "{error}");
     assert_eq!(storage.vm_files(&vm).await.unwrap().own.len(), 1);
+    // Nor is it given up while its file system may only not be mounted: its directory is gone with it.
+    let (folder, aside) = (home.path("disks"), home.path("unmounted"));
+    std::fs::rename(&folder, &aside).unwrap();
+    let error = storage.write_back(&vm, true).await.unwrap_err();
+    assert!(error.to_string().contains("not mounted"), "{error}");
+    assert_eq!(storage.vm_files(&vm).await.unwrap().own.len(), 1);
+    std::fs::rename(&aside, &folder).unwrap();
     storage.write_back(&vm, true).await.unwrap();
     assert!(storage.vm_files(&vm).await.unwrap().own.is_empty());
 }

@@ -60,6 +60,26 @@ async fn a_vm_gets_a_small_sound_scratch_disk_and_loses_it_whole() {
 }
 
 #[tokio::test]
+async fn a_disk_whose_manifest_is_lost_is_kept() {
+    let home = Home::new();
+    let storage = &home.storage;
+    let vm = vm_id(1);
+    assert!(storage.is_unfinished(&vm).await.unwrap(), "nothing is there");
+    let files = storage.create_vm_files(&vm, 64).await.unwrap();
+    assert!(storage.is_unfinished(&vm).await.unwrap());
+    storage.finish_vm_files(&vm).await.unwrap();
+    assert!(!storage.is_unfinished(&vm).await.unwrap());
+    std::fs::remove_file(files.directory.join("disk.json")).unwrap();
+    assert!(!storage.is_unfinished(&vm).await.unwrap(), "a disk would be removed");
+    std::fs::remove_file(&files.scratch.path).unwrap();
+    assert!(storage.is_unfinished(&vm).await.unwrap(), "without a disk it is garbage");
+    // One that was made for a VM to come has no disk yet.
+    let reserved = vm_id(2);
+    storage.reserve_vm_directory(&reserved).await.unwrap();
+    assert!(storage.is_unfinished(&reserved).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_changed_scratch_base_is_found() {
     let home = Home::new();
     let files = home.storage.create_vm_files(&vm_id(1), 64).await.unwrap();

@@ -157,7 +157,7 @@ impl Hypervisor for Qemu {
     }
 
     async fn room(&self, memory_mib: u32, own_bytes: u64) -> Option<usize> {
-        let room = host_memory::available_mib() / soon_needed_mib(memory_mib, Some(own_bytes));
+        let room = host_memory::available_mib().ok()? / soon_needed_mib(memory_mib, Some(own_bytes));
         usize::try_from(room).ok()
     }
 
@@ -305,7 +305,10 @@ fn check_memory(spec: &MachineSpec) -> Result<(), LaunchError> {
         MachineStart::Incoming(state) => Some(state.pages.len()),
     };
     let needed_mib = soon_needed_mib(spec.memory_mib, own_pages);
-    let available_mib = host_memory::available_mib();
+    let available_mib = host_memory::available_mib().map_err(|error| LaunchError::Process {
+        step: "reading how much memory the host has",
+        detail: error.to_string(),
+    })?;
     if needed_mib > available_mib { Err(LaunchError::NoMemory { needed_mib, available_mib }) } else { Ok(()) }
 }
 

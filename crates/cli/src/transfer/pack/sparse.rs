@@ -1,5 +1,6 @@
 //! Files with holes in a tar stream.
 
+use std::cell::Cell;
 use std::fs::{File, Metadata};
 use std::io::{self, Cursor, Read};
 use std::os::fd::AsFd as _;
@@ -8,6 +9,7 @@ use std::path::Path;
 
 use microvm_protocol::sparse::{Segment, SparseMap};
 use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 
 /// Where a file has data; `None` if it is to be packed as any other.
 pub(super) fn map(file: &File, metadata: &Metadata) -> Option<SparseMap> {
@@ -15,11 +17,19 @@ pub(super) fn map(file: &File, metadata: &Metadata) -> Option<SparseMap> {
     if metadata.blocks().saturating_mul(512) >= metadata.len() {
         return None;
     }
-    let next = |from: SeekFrom| seek(file.as_fd(), from).ok();
+    // Where the disk cannot say what is data all of it is: reading it then fails, and zeros would not.
+    let failed = Cell::new(false);
+    let next = |from: SeekFrom| match seek(file.as_fd(), from) {
+        Ok(place) => Some(place),
+        Err(error) => {
+            failed.set(failed.get() || error != Errno::NXIO);
+            None
+        }
+    };
     let map =
         SparseMap::find(metadata.len(), |from| next(SeekFrom::Data(from)), |from| next(SeekFrom::Hole(from)));
     // Whoever reads it the ordinary way begins at its begin.
-    next(SeekFrom::Start(0)).and(map)
+    next(SeekFrom::Start(0)).and(map).filter(|_| !failed.get())
 }
 
 /// The content of an entry: the map, then the data of all segments.

@@ -1,7 +1,10 @@
 //! The directories of a target, walked one component at a time and never through a symbolic link.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use microvm_types::files::FileTime;
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
@@ -9,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::error::CliError;
 use crate::transfer::budget::{self, Budget};
+use crate::transfer::temporary;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -52,14 +56,21 @@ struct Open {
 /// complete when an entry lies outside of it; in another order its time may become that of the copy.
 pub(super) struct Folders {
     root: OwnedFd,
+    /// Path of the target.
+    path: PathBuf,
     /// What the target itself gets at the end.
     pub(super) of_root: Attributes,
     open: Vec<Open>,
 }
 
 impl Folders {
-    pub(super) const fn new(root: OwnedFd) -> Self {
-        Self { root, of_root: Attributes { mode: None, modified: None }, open: Vec::new() }
+    pub(super) fn new(root: OwnedFd, path: &Path) -> Self {
+        Self {
+            root,
+            path: path.to_owned(),
+            of_root: Attributes { mode: None, modified: None },
+            open: Vec::new(),
+        }
     }
 
     /// Opens a directory below the target, making what is missing out of the budget. Fails where a link or a file is in
@@ -133,6 +144,10 @@ impl Folders {
         let folder = rustix::fs::openat(self.last(), name, FOLDER, Mode::empty());
         let folder = folder.map_err(|error| failed(error.into()))?;
         self.open.push(Open { name: name.to_vec(), folder, attributes: Attributes::default() });
+        if !made {
+            let names = self.open.iter().map(|open| OsStr::from_bytes(&open.name));
+            temporary::sweep(self.last(), &self.path.join(names.collect::<PathBuf>()));
+        }
         Ok(made)
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use microvm_ports::hypervisor::{MachineRecord, MachineState};
 use microvm_ports::{LaunchError, Machine};
 use microvm_types::Phase;
+use microvm_types::lifecycle::LifecycleEvent;
 
 use super::disks::write_back_or_log;
 use super::ending::{stopped_by_force, sweep_or_log};
@@ -29,6 +30,11 @@ impl VmActor {
             finish_files(&self.vm.journal).await;
         }
         match self.vm.journal.phase() {
+            Phase::Creating if may_be_whole(&self.vm.journal).await => {
+                let reason = "its record is older than its disk: it was whole before this copy of the database was put \
+                              back. Its disk is kept: start it, or put a newer copy back";
+                self.vm.journal.note(LifecycleEvent::Lost, Some(reason.to_owned())).await;
+            }
             Phase::Creating | Phase::Deleting => {
                 let record = &self.vm.journal.record;
                 tracing::info!(vm = %record.id, phase = %record.phase(), "undoing what a crash interrupted");
@@ -154,6 +160,17 @@ impl Vm {
         machine.resume().await.map_err(|error| not_yet("its machine does not resume", &error))?;
         let connected = self.reach.connect_unless_ended(&mut self.journal, &mut self.inbox, &machine).await;
         connected.map_err(|error| not_yet("its agent does not answer", &error))
+    }
+}
+
+/// True unless the directory of a VM is surely what an interrupted creation left.
+async fn may_be_whole(journal: &Journal) -> bool {
+    match journal.shared.ports.vm_storage.is_unfinished(&journal.record.id).await {
+        Ok(unfinished) => !unfinished,
+        Err(error) => {
+            tracing::error!(vm = %journal.record.id, %error, "it cannot be told whether this VM is whole: it is kept");
+            true
+        }
     }
 }
 

@@ -38,24 +38,22 @@ impl Vm {
         // VM runs, so that a crash after it undoes the creation too.
         let (record, id) = (self.journal.record.clone(), self.journal.record.id.clone());
         let row = ports.store.insert_vm(&record);
-        // Its directory is no leftover any more. Done while the row is changed: where only one of both was done before a
-        // crash the row still says `creating`, or knows the directory.
+        // Its directory is no leftover any more. After the row is changed: a row that says `creating` of a whole directory is
+        // then surely older than it (a copy of the database that was put back), and removes nothing.
         let finish = ports.vm_storage.finish_vm_files(&id);
         if start {
             let (row, up) = futures::join!(row, self.make_files_and_bring_up(planned));
             row?;
-            let (ran, finished) = futures::join!(self.running(up?), finish);
-            ran?;
-            finished?;
+            self.running(up?).await?;
+            finish.await?;
             let _ = self.journal.hook(HookPoint::AfterCreate).await;
             let _ = self.journal.hook(HookPoint::AfterStart).await;
         } else {
             let (row, files) = futures::join!(row, planned.make_files(&ports, &record));
             row?;
             files?;
-            let (created, finished) = futures::join!(self.journal.request(LifecycleEvent::Created), finish);
-            created?;
-            finished?;
+            self.journal.request(LifecycleEvent::Created).await?;
+            finish.await?;
             let _ = self.journal.hook(HookPoint::AfterCreate).await;
         }
         Ok(())

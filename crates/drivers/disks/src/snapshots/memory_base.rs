@@ -193,8 +193,10 @@ fn copy_base(base: &BaseFile, to: &File, path: &Utf8Path, cancel: &Cancel) -> Re
 
 /// Removes what an earlier start of the host left: it was never synced.
 pub(crate) fn forget_earlier_boot(memory: &Utf8Path) -> Result<(), StorageError> {
-    // Without a boot id nothing can be told, and a wrong guess would take the memory of living machines.
-    let Ok(now) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") else { return Ok(()) };
+    // Without a boot id nothing can be told: a wrong guess would take the memory of living machines, and the memory of an
+    // earlier boot, which was never synced, would be given to new ones.
+    let boot_id = Utf8Path::new("/proc/sys/kernel/random/boot_id");
+    let now = std::fs::read_to_string(boot_id).map_err(io_error("reading", boot_id))?;
     let lock_path = memory.join(LOCK);
     let lock = OpenOptions::new()
         .create(true)

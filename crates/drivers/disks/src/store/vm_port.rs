@@ -36,7 +36,7 @@ impl VmStorage for Disks {
 
     async fn is_unfinished(&self, id: &VmId) -> Result<bool, StorageError> {
         let id = id.clone();
-        self.blocking(move |inner, _| Ok(inner.vms.is_unfinished(&id))).await
+        self.blocking(move |inner, _| inner.vms.is_unfinished(&id)).await
     }
 
     async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError> {

@@ -49,10 +49,24 @@ impl VmDisks {
         remove_all(&self.ground.vm_path(id).join(UNFINISHED))
     }
 
-    /// Whether a directory is what an interrupted creation or removal left.
-    pub(crate) fn is_unfinished(&self, id: &VmId) -> bool {
+    /// True if a directory is surely what an interrupted creation or removal left: it is marked so, or has no disk. A disk
+    /// whose manifest is lost is somebody's all the same.
+    pub(crate) fn is_unfinished(&self, id: &VmId) -> Result<bool, StorageError> {
         let directory = self.ground.vm_path(id);
-        exists(&directory.join(UNFINISHED)) || !exists(&directory.join(MANIFEST))
+        let has = |name: &str| {
+            let path = directory.join(name);
+            match path.symlink_metadata() {
+                Ok(_) => Ok(true),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(failed("examining", &path, error)),
+            }
+        };
+        if has(UNFINISHED)? {
+            return Ok(true);
+        }
+        // A directory that is not there has no disk either.
+        let has_disk = || Ok(has(".")? && names_in(&directory)?.iter().any(|name| is_top(name)));
+        Ok(!has(MANIFEST)? && (has(RESERVED)? || !has_disk()?))
     }
 
     /// Ids of all directories of VMs.
@@ -202,9 +216,14 @@ fn remove_in_place(directory: &Utf8Path) -> Result<(), StorageError> {
             tracing::debug!(%error, "a disk is removed without being emptied first");
         }
     }
-    // Without it nothing is written back any more: what is left is garbage.
-    remove_all(&directory.join(MANIFEST))?;
-    remove_all(directory)?;
+    // Without a manifest nothing is written back any more, and by the mark in its place what is left is known as garbage; to
+    // rename takes no room.
+    match std::fs::rename(directory.join(MANIFEST), directory.join(UNFINISHED)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(failed("removing", &directory.join(MANIFEST), error));
+        }
+        _ => remove_all(directory)?,
+    }
     directory.parent().map_or(Ok(()), sync_directory)
 }
 

@@ -111,7 +111,13 @@ pub(crate) fn header_sum(path: &Utf8Path) -> Result<Sums, StorageError> {
     let mut hasher = Sha256::new();
     let mut at = 0;
     let mut piece = [0; 4096];
-    while let Ok(data) = seek(&file, SeekFrom::Data(at)) {
+    loop {
+        let data = match seek(&file, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // Nothing but a hole follows.
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(microvm_durable::error::errno("reading", path)(error)),
+        };
         let end =
             seek(&file, SeekFrom::Hole(data)).map_err(microvm_durable::error::errno("reading", path))?;
         let mut place = data / PIECE * PIECE;

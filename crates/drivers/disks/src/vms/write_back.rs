@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use camino::Utf8Path;
 use microvm_durable::cancel::Cancel;
+use microvm_durable::device::Device;
 use microvm_durable::error::io_error;
 use microvm_durable::files::exists;
 use microvm_ports::StorageError;
@@ -68,9 +69,14 @@ impl Tops {
             let Some(index) = disk.own.iter().position(|own| own.serial == serial) else { continue };
             let Some(home) = disk.own[index].home.clone() else { continue };
             if is_missing(&home.path)? {
+                let refused = |reason: &str| {
+                    Err(StorageError::NotWrittenBack { path: home.path.clone(), reason: reason.to_owned() })
+                };
                 if !give_up_missing {
-                    let reason = "it is not there".to_owned();
-                    return Err(StorageError::NotWrittenBack { path: home.path, reason });
+                    return refused("it is not there");
+                }
+                if !was_removed(&home)? {
+                    return refused("its directory is gone, or the file system that it is on is not mounted");
                 }
                 tracing::warn!(%vm, disk = serial, path = %home.path, "the file of a disk is gone: nothing is written back to it");
             } else {
@@ -127,6 +133,17 @@ fn is_missing(path: &Utf8Path) -> Result<bool, StorageError> {
         Ok(_) => Ok(false),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(io_error("examining", path)(error)),
+    }
+}
+
+/// True unless a file that is not there may be on a file system that is not mounted right now: the directory that it was in
+/// is gone, or is on another file system than the file was.
+fn was_removed(home: &Home) -> Result<bool, StorageError> {
+    let Some(folder) = home.path.parent() else { return Ok(true) };
+    match std::fs::metadata(folder) {
+        Ok(found) => Ok(!Device::differ(home.device, Device::of(&found))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error("examining", folder)(error)),
     }
 }
 

@@ -119,7 +119,8 @@ fn fill(mut buffer: PageBuffer, mapping: &Mapping, ranges: Vec<PageRange>) -> Re
 }
 
 fn room_for(bytes: usize) -> Result<PageBuffer, BranchError> {
-    let (changed_mib, available_mib) = (bytes as u64 >> 20, host_memory::available_mib());
+    let available_mib = host_memory::available_mib().map_err(failed("reading how much the host has"))?;
+    let changed_mib = bytes as u64 >> 20;
     if changed_mib + HOST_RESERVE_MIB > available_mib {
         return Err(BranchError::NoMemory { changed_mib, available_mib });
     }

@@ -1,5 +1,6 @@
 //! Files with holes: a map, then their data.
 
+use std::cell::Cell;
 use std::fs::{File, Metadata};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -7,6 +8,7 @@ use std::path::Path;
 
 use microvm_protocol::sparse::{Segment, SparseMap};
 use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 use tar::Header;
 
 use super::{BLOCK, Packer, header};
@@ -18,8 +20,18 @@ pub(super) fn map(file: &File, metadata: &Metadata) -> Option<SparseMap> {
     if metadata.blocks().saturating_mul(512) >= metadata.len() {
         return None;
     }
-    let next = |from: SeekFrom| seek(file.as_fd(), from).ok();
-    SparseMap::find(metadata.len(), |from| next(SeekFrom::Data(from)), |from| next(SeekFrom::Hole(from)))
+    // Where the disk cannot say what is data all of it is: reading it then fails, and zeros would not.
+    let failed = Cell::new(false);
+    let next = |from: SeekFrom| match seek(file.as_fd(), from) {
+        Ok(place) => Some(place),
+        Err(error) => {
+            failed.set(failed.get() || error != Errno::NXIO);
+            None
+        }
+    };
+    let map =
+        SparseMap::find(metadata.len(), |from| next(SeekFrom::Data(from)), |from| next(SeekFrom::Hole(from)));
+    map.filter(|_| !failed.get())
 }
 
 impl Packer<'_> {
