@@ -101,7 +101,7 @@ pub(crate) enum Command {
     /// Check this host and say how to repair what is missing
     Doctor(commands::doctor::Doctor),
     /// Measure this installation against the limits of this host
-    Bench(crate::bench::Bench),
+    Bench(crate::commands::bench::Bench),
     /// Verify every stored image and kernel
     Verify(commands::verify::Verify),
     /// Run the server; other commands start it when they need it

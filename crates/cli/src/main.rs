@@ -8,7 +8,6 @@
 
 mod arguments;
 mod autostart;
-mod bench;
 mod claim;
 mod commands;
 mod context;

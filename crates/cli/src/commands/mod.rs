@@ -1,5 +1,6 @@
 //! One file per verb.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod cp;
 pub(crate) mod create;

@@ -8,18 +8,17 @@ use microvm_types::VmRef;
 use microvm_types::template::Overrides;
 use microvm_types::vm::Limits;
 
-use crate::bench::bare::{DISK_MIB, IMAGE, MEMORY_MIB};
-use crate::bench::report::{Promise, Row};
-use crate::bench::samples::{Percentiles, Samples};
-use crate::bench::{Scene, tidy};
-use crate::error::CliError;
-use crate::notice::say;
+use crate::bare::{DISK_MIB, IMAGE, MEMORY_MIB};
+use crate::error::BenchError;
+use crate::report::{Promise, Row};
+use crate::samples::{Percentiles, Samples};
+use crate::{Scene, marks};
 
 /// Seconds after which a VM of a bench that was killed removes itself.
 const IDLE_NET: u64 = 300;
 
 /// What every VM of the bench is like.
-pub(super) fn request(kernel: &str) -> CreateVm {
+pub(crate) fn request(kernel: &str) -> CreateVm {
     CreateVm {
         vcpus: Some(1),
         memory_mib: Some(MEMORY_MIB),
@@ -30,13 +29,13 @@ pub(super) fn request(kernel: &str) -> CreateVm {
             ..Overrides::default()
         },
         limits: Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), ..Limits::default() },
-        labels: tidy::labels(),
+        labels: marks::labels(),
         cold: true,
         ..CreateVm::default()
     }
 }
 
-pub(super) fn execute(command: &str) -> Execute {
+pub(crate) fn execute(command: &str) -> Execute {
     Execute {
         command: CommandLine::Arguments(vec![command.to_owned()]),
         timeout: 30,
@@ -47,7 +46,7 @@ pub(super) fn execute(command: &str) -> Execute {
 }
 
 /// Creates a VM over REST and runs its first command; how long both took.
-pub(super) async fn one(scene: &Scene, kernel: &str) -> Result<Duration, CliError> {
+pub(crate) async fn one(scene: &Scene, kernel: &str) -> Result<Duration, BenchError> {
     let started = Instant::now();
     let vm = VmRef::from(scene.client.create_vm(&request(kernel)).await?.id);
     scene.client.execute(&vm, &execute("true")).await?;
@@ -56,15 +55,15 @@ pub(super) async fn one(scene: &Scene, kernel: &str) -> Result<Duration, CliErro
     Ok(took)
 }
 
-pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
+pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
     let mut rows = Vec::new();
     let mut medians: Vec<(&str, Percentiles)> = Vec::new();
     for kernel in ["distribution", "built"] {
         if !scene.bare.has_kernel(kernel).await {
-            say(&format!("there is no kernel `{kernel}`, its boots are left out"));
+            scene.say(&format!("there is no kernel `{kernel}`, its boots are left out"));
             continue;
         }
-        say(&format!("booting with the kernel `{kernel}`"));
+        scene.say(&format!("booting with the kernel `{kernel}`"));
         let (mut floor, mut ours) = (Vec::new(), Vec::new());
         for _ in 0..=scene.rounds {
             let bare = scene.bare.boot(kernel).await?;
@@ -92,7 +91,7 @@ pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
         ));
     }
     if let Some((kernel, _)) = medians.last() {
-        say("booting two at once");
+        scene.say("booting two at once");
         let (mut alone, mut both) = (Vec::new(), Vec::new());
         for _ in 0..=scene.rounds {
             alone.push(one(scene, kernel).await?);

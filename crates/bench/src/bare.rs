@@ -5,85 +5,83 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
-use microvm_driver_disks::Disks;
-use microvm_driver_host::SystemClock;
-use microvm_driver_images::Images;
 use microvm_driver_qemu::Qemu;
 use microvm_ports::guest::{GuestEndpoint, GuestMeasure, Identity};
 use microvm_ports::hypervisor::{Capabilities, KernelBoot, MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::storage::DiskFormat;
-use microvm_ports::{Clock, Guest, GuestConnector, Hypervisor, ImageStore, KernelStore, VmStorage};
+use microvm_ports::{
+    Clock, Guest, GuestConnector, Hypervisor, ImageStore, KernelStore, SnapshotStore, VmStorage,
+};
 use microvm_types::VmId;
 use tokio::process::{Child, Command};
 
-use crate::bench::failed;
-use crate::error::CliError;
-use crate::settings::Settings;
-use crate::wiring;
+use crate::error::BenchError;
+use crate::error::failed;
 
-/// How long a bare machine may take to answer.
+/// Time that a bare machine may take to answer.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Later than every epoch a saved machine has seen.
 const CHILD_EPOCH: u64 = 1_000_000;
 /// Image, memory and disk of every machine of the bench.
-pub(super) const IMAGE: &str = "debian-python";
-pub(super) const MEMORY_MIB: u32 = 512;
-pub(super) const DISK_MIB: u32 = 4_096;
+pub(crate) const IMAGE: &str = "debian-python";
+pub(crate) const MEMORY_MIB: u32 = 512;
+pub(crate) const DISK_MIB: u32 = 4_096;
 
-/// Makes bare machines.
-pub(super) struct BareHost {
-    pub(super) images: Images,
-    pub(super) disks: Disks,
-    pub(super) qemu: Qemu,
-    pub(super) clock: Arc<dyn Clock>,
+/// Maker of bare machines: the stores and drivers of the installation, without its server.
+pub struct BareHost {
+    /// Images of the root.
+    pub images: Arc<dyn ImageStore>,
+    /// Kernels of the root.
+    pub kernels: Arc<dyn KernelStore>,
+    /// Disks and memory files of the root.
+    pub disks: Arc<dyn VmStorage>,
+    /// Saved states of the root.
+    pub snapshots: Arc<dyn SnapshotStore>,
+    /// The driver whose command line is taken.
+    pub qemu: Qemu,
+    /// Driver of guest channels.
+    pub connector: Arc<dyn GuestConnector>,
+    /// Source of ids.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// A bare machine that answered; ended and removed by [`BareHost::remove`].
-pub(super) struct BareMachine {
-    pub(super) id: VmId,
+pub(crate) struct BareMachine {
+    pub(crate) id: VmId,
     child: Child,
     /// From the start of QEMU to the agent's answer.
-    pub(super) took: Duration,
-    pub(super) guest: Arc<dyn Guest>,
+    pub(crate) took: Duration,
+    pub(crate) guest: Arc<dyn Guest>,
 }
 
 impl BareMachine {
     /// Measures the guest.
-    pub(super) fn measuring(&self) -> Result<&dyn GuestMeasure, CliError> {
+    pub(crate) fn measuring(&self) -> Result<&dyn GuestMeasure, BenchError> {
         let measuring = self.guest.measuring();
         measuring.ok_or_else(|| failed("measuring the guest", &"its driver has no way to"))
     }
 }
 
 impl BareHost {
-    pub(super) async fn open(settings: &Settings) -> Result<Self, CliError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let stores = wiring::open_stores(settings, Arc::clone(&clock)).await;
-        let stores = stores.map_err(|error| failed("opening the stores", &format!("{error:#}")))?;
-        let config =
-            wiring::qemu_config().map_err(|error| failed("reading the settings", &format!("{error:#}")))?;
-        Ok(Self { images: stores.images, disks: stores.disks, qemu: Qemu::new(config), clock })
-    }
-
-    pub(super) async fn report(&self) -> Result<Capabilities, CliError> {
+    pub(crate) async fn report(&self) -> Result<Capabilities, BenchError> {
         self.qemu.probe().await.map_err(|error| failed("probing the host", &error))
     }
 
-    /// Whether there is a kernel of that name.
-    pub(super) async fn has_kernel(&self, name: &str) -> bool {
-        self.images.kernel(name).await.is_ok()
+    /// Returns true if there is a kernel of that name.
+    pub(crate) async fn has_kernel(&self, name: &str) -> bool {
+        self.kernels.kernel(name).await.is_ok()
     }
 
-    pub(super) fn fresh_id(&self) -> VmId {
+    pub(crate) fn fresh_id(&self) -> VmId {
         let mut random = [0; 8];
         self.clock.fill_random(&mut random);
         VmId::from_parts(self.clock.now_ms().unsigned_abs(), u64::from_le_bytes(random))
     }
 
     /// Boots a bare machine. Files are made before the clock starts.
-    pub(super) async fn boot(&self, kernel: &str) -> Result<BareMachine, CliError> {
+    pub(crate) async fn boot(&self, kernel: &str) -> Result<BareMachine, BenchError> {
         let step = |what: &'static str| move |error: microvm_ports::StorageError| failed(what, &error);
-        let kernel = self.images.kernel(kernel).await.map_err(step("finding the kernel"))?;
+        let kernel = self.kernels.kernel(kernel).await.map_err(step("finding the kernel"))?;
         let image = self.images.image(IMAGE).await.map_err(step("finding the image"))?;
         let id = self.fresh_id();
         let files = self.disks.create_vm_files(&id, DISK_MIB).await.map_err(step("making a disk"))?;
@@ -122,10 +120,10 @@ impl BareHost {
     }
 
     /// Starts a bare machine; what was made for it is removed if that fails.
-    pub(super) async fn start(&self, spec: &MachineSpec) -> Result<BareMachine, CliError> {
+    pub(crate) async fn start(&self, spec: &MachineSpec) -> Result<BareMachine, BenchError> {
         let (program, arguments) =
             self.qemu.bare_command(spec).await.map_err(|error| failed("describing the machine", &error))?;
-        let outcome = start(spec, program, arguments).await;
+        let outcome = start(&*self.connector, spec, program, arguments).await;
         if outcome.is_err() {
             let _ = self.disks.remove_vm_files(&spec.id).await;
         }
@@ -133,7 +131,7 @@ impl BareHost {
     }
 
     /// Ends a bare machine and removes its files.
-    pub(super) async fn remove(&self, mut machine: BareMachine) -> Result<(), CliError> {
+    pub(crate) async fn remove(&self, mut machine: BareMachine) -> Result<(), BenchError> {
         machine.guest.close();
         let _ = machine.child.kill().await;
         let removed = self.disks.remove_vm_files(&machine.id).await;
@@ -141,7 +139,7 @@ impl BareHost {
     }
 }
 
-/// Whether somebody listens on a unix socket, found without connecting to it: a connection would count as a host.
+/// Returns true if a process listens on a unix socket. Nothing connects to it: a connection would count as a host.
 fn listens(socket: &Utf8PathBuf) -> bool {
     if !socket.exists() {
         return false;
@@ -163,10 +161,11 @@ async fn listening(socket: &Utf8PathBuf, since: Instant) {
 }
 
 async fn start(
+    connector: &dyn GuestConnector,
     spec: &MachineSpec,
     program: Utf8PathBuf,
     arguments: Vec<String>,
-) -> Result<BareMachine, CliError> {
+) -> Result<BareMachine, BenchError> {
     let started = Instant::now();
     let child = Command::new(program)
         .args(arguments)
@@ -195,15 +194,14 @@ async fn start(
         )],
         ..Identity::default()
     };
-    let connected =
-        wiring::connector().connect(&GuestEndpoint::UnixSocket(socket), epoch, &identity, LIMIT).await;
+    let connected = connector.connect(&GuestEndpoint::UnixSocket(socket), epoch, &identity, LIMIT).await;
     let guest = connected.map_err(|error| failed("reaching the agent of a bare machine", &error))?;
     Ok(BareMachine { id: spec.id.clone(), child, took: started.elapsed(), guest })
 }
 
 impl BareMachine {
     /// Process number of its QEMU.
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id().unwrap_or(0)
     }
 }

@@ -7,19 +7,18 @@ use std::time::{Duration, Instant};
 use microvm_types::VmRef;
 use rustix::net::sockopt::socket_peercred;
 
-use crate::bench::boot::request;
-use crate::bench::report::{Promise, Row};
-use crate::bench::samples::Samples;
-use crate::bench::{Scene, failed};
-use crate::error::CliError;
-use crate::notice::say;
+use crate::boot::request;
+use crate::error::BenchError;
+use crate::report::{Promise, Row};
+use crate::samples::Samples;
+use crate::{Scene, failed};
 
 /// How long guests are left alone before their memory is read.
-pub(super) const SETTLE: Duration = Duration::from_secs(5);
+pub(crate) const SETTLE: Duration = Duration::from_secs(5);
 /// Rounds of starting a program.
 const START_ROUNDS: u32 = 20;
 
-pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
+pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
     let mut rows = vec![idle_vm(scene).await?];
     let pid = server_pid(&scene.client).await?;
     let rss = status_mib(pid, "VmRSS:")?;
@@ -35,8 +34,8 @@ pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
     Ok(rows)
 }
 
-async fn idle_vm(scene: &Scene) -> Result<Row, CliError> {
-    say("leaving a VM and a bare machine idle");
+async fn idle_vm(scene: &Scene) -> Result<Row, BenchError> {
+    scene.say("leaving a VM and a bare machine idle");
     let bare = scene.bare.boot("default").await?;
     let vm = VmRef::from(scene.client.create_vm(&request("default")).await?.id);
     tokio::time::sleep(SETTLE).await;
@@ -56,7 +55,7 @@ async fn idle_vm(scene: &Scene) -> Result<Row, CliError> {
 }
 
 /// Process number of the server, from the kernel's word about the other end of its socket.
-async fn server_pid(client: &microvm_client::Client) -> Result<i32, CliError> {
+async fn server_pid(client: &microvm_client::Client) -> Result<i32, BenchError> {
     let address =
         microvm_client::bind_path(client.socket()).map_err(|error| failed("finding the server", &error))?;
     let stream = tokio::net::UnixStream::connect(address.path())
@@ -67,11 +66,11 @@ async fn server_pid(client: &microvm_client::Client) -> Result<i32, CliError> {
 }
 
 /// From nothing to the first answer of a server on an empty root: `microvm ls` there, and the server it starts.
-async fn server_start(scene: &Scene) -> Result<Row, CliError> {
-    say("starting servers");
+async fn server_start(scene: &Scene) -> Result<Row, BenchError> {
+    scene.say("starting servers");
     let mut rounds = Vec::new();
     for number in 0..=5 {
-        let root = scene.settings.root.join(format!("tmp/bench-{}-{number}", std::process::id()));
+        let root = scene.root.join(format!("tmp/bench-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&root).map_err(|error| failed("making a root", &error))?;
         let started = Instant::now();
         let mut listing = own_program(&["--root", root.as_str(), "ls"])?;
@@ -101,7 +100,7 @@ async fn server_start(scene: &Scene) -> Result<Row, CliError> {
     })
 }
 
-async fn wait_for_end(process: std::os::fd::OwnedFd) -> Result<(), CliError> {
+async fn wait_for_end(process: std::os::fd::OwnedFd) -> Result<(), BenchError> {
     let waited = tokio::task::spawn_blocking(move || {
         let mut polled = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut polled, None)
@@ -113,7 +112,7 @@ async fn wait_for_end(process: std::os::fd::OwnedFd) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn help() -> Result<Row, CliError> {
+async fn help() -> Result<Row, BenchError> {
     let mut rounds = Vec::new();
     for _ in 0..=START_ROUNDS {
         let started = Instant::now();
@@ -126,22 +125,22 @@ async fn help() -> Result<Row, CliError> {
     Ok(Row { percentiles: Some(found), ..Row::single("`microvm --help`", "ms", None, found.p50, promise) })
 }
 
-fn own_program(arguments: &[&str]) -> Result<tokio::process::Child, CliError> {
+fn own_program(arguments: &[&str]) -> Result<tokio::process::Child, BenchError> {
     let program = std::env::current_exe().map_err(|error| failed("finding this program", &error))?;
     let mut command = tokio::process::Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().map_err(|error| failed("starting this program", &error))
 }
 
-fn status_mib(pid: i32, name: &str) -> Result<f64, CliError> {
+fn status_mib(pid: i32, name: &str) -> Result<f64, BenchError> {
     mib_of(&format!("/proc/{pid}/status"), name)
 }
 
-pub(super) fn pss_mib(pid: u32) -> Result<f64, CliError> {
+pub(crate) fn pss_mib(pid: u32) -> Result<f64, BenchError> {
     mib_of(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
 }
 
-pub(super) fn mib_of(path: &str, name: &str) -> Result<f64, CliError> {
+pub(crate) fn mib_of(path: &str, name: &str) -> Result<f64, BenchError> {
     let text =
         std::fs::read_to_string(path).map_err(|error| failed("reading the memory of a process", &error))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));

@@ -5,25 +5,24 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 use microvm_types::VmRef;
 
-use crate::bench::bare::{BareMachine, MEMORY_MIB};
-use crate::bench::boot::{self, execute};
-use crate::bench::footprint::{SETTLE, pss_mib};
-use crate::bench::pause::{forking, source};
-use crate::bench::report::{Promise, Row};
-use crate::bench::samples::{Percentiles, Samples};
-use crate::bench::{Scene, failed, tidy};
-use crate::error::CliError;
-use crate::notice::say;
+use crate::bare::{BareMachine, MEMORY_MIB};
+use crate::boot::{self, execute};
+use crate::error::BenchError;
+use crate::footprint::{SETTLE, pss_mib};
+use crate::pause::{forking, source};
+use crate::report::{Promise, Row};
+use crate::samples::{Percentiles, Samples};
+use crate::{Scene, failed, tidy};
 
 /// Counts of children at once; the last of them is promised and always measured, the others with `--full`.
 const COUNTS: [usize; 3] = [10, 50, 100];
 
 /// Forks `count` children and has each of them answer a command; how long until the last one did.
-pub(super) async fn fork_and_answer(
+pub(crate) async fn fork_and_answer(
     scene: &Scene,
     vm: &VmRef,
     count: usize,
-) -> Result<(Duration, Duration, Vec<VmRef>), CliError> {
+) -> Result<(Duration, Duration, Vec<VmRef>), BenchError> {
     let started = Instant::now();
     let forked = scene.client.fork_vm(vm, &forking(count)).await?;
     let up = started.elapsed();
@@ -33,7 +32,7 @@ pub(super) async fn fork_and_answer(
     Ok((up, started.elapsed(), children))
 }
 
-pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
+pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
     let vm = source(scene, MEMORY_MIB).await?;
     let state = scene.bare.golden(scene, &vm).await?;
     let mut rows = Vec::new();
@@ -50,8 +49,8 @@ async fn first_answer(
     vm: &VmRef,
     state: &microvm_ports::snapshot::BranchSource,
     rows: &mut Vec<Row>,
-) -> Result<Percentiles, CliError> {
-    say("forking a running VM");
+) -> Result<Percentiles, BenchError> {
+    scene.say("forking a running VM");
     let (mut floor, mut floor_command) = (Vec::new(), Vec::new());
     let (mut up, mut answered) = (Vec::new(), Vec::new());
     for _ in 0..=scene.rounds {
@@ -81,7 +80,7 @@ async fn first_answer(
         promise,
     ));
     if scene.bare.has_kernel("distribution").await {
-        say("booting with the kernel `distribution`, to compare");
+        scene.say("booting with the kernel `distribution`, to compare");
         let mut cold = Vec::new();
         for _ in 0..=scene.rounds.min(3) {
             cold.push(boot::one(scene, "distribution").await?);
@@ -98,10 +97,10 @@ async fn first_answer(
 }
 
 /// Many children in one request, against one at a time on all cores.
-async fn many(scene: &Scene, vm: &VmRef, one: Percentiles, rows: &mut Vec<Row>) -> Result<(), CliError> {
+async fn many(scene: &Scene, vm: &VmRef, one: Percentiles, rows: &mut Vec<Row>) -> Result<(), BenchError> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     for count in COUNTS.into_iter().skip(if scene.full { 0 } else { COUNTS.len() - 1 }) {
-        say(&format!("forking {count} children at once"));
+        scene.say(&format!("forking {count} children at once"));
         let mut rounds = Vec::new();
         for _ in 0..=scene.rounds.min(3) {
             let (_, took, children) = fork_and_answer(scene, vm, count).await?;
@@ -128,8 +127,8 @@ async fn idle_child(
     scene: &Scene,
     vm: &VmRef,
     state: &microvm_ports::snapshot::BranchSource,
-) -> Result<Row, CliError> {
-    say("leaving a child and a bare child idle");
+) -> Result<Row, BenchError> {
+    scene.say("leaving a child and a bare child idle");
     let bare = scene.bare.child(state).await?;
     let measured = idle_pair(scene, vm, &bare).await;
     scene.bare.remove(bare).await?;
@@ -143,7 +142,7 @@ async fn idle_child(
     ))
 }
 
-async fn idle_pair(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<(f64, f64), CliError> {
+async fn idle_pair(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<(f64, f64), BenchError> {
     let forked = scene.client.fork_vm(vm, &forking(1)).await?;
     let children: Vec<VmRef> = forked.vms.into_iter().map(|vm| VmRef::from(vm.id)).collect();
     tokio::time::sleep(SETTLE).await;

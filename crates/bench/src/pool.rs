@@ -6,12 +6,11 @@ use microvm_api::pool::{Acquire, CreatePool};
 use microvm_types::vm::Limits;
 use microvm_types::{Name, VmRef};
 
-use crate::bench::boot::{execute, request};
-use crate::bench::report::{Promise, Row};
-use crate::bench::samples::{Percentiles, Samples};
-use crate::bench::{Scene, failed};
-use crate::error::CliError;
-use crate::notice::say;
+use crate::boot::{execute, request};
+use crate::error::BenchError;
+use crate::report::{Promise, Row};
+use crate::samples::{Percentiles, Samples};
+use crate::{Scene, failed, marks};
 
 /// VMs that wait at once.
 const WAITING: usize = 4;
@@ -22,15 +21,9 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Rounds at least; one takes some milliseconds once the pool is full.
 const ROUNDS: u32 = 20;
 
-/// Name of this run's pool.
-pub(super) fn name() -> Result<Name, CliError> {
-    let name = format!("bench-{}", std::process::id()).parse();
-    name.map_err(|error: microvm_types::NameError| failed("naming a pool", &error))
-}
-
-pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
-    say("filling a pool");
-    let pool = name()?;
+pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
+    scene.say("filling a pool");
+    let pool = marks::pool()?;
     let like = request("default");
     let mut overrides = like.overrides;
     overrides.vcpus = like.vcpus;
@@ -45,7 +38,7 @@ pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
     };
     scene.client.create_pool(&wanted).await?;
     let wish = Acquire {
-        labels: crate::bench::tidy::labels(),
+        labels: crate::tidy::labels(),
         limits: Limits { ephemeral: true, ..Limits::default() },
         ..Acquire::default()
     };
@@ -76,7 +69,7 @@ async fn acquire(
     pool: &Name,
     wish: &Acquire,
     answer: Answer,
-) -> Result<(Percentiles, Percentiles), CliError> {
+) -> Result<(Percentiles, Percentiles), BenchError> {
     let (mut floor, mut ours) = (Vec::new(), Vec::new());
     let command = execute("true");
     for _ in 0..=scene.rounds.max(ROUNDS) {
@@ -107,7 +100,7 @@ async fn acquire(
 }
 
 /// Waits until as many VMs wait as shall.
-async fn full(scene: &Scene, pool: &Name) -> Result<(), CliError> {
+async fn full(scene: &Scene, pool: &Name) -> Result<(), BenchError> {
     let began = Instant::now();
     loop {
         let now = scene.client.pool(pool).await?;

@@ -2,21 +2,20 @@
 
 use microvm_types::VmRef;
 
-use crate::bench::bare::MEMORY_MIB;
-use crate::bench::fork::fork_and_answer;
-use crate::bench::pause::{forking, source};
-use crate::bench::report::{Promise, Row};
-use crate::bench::samples::Samples;
-use crate::bench::{Scene, dirt, tidy};
-use crate::error::CliError;
-use crate::notice::say;
+use crate::bare::MEMORY_MIB;
+use crate::error::BenchError;
+use crate::fork::fork_and_answer;
+use crate::pause::{forking, source};
+use crate::report::{Promise, Row};
+use crate::samples::Samples;
+use crate::{Scene, dirt, tidy};
 
 /// Sizes of memory in MiB.
 const MEMORIES_MIB: [u32; 4] = [256, 512, 1_024, 2_048];
 /// MiB that a program in the guest changes.
 const CHANGES_MIB: [u64; 4] = [1, 16, 64, 256];
 
-pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
+pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
     let mut rows = Vec::new();
     for memory_mib in MEMORIES_MIB {
         rows.extend(one(scene, memory_mib, None).await?);
@@ -27,12 +26,12 @@ pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
     Ok(rows)
 }
 
-async fn one(scene: &Scene, memory_mib: u32, changed: Option<u64>) -> Result<[Row; 2], CliError> {
+async fn one(scene: &Scene, memory_mib: u32, changed: Option<u64>) -> Result<[Row; 2], BenchError> {
     let title = changed.map_or_else(
         || format!("{memory_mib} MiB of memory"),
         |changed| format!("{memory_mib} MiB of memory, a program wrote {changed} MiB"),
     );
-    say(&format!("forking a VM with {title}"));
+    scene.say(&format!("forking a VM with {title}"));
     let vm = source(scene, memory_mib).await?;
     let _dirt = match changed {
         None => None,

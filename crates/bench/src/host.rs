@@ -1,28 +1,37 @@
-//! On what host a report was measured.
+//! The host on which a report was measured.
 
 use std::fmt;
 use std::fs;
 
 use serde::Serialize;
 
-use crate::bench::Scene;
-use crate::error::CliError;
+use crate::Scene;
+use crate::error::BenchError;
 
-/// Stamp of the host.
+/// Description of the host.
 #[derive(Debug, Serialize)]
-pub(super) struct HostStamp {
-    pub(super) cpu: String,
-    pub(super) cores: usize,
-    pub(super) memory_mib: u64,
-    pub(super) host_kernel: String,
-    pub(super) qemu: String,
-    pub(super) accelerator: String,
-    pub(super) load_average: String,
-    pub(super) build: &'static str,
-    pub(super) version: &'static str,
+pub struct HostStamp {
+    /// Model of the processor.
+    pub cpu: String,
+    /// Number of processors.
+    pub cores: usize,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Release of the kernel.
+    pub host_kernel: String,
+    /// Version of QEMU.
+    pub qemu: String,
+    /// Accelerator of QEMU.
+    pub accelerator: String,
+    /// Load averages over 1, 5 and 15 minutes.
+    pub load_average: String,
+    /// Profile of this build.
+    pub build: &'static str,
+    /// Version of this build.
+    pub version: &'static str,
 }
 
-pub(super) async fn stamp(scene: &Scene) -> Result<HostStamp, CliError> {
+pub(crate) async fn stamp(scene: &Scene) -> Result<HostStamp, BenchError> {
     let report = scene.bare.report().await?;
     let field = |file: &str, name: &str| {
         let text = fs::read_to_string(file).unwrap_or_default();

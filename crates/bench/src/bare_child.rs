@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use microvm_driver_qemu::Qemu;
+use microvm_ports::StorageError;
 use microvm_ports::branch::IncomingState;
 use microvm_ports::hypervisor::{MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::snapshot::BranchSource;
 use microvm_ports::storage::DiskFormat;
-use microvm_ports::{ImageStore, SnapshotStore, StorageError};
 use microvm_types::VmRef;
 use microvm_types::vm::Origin;
 
-use crate::bench::bare::{BareHost, BareMachine, IMAGE};
-use crate::bench::{Scene, failed};
-use crate::error::CliError;
+use crate::bare::{BareHost, BareMachine, IMAGE};
+use crate::error::BenchError;
+use crate::{Scene, failed};
 
 /// Place of the scratch disk among the disks, after the image.
 const SCRATCH: usize = 1;
@@ -22,17 +22,17 @@ const CHILDREN: usize = 1_000;
 
 impl BareHost {
     /// The golden state that a VM was forked from.
-    pub(super) async fn golden(&self, scene: &Scene, vm: &VmRef) -> Result<BranchSource, CliError> {
+    pub(crate) async fn golden(&self, scene: &Scene, vm: &VmRef) -> Result<BranchSource, BenchError> {
         let origin = scene.client.vm(vm).await?.origin;
         let Origin::Golden { snapshot } = origin else {
             return Err(failed("finding the golden snapshot", &"the VM was not forked from one"));
         };
-        let source = self.disks.snapshot_source(&snapshot, CHILDREN).await;
+        let source = self.snapshots.snapshot_source(&snapshot, CHILDREN).await;
         source.map_err(|error| failed("reading the golden snapshot", &error))
     }
 
     /// Starts a bare machine from a state. Its files are made before the clock starts.
-    pub(super) async fn child(&self, source: &BranchSource) -> Result<BareMachine, CliError> {
+    pub(crate) async fn child(&self, source: &BranchSource) -> Result<BareMachine, BenchError> {
         let step = |what: &'static str| move |error: StorageError| failed(what, &error);
         if !source.pages.is_empty() {
             return Err(failed("starting a bare child", &"its memory is not in one file"));
@@ -82,13 +82,13 @@ impl BareHost {
     }
 
     /// How long a bare machine stands still at least for a branch in which no memory is copied.
-    pub(super) async fn pause(&self, machine: &BareMachine) -> Result<Duration, CliError> {
+    pub(crate) async fn pause(&self, machine: &BareMachine) -> Result<Duration, BenchError> {
         let tops = self.disks.prepare_tops(&machine.id, &[]).await;
         let tops = tops.map_err(|error| failed("making a new top", &error))?;
         let [top] = tops.as_slice() else {
             return Err(failed("making a new top", &"there is not exactly one disk"));
         };
-        let directory = microvm_ports::VmStorage::vm_directory(&self.disks, &machine.id);
+        let directory = self.disks.vm_directory(&machine.id);
         Qemu::bare_pause(&directory, SCRATCH, top)
             .await
             .map_err(|error| failed("pausing a bare machine", &error))

@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use microvm_types::VmRef;
 
-use crate::bench::footprint::mib_of;
-use crate::bench::pause::{forking, source};
-use crate::bench::report::{Promise, Row};
-use crate::bench::{Scene, tidy};
-use crate::error::CliError;
-use crate::notice::say;
+use crate::error::BenchError;
+use crate::footprint::mib_of;
+use crate::pause::{forking, source};
+use crate::report::{Promise, Row};
+use crate::{Scene, tidy};
 
 /// Memory of each VM.
 const MEMORY_MIB: u32 = 256;
@@ -25,9 +24,9 @@ const IDLE: Duration = Duration::from_secs(5);
 /// Children made by one request.
 const STEP: usize = 10;
 
-pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
+pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
     let wanted = scene.count as usize;
-    say(&format!("growing to {wanted} VMs of {MEMORY_MIB} MiB"));
+    scene.say(&format!("growing to {wanted} VMs of {MEMORY_MIB} MiB"));
     let first = source(scene, MEMORY_MIB).await?;
     let mut vms = vec![first.clone()];
     let began = Instant::now();
@@ -36,7 +35,7 @@ pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
         let forked = scene.client.fork_vm(&first, &forking(count)).await?;
         vms.extend(forked.vms.into_iter().map(|vm| VmRef::from(vm.id)));
         if vms.len() / 50 > (vms.len() - count) / 50 {
-            say(&format!("{} VMs live", vms.len()));
+            scene.say(&format!("{} VMs live", vms.len()));
         }
     }
     let took = began.elapsed();
@@ -75,7 +74,7 @@ pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
 }
 
 /// Memory of each VM in bytes, and the processor time of all in milliseconds.
-async fn counters(scene: &Scene, vms: &[VmRef]) -> Result<(Vec<u64>, u64), CliError> {
+async fn counters(scene: &Scene, vms: &[VmRef]) -> Result<(Vec<u64>, u64), BenchError> {
     let (mut pss, mut cpu_ms) = (Vec::new(), 0);
     for vm in vms {
         let counters = scene.client.counters(vm).await?;

@@ -1,48 +1,54 @@
-//! The table that is printed.
+//! Rows of a bench, with their floors and promises.
 
 use serde::Serialize;
 
-use crate::bench::host::HostStamp;
-use crate::bench::samples::Percentiles;
-use crate::error::CliError;
-use crate::output::Output;
+use crate::host::HostStamp;
+use crate::samples::Percentiles;
 
-/// What a promise says about a value and its floor.
+/// A promise about a value and its floor.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Promise {
-    /// At most so many times the floor, plus so much.
-    AtMost { times_floor: f64, plus: f64 },
-    /// At least so many times the floor.
-    AtLeast { times_floor: f64 },
-    /// Told, not promised.
+pub enum Promise {
+    /// At most `times_floor` times the floor, plus `plus` units.
+    AtMost {
+        /// Factor of the floor.
+        times_floor: f64,
+        /// Allowance in the unit of the row.
+        plus: f64,
+    },
+    /// At least `times_floor` times the floor.
+    AtLeast {
+        /// Factor of the floor.
+        times_floor: f64,
+    },
+    /// Measured, not promised.
     None,
 }
 
-/// One line.
+/// One measurement.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Row {
-    /// What was measured.
-    pub(super) what: String,
+pub struct Row {
+    /// Name of the measurement.
+    pub what: String,
     /// Unit of value and floor.
-    pub(super) unit: &'static str,
-    /// The floor; NaN-free: absent where there is none.
-    pub(super) floor: Option<f64>,
-    /// What the floor is.
-    pub(super) floor_is: String,
+    pub unit: &'static str,
+    /// The floor; absent where there is none, never NaN.
+    pub floor: Option<f64>,
+    /// Name of the floor.
+    pub floor_is: String,
     /// The value that the promise is about: the median where there are rounds.
-    pub(super) value: f64,
+    pub value: f64,
     /// All percentiles, where there are rounds.
-    pub(super) percentiles: Option<Percentiles>,
+    pub percentiles: Option<Percentiles>,
     /// Percentiles of the floor, where there are rounds.
-    pub(super) floor_percentiles: Option<Percentiles>,
-    /// What is promised.
-    pub(super) promise: Promise,
+    pub floor_percentiles: Option<Percentiles>,
+    /// The promise.
+    pub promise: Promise,
 }
 
 impl Row {
     /// A row of milliseconds with a floor.
-    pub(super) fn times(
+    pub(crate) fn times(
         what: impl Into<String>,
         floor_is: impl Into<String>,
         floor: Percentiles,
@@ -62,7 +68,7 @@ impl Row {
     }
 
     /// A row of one value.
-    pub(super) fn single(
+    pub(crate) fn single(
         what: impl Into<String>,
         unit: &'static str,
         floor: Option<(f64, &str)>,
@@ -81,8 +87,9 @@ impl Row {
         }
     }
 
-    /// Whether the promise is kept; `None` if there is none.
-    pub(super) fn reached(&self) -> Option<bool> {
+    /// Returns true if the promise is kept; `None` if there is none.
+    #[must_use]
+    pub fn reached(&self) -> Option<bool> {
         let floor = self.floor.unwrap_or(0.0);
         match self.promise {
             Promise::AtMost { times_floor, plus } => Some(self.value <= times_floor * floor + plus),
@@ -104,26 +111,33 @@ impl Row {
     }
 }
 
-/// Everything one run found out.
+/// Results of one run.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
-    pub(super) host: HostStamp,
-    pub(super) rounds: u32,
-    pub(super) rows: Vec<Row>,
+pub struct Report {
+    /// The host.
+    pub host: HostStamp,
+    /// Rounds measured of boots and transfers.
+    pub rounds: u32,
+    /// The measurements.
+    pub rows: Vec<Row>,
 }
 
 impl Report {
-    pub(super) fn all_reached(&self) -> bool {
+    /// Titles of the columns.
+    pub const HEADER: [&str; 7] =
+        ["WHAT", "UNIT", "FLOOR", "VALUE (P50 / P90 / P99)", "RATIO", "PROMISE", "KEPT"];
+
+    /// Returns true if every promise is kept.
+    #[must_use]
+    pub fn all_reached(&self) -> bool {
         self.rows.iter().all(|row| row.reached() != Some(false))
     }
 
-    pub(super) fn print(&self, output: Output) -> Result<(), CliError> {
-        if !output.is_json() {
-            output.line(&self.host.to_string())?;
-        }
+    /// Cells of the table of all rows, in the order of [`Self::HEADER`].
+    #[must_use]
+    pub fn cells(&self) -> Vec<Vec<String>> {
         let number = |value: f64| if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") };
-        let rows = self
-            .rows
+        self.rows
             .iter()
             .map(|row| {
                 let spread = row.percentiles.map_or_else(String::new, |found| {
@@ -143,12 +157,7 @@ impl Report {
                     },
                 ]
             })
-            .collect::<Vec<_>>();
-        output.table(
-            self,
-            &["WHAT", "UNIT", "FLOOR", "VALUE (P50 / P90 / P99)", "RATIO", "PROMISE", "KEPT"],
-            rows,
-        )
+            .collect()
     }
 }
 

@@ -4,16 +4,16 @@ use microvm_client::{ExecEvent, ExecSession};
 use microvm_types::VmRef;
 use microvm_types::exec::ExecRequest;
 
-use crate::bench::{Scene, failed};
-use crate::error::CliError;
+use crate::error::BenchError;
+use crate::{Scene, failed};
 
 /// A program in the guest that holds memory it has written; it ends when this is dropped.
-pub(super) struct Dirt {
+pub(crate) struct Dirt {
     _session: ExecSession,
 }
 
 /// Writes `mib` MiB of random pages in the guest and keeps the program alive that did. Its own start changes some more.
-pub(super) async fn make(scene: &Scene, vm: &VmRef, mib: u64) -> Result<Dirt, CliError> {
+pub(crate) async fn make(scene: &Scene, vm: &VmRef, mib: u64) -> Result<Dirt, BenchError> {
     // One random page again and again: every page of the guest is written, and the emulator has less to do.
     let program = format!(
         "import mmap, os, sys\npage = os.urandom(4096)\nmemory = mmap.mmap(-1, max(1, {mib} << 20))\n\

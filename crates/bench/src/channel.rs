@@ -7,13 +7,12 @@ use microvm_client::{ExecEvent, WriteFile};
 use microvm_types::VmRef;
 use microvm_types::exec::ExecRequest;
 
-use crate::bench::bare::BareMachine;
-use crate::bench::boot::request;
-use crate::bench::report::{Promise, Row};
-use crate::bench::samples::Samples;
-use crate::bench::{Scene, failed};
-use crate::error::CliError;
-use crate::notice::say;
+use crate::bare::BareMachine;
+use crate::boot::request;
+use crate::error::BenchError;
+use crate::report::{Promise, Row};
+use crate::samples::Samples;
+use crate::{Scene, failed};
 
 /// Rounds of what takes below 10 ms.
 const QUICK_ROUNDS: u32 = 200;
@@ -22,8 +21,8 @@ const TRANSFER: u64 = 256 << 20;
 /// Bytes handed over at once.
 const CHUNK: usize = 256 << 10;
 
-pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
-    say("booting a VM and a bare machine");
+pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
+    scene.say("booting a VM and a bare machine");
     let kernel = "default";
     let bare = scene.bare.boot(kernel).await?;
     let vm = VmRef::from(scene.client.create_vm(&request(kernel)).await?.id);
@@ -33,15 +32,15 @@ pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
     outcome
 }
 
-async fn all(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<Vec<Row>, CliError> {
+async fn all(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<Vec<Row>, BenchError> {
     Ok(vec![ping(scene, vm, bare).await?, exec(scene, vm, bare).await?]
         .into_iter()
         .chain(transfer(scene, vm, bare).await?)
         .collect())
 }
 
-async fn ping(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<Row, CliError> {
-    say("pinging");
+async fn ping(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<Row, BenchError> {
+    scene.say("pinging");
     let (mut floor, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..=QUICK_ROUNDS {
         floor.push(bare.guest.ping().await.map_err(|error| failed("pinging", &error))?);
@@ -58,8 +57,8 @@ async fn ping(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<Row, CliE
     ))
 }
 
-async fn exec(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<Row, CliError> {
-    say("running /bin/true");
+async fn exec(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<Row, BenchError> {
+    scene.say("running /bin/true");
     let (mut floor, mut ours) = (Vec::new(), Vec::new());
     let request = ExecRequest { command: vec!["/bin/true".to_owned()], ..ExecRequest::default() };
     // Taking turns in groups: a host that slows down for a second slows both.
@@ -82,8 +81,8 @@ async fn exec(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<Row, CliE
     ))
 }
 
-async fn transfer(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<[Row; 2], CliError> {
-    say("moving 256 MiB each way");
+async fn transfer(scene: &Scene, vm: &VmRef, bare: &BareMachine) -> Result<[Row; 2], BenchError> {
+    scene.say("moving 256 MiB each way");
     let path = b"/root/bench.bin";
     let chunk = noise();
     let (mut raw_push, mut raw_pull, mut push, mut pull) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

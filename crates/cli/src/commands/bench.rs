@@ -1,37 +1,22 @@
-//! `microvm bench`: every promised number, beside the floor it is held against, measured in the same run.
-//!
-//! A shared machine makes absolute times mean little; ratios to the floor are what we hold ourselves to. Rounds of floor
-//! and product take turns, the first round is dropped, and what is printed says on what host it was measured.
-
-mod bare;
-mod bare_child;
-mod boot;
-mod channel;
-mod density;
-mod dirt;
-mod footprint;
-mod fork;
-mod growth;
-mod host;
-mod pause;
-mod pool;
-mod report;
-mod samples;
-mod saved;
-mod tidy;
+//! `microvm bench`: this installation against the floor of this host.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use microvm_bench::{BareHost, BenchError, Report, Scene};
+use microvm_driver_host::SystemClock;
+use microvm_driver_qemu::Qemu;
+use microvm_ports::Clock;
 use microvm_types::ErrorKind;
 
-use crate::autostart;
 use crate::error::CliError;
 use crate::format::Format;
 use crate::interrupts::Interrupts;
+use crate::notice::say;
 use crate::output::Output;
 use crate::settings::Settings;
-use report::{Report, Row};
+use crate::{autostart, wiring};
 
 /// A part of the bench.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,6 +33,19 @@ enum Part {
     Pool,
     /// As many living VMs as the host can hold
     Density,
+}
+
+impl From<Part> for microvm_bench::Part {
+    fn from(part: Part) -> Self {
+        match part {
+            Part::Boot => Self::Boot,
+            Part::Channel => Self::Channel,
+            Part::Footprint => Self::Footprint,
+            Part::Fork => Self::Fork,
+            Part::Pool => Self::Pool,
+            Part::Density => Self::Density,
+        }
+    }
 }
 
 /// Measure this installation against the floor of this host
@@ -79,69 +77,72 @@ pub(crate) struct Bench {
     save: Option<PathBuf>,
 }
 
-/// What all parts need.
-struct Scene {
-    settings: Settings,
-    client: microvm_client::Client,
-    bare: bare::BareHost,
-    rounds: u32,
-    /// VMs of the part `density`.
-    count: u32,
-    /// Also what takes long.
-    full: bool,
-}
-
 impl Bench {
     pub(crate) async fn run(self, settings: Settings, format: Format) -> Result<u8, CliError> {
         let client = autostart::connected(&settings).await?;
-        let bare = bare::BareHost::open(&settings).await?;
-        let scene = Scene { settings, client, bare, rounds: self.rounds, count: self.count, full: self.full };
-        let measured = Interrupts::new()?.unless(self.parts(&scene)).await;
+        let scene = Scene {
+            client,
+            bare: bare_host(&settings).await?,
+            root: settings.root,
+            rounds: self.rounds,
+            count: self.count,
+            full: self.full,
+            notice: Box::new(say),
+        };
+        let parts: Vec<microvm_bench::Part> = self.parts.iter().map(|part| (*part).into()).collect();
+        let measure = async { Ok(scene.measure(&parts).await?) };
+        let measured = Interrupts::new()?.unless(measure).await;
         // In any case: a bench that fails or is interrupted leaves no VM behind.
-        let tidied = tidy::all(&scene).await;
-        let rows = measured?;
+        let tidied = scene.tidy().await;
+        let report = measured?;
         tidied?;
-        let report = Report { host: host::stamp(&scene).await?, rounds: self.rounds, rows };
         if let Some(path) = &self.save {
             let text =
                 serde_json::to_vec_pretty(&report).map_err(|error| failed("writing the report", &error))?;
             std::fs::write(path, text).map_err(|error| CliError::file("writing", path, &error))?;
         }
-        report.print(Output::new(format))?;
+        print(&report, Output::new(format))?;
         Ok(u8::from(!report.all_reached()))
     }
+}
 
-    async fn parts(&self, scene: &Scene) -> Result<Vec<Row>, CliError> {
-        let wanted = |part| self.parts.is_empty() || self.parts.contains(&part);
-        let mut rows = Vec::new();
-        if wanted(Part::Boot) {
-            rows.extend(boot::measure(scene).await?);
-        }
-        if wanted(Part::Channel) {
-            rows.extend(channel::measure(scene).await?);
-        }
-        if wanted(Part::Footprint) {
-            rows.extend(footprint::measure(scene).await?);
-        }
-        if wanted(Part::Fork) {
-            rows.extend(pause::measure(scene).await?);
-            rows.extend(fork::measure(scene).await?);
-            rows.push(saved::measure(scene).await?);
-            if self.full {
-                rows.extend(growth::measure(scene).await?);
-            }
-        }
-        if wanted(Part::Pool) {
-            rows.extend(pool::measure(scene).await?);
-        }
-        if wanted(Part::Density) {
-            rows.extend(density::measure(scene).await?);
-        }
-        Ok(rows)
+async fn bare_host(settings: &Settings) -> Result<BareHost, CliError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let stores = wiring::open_stores(settings, Arc::clone(&clock)).await;
+    let stores = stores.map_err(|error| failed("opening the stores", &format!("{error:#}")))?;
+    let config =
+        wiring::qemu_config().map_err(|error| failed("reading the settings", &format!("{error:#}")))?;
+    let (images, disks) = (Arc::new(stores.images), Arc::new(stores.disks));
+    Ok(BareHost {
+        images: Arc::clone(&images) as _,
+        kernels: images,
+        disks: Arc::clone(&disks) as _,
+        snapshots: disks,
+        qemu: Qemu::new(config),
+        connector: Arc::new(wiring::connector()),
+        clock,
+    })
+}
+
+fn print(report: &Report, output: Output) -> Result<(), CliError> {
+    if !output.is_json() {
+        output.line(&report.host.to_string())?;
     }
+    output.table(report, &Report::HEADER, report.cells())
 }
 
 /// An error of the bench itself.
 fn failed(doing: &str, error: &dyn std::fmt::Display) -> CliError {
     CliError::new(ErrorKind::Internal, "bench_failed", format!("{doing} failed: {error}"))
+}
+
+impl From<BenchError> for CliError {
+    fn from(error: BenchError) -> Self {
+        match error {
+            BenchError::Client(error) => error.into(),
+            host @ BenchError::Host { .. } => {
+                Self::new(ErrorKind::Internal, "bench_failed", host.to_string())
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Durations measured in rounds, and what is told of them.
+//! Durations measured in rounds, and their percentiles.
 
 use std::time::Duration;
 
@@ -6,28 +6,31 @@ use serde::Serialize;
 
 /// Durations of one thing, the first round dropped.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Samples(Vec<Duration>);
+pub(crate) struct Samples(Vec<Duration>);
 
 /// Percentiles in milliseconds, by nearest rank.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(super) struct Percentiles {
-    pub(super) p50: f64,
-    pub(super) p90: f64,
-    pub(super) p99: f64,
-    /// How many rounds counted.
-    pub(super) count: usize,
+pub struct Percentiles {
+    /// Median.
+    pub p50: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// Number of rounds.
+    pub count: usize,
 }
 
 impl Samples {
     /// From measured rounds; the first one, with cold caches, is dropped if there are others.
-    pub(super) fn new(mut rounds: Vec<Duration>) -> Self {
+    pub(crate) fn new(mut rounds: Vec<Duration>) -> Self {
         if rounds.len() > 1 {
             rounds.remove(0);
         }
         Self(rounds)
     }
 
-    pub(super) fn percentiles(&self) -> Percentiles {
+    pub(crate) fn percentiles(&self) -> Percentiles {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         let at = |percent: usize| {

@@ -1,27 +1,18 @@
 //! Removes what a bench made, however it ended.
 
-use std::collections::BTreeMap;
-
 use futures_util::StreamExt as _;
 use microvm_client::VmQuery;
 use microvm_types::{ErrorKind, VmRef};
 
-use crate::bench::{Scene, pool, saved};
-use crate::error::CliError;
+use crate::error::BenchError;
+use crate::{Scene, marks};
 
-/// Label of every VM of a bench; its value is the process number.
-const LABEL: &str = "bench";
 /// VMs deleted at once.
 const AT_ONCE: usize = 8;
 
-/// Labels by which the VMs of this run are found again; children of a fork inherit them.
-pub(super) fn labels() -> BTreeMap<String, String> {
-    [(LABEL.to_owned(), std::process::id().to_string())].into()
-}
-
-/// Deletes some VMs, several at once. All are tried; the first failure is told. One that is gone is fine: the server goes
-/// on deleting what a bench that was interrupted had begun to delete.
-pub(super) async fn delete(scene: &Scene, vms: Vec<VmRef>) -> Result<(), CliError> {
+/// Deletes some VMs, several at once. All are tried; the first failure is returned. One that is gone is fine: the
+/// server finishes deletions that an interrupted bench had begun.
+pub(crate) async fn delete(scene: &Scene, vms: Vec<VmRef>) -> Result<(), BenchError> {
     let deleted = futures_util::stream::iter(vms)
         .map(|vm| async move {
             match scene.client.delete_vm(&vm).await {
@@ -36,16 +27,16 @@ pub(super) async fn delete(scene: &Scene, vms: Vec<VmRef>) -> Result<(), CliErro
 }
 
 /// Deletes everything that carries the label of this run, its pool and its snapshots.
-pub(super) async fn all(scene: &Scene) -> Result<(), CliError> {
-    let own_pool = pool::name()?;
+pub(crate) async fn all(scene: &Scene) -> Result<(), BenchError> {
+    let own_pool = marks::pool()?;
     if scene.client.list_pools().await?.pools.iter().any(|pool| pool.name == own_pool) {
         scene.client.remove_pool(&own_pool).await?;
     }
-    let query = VmQuery { labels: labels().into_iter().collect(), ..VmQuery::default() };
+    let query = VmQuery { labels: marks::labels().into_iter().collect(), ..VmQuery::default() };
     let vms = scene.client.list_vms(&query).await?.vms;
     delete(scene, vms.into_iter().map(|vm| VmRef::from(vm.id)).collect()).await?;
     // One by one: those that build on it go with a snapshot.
-    let own = saved::prefix();
+    let own = marks::snapshots();
     while let Some(snapshot) = scene
         .client
         .list_snapshots(None, false)

@@ -3,20 +3,14 @@
 use microvm_api::snapshot::CreateSnapshot;
 use microvm_types::VmRef;
 
-use crate::bench::bare::MEMORY_MIB;
-use crate::bench::pause::source;
-use crate::bench::report::{Promise, Row};
-use crate::bench::{Scene, dirt, failed};
-use crate::error::CliError;
-use crate::notice::say;
+use crate::bare::MEMORY_MIB;
+use crate::error::BenchError;
+use crate::pause::source;
+use crate::report::{Promise, Row};
+use crate::{Scene, dirt, failed, marks};
 
-/// Beginning of the names of this run's snapshots.
-pub(super) fn prefix() -> String {
-    format!("bench-{}-", std::process::id())
-}
-
-pub(super) async fn measure(scene: &Scene) -> Result<Row, CliError> {
-    say("taking snapshots");
+pub(crate) async fn measure(scene: &Scene) -> Result<Row, BenchError> {
+    scene.say("taking snapshots");
     let vm = source(scene, MEMORY_MIB).await?;
     // What starts python3 for the first time is in the parent.
     drop(dirt::make(scene, &vm, 0).await?);
@@ -38,8 +32,8 @@ pub(super) async fn measure(scene: &Scene) -> Result<Row, CliError> {
     ))
 }
 
-async fn take(scene: &Scene, vm: &VmRef, number: u32) -> Result<microvm_api::snapshot::Snapshot, CliError> {
-    let name = format!("{}{number}", prefix()).parse();
+async fn take(scene: &Scene, vm: &VmRef, number: u32) -> Result<microvm_api::snapshot::Snapshot, BenchError> {
+    let name = format!("{}{number}", marks::snapshots()).parse();
     let name = name.map_err(|error: microvm_types::NameError| failed("naming a snapshot", &error))?;
     let request = CreateSnapshot { name: Some(name), ..CreateSnapshot::default() };
     Ok(scene.client.create_snapshot(vm, &request).await?)

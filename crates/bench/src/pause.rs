@@ -6,20 +6,19 @@ use microvm_api::snapshot::ForkVm;
 use microvm_types::VmRef;
 use microvm_types::vm::Limits;
 
-use crate::bench::bare::BareMachine;
-use crate::bench::boot::request;
-use crate::bench::dirt;
-use crate::bench::report::{Promise, Row};
-use crate::bench::samples::Samples;
-use crate::bench::{Scene, failed, tidy};
-use crate::error::CliError;
-use crate::notice::say;
+use crate::bare::BareMachine;
+use crate::boot::request;
+use crate::dirt;
+use crate::error::BenchError;
+use crate::report::{Promise, Row};
+use crate::samples::Samples;
+use crate::{Scene, failed, tidy};
 
 /// Seconds after which a child of a bench that was killed removes itself.
 const IDLE_NET: u64 = 300;
 
 /// A fork of `count` children that remove themselves if nobody does.
-pub(super) fn forking(count: usize) -> ForkVm {
+pub(crate) fn forking(count: usize) -> ForkVm {
     ForkVm {
         count,
         limits: Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), ..Limits::default() },
@@ -28,28 +27,28 @@ pub(super) fn forking(count: usize) -> ForkVm {
 }
 
 /// A VM forked from the golden snapshot of its template.
-pub(super) async fn source(scene: &Scene, memory_mib: u32) -> Result<VmRef, CliError> {
+pub(crate) async fn source(scene: &Scene, memory_mib: u32) -> Result<VmRef, BenchError> {
     let wanted = microvm_api::CreateVm { cold: false, memory_mib: Some(memory_mib), ..request("default") };
     Ok(VmRef::from(scene.client.create_vm(&wanted).await?.id))
 }
 
 /// Pauses of one VM with some of its memory changed.
-pub(super) struct Pauses {
+pub(crate) struct Pauses {
     /// What the server says of each branch.
-    pub(super) ours: Vec<Duration>,
+    pub(crate) ours: Vec<Duration>,
     /// The same steps on a bare machine, and a copy of as many bytes where that is asked for.
-    pub(super) floor: Vec<Duration>,
+    pub(crate) floor: Vec<Duration>,
     /// MiB changed, in the last round.
-    pub(super) changed_mib: f64,
+    pub(crate) changed_mib: f64,
 }
 
 /// Forks `vm` again and again, taking turns with the bare machine.
-pub(super) async fn pauses(
+pub(crate) async fn pauses(
     scene: &Scene,
     vm: &VmRef,
     bare: &BareMachine,
     with_copy: bool,
-) -> Result<Pauses, CliError> {
+) -> Result<Pauses, BenchError> {
     let mut found = Pauses { ours: Vec::new(), floor: Vec::new(), changed_mib: 0.0 };
     for _ in 0..=scene.rounds {
         let forked = scene.client.fork_vm(vm, &forking(1)).await?;
@@ -68,7 +67,7 @@ pub(super) async fn pauses(
 }
 
 /// How long copying `bytes` takes between two buffers that were touched before.
-async fn copy(bytes: u64) -> Result<Duration, CliError> {
+async fn copy(bytes: u64) -> Result<Duration, BenchError> {
     let length = usize::try_from(bytes).map_err(|error| failed("copying memory", &error))?;
     let copied = tokio::task::spawn_blocking(move || {
         let (from, mut to) = (vec![1u8; length], vec![2u8; length]);
@@ -79,15 +78,15 @@ async fn copy(bytes: u64) -> Result<Duration, CliError> {
     copied.await.map_err(|error| failed("copying memory", &error))
 }
 
-pub(super) async fn measure(scene: &Scene) -> Result<Vec<Row>, CliError> {
+pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
     let mut rows = Vec::new();
     // `None`: what a VM has changed that was only told who it is.
     for (mib, promise) in [
         (None, Promise::AtMost { times_floor: 1.3, plus: 1.0 }),
         (Some(60), Promise::AtMost { times_floor: 1.5, plus: 0.0 }),
     ] {
-        say("branching a running VM");
-        let vm = source(scene, crate::bench::bare::MEMORY_MIB).await?;
+        scene.say("branching a running VM");
+        let vm = source(scene, crate::bare::MEMORY_MIB).await?;
         let _dirt = match mib {
             None => None,
             Some(mib) => Some(dirt::make(scene, &vm, mib).await?),
