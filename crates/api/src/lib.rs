@@ -11,6 +11,7 @@
 //!
 //! Everything below [`PREFIX`] is versioned; a change that breaks a client makes a new version beside this one.
 
+pub mod advice;
 pub mod document;
 pub mod exec;
 pub mod files;
@@ -27,6 +28,7 @@ pub mod progress;
 pub mod queries;
 pub mod query;
 pub mod remedy;
+pub mod schemas;
 pub mod snapshot;
 pub mod system;
 pub mod time;

@@ -1,38 +1,38 @@
 //! The body of every error (RFC 9457).
 
-use microvm_types::{ErrorKind, Remedy};
+use microvm_types::ErrorKind;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::remedy::Advice;
+use crate::advice::Advice;
 
-/// What went wrong, why, and whether to try again. `error` repeats `code` and `message` repeats `detail`, because
+/// Description of a failure: class, reason, remedies. `error` repeats `code` and `message` repeats `detail`, because
 /// existing clients read those names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// A URI reference that names this kind of problem: `urn:microvm:problem:` and the code.
     #[serde(rename = "type")]
     pub type_uri: String,
-    /// The class of failure in plain words; the same for every problem of one kind.
+    /// The class of failure in words; equal for all problems of one kind.
     pub title: String,
     /// HTTP status code.
     pub status: u16,
-    /// What happened and why, and in words what to do about it where no request does.
+    /// Description of the failure and its reason, and of the remedy where no request is one.
     pub detail: String,
     /// Stable code for programs, for example `vm_name_taken`.
     pub code: String,
     /// The class of failure.
     pub kind: ErrorKind,
-    /// Whether the same request may succeed later without anyone changing it.
+    /// True if the unchanged request may succeed later.
     pub retryable: bool,
-    /// The same as `code`.
+    /// Equal to `code`.
     pub error: String,
-    /// The same as `detail`.
+    /// Equal to `detail`.
     pub message: String,
     /// Id of the request that failed, to be found in the server's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// What can be done about it, what is most likely to help first.
+    /// Remedies, the most likely one first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remedies: Vec<Advice>,
 }
@@ -57,10 +57,10 @@ impl Problem {
         }
     }
 
-    /// The same problem, with what can be done about it.
+    /// Adds remedies.
     #[must_use]
-    pub fn with_remedies(mut self, remedies: Vec<Remedy>) -> Self {
-        self.remedies = remedies.into_iter().map(Advice::from).collect();
+    pub fn with_remedies(mut self, remedies: impl IntoIterator<Item = impl Into<Advice>>) -> Self {
+        self.remedies = remedies.into_iter().map(Into::into).collect();
         self
     }
 }

@@ -1,26 +1,11 @@
-//! What can be done about a problem, as requests.
+//! Remedies as requests of the API.
 
 use microvm_types::remedy::{Action, Remedy};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::PREFIX;
+use crate::advice::Advice;
 use crate::operation::Operation;
 use crate::operations::{file, image, kernel, pool, snapshot, template, vm};
-
-/// Something that can be done about a problem.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Advice {
-    /// What to do, as a stable word for programs.
-    pub action: Action,
-    /// Name of the VM, image, snapshot, template or pool, where the problem knows it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub of: Option<String>,
-    /// The request that does it, for example `GET /api/v1/vms`; segments in braces are to be filled in. Not there if no
-    /// single request does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request: Option<String>,
-}
 
 impl From<Remedy> for Advice {
     fn from(Remedy { action, of }: Remedy) -> Self {
@@ -39,7 +24,7 @@ impl From<Remedy> for Advice {
     }
 }
 
-/// The operation that does it, as method and path below the prefix.
+/// Method and path (below the prefix) of the operation that does it; `None` if no single request does.
 #[must_use]
 pub const fn request(action: Action) -> Option<(&'static str, &'static str)> {
     const fn of<O: Operation>() -> (&'static str, &'static str) {

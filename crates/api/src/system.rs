@@ -6,7 +6,7 @@ use microvm_types::template::Template;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::remedy::Advice;
+use crate::advice::Advice;
 
 /// A resource in bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -1,6 +1,6 @@
 //! Remedies of a failure, as commands.
 
-use microvm_api::remedy::Advice;
+use microvm_api::advice::Advice;
 use microvm_types::Action;
 
 /// One line: the command, and what it does.

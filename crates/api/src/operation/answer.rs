@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::body::{Data, Json, Media, Nothing, content};
-use crate::document::Schemas;
+use crate::schemas::Schemas;
 
 /// What comes back when a request succeeds.
 pub trait Answer: Send + Sync + 'static {

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::document::Schemas;
+use crate::schemas::Schemas;
 
 /// What a request carries.
 pub trait RequestBody: Send + Sync + 'static {

@@ -4,8 +4,8 @@ use microvm_types::caller::Permission;
 use serde_json::{Value, json};
 
 use super::{Answer, Mcp, Method, Operation, PathParameters, RequestBody, Retry};
-use crate::document::{self, Schemas};
 use crate::problem::Problem;
+use crate::schemas::{Schemas, query_parameters};
 
 /// An [`Operation`] without its types, for code that needs all of them.
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +78,7 @@ impl Row {
 
 fn describe<O: Operation>(row: &Row, schemas: &mut Schemas) -> Value {
     let mut parameters = O::Path::describe();
-    parameters.extend(document::query_parameters::<O::Query>(schemas));
+    parameters.extend(query_parameters::<O::Query>(schemas));
     let mut responses = O::Answer::describe(&row.summary(), schemas);
     let problem = json!({
         "description": "What went wrong (RFC 9457)",

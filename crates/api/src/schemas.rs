@@ -34,7 +34,7 @@ impl Schemas {
 
     /// All schemas, as in the `components` of a document: the variants of tagged enums have names of their own, and a
     /// discriminator leads to them.
-    pub(super) fn into_components(self) -> Map<String, Value> {
+    pub(crate) fn into_components(self) -> Map<String, Value> {
         let mut all = Map::new();
         for (name, mut schema) in self.0.clone() {
             if let Some(alternatives) = self.spread(&schema) {
@@ -62,6 +62,40 @@ impl Schemas {
         let fields: Vec<&Value> = parts.iter().filter(|part| choice(part).is_none()).collect();
         alternatives.iter().map(|alternative| together(alternative, &fields)).collect()
     }
+}
+
+/// Parameters of a query, from the fields of a struct.
+pub(crate) fn query_parameters<Q: ToSchema>(schemas: &mut Schemas) -> Vec<Value> {
+    let schema = schemas.inline::<Q>();
+    let required = schema["required"].as_array().cloned().unwrap_or_default();
+    let Value::Object(properties) = schema["properties"].clone() else { return Vec::new() };
+    properties
+        .into_iter()
+        .map(|(name, schema)| {
+            let mut schema = without_null(schema);
+            let about = schema.as_object_mut().and_then(|schema| schema.remove("description"));
+            json!({
+                "required": required.contains(&Value::from(name.as_str())),
+                "name": name,
+                "in": "query",
+                "description": about,
+                "schema": schema,
+            })
+        })
+        .collect()
+}
+
+/// A parameter that is absent is left out: it is never null.
+fn without_null(mut schema: Value) -> Value {
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|word| word != "null");
+        if let [only] = types.as_slice() {
+            schema["type"] = only.clone();
+        }
+    }
+    let one_of = schema.get("oneOf").and_then(Value::as_array);
+    let some = one_of.and_then(|all| all.iter().find(|schema| schema["type"] != "null")).cloned();
+    some.unwrap_or(schema)
 }
 
 /// An object with the fields of others; nothing if one of them has none.
