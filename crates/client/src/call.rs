@@ -37,7 +37,7 @@ impl Client {
     {
         let uri = uri::<O>(path, query).map_err(|error| ClientError::Source(error.to_string()))?;
         let (content_type, body) = O::Body::send(body)?;
-        let response = self.request(O::METHOD, uri, content_type, body, O::NAME).await?;
+        let response = self.request::<O>(&uri, content_type, body).await?;
         O::Answer::receive(response, O::NAME).await
     }
 

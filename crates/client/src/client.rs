@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::{Request, Response, StatusCode};
 use microvm_api::Problem;
-use microvm_api::operation::Method;
+use microvm_api::operation::{Method, Operation, Retry};
 use microvm_types::ErrorKind;
 use serde::de::DeserializeOwned;
 
@@ -37,28 +37,32 @@ impl Client {
         self.connections.path()
     }
 
-    /// Sends a request and checks that it succeeded. `action` is the name of the operation, for errors.
-    pub(crate) async fn request(
+    /// Sends the request of an operation and checks that it succeeded. A request that its row calls safe, and that has no
+    /// body, may be sent a second time: see [`Connections::send`].
+    pub(crate) async fn request<O: Operation>(
         &self,
-        method: Method,
-        uri: String,
+        uri: &str,
         content_type: Option<&'static str>,
         body: Body,
-        action: &'static str,
     ) -> Result<Response<Incoming>, ClientError> {
-        let mut request = Request::builder()
-            .method(standard(method))
-            .uri(uri)
-            .header(hyper::header::HOST, "localhost")
-            .header(hyper::header::TE, "trailers");
-        if let Some(content_type) = content_type {
-            request = request.header(hyper::header::CONTENT_TYPE, content_type);
-        }
-        if transfer::has_trailer(&body) {
-            request = request.header(hyper::header::TRAILER, microvm_api::SHA256_HEADER);
-        }
-        let request = request.body(body).map_err(|error| ClientError::Answer(error.to_string()))?;
-        let response = self.connections.send(request, action).await?;
+        let make = |body: Body| {
+            let mut request = Request::builder()
+                .method(standard(O::METHOD))
+                .uri(uri)
+                .header(hyper::header::HOST, "localhost")
+                .header(hyper::header::TE, "trailers");
+            if let Some(content_type) = content_type {
+                request = request.header(hyper::header::CONTENT_TYPE, content_type);
+            }
+            if transfer::has_trailer(&body) {
+                request = request.header(hyper::header::TRAILER, microvm_api::SHA256_HEADER);
+            }
+            request.body(body).map_err(|error| ClientError::Answer(error.to_string()))
+        };
+        let may_repeat = O::RETRY == Retry::Safe && body.is_end_stream();
+        let again = if may_repeat { Some(make(transfer::empty())?) } else { None };
+        let action = O::NAME;
+        let response = self.connections.send(make(body)?, again, action).await?;
         if response.status().is_success() { Ok(response) } else { Err(problem(response, action).await) }
     }
 }

@@ -69,16 +69,29 @@ impl Connections {
 
     /// Sends a request and waits for the head of its answer. The connection is kept for the next request once the
     /// answer has been read.
+    ///
+    /// `again` is the request once more, if it may be served twice: it is sent if a kept connection turns out to be
+    /// closed by a server that was restarted meanwhile. No other failure is met by a second attempt.
     pub(crate) async fn send(
         &self,
         request: hyper::Request<Body>,
+        again: Option<hyper::Request<Body>>,
         action: &'static str,
     ) -> Result<Response<Incoming>, ClientError> {
-        let mut sender = match self.take_idle() {
+        let kept = self.take_idle();
+        let again = again.filter(|_| kept.is_some());
+        let mut sender = match kept {
             Some(sender) => sender,
             None => self.open().await?,
         };
-        let response = sender.send_request(request).await.map_err(ClientError::lost(action))?;
+        let response = match (sender.send_request(request).await, again) {
+            (Ok(response), _) => response,
+            (Err(_), Some(again)) => {
+                sender = self.open().await?;
+                sender.send_request(again).await.map_err(ClientError::lost(action))?
+            }
+            (Err(error), None) => return Err(ClientError::lost(action)(error)),
+        };
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_MAX {
             idle.push((Instant::now(), sender));

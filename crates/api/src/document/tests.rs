@@ -94,3 +94,25 @@ fn a_choice_within_a_struct_is_a_choice_of_structs() {
         assert_eq!(alternative["required"], json!([own, "at"]));
     }
 }
+
+#[test]
+fn headers_of_answers_are_described() {
+    let document = whole();
+    let names = |path: &str, method: &str, status: &str| -> Vec<String> {
+        let response = &document["paths"][format!("{PREFIX}{path}")][method]["responses"][status];
+        let headers = response["headers"].as_object().expect("every answer has headers");
+        for header in headers.values() {
+            assert!(
+                header["description"].is_string()
+                    && (header["schema"].is_object() || header["content"].is_object())
+            );
+        }
+        headers.keys().cloned().collect()
+    };
+    assert_eq!(names("/vms/{vm}/files", "get", "200"), ["x-content-sha256", "x-file-stat", "x-request-id"]);
+    assert_eq!(names("/vms/{vm}/archive", "get", "200"), ["x-content-sha256", "x-left-out", "x-request-id"]);
+    assert_eq!(names("/vms/{vm}/console", "get", "200"), ["x-end", "x-offset", "x-request-id"]);
+    assert_eq!(names("/snapshots/{vm}", "get", "200"), ["x-request-id", "x-unreadable"]);
+    assert_eq!(names("/vms", "post", "201"), ["x-request-id"]);
+    assert_eq!(names("/vms", "post", "default"), ["x-request-id"]);
+}

@@ -1,4 +1,4 @@
-//! What comes back, as types.
+//! Answers, as types.
 
 use std::marker::PhantomData;
 
@@ -6,14 +6,16 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::body::{Data, Json, Media, Nothing, content};
+use super::header::{self, Header};
 use crate::schemas::Schemas;
 
-/// What comes back when a request succeeds.
+/// Answer to a successful request.
 pub trait Answer: Send + Sync + 'static {
     /// Status of success.
     const STATUS: u16;
 
-    /// All ways to succeed, by status, as responses of an OpenAPI operation.
+    /// All ways to succeed, by status, as responses of an OpenAPI operation. Headers that every response has are added by
+    /// the caller.
     fn describe(about: &str, schemas: &mut Schemas) -> Map<String, Value>;
 }
 
@@ -25,15 +27,15 @@ pub struct AnyJson;
 #[derive(Debug, Clone, Copy)]
 pub struct Array<T>(PhantomData<fn() -> T>);
 
-/// Something that was made: JSON with status 201.
+/// A created thing: JSON with status 201.
 #[derive(Debug, Clone, Copy)]
 pub struct Created<T>(PhantomData<fn() -> T>);
 
-/// Something that was made, with status 201, or that is still being made, with status 202, as the request wants it.
+/// A created thing, with status 201, or one that is still being created, with status 202, as the request asks.
 #[derive(Debug, Clone, Copy)]
 pub struct CreatedOrAccepted<T, U>(PhantomData<fn() -> (T, U)>);
 
-/// Newline-delimited JSON, one value a line, while the work goes on. Closing the connection ends the work.
+/// Newline-delimited JSON, one value a line, while the work is under way. Closing the connection cancels it.
 #[derive(Debug, Clone, Copy)]
 pub struct Lines<T>(PhantomData<fn() -> T>);
 
@@ -48,6 +50,21 @@ pub struct Socket<C, S>(PhantomData<fn() -> (C, S)>);
 fn one(status: u16, about: &str, media: &str, schema: Value) -> Map<String, Value> {
     let content = json!({ media: { "schema": schema } });
     Map::from_iter([(status.to_string(), json!({ "description": about, "content": content }))])
+}
+
+/// Bytes with status 200.
+fn bytes<M: Media>(about: &str) -> Map<String, Value> {
+    let answer = json!({ "description": about, "content": content::<M>() });
+    Map::from_iter([("200".to_owned(), answer)])
+}
+
+/// Adds headers to all responses.
+pub(super) fn with_headers(responses: &mut Map<String, Value>, headers: &[Header], schemas: &mut Schemas) {
+    for response in responses.values_mut() {
+        for header in headers {
+            response["headers"][header.name] = header.describe(schemas);
+        }
+    }
 }
 
 impl Answer for Nothing {
@@ -79,7 +96,9 @@ impl<T: ToSchema + 'static> Answer for Array<T> {
 
     fn describe(about: &str, schemas: &mut Schemas) -> Map<String, Value> {
         let schema = json!({ "type": "array", "items": schemas.reference::<T>() });
-        one(Self::STATUS, about, "application/json", schema)
+        let mut all = one(Self::STATUS, about, "application/json", schema);
+        with_headers(&mut all, &[header::UNREADABLE], schemas);
+        all
     }
 }
 
@@ -97,7 +116,7 @@ impl<T: ToSchema + 'static, U: ToSchema + 'static> Answer for CreatedOrAccepted<
     fn describe(about: &str, schemas: &mut Schemas) -> Map<String, Value> {
         let mut all = one(Self::STATUS, about, "application/json", schemas.reference::<T>());
         let accepted = schemas.reference::<U>();
-        all.extend(one(202, "The work goes on after the answer", "application/json", accepted));
+        all.extend(one(202, "The work continues after the answer", "application/json", accepted));
         all
     }
 }
@@ -114,9 +133,10 @@ impl<T: ToSchema + 'static> Answer for Lines<T> {
 impl<M: Media> Answer for Data<M> {
     const STATUS: u16 = 200;
 
-    fn describe(about: &str, _schemas: &mut Schemas) -> Map<String, Value> {
-        let answer = json!({ "description": about, "content": content::<M>() });
-        Map::from_iter([(Self::STATUS.to_string(), answer)])
+    fn describe(about: &str, schemas: &mut Schemas) -> Map<String, Value> {
+        let mut all = bytes::<M>(about);
+        with_headers(&mut all, M::STREAM_HEADERS, schemas);
+        all
     }
 }
 
@@ -124,7 +144,9 @@ impl<M: Media> Answer for Whole<M> {
     const STATUS: u16 = 200;
 
     fn describe(about: &str, schemas: &mut Schemas) -> Map<String, Value> {
-        <Data<M> as Answer>::describe(about, schemas)
+        let mut all = bytes::<M>(about);
+        with_headers(&mut all, M::WHOLE_HEADERS, schemas);
+        all
     }
 }
 
@@ -144,7 +166,7 @@ impl<C: Message, S: Message> Answer for Socket<C, S> {
     }
 }
 
-/// What text frames of a WebSocket are; `()`: there are none.
+/// Text frames of a WebSocket; `()`: there are none.
 pub trait Message: Send + Sync + 'static {
     /// Its schema.
     fn schema(schemas: &mut Schemas) -> Option<Value>;

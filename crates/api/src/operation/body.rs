@@ -1,4 +1,4 @@
-//! What requests carry, as types.
+//! Bodies of requests, as types.
 
 use std::marker::PhantomData;
 
@@ -8,9 +8,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::header::{self, Header};
 use crate::schemas::Schemas;
 
-/// What a request carries.
+/// Body of a request.
 pub trait RequestBody: Send + Sync + 'static {
     /// Largest JSON in bytes; 0 where it carries none.
     const JSON_MAX: usize = 0;
@@ -93,27 +94,33 @@ pub(super) fn content<M: Media>() -> Value {
 pub trait Media: Send + Sync + 'static {
     /// Its name, as in `Content-Type`.
     const TYPE: &'static str;
+    /// Headers and trailers of an answer that is streamed.
+    const STREAM_HEADERS: &'static [Header];
+    /// Headers of an answer that is sent whole.
+    const WHOLE_HEADERS: &'static [Header];
 }
 
 macro_rules! media {
-    ($($(#[$doc:meta])* $name:ident = $type:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $type:expr, $streamed:expr, $whole:expr;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy)]
         pub struct $name;
 
         impl Media for $name {
             const TYPE: &'static str = $type;
+            const STREAM_HEADERS: &'static [Header] = &$streamed;
+            const WHOLE_HEADERS: &'static [Header] = &$whole;
         }
     )*};
 }
 
 media! {
-    /// Plain bytes.
-    Bytes = "application/octet-stream";
+    /// Plain bytes: content of a file when streamed, a part of a console when sent whole.
+    Bytes = "application/octet-stream", [header::FILE_STAT, header::SHA256], [header::OFFSET, header::END];
     /// A tar stream.
-    Archive = "application/x-tar";
+    Archive = "application/x-tar", [header::LEFT_OUT, header::SHA256], [];
     /// A file with holes, see [`extents`].
-    Extents = extents::MEDIA_TYPE;
+    Extents = extents::MEDIA_TYPE, [header::FILE_STAT, header::SHA256], [];
     /// Counters and histograms as Prometheus reads them.
-    MetricsText = "text/plain";
+    MetricsText = "text/plain", [], [];
 }

@@ -1,10 +1,11 @@
-//! Operations as data: what one thing that the API can do takes, gives and needs.
+//! Operations as data: request, answer and permission of each thing that the API can do.
 //!
 //! [`Operation`] ties the types of one operation together at compile time; [`Row`] is the same without its types, for
 //! code that needs all of them (router, document, tests, audit, MCP). Rows are written in [`crate::operations`].
 
 mod answer;
 mod body;
+mod header;
 mod path;
 mod row;
 
@@ -22,6 +23,7 @@ pub use answer::{Answer, AnyJson, Array, Created, CreatedOrAccepted, Lines, Mess
 pub use body::{
     Archive, Bytes, Data, Extents, Handshake, Json, LongJson, Media, MetricsText, Nothing, RequestBody,
 };
+pub use header::Header;
 pub use path::{
     ImageRef, KernelRef, PathError, PathParameters, PoolRef, Port, Segment, SnapshotRef, SnapshotVm,
     TemplateRef,
@@ -40,7 +42,7 @@ pub trait Operation: Copy + Send + Sync + 'static {
     const PATH: &'static str;
     /// The right that a caller needs.
     const PERMISSION: Permission;
-    /// Whether the same request may be sent again when no answer came.
+    /// Whether a request without an answer may be sent again. The client obeys it.
     const RETRY: Retry;
     /// Whether it may be offered as a tool to language models.
     const MCP: Mcp;
@@ -50,9 +52,9 @@ pub trait Operation: Copy + Send + Sync + 'static {
     type Path: PathParameters;
     /// Parameters in the query.
     type Query: Parameters;
-    /// What the request carries.
+    /// Body of the request.
     type Body: RequestBody;
-    /// What comes back.
+    /// The answer.
     type Answer: Answer;
 }
 

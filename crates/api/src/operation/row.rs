@@ -3,7 +3,8 @@
 use microvm_types::caller::Permission;
 use serde_json::{Value, json};
 
-use super::{Answer, Mcp, Method, Operation, PathParameters, RequestBody, Retry};
+use super::answer::with_headers;
+use super::{Answer, Mcp, Method, Operation, PathParameters, RequestBody, Retry, header};
 use crate::problem::Problem;
 use crate::schemas::{Schemas, query_parameters};
 
@@ -81,10 +82,11 @@ fn describe<O: Operation>(row: &Row, schemas: &mut Schemas) -> Value {
     parameters.extend(query_parameters::<O::Query>(schemas));
     let mut responses = O::Answer::describe(&row.summary(), schemas);
     let problem = json!({
-        "description": "What went wrong (RFC 9457)",
+        "description": "Description of the failure (RFC 9457)",
         "content": { "application/problem+json": { "schema": schemas.reference::<Problem>() } },
     });
     responses.insert("default".to_owned(), problem);
+    with_headers(&mut responses, &[header::REQUEST_ID], schemas);
     let mut operation = json!({
         "operationId": row.name.replace('.', "_"),
         "tags": [row.tag()],
