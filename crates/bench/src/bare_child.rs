@@ -40,7 +40,7 @@ impl BareHost {
         let image = self.images.image(IMAGE).await.map_err(step("finding the image"))?;
         let id = self.fresh_id();
         let files =
-            self.disks.create_vm_files_from(&id, source).await.map_err(step("making a child's disk"))?;
+            self.snapshots.create_vm_files_from(&id, source).await.map_err(step("making a child's disk"))?;
         // QEMU on its own opens the base for writing, though it writes nothing to it, which only root may do here.
         let memory_base = if rustix::process::geteuid().is_root() {
             source.memory_base.clone()
@@ -83,7 +83,7 @@ impl BareHost {
 
     /// How long a bare machine stands still at least for a branch in which no memory is copied.
     pub(crate) async fn pause(&self, machine: &BareMachine) -> Result<Duration, BenchError> {
-        let tops = self.disks.prepare_tops(&machine.id, &[]).await;
+        let tops = self.snapshots.prepare_tops(&machine.id, &[]).await;
         let tops = tops.map_err(|error| failed("making a new top", &error))?;
         let [top] = tops.as_slice() else {
             return Err(failed("making a new top", &"there is not exactly one disk"));

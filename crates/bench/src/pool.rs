@@ -38,7 +38,7 @@ pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
     };
     scene.client.create_pool(&wanted).await?;
     let wish = Acquire {
-        labels: crate::tidy::labels(),
+        labels: crate::marks::labels(),
         limits: Limits { ephemeral: true, ..Limits::default() },
         ..Acquire::default()
     };

@@ -59,7 +59,10 @@ async fn a_safe_request_is_sent_again_on_a_fresh_connection() {
     while let Ok(line) = requests.try_recv() {
         lines.push(line);
     }
-    assert_eq!(lines, ["GET /api/v1/vms HTTP/1.1"; 3], "one for the first call, two for the second");
+    assert_eq!(
+        lines, ["GET /api/v1/vms?waiting=false HTTP/1.1"; 3],
+        "one for the first call, two for the second"
+    );
 }
 
 #[tokio::test]
