@@ -1,31 +1,9 @@
 //! Images.
 
-use std::collections::BTreeMap;
-
 use microvm_types::Unreadable;
+pub use microvm_types::image::ImageConfig;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-/// How programs run in an image.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ImageConfig {
-    /// Variables of every command.
-    #[serde(default)]
-    pub environment: BTreeMap<String, String>,
-    /// Default user; empty: root.
-    #[serde(default)]
-    pub user: String,
-    /// Default working directory; empty: the user's home.
-    #[serde(default)]
-    pub working_directory: String,
-    /// Entry point of an OCI image.
-    #[serde(default)]
-    pub entrypoint: Vec<String>,
-    /// Default arguments of an OCI image.
-    #[serde(default)]
-    pub command: Vec<String>,
-}
 
 /// One image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use microvm_types::share::{Share, ShareChanges};
 use microvm_types::template::{NetworkMode, Overrides};
+pub use microvm_types::vm::Counters;
 use microvm_types::vm::{Limits, Origin, Rest};
 use microvm_types::{Name, PathStyle, Phase, Unreadable, VmId};
 use serde::{Deserialize, Serialize};
@@ -178,25 +179,6 @@ pub struct ResizeVm {
     /// Memory in MiB; `memory_mb` is understood too.
     #[serde(alias = "memory_mb")]
     pub memory_mib: u32,
-}
-
-/// Counters of a running VM, from its machine's start.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Counters {
-    /// Processor time of the VMM process in milliseconds, guest included.
-    pub cpu_ms: u64,
-    /// Proportional set size of the VMM process in bytes.
-    pub memory_pss: u64,
-    /// Resident set size of the VMM process in bytes.
-    pub memory_rss: u64,
-    /// Bytes read from disks.
-    pub disk_read_bytes: u64,
-    /// Bytes written to disks.
-    pub disk_written_bytes: u64,
-    /// Read requests.
-    pub disk_reads: u64,
-    /// Write requests.
-    pub disk_writes: u64,
 }
 
 /// Something that happened to a VM.

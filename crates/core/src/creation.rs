@@ -1,10 +1,8 @@
 //! Making one VM: checks, the record, the actor. What it is forked from is the caller's to say.
 
-use std::collections::BTreeMap;
-
 use microvm_ports::storage::{ResolvedImage, ResolvedKernel};
 use microvm_types::template::{Overrides, Template};
-use microvm_types::vm::{Limits, Origin, PoolMember, VmRecord};
+use microvm_types::vm::{NewVm, Origin, PoolMember, VmRecord};
 use microvm_types::{Life, Name};
 use tokio::sync::oneshot;
 
@@ -27,12 +25,8 @@ pub struct CreateRequest {
     pub template: Option<String>,
     /// Changes to the template.
     pub overrides: Overrides,
-    /// Labels on top of the template's.
-    pub labels: BTreeMap<String, String>,
-    /// Free text of the owner's.
-    pub metadata: BTreeMap<String, String>,
-    /// What becomes of it over time.
-    pub limits: Limits,
+    /// Wishes of the owner.
+    pub vm: NewVm,
     /// Whether it is to run when the call returns.
     pub start: bool,
     /// Whether it has to boot.
@@ -98,7 +92,7 @@ pub(crate) async fn create(
         None => made_up_name(id.as_str())?,
     };
     let mut labels = template.labels.clone();
-    labels.extend(request.labels);
+    labels.extend(request.vm.labels);
     let record = VmRecord {
         id: id.clone(),
         name,
@@ -109,8 +103,8 @@ pub(crate) async fn create(
         image_digest: image.info.digest.clone(),
         template,
         labels,
-        metadata: request.metadata,
-        limits: request.limits,
+        metadata: request.vm.metadata,
+        limits: request.vm.limits,
         machine: None,
         origin,
         pool,

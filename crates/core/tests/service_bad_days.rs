@@ -170,10 +170,11 @@ fn a_clock_that_is_set_back_ends_no_vm_and_keeps_none_for_ever() {
     let service = &server.service;
     server.run(async {
         let mut idle = named("idle");
-        idle.limits = Limits { idle_seconds: Some(1), ..Limits::default() };
+        idle.vm.limits = Limits { idle_seconds: Some(1), ..Limits::default() };
         service.vms.create(idle).await.unwrap();
         let mut long = named("long");
-        long.limits = Limits { lifetime_seconds: Some(3600), idle_seconds: Some(3600), ..Limits::default() };
+        long.vm.limits =
+            Limits { lifetime_seconds: Some(3600), idle_seconds: Some(3600), ..Limits::default() };
         service.vms.create(long).await.unwrap();
         host.clock.advance(-24 * HOUR_MS);
         // Looked at anew with the clock as it is; the other one was last used in what is the future now.

@@ -36,7 +36,7 @@ fn private(name: &str, secret: &str) -> CreateRequest {
     let mut request = named(name);
     request.overrides.environment.insert("SECRET".to_owned(), secret.to_owned());
     request.overrides.start_commands = Some(vec![format!("echo {secret} >> /root/started")]);
-    request.labels.insert("owner".to_owned(), secret.to_owned());
+    request.vm.labels.insert("owner".to_owned(), secret.to_owned());
     request
 }
 

@@ -65,7 +65,7 @@ fn a_pool_is_filled_and_hands_out_vms_of_their_own() {
         assert_eq!((calls(Operation::Identify), calls(Operation::Exec)), (3, 3 * 2 + 3));
         let launched = host.hypervisor.script().calls(Operation::Launch);
         let mut request = AcquireRequest { name: Some("mine".parse().unwrap()), ..AcquireRequest::default() };
-        request.labels.insert("owner".into(), "me".into());
+        request.vm.labels.insert("owner".into(), "me".into());
         let (made, tier) = service.pools.acquire("py", request).await.unwrap();
         assert_eq!((tier, made.record.phase()), (Tier::Pool, Phase::Running));
         assert_eq!((made.record.name.as_str(), made.record.labels["owner"].as_str()), ("mine", "me"));

@@ -125,7 +125,7 @@ fn a_vm_that_nobody_can_use_is_not_idle() {
     let service = &server.service;
     server.run(async {
         let mut request = named("dev");
-        request.limits = microvm_types::vm::Limits { idle_seconds: Some(1), ..Default::default() };
+        request.vm.limits = microvm_types::vm::Limits { idle_seconds: Some(1), ..Default::default() };
         let id = service.vms.create(request).await.unwrap().record.id;
         deaf(&host);
         assert!(host.hypervisor.close_channel(&id, lost()));

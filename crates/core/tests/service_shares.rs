@@ -9,7 +9,7 @@ use microvm_driver_fake::Operation;
 use microvm_ports::storage::KernelSource;
 use microvm_ports::{KernelStore as _, Progress};
 use microvm_types::files::FileKind;
-use microvm_types::vm::{Limits, Origin};
+use microvm_types::vm::{Limits, NewVm, Origin};
 use microvm_types::{OperationName, Phase, Share, VmRef};
 use support::{Host, code, named, say};
 
@@ -99,7 +99,10 @@ fn what_cannot_be_shared_is_refused_before_anything_is_made() {
         assert_eq!(error.code(), "kernel_without_shares");
         assert_eq!(error.remedies(), [microvm_types::Action::BuildKernel.any()]);
         let limits = Limits { hibernate_seconds: Some(60), ..Limits::default() };
-        let sleepy = CreateRequest { limits, ..sharing("a", folder.path(), "/data") };
+        let sleepy = CreateRequest {
+            vm: NewVm { limits, ..NewVm::default() },
+            ..sharing("a", folder.path(), "/data")
+        };
         assert_eq!(refused(sleepy).await, "share_not_branchable");
         host.hypervisor.forget_sharing();
         assert_eq!(refused(sharing("a", folder.path(), "/data")).await, "sharing_unsupported");

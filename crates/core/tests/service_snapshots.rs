@@ -49,7 +49,7 @@ fn children_have_all_of_their_parent_and_are_their_own() {
     let service = &server.service;
     server.run(async {
         let mut request = named("dev");
-        request.labels.insert("team".into(), "red".into());
+        request.vm.labels.insert("team".into(), "red".into());
         let parent = service.vms.create(request).await.unwrap().record;
         say(service, "dev", "echo before > /root/note").await;
         let forked = service.branches.fork(&vm("dev"), forks(3, "try-{n}")).await.unwrap();

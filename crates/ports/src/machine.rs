@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+pub use microvm_types::vm::Counters as MachineCounters;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -30,25 +31,6 @@ pub enum MachineState {
     DiskFull,
     /// Its process is gone. Nothing comes after this.
     Exited(MachineExit),
-}
-
-/// Counters of a running machine; all from its start.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MachineCounters {
-    /// Processor time of the VMM process in milliseconds, guest included.
-    pub cpu_ms: u64,
-    /// Proportional set size of the VMM process in bytes: what it really costs the host.
-    pub memory_pss: u64,
-    /// Resident set size of the VMM process in bytes.
-    pub memory_rss: u64,
-    /// Bytes read from disks by the guest.
-    pub disk_read_bytes: u64,
-    /// Bytes written to disks by the guest.
-    pub disk_written_bytes: u64,
-    /// Read requests.
-    pub disk_reads: u64,
-    /// Write requests.
-    pub disk_writes: u64,
 }
 
 /// One living machine. Methods may be called from any task, at the same time; the driver orders them.

@@ -1,15 +1,15 @@
 //! From what core and the ports say to what the interface says.
 
 use camino::Utf8PathBuf;
-use microvm_api::image::{Image, ImageConfig};
+use microvm_api::image::Image;
 use microvm_api::kernel::{Discovery, Kernel};
 use microvm_api::milliseconds::Milliseconds;
 use microvm_api::pool::Pool;
 use microvm_api::snapshot::{Damage, GoldenVersion, Snapshot};
 use microvm_api::system::HypervisorInfo;
-use microvm_api::vm::{Counters, Event, Vm};
+use microvm_api::vm::{Event, Vm};
 use microvm_core::{VmView, What};
-use microvm_ports::hypervisor::{Capabilities, DeviceDiscovery, MachineCounters};
+use microvm_ports::hypervisor::{Capabilities, DeviceDiscovery};
 use microvm_ports::storage::{FileSystem, ImageInfo, KernelInfo};
 use microvm_types::Phase;
 use microvm_types::share::ShareChanges;
@@ -120,13 +120,7 @@ impl App {
             size: info.size,
             created_at: self.time(info.created_ms),
             source: info.source,
-            config: ImageConfig {
-                environment: info.config.environment,
-                user: info.config.user,
-                working_directory: info.config.working_directory,
-                entrypoint: info.config.entrypoint,
-                command: info.config.command,
-            },
+            config: info.config,
         }
     }
 
@@ -167,28 +161,6 @@ pub(crate) const fn discovery(discovery: Discovery) -> DeviceDiscovery {
     match discovery {
         Discovery::Acpi => DeviceDiscovery::Acpi,
         Discovery::CommandLine => DeviceDiscovery::CommandLine,
-    }
-}
-
-pub(crate) fn image_config(config: ImageConfig) -> microvm_ports::storage::ImageConfig {
-    microvm_ports::storage::ImageConfig {
-        environment: config.environment,
-        user: config.user,
-        working_directory: config.working_directory,
-        entrypoint: config.entrypoint,
-        command: config.command,
-    }
-}
-
-pub(crate) const fn counters(counters: &MachineCounters) -> Counters {
-    Counters {
-        cpu_ms: counters.cpu_ms,
-        memory_pss: counters.memory_pss,
-        memory_rss: counters.memory_rss,
-        disk_read_bytes: counters.disk_read_bytes,
-        disk_written_bytes: counters.disk_written_bytes,
-        disk_reads: counters.disk_reads,
-        disk_writes: counters.disk_writes,
     }
 }
 

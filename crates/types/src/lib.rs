@@ -24,6 +24,7 @@ mod file_time;
 pub mod files;
 pub mod guest;
 pub mod id;
+pub mod image;
 pub mod life;
 pub mod lifecycle;
 pub mod name;

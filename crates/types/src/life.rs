@@ -4,7 +4,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::SnapshotId;
 use crate::lifecycle::{Asked, Denied, LifecycleEvent, Phase, next};
-use crate::vm::Rest;
+
+/// How a VM rests until the next request wakes it, or until there is room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Rest {
+    /// It stands still, because nobody used it.
+    Paused,
+    /// It stands still, because the host's disk is full or nearly so; it goes on by itself when there is room.
+    DiskFull,
+    /// It has no machine; its memory is on disk.
+    Asleep {
+        /// The snapshot it goes on from.
+        snapshot: SnapshotId,
+    },
+}
 
 /// The phase of a VM with what belongs to it: why it is paused, and where its memory is while it hibernates.
 ///

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{SnapshotId, VmId};
 use crate::life::Life;
+pub use crate::life::Rest;
 use crate::lifecycle::Phase;
 use crate::name::Name;
 use crate::template::Template;
@@ -60,22 +61,6 @@ pub enum Origin {
     },
 }
 
-/// How a VM rests until the next request wakes it, or until there is room.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub enum Rest {
-    /// It stands still, because nobody used it.
-    Paused,
-    /// It stands still, because the host's disk is full or nearly so; it goes on by itself when there is room.
-    DiskFull,
-    /// It has no machine; its memory is on disk.
-    Asleep {
-        /// The snapshot it goes on from.
-        snapshot: SnapshotId,
-    },
-}
-
 /// What a VM is to a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -84,6 +69,37 @@ pub struct PoolMember {
     pub pool: Name,
     /// It waits to be handed out; otherwise it was.
     pub waiting: bool,
+}
+
+/// Wishes of its owner for a new VM, however it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NewVm {
+    /// Labels, on top of those of its template, parent or snapshot.
+    pub labels: BTreeMap<String, String>,
+    /// Free text, never interpreted.
+    pub metadata: BTreeMap<String, String>,
+    /// Ends and rests that come by themselves.
+    pub limits: Limits,
+}
+
+/// Counters of a running VM, from its machine's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Counters {
+    /// Processor time of the VMM process in milliseconds, guest included.
+    pub cpu_ms: u64,
+    /// Proportional set size of the VMM process in bytes.
+    pub memory_pss: u64,
+    /// Resident set size of the VMM process in bytes.
+    pub memory_rss: u64,
+    /// Bytes read from disks.
+    pub disk_read_bytes: u64,
+    /// Bytes written to disks.
+    pub disk_written_bytes: u64,
+    /// Read requests.
+    pub disk_reads: u64,
+    /// Write requests.
+    pub disk_writes: u64,
 }
 
 /// Everything that must survive a crash of the server about one VM. Written whole on every change.

@@ -1,10 +1,9 @@
 //! Forking a running VM.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use microvm_ports::branch::BranchTimes;
-use microvm_types::vm::{Limits, Origin, VmRecord};
+use microvm_types::vm::{NewVm, Origin, VmRecord};
 use microvm_types::{OperationName, VmRef};
 
 use super::Branches;
@@ -24,12 +23,8 @@ pub struct ForkRequest {
     pub count: usize,
     /// Their names, with `{n}` for the number; `None`: made up.
     pub name: Option<String>,
-    /// Labels on top of the parent's.
-    pub labels: BTreeMap<String, String>,
-    /// Free text of the owner's.
-    pub metadata: BTreeMap<String, String>,
-    /// What becomes of them over time.
-    pub limits: Limits,
+    /// Wishes of the owner.
+    pub vm: NewVm,
 }
 
 /// Children of a fork and what it cost the parent.
@@ -55,7 +50,7 @@ impl Branches {
         self.context.authorise(OperationName::VM_FORK)?;
         let began = tokio::time::Instant::now();
         let (context, handle) = (&self.context, self.context.owned(vm)?);
-        admission::check_labels(&request.labels)?;
+        admission::check_labels(&request.vm.labels)?;
         let parent = handle.record();
         check_branchable(parent.phase())?;
         check_whole(&parent.template)?;
@@ -75,11 +70,11 @@ impl Branches {
             .into_iter()
             .map(|name| {
                 let mut labels = point.record.labels.clone();
-                labels.extend(request.labels.clone());
+                labels.extend(request.vm.labels.clone());
                 let child = VmRecord {
                     labels,
-                    metadata: request.metadata.clone(),
-                    limits: request.limits,
+                    metadata: request.vm.metadata.clone(),
+                    limits: request.vm.limits,
                     ..point.record.clone()
                 };
                 let id = ready.next().unwrap_or_else(|| context.shared.ports.new_vm_id());

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use microvm_types::VmId;
 use microvm_types::template::Template;
-use microvm_types::vm::{Limits, Origin};
+use microvm_types::vm::{Limits, NewVm, Origin};
 
 use super::children::{bring_up, child_record, reserve};
-use super::restore::{RestoreRequest, planned_from, record_of};
+use super::restore::{planned_from, record_of};
 use crate::context::Context;
 use crate::error::ServiceError;
 use crate::state::{GOLDEN_LABEL, Snapshot};
@@ -27,12 +27,8 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(60);
 /// Whatever keeps it from coming up or answering; nothing of it is left.
 pub(crate) async fn prove(context: &Context, snapshot: &Snapshot) -> Result<(), ServiceError> {
     let planned = planned_from(&context.shared, snapshot, 1).await?;
-    let request = RestoreRequest {
-        count: 1,
-        limits: Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() },
-        ..RestoreRequest::default()
-    };
-    let mut from = record_of(snapshot, &request);
+    let limits = Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() };
+    let mut from = record_of(snapshot, &NewVm { limits, ..NewVm::default() });
     from.labels = BTreeMap::from([(GOLDEN_LABEL.to_owned(), "proving".to_owned())]);
     from.template = Template {
         environment: BTreeMap::new(),

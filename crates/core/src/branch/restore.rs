@@ -1,9 +1,7 @@
 //! New VMs from a snapshot, and a VM back in time.
 
-use std::collections::BTreeMap;
-
 use microvm_types::snapshot::SnapshotRecord;
-use microvm_types::vm::{Limits, Origin, VmRecord};
+use microvm_types::vm::{NewVm, Origin, VmRecord};
 use microvm_types::{Life, OperationName, VmRef};
 
 use super::Branches;
@@ -24,12 +22,8 @@ pub struct RestoreRequest {
     pub count: usize,
     /// Their names, with `{n}` for the number; `None`: made up.
     pub name: Option<String>,
-    /// Labels on top of the snapshot's.
-    pub labels: BTreeMap<String, String>,
-    /// Free text of the owner's.
-    pub metadata: BTreeMap<String, String>,
-    /// What becomes of them over time.
-    pub limits: Limits,
+    /// Wishes of the owner.
+    pub vm: NewVm,
 }
 
 impl Branches {
@@ -45,14 +39,14 @@ impl Branches {
         self.context.authorise(OperationName::SNAPSHOT_RESTORE)?;
         let context = &self.context;
         let shared = &context.shared;
-        admission::check_labels(&request.labels)?;
+        admission::check_labels(&request.vm.labels)?;
         let snapshot = shared.snapshots.find(&context.caller.tenant, snapshot)?;
         check_room(context, request.count, snapshot.record.template.memory_mib, 0).await?;
         let places = reserve(context, request.count, &snapshot.record.template)?;
         let names = names(request.name.as_deref(), request.count)?;
         check_names_free(context, &names)?;
         let planned = planned_from(shared, &snapshot, request.count).await?;
-        let from = record_of(&snapshot, &request);
+        let from = record_of(&snapshot, &request.vm);
         let origin = Origin::Snapshot { snapshot: snapshot.record.id.clone() };
         let records = names
             .into_iter()
@@ -99,12 +93,12 @@ pub(super) async fn planned_from(
 }
 
 /// A record as the snapshot's VM had it; id, name and origin are replaced.
-pub(super) fn record_of(snapshot: &Snapshot, request: &RestoreRequest) -> VmRecord {
+pub(super) fn record_of(snapshot: &Snapshot, new: &NewVm) -> VmRecord {
     let record = &snapshot.record;
     let mut labels = record.labels.clone();
     // What somebody makes of the server's own snapshot is theirs: not hidden, and no leftover to be removed.
     labels.remove(GOLDEN_LABEL);
-    labels.extend(request.labels.clone());
+    labels.extend(new.labels.clone());
     VmRecord {
         id: record.vm.clone(),
         name: record.vm_name.clone(),
@@ -116,8 +110,8 @@ pub(super) fn record_of(snapshot: &Snapshot, request: &RestoreRequest) -> VmReco
         template: record.template.clone(),
         image_digest: record.image_digest.clone(),
         labels,
-        metadata: request.metadata.clone(),
-        limits: request.limits,
+        metadata: new.metadata.clone(),
+        limits: new.limits,
         machine: None,
         origin: Origin::Boot,
         pool: None,

@@ -10,7 +10,7 @@ use microvm_ports::{Guest, Progress, PulledArchive};
 use microvm_types::exec::ExecRequest;
 use microvm_types::files::WriteOptions;
 use microvm_types::template::Overrides;
-use microvm_types::vm::Limits;
+use microvm_types::vm::{Limits, NewVm};
 use microvm_types::{OperationName, VmId};
 
 use super::Catalog;
@@ -107,7 +107,10 @@ impl Catalog {
                 memory_mib: Some(limits.max_memory_mib.min(1_024)),
                 ..Overrides::default()
             },
-            limits: Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() },
+            vm: NewVm {
+                limits: Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() },
+                ..NewVm::default()
+            },
             start: true,
             ..CreateRequest::default()
         };

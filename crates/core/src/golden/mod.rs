@@ -10,7 +10,7 @@ use microvm_ports::storage::{ResolvedImage, ResolvedKernel};
 use microvm_ports::{DocumentKind, Progress, StorageError};
 use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::template::{InitMode, Template};
-use microvm_types::vm::{LOCAL_TENANT, Limits, Origin};
+use microvm_types::vm::{LOCAL_TENANT, Limits, NewVm, Origin};
 use microvm_types::{ErrorKind, SnapshotId, VmId};
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -208,8 +208,11 @@ impl Goldens {
         let request = CreateRequest {
             // As long as the made-up names of its children: their host names are written over its own.
             name: Some(made_up_name(id.as_str())?),
-            labels: [(GOLDEN_LABEL.to_owned(), "building".to_owned())].into(),
-            limits: Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() },
+            vm: NewVm {
+                labels: [(GOLDEN_LABEL.to_owned(), "building".to_owned())].into(),
+                limits: Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() },
+                ..NewVm::default()
+            },
             boot: BootChoice::Cold,
             start: true,
             ..CreateRequest::default()

@@ -28,7 +28,7 @@ pub(crate) async fn keep_young(goldens: Goldens) {
         }
         tokio::select! {
             () = goldens.context.shared.ending.cancelled() => return,
-            () = tokio::time::sleep(REST) => {}
+            () = goldens.context.shared.ports.clock.sleep(REST) => {}
         }
     }
 }

@@ -1,10 +1,9 @@
 //! Handing VMs out.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use microvm_types::vm::{Limits, Origin, PoolMember};
+use microvm_types::vm::{NewVm, Origin, PoolMember};
 use microvm_types::{Name, OperationName};
 use tokio::time::Instant;
 
@@ -24,12 +23,8 @@ use crate::vm::view::VmView;
 pub struct AcquireRequest {
     /// Its name; `None`: one is made up.
     pub name: Option<Name>,
-    /// Labels on top of the template's.
-    pub labels: BTreeMap<String, String>,
-    /// Free text of the owner's.
-    pub metadata: BTreeMap<String, String>,
-    /// What becomes of it over time.
-    pub limits: Limits,
+    /// Wishes of the owner.
+    pub vm: NewVm,
 }
 
 impl Pools {
@@ -40,9 +35,9 @@ impl Pools {
     pub async fn acquire(&self, pool: &str, request: AcquireRequest) -> Result<(VmView, Tier), ServiceError> {
         self.context.authorise(OperationName::POOL_ACQUIRE)?;
         let began = Instant::now();
-        crate::admission::check_labels(&request.labels)?;
+        crate::admission::check_labels(&request.vm.labels)?;
         let pool = self.find(pool)?;
-        if request.limits.hibernate_seconds.is_some() {
+        if request.vm.limits.hibernate_seconds.is_some() {
             crate::launch::shares::check_whole(&pool.lock().record.template)?;
         }
         if let Some(name) = &request.name {
@@ -65,14 +60,8 @@ impl Pools {
             }
         };
         let record = pool.lock().record.clone();
-        let request = CreateRequest {
-            name: request.name,
-            labels: request.labels,
-            metadata: request.metadata,
-            limits: request.limits,
-            start: true,
-            ..CreateRequest::default()
-        };
+        let request =
+            CreateRequest { name: request.name, vm: request.vm, start: true, ..CreateRequest::default() };
         let member = PoolMember { pool: record.name, waiting: false };
         let view = self.vms().create_from(record.template, request, Some(member)).await?;
         let tier = if view.record.origin == Origin::Boot { Tier::Boot } else { Tier::Fork };
@@ -91,12 +80,7 @@ impl Pools {
                 Some(name) => name.clone(),
                 None => made_up_name(id.as_str())?,
             };
-            let claim = Claim {
-                name,
-                labels: request.labels.clone(),
-                metadata: request.metadata.clone(),
-                limits: request.limits,
-            };
+            let claim = Claim { name, vm: request.vm.clone() };
             let Ok(handle) = self.context.shared.registry.by_id(&id) else { continue };
             let handle = handle.by(&self.context.cause);
             // If whoever asks goes away now, the VM is nobody's.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use microvm_types::pool::PoolRecord;
-use microvm_types::vm::{Limits, PoolMember};
+use microvm_types::vm::PoolMember;
 use microvm_types::{Phase, VmId};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -37,14 +37,15 @@ pub(super) async fn keep_filled(pools: Pools, pool: Arc<Pool>) {
             let (pools, pool) = (pools.clone(), Arc::clone(&pool));
             making.spawn(async move { pools.make_waiting(&pool).await });
         }
-        let wake_at = [Some(rest_until).filter(|at| *at > now), next_expiry].into_iter().flatten().min();
+        let rests = rest_until > now;
         tokio::select! {
             () = pool.ending.cancelled() => break,
             () = shared.ending.cancelled() => break,
             () = pool.changed.notified() => {}
+            () = tokio::time::sleep_until(rest_until), if rests => {}
             () = async {
-                match wake_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
+                match next_expiry {
+                    Some(left) => shared.ports.clock.sleep(left).await,
                     None => std::future::pending().await,
                 }
             } => {}
@@ -110,8 +111,8 @@ impl Pools {
         all.iter().filter(|handle| is_member(&handle.published.borrow().record)).count()
     }
 
-    /// Drops from the list what is dead, removes what has waited too long; tells when the next one will have.
-    fn remove_unfit(&self, pool: &Pool) -> Option<Instant> {
+    /// Drops from the list what is dead, removes what has waited too long; tells in how long the next one will have.
+    fn remove_unfit(&self, pool: &Pool) -> Option<Duration> {
         let shared = &self.context.shared;
         let now = shared.ports.clock.now_ms();
         let mut inner = pool.lock();
@@ -138,14 +139,14 @@ impl Pools {
         }
         oldest.map(|since| {
             let left = since.saturating_add(age_ms).saturating_sub(now);
-            Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0) + 1)
+            Duration::from_millis(u64::try_from(left).unwrap_or(0) + 1)
         })
     }
 
     /// Makes one VM, has it go through all that it will do for whoever gets it, and lets it stand still.
     async fn make_waiting(&self, pool: &Pool) -> Result<VmId, ServiceError> {
         let record = pool.lock().record.clone();
-        let request = CreateRequest { limits: Limits::default(), start: true, ..CreateRequest::default() };
+        let request = CreateRequest { start: true, ..CreateRequest::default() };
         let member = PoolMember { pool: record.name.clone(), waiting: true };
         let shared = &self.context.shared;
         let id = self.vms().create_from(record.template, request, Some(member)).await?.record.id;

@@ -1,6 +1,5 @@
 //! What a VM's actor is asked, and what it answers with.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use microvm_ports::branch::BranchTimes;
 use microvm_ports::snapshot::BranchSource;
 use microvm_types::lifecycle::{Work, permits};
 use microvm_types::snapshot::SnapshotPurpose;
-use microvm_types::vm::{Limits, VmRecord};
+use microvm_types::vm::{NewVm, VmRecord};
 use microvm_types::{Name, Phase, SnapshotId};
 use tokio::sync::oneshot;
 
@@ -123,12 +122,10 @@ pub(crate) fn written(shared: &Arc<Shared>, snapshot: Snapshot) -> Written {
     })
 }
 
-/// Who gets a VM that waits in a pool.
+/// New owner's name and wishes for a VM that waits in a pool.
 pub(crate) struct Claim {
     pub(crate) name: Name,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) metadata: BTreeMap<String, String>,
-    pub(crate) limits: Limits,
+    pub(crate) vm: NewVm,
 }
 
 /// Refuses a branch where the table does not permit it.

@@ -10,23 +10,23 @@ use crate::error::ServiceError;
 use crate::undo::{self, Undo};
 
 /// A VM that is being made, and the way to its actor.
-pub(crate) struct NewVm {
+pub(crate) struct UnknownVm {
     shared: Arc<Shared>,
     pub(crate) id: VmId,
 }
 
 /// Deletes the VM when dropped before it is kept: nobody knows that it exists, so nobody would ever delete it.
-pub(crate) type VmGuard = Undo<NewVm>;
+pub(crate) type VmGuard = Undo<UnknownVm>;
 
 /// Guards a VM.
 pub(crate) fn guard(shared: &Arc<Shared>, id: VmId) -> VmGuard {
-    let vm = NewVm { shared: Arc::clone(shared), id };
+    let vm = UnknownVm { shared: Arc::clone(shared), id };
     undo::unless_kept(vm, |vm| delete_in_background(&vm.shared, &vm.id))
 }
 
 /// Deletes a guarded VM and waits for that. A failure is logged: whoever waits has something else to tell.
 pub(crate) async fn remove(guard: VmGuard, what: &'static str) {
-    let NewVm { shared, id } = undo::keep(guard);
+    let UnknownVm { shared, id } = undo::keep(guard);
     match delete(&shared, &id).await {
         Ok(()) | Err(ServiceError::UnknownVm(_)) => {}
         Err(error) => tracing::warn!(vm = %id, what, %error, "a VM of the server's own could not be deleted"),

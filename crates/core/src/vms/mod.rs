@@ -47,7 +47,7 @@ impl Vms {
     pub(crate) async fn create_as_asked(&self, request: CreateRequest) -> Result<VmView, ServiceError> {
         let template =
             self.context.shared.template(request.template.as_deref())?.with(request.overrides.clone());
-        admission::check_labels(&request.labels)?;
+        admission::check_labels(&request.vm.labels)?;
         admission::check_labels(&template.labels)?;
         self.create_from(template, request, None).await
     }
@@ -60,7 +60,7 @@ impl Vms {
         pool: Option<PoolMember>,
     ) -> Result<VmView, ServiceError> {
         let parts = Parts::resolve(&self.context, template).await?;
-        if request.limits.hibernate_seconds.is_some() {
+        if request.vm.limits.hibernate_seconds.is_some() {
             shares::check_whole(&parts.template)?;
         }
         let from = match request.boot {

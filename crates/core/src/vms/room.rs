@@ -23,7 +23,7 @@ pub(crate) async fn keep_room(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.ending.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = shared.ports.clock.sleep(LOOK_EVERY) => {}
         }
         match is_short(&shared).await {
             Ok(true) => before = stop_growing(&shared, &before).await,

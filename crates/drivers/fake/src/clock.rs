@@ -1,31 +1,38 @@
 //! Time and chance that stand still.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use microvm_ports::Clock;
+use tokio::sync::Notify;
 
 /// A clock that only moves when told to. Its random bytes are a counter: different every time, the same in every run.
 #[derive(Debug)]
 pub struct FrozenClock {
     now_ms: AtomicI64,
     drawn: AtomicU64,
+    /// Told when the time was changed.
+    moved: Notify,
 }
 
 impl FrozenClock {
     /// Stands at `now_ms` milliseconds since 1970-01-01T00:00:00Z.
     #[must_use]
     pub const fn at(now_ms: i64) -> Self {
-        Self { now_ms: AtomicI64::new(now_ms), drawn: AtomicU64::new(0) }
+        Self { now_ms: AtomicI64::new(now_ms), drawn: AtomicU64::new(0), moved: Notify::const_new() }
     }
 
     /// Sets the time.
     pub fn set(&self, now_ms: i64) {
         self.now_ms.store(now_ms, Ordering::SeqCst);
+        self.moved.notify_waiters();
     }
 
     /// Moves the time by `milliseconds`, backwards if negative.
     pub fn advance(&self, milliseconds: i64) {
         self.now_ms.fetch_add(milliseconds, Ordering::SeqCst);
+        self.moved.notify_waiters();
     }
 }
 
@@ -36,9 +43,31 @@ impl Default for FrozenClock {
     }
 }
 
+#[async_trait]
 impl Clock for FrozenClock {
     fn now_ms(&self) -> i64 {
         self.now_ms.load(Ordering::SeqCst)
+    }
+
+    /// Ends when the time was moved by `duration`, or when as much real time has passed: who waits for nothing else goes on.
+    async fn sleep(&self, duration: Duration) {
+        let end = self.now_ms().saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
+        let moved = async {
+            loop {
+                let moved = self.moved.notified();
+                tokio::pin!(moved);
+                // Listened to before it is looked at: a move in between is not missed.
+                moved.as_mut().enable();
+                if self.now_ms() >= end {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        tokio::select! {
+            () = moved => {}
+            () = tokio::time::sleep(duration) => {}
+        }
     }
 
     fn fill_random(&self, bytes: &mut [u8]) {
@@ -52,6 +81,17 @@ impl Clock for FrozenClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_sleeps_goes_on_when_the_time_was_moved() {
+        let clock = FrozenClock::at(0);
+        let hour = Duration::from_secs(3_600);
+        let (woken, ()) = tokio::join!(tokio::time::timeout(hour / 2, clock.sleep(hour)), async {
+            tokio::task::yield_now().await;
+            clock.advance(3_600_000);
+        });
+        assert!(woken.is_ok());
+    }
 
     #[test]
     fn moves_only_when_told_and_never_repeats_itself() {

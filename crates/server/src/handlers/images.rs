@@ -12,7 +12,6 @@ use microvm_ports::storage::{ImageSource as StoreSource, RecipeFile};
 use microvm_types::Listed;
 
 use crate::call::Call;
-use crate::convert;
 use crate::failure::Failure;
 use crate::lines::progress;
 use crate::reply::{Done, Reply};
@@ -63,8 +62,8 @@ pub(crate) async fn add(
             mode: file.mode,
         })
         .collect();
-    let config = convert::image_config(request.config);
-    let recipe = ImageRecipe { name: request.name, base, files, commands: request.commands, config };
+    let recipe =
+        ImageRecipe { name: request.name, base, files, commands: request.commands, config: request.config };
     Ok(progress(move |progress| async move {
         let info = app.services.catalog.build_image(&recipe, progress).await?;
         Ok(ProgressLine::Image { image: app.image(info) })

@@ -6,6 +6,7 @@ use microvm_api::operation::{Created, PoolRef};
 use microvm_api::operations::pool;
 use microvm_api::pool::{Acquired, Pool, PoolList};
 use microvm_core::{AcquireRequest, PoolChange, PoolRequest};
+use microvm_types::vm::NewVm;
 use tokio::time::Instant;
 
 use crate::call::Call;
@@ -65,8 +66,8 @@ pub(crate) async fn acquire(
     Call { path: PoolRef(name), body: wish, .. }: Call<pool::Acquire>,
 ) -> Result<Reply<Created<Acquired>>, Failure> {
     let began = Instant::now();
-    let request =
-        AcquireRequest { name: wish.name, labels: wish.labels, metadata: wish.metadata, limits: wish.limits };
+    let vm = NewVm { labels: wish.labels, metadata: wish.metadata, limits: wish.limits };
+    let request = AcquireRequest { name: wish.name, vm };
     let (view, tier) = app.services.pools.acquire(&name, request).await?;
     let body = Acquired {
         vm: app.vm(view),

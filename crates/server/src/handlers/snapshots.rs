@@ -16,6 +16,7 @@ use microvm_api::snapshot::{
 };
 use microvm_core::{ForkRequest, RestoreRequest, Snapshot, SnapshotFilter, SnapshotRequest};
 use microvm_ports::Progress;
+use microvm_types::vm::NewVm;
 use microvm_types::{Action, ErrorKind, VmRef};
 
 use crate::call::Call;
@@ -35,9 +36,7 @@ pub(crate) async fn fork(
     let request = ForkRequest {
         count: wish.count,
         name: wish.name,
-        labels: wish.labels,
-        metadata: wish.metadata,
-        limits: wish.limits,
+        vm: NewVm { labels: wish.labels, metadata: wish.metadata, limits: wish.limits },
     };
     let forked = app.services.branches.fork(&vm, request).await?;
     let body = Forked {
@@ -141,9 +140,7 @@ pub(crate) async fn restore(
         let request = RestoreRequest {
             count: wish.count,
             name: wish.name,
-            labels: wish.labels,
-            metadata: wish.metadata,
-            limits: wish.limits,
+            vm: NewVm { labels: wish.labels, metadata: wish.metadata, limits: wish.limits },
         };
         app.services.branches.restore(id, request).await?
     };

@@ -10,9 +10,9 @@ use microvm_api::queries::ListVms;
 use microvm_api::query::{FilterPair, FilterState, RawBytes};
 use microvm_api::vm::{Counters, CreateVm, Vm as VmBody, VmList};
 use microvm_core::{AcquireRequest, BootChoice, CreateRequest, VmFilter};
+use microvm_types::vm::NewVm;
 
 use crate::call::Call;
-use crate::convert;
 use crate::failure::Failure;
 use crate::reply::{Done, Reply};
 use crate::session::Session;
@@ -37,9 +37,7 @@ pub(crate) async fn create(
         name: request.name,
         template: request.template,
         overrides,
-        labels: request.labels,
-        metadata: request.metadata,
-        limits: request.limits,
+        vm: NewVm { labels: request.labels, metadata: request.metadata, limits: request.limits },
         start: request.start,
         boot: if request.cold { BootChoice::Cold } else { BootChoice::Auto },
     };
@@ -66,12 +64,9 @@ async fn acquire(app: &Session, pool: &str, request: &CreateVm) -> Result<Reply<
             ),
         ));
     }
-    let request = AcquireRequest {
-        name: request.name.clone(),
-        labels: request.labels.clone(),
-        metadata: request.metadata.clone(),
-        limits: request.limits,
-    };
+    let vm =
+        NewVm { labels: request.labels.clone(), metadata: request.metadata.clone(), limits: request.limits };
+    let request = AcquireRequest { name: request.name.clone(), vm };
     let (view, _) = app.services.pools.acquire(pool, request).await?;
     let vm = app.vm(view);
     let location = format!("/vms/{}", vm.id);
@@ -155,7 +150,7 @@ pub(crate) async fn metrics(
     app: Session,
     Call { path: vm, .. }: Call<vm::Metrics>,
 ) -> Result<Json<Counters>, Failure> {
-    Ok(Json(convert::counters(&app.services.vms.counters(&vm).await?)))
+    Ok(Json(app.services.vms.counters(&vm).await?))
 }
 
 pub(crate) async fn console(

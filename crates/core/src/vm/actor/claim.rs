@@ -1,7 +1,7 @@
 //! Handing a waiting VM out.
 
 use microvm_types::lifecycle::LifecycleEvent;
-use microvm_types::vm::{PoolMember, VmRecord};
+use microvm_types::vm::{NewVm, PoolMember, VmRecord};
 use microvm_types::{Name, Phase};
 
 use super::VmActor;
@@ -40,7 +40,7 @@ impl Vm {
         // Another identity is another epoch; without a channel, opening one makes it.
         let epochs = u64::from(journal.guest.is_some());
         let change = |record: &mut VmRecord| {
-            let Claim { name, labels, metadata, limits } = claim;
+            let Claim { name, vm: NewVm { labels, metadata, limits } } = claim;
             record.name = name;
             record.labels.extend(labels);
             record.created_by = created_by;

@@ -63,7 +63,7 @@ impl IdleCare {
         let applies = record.limits.ephemeral || matches!(record.phase(), Phase::Running | Phase::Paused);
         let lifetime = async {
             match record.limits.lifetime_seconds {
-                Some(seconds) if applies => tokio::time::sleep(left(record.created_ms, seconds)).await,
+                Some(seconds) if applies => clock.sleep(left(record.created_ms, seconds)).await,
                 _ => std::future::pending().await,
             }
         };
@@ -77,7 +77,7 @@ impl IdleCare {
                 if left.is_zero() {
                     return;
                 }
-                tokio::time::sleep(left).await;
+                clock.sleep(left).await;
             }
         };
         let limits = &record.limits;

@@ -167,7 +167,7 @@ impl VmActor {
             () = journal.shared.ending.cancelled() => Wake::ServerEnding,
             exit = exited => Wake::MachineExited(exit),
             () = full => Wake::DiskFull,
-            () = tokio::time::sleep(LOOK_EVERY), if waits_for_room => Wake::LookForRoom,
+            () = journal.shared.ports.clock.sleep(LOOK_EVERY), if waits_for_room => Wake::LookForRoom,
             order = inbox.next() => Wake::Order(order),
             reason = closed => Wake::GuestClosed(reason),
             () = reach.due(), if journal.unreachable.is_some() => Wake::ReachAgain,
