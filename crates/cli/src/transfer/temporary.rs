@@ -84,7 +84,14 @@ fn is_the_one(folder: BorrowedFd<'_>, name: &[u8], open: &OwnedFd) -> bool {
 
 /// Removes what killed clients left in a directory. What cannot be removed stays: it takes room, and nothing else.
 pub(crate) fn sweep(folder: &impl AsFd, path: &Path) {
-    let Ok(entries) = Dir::read_from(folder) else { return };
+    let entries = match list(folder.as_fd()) {
+        Ok(entries) => entries,
+        // Such as a directory that may be written to and not read.
+        Err(error) => {
+            tracing::debug!(%error, path = %path.display(), "what killed copies left is not looked for");
+            return;
+        }
+    };
     for entry in entries.flatten() {
         let name = entry.file_name().to_bytes();
         if is_temporary(name)
@@ -93,6 +100,12 @@ pub(crate) fn sweep(folder: &impl AsFd, path: &Path) {
             tracing::debug!(%error, path = %path.display(), "what a killed copy left stays");
         }
     }
+}
+
+/// Opens the directory anew: one that was opened only as a place in the tree cannot be listed.
+fn list(folder: BorrowedFd<'_>) -> rustix::io::Result<Dir> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Dir::new(openat(folder, ".", flags, Mode::empty())?)
 }
 
 fn remove(folder: BorrowedFd<'_>, path: &Path, name: &[u8]) -> io::Result<()> {
@@ -126,7 +139,9 @@ mod tests {
     #[test]
     fn what_is_left_behind_goes_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let open = File::open(folder.path()).unwrap();
+        // As copies open it: as a place in the tree.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = rustix::fs::open(folder.path(), flags, Mode::empty()).unwrap();
         let sweep = || super::sweep(&open, folder.path());
         let names = || {
             let entries = std::fs::read_dir(folder.path()).unwrap();
