@@ -28,7 +28,7 @@ impl Cancel {
         }
     }
 
-    /// Whether nobody waits for the result any more.
+    /// True if nobody waits for the result any more.
     pub fn is_cancelled(&self) -> bool {
         self.0.cancelled.load(Ordering::SeqCst)
     }

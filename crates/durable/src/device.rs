@@ -21,7 +21,7 @@ impl Device {
         boot().map(|boot| Self { number: metadata.dev(), boot })
     }
 
-    /// Whether files with these devices are surely on different file systems. Notes of older versions have none.
+    /// True if files with these devices are surely on different file systems. Notes of older versions have none.
     pub fn differ(one: Option<Self>, other: Option<Self>) -> bool {
         matches!((one, other), (Some(one), Some(other)) if one.boot == other.boot && one.number != other.number)
     }

@@ -22,7 +22,7 @@ pub fn io_error(action: &'static str, path: &Utf8Path) -> impl FnOnce(io::Error)
     move |source| failed(action, path, source)
 }
 
-/// The same for calls made through rustix.
+/// Like [`io_error`], for calls made through rustix.
 pub fn errno(action: &'static str, path: &Utf8Path) -> impl FnOnce(rustix::io::Errno) -> StorageError {
     move |source| failed(action, path, source.into())
 }

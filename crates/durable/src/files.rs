@@ -25,7 +25,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Whether `text` is a SHA-256 in lower-case hexadecimal.
+/// True if `text` is a SHA-256 in lower-case hexadecimal.
 pub fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
@@ -72,7 +72,7 @@ pub fn rename_durably(from: &Utf8Path, to: &Utf8Path) -> Result<(), StorageError
     to.parent().map_or(Ok(()), sync_directory)
 }
 
-/// Whether something is at `path` (a dangling link counts).
+/// True if something is at `path` (a dangling link counts).
 pub fn exists(path: &Utf8Path) -> bool {
     path.symlink_metadata().is_ok()
 }
@@ -92,10 +92,10 @@ pub fn require_space(path: &Utf8Path, needed: u64, action: &str) -> Result<(), S
     Ok(())
 }
 
-/// Free space that what comes from elsewhere leaves to VMs; of a small file system its fiftieth part.
+/// Free space, in bytes, that imports and archives leave to VMs; of a small file system its fiftieth part.
 const RESERVE: u64 = 256 << 20;
 
-/// The same for what comes from elsewhere: it leaves a reserve.
+/// Like [`require_space`], for content from elsewhere (imports, archives): it leaves a reserve to VMs.
 pub fn require_room(path: &Utf8Path, needed: u64, action: &str) -> Result<(), StorageError> {
     let status =
         rustix::fs::statvfs(path.as_std_path()).map_err(errno("asking for the free space of", path))?;
@@ -129,7 +129,7 @@ pub fn disk_usage(path: &Utf8Path) -> Result<u64, StorageError> {
     Ok(bytes)
 }
 
-/// Whether something is mounted below a path. A path with blanks is compared as `/proc` writes it.
+/// True if something is mounted below a path. A path with blanks is compared as `/proc` writes it.
 fn has_mounts_below(path: &Utf8Path) -> Result<bool, StorageError> {
     let list = Utf8Path::new("/proc/self/mounts");
     fs::read(list).map(|mounts| is_mounted_below(&mounts, path)).map_err(io_error("reading", list))

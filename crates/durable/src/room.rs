@@ -16,7 +16,7 @@ use microvm_types::ByteSize;
 use super::error::errno;
 use super::files::{require_room, require_space};
 
-/// What is held is counted again after so long: a hundred children of one fork ask at once.
+/// Age at which the count of held bytes is renewed: a hundred children of one fork ask at once.
 const KNOWN_FOR: Duration = Duration::from_millis(500);
 
 /// Disk space of some directories together, against a limit.
@@ -62,7 +62,7 @@ impl Room {
         Self { counted, limit, held: Mutex::default() }
     }
 
-    /// What VMs can still take, and the whole of it.
+    /// Bytes that VMs can still take, and all bytes of the file system or of the limit.
     pub fn space(&self, path: &Utf8Path) -> Result<Space, StorageError> {
         let state =
             rustix::fs::statvfs(path.as_std_path()).map_err(errno("asking for the free space of", path))?;
@@ -85,7 +85,7 @@ impl Room {
         Ok(promise)
     }
 
-    /// The same for what comes from elsewhere: it leaves a reserve of the file system.
+    /// Like [`Self::require`], for content from elsewhere: it leaves a reserve of the file system.
     pub fn require_foreign(
         &self,
         path: &Utf8Path,
@@ -133,7 +133,7 @@ impl Room {
     }
 }
 
-/// What vanishes meanwhile takes nothing.
+/// Bytes of a file or a tree on disk. A file that vanishes meanwhile counts as empty.
 fn usage(path: &Utf8Path, seen: &mut HashSet<(u64, u64)>) -> u64 {
     let Ok(found) = path.symlink_metadata() else { return 0 };
     if found.is_dir() {

@@ -16,7 +16,7 @@ use super::error::{damaged, io_error};
 use super::files::{remove_all, sha256_file};
 use super::manifest;
 
-/// What tells that a file is still the one that was seen.
+/// Facts that change with any change of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp {
     device: u64,

@@ -23,7 +23,7 @@ pub struct Tool {
     pub program: &'static str,
     /// Debian package that has it.
     pub package: &'static str,
-    /// What it is needed for.
+    /// Its purpose, for error messages.
     pub purpose: &'static str,
 }
 
@@ -67,7 +67,7 @@ impl Tool {
         Ok(command)
     }
 
-    /// The same in mount and process namespaces of its own: whatever it mounts or starts is gone with it. Needs root.
+    /// Like [`Self::command`], in new mount and process namespaces: mounts and processes of the tool end with it. Needs root.
     pub fn isolated_command(self) -> Result<Command, StorageError> {
         let path = self.located()?;
         let mut command = UNSHARE.bound_command()?;

@@ -1,9 +1,9 @@
-//! Why a database could not be opened.
+//! Errors of opening a database.
 
 use camino::Utf8PathBuf;
 use microvm_types::ErrorKind;
 
-/// Why a database could not be opened. Nothing was changed in it.
+/// A database could not be opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The file could not be made or made private.
@@ -11,7 +11,7 @@ pub enum OpenError {
     Create {
         /// Path of the file.
         path: Utf8PathBuf,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: std::io::Error,
     },
@@ -24,7 +24,7 @@ pub enum OpenError {
     Open {
         /// Path of the file.
         path: Utf8PathBuf,
-        /// What SQLite said.
+        /// Error of SQLite.
         #[source]
         source: sqlx::Error,
     },
@@ -48,7 +48,7 @@ pub enum OpenError {
         path: Utf8PathBuf,
         /// The schema version that was being made.
         version: i64,
-        /// What SQLite said.
+        /// Error of SQLite.
         #[source]
         source: sqlx::Error,
     },

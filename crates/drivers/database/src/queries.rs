@@ -15,7 +15,7 @@ pub(crate) const DELETE: &str = "DELETE FROM vms WHERE id = $1";
 pub(crate) const ALL: &str = "SELECT id, tenant, name, created_ms, record_version, record, checksum FROM vms \
      ORDER BY created_ms, id";
 
-/// How many of the two oldest tables of ours there are.
+/// Number of the two oldest tables that exist.
 pub(crate) const OWN_TABLES: &str =
     "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name IN ('schema_version', 'vms')";
 

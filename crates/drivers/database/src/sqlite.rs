@@ -17,7 +17,7 @@ use crate::error::OpenError;
 use crate::row::{Columns, Row, sum_of};
 use crate::{migrations, queries};
 
-/// How long a writer waits for another one. Writes take milliseconds; only a stuck disk takes this long.
+/// Longest wait of a writer for another one. Writes take milliseconds; only a stuck disk takes this long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Between two attempts to switch a new file to the write-ahead log.
@@ -55,7 +55,7 @@ impl SqliteStore {
         Ok(Self { pool })
     }
 
-    /// Whether the file at `path` is a database that a program of ours made: one with its tables. Changes nothing in it;
+    /// True if the file at `path` is a database that a program of ours made: one with its tables. Changes nothing in it;
     /// whatever cannot be read is none of ours.
     pub async fn is_ours(path: &Utf8Path) -> bool {
         let options = SqliteConnectOptions::new().filename(path).read_only(true);

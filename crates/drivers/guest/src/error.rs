@@ -24,7 +24,7 @@ pub(crate) const fn kind(kind: FailureKind) -> ErrorKind {
 }
 
 impl Channel {
-    /// Why a stream failed. A body that cannot be read ends the channel.
+    /// Error of a failed stream. A body that cannot be read ends the channel.
     pub(crate) fn stream_failed(&self, error: StreamError) -> GuestError {
         match error {
             StreamError::Reset(failure) => {
@@ -35,7 +35,7 @@ impl Channel {
         }
     }
 
-    /// Why a stream could not be opened.
+    /// Error of a stream that could not be opened.
     pub(crate) fn open_failed(&self, error: &OpenError) -> GuestError {
         let kind = match error {
             OpenError::Closed(_) => return GuestError::Closed(self.close_reason()),

@@ -147,7 +147,7 @@ pub(crate) async fn pull_archive(
     packed(channel, Operation::PullArchive(request)).await
 }
 
-/// The same for the root of an image.
+/// Packs the root of an image: its file system without anything mounted over it.
 pub(crate) async fn pull_root(channel: &Arc<Channel>, path: &[u8]) -> Result<PulledArchive, GuestError> {
     packed(channel, Operation::PullRoot(Path { path: path.to_vec() })).await
 }

@@ -9,13 +9,13 @@ use crate::channel::Channel;
 /// Most memory a list of a guest may take here: 100,000 files with 200 bytes of path each fit.
 const MOST_BYTES: usize = 32 << 20;
 
-/// How a list is read.
+/// Conversion and limits of a list.
 pub(crate) struct Reading<Sent, Kept> {
     /// Most entries a guest that keeps to the rules sends.
     pub(crate) most: usize,
     /// The entries of one message; `None` if it is of another kind.
     pub(crate) open: fn(Reply) -> Option<Vec<Sent>>,
-    /// What is kept of an entry, if it can be used at all.
+    /// Turns an entry into its kept form; `None` for one that cannot be used.
     pub(crate) keep: fn(Sent) -> Option<Kept>,
     /// Bytes behind the pointers of what is kept. Counted after the conversion, which can make texts larger.
     pub(crate) behind: fn(&Kept) -> usize,
@@ -34,7 +34,7 @@ impl Channel {
         self.list_seeing(operation, reading, |_| ()).await
     }
 
-    /// The same; `see` is shown every message.
+    /// Like [`Self::list`]; `see` is called with every message.
     pub(crate) async fn list_seeing<Sent, Kept>(
         &self,
         operation: Operation,

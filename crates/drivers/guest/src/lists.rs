@@ -29,7 +29,7 @@ impl ListMemory {
     }
 }
 
-/// What one list holds; given back when dropped.
+/// Bytes charged for one list; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
     budget: Arc<Semaphore>,

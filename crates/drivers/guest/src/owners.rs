@@ -8,7 +8,7 @@ use microvm_protocol::messages::features;
 use microvm_types::ErrorKind;
 use microvm_types::files::FileOwner;
 
-/// What is known of owners in one guest.
+/// Support for owners in one guest.
 pub(crate) struct Owners {
     /// The agent looks owners up. One that is older makes everything root's.
     supported: bool,

@@ -1,4 +1,4 @@
-//! How long a guest has been silent, as far as this process can know.
+//! Detection of guests that stay silent.
 //!
 //! Time alone proves nothing: a server that was stopped (SIGSTOP, an overloaded host) for longer than the time limit has
 //! not listened either. So only pings count that were sent in ticks that came in time; a late tick starts the count anew.
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::config::GuestConfig;
 
-/// What a tick asks for.
+/// Action that a tick asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beat {
     /// Nothing: the guest was heard since the last tick, or need not be.

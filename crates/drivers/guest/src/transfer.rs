@@ -17,12 +17,12 @@ use crate::sanitize;
 
 /// Zeros are looked for in blocks of this size: a page, the unit of holes.
 const BLOCK: usize = 4096;
-/// What a block is compared with.
+/// Zeros to compare blocks with.
 const ZEROS: &[u8] = &[0; 64 * 1024];
 /// Most bytes one transfer from a guest may bring, zeros counted in full: the largest file of Linux's file systems.
 const MOST_BYTES: u64 = 16 << 40;
 
-/// What a guest does that takes data.
+/// Action of a guest that receives data, for errors.
 const TAKE: &str = "take more of the data";
 
 /// Sends content, then the end, and takes the guest's confirmation, whose number of bytes is the right one.
@@ -94,7 +94,7 @@ fn is_zero(block: &[u8]) -> bool {
     block.first() == Some(&0) && block == &ZEROS[..block.len()]
 }
 
-/// What comes on a stream; fails if the guest sends more than `limit` bytes, zeros counted in full.
+/// Content of a stream; fails if the guest sends more than `limit` bytes, zeros counted in full.
 pub(crate) fn pull(channel: Arc<Channel>, stream: StreamHandle, limit: Option<u64>) -> ContentStream {
     content_of(Pull { channel, stream, left: limit.unwrap_or(MOST_BYTES), report: Report::None })
 }
@@ -134,7 +134,7 @@ pub(crate) fn left_out(list: messages::LeftOut) -> LeftOut {
     known
 }
 
-/// Whether a message about what was left out may come.
+/// State of the report about entries that were left out.
 enum Report {
     None,
     Awaited(oneshot::Sender<LeftOut>),

@@ -2,7 +2,7 @@
 
 use camino::Utf8PathBuf;
 
-/// Where our guest agent's program comes from.
+/// Source of the guest agent's program.
 #[derive(Debug, Clone)]
 pub enum AgentSource {
     /// A static program on this host. It may be replaced while we run; the next start of a VM uses the new one.
@@ -11,7 +11,7 @@ pub enum AgentSource {
     Bytes(std::sync::Arc<[u8]>),
 }
 
-/// How large an image and the archives it comes from may be. Archives are hostile.
+/// Limits of an image and of the archives it comes from, which may be hostile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArchiveLimits {
     /// Entries in one image; each costs about 300 bytes of memory while the image is made.

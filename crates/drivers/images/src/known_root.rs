@@ -1,4 +1,4 @@
-//! Whether a directory holds images of ours.
+//! Recognition of directories that hold images of ours.
 
 use camino::Utf8Path;
 use microvm_durable::files::names_in;
@@ -6,7 +6,7 @@ use microvm_durable::manifest;
 
 use crate::images::MANIFEST;
 
-/// Whether the store in `root` has an image whose manifest verifies. Changes nothing; whatever cannot be read is none of
+/// True if the store in `root` has an image whose manifest verifies. Changes nothing; whatever cannot be read is none of
 /// ours.
 #[must_use]
 pub fn has_own_images(root: &Utf8Path) -> bool {

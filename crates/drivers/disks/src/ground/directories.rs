@@ -1,4 +1,4 @@
-//! Where things are below the root of the store.
+//! Directories below the root of the store.
 
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_durable::files::make_directory;

@@ -1,4 +1,4 @@
-//! Locks by name, for work that nobody may do twice at once.
+//! Locks by name, for work that must not be done twice at once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

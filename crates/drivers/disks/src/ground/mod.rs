@@ -1,4 +1,4 @@
-//! What disks and snapshots stand on: directories, room, ids, pins and locks.
+//! Ground of disks and snapshots: directories, room, ids, pins and locks.
 
 mod directories;
 mod locks;
@@ -94,7 +94,7 @@ impl Ground {
         self.directories.layers.join(format!("{id}.raw"))
     }
 
-    /// Where the checksums of a layer are remembered.
+    /// Path of the remembered checksums of a layer.
     pub(crate) fn layer_sums(&self, id: &str) -> Utf8PathBuf {
         self.directories.layers.join(format!("{id}.json"))
     }

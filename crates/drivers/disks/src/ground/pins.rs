@@ -2,7 +2,7 @@
 //!
 //! Things are removed in this order: list them, begin to watch the pins, read all manifests, remove what neither a manifest
 //! names nor a pin has held since the watch began. A thing gets a new user only through a pin that is taken while an older
-//! user still names it, so nothing in use is removed, and nobody waits for the collector.
+//! user still names it, so nothing in use is removed, and no work waits for the collector.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ struct State {
     since: Option<HashSet<String>>,
 }
 
-/// What is pinned; clones share it.
+/// Names that are pinned; clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Pins(Arc<Mutex<State>>);
 
@@ -51,7 +51,7 @@ impl Pins {
 }
 
 impl Watch<'_> {
-    /// Does something, which must be short, if nobody has held a name since the watch began.
+    /// Does something, which must be short, unless a name was held since the watch began.
     pub(crate) fn unless_used<T>(&self, name: &str, work: impl FnOnce() -> T) -> Option<T> {
         let state = self.0.state();
         let used = state.since.as_ref().is_none_or(|since| since.contains(name));

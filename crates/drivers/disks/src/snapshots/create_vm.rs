@@ -14,7 +14,7 @@ use crate::vms::manifest::{Chain, DiskManifest, OwnDisk};
 use crate::vms::tops::FrozenOwn;
 
 impl Children {
-    /// What the disk of a VM consists of that stems from `source`, with a new top that is not written yet.
+    /// Disk of a VM that stems from `source`, with a new top that is not written yet.
     pub(crate) fn disk_from(
         &self,
         directory: &Utf8Path,

@@ -11,7 +11,7 @@ use super::view::{View, byte};
 pub(crate) const CHUNK: u64 = 64;
 const ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
-/// Whether a page is all zero.
+/// True if a page is all zero.
 pub(crate) fn is_zero(page: &[u8]) -> bool {
     page == ZEROS
 }

@@ -159,7 +159,7 @@ impl Exchange {
     }
 }
 
-/// Why the stream could not be written.
+/// Reason for which the stream could not be written.
 enum StreamError {
     Output(std::io::Error),
     Storage(StorageError),

@@ -17,7 +17,7 @@ use super::part::Part;
 
 pub(crate) const MAGIC: &[u8; 16] = b"MICROVM-SNAPSHOT";
 pub(crate) const VERSION: u32 = 1;
-/// What a reader must be ready to keep in memory for decompression: 8 MiB.
+/// Memory that a reader needs for decompression: 8 MiB.
 pub(crate) const WINDOW_LOG: u32 = 23;
 /// Longest manifest.
 pub(crate) const MANIFEST_MAX: u32 = 1 << 20;

@@ -28,7 +28,7 @@ pub(crate) struct ReadyMemory {
     pub(crate) pages: MemoryPages,
 }
 
-/// Whether copying so many changed bytes into each child is cheaper than writing a base for all of them.
+/// True if copying so many changed bytes into each child is cheaper than writing a base for all of them.
 pub(crate) fn inject(changed: u64, whole: u64, count: usize) -> bool {
     let all = changed.saturating_mul(count.max(1) as u64);
     all <= INJECT_MAX && all <= whole

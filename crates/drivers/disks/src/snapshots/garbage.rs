@@ -1,4 +1,4 @@
-//! Removes what nobody names.
+//! Removal of unreferenced layers and memory files.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::PoisonError;

@@ -1,4 +1,4 @@
-//! What a [`BranchSource`] of this driver carries.
+//! Content of a [`BranchSource`] of this driver.
 
 use microvm_durable::error::bad_input;
 use microvm_ports::StorageError;

@@ -161,7 +161,7 @@ impl Exchange {
         self.catalog.snapshot_info(snapshot, sha256)
     }
 
-    /// Whether everything that is claimed is possible.
+    /// True if everything that is claimed is possible.
     fn check_export(&self, parts: &Parts<'_>, export: &ExportManifest) -> Result<(), StorageError> {
         let ExportManifest { snapshot, base } = export;
         check_description(&snapshot.description)?;

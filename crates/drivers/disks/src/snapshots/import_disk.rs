@@ -23,7 +23,7 @@ const HEAD: usize = 4096;
 /// Offset and length of the name of the file below, which only the host it came from had.
 const BACKING: std::ops::Range<usize> = 8..20;
 
-/// Layers in their place that nobody names yet; they go again unless they are kept.
+/// Layers in their place without a manifest that names them yet; removed when dropped, unless they are kept.
 pub(crate) struct ImportedLayers<'a> {
     ground: &'a Ground,
     layers: Vec<(LayerPart, Pin)>,
@@ -54,7 +54,7 @@ impl<'a> ImportedLayers<'a> {
         Ok(all)
     }
 
-    /// What the manifest says of them.
+    /// Their parts as the manifest names them.
     pub(crate) fn parts(&self) -> Vec<LayerPart> {
         self.layers.iter().map(|(layer, _)| layer.clone()).collect()
     }

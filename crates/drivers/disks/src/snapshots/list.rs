@@ -31,7 +31,7 @@ impl Catalog {
         Ok(all)
     }
 
-    /// What is told of one snapshot.
+    /// Description of one snapshot.
     pub(crate) fn snapshot_info(
         &self,
         manifest: SnapshotManifest,

@@ -41,7 +41,7 @@ pub(crate) struct MemoryPart {
     pub(crate) file: Part,
     /// Bytes of content in it.
     pub(crate) content_bytes: u64,
-    /// How many parents there are above this snapshot.
+    /// Number of parents above this snapshot.
     pub(crate) depth: u32,
 }
 

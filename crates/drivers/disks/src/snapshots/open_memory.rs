@@ -17,7 +17,7 @@ pub(crate) const MEMORY_STAMP: &str = "memory.verified.json";
 /// More parents than this are never made; a longer chain is a circle.
 pub(crate) const DEPTH_MAX: u32 = 64;
 
-/// Where the search for a whole memory may end.
+/// End of the search for a whole memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bases {
     /// At a materialised base.

@@ -31,7 +31,7 @@ const ENTRIES_MAX: u64 = 1 << 24;
 /// Entries read at once: memory is only taken for what is there.
 const ENTRIES_AT_ONCE: u64 = 4096;
 
-/// What a run of pages holds.
+/// Content of a run of pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
     /// Bytes, from here on in the source of the run.
@@ -47,7 +47,7 @@ pub(crate) struct Run {
     pub(crate) content: Content,
 }
 
-/// What is wrong with an index.
+/// Fault of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BadIndex(pub(crate) String);
 
@@ -55,7 +55,7 @@ fn bad<T>(detail: impl Into<String>) -> Result<T, BadIndex> {
     Err(BadIndex(detail.into()))
 }
 
-/// Where the content begins in a file with so many entries.
+/// Offset of the content in a file with so many entries.
 pub(crate) fn content_start(entries: u64) -> u64 {
     (HEADER + entries * ENTRY).next_multiple_of(PAGE)
 }
@@ -65,7 +65,7 @@ pub(crate) fn content_pages(runs: &[Run]) -> u64 {
     runs.iter().filter(|run| run.content != Content::Zero).map(|run| run.range.count).sum()
 }
 
-/// Whether so many entries can be written.
+/// True if so many entries can be written.
 pub(crate) const fn fits(entries: usize) -> bool {
     entries as u64 <= ENTRIES_MAX
 }

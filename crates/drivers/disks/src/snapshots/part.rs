@@ -34,7 +34,7 @@ pub(crate) struct Part {
     pub(crate) pieces: Vec<String>,
 }
 
-/// What is kept beside a part, so that it is hashed again only after it was changed.
+/// Checksums kept beside a part, so that it is hashed again only after it was changed.
 #[derive(Serialize, Deserialize)]
 struct Measured {
     stamp: Stamp,
@@ -120,7 +120,7 @@ impl Part {
         hasher.finish()
     }
 
-    /// Whether the numbers fit each other; for manifests from elsewhere.
+    /// True if the numbers fit each other; for manifests from elsewhere.
     pub(crate) fn is_sound(&self) -> bool {
         self.piece_length == piece_length(self.length)
             && self.pieces.len() as u64 == self.length.div_ceil(self.piece_length)
@@ -131,7 +131,7 @@ impl Part {
             && is_sha256(&self.sha256)
     }
 
-    /// Where `found` is not this part; `None` if it is.
+    /// First difference between `found` and this part; `None` if they are equal.
     pub(crate) fn damage(&self, name: &str, found: &Self) -> Option<Damage> {
         if self.sha256 == found.sha256 && self.length == found.length {
             return None;
@@ -158,7 +158,7 @@ impl Part {
         Some(Damage { part: name.to_owned(), first_byte, end_byte, detail })
     }
 
-    /// Where the file is not this part, trusting what is kept in `beside` while the file was not changed since.
+    /// First difference between the file and this part. The checksums in `beside` are trusted while the file was not changed since.
     pub(crate) fn find_damage(
         &self,
         name: &str,
@@ -173,7 +173,7 @@ impl Part {
         Ok(self.damage(name, &found))
     }
 
-    /// The same, trusting nothing.
+    /// First difference between the file and this part, by all of its content.
     pub(crate) fn find_damage_now(
         &self,
         name: &str,

@@ -1,4 +1,4 @@
-//! Who names which layers, memory files and snapshots.
+//! References from manifests to layers, memory files and snapshots.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,7 +8,7 @@ use microvm_types::{SnapshotId, VmId};
 
 use super::Catalog;
 
-/// What all manifests name.
+/// References of all manifests.
 #[derive(Default)]
 pub(crate) struct References {
     /// Layers, with how many name each.

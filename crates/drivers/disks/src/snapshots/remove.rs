@@ -13,7 +13,7 @@ use crate::ground::{memory_key, snapshot_key};
 
 impl Catalog {
     /// Out of sight first, then away. Its layers and its materialised memory are left to the collector, except that the
-    /// memory goes now if nobody uses it: it is large.
+    /// memory is removed now if it is unused: it is large.
     pub(crate) fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StorageError> {
         let path = self.ground.snapshot_path(id);
         if !exists(&path) {

@@ -82,7 +82,7 @@ impl Children {
 }
 
 impl Records {
-    /// What failed because the snapshot was removed meanwhile is told as that.
+    /// Turns a failure into "unknown snapshot" if the snapshot was removed meanwhile.
     pub(crate) fn or_unknown<T>(
         &self,
         id: &SnapshotId,

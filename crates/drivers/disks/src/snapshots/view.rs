@@ -11,7 +11,7 @@ use microvm_ports::branch::{MemoryPages, PAGE_SIZE, PageRange};
 
 use super::page_file::{Content, PAGE, PageFile, Run};
 
-/// Where the content of an overlay is.
+/// Source of the content of an overlay.
 enum Source {
     File(File, Utf8PathBuf),
     Memory(Bytes),
@@ -24,7 +24,7 @@ pub(crate) struct Overlay {
     source: Source,
 }
 
-/// What a memory consists of.
+/// Parts of a memory.
 pub(crate) struct View {
     /// Pages of memory.
     pub(crate) pages: u64,
@@ -41,7 +41,7 @@ pub(crate) struct BaseFile {
     pub(crate) path: Utf8PathBuf,
 }
 
-/// Where a run of pages of a view is found.
+/// Place of a run of pages of a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     Zero,

@@ -50,7 +50,7 @@ impl VmDisks {
     }
 
     /// True if a directory is surely what an interrupted creation or removal left: it is marked so, or has no disk. A disk
-    /// whose manifest is lost is somebody's all the same.
+    /// whose manifest is lost still belongs to a VM.
     pub(crate) fn is_unfinished(&self, id: &VmId) -> Result<bool, StorageError> {
         let directory = self.ground.vm_path(id);
         let has = |name: &str| {
@@ -108,7 +108,7 @@ impl VmDisks {
         }
     }
 
-    /// What a VMM is given: the newest top over everything below it.
+    /// Disks as a VMM gets them: the newest top over everything below it.
     pub(crate) fn files_of(&self, directory: Utf8PathBuf, disk: &DiskManifest) -> VmFiles {
         let machine_disk = |chain: &Chain, base: Utf8PathBuf, serial: &str| MachineDisk {
             path: directory.join(&chain.top),
@@ -162,7 +162,7 @@ impl VmDisks {
         Ok(self.files_of(directory, disk))
     }
 
-    /// The same in a directory that was reserved: the manifest, written last, makes it one of a VM.
+    /// Like [`Self::create_vm`], in a directory that was reserved: the manifest, written last, makes it one of a VM.
     fn fill_reserved(
         &self,
         id: &VmId,
@@ -194,7 +194,7 @@ impl VmDisks {
         Ok(self.files_of(directory, disk))
     }
 
-    /// Whether the directory was made for a VM that is not made yet.
+    /// True if the directory was made for a VM that is not made yet.
     pub(crate) fn is_reserved(&self, id: &VmId) -> bool {
         let directory = self.ground.vm_path(id);
         exists(&directory.join(RESERVED)) && !exists(&directory.join(MANIFEST))

@@ -6,7 +6,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use microvm_durable::error::{bad_input, io_error};
 use microvm_ports::StorageError;
 
-/// Where kernels show themselves as files: their switches are no data.
+/// Directories of the kernel: their files are switches and no data.
 const KERNEL_PATHS: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// The real path of a folder that may be shared. `root` is the store's own directory: a guest that could write there, or

@@ -89,19 +89,19 @@ pub(crate) struct Home {
     /// Its number in its file system: another file may take its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) inode: Option<u64>,
-    /// Where it is, as far as that can be told apart.
+    /// File system that it is on; `None` where that could not be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) device: Option<Device>,
-    /// How the file was when its content was copied; `None`: it may have changed since by our own doing.
+    /// State of the file when its content was copied; `None`: this program may have changed it since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) left: Option<super::own_disk::Left>,
-    /// Whether it still has what the base has.
+    /// True if it still has what the base has.
     #[serde(default)]
     pub(crate) holds_base: bool,
 }
 
 impl Home {
-    /// Whether what is at its path is another file than the VM was given.
+    /// True if what is at its path is another file than the VM was given.
     pub(crate) fn is_another(&self, there: &std::fs::Metadata) -> bool {
         let inode = std::os::unix::fs::MetadataExt::ino(there);
         self.inode.is_some_and(|known| known != inode) || Device::differ(self.device, Device::of(there))
@@ -135,7 +135,7 @@ impl DiskManifest {
         std::iter::once(&mut self.chain).chain(self.own.iter_mut().map(|disk| &mut disk.chain))
     }
 
-    /// Whether a file of this name is a top of any of the disks.
+    /// True if a file of this name is a top of any of the disks.
     pub(crate) fn names_top(&self, name: &str) -> bool {
         self.chains().any(|chain| chain.top == name || chain.pending.iter().any(|older| older == name))
     }
@@ -158,7 +158,7 @@ pub(crate) fn layer_of_top(name: &str) -> Option<&str> {
     SnapshotId::is_valid(id).then_some(id)
 }
 
-/// Whether a file of this name in a VM's directory is or was a top.
+/// True if a file of this name in a VM's directory is or was a top.
 pub(crate) fn is_top(name: &str) -> bool {
     name == FIRST_TOP || layer_of_top(name).is_some()
 }

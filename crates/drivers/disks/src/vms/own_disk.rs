@@ -27,7 +27,7 @@ use super::manifest::{Chain, Home, OwnDisk};
 const BUFFER: usize = 1 << 20;
 const GRAIN: usize = 64 << 10;
 
-/// What tells that nobody else has written to a file since it was looked at.
+/// Facts that change if another program writes to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Left {
     inode: u64,
@@ -49,7 +49,7 @@ impl Left {
         })
     }
 
-    /// Whether this is the same file, which nobody has written to in between.
+    /// True if this is the file that was seen, without a write in between.
     pub(crate) fn is_as(&self, before: &Self) -> bool {
         let same = |one: &Self| (one.inode, one.length, one.modified);
         same(self) == same(before) && !Device::differ(self.device, before.device)
@@ -114,7 +114,7 @@ impl Tops {
         })
     }
 
-    /// Copies the user's file, to which nobody writes any more, to the raw layer `id`.
+    /// Copies the user's file, which has no writer any more, to the raw layer `id`.
     pub(crate) fn copy_home(
         &self,
         id: &str,

@@ -12,7 +12,7 @@ const INCOMPATIBLE_FINE: u64 = 0b1_1001;
 /// Length of a version 3 header without the compression type.
 const V3_LENGTH: u32 = 104;
 
-/// What the header says, as far as it matters.
+/// Fields of the header that are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Qcow2Header {
     /// Version, 2 or 3.
@@ -23,7 +23,7 @@ pub struct Qcow2Header {
     pub virtual_size: u64,
 }
 
-/// Why a qcow2 file is refused.
+/// Reason for which a qcow2 file is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Qcow2Error {
     /// The magic bytes are missing.
@@ -175,7 +175,7 @@ impl Qcow2Header {
     }
 }
 
-/// Whether nothing was ever written to a layer of ours: its L1 table has no entry.
+/// True if nothing was ever written to a layer of ours: its L1 table has no entry.
 pub(crate) fn is_empty_overlay(path: &camino::Utf8Path) -> Result<bool, microvm_ports::StorageError> {
     use microvm_durable::error::io_error;
     use std::os::unix::fs::FileExt;

@@ -1,4 +1,4 @@
-//! Which clusters a qcow2 top or layer of ours holds. It was written by a VMM that may have been under its guest's control:
+//! Clusters that a qcow2 top or layer of ours holds. It was written by a VMM that may have been under its guest's control:
 //! every place is checked, and what it can lie about is what the guest could have written anyway.
 
 use std::fs::File;
@@ -21,7 +21,7 @@ const ZERO: u64 = 1;
 /// Incompatible features that change nothing about where data is: bit 0 (left dirty).
 const FINE: u64 = 1;
 
-/// Where a cluster's content is.
+/// Place of a cluster's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cluster {
     /// In what lies below.
@@ -87,7 +87,7 @@ impl Qcow2Map {
         entries.map(|entry| self.cluster(entry)).collect::<Result<Vec<_>, _>>().map(Some)
     }
 
-    /// Whether all tables can be followed.
+    /// True if all tables can be followed.
     pub(super) fn check_all(&self) -> Result<(), StorageError> {
         (0..self.tables.len()).try_for_each(|index| self.clusters(index).map(drop))
     }

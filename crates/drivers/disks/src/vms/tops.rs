@@ -23,7 +23,7 @@ use crate::ground::{Pin, layer_key};
 
 /// Less free space than this and no branch is begun.
 const SPACE_MIN: u64 = 4 << 20;
-/// What the header of a top of a user's disk names below it: whoever opens it says what is there.
+/// Name of the backing file in the header of a top over a user's disk: a stand-in, because whoever opens it names the real one.
 const OWN_BACKING: &str = "user-disk";
 
 /// One disk's part of a freeze.

@@ -22,7 +22,7 @@ use super::qcow2_map::{CLUSTER, Cluster, PER_TABLE, Qcow2Map};
 struct Source {
     /// Newest first.
     maps: Vec<Qcow2Map>,
-    /// What is below; `None`: what the file has already.
+    /// Raw layer below; `None`: the content that the file has already.
     base: Option<(File, camino::Utf8PathBuf)>,
 }
 
@@ -127,7 +127,7 @@ impl Tops {
     }
 }
 
-/// Whether there is surely nothing at a path; what cannot be looked at may well be there.
+/// True if there is surely nothing at a path; what cannot be looked at may well be there.
 fn is_missing(path: &Utf8Path) -> Result<bool, StorageError> {
     match std::fs::symlink_metadata(path) {
         Ok(_) => Ok(false),

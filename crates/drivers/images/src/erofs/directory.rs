@@ -13,7 +13,7 @@ pub(super) struct Entry<'a> {
     pub(super) kind: u8,
 }
 
-/// How many entries go into each block, and the length of the directory. Depends on the names only.
+/// Number of entries in each block, and the length of the directory. Depends on the names only.
 fn blocks<'a>(names: impl Iterator<Item = &'a [u8]>) -> (Vec<usize>, u64) {
     let mut counts = vec![0];
     let mut used = 0;

@@ -2,7 +2,7 @@
 
 /// Size of a block.
 pub(super) const BLOCK: u64 = 4096;
-/// Where the super block is.
+/// Offset of the super block.
 pub(super) const SUPER_OFFSET: usize = 1024;
 /// Length of the super block.
 pub(super) const SUPER_LENGTH: usize = 128;
@@ -25,7 +25,7 @@ pub(super) const CHUNK: u64 = 1 << CHUNK_BITS;
 /// Length of a directory entry without its name.
 pub(super) const DIRENT: usize = 12;
 
-/// How the data of an inode is placed.
+/// Layout of the data of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DataLayout {
     /// All in blocks.

@@ -7,7 +7,7 @@ use super::{directory, xattr};
 /// Blocks with room left that are kept in mind for small inodes.
 const OPEN_MAX: usize = 16;
 
-/// Where one inode is and how its data is kept.
+/// Place of one inode and layout of its data.
 #[derive(Debug, Clone)]
 pub(super) struct Placed {
     pub(super) node: NodeId,
@@ -32,7 +32,7 @@ pub(super) struct Layout {
     pub(super) blocks: u32,
     /// Blocks in front of the data.
     pub(super) metadata_blocks: u64,
-    /// Whether any file has holes.
+    /// True if any file has holes.
     pub(super) chunked: bool,
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::tree::PathError;
 
-/// What is left for all trees together, in bytes. Clones are the same budget.
+/// Bytes left for all trees together. Clones share one budget.
 #[derive(Debug, Clone)]
 pub(crate) struct TreeMemory(Arc<AtomicUsize>);
 
@@ -15,11 +15,11 @@ impl TreeMemory {
     }
 }
 
-/// What one tree holds; given back when dropped.
+/// Bytes charged for one tree; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Held {
     of_all: TreeMemory,
-    /// What this tree may still hold.
+    /// Bytes that this tree may still take.
     left: usize,
     held: usize,
 }

@@ -17,7 +17,7 @@ const LOOK_EVERY: u64 = 8 << 20;
 #[allow(clippy::cast_possible_truncation, reason = "64 KiB fit everywhere")]
 const CHUNK_LENGTH: usize = CHUNK as usize;
 
-/// Where the content of one file is in the spool.
+/// Place of the content of one file in the spool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileData {
     /// Length as the file shows it.
@@ -216,7 +216,7 @@ impl SpoolReader {
         self.file.read_exact_at(buffer, offset).map_err(io_error("reading", &self.path))
     }
 
-    /// Where it is, for messages.
+    /// Its path, for messages.
     pub(super) fn path(&self) -> &Utf8Path {
         &self.path
     }

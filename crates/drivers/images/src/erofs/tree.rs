@@ -13,9 +13,9 @@ pub(crate) type NodeId = u32;
 const LINKS_MAX: u32 = 40;
 /// Longest name of one entry (`NAME_MAX`).
 const NAME_MAX: usize = 255;
-/// What one name costs in a directory besides its bytes: its place in the map and its allocation (measured: 45 to 70).
+/// Bytes that one name costs in a directory besides its own: its place in the map and its allocation (measured: 45 to 70).
 const NAME_COST: usize = 64;
-/// What one extended attribute costs besides its bytes: two vectors and their allocations.
+/// Bytes that one extended attribute costs besides its own: two vectors and their allocations.
 const XATTR_COST: usize = 96;
 /// Longest path (`PATH_MAX`).
 const PATH_MAX: usize = 4096;
@@ -44,7 +44,7 @@ impl Attributes {
     }
 }
 
-/// What a node is.
+/// Type and content of a node.
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
     Directory(BTreeMap<Box<[u8]>, NodeId>),
@@ -70,7 +70,7 @@ impl Node {
     }
 }
 
-/// Why a path cannot be used.
+/// Reason for which a path cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PathError(pub(crate) String);
 
@@ -152,7 +152,7 @@ impl Tree {
         self.nodes.len()
     }
 
-    /// What follows belongs to the next layer.
+    /// Begins the next layer: everything added from here on belongs to it.
     pub(crate) fn next_layer(&mut self) {
         self.layer += 1;
         self.linked.clear();
@@ -215,7 +215,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether an entry came with this layer: its node did, or its name as a hard link.
+    /// True if an entry came with this layer: its node did, or its name as a hard link.
     fn is_of_this_layer(&self, directory: NodeId, name: &[u8], id: NodeId) -> bool {
         self.node(id).layer == self.layer || self.linked.contains(&(directory, name.into()))
     }

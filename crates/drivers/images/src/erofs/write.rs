@@ -23,7 +23,7 @@ use super::xattr;
 #[allow(clippy::cast_possible_truncation, reason = "a constant of 4096")]
 const BLOCK_LENGTH: usize = BLOCK as usize;
 
-/// What was written.
+/// Digest and size of an image that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Written {
     /// SHA-256 of the image in hexadecimal.

@@ -29,7 +29,7 @@ fn split(name: &[u8]) -> Option<(u8, &[u8])> {
     PREFIXES.iter().find_map(|(prefix, index)| Some((*index, name.strip_prefix(*prefix)?)))
 }
 
-/// Whether an attribute belongs into an image: `user.*`, `security.*`, `trusted.overlay.*` and access control lists. SELinux
+/// True if an attribute belongs into an image: `user.*`, `security.*`, `trusted.overlay.*` and access control lists. SELinux
 /// labels and signatures of the building host mean nothing in a guest and are left out, as is everything else.
 pub(crate) fn is_wanted(name: &[u8]) -> bool {
     split(name).is_some_and(|(index, rest)| {

@@ -11,7 +11,7 @@ use super::ImageManifest;
 /// First line of what is hashed.
 const DOMAIN: &str = "microvm image 1";
 
-/// What is hashed of a configuration. A field that is added must be left out while it is empty, or the digests of all images
+/// Form of a configuration that is hashed. A field that is added must be left out while it is empty, or the digests of all images
 /// of older versions change.
 #[derive(Serialize)]
 struct Hashed<'a> {
@@ -31,7 +31,7 @@ pub(super) fn identity(files: &str, config: &ImageConfig) -> String {
 }
 
 impl ImageManifest {
-    /// Whether this is the manifest of the image with this digest: the one of today, or the digest of the files as older
+    /// True if this is the manifest of the image with this digest: the one of today, or the digest of the files as older
     /// versions had it.
     pub(super) fn belongs_to(&self, digest: &str) -> bool {
         self.sha256 == digest || identity(&self.sha256, &self.config) == digest

@@ -33,7 +33,7 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 /// Remembers that the file was verified.
 const STAMP: &str = "verified.json";
 
-/// What is stored beside an image.
+/// Manifest stored beside an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ImageManifest {
     /// Of the file system alone.

@@ -154,7 +154,7 @@ fn keep_share_times(source: &Utf8Path) -> Result<bool, StorageError> {
     }
 }
 
-/// What there is to do to a source of the 9P file system.
+/// Change that a source of the 9P file system needs.
 #[derive(Debug, PartialEq, Eq)]
 enum ShareTimes {
     /// Nothing: it says how fine its times are.

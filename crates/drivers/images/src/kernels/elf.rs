@@ -18,7 +18,7 @@ fn range(bytes: &[u8], at: u64, length: u64) -> Option<&[u8]> {
     bytes.get(usize::try_from(at).ok()?..usize::try_from(at.checked_add(length)?).ok()?)
 }
 
-/// Whether the bytes begin like a 64-bit little-endian ELF file.
+/// True if the bytes begin like a 64-bit little-endian ELF file.
 pub(crate) fn is_elf64(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x7fELF\x02\x01")
 }
@@ -44,7 +44,7 @@ pub(crate) fn section<'a>(bytes: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     })
 }
 
-/// Whether a kernel has a PVH entry point, so that QEMU can start it without a boot loader.
+/// True if a kernel has a PVH entry point, so that QEMU can start it without a boot loader.
 pub(crate) fn has_pvh_entry(bytes: &[u8]) -> bool {
     pvh_entry(bytes).is_some()
 }

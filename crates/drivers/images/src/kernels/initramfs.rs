@@ -24,7 +24,7 @@ const AGENT_MAX: u64 = 256 << 20;
 /// Initial file systems made or verified by this process, by kernel.
 pub(crate) type InitramfsCache = HashMap<String, Made>;
 
-/// What one was made of, and the file itself.
+/// Inputs of an initial file system, and the file itself.
 pub(crate) struct Made {
     kernel: String,
     agent: Option<Stamp>,

@@ -36,7 +36,7 @@ const MODULES: &str = "modules";
 const DISTRIBUTION: &str = "distribution";
 /// Name of the kernel built from source.
 const BUILT: &str = "built";
-/// What `default` stands for, best first.
+/// Kernels that `default` stands for, best first.
 const DEFAULTS: [&str; 2] = [BUILT, DISTRIBUTION];
 
 /// One stored file of a kernel.
@@ -48,7 +48,7 @@ struct StoredFile {
     size: u64,
 }
 
-/// What is stored beside a kernel.
+/// Manifest stored beside a kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct KernelManifest {
     release: String,

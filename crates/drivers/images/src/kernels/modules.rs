@@ -10,10 +10,10 @@ use microvm_ports::StorageError;
 use super::elf;
 use crate::source::compression::decompress;
 
-/// What must be there, as a module or built in, or the kernel cannot boot.
+/// Modules that a kernel needs to boot, loadable or built in.
 const NEEDED: [&str; 7] =
     ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "virtio_console", "erofs", "overlay"];
-/// What is taken if it is there.
+/// Modules that are taken if they exist.
 const WANTED: [&str; 5] = ["ext4", "virtio_balloon", "virtio_rng", "9pnet_virtio", "9p"];
 /// Largest module that is believed.
 const MODULE_MAX: u64 = 64 << 20;

@@ -43,7 +43,7 @@ impl KernelFiles {
         DEFAULTS.into_iter().find(|name| self.kernel_directory(name).join(MANIFEST).exists())
     }
 
-    /// What a name given by a user stands for.
+    /// Kernel that a name given by a user stands for.
     pub(crate) fn find_kernel(&self, name: &str) -> Result<String, StorageError> {
         if name == "default" {
             let found = self.default_kernel();

@@ -1,4 +1,4 @@
-//! Whether a kernel can mount folders of the host.
+//! Recognition of kernels that can mount folders of the host.
 
 use std::io::Read as _;
 
@@ -9,9 +9,9 @@ use super::{KernelFiles, KernelManifest, elf};
 
 /// Modules of the file system and of its way over virtio.
 const MODULES: [&str; 2] = ["9p.ko", "9pnet_virtio.ko"];
-/// What a kernel that has both built in says of them (fs/9p/v9fs.c, net/9p/trans_virtio.c).
+/// Marks of a kernel that has both built in (fs/9p/v9fs.c, net/9p/trans_virtio.c).
 const MARKS: [&[u8]; 2] = [b"Installing v9fs 9p2000", b"9pnet_virtio"];
-/// How much of a kernel is looked at in one piece.
+/// Bytes of a kernel that are looked at in one piece.
 const PIECE: usize = 1 << 20;
 
 impl KernelFiles {

@@ -17,7 +17,7 @@ pub(crate) struct Builder {
     pub(crate) spool: Spool,
     pub(crate) cancel: Cancel,
     pub(crate) progress: Progress,
-    /// What the source says about running programs.
+    /// Configuration of programs that the source brings.
     pub(crate) config: ImageConfig,
     /// True if access control lists wait to be translated.
     pub(super) has_acls: bool,

@@ -14,10 +14,10 @@ const SHOWN_MAX: usize = 20;
 const TAG: &str = "org.opencontainers.image.ref.name";
 /// Whole name of an image, as containerd and docker write it.
 const NAME: &str = "io.containerd.image.name";
-/// What buildx writes at attestations, which it puts beside images.
+/// Annotation that buildx gives attestations, which it puts beside images.
 const ATTESTATION: &str = "vnd.docker.reference.type";
 
-/// What an image is made for.
+/// Platform of an image.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Platform {
@@ -26,7 +26,7 @@ pub(super) struct Platform {
 }
 
 impl Platform {
-    /// Whether it is this machine's.
+    /// True if it is this machine's.
     pub(super) fn is_ours(&self) -> bool {
         self.os == "linux" && self.architecture == architecture()
     }
@@ -41,7 +41,7 @@ pub(super) fn architecture() -> &'static str {
     }
 }
 
-/// Whether a tag means the image with this name: `1.2` means `1.2`, `tool:1.2` and `registry/team/tool:1.2`.
+/// True if a tag means the image with this name: `1.2` means `1.2`, `tool:1.2` and `registry/team/tool:1.2`.
 pub(super) fn is_called(name: &str, tag: &str) -> bool {
     name.strip_suffix(tag).is_some_and(|before| before.is_empty() || before.ends_with([':', '/']))
 }
@@ -134,7 +134,7 @@ fn none_fits(what: &str, images: &[&Descriptor]) -> StorageError {
     bad_input(what, format!("it has no single image for linux/{}; it offers {offered}", architecture()))
 }
 
-/// Whether a descriptor is that of an image: attestations, signatures and other things lie beside them.
+/// True if a descriptor is that of an image: attestations, signatures and other things lie beside them.
 fn is_image(descriptor: &Descriptor) -> bool {
     let beside = [".sig", ".att", ".sbom"];
     !descriptor.annotations.contains_key(ATTESTATION)

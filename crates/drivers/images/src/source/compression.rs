@@ -10,7 +10,7 @@ const DECODER_MEMORY: u64 = 256 << 20;
 /// The same as a power of two, for zstd.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
-/// How a stream is packed.
+/// Compression of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
     None,
@@ -37,7 +37,7 @@ impl Compression {
     }
 }
 
-/// Whether a frame of zstd begins here that holds no data (RFC 8878, 3.1.2): pzstd has one before each frame with data.
+/// True if a frame of zstd begins here that holds no data (RFC 8878, 3.1.2): pzstd has one before each frame with data.
 fn is_skippable(start: &[u8]) -> bool {
     matches!(start, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }

@@ -15,7 +15,7 @@ use super::tar_image::{Whiteouts, add_tar};
 const MMDEBSTRAP: Tool =
     Tool { program: "mmdebstrap", package: "mmdebstrap", purpose: "building images of Debian packages" };
 
-/// What nobody reads in a disposable machine. Copyright notices stay: their licences ask for that.
+/// Documentation, which has no reader in a disposable machine. Copyright notices stay: their licences ask for that.
 const LEFT_OUT: [&str; 8] = [
     "path-exclude=/usr/share/man/*",
     // The directories stay, empty: packages such as Java link into them when they are installed.

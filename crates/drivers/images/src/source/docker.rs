@@ -37,7 +37,7 @@ pub(super) struct SavedImage {
     repo_tags: Option<Vec<String>>,
 }
 
-/// Whether a name could be that of a piece: what is named by a digest or lies in a folder that is, and what lies in `blobs`.
+/// True if a name could be that of a piece: what is named by a digest or lies in a folder that is, and what lies in `blobs`.
 pub(super) fn is_part(name: &[u8]) -> bool {
     let Ok(name) = std::str::from_utf8(name) else { return false };
     let first = name.split('/').next().unwrap_or_default();
@@ -46,7 +46,7 @@ pub(super) fn is_part(name: &[u8]) -> bool {
     first == "blobs" || is_sha256(stem)
 }
 
-/// Whether this is the `manifest.json` of such an archive, and not somebody's file of that name.
+/// True if this is the `manifest.json` of such an archive, and not somebody's file of that name.
 pub(super) fn is_manifest(bytes: &[u8]) -> bool {
     serde_json::from_slice::<Vec<SavedImage>>(bytes).is_ok_and(|images| !images.is_empty())
 }

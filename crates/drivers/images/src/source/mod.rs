@@ -1,4 +1,4 @@
-//! Where the content of images comes from. Everything ends in a [`Builder`](builder::Builder); nothing is ever unpacked onto a file system of
+//! Sources of the content of images. Everything ends in a [`Builder`](builder::Builder); nothing is ever unpacked onto a file system of
 //! the host.
 
 mod acl;

@@ -109,7 +109,7 @@ struct RunConfig {
     cmd: Option<Words>,
 }
 
-/// What a configuration file says.
+/// Content of a configuration file.
 pub(super) struct OciConfig {
     pub(super) image: ImageConfig,
     /// SHA-256 of each unpacked layer.
@@ -242,7 +242,7 @@ pub(super) fn add_document(
     Ok(())
 }
 
-/// Whether a layer of this kind is a tar, packed in whatever way.
+/// True if a layer of this kind is a tar, packed in whatever way.
 fn is_tar(media_type: &str) -> bool {
     media_type.is_empty() || (media_type.contains("tar") && !media_type.ends_with("+encrypted"))
 }
@@ -309,7 +309,7 @@ pub(super) fn read_config(what: &str, bytes: &[u8]) -> Result<OciConfig, Storage
     Ok(OciConfig { image, diff_ids: file.rootfs.diff_ids })
 }
 
-/// Where a layout keeps a piece.
+/// Path of a piece in a layout.
 pub(super) fn blob(what: &str, digest: &str) -> Result<String, StorageError> {
     let hash = digest.strip_prefix("sha256:").filter(|hash| is_sha256(hash));
     let hash =

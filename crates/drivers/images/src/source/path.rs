@@ -14,7 +14,7 @@ use super::compression::decompress;
 use super::tar_image::{Whiteouts, add_tar, read_tar};
 use super::{docker, folder, oci};
 
-/// What an archive is.
+/// Kind of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Archive {
     /// A tree of files.
@@ -119,7 +119,7 @@ fn add_pieces(
     Ok(None)
 }
 
-/// Whether `config.json` is that of an OCI runtime.
+/// True if `config.json` is that of an OCI runtime.
 fn is_bundle(path: &Utf8Path) -> bool {
     let text = std::fs::read(path.join("config.json")).unwrap_or_default();
     serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|config| config["ociVersion"].is_string())

@@ -16,7 +16,7 @@ const LIMITS: Limits = Limits { extension: 1 << 20, globals: 64 << 10, segments:
 /// Longest link target the kernel follows.
 const LINK_MAX: usize = 4095;
 
-/// What file names beginning with `.wh.` mean.
+/// Meaning of file names that begin with `.wh.`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whiteouts {
     /// Nothing.

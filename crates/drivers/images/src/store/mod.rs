@@ -22,7 +22,7 @@ use crate::kernels::KernelFiles;
 #[derive(Clone)]
 pub struct Images(Arc<Inner>);
 
-/// What all clones of a store share.
+/// State shared by all clones of a store.
 struct Inner {
     root: Utf8PathBuf,
     /// For work in progress.
@@ -44,7 +44,7 @@ impl Images {
         let root = canonical(&config.root)?;
         let directory = |name: &str| {
             let path = root.join(name);
-            // For the server's user alone: images and kernels may hold what is nobody else's business, and files in them
+            // For the server's user alone: images and kernels may hold private content, and files in them
             // keep set-id bits. A VMM under its own user gets its files by mounts that are opened before the change of
             // user, so it needs no way to them.
             make_directory(&path, 0o700).map(|()| path)

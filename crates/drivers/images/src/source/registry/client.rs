@@ -133,7 +133,7 @@ impl Registry {
         Err(Failed::finally(format!("it sends us on more than {REDIRECTS_MAX} times")))
     }
 
-    /// Whether `url` is the registry's own: scheme, host and port.
+    /// True if `url` is the registry's own: scheme, host and port.
     fn is_own(&self, url: &Url) -> bool {
         url.origin() == self.base.origin()
     }
@@ -216,7 +216,7 @@ fn explained(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Whether this is, holds or comes from the refusal of a certificate.
+/// True if this is, holds or comes from the refusal of a certificate.
 fn is_certificate_refused(error: &(dyn std::error::Error + 'static)) -> bool {
     let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     let refused = |error: &rustls::Error| matches!(error, rustls::Error::InvalidCertificate(_));
@@ -225,7 +225,7 @@ fn is_certificate_refused(error: &(dyn std::error::Error + 'static)) -> bool {
         || error.source().is_some_and(is_certificate_refused)
 }
 
-/// Whether this comes from a name that leads where it must not.
+/// True if this comes from a name that leads where it must not.
 fn is_out_of_reach(error: &(dyn std::error::Error + 'static)) -> bool {
     error.is::<OutOfReach>() || error.source().is_some_and(is_out_of_reach)
 }

@@ -38,7 +38,7 @@ const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
 /// Indexes inside indexes that are followed, and the manifest.
 const DOCUMENTS_MAX: usize = 4;
 
-/// What is asked of whom.
+/// Image, and the registry it comes from.
 pub(crate) struct From<'a> {
     pub(crate) reference: &'a str,
     pub(crate) plain_http: bool,

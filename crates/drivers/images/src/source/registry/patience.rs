@@ -1,4 +1,4 @@
-//! How long a registry may take, and how often it is asked again.
+//! Time limits and repeated tries with registries.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ impl Default for Patience {
 /// Longest rest that a registry may ask for (`Retry-After`).
 const REST_MAX: Duration = Duration::from_secs(30);
 
-/// Why a try did not succeed.
+/// Reason for which a try did not succeed.
 #[derive(Debug)]
 pub(super) enum Failed {
     /// Another try would end like this one.

@@ -107,7 +107,7 @@ impl Piece<'_> {
         Ok(())
     }
 
-    /// Whether the answer begins where what there is ends. Registries need not know ranges: they answer with all of it.
+    /// True if the answer begins where what there is ends. Registries need not know ranges: they answer with all of it.
     fn goes_on(&self, response: &Response) -> bool {
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return self.have == 0;

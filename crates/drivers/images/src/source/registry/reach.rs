@@ -18,7 +18,7 @@ enum Kind {
     Private,
     Loopback,
     LinkLocal,
-    /// This host, this network, many hosts, examples: nobody's.
+    /// Addresses of no single host on the Internet: this host, this network, groups, examples.
     Special,
 }
 
@@ -76,7 +76,7 @@ impl Kind {
     }
 }
 
-/// What may be reached while an image of one registry is pulled.
+/// Hosts that may be reached while an image of one registry is pulled.
 #[derive(Debug, Clone)]
 pub(super) struct Reach {
     registry: String,
@@ -106,10 +106,10 @@ impl Reach {
         Self { registry, own, plain_http: base.scheme() == "http", proxies: proxies() }
     }
 
-    /// Whether `url` may be asked, as far as its text tells.
+    /// True if `url` may be asked, as far as its text tells.
     ///
     /// # Errors
-    /// Why not.
+    /// Reason for a refusal.
     pub(super) fn check(&self, url: &Url) -> Result<(), String> {
         let shown = shown(url);
         match url.scheme() {

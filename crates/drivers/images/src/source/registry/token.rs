@@ -12,7 +12,7 @@ const TOKEN_MAX: usize = 32 << 10;
 /// Longest answer that holds a token, in bytes.
 pub(super) const ANSWER_MAX: u64 = 128 << 10;
 
-/// Where a token for reading `path` is given out.
+/// Address that gives out a token for reading `path`.
 pub(super) fn wanted(headers: &HeaderMap, path: &str) -> Result<Url, Failed> {
     let challenges = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
     let parameters = challenges.filter_map(bearer).next().ok_or_else(|| {
