@@ -96,12 +96,12 @@ impl BareHost {
             name: microvm_types::Name::from(&id),
             vcpus: 1,
             memory_mib: MEMORY_MIB,
-            memory_base: memory,
             start: MachineStart::Boot(KernelBoot {
                 kernel: kernel.path,
                 initramfs: kernel.initramfs,
                 discovery: kernel.info.discovery,
                 arguments: Vec::new(),
+                zero_memory: Some(memory),
             }),
             disks: vec![
                 MachineDisk {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use microvm_driver_qemu::Qemu;
 use microvm_ports::StorageError;
-use microvm_ports::branch::IncomingState;
+use microvm_ports::branch::{IncomingState, MemoryPages, StateMemory};
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::hypervisor::{MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::snapshot::BranchSource;
 use microvm_ports::storage::DiskFormat;
@@ -27,26 +28,27 @@ impl BareHost {
         let Origin::Golden { snapshot } = origin else {
             return Err(failed("finding the golden snapshot", &"the VM was not forked from one"));
         };
-        let source = self.snapshots.snapshot_source(&snapshot, CHILDREN).await;
+        let source = self.snapshots.snapshot_source(&snapshot, CHILDREN, MemoryShape::PagesOverBase).await;
         source.map_err(|error| failed("reading the golden snapshot", &error))
     }
 
     /// Starts a bare machine from a state. Its files are made before the clock starts.
     pub(crate) async fn child(&self, source: &BranchSource) -> Result<BareMachine, BenchError> {
         let step = |what: &'static str| move |error: StorageError| failed(what, &error);
-        if !source.pages.is_empty() {
+        let base = source.memory.file().filter(|_| source.memory.page_bytes() == 0);
+        let Some(base) = base else {
             return Err(failed("starting a bare child", &"its memory is not in one file"));
-        }
+        };
         let image = self.images.image(IMAGE).await.map_err(step("finding the image"))?;
         let id = self.fresh_id();
         let files =
             self.snapshots.create_vm_files_from(&id, source).await.map_err(step("making a child's disk"))?;
         // QEMU on its own opens the base for writing, though it writes nothing to it, which only root may do here.
         let memory_base = if rustix::process::geteuid().is_root() {
-            source.memory_base.clone()
+            base.to_owned()
         } else {
             let copy = files.directory.join("memory.bare");
-            std::fs::copy(&source.memory_base, &copy)
+            std::fs::copy(base, &copy)
                 .and_then(|_| std::fs::OpenOptions::new().read(true).open(&copy))
                 .and_then(|file| file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600)))
                 .map_err(|error| failed("copying the memory of a bare child", &error))?;
@@ -58,10 +60,9 @@ impl BareHost {
             id,
             vcpus: 1,
             memory_mib: description.memory_mib,
-            memory_base,
             start: MachineStart::Incoming(IncomingState {
                 device_state: source.device_state.clone(),
-                pages: source.pages.clone(),
+                memory: StateMemory::Pages { base: memory_base, pages: MemoryPages::default() },
                 discovery: description.discovery,
                 compatibility: description.compatibility.clone(),
             }),

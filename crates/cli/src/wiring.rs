@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
-use microvm_core::{Engine, HostLimits, Ports, Settings as CoreSettings};
+use microvm_core::{Engine, HostLimits, Hypervisors, Ports, Settings as CoreSettings};
 use microvm_driver_database::SqliteStore;
 use microvm_driver_disks::{Disks, DisksConfig};
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
@@ -28,7 +28,7 @@ pub(crate) async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engin
     let store = SqliteStore::open(&database).await.with_context(|| format!("opening {database}"))?;
     let (images, disks) = (Arc::new(stores.images), Arc::new(stores.disks));
     let ports = Ports {
-        hypervisor: Arc::new(Qemu::new(qemu_config()?)),
+        hypervisors: Hypervisors::new(Arc::new(Qemu::new(qemu_config()?)), Vec::new()),
         connector: Arc::new(connector()),
         store: Arc::new(store),
         images: Arc::clone(&images) as _,

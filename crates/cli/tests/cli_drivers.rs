@@ -2,7 +2,7 @@
 //! anew.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use microvm_driver_fake::FakeHypervisor;
+use microvm_driver_fake::Character;
 use microvm_driver_qemu::Qemu;
 use microvm_ports::capabilities;
 
@@ -12,7 +12,8 @@ const END: &str = "<!-- end of the table -->";
 
 #[test]
 fn committed_table_of_drivers_is_what_they_say() {
-    let drivers = [("qemu", Qemu::abilities()), ("fake", FakeHypervisor::default().abilities())];
+    let mut drivers = vec![("qemu", Qemu::abilities())];
+    drivers.extend(Character::ALL.map(|character| (character.name(), character.abilities())));
     let table = capabilities::table(&drivers);
     let document = std::fs::read_to_string(DOCUMENT).unwrap();
     let (before, rest) = document.split_once(BEGIN).unwrap();

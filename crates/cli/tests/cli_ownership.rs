@@ -49,7 +49,7 @@ impl Server {
         let scripts = (hypervisor.script().clone(), storage.script().clone());
         let ports = Ports {
             connector: Arc::new(hypervisor.connector()),
-            hypervisor: Arc::new(hypervisor),
+            hypervisors: microvm_core::Hypervisors::new(Arc::new(hypervisor), Vec::new()),
             store: Arc::new(MemoryStore::default()),
             images: Arc::clone(&storage) as _,
             kernels: Arc::clone(&storage) as _,

@@ -59,7 +59,8 @@ impl Parts {
             shared.ports.images.image(&template.image),
             shared.ports.kernels.kernel(&template.kernel)
         )?;
-        admission::check_abilities(&template, &shared.ports.hypervisor.probe().await?.abilities)?;
+        let hypervisor = shared.ports.hypervisors.settle(&mut template)?;
+        admission::check_abilities(&template, &hypervisor.probe().await?.abilities)?;
         shares::admit(&shared.ports, &mut template, &kernel).await?;
         for disk in &mut template.extra_disks {
             let real = shared.ports.vm_storage.real_disk_path(disk.path.as_str().into()).await?;

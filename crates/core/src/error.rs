@@ -150,6 +150,14 @@ pub enum ServiceError {
         /// Its path in the guest.
         target: String,
     },
+    /// No driver of this name.
+    #[error("there is no hypervisor driver `{name}` on this server, only {known}")]
+    UnknownHypervisor {
+        /// The name.
+        name: String,
+        /// Names of those that are there.
+        known: String,
+    },
     /// This hypervisor shares no folders.
     #[error("folders of the host cannot be shared: this hypervisor offers no way to; copy files instead")]
     NoSharing,
@@ -291,6 +299,7 @@ impl From<BranchError> for ServiceError {
     fn from(error: BranchError) -> Self {
         match error {
             BranchError::Machine(error) => Self::Machine(error),
+            BranchError::Storage(error) => Self::Storage(error),
             other => Self::Branch(other),
         }
     }
@@ -327,6 +336,7 @@ impl ServiceError {
             | Self::NoOlderGolden { .. }
             | Self::OverLimit { .. }
             | Self::BuildCommand { .. }
+            | Self::UnknownHypervisor { .. }
             | Self::Template(_) => ErrorKind::Invalid,
             Self::TooManyVms { .. } | Self::NoneLeft { .. } => ErrorKind::Exhausted,
             Self::Network(_)
@@ -420,6 +430,7 @@ impl ServiceError {
             Self::NoBranching => "no_branching",
             Self::WritableDisk(_) => "disk_not_shareable",
             Self::SharedFolder { .. } => "share_not_branchable",
+            Self::UnknownHypervisor { .. } => "unknown_hypervisor",
             Self::NoSharing => "sharing_unsupported",
             Self::KernelWithoutShares { .. } => "kernel_without_shares",
             Self::CannotWake { .. } => "vm_cannot_wake",

@@ -35,13 +35,18 @@ impl Host {
         Self { context: context.clone() }
     }
 
-    /// Abilities of the hypervisor on this host.
+    /// Abilities of every hypervisor driver on this host, the first one first; the inner error is that of a program that is
+    /// missing or too old.
     ///
     /// # Errors
-    /// If its program is missing or too old.
-    pub async fn report(&self) -> Result<Capabilities, ServiceError> {
+    /// If the caller may not look at the host.
+    pub async fn hypervisors(&self) -> Result<Vec<Result<Capabilities, ServiceError>>, ServiceError> {
         self.context.authorise(OperationName::SYSTEM_DOCTOR)?;
-        Ok(self.context.shared.ports.hypervisor.probe().await?)
+        let mut all = Vec::new();
+        for driver in self.context.shared.ports.hypervisors.all() {
+            all.push(driver.probe().await.map_err(ServiceError::from));
+        }
+        Ok(all)
     }
 
     /// All images, for a look at the host.

@@ -22,9 +22,12 @@ mod template_source;
 
 mod error;
 mod events;
-mod ports;
 mod settings;
 mod undo;
+
+mod hypervisors;
+
+mod ports;
 
 mod state;
 
@@ -59,6 +62,7 @@ pub use error::ServiceError;
 pub use events::{Cause, Event, Events, Observer, Tier, What};
 pub use golden::{GoldenVersion, Goldens};
 pub use host::{Host, HostUnreadable};
+pub use hypervisors::Hypervisors;
 pub use kept::{SnapshotFilter, SnapshotStatistics, Snapshots};
 pub use pools::{AcquireRequest, PoolChange, PoolRequest, PoolView, Pools};
 pub use ports::Ports;

@@ -111,7 +111,7 @@ async fn call_all(all: &Services) -> Refused {
         "Catalog::check_template": catalog.check_template("none", ""),
         "Catalog::put_template": catalog.put_template("none", "", false),
         "Catalog::remove_template": catalog.remove_template("none"),
-        "Host::report": host.report().await,
+        "Host::hypervisors": host.hypervisors().await,
         "Host::images": host.images().await,
         "Host::kernels": host.kernels().await,
         "Host::strays": host.strays().await,

@@ -19,10 +19,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 use microvm_types::ErrorKind;
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::{MemoryShape, SaveKind};
 use crate::device::DeviceDiscovery;
 use crate::failure::MachineError;
-use crate::guest::Guest;
 pub use crate::guest::InputProbe;
+use crate::storage::StorageError;
 
 /// Bytes of one page of memory on x86-64 and on arm64 as distributions configure it.
 pub const PAGE_SIZE: usize = 4_096;
@@ -100,6 +101,68 @@ impl std::fmt::Debug for MemoryPages {
     }
 }
 
+/// Memory of a saved state.
+#[derive(Debug, Clone)]
+pub enum StateMemory {
+    /// Pages that differ from an immutable base file of the size of the memory, which a machine maps privately.
+    Pages {
+        /// The base file.
+        base: Utf8PathBuf,
+        /// The pages.
+        pages: MemoryPages,
+    },
+    /// One file of the size of the memory. A save puts it into [`BranchRequest::directory`], and whoever asked owns it.
+    File(Utf8PathBuf),
+    /// In the device state.
+    Inside,
+}
+
+impl StateMemory {
+    /// Form of this memory.
+    #[must_use]
+    pub const fn shape(&self) -> MemoryShape {
+        match self {
+            Self::Pages { .. } => MemoryShape::PagesOverBase,
+            Self::File(_) => MemoryShape::WholeFile,
+            Self::Inside => MemoryShape::InsideState,
+        }
+    }
+
+    /// File that holds the memory, or all of it but some pages; `None` if it is inside the device state.
+    #[must_use]
+    pub fn file(&self) -> Option<&Utf8Path> {
+        match self {
+            Self::Pages { base, .. } => Some(base),
+            Self::File(file) => Some(file),
+            Self::Inside => None,
+        }
+    }
+
+    /// Pages over a base; `None` for other forms.
+    #[must_use]
+    pub const fn pages(&self) -> Option<&MemoryPages> {
+        match self {
+            Self::Pages { pages, .. } => Some(pages),
+            Self::File(_) | Self::Inside => None,
+        }
+    }
+
+    /// As [`StateMemory::pages`], to change them.
+    #[must_use]
+    pub const fn pages_mut(&mut self) -> Option<&mut MemoryPages> {
+        match self {
+            Self::Pages { pages, .. } => Some(pages),
+            Self::File(_) | Self::Inside => None,
+        }
+    }
+
+    /// Bytes of pages over a base, which each machine gets for itself; zero for other forms.
+    #[must_use]
+    pub fn page_bytes(&self) -> u64 {
+        self.pages().map_or(0, MemoryPages::len)
+    }
+}
+
 /// What must be the same where a saved state is loaded: VMM build, processor, machine … by name. Opaque to core.
 pub type Compatibility = BTreeMap<String, String>;
 
@@ -108,29 +171,47 @@ pub type Compatibility = BTreeMap<String, String>;
 pub struct IncomingState {
     /// As [`Branch::device_state`] gave it.
     pub device_state: Bytes,
-    /// Pages that differ from the memory base.
-    pub pages: MemoryPages,
+    /// Its memory, in the form that the driver loads.
+    pub memory: StateMemory,
     /// How the kernel inside found its devices.
     pub discovery: DeviceDiscovery,
     /// What the state needs.
     pub compatibility: Compatibility,
 }
 
-/// An empty overlay that takes over as the top of one writable disk.
+/// An empty layer that takes over the writes of one writable disk; what the disk holds lies below it, and is frozen.
 #[derive(Debug, Clone)]
-pub struct NewTop {
+pub struct DiskChange {
     /// Serial number of the disk.
     pub serial: String,
-    /// An empty qcow2 file of the disk's size that names no backing file it depends on.
+    /// File of the new layer, of the disk's size and in a format that the driver writes. It names no file below it that the
+    /// driver would have to open by itself.
     pub path: Utf8PathBuf,
 }
 
-/// How to branch.
+/// What is not the driver's to do in a save, and has to be done around its pause. Given by whoever asks for a save, so that
+/// a driver knows neither guests nor disk stores.
+#[async_trait]
+pub trait PauseSteps: Send + Sync {
+    /// Holds input to the guest back until the answer is dropped, and gives a probe of the bytes on their way; `None` if
+    /// nobody sends any. Called right before the processors are paused.
+    async fn hold_input(&self) -> Option<InputProbe>;
+
+    /// Makes a new layer for every writable disk, without any effect on the disks. Called once, before or inside the pause;
+    /// the driver has the disks write to them inside the pause. Layers that are not used in the end do no harm.
+    ///
+    /// # Errors
+    /// See [`StorageError`]: a disk that cannot be saved, no space.
+    async fn freeze_disks(&self) -> Result<Vec<DiskChange>, StorageError>;
+}
+
+/// Manner of a save.
+#[derive(Clone)]
 pub struct BranchRequest {
-    /// A new top for every writable disk.
-    pub tops: Vec<NewTop>,
-    /// Who is told to hold input back for the pause, and no longer; `None` if nobody is connected.
-    pub guest: Option<Arc<dyn Guest>>,
+    /// Steps that are not the driver's.
+    pub steps: Arc<dyn PauseSteps>,
+    /// Directory for files of the saved state. Exists; whoever asks empties it.
+    pub directory: Utf8PathBuf,
     /// Leave the machine paused whatever it did before (it is going to be ended).
     pub stay_paused: bool,
 }
@@ -139,7 +220,7 @@ impl std::fmt::Debug for BranchRequest {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("BranchRequest")
-            .field("tops", &self.tops)
+            .field("directory", &self.directory)
             .field("stay_paused", &self.stay_paused)
             .finish_non_exhaustive()
     }
@@ -170,10 +251,14 @@ pub struct BranchTimes {
 pub struct Branch {
     /// Everything but memory and disks, in the VMM's own format.
     pub device_state: Bytes,
-    /// Pages that differ from the machine's memory base.
-    pub pages: MemoryPages,
-    /// How long what took.
+    /// Its memory, in the form that [`Brancher::kind`] tells.
+    pub memory: StateMemory,
+    /// The layers that its disks write to since; empty if it has no writable disk.
+    pub disks: Vec<DiskChange>,
+    /// Duration of each step.
     pub times: BranchTimes,
+    /// True if the machine has ended with the save ([`SaveKind::Stops`]).
+    pub ended: bool,
 }
 
 /// Why a branch failed. The machine does what it did before, or has ended.
@@ -200,6 +285,9 @@ pub enum BranchError {
         /// What the system said.
         cause: std::io::Error,
     },
+    /// The disks could not be frozen.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// A new disk top cannot be used.
     #[error("the new top of disk {serial} cannot be used: {detail}")]
     Disk {
@@ -213,9 +301,10 @@ pub enum BranchError {
 impl BranchError {
     /// The class of this failure.
     #[must_use]
-    pub const fn kind(&self) -> ErrorKind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Machine(error) => error.kind(),
+            Self::Storage(error) => error.kind(),
             Self::NoMemory { .. } => ErrorKind::Exhausted,
             Self::Memory { .. } | Self::Disk { .. } => ErrorKind::Internal,
         }
@@ -231,9 +320,30 @@ pub trait Brancher: Send + Sync {
     /// How the kernel inside found its devices.
     fn discovery(&self) -> DeviceDiscovery;
 
-    /// The memory file that the machine was launched over.
-    fn memory_base(&self) -> &Utf8Path;
+    /// Behaviour of the machine in a save, and form of the saved memory.
+    fn kind(&self) -> SaveKind;
 
+    /// Immutable file that the machine maps privately, for VMMs that wait for its children; `None` if it maps none.
+    fn memory_base(&self) -> Option<&Utf8Path> {
+        None
+    }
+
+    /// Shortening of chains of layers while the machine runs; `None` if this VMM cannot.
+    fn flattener(&self) -> Option<&dyn Flattener> {
+        None
+    }
+
+    /// Takes the machine's whole state at one moment; afterwards it does what it did before, writing to the new layers, or
+    /// has ended where [`Brancher::kind`] says so. Dropping the future does not interrupt a branch that has begun: the machine is never left standing still.
+    ///
+    /// # Errors
+    /// See [`BranchError`]. The disks may write to their new tops already.
+    async fn branch(&self, request: BranchRequest) -> Result<Branch, BranchError>;
+}
+
+/// Shortens chains of layers of running machines.
+#[async_trait]
+pub trait Flattener: Send + Sync {
     /// Makes a writable disk independent of all layers between its top and its lowest file, while the machine runs. Returns
     /// the file name of the top that holds everything then; `None` if there was nothing to do. A branch interrupts it; it
     /// fails then and nothing has changed.
@@ -241,11 +351,4 @@ pub trait Brancher: Send + Sync {
     /// # Errors
     /// See [`BranchError`].
     async fn flatten(&self, serial: &str) -> Result<Option<String>, BranchError>;
-
-    /// Takes the machine's whole state at one moment; afterwards it does what it did before, writing to the new tops.
-    /// Dropping the future does not interrupt a branch that has begun: the machine is never left standing still.
-    ///
-    /// # Errors
-    /// See [`BranchError`]. The disks may write to their new tops already.
-    async fn branch(&self, request: BranchRequest) -> Result<Branch, BranchError>;
 }

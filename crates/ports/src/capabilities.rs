@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use camino::Utf8PathBuf;
+use serde::{Deserialize, Serialize};
 
 /// Probe result of one driver on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,9 +187,11 @@ pub enum LoadKind {
 }
 
 /// Form of the memory in a saved state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MemoryShape {
     /// Pages that differ from an immutable base file, which the machine maps privately.
+    #[default]
     PagesOverBase,
     /// One file of the size of the memory.
     WholeFile,
@@ -241,7 +244,24 @@ const fn yes(is: bool) -> &'static str {
     if is { "yes" } else { "no" }
 }
 
+impl LoadKind {
+    /// Form of the memory that a launch takes; `None` if saved states cannot be loaded.
+    #[must_use]
+    pub const fn memory(self) -> Option<MemoryShape> {
+        match self {
+            Self::None => None,
+            Self::Memory(memory) => Some(memory),
+        }
+    }
+}
+
 impl MemoryShape {
+    /// True for the form that every store of this program has written since its first version.
+    #[must_use]
+    pub fn is_usual(&self) -> bool {
+        *self == Self::PagesOverBase
+    }
+
     const fn words(self) -> &'static str {
         match self {
             Self::PagesOverBase => "pages over a base file",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use microvm_types::{Name, VmId};
 
 use crate::branch::{Compatibility, IncomingState};
@@ -23,8 +23,6 @@ pub struct MachineSpec {
     pub vcpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// Immutable file of exactly `memory_mib` that memory is mapped over privately; all zero for a cold boot.
-    pub memory_base: Utf8PathBuf,
     /// How it begins.
     pub start: MachineStart,
     /// Disks in the order the guest sees them.
@@ -33,6 +31,18 @@ pub struct MachineSpec {
     pub shares: Vec<MachineShare>,
     /// Directory of this VM: sockets, logs and the driver's own files go there. Exists, is private to this VM.
     pub directory: Utf8PathBuf,
+}
+
+impl MachineSpec {
+    /// File that the memory is mapped over privately: zeros for a boot, that of the saved state else; `None` if there is
+    /// none.
+    #[must_use]
+    pub fn memory_base(&self) -> Option<&Utf8Path> {
+        match &self.start {
+            MachineStart::Boot(boot) => boot.zero_memory.as_deref(),
+            MachineStart::Incoming(state) => state.memory.file(),
+        }
+    }
 }
 
 /// How a machine begins.
@@ -55,6 +65,9 @@ pub struct KernelBoot {
     pub discovery: DeviceDiscovery,
     /// Arguments added to the driver's own.
     pub arguments: Vec<String>,
+    /// Immutable file of exactly the memory's size, all zero, for drivers whose saved memory is pages over a base file
+    /// ([`crate::capabilities::MemoryShape::PagesOverBase`]); `None` for others.
+    pub zero_memory: Option<Utf8PathBuf>,
 }
 
 /// Starts machines on one host. One implementation per hypervisor; core holds it as `Arc<dyn Hypervisor>`.

@@ -20,7 +20,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use microvm_types::{SnapshotId, VmId};
 use serde::{Deserialize, Serialize};
 
-use crate::branch::{Branch, Compatibility, MemoryPages, NewTop};
+use crate::branch::{Branch, Compatibility, DiskChange, StateMemory};
+use crate::capabilities::MemoryShape;
 use crate::device::DeviceDiscovery;
 use crate::progress::Progress;
 use crate::storage::{StorageError, VmFiles};
@@ -34,6 +35,10 @@ pub struct StateDescription {
     pub disk_mib: u32,
     /// How the kernel inside found its devices.
     pub discovery: DeviceDiscovery,
+    /// Form in which its memory was saved. A memory inside the VMM's state can be loaded as that only; others are given in
+    /// the form that is asked for. Snapshots of earlier versions do not tell.
+    #[serde(default, skip_serializing_if = "MemoryShape::is_usual")]
+    pub memory: MemoryShape,
     /// What a machine that loads it needs.
     pub compatibility: Compatibility,
     /// Core's own description, as JSON; travels with an export and is opaque to storage.
@@ -54,13 +59,8 @@ pub struct UserDisk {
 pub struct BranchFiles {
     /// Which VM was branched.
     pub vm: VmId,
-    /// The tops that [`SnapshotStore::prepare_tops`] made for this branch. What is below them is its disk, also when the
-    /// VM was prepared and branched again since.
-    pub tops: Vec<NewTop>,
-    /// The memory file that the machine was launched over ([`crate::hypervisor::MachineSpec::memory_base`]); its pages are
-    /// what differs from there. A VM that was started again has another one than the one it was forked with.
-    pub memory_base: Utf8PathBuf,
-    /// Its state.
+    /// Its state. What is below its new layers, which [`SnapshotStore::prepare_tops`] made, is its disk, also when the VM was
+    /// prepared and branched again since.
     pub branch: Branch,
     /// What else is known of it.
     pub description: StateDescription,
@@ -114,21 +114,15 @@ pub struct BranchSource {
     pub description: StateDescription,
     /// Everything but memory and disks.
     pub device_state: Bytes,
-    /// The memory file that machines are mapped over.
-    pub memory_base: Utf8PathBuf,
-    /// Pages that differ from it.
-    pub pages: MemoryPages,
+    /// Its memory, in the form that was asked for.
+    pub memory: StateMemory,
     /// The driver's own data, and what keeps the files.
     pub handle: Arc<dyn std::any::Any + Send + Sync>,
 }
 
 impl std::fmt::Debug for BranchSource {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("BranchSource")
-            .field("memory_base", &self.memory_base)
-            .field("pages", &self.pages)
-            .finish_non_exhaustive()
+        formatter.debug_struct("BranchSource").field("memory", &self.memory).finish_non_exhaustive()
     }
 }
 
@@ -157,10 +151,10 @@ pub trait SnapshotStore: Send + Sync {
     ///
     /// # Errors
     /// [`StorageError::BadInput`] for a disk of the user's that cannot be branched.
-    async fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<NewTop>, StorageError>;
+    async fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<DiskChange>, StorageError>;
 
     /// Notes that the top of a VM's disk holds everything that the layers below it did: they are not the VM's any more. `top`
-    /// was the current one when [`crate::Brancher::flatten`] began.
+    /// was the current one when [`crate::branch::Flattener::flatten`] began.
     async fn note_flattened(&self, vm: &VmId, top: &Utf8Path) -> Result<(), StorageError>;
 
     /// Keeps a branch as a durable snapshot. Only what differs from `parent` is written; with `full`, or if the VM's
@@ -177,15 +171,30 @@ pub trait SnapshotStore: Send + Sync {
         progress: Progress,
     ) -> Result<SnapshotInfo, StorageError>;
 
-    /// Makes a branch ready to launch `count` machines from it at once, without keeping it.
-    async fn fork_point(&self, files: BranchFiles, count: usize) -> Result<BranchSource, StorageError>;
+    /// Makes a branch ready to launch `count` machines from it at once, without keeping it. `load`: the form of memory that
+    /// they are launched with.
+    ///
+    /// # Errors
+    /// [`StorageError::BadInput`] for a memory that cannot be given in that form.
+    async fn fork_point(
+        &self,
+        files: BranchFiles,
+        count: usize,
+        load: MemoryShape,
+    ) -> Result<BranchSource, StorageError>;
 
     /// Makes a snapshot ready to launch `count` machines from it. Parts are verified at their first use and after they
     /// were changed.
     ///
     /// # Errors
-    /// [`StorageError::UnknownSnapshot`], [`StorageError::Damaged`] with part and byte range.
-    async fn snapshot_source(&self, id: &SnapshotId, count: usize) -> Result<BranchSource, StorageError>;
+    /// [`StorageError::UnknownSnapshot`], [`StorageError::Damaged`] with part and byte range; [`StorageError::BadInput`] for a
+    /// memory that cannot be given in the form `load`.
+    async fn snapshot_source(
+        &self,
+        id: &SnapshotId,
+        count: usize,
+        load: MemoryShape,
+    ) -> Result<BranchSource, StorageError>;
 
     /// Makes the directory and disks of a new VM on top of a state, or nothing at all.
     async fn create_vm_files_from(&self, vm: &VmId, source: &BranchSource) -> Result<VmFiles, StorageError>;
@@ -253,4 +262,20 @@ pub trait SnapshotStore: Send + Sync {
     /// Removes layers and memory files that nobody names, and memory files of snapshots that were not used for a while
     /// beyond `keep_memory_bytes`; returns the bytes freed.
     async fn collect_snapshot_garbage(&self, keep_memory_bytes: u64) -> Result<u64, StorageError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_of_an_earlier_version_is_read_and_written_as_ever() {
+        let text = r#"{"memory_mib":256,"disk_mib":1024,"discovery":"command_line","compatibility":{"VMM":"QEMU 7.2"},"record":null}"#;
+        let read: StateDescription = serde_json::from_str(text).unwrap();
+        assert_eq!(read.memory, MemoryShape::PagesOverBase);
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        let inside = StateDescription { memory: MemoryShape::InsideState, ..read };
+        let written = serde_json::to_string(&inside).unwrap();
+        assert_eq!(serde_json::from_str::<StateDescription>(&written).unwrap(), inside);
+    }
 }

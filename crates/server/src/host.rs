@@ -5,7 +5,7 @@ use std::time::Duration;
 use camino::Utf8Path;
 use microvm_api::system::{Check, CheckStatus, Doctor, HostInfo, Resource};
 use microvm_core::ServiceError;
-use microvm_ports::hypervisor::Feature;
+use microvm_ports::hypervisor::{Capabilities, Feature};
 use microvm_types::{Action, ByteSize, ErrorKind, Listed, Unreadable};
 
 use crate::convert;
@@ -73,31 +73,17 @@ fn broken(name: &str, error: &ServiceError) -> Check {
 /// Examines everything a VM needs on this host.
 pub(crate) async fn doctor(app: &Session) -> Doctor {
     let mut checks = Vec::new();
-    let hypervisor = match app.services.host.report().await {
-        Ok(report) => {
-            let at = report.program.as_ref().map(|program| format!(" at {program}")).unwrap_or_default();
-            let detail = format!("{} {}{at}", report.driver, report.version);
-            checks.push(check("hypervisor", CheckStatus::Ok, detail, None));
-            let slow = report.accelerator.kind.is_emulation();
-            let status = if slow { CheckStatus::Warning } else { CheckStatus::Ok };
-            let detail = format!("{}: {}", report.accelerator.kind, report.accelerator.reason);
-            let advice = slow.then_some(
-                "emulation is slower and is not a hardware boundary; use a host with KVM for hostile code",
-            );
-            checks.push(check("accelerator", status, detail, advice));
-            for (layer, state) in &report.confinement {
-                let status = if state.is_on() { CheckStatus::Ok } else { CheckStatus::Warning };
-                let advice = (!state.is_on()).then_some("VMs run without this layer");
-                checks.push(check(&format!("confinement: {layer}"), status, state.to_string(), advice));
+    let mut hypervisor = None;
+    match app.services.host.hypervisors().await {
+        Err(error) => checks.push(broken("hypervisor", &error)),
+        Ok(all) => all.into_iter().for_each(|report| match report {
+            Ok(report) => {
+                hypervisor_checks(&mut checks, &report);
+                hypervisor.get_or_insert_with(|| convert::hypervisor(report));
             }
-            checks.push(live_branches(&report.copying_ahead));
-            Some(convert::hypervisor(report))
-        }
-        Err(error) => {
-            checks.push(broken("hypervisor", &error));
-            None
-        }
-    };
+            Err(error) => checks.push(broken("hypervisor", &error)),
+        }),
+    }
     checks.push(kernels(app).await);
     checks.push(images(app).await);
     checks.push(snapshots(app));
@@ -122,6 +108,26 @@ fn snapshots(app: &Session) -> Check {
         return check("snapshots", CheckStatus::Ok, "the description of every snapshot can be read", None);
     }
     cannot_be_read("snapshots", &unreadable)
+}
+
+/// Program, accelerator and confinement of one driver.
+fn hypervisor_checks(checks: &mut Vec<Check>, report: &Capabilities) {
+    let at = report.program.as_ref().map(|program| format!(" at {program}")).unwrap_or_default();
+    let detail = format!("{} {}{at}", report.driver, report.version);
+    checks.push(check("hypervisor", CheckStatus::Ok, detail, None));
+    let slow = report.accelerator.kind.is_emulation();
+    let status = if slow { CheckStatus::Warning } else { CheckStatus::Ok };
+    let detail = format!("{}: {}", report.accelerator.kind, report.accelerator.reason);
+    let advice = slow.then_some(
+        "emulation is slower and is not a hardware boundary; use a host with KVM for hostile code",
+    );
+    checks.push(check("accelerator", status, detail, advice));
+    for (layer, state) in &report.confinement {
+        let status = if state.is_on() { CheckStatus::Ok } else { CheckStatus::Warning };
+        let advice = (!state.is_on()).then_some("VMs run without this layer");
+        checks.push(check(&format!("confinement: {layer}"), status, state.to_string(), advice));
+    }
+    checks.push(live_branches(&report.copying_ahead));
 }
 
 fn live_branches(copying_ahead: &Feature) -> Check {

@@ -133,6 +133,49 @@ pub enum HookFailure {
     Ignore,
 }
 
+/// Choice of the hypervisor driver, as a text: `auto`, or the name of a driver.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum HypervisorChoice {
+    /// The server's first driver. A VM keeps the name of the one that it got; one without a name is of a server that knew
+    /// QEMU only.
+    #[default]
+    Auto,
+    /// The driver of this name.
+    Named(Name),
+}
+
+impl HypervisorChoice {
+    /// True where no driver is named.
+    #[must_use]
+    pub const fn is_auto(&self) -> bool {
+        matches!(self, Self::Auto)
+    }
+}
+
+impl TryFrom<String> for HypervisorChoice {
+    type Error = crate::NameError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text == "auto" { Ok(Self::Auto) } else { text.parse().map(Self::Named) }
+    }
+}
+
+impl From<HypervisorChoice> for String {
+    fn from(choice: HypervisorChoice) -> Self {
+        choice.to_string()
+    }
+}
+
+impl std::fmt::Display for HypervisorChoice {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("auto"),
+            Self::Named(name) => formatter.write_str(name.as_str()),
+        }
+    }
+}
+
 /// A named recipe. Files are YAML or JSON; every field but `image` has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -148,6 +191,10 @@ pub struct Template {
     /// Name of the kernel; `default` is the built kernel if there is one, else the distribution's.
     #[serde(default = "default_kernel")]
     pub kernel: String,
+    /// Hypervisor driver that runs its VMs: `auto`, or a name such as `qemu`.
+    #[serde(default, skip_serializing_if = "HypervisorChoice::is_auto")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub hypervisor: HypervisorChoice,
     /// Arguments added to the kernel's command line.
     #[serde(default)]
     pub kernel_arguments: Vec<String>,
@@ -315,6 +362,17 @@ mod tests {
         let template = minimal();
         assert_eq!((template.vcpus, template.memory_mib, template.disk_mib), (1, 512, 10_240));
         assert_eq!(template.kernel, "default");
+        assert_eq!(template.hypervisor, HypervisorChoice::Auto);
+        let written = serde_json::to_string(&template).unwrap();
+        assert!(
+            !written.contains("hypervisor"),
+            "a template of earlier versions is written as ever: {written}"
+        );
+        let named: Template =
+            serde_json::from_str(r#"{"name":"t","image":"i","hypervisor":"qemu"}"#).unwrap();
+        assert_eq!(named.hypervisor.to_string(), "qemu");
+        assert_eq!(serde_json::from_str::<Template>(&serde_json::to_string(&named).unwrap()).unwrap(), named);
+        assert!(serde_json::from_str::<Template>(r#"{"name":"t","image":"i","hypervisor":"a b"}"#).is_err());
         assert!(serde_json::from_str::<Template>(r#"{"name":"t","image":"i","vcpu":2}"#).is_err());
         assert!(serde_json::from_str::<Template>(r#"{"name":"t","image":"i","vcpus":-2}"#).is_err());
     }

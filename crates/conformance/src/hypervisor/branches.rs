@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use microvm_ports::branch::{BranchError, BranchRequest, IncomingState};
+use microvm_ports::branch::{BranchError, BranchRequest, DiskChange, IncomingState, InputProbe, PauseSteps};
 use microvm_ports::capabilities::SaveKind;
 use microvm_ports::guest::{Guest, Identity, ProcessEvent, ProcessHandle, ProcessInput};
-use microvm_ports::hypervisor::{MachineError, MachineSpec, MachineStart, MachineState};
-use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription};
+use microvm_ports::hypervisor::{
+    Abilities, MachineError, MachineExit, MachineSpec, MachineStart, MachineState,
+};
+use microvm_ports::snapshot::{BranchFiles, BranchSource, SnapshotStore, StateDescription};
+use microvm_ports::storage::StorageError;
 use microvm_types::VmId;
 use microvm_types::exec::{ExecRequest, OutputOffsets};
 
@@ -20,6 +24,12 @@ const REMEMBERING: &str = "word=before; read line; echo $word-$line";
 
 pub(super) async fn run(suite: &mut Suite, scene: &Scene<'_>) {
     if skipped(suite, scene).await {
+        return;
+    }
+    if scene.abilities().await.save == SaveKind::Stops {
+        suite
+            .check("a machine that ends with its save goes on from it, and so do others", stops(scene))
+            .await;
         return;
     }
     suite.check("a branched machine goes on running", goes_on(scene)).await;
@@ -43,33 +53,42 @@ pub(super) async fn skipped(suite: &Suite, scene: &Scene<'_>) -> bool {
 impl Scene<'_> {
     /// Branches a machine and makes the state ready for children.
     pub(super) async fn branch(&self, parent: &Launched, guest: &Arc<dyn Guest>) -> BranchSource {
-        let request = BranchRequest {
-            tops: self
-                .harness
-                .snapshots()
-                .prepare_tops(&parent.spec.id, &[])
-                .await
-                .must("preparing new tops"),
-            guest: Some(Arc::clone(guest)),
-            stay_paused: false,
+        self.branch_by(parent, self.save(parent, Some(guest), false)).await
+    }
+
+    /// How a machine is saved.
+    fn save(&self, parent: &Launched, guest: Option<&Arc<dyn Guest>>, stay_paused: bool) -> BranchRequest {
+        let steps = Steps {
+            snapshots: self.harness.snapshots(),
+            vm: parent.spec.id.clone(),
+            guest: guest.cloned(),
+            layers: None,
         };
-        self.branch_by(parent, request).await
+        BranchRequest { steps: Arc::new(steps), directory: parent.spec.directory.clone(), stay_paused }
     }
 
     async fn branch_by(&self, parent: &Launched, request: BranchRequest) -> BranchSource {
-        let tops = request.tops.clone();
         let Some(brancher) = parent.machine.brancher() else { panic!("the machine has no brancher") };
+        let Abilities { save, load, .. } = self.abilities().await;
+        assert_eq!(brancher.kind(), save, "a machine saves otherwise than its driver claims");
         let branch = brancher.branch(request).await.must("branching");
+        assert_eq!(
+            Some(branch.memory.shape()),
+            save.memory(),
+            "the memory has another form than was claimed"
+        );
+        assert_eq!(branch.ended, save == SaveKind::Stops, "the machine has ended, or has not");
         let description = StateDescription {
             memory_mib: parent.spec.memory_mib,
             disk_mib: self.harness.disk_mib(),
             discovery: brancher.discovery(),
+            memory: branch.memory.shape(),
             compatibility: brancher.compatibility().clone(),
             record: serde_json::Value::Null,
         };
-        let memory_base = brancher.memory_base().to_owned();
-        let files = BranchFiles { vm: parent.spec.id.clone(), tops, memory_base, branch, description };
-        self.harness.snapshots().fork_point(files, 2).await.must("making a fork point")
+        let files = BranchFiles { vm: parent.spec.id.clone(), branch, description };
+        let Some(load) = load.memory() else { panic!("what is saved cannot be loaded") };
+        self.harness.snapshots().fork_point(files, 2, load).await.must("making a fork point")
     }
 
     /// A machine like `parent` that goes on from `source`, with its files made.
@@ -88,19 +107,13 @@ impl Scene<'_> {
             self.harness.snapshots().create_vm_files_from(&id, source).await.must("making a child's files");
         let mut spec = parent.spec.clone();
         (spec.name, spec.id) = ((&id).into(), id);
-        spec.memory_base = source.memory_base.clone();
         spec.directory = files.directory;
         for disk in &mut spec.disks {
             if disk.serial == files.scratch.serial {
                 *disk = files.scratch.clone();
             }
         }
-        spec.start = MachineStart::Incoming(IncomingState {
-            device_state: source.device_state.clone(),
-            pages: source.pages.clone(),
-            discovery: source.description.discovery,
-            compatibility: source.description.compatibility.clone(),
-        });
+        spec.start = MachineStart::Incoming(incoming(source));
         spec
     }
 
@@ -167,6 +180,76 @@ async fn told(handle: ProcessHandle, line: &str) -> String {
     rest(handle).await
 }
 
+/// Steps of a save.
+struct Steps {
+    snapshots: Arc<dyn SnapshotStore>,
+    vm: VmId,
+    guest: Option<Arc<dyn Guest>>,
+    /// Instead of what the store makes.
+    layers: Option<Vec<DiskChange>>,
+}
+
+#[async_trait]
+impl PauseSteps for Steps {
+    async fn hold_input(&self) -> Option<InputProbe> {
+        match &self.guest {
+            Some(guest) => Some(guest.hold_input().await),
+            None => None,
+        }
+    }
+
+    async fn freeze_disks(&self) -> Result<Vec<DiskChange>, StorageError> {
+        match &self.layers {
+            Some(layers) => Ok(layers.clone()),
+            None => self.snapshots.prepare_tops(&self.vm, &[]).await,
+        }
+    }
+}
+
+async fn stops(scene: &Scene<'_>) {
+    let (parent, guest) = scene.boot().await;
+    say(&*guest, "echo before > /root/note").await;
+    let process = guest.exec(&shell(REMEMBERING, true)).await.must("starting a process");
+    let id = process.id.clone();
+    let source = scene.branch(&parent, &guest).await;
+    reach(&mut parent.machine.state(), MachineState::Exited(MachineExit::Killed)).await;
+    assert_eq!(
+        scene.harness.processes(&parent.spec).await,
+        0,
+        "a process is left of a machine that has ended"
+    );
+    let (child, child_guest) = scene.child(&parent, &source, 2).await;
+    assert_eq!(say(&*child_guest, "cat /root/note; echo child > /root/note").await, "before");
+    let copy = child_guest.attach(&id, OutputOffsets::default()).await.must("attaching to the copy");
+    assert_eq!(told(copy, "child").await, "before-child");
+    // The VM itself goes on in its own directory, on the disk that it has now.
+    let files = scene.harness.storage().vm_files(&parent.spec.id).await.must("finding its files");
+    let mut spec = parent.spec.clone();
+    for disk in spec.disks.iter_mut().filter(|disk| disk.serial == files.scratch.serial) {
+        *disk = files.scratch.clone();
+    }
+    spec.start = MachineStart::Incoming(incoming(&source));
+    let (again, again_guest) = scene.go_on(spec, 3).await;
+    assert_eq!(say(&*again_guest, "cat /root/note").await, "before", "it sees what its child wrote");
+    let copy = again_guest.attach(&id, OutputOffsets::default()).await.must("attaching again");
+    assert_eq!(told(copy, "again").await, "before-again");
+    let source = scene.branch(&again, &again_guest).await;
+    let (grandchild, guest) = scene.child(&again, &source, 4).await;
+    assert_eq!(say(&*guest, "cat /root/note").await, "before");
+    scene.end(&grandchild).await;
+    scene.end(&child).await;
+}
+
+/// The state that a machine goes on from.
+fn incoming(source: &BranchSource) -> IncomingState {
+    IncomingState {
+        device_state: source.device_state.clone(),
+        memory: source.memory.clone(),
+        discovery: source.description.discovery,
+        compatibility: source.description.compatibility.clone(),
+    }
+}
+
 async fn goes_on(scene: &Scene<'_>) {
     let (parent, guest) = scene.boot().await;
     let process = guest.exec(&shell(REMEMBERING, true)).await.must("starting a process");
@@ -187,9 +270,7 @@ async fn stays_paused(scene: &Scene<'_>) {
     assert_eq!(*parent.machine.state().borrow(), MachineState::Paused, "the branch let it run");
     parent.machine.resume().await.must("resuming");
     guest.ping().await.must("pinging after the resume");
-    let tops = scene.harness.snapshots().prepare_tops(&parent.spec.id, &[]).await.must("preparing new tops");
-    let held = Some(Arc::clone(&guest));
-    drop(scene.branch_by(&parent, BranchRequest { tops, guest: held, stay_paused: true }).await);
+    drop(scene.branch_by(&parent, scene.save(&parent, Some(&guest), true)).await);
     reach(&mut parent.machine.state(), MachineState::Paused).await;
     parent.machine.resume().await.must("resuming again");
     guest.ping().await.must("pinging after the second resume");
@@ -299,7 +380,15 @@ async fn adopted(scene: &Scene<'_>) {
 async fn refused(scene: &Scene<'_>) {
     let (parent, guest) = scene.boot().await;
     let Some(brancher) = parent.machine.brancher() else { panic!("the machine has no brancher") };
-    let request = |tops| BranchRequest { tops, guest: None, stay_paused: false };
+    let request = |layers| BranchRequest {
+        steps: Arc::new(Steps {
+            snapshots: scene.harness.snapshots(),
+            vm: parent.spec.id.clone(),
+            guest: None,
+            layers: Some(layers),
+        }),
+        ..scene.save(&parent, None, false)
+    };
     let error = brancher.branch(request(Vec::new())).await.must_fail("branching without a new top");
     assert!(matches!(error, BranchError::Disk { .. }), "wrong error: {error}");
     let mut tops =

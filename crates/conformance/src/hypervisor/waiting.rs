@@ -1,6 +1,6 @@
 //! VMMs that are started before the state that they load is there.
 
-use microvm_ports::branch::{IncomingState, MemoryPages};
+use microvm_ports::branch::{IncomingState, MemoryPages, StateMemory};
 use microvm_ports::hypervisor::{MachineSpec, MachineStart};
 use microvm_types::VmId;
 
@@ -31,11 +31,13 @@ async fn prepare(
     let id = scene.id();
     let mut spec = parent.spec.clone();
     (spec.name, spec.id) = ((&id).into(), id.clone());
-    spec.memory_base = brancher.memory_base().to_owned();
+    let Some(base) = brancher.memory_base() else {
+        panic!("no VMM can wait for a machine without a memory base")
+    };
     spec.directory = scene.harness.storage().reserve_vm_directory(&id).await.must("reserving a directory");
     spec.start = MachineStart::Incoming(IncomingState {
         device_state: bytes::Bytes::new(),
-        pages: MemoryPages::default(),
+        memory: StateMemory::Pages { base: base.to_owned(), pages: MemoryPages::default() },
         discovery: brancher.discovery(),
         compatibility: brancher.compatibility().clone(),
     });

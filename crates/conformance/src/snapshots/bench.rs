@@ -1,7 +1,10 @@
 //! One store with small VMs, and branches that no machine made.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use microvm_ports::branch::{Branch, BranchTimes, Compatibility, MemoryPages, NewTop, PAGE_SIZE, PageRange};
+use microvm_ports::branch::{
+    Branch, BranchTimes, Compatibility, DiskChange, MemoryPages, PAGE_SIZE, PageRange, StateMemory,
+};
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk};
 use microvm_ports::progress::Progress;
 use microvm_ports::snapshot::{BranchFiles, BranchSource, SnapshotInfo, SnapshotStore, StateDescription};
@@ -91,7 +94,7 @@ impl<'a> Bench<'a> {
         self.harness.write_disk(&files.scratch, "probe").await
     }
 
-    pub(super) async fn prepare(&self, number: u64) -> Vec<NewTop> {
+    pub(super) async fn prepare(&self, number: u64) -> Vec<DiskChange> {
         self.snapshots().prepare_tops(&vm_id(number), &[]).await.must("preparing a branch")
     }
 
@@ -108,7 +111,7 @@ impl<'a> Bench<'a> {
         base: &Utf8Path,
         pages: &[(u64, Vec<u8>)],
     ) -> BranchFiles {
-        let tops = self.prepare(number).await;
+        let disks = self.prepare(number).await;
         let mut ranges: Vec<PageRange> = Vec::new();
         for (first, _) in pages {
             match ranges.last_mut() {
@@ -117,19 +120,21 @@ impl<'a> Bench<'a> {
             }
         }
         let data: Vec<u8> = pages.iter().flat_map(|(_, content)| content.iter().copied()).collect();
+        let pages = MemoryPages { ranges, data: data.into() };
         BranchFiles {
             vm: vm_id(number),
-            tops,
-            memory_base: base.to_owned(),
             branch: Branch {
                 device_state: (0..20_000u32).map(|index| (index % 241) as u8).collect::<Vec<u8>>().into(),
-                pages: MemoryPages { ranges, data: data.into() },
+                memory: StateMemory::Pages { base: base.to_owned(), pages },
+                disks,
                 times: BranchTimes::default(),
+                ended: false,
             },
             description: StateDescription {
                 memory_mib: MEMORY_MIB,
                 disk_mib: DISK_MIB,
                 discovery: DeviceDiscovery::CommandLine,
+                memory: MemoryShape::PagesOverBase,
                 compatibility: Compatibility::from([("build".to_owned(), "suite".to_owned())]),
                 record: serde_json::json!({ "of": number }),
             },
@@ -138,10 +143,10 @@ impl<'a> Bench<'a> {
 
     /// The memory a child begins with.
     pub(super) fn memory(&self, source: &BranchSource) -> Vec<u8> {
-        let mut memory = std::fs::read(&source.memory_base).must("reading the memory base");
+        let mut memory = std::fs::read(base_of(source)).must("reading the memory base");
         assert_eq!(memory.len(), (MEMORY_MIB as usize) << 20, "the memory base has another size");
         let mut next = 0;
-        for (range, content) in source.pages.iter() {
+        for (range, content) in source.memory.pages().into_iter().flat_map(MemoryPages::iter) {
             assert!(range.first >= next && range.count > 0, "the pages are not in order");
             next = range.end() + 1;
             let at = usize::try_from(range.first).unwrap_or(usize::MAX) * PAGE_SIZE;
@@ -175,7 +180,10 @@ impl<'a> Bench<'a> {
     }
 
     pub(super) async fn source(&self, number: u64, count: usize) -> BranchSource {
-        self.snapshots().snapshot_source(&snapshot_id(number), count).await.must("using a snapshot")
+        self.snapshots()
+            .snapshot_source(&snapshot_id(number), count, MemoryShape::PagesOverBase)
+            .await
+            .must("using a snapshot")
     }
 
     /// All snapshots, none damaged.
@@ -185,4 +193,10 @@ impl<'a> Bench<'a> {
             .map(|one| one.unwrap_or_else(|(id, damage)| panic!("snapshot {id} is damaged: {damage:?}")))
             .collect()
     }
+}
+
+/// File that the machines of a source are mapped over.
+pub(super) fn base_of(source: &BranchSource) -> &Utf8Path {
+    let Some(base) = source.memory.file() else { panic!("the memory of a source is in no file") };
+    base
 }

@@ -1,5 +1,6 @@
 //! Checks of damage, of files that travel, and of what a restarted server finds.
 
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::progress::Progress;
 use microvm_ports::snapshot::ImportLimits;
 use microvm_ports::storage::StorageError;
@@ -46,7 +47,11 @@ pub(super) async fn damage(harness: &dyn SnapshotHarness) {
         assert!(found[0].part.starts_with(expected), "{found:?}");
         let length = found[0].end_byte - found[0].first_byte;
         assert!((1..=1 << 18).contains(&length), "one flipped bit, and {length} bytes are told: {found:?}");
-        let error = bench.snapshots().snapshot_source(&snapshot_id(1), 1).await.must_fail("using it");
+        let error = bench
+            .snapshots()
+            .snapshot_source(&snapshot_id(1), 1, MemoryShape::PagesOverBase)
+            .await
+            .must_fail("using it");
         assert!(matches!(error, StorageError::Damaged { .. }), "{part:?}: wrong error: {error}");
         assert!(error.to_string().contains(expected), "it does not tell the part: {error}");
     }

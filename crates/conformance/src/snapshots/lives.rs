@@ -1,17 +1,22 @@
 //! Checks of durable snapshots from their beginning to their end.
 
+use microvm_ports::branch::MemoryPages;
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::progress::Progress;
 use microvm_ports::storage::StorageError;
 
 use super::SnapshotHarness;
-use super::bench::{Bench, page, snapshot_id, vm_id};
+use super::bench::{Bench, base_of, page, snapshot_id, vm_id};
 use crate::Must;
 
 pub(super) async fn life(harness: &dyn SnapshotHarness) {
     let bench = Bench::new(harness).await;
     assert!(bench.list().await.is_empty());
-    let error =
-        bench.snapshots().snapshot_source(&snapshot_id(1), 1).await.must_fail("using what is not there");
+    let error = bench
+        .snapshots()
+        .snapshot_source(&snapshot_id(1), 1, MemoryShape::PagesOverBase)
+        .await
+        .must_fail("using what is not there");
     assert!(matches!(error, StorageError::UnknownSnapshot(_)), "wrong error: {error}");
     bench.snapshots().remove_snapshot(&snapshot_id(1)).await.must("removing what is not there");
     bench.vm(1).await;
@@ -45,7 +50,11 @@ pub(super) async fn life(harness: &dyn SnapshotHarness) {
     }
     bench.snapshots().remove_snapshot(&snapshot_id(1)).await.must("removing");
     assert!(bench.list().await.is_empty());
-    bench.snapshots().snapshot_source(&snapshot_id(1), 1).await.must_fail("using what was removed");
+    bench
+        .snapshots()
+        .snapshot_source(&snapshot_id(1), 1, MemoryShape::PagesOverBase)
+        .await
+        .must_fail("using what was removed");
     bench.snapshots().collect_snapshot_garbage(0).await.must("collecting");
     bench.shows(3, "saved").await;
 }
@@ -72,14 +81,14 @@ pub(super) async fn incremental(harness: &dyn SnapshotHarness) {
         bench.child(child, &source).await;
         bench.shows(child, "two").await;
         let mut changed: Vec<(u64, Vec<u8>)> = Vec::new();
-        for (range, content) in source.pages.iter() {
+        for (range, content) in source.memory.pages().into_iter().flat_map(MemoryPages::iter) {
             let pages = content.chunks(4096).map(<[u8]>::to_vec);
             changed.extend((range.first..).zip(pages));
         }
         changed.retain(|(number, _)| *number != 8);
         changed.push((8, page(9)));
         changed.sort();
-        let files = bench.branch_over(child, &source.memory_base, &changed).await;
+        let files = bench.branch_over(child, base_of(&source), &changed).await;
         let third = bench.keep(10 + child, files.clone()).await;
         assert_eq!(third.parent, Some(snapshot_id(2)));
         assert_eq!(third.memory_bytes, 4096, "more than what changed is kept");
@@ -100,7 +109,7 @@ pub(super) async fn zero_pages(harness: &dyn SnapshotHarness) {
     bench.vm(1).await;
     let many: Vec<_> = (0..64).map(|number| (number, page(1))).collect();
     bench.keep(1, bench.branch(1, &many).await).await;
-    let base = bench.source(1, 100_000).await.memory_base;
+    let base = base_of(&bench.source(1, 100_000).await).to_owned();
     // Once written as zeros over zeros, once not there at all, once over a base that has them.
     let mut fewer = many.clone();
     fewer[3].1 = page(0);
@@ -119,7 +128,11 @@ pub(super) async fn booted_again(harness: &dyn SnapshotHarness) {
     let bench = Bench::new(harness).await;
     bench.vm(1).await;
     let many: Vec<_> = (0..600).map(|number| (number, page(1))).collect();
-    let source = bench.snapshots().fork_point(bench.branch(1, &many).await, 1000).await.must("a fork point");
+    let source = bench
+        .snapshots()
+        .fork_point(bench.branch(1, &many).await, 1000, MemoryShape::PagesOverBase)
+        .await
+        .must("a fork point");
     bench.child(2, &source).await;
     // Forked over a base, then ended and booted: over zeros now.
     bench.keep(1, bench.branch(2, &[(700, page(2))]).await).await;
@@ -211,7 +224,11 @@ pub(super) async fn garbage(harness: &dyn SnapshotHarness) {
     bench.vm(1).await;
     bench.write(1, "saved").await;
     let many: Vec<_> = (0..512).map(|number| (number, page(1))).collect();
-    let point = bench.snapshots().fork_point(bench.branch(1, &many).await, 1000).await.must("a fork point");
+    let point = bench
+        .snapshots()
+        .fork_point(bench.branch(1, &many).await, 1000, MemoryShape::PagesOverBase)
+        .await
+        .must("a fork point");
     bench.keep(1, bench.branch(1, &many).await).await;
     let source = bench.source(1, 100_000).await;
     bench.storage.vms.remove_vm_files(&vm_id(1)).await.must("removing the VM");
@@ -221,7 +238,7 @@ pub(super) async fn garbage(harness: &dyn SnapshotHarness) {
     bench.has_memory(&source, &[(0, 1)]);
     bench.child(2, &point).await;
     bench.shows(2, "saved").await;
-    let memory = point.memory_base.clone();
+    let memory = base_of(&point).to_owned();
     drop(point);
     bench.snapshots().collect_snapshot_garbage(0).await.must("collecting");
     assert!(memory.exists(), "the memory of VM 2 is gone");
@@ -229,7 +246,7 @@ pub(super) async fn garbage(harness: &dyn SnapshotHarness) {
     let freed = bench.snapshots().collect_snapshot_garbage(u64::MAX).await.must("collecting");
     assert!(freed >= 2 << 20, "{freed} bytes were freed, the memory of the fork point has 2 MiB");
     assert!(!memory.exists(), "{memory} is left");
-    let cache = source.memory_base.clone();
+    let cache = base_of(&source).to_owned();
     drop(source);
     bench.snapshots().collect_snapshot_garbage(u64::MAX).await.must("collecting");
     assert!(cache.exists(), "memory of a snapshot goes though there is room for it");
@@ -249,7 +266,7 @@ pub(super) async fn at_once(harness: &dyn SnapshotHarness) {
     let many: Vec<_> = (0..512).map(|number| (number, page(1))).collect();
     bench.keep(1, bench.branch(1, &many).await).await;
     let id = snapshot_id(1);
-    let uses = (0..8).map(|_| bench.snapshots().snapshot_source(&id, 100_000));
+    let uses = (0..8).map(|_| bench.snapshots().snapshot_source(&id, 100_000, MemoryShape::PagesOverBase));
     let removal = bench.snapshots().remove_snapshot(&id);
     let collecting = bench.snapshots().collect_snapshot_garbage(0);
     let (sources, removed, collected) = futures::join!(futures::future::join_all(uses), removal, collecting);
@@ -259,7 +276,7 @@ pub(super) async fn at_once(harness: &dyn SnapshotHarness) {
     for (number, source) in (10..).zip(sources) {
         match source {
             Ok(source) => {
-                assert!(base.get_or_insert(source.memory_base.clone()) == &source.memory_base, "made twice");
+                assert!(base.get_or_insert(base_of(&source).to_owned()) == base_of(&source), "made twice");
                 bench.has_memory(&source, &[(0, 1), (511, 1), (512, 0)]);
                 bench.child(number, &source).await;
                 bench.shows(number, "saved").await;

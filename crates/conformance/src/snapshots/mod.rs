@@ -10,19 +10,22 @@
 mod bench;
 mod exports;
 mod lives;
+mod shapes;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
+use microvm_ports::branch::{MemoryPages, StateMemory};
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::hypervisor::MachineDisk;
 use microvm_ports::progress::Progress;
-use microvm_ports::snapshot::SnapshotStore;
+use microvm_ports::snapshot::{BranchFiles, SnapshotStore};
 use microvm_ports::storage::{StorageError, VmStorage};
 use microvm_types::SnapshotId;
 
-use self::bench::{Bench, page, snapshot_id, vm_id};
+use self::bench::{Bench, base_of, page, snapshot_id, vm_id};
 use crate::{Must, Suite};
 
 /// A store, seen through both of its ports.
@@ -82,6 +85,10 @@ pub trait SnapshotHarness: Send + Sync {
 pub async fn run(harness: &dyn SnapshotHarness) {
     let mut suite = Suite::new("snapshots", harness.limit());
     suite.check("new tops over a disk change nothing", tops_change_nothing(harness)).await;
+    suite
+        .check("a whole memory in a file is kept, and given in every form", shapes::whole_files(harness))
+        .await;
+    suite.check("a memory inside the state is for its own VMM", shapes::inside(harness)).await;
     suite.check("children of a fork point see that moment", fork_point(harness)).await;
     suite.check("many children get one memory file", fork_point_of_many(harness)).await;
     suite.check("a fork of a fork of a fork keeps everything", generations(harness)).await;
@@ -134,7 +141,11 @@ async fn fork_point(harness: &dyn SnapshotHarness) {
     let files = bench.branch(1, &[(3, page(1)), (4, page(2)), (900, page(3))]).await;
     // The parent goes on at once.
     bench.write(1, "after the fork").await;
-    let source = bench.snapshots().fork_point(files.clone(), 2).await.must("making a fork point");
+    let source = bench
+        .snapshots()
+        .fork_point(files.clone(), 2, MemoryShape::PagesOverBase)
+        .await
+        .must("making a fork point");
     assert_eq!(source.device_state, files.branch.device_state);
     assert_eq!(source.description, files.description);
     bench.has_memory(&source, &[(3, 1), (4, 2), (5, 0), (900, 3)]);
@@ -159,17 +170,25 @@ async fn fork_point_of_many(harness: &dyn SnapshotHarness) {
     let bench = Bench::new(harness).await;
     bench.vm(1).await;
     let changed: Vec<_> = (0..512).map(|number| (number * 2, page(7))).collect();
-    let source =
-        bench.snapshots().fork_point(bench.branch(1, &changed).await, 1000).await.must("a fork point");
-    assert!(source.pages.is_empty(), "2 MiB are copied into each of 1000 children");
+    let source = bench
+        .snapshots()
+        .fork_point(bench.branch(1, &changed).await, 1000, MemoryShape::PagesOverBase)
+        .await
+        .must("a fork point");
+    assert!(source.memory.page_bytes() == 0, "2 MiB are copied into each of 1000 children");
     bench.has_memory(&source, &[(0, 7), (1, 0), (1022, 7), (1023, 0)]);
     bench.child(2, &source).await;
     // A child of the child: over a base that is not zero.
-    let files = bench.branch_over(2, &source.memory_base, &[(0, page(8)), (2, page(0))]).await;
-    let second = bench.snapshots().fork_point(files.clone(), 1).await.must("a fork point of a child");
+    let files = bench.branch_over(2, base_of(&source), &[(0, page(8)), (2, page(0))]).await;
+    let second = bench
+        .snapshots()
+        .fork_point(files.clone(), 1, MemoryShape::PagesOverBase)
+        .await
+        .must("a fork point of a child");
     bench.has_memory(&second, &[(0, 8), (1, 0), (2, 0), (4, 7)]);
-    let third = bench.snapshots().fork_point(files, 5000).await.must("the same for many");
-    assert_ne!(third.memory_base, source.memory_base);
+    let third =
+        bench.snapshots().fork_point(files, 5000, MemoryShape::PagesOverBase).await.must("the same for many");
+    assert_ne!(base_of(&third), base_of(&source));
     bench.has_memory(&third, &[(0, 8), (1, 0), (2, 0), (4, 7)]);
 }
 
@@ -186,11 +205,12 @@ async fn generations(harness: &dyn SnapshotHarness) {
         let changed: Vec<_> = expected.iter().map(|(at, value)| (*at, page(*value))).collect();
         let files = bench.branch_over(number, &base, &changed).await;
         let count = if generation % 3 == 0 { 5000 } else { 1 };
-        let source = bench.snapshots().fork_point(files, count).await.must("a fork point");
+        let source =
+            bench.snapshots().fork_point(files, count, MemoryShape::PagesOverBase).await.must("a fork point");
         bench.has_memory(&source, &expected);
         bench.child(number + 1, &source).await;
         bench.shows(number + 1, &format!("generation {generation}")).await;
-        base = source.memory_base.clone();
+        base = base_of(&source).to_owned();
         drop(source);
         bench.storage.vms.remove_vm_files(&vm_id(number)).await.must("removing the parent");
         bench.snapshots().collect_snapshot_garbage(0).await.must("collecting");
@@ -208,7 +228,8 @@ async fn kept_late(harness: &dyn SnapshotHarness) {
     let third = bench.branch(1, &[(1, page(3))]).await;
     bench.write(1, "four").await;
     for (files, text, value) in [(second, "two", 2), (first, "one", 1), (third, "three", 3)] {
-        let source = bench.snapshots().fork_point(files, 1).await.must("a fork point");
+        let source =
+            bench.snapshots().fork_point(files, 1, MemoryShape::PagesOverBase).await.must("a fork point");
         bench.has_memory(&source, &[(1, value)]);
         bench.child(10 + u64::from(value), &source).await;
         bench.shows(10 + u64::from(value), text).await;
@@ -221,13 +242,22 @@ async fn bad_branches(harness: &dyn SnapshotHarness) {
     bench.vm(1).await;
     let sound = bench.branch(1, &[(1, page(1)), (5, page(2))]).await;
     let mut cases = vec![sound.clone(); 5];
-    cases[0].tops.clear();
-    cases[1].branch.pages.ranges.reverse();
-    cases[2].branch.pages.ranges[1].first = 1 << 40;
-    cases[3].branch.pages.data.truncate(4096);
-    cases[4].memory_base = "/nowhere/zero-4.mem".into();
+    cases[0].branch.disks.clear();
+    fn pages(case: &mut BranchFiles) -> &mut MemoryPages {
+        case.branch.memory.pages_mut().expect("the bench makes pages")
+    }
+    pages(&mut cases[1]).ranges.reverse();
+    pages(&mut cases[2]).ranges[1].first = 1 << 40;
+    pages(&mut cases[3]).data.truncate(4096);
+    if let StateMemory::Pages { base, .. } = &mut cases[4].branch.memory {
+        *base = "/nowhere/zero-4.mem".into();
+    }
     for (number, case) in cases.into_iter().enumerate() {
-        let error = bench.snapshots().fork_point(case.clone(), 1).await.must_fail("forking a bad branch");
+        let error = bench
+            .snapshots()
+            .fork_point(case.clone(), 1, MemoryShape::PagesOverBase)
+            .await
+            .must_fail("forking a bad branch");
         assert!(matches!(error, StorageError::BadInput { .. }), "case {number}: {error}");
         let id = snapshot_id(1);
         bench
@@ -237,5 +267,9 @@ async fn bad_branches(harness: &dyn SnapshotHarness) {
             .must_fail("keeping a bad branch");
     }
     assert!(bench.list().await.is_empty(), "a refused snapshot is listed");
-    bench.snapshots().fork_point(sound, 1).await.must("the branch itself is fine");
+    bench
+        .snapshots()
+        .fork_point(sound, 1, MemoryShape::PagesOverBase)
+        .await
+        .must("the branch itself is fine");
 }

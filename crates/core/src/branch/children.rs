@@ -33,13 +33,13 @@ pub(super) fn reserve(
 pub(super) async fn check_room(
     context: &Context,
     count: usize,
-    memory_mib: u32,
+    template: &Template,
     own_bytes: u64,
 ) -> Result<(), ServiceError> {
     if count == 0 {
         return Err(ServiceError::Invalid { field: "count", reason: "at least 1 is needed".to_owned() });
     }
-    match context.shared.ports.hypervisor.room(memory_mib, own_bytes).await {
+    match context.shared.ports.hypervisor(template)?.room(template.memory_mib, own_bytes).await {
         Some(room) if room < count => Err(ServiceError::NoRoomForForks { asked: count, room }),
         _ => Ok(()),
     }

@@ -54,7 +54,7 @@ impl Branches {
         let parent = handle.record();
         check_branchable(parent.phase())?;
         check_whole(&parent.template)?;
-        check_room(context, request.count, parent.template.memory_mib, 0).await?;
+        check_room(context, request.count, &parent.template, 0).await?;
         let places = reserve(context, request.count, &parent.template)?;
         let names = names(request.name.as_deref(), request.count)?;
         check_names_free(context, &names)?;
@@ -81,8 +81,8 @@ impl Branches {
                 child_record(context, id, child, name, origin.clone())
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let own_bytes = point.source.pages.len();
-        check_room(context, count, point.record.template.memory_mib, own_bytes).await?;
+        let own_bytes = point.source.memory.page_bytes();
+        check_room(context, count, &point.record.template, own_bytes).await?;
         let planned = Planned { image, start: Start::State(Box::new(point.source)) };
         let vms = bring_up(context, &planned, records, places, point.standby).await?;
         Ok(Forked { vms, times: point.times, changed_bytes: point.changed_bytes, duration: began.elapsed() })

@@ -41,7 +41,7 @@ impl Branches {
         let shared = &context.shared;
         admission::check_labels(&request.vm.labels)?;
         let snapshot = shared.snapshots.find(&context.caller.tenant, snapshot)?;
-        check_room(context, request.count, snapshot.record.template.memory_mib, 0).await?;
+        check_room(context, request.count, &snapshot.record.template, 0).await?;
         let places = reserve(context, request.count, &snapshot.record.template)?;
         let names = names(request.name.as_deref(), request.count)?;
         check_names_free(context, &names)?;
@@ -72,7 +72,9 @@ impl Branches {
                 vm: record.name,
             });
         }
-        let source = context.shared.ports.snapshots.snapshot_source(&snapshot.record.id, 1).await?;
+        let ports = &context.shared.ports;
+        let load = ports.load_shape(&snapshot.record.template).await?;
+        let source = ports.snapshots.snapshot_source(&snapshot.record.id, 1, load).await?;
         let epoch = snapshot.record.epoch;
         handle.ask(|reply| Command::Rollback { source, epoch, reply }).await?;
         Ok(handle.view())
@@ -85,8 +87,9 @@ pub(super) async fn planned_from(
     snapshot: &Snapshot,
     count: usize,
 ) -> Result<Planned, ServiceError> {
+    let load = shared.ports.load_shape(&snapshot.record.template).await?;
     let (source, image) = tokio::try_join!(
-        shared.ports.snapshots.snapshot_source(&snapshot.record.id, count),
+        shared.ports.snapshots.snapshot_source(&snapshot.record.id, count, load),
         shared.ports.images.image(image_reference(&snapshot.record.image_digest, &snapshot.record.template))
     )?;
     Ok(Planned { image, start: Start::State(Box::new(source)) })

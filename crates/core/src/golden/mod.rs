@@ -113,7 +113,11 @@ impl Goldens {
     async fn source_of(&self, id: &SnapshotId) -> Result<StartingPoint, ServiceError> {
         let snapshot = self.context.shared.snapshots.by_id(id)?;
         self.note_use(id).await;
-        let source = self.context.shared.ports.snapshots.snapshot_source(id, CHILDREN).await?;
+        let ports = &self.context.shared.ports;
+        let source = ports
+            .snapshots
+            .snapshot_source(id, CHILDREN, ports.load_shape(&snapshot.record.template).await?)
+            .await?;
         Ok(StartingPoint {
             source,
             origin: Origin::Golden { snapshot: id.clone() },
@@ -129,7 +133,7 @@ impl Goldens {
         kernel: &ResolvedKernel,
     ) -> Result<Option<String>, ServiceError> {
         let discovery = kernel.info.discovery;
-        let Some(loader) = self.context.shared.ports.hypervisor.loader() else { return Ok(None) };
+        let Some(loader) = self.context.shared.ports.hypervisor(template)?.loader() else { return Ok(None) };
         let compatibility = loader.compatibility(discovery).await?;
         // Every field is named: a new one does not compile before somebody has decided whether a booted machine depends
         // on it.
@@ -142,6 +146,8 @@ impl Goldens {
             // Resolved: names can come to mean something else.
             image: _,
             kernel: _,
+            // Its part is in what states of it need.
+            hypervisor: _,
             // Told to each VM by itself, after the snapshot.
             name: _,
             description: _,
@@ -280,6 +286,7 @@ fn neutral(mut template: Template) -> Template {
         description: _,
         image: _,
         kernel: _,
+        hypervisor: _,
         kernel_arguments: _,
         vcpus: _,
         memory_mib: _,

@@ -100,8 +100,9 @@ impl Goldens {
     }
 
     pub(super) async fn parts_and_key(&self, name: &str) -> Result<(Parts, String), ServiceError> {
-        let template = self.context.shared.template(Some(name))?;
+        let mut template = self.context.shared.template(Some(name))?;
         let ports = &self.context.shared.ports;
+        ports.hypervisors.settle(&mut template)?;
         let (image, kernel) =
             tokio::try_join!(ports.images.image(&template.image), ports.kernels.kernel(&template.kernel))?;
         let key = self.key(&template, &image, &kernel).await?.ok_or(ServiceError::NoBranching)?;

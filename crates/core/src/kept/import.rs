@@ -128,6 +128,8 @@ fn of_a_stranger(mut template: Template) -> Template {
         description: _,
         image: _,
         kernel: _,
+        // Its memory can be loaded by that only.
+        hypervisor: _,
         kernel_arguments: _,
         vcpus: _,
         memory_mib: _,

@@ -1,21 +1,21 @@
 //! Why a machine did not come up, with the end of its console.
 
 use camino::Utf8Path;
+use microvm_ports::Hypervisor;
 use microvm_types::ErrorKind;
 
 use crate::error::ServiceError;
-use crate::ports::Ports;
 
 /// Bytes of console shown with a failed boot.
 const CONSOLE_TAIL: usize = 2_000;
 
 pub(super) async fn boot_error(
-    ports: &Ports,
+    hypervisor: &dyn Hypervisor,
     directory: &Utf8Path,
     kind: ErrorKind,
     reason: String,
 ) -> ServiceError {
-    let console = match ports.hypervisor.console(directory, None, CONSOLE_TAIL).await {
+    let console = match hypervisor.console(directory, None, CONSOLE_TAIL).await {
         Ok(console) => clean(&console.bytes),
         Err(error) => format!("(the console cannot be read: {error})"),
     };

@@ -24,7 +24,7 @@ pub(crate) async fn admit(
     if template.shares.is_empty() {
         return Ok(());
     }
-    match ports.hypervisor.probe().await?.abilities.sharing {
+    match ports.hypervisor(template)?.probe().await?.abilities.sharing {
         None => return Err(ServiceError::NoSharing),
         Some(Sharing::Plan9) => {
             if !ports.kernels.mounts_shares(&kernel.info.name).await? {

@@ -19,7 +19,6 @@ pub(crate) async fn machine_spec(
     record: &VmRecord,
     image: &ResolvedImage,
     files: VmFiles,
-    memory_base: Utf8PathBuf,
     start: MachineStart,
 ) -> Result<MachineSpec, ServiceError> {
     let template = &record.template;
@@ -29,7 +28,6 @@ pub(crate) async fn machine_spec(
         name: record.name.clone(),
         vcpus: template.vcpus,
         memory_mib: template.memory_mib,
-        memory_base,
         start,
         disks: disks(ports, template, image, &files, is_child).await?,
         shares: shares::for_machine(ports, &template.shares).await?,
@@ -37,8 +35,12 @@ pub(crate) async fn machine_spec(
     })
 }
 
-/// How the machine of `record` begins.
-pub(crate) fn machine_start(record: &VmRecord, start: &Start) -> MachineStart {
+/// How the machine of `record` begins. `zero_memory`: for a boot.
+pub(crate) fn machine_start(
+    record: &VmRecord,
+    start: &Start,
+    zero_memory: Option<Utf8PathBuf>,
+) -> MachineStart {
     match start {
         Start::Boot(kernel) => {
             let mut arguments = record.template.kernel_arguments.clone();
@@ -50,11 +52,12 @@ pub(crate) fn machine_start(record: &VmRecord, start: &Start) -> MachineStart {
                 initramfs: kernel.initramfs.clone(),
                 discovery: kernel.info.discovery,
                 arguments,
+                zero_memory,
             })
         }
         Start::State(source) => MachineStart::Incoming(IncomingState {
             device_state: source.device_state.clone(),
-            pages: source.pages.clone(),
+            memory: source.memory.clone(),
             discovery: source.description.discovery,
             compatibility: source.description.compatibility.clone(),
         }),

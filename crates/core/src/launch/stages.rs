@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::guest::Identity;
 use microvm_ports::hypervisor::MachineSpec;
 use microvm_ports::snapshot::BranchSource;
 use microvm_ports::storage::{ImageConfig, ResolvedImage, ResolvedKernel, VmFiles};
-use microvm_ports::{Guest, GuestError, Machine, StorageError};
+use microvm_ports::{Guest, GuestError, Hypervisor, Machine, StorageError};
 use microvm_types::ErrorKind;
 use microvm_types::template::Template;
 use microvm_types::vm::VmRecord;
@@ -56,7 +57,8 @@ pub(crate) fn image_reference<'a>(digest: &'a str, template: &'a Template) -> &'
 /// What a machine has on the disk of the host.
 pub(crate) struct MachineFiles {
     files: VmFiles,
-    memory_base: Utf8PathBuf,
+    /// File of zeros that the memory of a boot lies over; `None` if it needs none.
+    zero_memory: Option<Utf8PathBuf>,
 }
 
 impl Planned {
@@ -81,17 +83,18 @@ impl Planned {
         &self,
         ports: &Ports,
         record: &VmRecord,
-    ) -> Result<MachineFiles, StorageError> {
+    ) -> Result<MachineFiles, ServiceError> {
         let files = async {
-            match &self.start {
+            let made = match &self.start {
                 Start::Boot(_) => {
                     ports.vm_storage.create_vm_files(&record.id, record.template.disk_mib).await
                 }
                 Start::State(source) => ports.snapshots.create_vm_files_from(&record.id, source).await,
-            }
+            };
+            made.map_err(ServiceError::from)
         };
-        let (files, memory_base) = tokio::try_join!(files, self.memory_base(ports, record))?;
-        Ok(MachineFiles { files, memory_base })
+        let (files, zero_memory) = tokio::try_join!(files, self.zero_memory(ports, record))?;
+        Ok(MachineFiles { files, zero_memory })
     }
 
     /// Finds the files of a VM that was made earlier, unless they were just put back.
@@ -100,21 +103,30 @@ impl Planned {
         ports: &Ports,
         record: &VmRecord,
         put_back: Option<VmFiles>,
-    ) -> Result<MachineFiles, StorageError> {
+    ) -> Result<MachineFiles, ServiceError> {
         let files = async {
             match put_back {
                 Some(files) => Ok(files),
-                None => ports.vm_storage.vm_files(&record.id).await,
+                None => ports.vm_storage.vm_files(&record.id).await.map_err(ServiceError::from),
             }
         };
-        let (files, memory_base) = tokio::try_join!(files, self.memory_base(ports, record))?;
-        Ok(MachineFiles { files, memory_base })
+        let (files, zero_memory) = tokio::try_join!(files, self.zero_memory(ports, record))?;
+        Ok(MachineFiles { files, zero_memory })
     }
 
-    async fn memory_base(&self, ports: &Ports, record: &VmRecord) -> Result<Utf8PathBuf, StorageError> {
-        match &self.start {
-            Start::Boot(_) => ports.vm_storage.zero_memory(record.template.memory_mib).await,
-            Start::State(source) => Ok(source.memory_base.clone()),
+    async fn zero_memory(
+        &self,
+        ports: &Ports,
+        record: &VmRecord,
+    ) -> Result<Option<Utf8PathBuf>, ServiceError> {
+        if matches!(self.start, Start::State(_)) {
+            return Ok(None);
+        }
+        match ports.hypervisor(&record.template)?.probe().await?.abilities.load.memory() {
+            Some(MemoryShape::PagesOverBase) => {
+                Ok(Some(ports.vm_storage.zero_memory(record.template.memory_mib).await?))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -129,12 +141,13 @@ impl Planned {
         on: MachineFiles,
     ) -> Result<Prepared, ServiceError> {
         let Self { image, start } = self;
-        let MachineFiles { files, memory_base } = on;
+        let MachineFiles { files, zero_memory } = on;
         let identity = first_identity(ports, record, &image.info.config, &start);
         // A saved memory may know of epochs whose numbers a server did not live to store.
         let unknown = if matches!(start, Start::State(_)) { u64::from(MOST_LOST_EPOCHS) } else { 0 };
         Ok(Prepared {
-            spec: machine_spec(ports, record, &image, files, memory_base, machine_start(record, &start))
+            hypervisor: Arc::clone(ports.hypervisor(&record.template)?),
+            spec: machine_spec(ports, record, &image, files, machine_start(record, &start, zero_memory))
                 .await?,
             identity,
             epoch: record.epoch + unknown + 1,
@@ -149,6 +162,7 @@ impl Planned {
 
 /// A machine that can be launched.
 pub(crate) struct Prepared {
+    hypervisor: Arc<dyn Hypervisor>,
     spec: MachineSpec,
     identity: Identity,
     epoch: u64,
@@ -164,13 +178,9 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Creates the machine, paused before its first instruction or where its state was taken. `kill_deadline`: how long it
     /// may take to end if it is undone.
-    pub(crate) async fn launch(
-        self,
-        ports: &Ports,
-        kill_deadline: Duration,
-    ) -> Result<Launched, ServiceError> {
+    pub(crate) async fn launch(self, kill_deadline: Duration) -> Result<Launched, ServiceError> {
         let began = tokio::time::Instant::now();
-        let machine = ports.hypervisor.launch(&self.spec).await?;
+        let machine = self.hypervisor.launch(&self.spec).await?;
         let machine = undo::unless_kept((machine, kill_deadline), |(machine, deadline)| {
             tokio::spawn(async move { machine.kill(deadline).await });
         });
@@ -188,7 +198,8 @@ pub(crate) struct Launched {
 impl Launched {
     /// Has the machine run and its agent confirm its identity.
     pub(crate) async fn connect(self, ports: &Ports) -> Result<Connected, ServiceError> {
-        let Prepared { spec, identity, epoch, boot, _start, deadline, config, image_digest } = self.prepared;
+        let Prepared { hypervisor, spec, identity, epoch, boot, _start, deadline, config, image_digest } =
+            self.prepared;
         let machine = Arc::clone(&self.machine.0);
         let endpoint = machine.endpoint();
         let connect = ports.connector.connect(&endpoint, epoch, &identity, deadline);
@@ -197,7 +208,7 @@ impl Launched {
             resumed?;
             Ok::<_, ServiceError>(guest?)
         };
-        let failed = |kind, reason| boot_error(ports, &spec.directory, kind, reason);
+        let failed = |kind, reason| boot_error(&*hypervisor, &spec.directory, kind, reason);
         let guest = tokio::select! {
             biased;
             exit = exited(machine.state()) => return Err(failed(ErrorKind::Internal, exit.to_string()).await),

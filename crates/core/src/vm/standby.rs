@@ -4,7 +4,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use microvm_ports::branch::IncomingState;
+use camino::Utf8Path;
+use microvm_ports::branch::{IncomingState, MemoryPages, StateMemory};
 use microvm_ports::hypervisor::MachineStart;
 use microvm_ports::snapshot::BranchSource;
 use microvm_types::VmId;
@@ -54,9 +55,9 @@ impl StandbyVmm {
         let record = VmRecord { id, ..parent.clone() };
         let spec = microvm_ports::hypervisor::MachineSpec {
             directory,
-            ..machine_spec(ports, &record, &image, files, source.memory_base.clone(), source.start()).await?
+            ..machine_spec(ports, &record, &image, files, source.start()).await?
         };
-        match ports.hypervisor.standby().filter(|standby| standby.fits(&spec)) {
+        match ports.hypervisor(&parent.template)?.standby().filter(|standby| standby.fits(&spec)) {
             Some(standby) => standby.prepare(&spec).await.map(|()| Some(waiting)).map_err(ServiceError::from),
             None => Ok(None),
         }
@@ -97,8 +98,7 @@ impl Drop for StandbyVmm {
         let ports = self.shared.ports.clone();
         self.shared.actors.spawn(async move {
             let directory = ports.vm_storage.vm_directory(&id);
-            let swept = ports.hypervisor.sweep(&id, &directory, None).await;
-            if let Err(error) = swept.map_err(ServiceError::from) {
+            if let Err(error) = ports.hypervisors.sweep(&id, &directory).await {
                 tracing::error!(vm = %id, %error, "a VMM that waited for a child could not be ended");
             } else if let Err(error) = ports.vm_storage.remove_vm_files(&id).await {
                 tracing::error!(vm = %id, %error, "the directory of a VMM that waited could not be removed");
@@ -109,7 +109,6 @@ impl Drop for StandbyVmm {
 
 /// What must be known of a state before it is there.
 struct LikeSource {
-    memory_base: camino::Utf8PathBuf,
     state: IncomingState,
 }
 
@@ -150,11 +149,19 @@ impl StandbyVmms {
         *self = Self::default();
     }
 
-    /// Starts more in a moment, for children like those of `source`, which was made of the VM `parent` and has the memory
-    /// base of its machine.
-    pub(crate) fn refill(&mut self, shared: &Arc<Shared>, parent: &VmRecord, source: &BranchSource) {
+    /// Starts more in a moment, for children like those of `source`, which was made of the VM `parent` and has `base`, the
+    /// memory base of its machine.
+    pub(crate) fn refill(
+        &mut self,
+        shared: &Arc<Shared>,
+        parent: &VmRecord,
+        source: &BranchSource,
+        base: &Utf8Path,
+    ) {
         let wanted = shared.settings.waiting_vmms;
-        if wanted == 0 || shared.ports.hypervisor.standby().is_none() {
+        if wanted == 0
+            || shared.ports.hypervisor(&parent.template).is_ok_and(|driver| driver.standby().is_none())
+        {
             return;
         }
         // One that is being started just now is not given up for another.
@@ -163,10 +170,9 @@ impl StandbyVmms {
             return;
         }
         let source = LikeSource {
-            memory_base: source.memory_base.clone(),
             state: IncomingState {
                 device_state: Default::default(),
-                pages: microvm_ports::branch::MemoryPages::default(),
+                memory: StateMemory::Pages { base: base.to_owned(), pages: MemoryPages::default() },
                 discovery: source.description.discovery,
                 compatibility: source.description.compatibility.clone(),
             },
@@ -198,7 +204,8 @@ async fn keep(
     loop {
         tokio::time::sleep(REFILL_AFTER).await;
         while lock(ready).len() < wanted {
-            let room = shared.ports.hypervisor.room(parent.template.memory_mib, 0).await;
+            let Ok(hypervisor) = shared.ports.hypervisor(&parent.template) else { return };
+            let room = hypervisor.room(parent.template.memory_mib, 0).await;
             if room.is_some_and(|room| room < LEAST_ROOM) {
                 return;
             }

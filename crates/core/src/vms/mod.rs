@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use microvm_ports::hypervisor::{ConsolePart, MachineCounters};
 use microvm_types::template::Template;
-use microvm_types::vm::PoolMember;
+use microvm_types::vm::{PoolMember, VmRecord};
 use microvm_types::{OperationName, Unreadable, VmRef};
 
 use crate::admission;
@@ -221,9 +221,10 @@ impl Vms {
         limit: usize,
     ) -> Result<ConsolePart, ServiceError> {
         self.context.authorise(OperationName::VM_CONSOLE)?;
-        let id = self.context.find(vm)?.record().id;
+        let VmRecord { id, template, .. } = self.context.find(vm)?.record();
         let directory = self.context.shared.ports.vm_storage.vm_directory(&id);
-        let console = self.context.shared.ports.hypervisor.console(&directory, from, limit).await;
+        let hypervisor = self.context.shared.ports.hypervisor(&template)?;
+        let console = hypervisor.console(&directory, from, limit).await;
         console.map_err(|cause| {
             microvm_ports::StorageError::Io { action: "reading the console in", path: directory, cause }
                 .into()

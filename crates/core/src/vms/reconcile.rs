@@ -79,7 +79,11 @@ async fn end_strays(shared: &Shared, stored: &StoredVms) {
         known.extend(storage.vm_directories().await?.into_iter().filter(|id| !rows.contains(id)));
         let any = storage.vm_directory(&shared.ports.new_vm_id());
         let Some(folder) = any.parent() else { return Ok(Vec::new()) };
-        Ok::<_, ServiceError>(shared.ports.hypervisor.end_strays(folder, &known).await?)
+        let mut ended = Vec::new();
+        for driver in shared.ports.hypervisors.all() {
+            ended.extend(driver.end_strays(folder, &known).await?);
+        }
+        Ok::<_, ServiceError>(ended)
     };
     match found.await {
         Ok(ended) => {
@@ -94,7 +98,7 @@ async fn end_strays(shared: &Shared, stored: &StoredVms) {
 async fn remove_unfinished(shared: &Shared, id: &VmId) -> Result<(), ServiceError> {
     tracing::warn!(vm = %id, "removing what an interrupted creation left");
     let directory = shared.ports.vm_storage.vm_directory(id);
-    shared.ports.hypervisor.sweep(id, &directory, None).await?;
+    shared.ports.hypervisors.sweep(id, &directory).await?;
     Ok(shared.ports.vm_storage.remove_vm_files(id).await?)
 }
 

@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use microvm_core::{
-    CreateRequest, Engine, Event, HostLimits, Observer, Ports, ServiceError, Services, Settings, What,
+    CreateRequest, Engine, Event, HostLimits, Hypervisors, Observer, Ports, ServiceError, Services, Settings,
+    What,
 };
 use microvm_driver_fake::{FakeHooks, FakeHypervisor, FakeStorage, FrozenClock, MemoryStore};
-use microvm_ports::guest::ProcessEvent;
+use microvm_ports::guest::{GuestConnector, ProcessEvent};
 use microvm_ports::{StateStore, VmStorage};
 use microvm_types::exec::ExecRequest;
 use microvm_types::lifecycle::{LifecycleEvent, next};
-use microvm_types::template::Template;
+use microvm_types::template::{HypervisorChoice, Template};
 use microvm_types::{Caller, OperationName, Phase, VmId};
 
 /// What stays when a server dies.
@@ -30,6 +31,8 @@ pub(crate) struct Host {
     pub(crate) reserve: u64,
     /// Most named snapshots of one VM; those of tests have names.
     pub(crate) named_limit: Option<usize>,
+    /// Several hypervisors instead of one, and what connects to the guests of each.
+    pub(crate) several: Option<(Hypervisors, Arc<dyn GuestConnector>)>,
 }
 
 /// A server process; dropping it without [`Server::close`] is `kill -9`.
@@ -103,6 +106,7 @@ impl Host {
             prove: false,
             reserve: Settings::default().disk_reserve,
             named_limit: Some(10),
+            several: None,
         }
     }
 
@@ -115,9 +119,13 @@ impl Host {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let storage = Arc::new(self.storage.clone());
+        let (hypervisors, connector) = self.several.clone().unwrap_or_else(|| {
+            let one = Hypervisors::new(Arc::new(self.hypervisor.clone()), Vec::new());
+            (one, Arc::new(self.hypervisor.connector()) as _)
+        });
         let ports = Ports {
-            hypervisor: Arc::new(self.hypervisor.clone()),
-            connector: Arc::new(self.hypervisor.connector()),
+            hypervisors,
+            connector,
             store: Arc::new(self.store.clone()),
             images: Arc::clone(&storage) as _,
             kernels: Arc::clone(&storage) as _,
@@ -130,8 +138,15 @@ impl Host {
             r#"{"name": "linux-default", "image": "debian-python", "boot_timeout_ms": 2000}"#,
         )
         .unwrap();
+        // Templates that name a driver are called after it.
+        let mut templates = BTreeMap::from([("linux-default".to_owned(), template.clone())]);
+        let named = if self.several.is_some() { ["qemu", "nowhere"].as_slice() } else { &[] };
+        templates.extend(named.iter().map(|&name| {
+            let hypervisor = HypervisorChoice::try_from(name.to_owned()).unwrap();
+            (name.to_owned(), Template { hypervisor, ..template.clone() })
+        }));
         let settings = Settings {
-            templates: BTreeMap::from([("linux-default".to_owned(), template)]),
+            templates,
             stop_grace: Duration::from_millis(500),
             kill_deadline: Duration::from_millis(500),
             adopt_deadline: Duration::from_secs(2),

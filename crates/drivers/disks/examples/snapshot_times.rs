@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_driver_disks::{Disks, DisksConfig};
-use microvm_ports::branch::{Branch, BranchTimes, Compatibility, MemoryPages, PAGE_SIZE, PageRange};
+use microvm_ports::branch::{
+    Branch, BranchTimes, Compatibility, MemoryPages, PAGE_SIZE, PageRange, StateMemory,
+};
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::hypervisor::DeviceDiscovery;
 use microvm_ports::snapshot::{BranchFiles, StateDescription};
 use microvm_ports::{Clock, Progress, SnapshotStore, VmStorage};
@@ -57,21 +60,22 @@ struct Bench {
 impl Bench {
     async fn branch(&self, vm: &VmId, base: &Utf8Path, pages: &MemoryPages) -> (BranchFiles, Duration) {
         let begin = Instant::now();
-        let tops = self.storage.prepare_tops(vm, &[]).await.unwrap();
+        let disks = self.storage.prepare_tops(vm, &[]).await.unwrap();
         let took = begin.elapsed();
         let files = BranchFiles {
             vm: vm.clone(),
-            tops,
-            memory_base: base.to_owned(),
             branch: Branch {
                 device_state: vec![3; 60_000].into(),
-                pages: pages.clone(),
+                memory: StateMemory::Pages { base: base.to_owned(), pages: pages.clone() },
+                disks,
                 times: BranchTimes::default(),
+                ended: false,
             },
             description: StateDescription {
                 memory_mib: MEMORY_MIB,
                 disk_mib: 1024,
                 discovery: DeviceDiscovery::CommandLine,
+                memory: MemoryShape::PagesOverBase,
                 compatibility: Compatibility::new(),
                 record: serde_json::Value::Null,
             },
@@ -131,7 +135,7 @@ async fn measure(bench: &mut Bench) {
         let (files, took) = bench.branch(&parent, &zero, &booted).await;
         prepare.push(took);
         let begin = Instant::now();
-        drop(bench.storage.fork_point(files, 1).await.unwrap());
+        drop(bench.storage.fork_point(files, 1, MemoryShape::PagesOverBase).await.unwrap());
         first.push(begin.elapsed());
         bench.storage.collect_snapshot_garbage(0).await.unwrap();
     }
@@ -147,12 +151,12 @@ async fn measure(bench: &mut Bench) {
     }
     tell("write_snapshot, full, 90 MiB", &mut full, "");
     let begin = Instant::now();
-    let source = bench.storage.snapshot_source(&golden, 1).await.unwrap();
+    let source = bench.storage.snapshot_source(&golden, 1, MemoryShape::PagesOverBase).await.unwrap();
     tell("snapshot_source of it, first (materialises)", &mut [begin.elapsed()], "");
     let mut again: Vec<_> = Vec::new();
     for _ in 0..ROUNDS {
         let begin = Instant::now();
-        bench.storage.snapshot_source(&golden, 1).await.unwrap();
+        bench.storage.snapshot_source(&golden, 1, MemoryShape::PagesOverBase).await.unwrap();
         again.push(begin.elapsed());
     }
     tell("snapshot_source of it, later", &mut again, "");
@@ -163,9 +167,9 @@ async fn measure(bench: &mut Bench) {
         for count in [1, 100] {
             let mut times = Vec::new();
             for _ in 0..ROUNDS {
-                let (files, _) = bench.branch(&child, &source.memory_base, &changed).await;
+                let (files, _) = bench.branch(&child, source.memory.file().unwrap(), &changed).await;
                 let begin = Instant::now();
-                drop(bench.storage.fork_point(files, count).await.unwrap());
+                drop(bench.storage.fork_point(files, count, MemoryShape::PagesOverBase).await.unwrap());
                 times.push(begin.elapsed());
                 bench.storage.collect_snapshot_garbage(u64::MAX).await.unwrap();
             }
@@ -176,7 +180,7 @@ async fn measure(bench: &mut Bench) {
             // A new child each time: a VM's next snapshot builds on its last.
             let child = bench.vm();
             bench.storage.create_vm_files_from(&child, &source).await.unwrap();
-            let (files, _) = bench.branch(&child, &source.memory_base, &changed).await;
+            let (files, _) = bench.branch(&child, source.memory.file().unwrap(), &changed).await;
             let id = bench.id();
             let begin = Instant::now();
             let info = bench.storage.write_snapshot(&id, files, false, Progress::ignored()).await.unwrap();

@@ -11,7 +11,10 @@ mod common;
 use camino::{Utf8Path, Utf8PathBuf};
 use common::{Home, SmallDisk, is_root, vm_id};
 use microvm_driver_disks::Disks;
-use microvm_ports::branch::{Branch, BranchTimes, Compatibility, MemoryPages, PAGE_SIZE, PageRange};
+use microvm_ports::branch::{
+    Branch, BranchTimes, Compatibility, MemoryPages, PAGE_SIZE, PageRange, StateMemory,
+};
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::hypervisor::DeviceDiscovery;
 use microvm_ports::snapshot::{BranchFiles, ImportLimits, StateDescription};
 use microvm_ports::{Progress, SnapshotStore, StorageError, VmStorage};
@@ -30,22 +33,25 @@ async fn branch(
     base: &Utf8Path,
     mib: usize,
 ) -> Result<BranchFiles, StorageError> {
-    let tops = storage.prepare_tops(vm, &[]).await?;
+    let disks = storage.prepare_tops(vm, &[]).await?;
     let ranges = vec![PageRange { first: 5, count: (mib << 20 >> 12) as u64 }];
     let data = (1..=251u8).cycle().take(mib * 256 * PAGE_SIZE).collect::<Vec<u8>>().into();
     let branch = Branch {
         device_state: vec![3; 60_000].into(),
-        pages: MemoryPages { ranges, data },
+        memory: StateMemory::Pages { base: base.to_owned(), pages: MemoryPages { ranges, data } },
+        disks,
         times: BranchTimes::default(),
+        ended: false,
     };
     let description = StateDescription {
         memory_mib: MEMORY_MIB,
         disk_mib: 64,
         discovery: DeviceDiscovery::CommandLine,
+        memory: MemoryShape::PagesOverBase,
         compatibility: Compatibility::new(),
         record: serde_json::Value::Null,
     };
-    Ok(BranchFiles { vm: vm.clone(), tops, memory_base: base.to_owned(), branch, description })
+    Ok(BranchFiles { vm: vm.clone(), branch, description })
 }
 
 fn work(root: &Utf8Path) -> Vec<String> {
@@ -105,7 +111,7 @@ async fn a_full_disk_at_any_point_is_told_and_harms_nothing() {
     storage.export_snapshot(&snapshot_id(1), &export, Progress::ignored()).await.unwrap();
     let ready = branch(&storage, &vm, &zero, 8).await.unwrap();
     // Freezes, which takes no more than a manifest, so that what follows is compared with the same.
-    drop(storage.fork_point(ready.clone(), 1).await.unwrap());
+    drop(storage.fork_point(ready.clone(), 1, MemoryShape::PagesOverBase).await.unwrap());
     let before = storage.snapshots().await.unwrap();
     let mut refused = [0; 6];
     for kib in [0, 4, 8, 16, 32, 64, 128, 512, 1024, 3000, 5000, 7000, 9000] {
@@ -114,8 +120,8 @@ async fn a_full_disk_at_any_point_is_told_and_harms_nothing() {
         let id = snapshot_id(9);
         let results = [
             storage.write_snapshot(&id, ready.clone(), true, Progress::ignored()).await.map(drop),
-            storage.fork_point(ready.clone(), 1000).await.map(drop),
-            storage.snapshot_source(&snapshot_id(1), 1000).await.map(drop),
+            storage.fork_point(ready.clone(), 1000, MemoryShape::PagesOverBase).await.map(drop),
+            storage.snapshot_source(&snapshot_id(1), 1000, MemoryShape::PagesOverBase).await.map(drop),
             storage.export_snapshot(&snapshot_id(1), &point.join("e"), Progress::ignored()).await.map(drop),
             storage
                 .import_snapshot(&snapshot_id(8), &export, ImportLimits::default(), Progress::ignored())
@@ -221,7 +227,9 @@ async fn a_snapshot_without_its_parent_is_refused_and_says_which_it_was() {
     assert_eq!(damages.len(), 1, "{damages:?}");
     assert_eq!(damages[0].part, "parent");
     assert!(damages[0].detail.contains(parent.as_str()), "{}", damages[0].detail);
-    let Err(StorageError::Damaged { what, detail }) = home.storage.snapshot_source(&child, 1).await else {
+    let Err(StorageError::Damaged { what, detail }) =
+        home.storage.snapshot_source(&child, 1, MemoryShape::PagesOverBase).await
+    else {
         panic!("it can be used");
     };
     assert!(what.contains(child.as_str()) && detail.contains(parent.as_str()), "{what}: {detail}");
@@ -229,7 +237,7 @@ async fn a_snapshot_without_its_parent_is_refused_and_says_which_it_was() {
     // Nothing was lost: it is whole again with its parent.
     std::fs::rename(&aside, snapshots.join(parent.as_str())).unwrap();
     assert_eq!(home.storage.verify_snapshot(&child, Progress::ignored()).await.unwrap(), []);
-    home.storage.snapshot_source(&child, 1).await.unwrap();
+    home.storage.snapshot_source(&child, 1, MemoryShape::PagesOverBase).await.unwrap();
 }
 
 #[tokio::test]
@@ -241,11 +249,12 @@ async fn a_snapshot_takes_little_more_than_what_changed() {
     let files = branch(&home.storage, &vm, &zero, 10).await.unwrap();
     home.storage.write_snapshot(&snapshot_id(1), files, false, Progress::ignored()).await.unwrap();
     let mut files = branch(&home.storage, &vm, &zero, 10).await.unwrap();
-    let mut data = files.branch.pages.data.to_vec();
+    let pages = files.branch.memory.pages_mut().unwrap();
+    let mut data = pages.data.to_vec();
     for byte in data[3 << 20..4 << 20].iter_mut() {
         *byte ^= 0x55;
     }
-    files.branch.pages.data = data.into();
+    pages.data = data.into();
     let before = usage(home.path("store").as_std_path());
     let info = home.storage.write_snapshot(&snapshot_id(2), files, false, Progress::ignored()).await.unwrap();
     assert_eq!((info.parent, info.memory_bytes), (Some(snapshot_id(1)), 1 << 20));

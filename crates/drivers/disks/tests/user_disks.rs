@@ -11,7 +11,8 @@ use std::os::unix::fs::FileExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use common::{Home, vm_id};
-use microvm_ports::branch::{Branch, BranchTimes, Compatibility, MemoryPages, NewTop};
+use microvm_ports::branch::{Branch, BranchTimes, Compatibility, DiskChange, MemoryPages, StateMemory};
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk};
 use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription, UserDisk};
 use microvm_ports::{Progress, SnapshotStore, StorageError, VmStorage};
@@ -69,34 +70,37 @@ fn write(top: &Utf8Path, cluster: u64, text: &str) {
 
 /// A branch that its machine has made: it writes to the new tops.
 async fn branch(home: &Home, vm: &VmId, own: &[UserDisk]) -> Result<BranchFiles, StorageError> {
-    let memory_base = home.storage.zero_memory(MEMORY_MIB).await.unwrap();
+    let base = home.storage.zero_memory(MEMORY_MIB).await.unwrap();
     // The VMM has its disks locked.
     let locked: Vec<_> = own.iter().filter_map(|disk| std::fs::File::open(&disk.path).ok()).collect();
     locked.iter().for_each(|file| file.lock().unwrap());
-    let tops = home.storage.prepare_tops(vm, own).await?;
+    let disks = home.storage.prepare_tops(vm, own).await?;
     let branch = Branch {
         device_state: vec![3; 1000].into(),
-        pages: MemoryPages::default(),
+        memory: StateMemory::Pages { base, pages: MemoryPages::default() },
+        disks,
         times: BranchTimes::default(),
+        ended: false,
     };
     let description = StateDescription {
         memory_mib: MEMORY_MIB,
         disk_mib: 64,
         discovery: DeviceDiscovery::CommandLine,
+        memory: MemoryShape::PagesOverBase,
         compatibility: Compatibility::new(),
         record: serde_json::Value::Null,
     };
-    Ok(BranchFiles { vm: vm.clone(), tops, memory_base, branch, description })
+    Ok(BranchFiles { vm: vm.clone(), branch, description })
 }
 
-fn data_top(tops: &[NewTop]) -> &Utf8Path {
+fn data_top(tops: &[DiskChange]) -> &Utf8Path {
     &tops.iter().find(|top| top.serial == "data").unwrap().path
 }
 
 async fn fork(home: &Home, vm: &VmId, own: &[UserDisk]) -> (BranchSource, Utf8PathBuf) {
     let files = branch(home, vm, own).await.unwrap();
-    let top = data_top(&files.tops).to_owned();
-    (home.storage.fork_point(files, 1).await.unwrap(), top)
+    let top = data_top(&files.branch.disks).to_owned();
+    (home.storage.fork_point(files, 1, MemoryShape::PagesOverBase).await.unwrap(), top)
 }
 
 /// The same clusters and the base as QEMU would see them, newest first.
@@ -180,7 +184,7 @@ async fn snapshots_hold_the_disk_and_rollback_brings_it_back() {
     let vm = vm_id(1);
     storage.create_vm_files(&vm, 64).await.unwrap();
     let files = branch(&home, &vm, std::slice::from_ref(&user)).await.unwrap();
-    let top = data_top(&files.tops).to_owned();
+    let top = data_top(&files.branch.disks).to_owned();
     storage.write_snapshot(&snapshot_id(1), files, false, Progress::ignored()).await.unwrap();
     write(&top, 0, "to be undone");
     storage.write_back(&vm, false).await.unwrap();
@@ -192,7 +196,7 @@ async fn snapshots_hold_the_disk_and_rollback_brings_it_back() {
     assert!(refused.to_string().contains("`data`") && !export.exists(), "{refused}");
 
     // Back in time: the disk is that of the snapshot, and so is the file in the end.
-    let source = storage.snapshot_source(&snapshot_id(1), 1).await.unwrap();
+    let source = storage.snapshot_source(&snapshot_id(1), 1, MemoryShape::PagesOverBase).await.unwrap();
     let files = storage.reset_vm_files(&vm, &source).await.unwrap();
     write(&files.own[0].path, 2, "again");
     storage.write_back(&vm, false).await.unwrap();
@@ -210,7 +214,10 @@ async fn snapshots_hold_the_disk_and_rollback_brings_it_back() {
     std::fs::File::options().write(true).open(&raw).unwrap().write_all_at(b"F", 0).unwrap();
     let damages = storage.verify_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap();
     assert_eq!(damages.len(), 1, "{damages:?}");
-    assert!(matches!(storage.snapshot_source(&snapshot_id(1), 1).await, Err(StorageError::Damaged { .. })));
+    assert!(matches!(
+        storage.snapshot_source(&snapshot_id(1), 1, MemoryShape::PagesOverBase).await,
+        Err(StorageError::Damaged { .. })
+    ));
     storage.remove_snapshot(&snapshot_id(1)).await.unwrap();
     storage.remove_vm_files(&vm).await.unwrap();
     storage.collect_snapshot_garbage(0).await.unwrap();

@@ -5,30 +5,33 @@ use std::time::Instant;
 use async_trait::async_trait;
 use camino::Utf8Path;
 use microvm_ports::branch::{
-    Branch, BranchError, BranchRequest, BranchTimes, Brancher, Compatibility, IncomingState, MemoryPages,
+    Branch, BranchError, BranchRequest, BranchTimes, Brancher, Compatibility, DiskChange, Flattener,
+    IncomingState, StateMemory,
 };
-use microvm_ports::hypervisor::{DeviceDiscovery, LaunchError, MachineError, MachineState};
+use microvm_ports::capabilities::{MemoryShape, SaveKind};
+use microvm_ports::hypervisor::{DeviceDiscovery, LaunchError, MachineError, MachineExit, MachineState};
 
+use crate::character::Character;
 use crate::machine::FakeMachine;
 use crate::memory;
 use crate::saved_guest::SavedGuest;
 use crate::script::{Operation, Verdict};
 
 /// What states of the given version need.
-pub(crate) fn compatibility(version: &str, discovery: DeviceDiscovery) -> Compatibility {
+pub(crate) fn compatibility(name: &str, version: &str, discovery: DeviceDiscovery) -> Compatibility {
     let machine = match discovery {
         DeviceDiscovery::Acpi => "acpi",
         DeviceDiscovery::CommandLine => "command line",
     };
     Compatibility::from([
-        ("VMM".to_owned(), format!("fake {version}")),
+        ("VMM".to_owned(), format!("{name} {version}")),
         ("machine".to_owned(), machine.to_owned()),
     ])
 }
 
 /// Refuses a state that needs something else than what is here.
-pub(crate) fn check(state: &IncomingState, version: &str) -> Result<(), LaunchError> {
-    let here = compatibility(version, state.discovery);
+pub(crate) fn check(state: &IncomingState, name: &str, version: &str) -> Result<(), LaunchError> {
+    let here = compatibility(name, version, state.discovery);
     let differs = state.compatibility.iter().find(|(what, needed)| here.get(*what) != Some(*needed));
     differs.map_or(Ok(()), |(what, needed)| {
         Err(LaunchError::Incompatible {
@@ -41,12 +44,16 @@ pub(crate) fn check(state: &IncomingState, version: &str) -> Result<(), LaunchEr
 
 /// The guest in a state, if it fits the machine.
 pub(crate) fn load(
-    base: &Utf8Path,
+    character: Character,
     state: &IncomingState,
     vcpus: u32,
     memory_mib: u32,
 ) -> Result<SavedGuest, LaunchError> {
-    let (header, bytes) = memory::take(base, state).map_err(LaunchError::BadState)?;
+    let (form, wanted) = (state.memory.shape(), character.abilities().load.memory());
+    if wanted != Some(form) || state.memory.page_bytes() > 0 && form != MemoryShape::PagesOverBase {
+        return Err(LaunchError::BadState(format!("its memory is {form:?}, this VMM loads {wanted:?}")));
+    }
+    let (header, bytes) = memory::take(state).map_err(LaunchError::BadState)?;
     if (header.vcpus, header.memory_mib) != (vcpus, memory_mib) {
         return Err(LaunchError::BadState(format!(
             "it is of a machine with {} processors and {} MiB, this one has {vcpus} and {memory_mib} MiB",
@@ -58,13 +65,17 @@ pub(crate) fn load(
 
 impl FakeMachine {
     /// The state of this moment, disk included; nothing has changed if it fails.
-    fn take(&self, request: &BranchRequest) -> Result<(bytes::Bytes, MemoryPages), BranchError> {
+    fn take(
+        &self,
+        request: &BranchRequest,
+        layers: &[DiskChange],
+    ) -> Result<(bytes::Bytes, StateMemory), BranchError> {
         let disk_error =
             |serial: &str, detail: String| BranchError::Disk { serial: serial.to_owned(), detail };
         let mut tops = self.tops();
         let mut switches = Vec::new();
         for (serial, old) in &*tops {
-            let new = request.tops.iter().find(|top| top.serial == *serial);
+            let new = layers.iter().find(|top| top.serial == *serial);
             let new = new
                 .ok_or_else(|| disk_error(serial, "it is writable and has no new top".to_owned()))?
                 .path
@@ -74,7 +85,7 @@ impl FakeMachine {
             }
             switches.push((old.clone(), new));
         }
-        if let Some(top) = request.tops.iter().find(|top| !tops.contains_key(&top.serial)) {
+        if let Some(top) = layers.iter().find(|top| !tops.contains_key(&top.serial)) {
             return Err(disk_error(&top.serial, "there is no such disk".to_owned()));
         }
         let (vcpus, memory_mib) = (self.system.vcpus, self.system.memory_mib);
@@ -84,7 +95,19 @@ impl FakeMachine {
             changed_mib: (state.len() >> 20) as u64,
             available_mib: memory_mib.into(),
         };
-        let taken = memory::put(&state, vcpus, memory_mib).ok_or_else(too_much)?;
+        let (device_state, pages) = memory::put(&state, vcpus, memory_mib).ok_or_else(too_much)?;
+        let taken = match self.character {
+            Character::LivePages => {
+                let base = self.memory_base.clone().unwrap_or_default();
+                (device_state, StateMemory::Pages { base, pages })
+            }
+            Character::PausedFile => {
+                let file = memory::write(&request.directory, &pages, memory_mib)
+                    .map_err(|cause| BranchError::Memory { step: "writing it", cause })?;
+                (device_state, StateMemory::File(file))
+            }
+            Character::Stops => (memory::inside(&device_state, &state), StateMemory::Inside),
+        };
         for ((serial, top), (old, new)) in tops.iter_mut().zip(switches) {
             self.disks().switch(&old, &new).map_err(|error| disk_error(serial, error.to_string()))?;
             *top = new;
@@ -103,18 +126,16 @@ impl Brancher for FakeMachine {
         self.discovery
     }
 
-    fn memory_base(&self) -> &Utf8Path {
-        &self.memory_base
+    fn kind(&self) -> SaveKind {
+        self.character.abilities().save
     }
 
-    async fn flatten(&self, serial: &str) -> Result<Option<String>, BranchError> {
-        if let Some(exit) = self.exit() {
-            return Err(MachineError::Exited(exit).into());
-        }
-        // What a living machine sees is in memory as a whole, whatever lies below its top.
-        let known = self.tops().contains_key(serial);
-        let detail = "there is no such disk".to_owned();
-        if known { Ok(None) } else { Err(BranchError::Disk { serial: serial.to_owned(), detail }) }
+    fn memory_base(&self) -> Option<&Utf8Path> {
+        self.memory_base.as_deref().filter(|_| self.character == Character::LivePages)
+    }
+
+    fn flattener(&self) -> Option<&dyn Flattener> {
+        Some(self)
     }
 
     async fn branch(&self, request: BranchRequest) -> Result<Branch, BranchError> {
@@ -123,16 +144,35 @@ impl Brancher for FakeMachine {
             let detail = "a fault was planned here".to_owned();
             return Err(MachineError::Refused { action: "save its state", detail }.into());
         }
-        let began = Instant::now();
         if let Some(exit) = self.exit() {
             return Err(MachineError::Exited(exit).into());
         }
-        let (device_state, pages) = self.take(&request)?;
-        if request.stay_paused {
+        let disks = request.steps.freeze_disks().await?;
+        let held = request.steps.hold_input().await;
+        let began = Instant::now();
+        let (device_state, memory) = self.take(&request, &disks)?;
+        let ended = self.kind() == SaveKind::Stops;
+        if ended {
+            self.end(MachineExit::Killed);
+        } else if request.stay_paused {
             self.go(MachineState::Paused)?;
         }
         verdict.finish().await;
-        let pause = began.elapsed();
-        Ok(Branch { device_state, pages, times: BranchTimes { pause, ..BranchTimes::default() } })
+        drop(held);
+        let times = BranchTimes { pause: began.elapsed(), ..BranchTimes::default() };
+        Ok(Branch { device_state, memory, disks, times, ended })
+    }
+}
+
+#[async_trait]
+impl Flattener for FakeMachine {
+    async fn flatten(&self, serial: &str) -> Result<Option<String>, BranchError> {
+        if let Some(exit) = self.exit() {
+            return Err(MachineError::Exited(exit).into());
+        }
+        // What a living machine sees is in memory as a whole, whatever lies below its top.
+        let known = self.tops().contains_key(serial);
+        let detail = "there is no such disk".to_owned();
+        if known { Ok(None) } else { Err(BranchError::Disk { serial: serial.to_owned(), detail }) }
     }
 }

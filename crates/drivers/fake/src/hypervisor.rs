@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::branch::Compatibility;
-use microvm_ports::capabilities::{
-    BootKinds, ChannelKind, DiskFormats, ForkKinds, Hotplug, LoadKind, MemoryShape, SaveKind,
-};
+use microvm_ports::capabilities::{ForkKinds, LoadKind, MemoryShape, SaveKind};
 use microvm_ports::guest::CloseReason;
 use microvm_ports::hypervisor::{
     Abilities, Accelerator, AcceleratorKind, Capabilities, ConsolePart, DeviceDiscovery, Feature, Hypervisor,
@@ -20,6 +18,7 @@ use microvm_types::VmId;
 use tokio::task::JoinSet;
 
 use crate::branch;
+use crate::character::Character;
 use crate::connector::FakeConnector;
 use crate::disks::Disks;
 use crate::machine::{Console, FakeMachine, Saving};
@@ -28,24 +27,6 @@ use crate::system::GuestSystem;
 
 /// Disks that every machine has: image and scratch.
 const OWN_DISKS: usize = 2;
-
-/// Abilities while nothing was forbidden.
-const ABILITIES: Abilities = Abilities {
-    boot: BootKinds { kernel: true, firmware: false },
-    disks: DiskFormats { raw: true, qcow2: true },
-    most_devices: 20,
-    nics: 0,
-    display: None,
-    channel: ChannelKind::InMemory,
-    save: SaveKind::Live { memory: MemoryShape::PagesOverBase },
-    load: LoadKind::Memory(MemoryShape::PagesOverBase),
-    fork: ForkKinds { state: true },
-    sharing: Some(Sharing::Plan9),
-    standby: true,
-    balloon: false,
-    hotplug: Hotplug { disks: false, nics: false },
-    vcpu_most: 64,
-};
 
 /// A host full of fake machines; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +46,7 @@ pub(crate) struct World {
     launched: AtomicU64,
     /// Of the VMM, if it was changed.
     version: Mutex<Option<String>>,
+    character: Character,
     no_branches: AtomicBool,
     no_shares: AtomicBool,
     /// How many more machines fit, if that was said.
@@ -91,6 +73,12 @@ impl World {
 }
 
 impl FakeHypervisor {
+    /// A host whose VMM saves and loads machines in this manner.
+    #[must_use]
+    pub fn of(character: Character) -> Self {
+        Self { world: Arc::new(World { character, ..World::default() }) }
+    }
+
     /// A connector to the guests of this host.
     #[must_use]
     pub fn connector(&self) -> FakeConnector {
@@ -159,13 +147,14 @@ impl FakeHypervisor {
     pub fn abilities(&self) -> Abilities {
         let saves = self.world.can_branch();
         let shares = !self.world.no_shares.load(Ordering::Relaxed);
+        let all = self.world.character.abilities();
         Abilities {
             sharing: shares.then_some(Sharing::Plan9),
-            save: if saves { ABILITIES.save } else { SaveKind::None },
-            load: if saves { ABILITIES.load } else { LoadKind::None },
+            save: if saves { all.save } else { SaveKind::None },
+            load: if saves { all.load } else { LoadKind::None },
             fork: ForkKinds { state: saves },
-            standby: saves,
-            ..ABILITIES
+            standby: saves && all.standby,
+            ..all
         }
     }
 
@@ -177,15 +166,20 @@ impl FakeHypervisor {
             MachineStart::Boot(boot) => vec![&boot.kernel, &boot.initramfs],
             MachineStart::Incoming(_) => Vec::new(),
         };
-        let files = boot.into_iter().chain([&spec.memory_base]);
-        if let Some(path) = files.chain(spec.disks.iter().map(|disk| &disk.path)).find(|p| !p.exists()) {
+        let maps = self.abilities().load == LoadKind::Memory(MemoryShape::PagesOverBase);
+        if maps && spec.memory_base().is_none() {
+            return Err(LaunchError::Spec("it has no file for its memory to be mapped over".to_owned()));
+        }
+        let files = boot.into_iter().map(Utf8PathBuf::as_path).chain(spec.memory_base());
+        let disks = spec.disks.iter().map(|disk| disk.path.as_path());
+        if let Some(path) = files.chain(disks).find(|path| !path.exists()) {
             return Err(LaunchError::Spec(format!("{path} does not exist")));
         }
         if !spec.shares.is_empty() && self.abilities().sharing.is_none() {
             return Err(LaunchError::Spec("this hypervisor cannot share folders".to_owned()));
         }
-        if spec.disks.len().saturating_sub(OWN_DISKS) + spec.shares.len() > ABILITIES.most_devices {
-            let most = ABILITIES.most_devices;
+        if spec.disks.len().saturating_sub(OWN_DISKS) + spec.shares.len() > self.abilities().most_devices {
+            let most = self.abilities().most_devices;
             return Err(LaunchError::Spec(format!("it has more than {most} further devices")));
         }
         if let Some(share) = spec.shares.iter().find(|share| !share.source.is_dir()) {
@@ -198,12 +192,12 @@ impl FakeHypervisor {
         }
         let mut writable = spec.disks.iter().filter(|disk| !disk.read_only);
         let disk = writable.next().map(|disk| self.world.disks.open(disk)).transpose()?.unwrap_or_default();
-        let version = self.world.version();
+        let (name, version) = (self.world.character.name(), self.world.version());
         let (discovery, saved) = match &spec.start {
             MachineStart::Boot(boot) => (boot.discovery, None),
             MachineStart::Incoming(state) if self.world.can_branch() => {
-                branch::check(state, &version)?;
-                let saved = branch::load(&spec.memory_base, state, spec.vcpus, spec.memory_mib)?;
+                branch::check(state, name, &version)?;
+                let saved = branch::load(self.world.character, state, spec.vcpus, spec.memory_mib)?;
                 (state.discovery, Some(saved))
             }
             MachineStart::Incoming(_) => {
@@ -219,8 +213,13 @@ impl FakeHypervisor {
         let system = Arc::new(system);
         let mut wants_end = system.wants_end.subscribe();
         let serial = self.world.launched.fetch_add(1, Ordering::Relaxed) + 1;
-        let compatibility = branch::compatibility(&version, discovery);
-        let saving = Saving { discovery, compatibility, can_branch: self.world.can_branch() };
+        let compatibility = branch::compatibility(name, &version, discovery);
+        let saving = Saving {
+            character: self.world.character,
+            discovery,
+            compatibility,
+            can_branch: self.world.can_branch(),
+        };
         let machine = Arc::new(FakeMachine::new(spec, serial, system, console, saving, &self.world));
         machine.print(&format!("fake kernel: {began}\n"));
         machines.insert(spec.directory.clone(), Arc::clone(&machine));
@@ -241,7 +240,7 @@ impl FakeHypervisor {
 #[async_trait]
 impl Loader for FakeHypervisor {
     async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Compatibility, LaunchError> {
-        Ok(branch::compatibility(&self.world.version(), discovery))
+        Ok(branch::compatibility(self.world.character.name(), &self.world.version(), discovery))
     }
 }
 
@@ -268,13 +267,13 @@ impl Standby for FakeHypervisor {
 #[async_trait]
 impl Hypervisor for FakeHypervisor {
     fn name(&self) -> &'static str {
-        FakeMachine::DRIVER
+        self.world.character.name()
     }
 
     async fn probe(&self) -> Result<Capabilities, LaunchError> {
         let reason = "nothing is really run".to_owned();
         Ok(Capabilities {
-            driver: FakeMachine::DRIVER,
+            driver: self.world.character.name(),
             version: self.world.version(),
             program: None,
             accelerator: Accelerator { kind: AcceleratorKind::None, reason },
@@ -289,7 +288,7 @@ impl Hypervisor for FakeHypervisor {
     }
 
     fn standby(&self) -> Option<&dyn Standby> {
-        self.world.can_branch().then_some(self)
+        self.abilities().standby.then_some(self)
     }
 
     async fn room(&self, _memory_mib: u32, _own_bytes: u64) -> Option<usize> {

@@ -17,6 +17,7 @@
 
 mod archive;
 mod branch;
+mod character;
 mod clock;
 mod connector;
 mod disks;
@@ -39,6 +40,7 @@ mod storage;
 mod system;
 mod tree;
 
+pub use character::Character;
 pub use clock::FrozenClock;
 pub use connector::FakeConnector;
 pub use guest::FakeGuest;

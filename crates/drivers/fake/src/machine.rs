@@ -15,6 +15,7 @@ use microvm_ports::hypervisor::{
 use microvm_types::VmId;
 use tokio::sync::watch;
 
+use crate::character::Character;
 use crate::disks::Disks;
 use crate::hypervisor::World;
 use crate::script::{Operation, Script, Verdict};
@@ -35,7 +36,8 @@ pub struct FakeMachine {
     console: Console,
     started: Instant,
     script: Script,
-    pub(crate) memory_base: Utf8PathBuf,
+    pub(crate) memory_base: Option<Utf8PathBuf>,
+    pub(crate) character: Character,
     pub(crate) discovery: DeviceDiscovery,
     pub(crate) compatibility: Compatibility,
     can_branch: bool,
@@ -51,6 +53,7 @@ pub struct FakeMachine {
 /// What a machine must know to be branched.
 #[derive(Debug)]
 pub(crate) struct Saving {
+    pub(crate) character: Character,
     pub(crate) discovery: DeviceDiscovery,
     pub(crate) compatibility: Compatibility,
     pub(crate) can_branch: bool,
@@ -76,7 +79,8 @@ impl FakeMachine {
             console,
             started: Instant::now(),
             script: world.script.clone(),
-            memory_base: spec.memory_base.clone(),
+            memory_base: spec.memory_base().map(ToOwned::to_owned),
+            character: saving.character,
             discovery: saving.discovery,
             compatibility: saving.compatibility,
             can_branch: saving.can_branch,
@@ -86,9 +90,6 @@ impl FakeMachine {
             tops: Mutex::new(tops),
         }
     }
-
-    /// Name of the driver in records.
-    pub(crate) const DRIVER: &'static str = "fake";
 
     pub(crate) fn alive(&self) -> bool {
         self.exit().is_none()
@@ -178,7 +179,8 @@ impl FakeMachine {
 #[async_trait]
 impl Machine for FakeMachine {
     fn record(&self) -> MachineRecord {
-        MachineRecord { driver: Self::DRIVER.to_owned(), data: serde_json::json!({ "serial": self.serial }) }
+        let driver = self.character.name().to_owned();
+        MachineRecord { driver, data: serde_json::json!({ "serial": self.serial }) }
     }
 
     fn endpoint(&self) -> GuestEndpoint {

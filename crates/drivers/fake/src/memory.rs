@@ -7,8 +7,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use bytes::Bytes;
-use camino::Utf8Path;
-use microvm_ports::branch::{IncomingState, MemoryPages, PAGE_SIZE, PageRange};
+use camino::{Utf8Path, Utf8PathBuf};
+use microvm_ports::branch::{IncomingState, MemoryPages, PAGE_SIZE, PageRange, StateMemory};
 use serde::{Deserialize, Serialize};
 
 use crate::storage::digest;
@@ -43,13 +43,52 @@ pub(crate) fn put(state: &[u8], vcpus: u32, memory_mib: u32) -> Option<(Bytes, M
     Some((serde_json::to_vec(&header).ok()?.into(), MemoryPages { ranges, data: data.into() }))
 }
 
+fn header(device_state: &[u8]) -> Result<DeviceState, String> {
+    serde_json::from_slice(device_state)
+        .map_err(|error| format!("its device state is not one of a fake machine: {error}"))
+}
+
+/// A device state that holds the memory as well: the usual one as a line, and what is in memory.
+pub(crate) fn inside(device_state: &[u8], state: &[u8]) -> Bytes {
+    [device_state, b"\n", state].concat().into()
+}
+
+fn take_inside(both: &[u8]) -> Result<(DeviceState, Vec<u8>), String> {
+    let end = both.iter().position(|byte| *byte == b'\n').ok_or("its memory is missing")?;
+    let (header, state) = (header(&both[..end])?, &both[end + 1..]);
+    if digest(state) != header.sha256 {
+        return Err("its memory is not the one it was saved with".to_owned());
+    }
+    Ok((header, state.to_vec()))
+}
+
+/// Writes a whole memory to a file in `directory`.
+pub(crate) fn write(
+    directory: &Utf8Path,
+    pages: &MemoryPages,
+    memory_mib: u32,
+) -> std::io::Result<Utf8PathBuf> {
+    let path = directory.join("saved.memory");
+    let file = File::create(&path)?;
+    file.set_len(u64::from(memory_mib) << 20)?;
+    for (range, content) in pages.iter() {
+        file.write_all_at(content, range.first * PAGE_SIZE as u64)?;
+    }
+    Ok(path)
+}
+
 /// Reads a state from the memory of a machine that is to go on from it.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn take(base: &Utf8Path, incoming: &IncomingState) -> Result<(DeviceState, Vec<u8>), String> {
-    let header: DeviceState = serde_json::from_slice(&incoming.device_state)
-        .map_err(|error| format!("its device state is not one of a fake machine: {error}"))?;
+pub(crate) fn take(incoming: &IncomingState) -> Result<(DeviceState, Vec<u8>), String> {
+    let (none, device_state) = (MemoryPages::default(), &incoming.device_state);
+    let (base, changed) = match &incoming.memory {
+        StateMemory::Pages { base, pages } => (base, pages),
+        StateMemory::File(file) => (file, &none),
+        StateMemory::Inside => return take_inside(device_state),
+    };
+    let header = header(device_state)?;
     let memory = u64::from(header.memory_mib) << 20;
     let room = memory.saturating_sub(FIRST * PAGE_SIZE as u64);
     let length = Some(header.length).filter(|length| *length <= room);
@@ -63,7 +102,7 @@ pub(crate) fn take(base: &Utf8Path, incoming: &IncomingState) -> Result<(DeviceS
     let count = pages(header.length);
     let mut state = vec![0; usize::try_from(count).unwrap_or_default() * PAGE_SIZE];
     file.read_exact_at(&mut state, FIRST * PAGE_SIZE as u64).map_err(failed)?;
-    for (range, content) in incoming.pages.iter() {
+    for (range, content) in changed.iter() {
         for (number, page) in (range.first..range.end()).zip(content.chunks(PAGE_SIZE)) {
             let at = number.checked_sub(FIRST).filter(|at| *at < count);
             if let Some(at) = at.and_then(|at| usize::try_from(at).ok()) {
@@ -95,17 +134,17 @@ mod tests {
         let (device_state, pages) = put(&state, 1, 1).unwrap();
         let mut incoming = IncomingState {
             device_state,
-            pages: pages.clone(),
+            memory: StateMemory::Pages { base: base.clone(), pages: pages.clone() },
             discovery: DeviceDiscovery::Acpi,
             compatibility: Compatibility::new(),
         };
-        assert_eq!(take(&base, &incoming).unwrap().1, state);
-        incoming.pages = MemoryPages::default();
-        assert!(take(&base, &incoming).unwrap_err().contains("not the one"));
+        assert_eq!(take(&incoming).unwrap().1, state);
+        incoming.memory = StateMemory::Pages { base: base.clone(), pages: MemoryPages::default() };
+        assert!(take(&incoming).unwrap_err().contains("not the one"));
         file.write_all_at(&pages.data, FIRST * PAGE_SIZE as u64).unwrap();
-        assert_eq!(take(&base, &incoming).unwrap().1, state);
+        assert_eq!(take(&incoming).unwrap().1, state);
         incoming.device_state = vec![7; 4096].into();
-        assert!(take(&base, &incoming).is_err());
+        assert!(take(&incoming).is_err());
         assert!(put(&vec![1; 1 << 20], 1, 1).is_none(), "it does not fit beside the first page");
     }
 }

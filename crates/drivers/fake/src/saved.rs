@@ -178,3 +178,16 @@ pub(crate) fn pages_of(memory: &Memory) -> MemoryPages {
     }
     MemoryPages { ranges, data: data.into() }
 }
+
+/// A memory that a machine has saved as one file, which goes.
+pub(crate) fn whole(path: &Utf8Path, memory_mib: u32) -> Result<Memory, StorageError> {
+    let io = |cause: std::io::Error| StorageError::Io { action: "reading", path: path.to_owned(), cause };
+    let content = Bytes::from(fs::read(path).map_err(io)?);
+    fs::remove_file(path).map_err(io)?;
+    if content.len() as u64 != u64::from(memory_mib) << 20 {
+        return Err(bad_branch("its memory has another size"));
+    }
+    let pages = (0u64..).zip((0..content.len()).step_by(PAGE_SIZE));
+    let pages = pages.map(|(number, at)| (number, content.slice(at..at + PAGE_SIZE)));
+    Ok(pages.filter(|(_, page)| page.iter().any(|byte| *byte != 0)).collect())
+}

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use camino::Utf8Path;
-use microvm_ports::branch::{MemoryPages, NewTop};
+use microvm_ports::branch::{DiskChange, MemoryPages, StateMemory};
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::progress::Progress;
 use microvm_ports::snapshot::{
-    BranchFiles, BranchSource, Damage, ImportLimits, SnapshotInfo, SnapshotStore, UserDisk,
+    BranchFiles, BranchSource, Damage, ImportLimits, SnapshotInfo, SnapshotStore, StateDescription, UserDisk,
 };
 use microvm_ports::storage::{StorageError, VmFiles, VmStorage};
 use microvm_types::{SnapshotId, VmId};
@@ -16,7 +17,7 @@ use microvm_types::{SnapshotId, VmId};
 use crate::exported::Exported;
 use crate::saved::{
     Base, FakeDisk, FakeSource, Memory, Saved, SharedFile, Snapshot, bad_branch, changed_bytes, memory_of,
-    pages_of,
+    pages_of, whole,
 };
 use crate::script::Operation;
 use crate::storage::{EMPTY_DISK, FIRST_TOP, FakeStorage, SCRATCH, digest, io, lock};
@@ -48,17 +49,24 @@ impl FakeStorage {
 
     /// Turns what lies below the tops of a branch into layers.
     fn freeze(&self, saved: &mut Saved, files: &BranchFiles) -> Result<Frozen, StorageError> {
-        let scratch = files.tops.iter().find(|top| top.serial == SCRATCH);
+        let scratch = files.branch.disks.iter().find(|top| top.serial == SCRATCH);
         let Some(top) = scratch else { return Err(bad_branch("it must name a top of the scratch disk")) };
         let name = top.path.file_name().unwrap_or_default();
         let zero = self.zero_path(files.description.memory_mib);
-        let base = saved.bases.iter().find(|base| base.file.0 == files.memory_base).cloned();
-        if base.is_none() && files.memory_base != zero {
-            return Err(bad_branch("its memory base is not known"));
-        }
         let none = Memory::new();
-        let below = base.as_ref().map_or(&none, |base| &base.memory);
-        let memory = memory_of(below, &files.branch.pages, files.description.memory_mib)?;
+        let (base, memory) = match &files.branch.memory {
+            StateMemory::Pages { base: path, pages } => {
+                let base = saved.bases.iter().find(|base| base.file.0 == *path).cloned();
+                if base.is_none() && *path != zero {
+                    return Err(bad_branch("its memory base is not known"));
+                }
+                let below = base.as_ref().map_or(&none, |base| &base.memory);
+                let memory = memory_of(below, pages, files.description.memory_mib)?;
+                (base, memory)
+            }
+            StateMemory::File(path) => (None, whole(path, files.description.memory_mib)?),
+            StateMemory::Inside => (None, none),
+        };
         let directory = self.vm_directory(&files.vm);
         let number = saved.next();
         let disk = saved.disks.entry(files.vm.clone()).or_default();
@@ -96,25 +104,33 @@ impl FakeStorage {
         snapshot: (&microvm_ports::snapshot::StateDescription, &bytes::Bytes),
         frozen: Frozen,
         pages: MemoryPages,
-        count: usize,
+        (count, load): (usize, MemoryShape),
     ) -> Result<BranchSource, StorageError> {
         let (description, device_state) = snapshot;
+        let inside = description.memory == MemoryShape::InsideState;
+        if inside != (load == MemoryShape::InsideState) {
+            return Err(bad_branch("another kind of hypervisor saved its memory"));
+        }
         let all = pages.len().saturating_mul(count.max(1) as u64);
         let whole = (frozen.memory.len() * microvm_ports::branch::PAGE_SIZE) as u64;
-        let (base, pages) = if all <= INJECT_MAX && all <= whole {
+        let few = all <= INJECT_MAX && all <= whole && load == MemoryShape::PagesOverBase;
+        let (base, pages) = if few || inside {
             (frozen.base, pages)
         } else {
             let directory = self.shared.root.join("memory");
             let base = saved.materialise(&directory, description.memory_mib, frozen.memory)?;
             (Some(base), MemoryPages::default())
         };
+        let zero = || self.zero_path(description.memory_mib);
+        let file = base.as_ref().map_or_else(zero, |base| base.file.0.clone());
         Ok(BranchSource {
             description: description.clone(),
             device_state: device_state.clone(),
-            memory_base: base
-                .as_ref()
-                .map_or_else(|| self.zero_path(description.memory_mib), |base| base.file.0.clone()),
-            pages,
+            memory: match load {
+                MemoryShape::InsideState => StateMemory::Inside,
+                MemoryShape::PagesOverBase => StateMemory::Pages { base: file, pages },
+                MemoryShape::WholeFile => StateMemory::File(file),
+            },
             handle: Arc::new(FakeSource {
                 layers: frozen.layers,
                 own: frozen.own,
@@ -191,7 +207,7 @@ impl FakeStorage {
 
 #[async_trait]
 impl SnapshotStore for FakeStorage {
-    async fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<NewTop>, StorageError> {
+    async fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<DiskChange>, StorageError> {
         let verdict = self.ask(Operation::PrepareTops, &self.shared.root).await?;
         self.found(vm)?;
         let directory = self.vm_directory(vm);
@@ -203,7 +219,7 @@ impl SnapshotStore for FakeStorage {
                 let name = format!("scratch-{}.qcow2", saved.next());
                 let path = directory.join(&name);
                 fs::write(&path, EMPTY_DISK).map_err(io("writing", &path))?;
-                tops.push(NewTop { serial: serial.to_owned(), path });
+                tops.push(DiskChange { serial: serial.to_owned(), path });
                 Ok::<_, StorageError>(name)
             };
             let old = disk.top.replace(new_top(SCRATCH)?).unwrap_or_else(|| FIRST_TOP.to_owned());
@@ -261,7 +277,13 @@ impl SnapshotStore for FakeStorage {
                 changed_bytes(&frozen.memory, parent.as_ref().map_or(&none, |(_, memory)| memory));
             Snapshot {
                 parent: parent.map(|(id, _)| id),
-                description: files.description,
+                description: StateDescription {
+                    memory: match files.branch.memory.shape() {
+                        MemoryShape::InsideState => MemoryShape::InsideState,
+                        MemoryShape::PagesOverBase | MemoryShape::WholeFile => MemoryShape::PagesOverBase,
+                    },
+                    ..files.description
+                },
                 device_state: files.branch.device_state,
                 memory: frozen.memory,
                 memory_bytes,
@@ -280,20 +302,31 @@ impl SnapshotStore for FakeStorage {
         Ok(info)
     }
 
-    async fn fork_point(&self, files: BranchFiles, count: usize) -> Result<BranchSource, StorageError> {
+    async fn fork_point(
+        &self,
+        files: BranchFiles,
+        count: usize,
+        load: MemoryShape,
+    ) -> Result<BranchSource, StorageError> {
         let verdict = self.ask(Operation::ForkPoint, &self.shared.root).await?;
         self.zero(files.description.memory_mib)?;
         let source = {
             let mut saved = lock(&self.shared.saved);
             let frozen = self.freeze(&mut saved, &files)?;
             let state = (&files.description, &files.branch.device_state);
-            self.source(&mut saved, state, frozen, files.branch.pages.clone(), count)?
+            let pages = files.branch.memory.pages().cloned().unwrap_or_else(|| pages_of(&frozen.memory));
+            self.source(&mut saved, state, frozen, pages, (count, load))?
         };
         verdict.finish().await;
         Ok(source)
     }
 
-    async fn snapshot_source(&self, id: &SnapshotId, count: usize) -> Result<BranchSource, StorageError> {
+    async fn snapshot_source(
+        &self,
+        id: &SnapshotId,
+        count: usize,
+        load: MemoryShape,
+    ) -> Result<BranchSource, StorageError> {
         let verdict = self.ask(Operation::SnapshotSource, &self.shared.root).await?;
         let memory_mib = Self::sound(&lock(&self.shared.saved), id)?.description.memory_mib;
         self.zero(memory_mib)?;
@@ -310,7 +343,7 @@ impl SnapshotStore for FakeStorage {
                 memory_parent: Some(id.clone()),
             };
             let state = (&snapshot.description, &snapshot.device_state);
-            let source = self.source(&mut saved, state, frozen, pages, count)?;
+            let source = self.source(&mut saved, state, frozen, pages, (count, load))?;
             if let (Some(handle), Some(kept)) =
                 (source.handle.downcast_ref::<FakeSource>(), saved.snapshots.get_mut(id))
             {

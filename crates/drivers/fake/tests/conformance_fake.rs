@@ -13,7 +13,7 @@ use microvm_conformance::images::{self, ImageHarness};
 use microvm_conformance::snapshots::{self, SnapshotHarness, SnapshotPart, SnapshotStorage};
 use microvm_conformance::state_store::{self, StateStoreHarness};
 use microvm_conformance::vms::{self, VmHarness};
-use microvm_driver_fake::{FakeHypervisor, FakeStorage, MemoryStore};
+use microvm_driver_fake::{Character, FakeHypervisor, FakeStorage, MemoryStore};
 use microvm_ports::guest::{Guest, GuestConnector, Identity};
 use microvm_ports::hypervisor::{
     Hypervisor, KernelBoot, MachineDisk, MachineExit, MachineSpec, MachineStart,
@@ -46,7 +46,11 @@ struct Machines {
 
 impl Machines {
     fn new() -> Self {
-        Self { hypervisor: FakeHypervisor::default(), storage: FakeStorage::furnished().unwrap() }
+        Self::of(Character::default())
+    }
+
+    fn of(character: Character) -> Self {
+        Self { hypervisor: FakeHypervisor::of(character), storage: FakeStorage::furnished().unwrap() }
     }
 }
 
@@ -72,12 +76,12 @@ impl HypervisorHarness for Machines {
             name: id.into(),
             vcpus: 1,
             memory_mib: 64,
-            memory_base: self.storage.zero_memory(64).await.unwrap(),
             start: MachineStart::Boot(KernelBoot {
                 kernel: kernel.path,
                 initramfs: kernel.initramfs,
                 discovery: kernel.info.discovery,
                 arguments: Vec::new(),
+                zero_memory: Some(self.storage.zero_memory(64).await.unwrap()),
             }),
             disks: vec![files.scratch],
             shares: Vec::new(),
@@ -113,6 +117,16 @@ impl HypervisorHarness for Machines {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conformance_hypervisor_fake() {
     hypervisor::run(&Machines::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_hypervisor_fake_paused_with_whole_files() {
+    hypervisor::run(&Machines::of(Character::PausedFile)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_hypervisor_fake_that_ends_with_its_save() {
+    hypervisor::run(&Machines::of(Character::Stops)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

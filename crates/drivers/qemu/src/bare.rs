@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use camino::Utf8Path;
-use microvm_ports::branch::NewTop;
+use microvm_ports::branch::DiskChange;
 use microvm_ports::storage::DiskFormat;
 use microvm_ports::{LaunchError, MachineError};
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ impl Qemu {
     pub async fn bare_pause(
         directory: &Utf8Path,
         disk: usize,
-        top: &NewTop,
+        top: &DiskChange,
     ) -> Result<Duration, MachineError> {
         let (qmp, _events) = connect(directory).await?;
         let blocks = qmp.call("list its disks", "query-block", json!({})).await?;

@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_confinement::ProcessIdentity;
-use microvm_ports::branch::{Branch, BranchRequest, BranchTimes, Compatibility, InputProbe};
+use microvm_ports::branch::{
+    Branch, BranchRequest, BranchTimes, Compatibility, DiskChange, Flattener, InputProbe, StateMemory,
+};
+use microvm_ports::capabilities::SaveKind;
 use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk, MachineExit, MachineSpec, MachineState};
 use microvm_ports::{BranchError, Brancher, LaunchError, MachineError};
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,7 @@ use tokio::sync::watch;
 use crate::disks;
 use crate::memory::{Harvest, Harvested, MemoryFile};
 use crate::new_tops::Switch;
+use crate::probe::ABILITIES;
 use crate::qmp::Qmp;
 use crate::state_file::StateFile;
 
@@ -56,14 +60,17 @@ impl Saving {
         discovery: DeviceDiscovery,
         compatibility: Compatibility,
     ) -> Result<Self, LaunchError> {
-        let memory = MemoryFile::of(&spec.memory_base, spec.memory_mib)
-            .map_err(|error| LaunchError::Spec(format!("{}: {error}", spec.memory_base)))?;
+        let memory_base = spec
+            .memory_base()
+            .ok_or_else(|| LaunchError::Spec("it has no file for its memory to be mapped over".to_owned()))?;
+        let memory = MemoryFile::of(memory_base, spec.memory_mib)
+            .map_err(|error| LaunchError::Spec(format!("{memory_base}: {error}")))?;
         let writable = spec.disks.iter().enumerate().filter(|(_, disk)| !disk.read_only);
         let disks = writable.clone().map(|(index, disk)| (disk.serial.clone(), index)).collect();
         let name = |disk: &MachineDisk| disk.path.file_name().unwrap_or_default().to_owned();
         let first_tops = writable.map(|(_, disk)| (disk.serial.clone(), name(disk))).collect();
         Ok(Self {
-            memory_base: spec.memory_base.clone(),
+            memory_base: memory_base.to_owned(),
             memory,
             disks,
             first_tops,
@@ -95,12 +102,16 @@ impl Brancher for Branching {
         self.saving.discovery
     }
 
-    fn memory_base(&self) -> &Utf8Path {
-        &self.saving.memory_base
+    fn kind(&self) -> SaveKind {
+        ABILITIES.save
     }
 
-    async fn flatten(&self, serial: &str) -> Result<Option<String>, BranchError> {
-        self.flatten_disk(serial).await
+    fn memory_base(&self) -> Option<&Utf8Path> {
+        Some(&self.saving.memory_base)
+    }
+
+    fn flattener(&self) -> Option<&dyn Flattener> {
+        Some(self)
     }
 
     async fn branch(&self, request: BranchRequest) -> Result<Branch, BranchError> {
@@ -110,6 +121,13 @@ impl Brancher for Branching {
             let detail = format!("the branch was interrupted: {error}");
             Err(MachineError::Refused { action: "branch", detail }.into())
         })
+    }
+}
+
+#[async_trait]
+impl Flattener for Branching {
+    async fn flatten(&self, serial: &str) -> Result<Option<String>, BranchError> {
+        self.flatten_disk(serial).await
     }
 }
 
@@ -133,14 +151,17 @@ impl Branching {
     async fn run(&self, request: BranchRequest) -> Result<Branch, BranchError> {
         self.stop_flattening().await?;
         let tops = async {
+            // Made and opened before the pause, in which the disks only switch to them.
+            let tops = request.steps.freeze_disks().await?;
             let blocks = self.call("list its disks", "query-block", json!({})).await?;
             self.forget_unused(&blocks).await?;
-            self.add_tops(&blocks, &request.tops).await
+            let switches = self.add_tops(&blocks, &tops).await?;
+            Ok::<_, BranchError>((switches, tops))
         };
-        let (switches, harvest) = tokio::join!(tops, self.harvest(request.stay_paused));
-        let switches = switches?;
+        let (tops, harvest) = tokio::join!(tops, self.harvest(request.stay_paused));
+        let (switches, disks) = tops?;
         let outcome = match harvest {
-            Ok(harvest) => self.prepared(&request, &switches, harvest).await,
+            Ok(harvest) => self.prepared(&request, &switches, disks, harvest).await,
             Err(error) => Err(error),
         };
         if outcome.is_err() {
@@ -157,16 +178,14 @@ impl Branching {
         &self,
         request: &BranchRequest,
         switches: &[Switch],
+        disks: Vec<DiskChange>,
         harvest: Harvest,
     ) -> Result<Branch, BranchError> {
         let state_file = StateFile::for_saving(&self.qmp).await?;
         let status = self.call("tell its status", "query-status", json!({})).await?;
         let was_running = status["running"].as_bool() == Some(true);
         let mut times = BranchTimes { ahead: harvest.took(), ..BranchTimes::default() };
-        let held = match &request.guest {
-            Some(guest) => Some(guest.hold_input().await),
-            None => None,
-        };
+        let held = request.steps.hold_input().await;
         let began = Instant::now();
         if was_running && let Err(error) = self.call("pause", "stop", json!({})).await {
             // One that answers too late still stops; what follows it lets it go on.
@@ -187,7 +206,8 @@ impl Branching {
         let harvested = taken?;
         let pages = blocking(|| harvested.into_pages()).await?;
         let device_state = state_file.read(&self.qmp).await?;
-        Ok(Branch { device_state, pages, times })
+        let memory = StateMemory::Pages { base: self.saving.memory_base.clone(), pages };
+        Ok(Branch { device_state, memory, disks, times, ended: false })
     }
 
     /// Everything inside the pause.

@@ -96,7 +96,7 @@ pub(crate) fn build(
             Listener { name: AGENT_SOCKET.to_owned(), descriptor: AGENT_DESCRIPTOR },
         ],
     };
-    line.machine(spec, discovery, accelerator);
+    line.machine(spec, discovery, accelerator)?;
     match &spec.start {
         MachineStart::Boot(boot) => line.kernel(boot, accelerator, tsc_khz),
         // Kernel and initial file system are in the memory already.
@@ -175,7 +175,12 @@ impl CommandLine {
         }
     }
 
-    fn machine(&mut self, spec: &MachineSpec, discovery: DeviceDiscovery, accelerator: Kind) {
+    fn machine(
+        &mut self,
+        spec: &MachineSpec,
+        discovery: DeviceDiscovery,
+        accelerator: Kind,
+    ) -> Result<(), LaunchError> {
         self.flag("-nodefaults");
         self.flag("-no-user-config");
         self.push("-display", "none");
@@ -202,7 +207,10 @@ impl CommandLine {
         }
         self.push("-smp", spec.vcpus.to_string());
         self.push("-m", format!("{}M", spec.memory_mib));
-        let base = self.show(&spec.memory_base, MEMORY_PATH, MountAccess::Read);
+        let base = spec
+            .memory_base()
+            .ok_or_else(|| LaunchError::Spec("it has no file for its memory to be mapped over".to_owned()))?;
+        let base = self.show(base, MEMORY_PATH, MountAccess::Read);
         self.push(
             "-object",
             format!("memory-backend-file,id=mem,size={}M,mem-path={base},share=off", spec.memory_mib),
@@ -215,6 +223,7 @@ impl CommandLine {
             self.flag("-S");
         }
         self.push("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        Ok(())
     }
 
     fn kernel(&mut self, boot: &KernelBoot, accelerator: Kind, tsc_khz: u64) {

@@ -302,7 +302,7 @@ const fn soon_needed_mib(memory_mib: u32, own_pages: Option<u64>) -> u64 {
 fn check_memory(spec: &MachineSpec) -> Result<(), LaunchError> {
     let own_pages = match &spec.start {
         MachineStart::Boot(_) => None,
-        MachineStart::Incoming(state) => Some(state.pages.len()),
+        MachineStart::Incoming(state) => Some(state.memory.page_bytes()),
     };
     let needed_mib = soon_needed_mib(spec.memory_mib, own_pages);
     let available_mib = host_memory::available_mib().map_err(|error| LaunchError::Process {

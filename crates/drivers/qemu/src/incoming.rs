@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd as _;
 
-use microvm_ports::branch::IncomingState;
+use microvm_ports::branch::{IncomingState, StateMemory};
 use microvm_ports::{LaunchError, MachineError};
 use serde_json::json;
 
@@ -13,8 +13,11 @@ use crate::state_file;
 
 /// Puts the pages in place.
 pub(crate) async fn load_pages(machine: &Branching, state: &IncomingState) -> Result<(), LaunchError> {
-    if !state.pages.is_empty() {
-        let (process, memory, pages) = (machine.process, machine.saving.memory, state.pages.clone());
+    let StateMemory::Pages { pages, .. } = &state.memory else {
+        return Err(LaunchError::BadState("its memory is not in pages over a base file".to_owned()));
+    };
+    if !pages.is_empty() {
+        let (process, memory, pages) = (machine.process, machine.saving.memory, pages.clone());
         let copied = tokio::task::spawn_blocking(move || {
             let mapping = Mapping::find(process, memory)?;
             inject(&mapping, &pages)?;

@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use std::os::fd::AsFd as _;
 
 use camino::Utf8Path;
-use microvm_ports::branch::NewTop;
+use microvm_ports::branch::DiskChange;
 use microvm_ports::storage::DiskFormat;
 use microvm_ports::{BranchError, MachineError};
 use serde_json::{Value, json};
@@ -26,7 +26,11 @@ pub(crate) struct Switch {
 
 impl Branching {
     /// Opens the new tops and makes them known to QEMU, without any effect on the disks yet.
-    pub(crate) async fn add_tops(&self, blocks: &Value, tops: &[NewTop]) -> Result<Vec<Switch>, BranchError> {
+    pub(crate) async fn add_tops(
+        &self,
+        blocks: &Value,
+        tops: &[DiskChange],
+    ) -> Result<Vec<Switch>, BranchError> {
         if let Some(serial) =
             self.saving.disks.keys().find(|serial| tops.iter().all(|top| top.serial != **serial))
         {
@@ -61,7 +65,7 @@ impl Branching {
 
     /// Gives QEMU a new top as a set of descriptors, one to read and one to write: it opens a disk again whenever its use
     /// changes. The set is marked with the name of its node.
-    async fn hand_over(&self, top: &NewTop, node: &str) -> Result<Value, BranchError> {
+    async fn hand_over(&self, top: &DiskChange, node: &str) -> Result<Value, BranchError> {
         let open = |write| {
             let opened = OpenOptions::new().read(true).write(write).open(&top.path);
             opened.map_err(|error| disk_error(&top.serial, error.to_string()))

@@ -6,10 +6,10 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Bench, LIMIT, run};
+use common::{Bench, LIMIT, run, save_to};
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_driver_qemu::{Qemu, QemuConfig};
-use microvm_ports::branch::{Branch, BranchRequest, IncomingState, NewTop};
+use microvm_ports::branch::{Branch, DiskChange, IncomingState};
 use microvm_ports::guest::{Guest, GuestConnector, Identity};
 use microvm_ports::hypervisor::{DeviceDiscovery, Machine, MachineSpec, MachineStart};
 use microvm_ports::{Hypervisor as _, LaunchError, SnapshotStore as _, VmStorage as _};
@@ -38,12 +38,12 @@ fn may_have_huge_pages(bench: &Bench, id: &VmId) -> bool {
 }
 
 /// Branches a machine; its scratch disk goes on writing to a new top in the directory of `top_of`.
-async fn branch(bench: &Bench, machine: &dyn Machine, top_of: u64) -> (Branch, NewTop) {
+async fn branch(bench: &Bench, machine: &dyn Machine, top_of: u64) -> (Branch, DiskChange) {
     let top = bench.make_spec(&id(top_of)).await.disks.remove(1);
-    let top = NewTop { serial: "scratch".to_owned(), path: top.path };
-    let request = BranchRequest { tops: vec![top.clone()], guest: None, stay_paused: false };
+    let top = DiskChange { serial: "scratch".to_owned(), path: top.path };
+    let request = save_to(vec![top.clone()], false);
     let branch = machine.brancher().unwrap().branch(request).await.unwrap();
-    eprintln!("{:?}: {} KiB changed", branch.times, branch.pages.len() >> 10);
+    eprintln!("{:?}: {} KiB changed", branch.times, branch.memory.page_bytes() >> 10);
     (branch, top)
 }
 
@@ -64,7 +64,7 @@ async fn child_spec(
         .unwrap();
     spec.start = MachineStart::Incoming(IncomingState {
         device_state: branch.device_state.clone(),
-        pages: branch.pages.clone(),
+        memory: branch.memory.clone(),
         discovery,
         compatibility: machine.brancher().unwrap().compatibility().clone(),
     });
@@ -203,7 +203,7 @@ async fn a_machine_without_its_supervisor_is_branched_like_any_other() {
         let word = format!("round {round}");
         run(&*guest, &format!("echo {word} > /root/file; sync")).await;
         let (state, top) = branch(&bench, &*parent, 51 + 10 * round).await;
-        assert!(top.path.exists() && !state.pages.is_empty());
+        assert!(top.path.exists() && state.memory.page_bytes() > 0);
         assert_eq!(run(&*guest, "cat /root/file").await, word, "it goes on");
     }
     parent.kill(LIMIT).await.unwrap();

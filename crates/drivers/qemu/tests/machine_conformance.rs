@@ -187,7 +187,7 @@ fn expect_shared_files_unwritable(pid: i32, base: &str) {
 async fn a_vmm_can_touch_next_to_nothing() {
     let Some(bench) = Bench::open("distribution").await else { return };
     let spec = bench.make_spec(&VmId::from_parts(1_700_000_000_000, 77)).await;
-    let before = fs::read(&spec.memory_base).unwrap();
+    let before = fs::read(spec.memory_base().unwrap()).unwrap();
     let machine = bench.driver.launch(&spec).await.unwrap();
     machine.resume().await.unwrap();
     let guest = bench
@@ -200,9 +200,9 @@ async fn a_vmm_can_touch_next_to_nothing() {
     expect_no_rights(pid);
     expect_own_namespaces(pid);
     expect_small_root(pid, &bench);
-    expect_shared_files_unwritable(pid, spec.memory_base.as_str());
+    expect_shared_files_unwritable(pid, spec.memory_base().unwrap().as_str());
     drop(guest);
     machine.kill(std::time::Duration::from_secs(20)).await.unwrap();
-    assert!(fs::read(&spec.memory_base).unwrap() == before, "the base of the memory was changed");
+    assert!(fs::read(spec.memory_base().unwrap()).unwrap() == before, "the base of the memory was changed");
     bench.expect_nothing_left();
 }

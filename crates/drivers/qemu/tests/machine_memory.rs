@@ -7,9 +7,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use common::{Bench, DISK_MIB, LIMIT, run};
+use common::{Bench, DISK_MIB, LIMIT, run, save_to};
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
-use microvm_ports::branch::{BranchRequest, IncomingState, PAGE_SIZE};
+use microvm_ports::branch::{IncomingState, PAGE_SIZE};
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::guest::{Guest, GuestConnector, Identity};
 use microvm_ports::hypervisor::{DeviceDiscovery, Machine, MachineSpec, MachineStart};
 use microvm_ports::snapshot::{BranchFiles, BranchSource, ImportLimits, StateDescription};
@@ -93,19 +94,20 @@ impl Scene {
     /// A branch of the machine, which stands still afterwards: so there is something to compare with.
     async fn branch(&self) -> BranchFiles {
         let tops = self.bench.storage.prepare_tops(&self.spec.id, &[]).await.unwrap();
-        let request = BranchRequest { tops: tops.clone(), guest: None, stay_paused: true };
+        let request = save_to(tops, true);
         let brancher = self.machine.brancher().unwrap();
         let branch = brancher.branch(request).await.unwrap();
-        eprintln!("{} ranges, {} KiB changed", branch.pages.ranges.len(), branch.pages.len() >> 10);
+        let pages = branch.memory.pages().unwrap();
+        eprintln!("{} ranges, {} KiB changed", pages.ranges.len(), pages.len() >> 10);
         let description = StateDescription {
             memory_mib: MEMORY_MIB,
             disk_mib: DISK_MIB,
             discovery: self.discovery,
+            memory: MemoryShape::PagesOverBase,
             compatibility: brancher.compatibility().clone(),
             record: serde_json::Value::Null,
         };
-        let memory_base = brancher.memory_base().to_owned();
-        BranchFiles { vm: self.spec.id.clone(), tops, memory_base, branch, description }
+        BranchFiles { vm: self.spec.id.clone(), branch, description }
     }
 
     /// Launches a machine from a state of this one. It stands still before its first instruction.
@@ -115,14 +117,13 @@ impl Scene {
         disks[1] = files.scratch;
         let start = MachineStart::Incoming(IncomingState {
             device_state: source.device_state.clone(),
-            pages: source.pages.clone(),
+            memory: source.memory.clone(),
             discovery: source.description.discovery,
             compatibility: source.description.compatibility.clone(),
         });
         let spec = MachineSpec {
             id: id(number),
             name: (&id(number)).into(),
-            memory_base: source.memory_base.clone(),
             start,
             disks,
             directory: files.directory,
@@ -164,7 +165,12 @@ async fn children_have_the_memory_of_their_source() {
     guest.close();
     // What a child writes lies scattered over what its source wrote in one piece.
     let first = Scene { bench, spec, discovery, machine };
-    let source = first.bench.storage.fork_point(first.branch().await, 1_000).await.unwrap();
+    let source = first
+        .bench
+        .storage
+        .fork_point(first.branch().await, 1_000, MemoryShape::PagesOverBase)
+        .await
+        .unwrap();
     let (spec, machine) = first.child(302, &source).await;
     first.machine.kill(LIMIT).await.unwrap();
     machine.resume().await.unwrap();
@@ -176,23 +182,23 @@ async fn children_have_the_memory_of_their_source() {
         run(&*guest, &format!("echo {round} > /tmp/word; {}", done(round))).await;
         guest.expect_heartbeats(false);
         let files = scene.branch().await;
-        assert!(files.branch.pages.ranges.len() > 8_000, "the memory is not scattered");
+        assert!(files.branch.memory.pages().unwrap().ranges.len() > 8_000, "the memory is not scattered");
         let number = 310 + u64::from(round) * 10;
-        let source = storage.fork_point(files.clone(), 1).await.unwrap();
+        let source = storage.fork_point(files.clone(), 1, MemoryShape::PagesOverBase).await.unwrap();
         scene.compare(number, &source, "one child of a fork").await;
-        let source = storage.fork_point(files.clone(), 1_000).await.unwrap();
-        assert!(source.pages.is_empty(), "the memory of many children is written once");
+        let source = storage.fork_point(files.clone(), 1_000, MemoryShape::PagesOverBase).await.unwrap();
+        assert!(source.memory.page_bytes() == 0, "the memory of many children is written once");
         scene.compare(number + 1, &source, "many children of a fork").await;
         let kept = snapshot(number);
         let info = storage.write_snapshot(&kept, files, whole, Progress::ignored()).await.unwrap();
         eprintln!("snapshot of {} KiB over {:?}", info.memory_bytes >> 10, info.parent);
-        let source = storage.snapshot_source(&kept, 1).await.unwrap();
+        let source = storage.snapshot_source(&kept, 1, MemoryShape::PagesOverBase).await.unwrap();
         scene.compare(number + 2, &source, "a snapshot").await;
         let file = scene.bench.root().join(format!("export-{round}"));
         storage.export_snapshot(&kept, &file, Progress::ignored()).await.unwrap();
         let strange = snapshot(number + 5);
         storage.import_snapshot(&strange, &file, ImportLimits::default(), Progress::ignored()).await.unwrap();
-        let source = storage.snapshot_source(&strange, 1).await.unwrap();
+        let source = storage.snapshot_source(&strange, 1, MemoryShape::PagesOverBase).await.unwrap();
         scene.compare(number + 3, &source, "a snapshot that was exported and imported").await;
         scene.machine.resume().await.unwrap();
     }

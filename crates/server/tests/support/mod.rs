@@ -53,7 +53,7 @@ async fn on(store: MemoryStore, storage: FakeStorage) -> Arc<Engine> {
     let storage = Arc::new(storage);
     let ports = Ports {
         connector: Arc::new(hypervisor.connector()),
-        hypervisor: Arc::new(hypervisor),
+        hypervisors: microvm_core::Hypervisors::new(Arc::new(hypervisor), Vec::new()),
         store: Arc::new(store),
         images: Arc::clone(&storage) as _,
         kernels: Arc::clone(&storage) as _,

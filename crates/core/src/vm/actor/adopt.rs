@@ -191,7 +191,9 @@ async fn adopted_machine(journal: &Journal) -> Result<Arc<dyn Machine>, AdoptFai
         .and_then(|value| serde_json::from_value(value).ok())
         .ok_or_else(|| AdoptFailure::Gone("its machine was not recorded".to_owned()))?;
     let directory = shared.ports.vm_storage.vm_directory(&record.id);
-    let adopted = shared.ports.hypervisor.adopt(&record.id, &directory, &known).await;
+    let hypervisor = shared.ports.hypervisor(&record.template);
+    let hypervisor = hypervisor.map_err(|error| AdoptFailure::NotYet(error.to_string()))?;
+    let adopted = hypervisor.adopt(&record.id, &directory, &known).await;
     adopted.map_err(|error| match error {
         LaunchError::Gone(_) | LaunchError::Died { .. } => {
             AdoptFailure::Gone(format!("its machine ended while the server was away: {error}"))

@@ -82,7 +82,7 @@ impl Vm {
     /// Puts the VM back to a state of its own: what it did since is gone. It runs afterwards. `epoch`: that of the state.
     pub(super) async fn rollback(&mut self, source: BranchSource, epoch: u64) -> Result<(), ServiceError> {
         self.journal.permits(Work::Rollback)?;
-        memory::check_loadable(&self.journal.shared, &source).await?;
+        memory::check_loadable(&self.journal.shared, &self.journal.record, &source).await?;
         if self.journal.phase().has_machine() {
             self.journal.request(LifecycleEvent::Stop).await?;
             let ended = self.end_machine(None).await;
@@ -136,7 +136,7 @@ impl Vm {
     }
 
     /// Brings the machine up, unless a stop or a delete arrives meanwhile. `made`: what it is made of.
-    async fn bring_up(
+    pub(super) async fn bring_up(
         &mut self,
         made: impl AsyncFnOnce(&Ports, &VmRecord) -> Result<(Planned, MachineFiles), ServiceError>,
     ) -> Result<Connected, ServiceError> {
@@ -146,7 +146,7 @@ impl Vm {
         let up = async {
             let (planned, files) = made(&shared.ports, &record).await?;
             let prepared = planned.prepare(&shared.ports, &record, files).await?;
-            prepared.launch(&shared.ports, shared.settings.kill_deadline).await?.connect(&shared.ports).await
+            prepared.launch(shared.settings.kill_deadline).await?.connect(&shared.ports).await
         };
         match self.inbox.unless(&shared.ending, overtakes, up).await {
             Ok(outcome) => outcome,
@@ -155,13 +155,9 @@ impl Vm {
         }
     }
 
-    /// Notes that the VM runs. If that cannot be stored it is for the caller to end it again: the next server would not know
-    /// of it.
-    async fn running(&mut self, up: Connected) -> Result<(), ServiceError> {
-        let Self { journal, reach, restarting, activity, .. } = self;
-        let now = journal.now_ms();
-        activity.touch(now);
-        let slept = journal.record.life.asleep().cloned();
+    /// Makes a machine that came up the VM's, and its guest.
+    pub(super) fn install(&mut self, up: Connected) {
+        let Self { journal, reach, .. } = self;
         journal.record.epoch = up.epoch;
         journal.record.image_digest.clone_from(&up.image_digest);
         reach.learn(up.config.clone());
@@ -170,7 +166,17 @@ impl Vm {
         journal.record.machine = serde_json::to_value(machine.record()).ok();
         (journal.machine, journal.guest) = (Some(machine), Some(guest));
         reach.reached(journal);
-        restarting.holds();
+    }
+
+    /// Notes that the VM runs. If that cannot be stored it is for the caller to end it again: the next server would not know
+    /// of it.
+    async fn running(&mut self, up: Connected) -> Result<(), ServiceError> {
+        let now = self.journal.now_ms();
+        self.activity.touch(now);
+        let slept = self.journal.record.life.asleep().cloned();
+        self.install(up);
+        self.restarting.holds();
+        let journal = &mut self.journal;
         let before = journal.record.started_ms.replace(now);
         if let Err(error) = journal.request(LifecycleEvent::Started).await {
             journal.record.started_ms = before;

@@ -12,6 +12,7 @@ use microvm_types::vm::VmRecord;
 use microvm_types::{ErrorKind, Phase, VmId};
 
 use super::journal::Journal;
+use super::steps::Steps;
 use crate::error::ServiceError;
 use crate::events::What;
 use crate::launch::shares::check_whole;
@@ -27,9 +28,9 @@ const FLATTEN_SOON: usize = 12;
 const FLATTEN_NOW: usize = 48;
 
 /// A branch that was taken.
-struct Branched {
-    files: BranchFiles,
-    times: BranchTimes,
+pub(super) struct Branched {
+    pub(super) files: BranchFiles,
+    pub(super) times: BranchTimes,
     /// The VM's disks as they were before.
     disks: VmFiles,
 }
@@ -40,30 +41,33 @@ fn depth(files: &VmFiles) -> usize {
     disks.map(|disk| disk.backing.len()).max().unwrap_or(0)
 }
 
-/// Takes the state of one VM, and keeps VMMs ready for its children.
+/// Makes states of one VM ready for its children, and keeps VMMs ready for them.
 #[derive(Default)]
 pub(super) struct Branching {
     standby: StandbyVmms,
 }
 
 impl Branching {
-    /// Makes a state for `count` children.
+    /// Makes a state ready for `count` children.
     pub(super) async fn fork_point(
         &mut self,
         journal: &Journal,
+        branched: Branched,
         count: usize,
     ) -> Result<ForkPoint, ServiceError> {
         let Journal { shared, record, .. } = journal;
-        let Branched { files, times, disks } = branch(journal, false, |_| serde_json::Value::Null).await?;
-        let changed_bytes = files.branch.pages.len();
-        let memory_base = files.memory_base.clone();
-        let source = shared.ports.snapshots.fork_point(files, count).await?;
+        let Branched { files, times, disks } = branched;
+        let changed_bytes = files.branch.memory.page_bytes();
+        let load = shared.ports.load_shape(&record.template).await?;
+        let source = shared.ports.snapshots.fork_point(files, count, load).await?;
         care_for_chain(journal, disks);
         // Where much has changed each fork has a memory base of its own, and no VMM can wait for it.
+        let machine = journal.living()?;
+        let base = machine.brancher().and_then(|brancher| brancher.memory_base());
         let mut standby = Vec::new();
-        if source.memory_base == memory_base {
+        if let Some(base) = base.filter(|base| source.memory.file() == Some(base)) {
             standby = self.standby.take(count);
-            self.standby.refill(shared, record, &source);
+            self.standby.refill(shared, record, &source, base);
         }
         Ok(ForkPoint { source, record: record.clone(), times, changed_bytes, standby })
     }
@@ -74,17 +78,25 @@ impl Branching {
     }
 }
 
-/// Writes a snapshot. Further commands wait: until the layers below the new tops are safe they must not be branched.
-pub(super) async fn snapshot(journal: &Journal, order: SnapshotOrder) -> Result<Written, ServiceError> {
-    let Journal { shared, record: vm, .. } = journal;
+/// Takes the VM's state for a fork; it goes on doing what it did, or has ended.
+pub(super) async fn take(journal: &Journal) -> Result<Branched, ServiceError> {
+    branch(journal, false, |_| serde_json::Value::Null).await
+}
+
+/// Takes the VM's state for a snapshot, as [`take`]; with the record of that.
+pub(super) async fn take_for(
+    journal: &Journal,
+    order: &SnapshotOrder,
+) -> Result<(Branched, SnapshotRecord), ServiceError> {
+    let vm = &journal.record;
     let mut kept = None;
-    let Branched { files, times, disks } = branch(journal, order.stay_paused, |times| {
+    let branched = branch(journal, order.stay_paused, |times| {
         let record = SnapshotRecord {
             id: order.id.clone(),
-            name: order.name,
+            name: order.name.clone(),
             tenant: vm.tenant.clone(),
-            description: order.description,
-            purpose: order.purpose,
+            description: order.description.clone(),
+            purpose: order.purpose.clone(),
             vm: vm.id.clone(),
             vm_name: vm.name.clone(),
             template: vm.template.clone(),
@@ -99,16 +111,27 @@ pub(super) async fn snapshot(journal: &Journal, order: SnapshotOrder) -> Result<
         value
     })
     .await?;
+    Ok((branched, kept.ok_or(ServiceError::ShuttingDown)?))
+}
+
+/// Writes a snapshot. Further commands wait: until the layers below the new tops are safe they must not be branched.
+pub(super) async fn write(
+    journal: &Journal,
+    order: SnapshotOrder,
+    branched: Branched,
+    record: SnapshotRecord,
+) -> Result<Written, ServiceError> {
+    let shared = &journal.shared;
+    let Branched { files, times, disks } = branched;
     let _ = order.taken.send(times);
     let info = shared.ports.snapshots.write_snapshot(&order.id, files, order.full, order.progress).await?;
-    let record = kept.ok_or(ServiceError::ShuttingDown)?;
     if !order.stay_paused {
         care_for_chain(journal, disks);
     }
     Ok(written(shared, Snapshot { record, info }))
 }
 
-/// Takes the VM's state; it goes on doing what it did.
+/// Takes the VM's state; it goes on doing what it did, or has ended.
 async fn branch(
     journal: &Journal,
     stay_paused: bool,
@@ -126,24 +149,29 @@ async fn branch(
         flatten(shared, &record.id, &*machine, &disks).await?;
         disks = ports.vm_storage.vm_files(&record.id).await?;
     }
-    let tops = ports.snapshots.prepare_tops(&record.id, &own).await?;
-    let request = BranchRequest { tops: tops.clone(), guest: journal.guest.clone(), stay_paused };
-    let branch = brancher.branch(request).await?;
+    let steps = Steps {
+        snapshots: Arc::clone(&ports.snapshots),
+        vm: record.id.clone(),
+        own,
+        guest: journal.guest.clone(),
+    };
+    let directory = disks.directory.clone();
+    let branch = brancher.branch(BranchRequest { steps: Arc::new(steps), directory, stay_paused }).await?;
     let times = branch.times;
-    if !stay_paused && record.phase() == Phase::Running {
+    if !stay_paused && !branch.ended && record.phase() == Phase::Running {
         tell_time_soon(journal);
     }
-    journal.tell_what(What::Branched { pause: times.pause, changed_bytes: branch.pages.len() });
-    tracing::info!(vm = %record.id, ?times, changed_bytes = branch.pages.len(), "branched");
+    journal.tell_what(What::Branched { pause: times.pause, changed_bytes: branch.memory.page_bytes() });
+    tracing::info!(vm = %record.id, ?times, changed_bytes = branch.memory.page_bytes(), "branched");
     let description = StateDescription {
         memory_mib: record.template.memory_mib,
         disk_mib: record.template.disk_mib,
         discovery: brancher.discovery(),
+        memory: branch.memory.shape(),
         compatibility: brancher.compatibility().clone(),
         record: describe(&times),
     };
-    let memory_base = brancher.memory_base().to_owned();
-    let files = BranchFiles { vm: record.id.clone(), tops, memory_base, branch, description };
+    let files = BranchFiles { vm: record.id.clone(), branch, description };
     Ok(Branched { files, times, disks })
 }
 
@@ -205,10 +233,11 @@ async fn flatten(
     machine: &dyn Machine,
     files: &VmFiles,
 ) -> Result<(), ServiceError> {
-    let Some(brancher) = machine.brancher() else { return Ok(()) };
+    // Where chains cannot be shortened while the machine runs they grow, until the store refuses the next branch.
+    let Some(flattener) = machine.brancher().and_then(|brancher| brancher.flattener()) else { return Ok(()) };
     for disk in std::iter::once(&files.scratch).chain(&files.own) {
         // The VMM says which file it was: the newest one that was prepared may not be in use.
-        let Some(top) = brancher.flatten(&disk.serial).await? else { continue };
+        let Some(top) = flattener.flatten(&disk.serial).await? else { continue };
         shared.ports.snapshots.note_flattened(id, Utf8Path::new(&top)).await?;
         shared.litter.notify_one();
         tracing::info!(vm = %id, disk = disk.serial, layers = disk.backing.len(), "made independent of its layers");

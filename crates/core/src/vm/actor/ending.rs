@@ -114,7 +114,7 @@ async fn sweep(journal: &Journal) -> Result<(), ServiceError> {
     let Journal { shared, record, .. } = journal;
     let directory = shared.ports.vm_storage.vm_directory(&record.id);
     let machine = record.machine.clone().and_then(|value| serde_json::from_value(value).ok());
-    Ok(shared.ports.hypervisor.sweep(&record.id, &directory, machine.as_ref()).await?)
+    Ok(shared.ports.hypervisor(&record.template)?.sweep(&record.id, &directory, machine.as_ref()).await?)
 }
 
 /// Ends a machine that could not be ended when it was to: before its disk is touched or a second one starts.

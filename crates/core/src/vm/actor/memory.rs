@@ -17,9 +17,10 @@ pub(super) async fn of(
     let Some(snapshot) = record.life.asleep() else { return Ok(None) };
     let snapshots = &shared.ports.snapshots;
     let waken = async {
-        let source = snapshots.snapshot_source(snapshot, 1).await?;
+        let source =
+            snapshots.snapshot_source(snapshot, 1, shared.ports.load_shape(&record.template).await?).await?;
         // Before its disk is put back on what cannot be loaded.
-        check_loadable(shared, &source).await?;
+        check_loadable(shared, record, &source).await?;
         Ok::<_, ServiceError>(source)
     };
     let source = match waken.await {
@@ -50,9 +51,14 @@ pub(super) async fn end(shared: &Shared, record: &VmRecord, slept: Option<Snapsh
 }
 
 /// Refuses a state that this host cannot load, before the present is given up for it.
-pub(super) async fn check_loadable(shared: &Shared, source: &BranchSource) -> Result<(), ServiceError> {
+pub(super) async fn check_loadable(
+    shared: &Shared,
+    record: &VmRecord,
+    source: &BranchSource,
+) -> Result<(), ServiceError> {
     let description = &source.description;
-    let loader = shared.ports.hypervisor.loader().ok_or(ServiceError::NoBranching)?;
+    let hypervisor = shared.ports.hypervisor(&record.template)?;
+    let loader = hypervisor.loader().ok_or(ServiceError::NoBranching)?;
     let here = loader.compatibility(description.discovery).await?;
     for (what, needed) in &description.compatibility {
         let found = here.get(what).cloned().unwrap_or_else(|| "nothing known".to_owned());

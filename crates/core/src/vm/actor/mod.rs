@@ -23,6 +23,8 @@ mod power;
 mod reach;
 mod removal;
 mod retries;
+mod saving;
+mod steps;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,10 +237,10 @@ impl VmActor {
                 let _ = reply.send(vm.resize_memory(memory_mib).await);
             }
             Command::Fork { count, reply } => {
-                let _ = reply.send(vm.branching.fork_point(&vm.journal, count).await);
+                let _ = reply.send(saving::fork_point(vm, count).await);
             }
             Command::Snapshot { order, reply } => {
-                let _ = reply.send(branching::snapshot(&vm.journal, order).await);
+                let _ = reply.send(saving::snapshot(vm, order).await);
             }
             Command::Hibernate(reply) => {
                 let _ = reply.send(vm.hibernate().await);

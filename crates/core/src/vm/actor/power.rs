@@ -119,7 +119,8 @@ impl Vm {
         // Nobody gets a guest whose machine is going to pause; who asks now waits for how it ends.
         journal.hide_guest();
         let asleep = async {
-            let (_, asleep) = undo::keep(branching::snapshot(journal, order).await?);
+            let (branched, record) = branching::take_for(journal, &order).await?;
+            let (_, asleep) = undo::keep(branching::write(journal, order, branched, record).await?);
             journal.shared.snapshots.insert(asleep);
             let id = id.clone();
             journal.request_by(|life| life.fall_asleep(id)).await

@@ -8,10 +8,11 @@ use microvm_durable::error::io_error;
 use microvm_durable::files::exists;
 use microvm_ports::StorageError;
 use microvm_ports::branch::MemoryPages;
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::snapshot::BranchSource;
 use microvm_types::SnapshotId;
 
-use super::fork_point::{ReadyMemory, inject};
+use super::fork_point::{ReadyMemory, inject, machines};
 use super::handle::SourceHandle;
 use super::manifest::{DEVICE_STATE, LayerPart, SnapshotManifest};
 use super::memory_base::base_name;
@@ -31,15 +32,17 @@ impl Children {
         &self,
         id: &SnapshotId,
         count: usize,
+        load: MemoryShape,
         cancel: &Cancel,
     ) -> Result<BranchSource, StorageError> {
-        self.records.or_unknown(id, self.find_source(id, count, cancel))
+        self.records.or_unknown(id, self.find_source(id, count, load, cancel))
     }
 
     fn find_source(
         &self,
         id: &SnapshotId,
         count: usize,
+        load: MemoryShape,
         cancel: &Cancel,
     ) -> Result<BranchSource, StorageError> {
         let snapshot = self.records.snapshot_manifest(id)?;
@@ -50,14 +53,13 @@ impl Children {
             .collect();
         let device_state = self.records.device_state(&snapshot)?;
         self.records.check_layers(&snapshot, cancel)?;
-        let memory = self.memories.ready_memory(&snapshot, count, &mut pins, cancel)?;
+        let shape = snapshot.description.memory;
+        let memory = self.memories.ready_memory(&snapshot, machines(count, load), &mut pins, cancel)?;
         // What was pinned before it was looked at is whole; was the snapshot removed just before, say so.
         self.records.snapshot_manifest(id)?;
         Ok(BranchSource {
             description: snapshot.description,
             device_state,
-            memory_base: memory.path,
-            pages: memory.pages,
             handle: Arc::new(SourceHandle {
                 disk_mib: snapshot.disk.disk_mib,
                 base: snapshot.disk.base,
@@ -73,10 +75,11 @@ impl Children {
                         home: disk.home,
                     })
                     .collect(),
-                memory_base: memory.name,
+                memory_base: memory.name.clone(),
                 memory_parent: Some(snapshot.id),
                 _pins: pins,
             }),
+            memory: memory.give(shape, load)?,
         })
     }
 }

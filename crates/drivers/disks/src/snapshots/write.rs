@@ -4,11 +4,13 @@ use camino::Utf8Path;
 use microvm_durable::cancel::Cancel;
 use microvm_durable::error::{bad_input, io_error};
 use microvm_durable::files::{exists, make_directory, sync_directory, write_new};
-use microvm_ports::snapshot::{BranchFiles, SnapshotInfo};
+use microvm_ports::capabilities::MemoryShape;
+use microvm_ports::snapshot::{BranchFiles, SnapshotInfo, StateDescription};
 use microvm_ports::{Progress, StorageError};
 use microvm_types::{SnapshotId, VmId};
 
 use super::difference::difference;
+use super::fork_point::forget_saved;
 use super::manifest::{
     DEVICE_STATE, DiskPart, LAYERS_MAX, LayerPart, MEMORY, MemoryPart, OwnDiskPart, SnapshotManifest,
     check_description, write_manifest,
@@ -35,6 +37,14 @@ struct Parent {
     _pin: Pin,
 }
 
+/// Form of a memory as it is kept: packed pages, unless nobody but its VMM can read it.
+fn kept_shape(files: &BranchFiles) -> MemoryShape {
+    match files.branch.memory.shape() {
+        MemoryShape::InsideState => MemoryShape::InsideState,
+        MemoryShape::PagesOverBase | MemoryShape::WholeFile => MemoryShape::PagesOverBase,
+    }
+}
+
 impl Writer {
     pub(crate) fn write_snapshot(
         &self,
@@ -51,9 +61,9 @@ impl Writer {
         if exists(&self.ground.snapshot_path(id)) {
             return Err(StorageError::NameTaken(id.to_string()));
         }
-        let base = self.memories.base_of_path(&files.memory_base)?;
+        let base = self.memories.base_of(files)?;
         let _base_pin = base.as_deref().map(|name| self.ground.pins.pin(memory_key(name)));
-        let frozen = self.tops.freeze(&files.vm, &files.tops, base.as_deref(), cancel)?;
+        let frozen = self.tops.freeze(&files.vm, &files.branch.disks, base.as_deref(), cancel)?;
         let layers = frozen.layers.len() + frozen.own.iter().map(|own| own.layers.len() + 1).sum::<usize>();
         if layers > LAYERS_MAX {
             let detail = format!("they have {layers} layers, {LAYERS_MAX} are possible");
@@ -87,7 +97,7 @@ impl Writer {
         let manifest = SnapshotManifest {
             id: id.clone(),
             parent: parent.as_ref().map(|parent| parent.id.clone()),
-            description: files.description.clone(),
+            description: StateDescription { memory: kept_shape(files), ..files.description.clone() },
             device_state: Part::of(device),
             memory: MemoryPart {
                 file: memory,
@@ -98,6 +108,7 @@ impl Writer {
             own_disks: self.seal_own(&frozen, cancel, progress)?,
         };
         let sha256 = self.records.publish_snapshot(&new, &manifest, cancel)?;
+        forget_saved(files)?;
         self.note_parent(&files.vm, id);
         self.catalog.snapshot_info(manifest, sha256)
     }

@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use camino::Utf8Path;
-use microvm_ports::branch::NewTop;
+use microvm_ports::branch::DiskChange;
+use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::snapshot::{
     BranchFiles, BranchSource, Damage, ImportLimits, SnapshotInfo, SnapshotStore, UserDisk,
 };
@@ -15,7 +16,7 @@ use crate::snapshots::SourceHandle;
 
 #[async_trait]
 impl SnapshotStore for Disks {
-    async fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<NewTop>, StorageError> {
+    async fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<DiskChange>, StorageError> {
         let (vm, own) = (vm.clone(), own.to_vec());
         self.blocking(move |inner, _| inner.tops.prepare_tops(&vm, &own)).await
     }
@@ -37,13 +38,23 @@ impl SnapshotStore for Disks {
             .await
     }
 
-    async fn fork_point(&self, files: BranchFiles, count: usize) -> Result<BranchSource, StorageError> {
-        self.blocking(move |inner, cancel| inner.children.fork_point(&files, count, &cancel)).await
+    async fn fork_point(
+        &self,
+        files: BranchFiles,
+        count: usize,
+        load: MemoryShape,
+    ) -> Result<BranchSource, StorageError> {
+        self.blocking(move |inner, cancel| inner.children.fork_point(&files, count, load, &cancel)).await
     }
 
-    async fn snapshot_source(&self, id: &SnapshotId, count: usize) -> Result<BranchSource, StorageError> {
+    async fn snapshot_source(
+        &self,
+        id: &SnapshotId,
+        count: usize,
+        load: MemoryShape,
+    ) -> Result<BranchSource, StorageError> {
         let id = id.clone();
-        self.blocking(move |inner, cancel| inner.children.snapshot_source(&id, count, &cancel)).await
+        self.blocking(move |inner, cancel| inner.children.snapshot_source(&id, count, load, &cancel)).await
     }
 
     async fn create_vm_files_from(&self, vm: &VmId, source: &BranchSource) -> Result<VmFiles, StorageError> {

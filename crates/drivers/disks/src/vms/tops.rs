@@ -11,7 +11,7 @@ use microvm_durable::cancel::Cancel;
 use microvm_durable::error::{bad_input, damaged, failed, io_error};
 use microvm_durable::files::{exists, remove_all, sync_directory};
 use microvm_ports::StorageError;
-use microvm_ports::branch::NewTop;
+use microvm_ports::branch::DiskChange;
 use microvm_ports::snapshot::UserDisk;
 use microvm_types::{SnapshotId, VmId};
 
@@ -92,7 +92,7 @@ pub(crate) struct FrozenOwn {
 
 impl Tops {
     /// Makes a new top for every disk and notes them. `own`: writable disks of the user's, for those that have none yet.
-    pub(crate) fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<NewTop>, StorageError> {
+    pub(crate) fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<DiskChange>, StorageError> {
         let lock = self.ground.disk_lock(vm);
         let _alone = lock.hold();
         let mut disk = self.vms.read_disk(vm)?;
@@ -113,9 +113,10 @@ impl Tops {
             return Err(error);
         }
         let serials = std::iter::once(SCRATCH_SERIAL).chain(disk.own.iter().map(|own| own.serial.as_str()));
-        let tops = serials
-            .zip(disk.chains())
-            .map(|(serial, chain)| NewTop { serial: serial.to_owned(), path: directory.join(&chain.top) });
+        let tops = serials.zip(disk.chains()).map(|(serial, chain)| DiskChange {
+            serial: serial.to_owned(),
+            path: directory.join(&chain.top),
+        });
         Ok(tops.collect())
     }
 
@@ -159,7 +160,7 @@ impl Tops {
     pub(crate) fn freeze(
         &self,
         vm: &VmId,
-        tops: &[NewTop],
+        tops: &[DiskChange],
         memory_base: Option<&str>,
         cancel: &Cancel,
     ) -> Result<FrozenDisk, StorageError> {

@@ -1,4 +1,4 @@
-use microvm_ports::branch::IncomingState;
+use microvm_ports::branch::{IncomingState, StateMemory};
 use microvm_ports::storage::DiskFormat;
 use microvm_types::VmId;
 use serde_json::{Value, json};
@@ -11,12 +11,12 @@ fn spec() -> MachineSpec {
         name: "dev".parse().unwrap(),
         vcpus: 2,
         memory_mib: 256,
-        memory_base: "/s/memory/zero-256.mem".into(),
         start: MachineStart::Boot(KernelBoot {
             kernel: "/s/kernels/k/vmlinux".into(),
             initramfs: "/s/kernels/k/initramfs".into(),
             discovery: DeviceDiscovery::CommandLine,
             arguments: vec!["microvm.init=/sbin/init".into()],
+            zero_memory: Some("/s/memory/zero-256.mem".into()),
         }),
         disks: vec![
             MachineDisk {
@@ -117,7 +117,7 @@ fn a_saved_state_keeps_its_places() {
     let mut spec = spec();
     let state = IncomingState {
         device_state: Default::default(),
-        pages: Default::default(),
+        memory: StateMemory::Pages { base: "/s/memory/x.mem".into(), pages: Default::default() },
         discovery: DeviceDiscovery::CommandLine,
         compatibility: Default::default(),
     };

@@ -12,10 +12,11 @@ use microvm_driver_disks::{Disks, DisksConfig};
 use microvm_driver_host::SystemClock;
 use microvm_driver_images::{AgentSource, Images, ImagesConfig};
 use microvm_driver_qemu::{Qemu, QemuConfig};
+use microvm_ports::branch::{BranchRequest, DiskChange, InputProbe, PauseSteps};
 use microvm_ports::guest::{Guest, ProcessEvent};
 use microvm_ports::hypervisor::{KernelBoot, MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::storage::DiskFormat;
-use microvm_ports::{ImageStore as _, KernelStore as _, VmStorage as _};
+use microvm_ports::{ImageStore as _, KernelStore as _, StorageError, VmStorage as _};
 use microvm_types::VmId;
 use microvm_types::exec::ExecRequest;
 
@@ -111,12 +112,12 @@ impl Bench {
             name: id.into(),
             vcpus: 1,
             memory_mib: 256,
-            memory_base: self.storage.zero_memory(256).await.unwrap(),
             start: MachineStart::Boot(KernelBoot {
                 kernel: kernel.path,
                 initramfs: kernel.initramfs,
                 discovery: kernel.info.discovery,
                 arguments: Vec::new(),
+                zero_memory: Some(self.storage.zero_memory(256).await.unwrap()),
             }),
             disks: vec![image, files.scratch],
             shares: Vec::new(),
@@ -167,4 +168,25 @@ impl Drop for Bench {
             }
         }
     }
+}
+
+/// Steps of a save whose guest nobody holds back, with layers that were made ahead.
+#[allow(dead_code, reason = "not every test file saves machines")]
+pub(crate) struct Steps(pub(crate) Vec<DiskChange>);
+
+#[async_trait::async_trait]
+impl PauseSteps for Steps {
+    async fn hold_input(&self) -> Option<InputProbe> {
+        None
+    }
+
+    async fn freeze_disks(&self) -> Result<Vec<DiskChange>, StorageError> {
+        Ok(self.0.clone())
+    }
+}
+
+/// A save that needs no file of its own.
+#[allow(dead_code, reason = "not every test file saves machines")]
+pub(crate) fn save_to(layers: Vec<DiskChange>, stay_paused: bool) -> BranchRequest {
+    BranchRequest { steps: Arc::new(Steps(layers)), directory: "/nonexistent".into(), stay_paused }
 }

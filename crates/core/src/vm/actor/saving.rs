@@ -1,0 +1,73 @@
+//! States of a VM for forks and snapshots, and its machine launched again where it ends with its save.
+
+use microvm_types::Phase;
+use microvm_types::lifecycle::LifecycleEvent;
+use microvm_types::vm::VmRecord;
+
+use super::branching::{self, Branched};
+use super::ending::{end_last_machine, stopped_by_force, sweep_or_log};
+use super::power::Vm;
+use crate::error::ServiceError;
+use crate::launch::{Connected, Planned};
+use crate::ports::Ports;
+use crate::vm::command::{ForkPoint, SnapshotOrder, Written};
+
+/// Makes a state for `count` children; the VM goes on.
+pub(super) async fn fork_point(vm: &mut Vm, count: usize) -> Result<ForkPoint, ServiceError> {
+    let branched = branching::take(&vm.journal).await?;
+    go_on_after(vm, &branched).await?;
+    vm.branching.fork_point(&vm.journal, branched, count).await
+}
+
+/// Writes a snapshot. Unless it is to stay paused, the VM goes on meanwhile.
+pub(super) async fn snapshot(vm: &mut Vm, order: SnapshotOrder) -> Result<Written, ServiceError> {
+    let (branched, record) = branching::take_for(&vm.journal, &order).await?;
+    if !order.stay_paused {
+        go_on_after(vm, &branched).await?;
+    }
+    branching::write(&vm.journal, order, branched, record).await
+}
+
+/// Launches the machine again if it has ended with its save. The VM's phase stays what it is; if the machine does not
+/// come up the VM is lost, its state is not: it is gone on from by whoever asked for it.
+async fn go_on_after(vm: &mut Vm, branched: &Branched) -> Result<(), ServiceError> {
+    if !branched.files.branch.ended {
+        return Ok(());
+    }
+    let was_paused = vm.journal.phase() == Phase::Paused;
+    vm.journal.machine = None;
+    if let Some(guest) = vm.journal.guest.take() {
+        guest.close();
+    }
+    match launch_again(vm, branched).await {
+        Ok(up) => {
+            vm.install(up);
+            if was_paused {
+                vm.journal.expect_heartbeats(false);
+                vm.journal.living()?.pause().await?;
+            }
+            vm.journal.save(None).await
+        }
+        Err(error) => {
+            sweep_or_log(&vm.journal).await;
+            match error {
+                ServiceError::Overtaken(_) => stopped_by_force(&mut vm.journal).await,
+                _ => vm.journal.note(LifecycleEvent::Lost, Some(error.to_string())).await,
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn launch_again(vm: &mut Vm, branched: &Branched) -> Result<Connected, ServiceError> {
+    end_last_machine(&mut vm.journal).await?;
+    let ports = vm.journal.shared.ports.clone();
+    let load = ports.load_shape(&vm.journal.record.template).await?;
+    let source = ports.snapshots.fork_point(branched.files.clone(), 1, load).await?;
+    vm.bring_up(async move |ports: &Ports, record: &VmRecord| {
+        let planned = Planned::of(ports, record, Some(source)).await?;
+        let files = planned.find_files(ports, record, None).await?;
+        Ok((planned, files))
+    })
+    .await
+}
