@@ -16,6 +16,7 @@ mod entry;
 pub mod pax;
 mod reader;
 mod sparse;
+pub mod sparse_map;
 mod stream;
 
 pub use acl::{Acl, AclError, AclKind, Principal, id_of};

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use microvm_api::Problem;
-use microvm_client::ClientError;
+use microvm_client::{ClientError, LOCAL_FILE};
 use microvm_types::ErrorKind;
 
 use crate::format::Format;
@@ -16,9 +16,6 @@ const READER_GONE: u8 = 141;
 
 /// Exit code of a wrong command line, as usual.
 const USAGE: u8 = 2;
-
-/// Code of errors about files of this host.
-const LOCAL_FILE: &str = "local_file";
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -50,15 +47,16 @@ impl CliError {
 
     /// A file of this host could not be used.
     pub(crate) fn file(action: &str, path: impl std::fmt::Debug, error: &std::io::Error) -> Self {
-        use std::io::ErrorKind as E;
-        let (kind, advice) = match error.kind() {
-            E::NotFound => (ErrorKind::NotFound, "check the path"),
-            E::PermissionDenied => (ErrorKind::Forbidden, "check its owner and permissions"),
-            E::AlreadyExists => (ErrorKind::Conflict, "choose another name"),
-            E::StorageFull | E::QuotaExceeded => (ErrorKind::Exhausted, "free some space and try again"),
-            _ => (ErrorKind::Internal, "check the disk and the path"),
-        };
-        Self::new(kind, LOCAL_FILE, format!("{action} {path:?} failed ({error}): {advice}"))
+        ClientError::file(action, path, error).into()
+    }
+
+    /// Standard output could not be written: usually its reader is gone, which is nothing to complain about.
+    pub(crate) fn output(error: &std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            Self::ReaderGone
+        } else {
+            Self::file("writing", "standard output", error)
+        }
     }
 
     /// Description for people.
@@ -114,7 +112,16 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
-        Self::Problem(Box::new(error.to_problem()))
+        match error {
+            ClientError::Output(error) => Self::output(&error),
+            other => {
+                let mut problem = other.to_problem();
+                if problem.code == "transfer_too_large" {
+                    problem.detail.push_str(" (--max-bytes)");
+                }
+                Self::Problem(Box::new(problem))
+            }
+        }
     }
 }
 

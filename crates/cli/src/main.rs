@@ -19,8 +19,10 @@ mod error;
 mod format;
 mod heap;
 mod interrupts;
+mod left_out;
 mod notice;
 mod output;
+mod place;
 mod progress;
 mod recipe;
 mod remedy;
@@ -29,7 +31,6 @@ mod session;
 mod settings;
 mod template_files;
 mod terminal;
-mod transfer;
 mod visible;
 mod wiring;
 

@@ -29,7 +29,7 @@ impl Output {
     /// Bytes as they are.
     pub(crate) fn bytes(self, bytes: &[u8]) -> Result<(), CliError> {
         let mut out = stdout().lock();
-        out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| written(&error))
+        out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| CliError::output(&error))
     }
 
     /// Lines of text.
@@ -90,15 +90,6 @@ pub(crate) fn whole(kind: &str, unreadable: &[Unreadable]) -> u8 {
         say(&format!("{kind} {} cannot be read and is not shown: {}", one.name, one.reason));
     }
     if unreadable.is_empty() { 0 } else { FAULTY }
-}
-
-/// A failed write to standard output: usually nobody reads any more, which is nothing to complain about.
-pub(crate) fn written(error: &std::io::Error) -> CliError {
-    if error.kind() == std::io::ErrorKind::BrokenPipe {
-        CliError::ReaderGone
-    } else {
-        CliError::file("writing", "standard output", error)
-    }
 }
 
 /// Age of an RFC 3339 instant, for people.

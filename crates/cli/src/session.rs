@@ -15,7 +15,6 @@ use tokio::sync::mpsc;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::notice::say;
-use crate::output::written;
 use crate::terminal::{self, RawTerminal};
 
 /// Bytes of standard input read at once.
@@ -125,8 +124,8 @@ fn missing(started: &Started, collected: Option<&mut Both>) {
 }
 
 async fn print(to: &mut (impl AsyncWrite + Unpin), bytes: &Bytes) -> Result<(), CliError> {
-    to.write_all(bytes).await.map_err(|error| written(&error))?;
-    to.flush().await.map_err(|error| written(&error))
+    to.write_all(bytes).await.map_err(|error| CliError::output(&error))?;
+    to.flush().await.map_err(|error| CliError::output(&error))
 }
 
 /// Carries input for ever; the end of the command ends it. What cannot be sent because the connection broke shows in

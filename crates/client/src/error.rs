@@ -1,10 +1,13 @@
-//! What can go wrong on the way to the server and back.
+//! Failures on the way to the server and back.
 
 use camino::Utf8PathBuf;
 use microvm_api::Problem;
 use microvm_types::{Action, ErrorKind};
 
-/// Why a request did not succeed.
+/// Code of errors about files of this host.
+pub const LOCAL_FILE: &str = "local_file";
+
+/// Failure of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No server listens on the socket.
@@ -61,6 +64,12 @@ pub enum ClientError {
         /// SHA-256 at the receiver.
         received: String,
     },
+    /// A file of this host cannot be used, or a request makes no sense; nothing was asked of the server, or it succeeded.
+    #[error("{0}")]
+    Local(Box<Problem>),
+    /// The caller's output could not be written.
+    #[error("the output could not be written: {0}")]
+    Output(std::io::Error),
     /// The caller's own data could not be read.
     #[error("the data to send could not be read: {0}")]
     Source(String),
@@ -73,8 +82,8 @@ impl ClientError {
         match self {
             Self::NoServer { .. } | Self::Lost { .. } => ErrorKind::Unavailable,
             Self::Socket { .. } | Self::ForeignServer { .. } => ErrorKind::Forbidden,
-            Self::Problem(problem) => problem.kind,
-            Self::Answer(_) | Self::Damaged { .. } => ErrorKind::Internal,
+            Self::Problem(problem) | Self::Local(problem) => problem.kind,
+            Self::Answer(_) | Self::Damaged { .. } | Self::Output(_) => ErrorKind::Internal,
             Self::Source(_) => ErrorKind::Invalid,
         }
     }
@@ -86,11 +95,12 @@ impl ClientError {
             Self::NoServer { .. } => "no_server",
             Self::Socket { .. } => "socket_unusable",
             Self::ForeignServer { .. } => "server_foreign",
-            Self::Problem(problem) => &problem.code,
+            Self::Problem(problem) | Self::Local(problem) => &problem.code,
             Self::Lost { .. } => "connection_lost",
             Self::Answer(_) => "answer_not_understood",
             Self::Damaged { .. } => "transfer_damaged",
             Self::Source(_) => "source_unreadable",
+            Self::Output(_) => "output_unwritable",
         }
     }
 
@@ -98,7 +108,7 @@ impl ClientError {
     #[must_use]
     pub fn to_problem(&self) -> Problem {
         match self {
-            Self::Problem(problem) => (**problem).clone(),
+            Self::Problem(problem) | Self::Local(problem) => (**problem).clone(),
             other => {
                 let remedies = match other {
                     Self::NoServer { .. } => vec![Action::StartServer.any()],
@@ -107,6 +117,32 @@ impl ClientError {
                 Problem::new(other.kind(), other.code(), other.to_string()).with_remedies(remedies)
             }
         }
+    }
+
+    /// Something that this side refuses or cannot do.
+    #[must_use]
+    pub fn refused(kind: ErrorKind, code: &str, detail: impl Into<String>) -> Self {
+        Self::Local(Box::new(Problem::new(kind, code, detail)))
+    }
+
+    /// A request that makes no sense, found on this side.
+    #[must_use]
+    pub fn invalid(code: &str, detail: impl Into<String>) -> Self {
+        Self::refused(ErrorKind::Invalid, code, detail)
+    }
+
+    /// A file of this host that could not be used; its code is [`LOCAL_FILE`].
+    #[must_use]
+    pub fn file(action: &str, path: impl std::fmt::Debug, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as E;
+        let (kind, advice) = match error.kind() {
+            E::NotFound => (ErrorKind::NotFound, "check the path"),
+            E::PermissionDenied => (ErrorKind::Forbidden, "check its owner and permissions"),
+            E::AlreadyExists => (ErrorKind::Conflict, "choose another name"),
+            E::StorageFull | E::QuotaExceeded => (ErrorKind::Exhausted, "free some space and try again"),
+            _ => (ErrorKind::Internal, "check the disk and the path"),
+        };
+        Self::refused(kind, LOCAL_FILE, format!("{action} {path:?} failed ({error}): {advice}"))
     }
 
     pub(crate) fn lost(action: &'static str) -> impl Fn(hyper::Error) -> Self {

@@ -1,7 +1,7 @@
 //! Typed client of the REST interface over the server's unix socket; used by the command line and by tests.
 //!
 //! Every operation is a row of [`microvm_api::operations`], which [`Client::call`] makes the request of and reads the answer of; the
-//! methods of [`Client`] with names are one call each. A command is an [`ExecSession`]. What this crate does
+//! methods of [`Client`] with names are one call each. A command is an [`ExecSession`]; [`copy`] moves files and directories. What this crate does
 //! *not* do: start a server, print, or know where the socket is. It sends a request a second time only if its row says that
 //! it is safe, and only if a kept connection was closed.
 //!
@@ -10,6 +10,7 @@
 mod call;
 mod client;
 mod connection;
+pub mod copy;
 mod error;
 mod exec;
 mod files;
@@ -25,7 +26,7 @@ mod websocket;
 
 pub use call::{Made, Received, Sent, Whole};
 pub use client::Client;
-pub use error::ClientError;
+pub use error::{ClientError, LOCAL_FILE};
 pub use exec::{ExecEvent, ExecSession, ExecStream, ExecWriter, Started};
 pub use files::WriteFile;
 pub use lines::Lines;

@@ -20,7 +20,6 @@ pub mod frame;
 pub mod messages;
 pub mod mux;
 pub mod preamble;
-pub mod sparse;
 
 pub use decoder::{DecodeError, Decoder};
 pub use frame::{Frame, FrameKind, HEADER_LENGTH, MAX_BULK, MAX_CONTROL};

@@ -2,14 +2,35 @@
 
 use std::ffi::OsString;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use microvm_client::copy::{self, Budget, Rules};
 use microvm_types::ByteSize;
 use microvm_types::files::FileOwner;
 
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
-use crate::transfer::{self, Budget, OutsideLinks, Place, Rules};
+use crate::left_out;
+use crate::place::Place;
+
+/// Handling of symbolic links that point outside of the copied directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum OutsideLinks {
+    /// They stay the links they are; nothing is read or written through them
+    #[default]
+    Keep,
+    /// They are left out
+    Skip,
+}
+
+impl From<OutsideLinks> for copy::OutsideLinks {
+    fn from(links: OutsideLinks) -> Self {
+        match links {
+            OutsideLinks::Keep => Self::Keep,
+            OutsideLinks::Skip => Self::Skip,
+        }
+    }
+}
 
 /// Copy files and directories into and out of a VM
 #[derive(Debug, Args)]
@@ -56,22 +77,28 @@ impl Cp {
             match (source, target) {
                 (Place::Local(from), Place::Guest { vm, path }) => {
                     let owner = chown.as_ref().unwrap_or(&FileOwner::Default);
-                    transfer::push(client, &vm, &from, &path, owner).await
+                    let style = client.vm(&vm).await?.path_style;
+                    Ok(copy::push(client, &vm, &from, &style.absolute(&path), style, owner).await?)
                 }
                 (Place::Guest { .. }, _) if chown.is_some() => Err(CliError::invalid(
                     "copy_invalid",
                     "--chown works for copies into a VM only: files copied out belong to the user who runs this command",
                 )),
                 (Place::Guest { vm, path }, Place::Local(to)) => {
-                    let budget = Budget::chosen(self.max_bytes, client.vm(&vm).await?.disk_mib);
-                    transfer::pull(client, &vm, &path, &to, Rules { budget, links: self.links }).await
+                    let shown = client.vm(&vm).await?;
+                    let (style, budget) = (shown.path_style, Budget::chosen(self.max_bytes, shown.disk_mib));
+                    let rules = Rules { budget, links: self.links.into() };
+                    Ok(copy::pull(client, &vm, &style.absolute(&path), style, &to, rules).await?)
                 }
                 (Place::Stream, Place::Guest { vm, path }) => {
-                    transfer::push_stream(client, &vm, &path, chown.as_ref()).await
+                    let path = client.vm(&vm).await?.path_style.absolute(&path);
+                    Ok(copy::push_stream(client, &vm, &path, chown.as_ref(), tokio::io::stdin()).await?)
                 }
                 (Place::Guest { vm, path }, Place::Stream) => {
                     let budget = Budget::new(self.max_bytes.map_or(u64::MAX, ByteSize::bytes));
-                    transfer::pull_stream(client, &vm, &path, budget).await
+                    let path = client.vm(&vm).await?.path_style.absolute(&path);
+                    let mut stdout = tokio::io::stdout();
+                    Ok(copy::pull_stream(client, &vm, &path, budget, &mut stdout).await?)
                 }
                 _ => Err(CliError::invalid(
                     "copy_invalid",
@@ -83,6 +110,6 @@ impl Cp {
         if context.output.is_json() {
             context.output.json(&moved)?;
         }
-        Ok(transfer::tell(&moved))
+        Ok(left_out::tell(&moved))
     }
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use microvm_api::Vm;
 use microvm_api::image::Image;
 use microvm_api::output::Outputs;
+use microvm_client::copy::{self, Budget, Moved, OutsideLinks, Rules};
 use microvm_types::exec::{ExecRequest, ExitStatus};
 use microvm_types::files::LeftOut;
 use microvm_types::vm::Limits;
@@ -19,9 +20,9 @@ use crate::context::Context;
 use crate::entry_point;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
+use crate::left_out;
 use crate::notice::say;
 use crate::session::{self, Wiring};
-use crate::transfer::{self, Budget, Moved, OutsideLinks, Rules};
 
 /// Seconds without use after which the VM deletes itself, if this program was killed before it could delete it.
 const IDLE_NET: u64 = 300;
@@ -165,7 +166,7 @@ impl Run {
         if status.timed_out {
             say("the command was killed because its time was up");
         }
-        let incomplete = transfer::tell(&gathered.moved);
+        let incomplete = left_out::tell(&gathered.moved);
         match (status.shell_code(), gathered.failure) {
             (0, None) => Ok(incomplete),
             (0, Some(failure)) => Err(failure),
@@ -199,7 +200,7 @@ impl Run {
             context.client.make_directory(vm, folder, Some(&owner)).await?;
         }
         if let Some(input) = &self.in_directory {
-            return transfer::push_directory(&context.client, vm, input, b"/workspace/input", &owner).await;
+            return Ok(copy::push_directory(&context.client, vm, input, b"/workspace/input", &owner).await?);
         }
         Ok(Moved::default())
     }
@@ -211,10 +212,12 @@ impl Run {
         let budget = Budget::chosen(self.max_bytes, vm.disk_mib);
         let rules = Rules { budget, links: OutsideLinks::Keep };
         let (id, from) = (vm.id.clone().into(), b"/workspace/output");
-        let pulled = transfer::pull_directory(&context.client, &id, from, output, rules);
+        let pulled = async {
+            Ok(copy::pull_directory(&context.client, &id, from, vm.path_style, output, rules).await?)
+        };
         let outcome = interrupts.unless(pulled).await.and_then(|moved| {
             gathered.moved = moved;
-            transfer::results(output)
+            Ok(copy::results(output)?)
         });
         match outcome {
             Ok(results) => gathered.results = results,

@@ -237,7 +237,7 @@ pub struct PullArchive {
     /// Say what was left out: a `Packed` follows the archive. An agent that does not know this field sends none.
     #[prost(bool, tag = "3")]
     pub report: bool,
-    /// Files with holes as sparse entries (see [`crate::sparse`]); an agent that does not know this field packs zeros.
+    /// Files with holes as sparse entries (GNU format 1.0 in pax); an agent that does not know this field packs zeros.
     #[prost(bool, tag = "4")]
     pub holes: bool,
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use microvm_archive::pax;
-use microvm_protocol::sparse::{SparseMap, stand_in};
+use microvm_archive::sparse_map::{SparseMap, stand_in};
 use tar::{EntryType, Header};
 
 /// What a header says of an entry besides its attributes.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use microvm_protocol::sparse::{Segment, SparseMap};
+use microvm_archive::sparse_map::{Segment, SparseMap};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use tar::Header;

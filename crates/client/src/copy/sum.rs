@@ -4,7 +4,7 @@ use microvm_types::extents::Content;
 use microvm_types::files::LeftOut;
 use sha2::{Digest as _, Sha256};
 
-use crate::transfer::Moved;
+use crate::copy::Moved;
 
 /// Most bytes of holes that are hashed as the zeros they stand for: with more, hashing would take longer than the copy.
 const HASHED_HOLES: u64 = 64 << 20;

@@ -1,4 +1,4 @@
-//! Out of a guest.
+//! Copies out of a guest.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -7,43 +7,46 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::{Client, ContentDownload, Download};
 use bytes::{Buf as _, Bytes};
-use microvm_client::{Client, ClientError, ContentDownload, Download};
 use microvm_types::extents::Content;
 use microvm_types::files::{FileKind, LeftOut};
-use microvm_types::{ErrorKind, VmRef};
+use microvm_types::{ErrorKind, PathStyle, VmRef};
 use rustix::fs::{Mode, OFlags};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
-use crate::error::CliError;
-use crate::output::written;
-use crate::transfer::budget::Budget;
-use crate::transfer::place::base_name;
-use crate::transfer::sparse::SparseWriter;
-use crate::transfer::sum::Sum;
-use crate::transfer::{Moved, Rules, permissions, temporary, unpack};
+use crate::copy::budget::Budget;
+use crate::copy::sparse::SparseWriter;
+use crate::copy::sum::Sum;
+use crate::copy::{Moved, Rules, permissions, temporary, unpack};
+use crate::error::ClientError;
 
-/// Copies a file or directory of a guest to a path of this host, or into it if it is a directory.
-pub(crate) async fn pull(
+/// Copies a file or directory of a guest (its path in the style of the guest) to a path of this host, or into it if it is
+/// a directory.
+///
+/// # Errors
+/// If something cannot be read there or written here, or the budget is used up.
+pub async fn pull(
     client: &Client,
     vm: &VmRef,
     from: &[u8],
+    style: PathStyle,
     to: &Path,
     rules: Rules,
-) -> Result<Moved, CliError> {
+) -> Result<Moved, ClientError> {
     let stat = client.stat(vm, from).await?;
-    let name = base_name(from);
+    let name = style.base_name(from);
     let exists = to.is_dir();
     if name.is_empty() {
         let detail =
             "the path in the VM has no name of its own (`/`, `.` or `..`): name a file or directory below it";
-        return Err(CliError::invalid("path_invalid", detail));
+        return Err(ClientError::invalid("path_invalid", detail));
     }
     let target = if exists { to.join(OsStr::from_bytes(name)) } else { to.to_owned() };
     match stat.kind {
         // A path that was typed is followed like everywhere; this name was not, and an earlier copy may have made the link.
-        FileKind::Directory if exists && target.is_symlink() => Err(CliError::new(
+        FileKind::Directory if exists && target.is_symlink() => Err(ClientError::refused(
             ErrorKind::Conflict,
             "target_is_link",
             format!(
@@ -51,8 +54,10 @@ pub(crate) async fn pull(
                 target.display()
             ),
         )),
-        FileKind::Directory => pull_tree(client, vm, from, &target, stat.allocated.is_some(), rules).await,
-        FileKind::Other => Err(CliError::new(
+        FileKind::Directory => {
+            pull_tree(client, vm, (from, name), &target, stat.allocated.is_some(), rules).await
+        }
+        FileKind::Other => Err(ClientError::refused(
             ErrorKind::Unsupported,
             "not_copyable",
             format!("{} is a device, FIFO or socket: only files and directories are copied", stat.path),
@@ -68,35 +73,42 @@ pub(crate) async fn pull(
     }
 }
 
-/// Copies what is in a directory of a guest into a directory of this host, which is made if it is missing.
-pub(crate) async fn pull_directory(
+/// Copies the content of a directory of a guest into a directory of this host, which is made if it is missing.
+///
+/// # Errors
+/// As for [`pull`].
+pub async fn pull_directory(
     client: &Client,
     vm: &VmRef,
     from: &[u8],
+    style: PathStyle,
     to: &Path,
     rules: Rules,
-) -> Result<Moved, CliError> {
+) -> Result<Moved, ClientError> {
     let holes = client.stat(vm, from).await?.allocated.is_some();
-    pull_tree(client, vm, from, to, holes, rules).await
+    pull_tree(client, vm, (from, style.base_name(from)), to, holes, rules).await
 }
 
-/// Copies a file or directory of a guest to standard output, as a tar stream.
-pub(crate) async fn pull_stream(
+/// Writes a file or directory of a guest to `out`, as a tar stream.
+///
+/// # Errors
+/// As for [`pull`]; [`ClientError::Output`] if `out` cannot be written to.
+pub async fn pull_stream(
     client: &Client,
     vm: &VmRef,
     from: &[u8],
     mut budget: Budget,
-) -> Result<Moved, CliError> {
+    out: &mut (impl AsyncWrite + Unpin),
+) -> Result<Moved, ClientError> {
     // Whatever reads it may not know of sparse entries.
     let mut data = client.pull_archive(vm, from, false).await?;
     let mut count = Sum::default();
-    let mut stdout = tokio::io::stdout();
     while let Some(part) = data.next().await? {
         count.add(&part);
         budget.charge(part.len() as u64)?;
-        stdout.write_all(&part).await.map_err(|error| written(&error))?;
+        out.write_all(&part).await.map_err(ClientError::Output)?;
     }
-    stdout.flush().await.map_err(|error| written(&error))?;
+    out.flush().await.map_err(ClientError::Output)?;
     Ok(count.moved(data.left_out(), LeftOut::default()))
 }
 
@@ -111,10 +123,10 @@ type Make<T> = fn(BorrowedFd<'_>) -> io::Result<(String, T)>;
 
 impl Unfinished {
     /// Makes something beside a target, and removes what killed clients left there.
-    fn beside<T>(target: &Path, make: Make<T>) -> Result<(Self, T), CliError> {
+    fn beside<T>(target: &Path, make: Make<T>) -> Result<(Self, T), ClientError> {
         let folder =
             target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let failed = |error: io::Error| CliError::file("making", target, &error);
+        let failed = |error: io::Error| ClientError::file("making", target, &error);
         // Not for reading: a directory that may be written to may be closed to that.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = rustix::fs::open(folder, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
@@ -127,8 +139,8 @@ impl Unfinished {
         self.folder.join(self.name.as_deref().unwrap_or_default())
     }
 
-    fn take_place(mut self, target: &Path) -> Result<(), CliError> {
-        let failed = |error: io::Error| CliError::file("making", target, &error);
+    fn take_place(mut self, target: &Path) -> Result<(), ClientError> {
+        let failed = |error: io::Error| ClientError::file("making", target, &error);
         fs::rename(self.path(), target).map_err(failed)?;
         self.name = None;
         Ok(())
@@ -166,7 +178,7 @@ async fn pull_file(
     target: &Path,
     mut budget: Budget,
     holes: bool,
-) -> Result<Moved, CliError> {
+) -> Result<Moved, ClientError> {
     let (stat, mut data) = if holes {
         let (stat, data) = client.read_content(vm, from).await?;
         (stat, Arriving::Content(data))
@@ -175,7 +187,7 @@ async fn pull_file(
         (stat, Arriving::Bytes(data))
     };
     let (unfinished, file) = Unfinished::beside(target, temporary::file)?;
-    let failed = |error: io::Error| CliError::file("writing", target, &error);
+    let failed = |error: io::Error| ClientError::file("writing", target, &error);
     let mut writer = SparseWriter::new(file);
     let mut count = Sum::default();
     while let Some(piece) = data.next().await? {
@@ -196,13 +208,13 @@ async fn pull_file(
 async fn pull_tree(
     client: &Client,
     vm: &VmRef,
-    from: &[u8],
+    (from, name): (&[u8], &[u8]),
     target: &Path,
     holes: bool,
     rules: Rules,
-) -> Result<Moved, CliError> {
+) -> Result<Moved, ClientError> {
     let mut data = client.pull_archive(vm, from, holes).await?;
-    let prefix = base_name(from).to_vec();
+    let prefix = name.to_vec();
     if target.is_dir() {
         return receive(&mut data, target.to_owned(), prefix, false, rules).await;
     }
@@ -220,7 +232,7 @@ async fn receive(
     prefix: Vec<u8>,
     made: bool,
     mut rules: Rules,
-) -> Result<Moved, CliError> {
+) -> Result<Moved, ClientError> {
     let (parts, arriving) = mpsc::channel(4);
     let unpacking = tokio::task::spawn_blocking(move || {
         let mut reader = Parts { parts: arriving, part: Bytes::new() };
@@ -252,7 +264,7 @@ async fn receive(
     let unpacked = unpacking.await;
     received?;
     let failed = |error: tokio::task::JoinError| {
-        CliError::new(ErrorKind::Internal, "unpack_failed", error.to_string())
+        ClientError::refused(ErrorKind::Internal, "unpack_failed", error.to_string())
     };
     let left_out = unpacked.map_err(failed)??;
     Ok(count.moved(data.left_out(), left_out))

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::{Budget, OutsideLinks, Rules, pack, unpack};
-use crate::error::CliError;
+use crate::error::ClientError;
 
 /// Holes and data of every kind; the names are those of files, one of them too long for a header.
 fn tree(directory: &Path) -> Vec<String> {
@@ -42,7 +42,7 @@ fn packed(directory: &Path, holes: bool) -> Vec<u8> {
     data
 }
 
-fn unpacked(data: &[u8], target: &Path, limit: u64) -> Result<(), CliError> {
+fn unpacked(data: &[u8], target: &Path, limit: u64) -> Result<(), ClientError> {
     let mut rules = Rules { budget: Budget::new(limit), links: OutsideLinks::Keep };
     unpack::unpack(data, target, b"out", false, &mut rules).map(drop)
 }

@@ -1,4 +1,4 @@
-//! Into a guest.
+//! Copies into a guest.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -7,19 +7,19 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::{Client, WriteFile};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt as _};
-use microvm_client::{Client, ClientError, WriteFile};
 use microvm_types::files::{FileKind, FileOwner, FileTime, LeftOut, TransferSummary};
-use microvm_types::{ErrorKind, VmRef};
+use microvm_types::{ErrorKind, PathStyle, VmRef};
+use tokio::io::AsyncRead;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::io::ReaderStream;
 
-use crate::error::CliError;
-use crate::transfer::extents::ExtentReader;
-use crate::transfer::place::{base_name, join, parent};
-use crate::transfer::sum::Sum;
-use crate::transfer::{Moved, extents, pack};
+use crate::copy::extents::ExtentReader;
+use crate::copy::sum::Sum;
+use crate::copy::{Moved, extents, pack};
+use crate::error::ClientError;
 
 /// Bytes that are read and sent at once.
 const PART: usize = 128 * 1024;
@@ -31,36 +31,41 @@ impl From<TransferSummary> for Moved {
     }
 }
 
-/// Copies a file or directory to a path of a guest, or into it if it is a directory, for `owner`.
-pub(crate) async fn push(
+/// Copies a file or directory to a path of a guest (in the style of the guest), or into it if it is a directory, for
+/// `owner`.
+///
+/// # Errors
+/// If something cannot be read here or written there.
+pub async fn push(
     client: &Client,
     vm: &VmRef,
     from: &Path,
     to: &[u8],
+    style: PathStyle,
     owner: &FileOwner,
-) -> Result<Moved, CliError> {
-    let metadata = std::fs::metadata(from).map_err(|error| CliError::file("reading", from, &error))?;
+) -> Result<Moved, ClientError> {
+    let metadata = std::fs::metadata(from).map_err(|error| ClientError::file("reading", from, &error))?;
     let mut target = to.to_vec();
-    if is_directory(client, vm, to).await? {
+    if is_directory(client, vm, to, style).await? {
         // `cp . vm:/x` means the content, as there is no name to give it.
-        let name = base_name(from.as_os_str().as_bytes());
+        let name = PathStyle::Posix.base_name(from.as_os_str().as_bytes());
         if !name.is_empty() {
-            target = join(to, name);
+            target = style.join(to, name);
         }
-    } else if to.ends_with(b"/") && !metadata.is_dir() {
+    } else if style.ends_in_separator(to) && !metadata.is_dir() {
         let detail = format!("{} is not a directory in the VM: make it first", String::from_utf8_lossy(to));
-        return Err(CliError::new(ErrorKind::NotFound, "directory_not_found", detail));
+        return Err(ClientError::refused(ErrorKind::NotFound, "directory_not_found", detail));
     }
     if metadata.is_dir() {
-        let (folder, name) = (parent(&target), base_name(&target));
-        if name.is_empty() || kind(client, vm, &target).await?.is_some() {
+        let (folder, name) = (style.parent(&target), style.base_name(&target));
+        if name.is_empty() || kind(client, vm, &target, style).await?.is_some() {
             return push_directory(client, vm, from, &target, owner).await;
         }
         // A new one is an entry itself: it is to have its mode and time.
-        client.make_directory(vm, folder, Some(owner)).await?;
-        return push_packed(client, vm, from, (name, folder), owner).await;
+        client.make_directory(vm, &folder, Some(owner)).await?;
+        return push_packed(client, vm, from, (name, &folder), owner).await;
     }
-    let file = std::fs::File::open(from).map_err(|error| CliError::file("opening", from, &error))?;
+    let file = std::fs::File::open(from).map_err(|error| ClientError::file("opening", from, &error))?;
     let options = WriteFile {
         mode: Some(metadata.mode() & 0o777),
         owner: Some(owner.clone()),
@@ -69,7 +74,7 @@ pub(crate) async fn push(
     };
     // `st_blocks` counts 512 bytes (stat(2)).
     if metadata.is_file() && metadata.blocks().saturating_mul(512) < metadata.len() {
-        let file = file.try_clone().map_err(|error| CliError::file("opening", from, &error))?;
+        let file = file.try_clone().map_err(|error| ClientError::file("opening", from, &error))?;
         if let Some(moved) = push_sparse(client, vm, file, &target, &options).await? {
             return Ok(moved);
         }
@@ -85,7 +90,7 @@ async fn push_sparse(
     file: std::fs::File,
     target: &[u8],
     options: &WriteFile,
-) -> Result<Option<Moved>, CliError> {
+) -> Result<Option<Moved>, ClientError> {
     let sum = Arc::new(Mutex::new(Sum::default()));
     let counted = Arc::clone(&sum);
     let content = extents::content(file).inspect_ok(move |piece| {
@@ -102,17 +107,29 @@ async fn push_sparse(
     }
 }
 
-async fn is_directory(client: &Client, vm: &VmRef, path: &[u8]) -> Result<bool, CliError> {
-    match kind(client, vm, path).await? {
+async fn is_directory(
+    client: &Client,
+    vm: &VmRef,
+    path: &[u8],
+    style: PathStyle,
+) -> Result<bool, ClientError> {
+    match kind(client, vm, path, style).await? {
         Some(FileKind::Directory) => Ok(true),
         // A link to a directory counts as that directory: a slash at the end makes the guest look through it.
-        Some(FileKind::Symlink) => Ok(kind(client, vm, &join(path, b"")).await? == Some(FileKind::Directory)),
+        Some(FileKind::Symlink) => {
+            Ok(kind(client, vm, &style.join(path, b""), style).await? == Some(FileKind::Directory))
+        }
         _ => Ok(false),
     }
 }
 
-/// What is at a path of a guest; `None` where nothing is, and for a link to a file that is named like a directory.
-async fn kind(client: &Client, vm: &VmRef, path: &[u8]) -> Result<Option<FileKind>, CliError> {
+/// Kind of the entry at a path of a guest; `None` where nothing is, and for a link to a file that is named like a directory.
+async fn kind(
+    client: &Client,
+    vm: &VmRef,
+    path: &[u8],
+    style: PathStyle,
+) -> Result<Option<FileKind>, ClientError> {
     match client.stat(vm, path).await {
         Ok(stat) => Ok(Some(stat.kind)),
         Err(ClientError::Problem(problem))
@@ -121,24 +138,29 @@ async fn kind(client: &Client, vm: &VmRef, path: &[u8]) -> Result<Option<FileKin
             Ok(None)
         }
         // ENOTDIR of the guest.
-        Err(ClientError::Problem(problem)) if problem.kind == ErrorKind::Invalid && path.ends_with(b"/") => {
+        Err(ClientError::Problem(problem))
+            if problem.kind == ErrorKind::Invalid && style.ends_in_separator(path) =>
+        {
             Ok(None)
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// Copies what is in a directory into a directory of a guest, which is made if it is missing.
-pub(crate) async fn push_directory(
+/// Copies the content of a directory into a directory of a guest, which is made if it is missing.
+///
+/// # Errors
+/// If something cannot be read here or written there.
+pub async fn push_directory(
     client: &Client,
     vm: &VmRef,
     from: &Path,
     to: &[u8],
     owner: &FileOwner,
-) -> Result<Moved, CliError> {
+) -> Result<Moved, ClientError> {
     if !from.is_dir() {
         let detail = format!("{} is not a directory: check the path", from.display());
-        return Err(CliError::invalid("not_a_directory", detail));
+        return Err(ClientError::invalid("not_a_directory", detail));
     }
     client.make_directory(vm, to, Some(owner)).await?;
     push_packed(client, vm, from, (b"", to), owner).await
@@ -157,7 +179,7 @@ async fn push_packed(
     from: &Path,
     (name, folder): (&[u8], &[u8]),
     owner: &FileOwner,
-) -> Result<Moved, CliError> {
+) -> Result<Moved, ClientError> {
     // An agent that says what files take on its disk knows maps of holes, too.
     let holes = client.stat(vm, b"/").await?.allocated.is_some();
     let (data, left_out) = packed(from.to_owned(), OsStr::from_bytes(name).into(), holes);
@@ -167,14 +189,18 @@ async fn push_packed(
     Ok(moved)
 }
 
-/// Unpacks a tar stream from standard input in a guest, for `owner`, else for those whom it names.
-pub(crate) async fn push_stream(
+/// Unpacks a tar stream in a guest, for `owner`, else for the owners that it names.
+///
+/// # Errors
+/// If the stream cannot be read, or the guest refuses it.
+pub async fn push_stream(
     client: &Client,
     vm: &VmRef,
     to: &[u8],
     owner: Option<&FileOwner>,
-) -> Result<Moved, CliError> {
-    let data = ReaderStream::with_capacity(tokio::io::stdin(), PART);
+    tar: impl AsyncRead + Send + 'static,
+) -> Result<Moved, ClientError> {
+    let data = ReaderStream::with_capacity(tar, PART);
     Ok(client.push_archive(vm, to, owner, data).await?.into())
 }
 

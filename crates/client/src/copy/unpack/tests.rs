@@ -10,12 +10,12 @@ use tar::{Builder, Header};
 use super::*;
 
 /// Enough for all but what is about the budget.
-fn unpack(data: impl Read, target: &Path, prefix: &[u8]) -> Result<LeftOut, CliError> {
+fn unpack(data: impl Read, target: &Path, prefix: &[u8]) -> Result<LeftOut, ClientError> {
     within(1 << 30, OutsideLinks::Keep, data, target, prefix)
 }
 
 /// Without links that may lead outside.
-fn unpack_closed(data: impl Read, target: &Path, prefix: &[u8]) -> Result<LeftOut, CliError> {
+fn unpack_closed(data: impl Read, target: &Path, prefix: &[u8]) -> Result<LeftOut, ClientError> {
     within(1 << 30, OutsideLinks::Skip, data, target, prefix)
 }
 
@@ -25,7 +25,7 @@ fn within(
     data: impl Read,
     target: &Path,
     prefix: &[u8],
-) -> Result<LeftOut, CliError> {
+) -> Result<LeftOut, ClientError> {
     super::unpack(data, target, prefix, false, &mut Rules { budget: Budget::new(limit), links })
 }
 
@@ -265,7 +265,7 @@ fn extensions_are_not_read_whatever_they_claim() {
         header.set_cksum();
         let taken = std::cell::Cell::new(0);
         let data = header.as_bytes().chain(Endless(&taken));
-        let CliError::Problem(problem) = unpack(data, &place.target(), b"out").unwrap_err() else {
+        let ClientError::Local(problem) = unpack(data, &place.target(), b"out").unwrap_err() else {
             panic!("not a problem")
         };
         assert_eq!(problem.code, "archive_invalid");
@@ -285,7 +285,7 @@ fn no_more_is_written_than_allowed() {
     within(16384, OutsideLinks::Keep, &data[..], &place.target(), b"out").unwrap();
     let place = Place::new();
     let error = within(16383, OutsideLinks::Keep, &data[..], &place.target(), b"out").unwrap_err();
-    assert!(matches!(error, CliError::Problem(problem) if problem.code == "transfer_too_large"));
+    assert!(matches!(error, ClientError::Local(problem) if problem.code == "transfer_too_large"));
     assert!(!place.target().join("b").exists());
     let directories = archive(&[(b"out/1/2/3/4/5/6/7", EntryType::Directory, b"", b"")]);
     assert!(within(16384, OutsideLinks::Keep, &directories[..], &place.target(), b"out").is_err());

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use microvm_archive::pax;
-use microvm_protocol::sparse::SparseRecords;
+use microvm_archive::sparse_map::SparseRecords;
 use microvm_types::files::FileTime;
 use tar::{Entry, EntryType};
 

@@ -12,15 +12,15 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use microvm_protocol::sparse::{Segment, SparseMap};
+use microvm_archive::sparse_map::{Segment, SparseMap};
 use microvm_types::files::{FileTime, LeftOut};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use tar::{Archive, Entry, EntryType};
 
-use crate::error::CliError;
-use crate::transfer::budget::Budget;
-use crate::transfer::sparse::SparseWriter;
-use crate::transfer::{OutsideLinks, Rules, permissions, temporary};
+use crate::copy::budget::Budget;
+use crate::copy::sparse::SparseWriter;
+use crate::copy::{OutsideLinks, Rules, permissions, temporary};
+use crate::error::ClientError;
 use extensions::{Extensions, Names};
 use folders::{Folders, times};
 
@@ -50,10 +50,10 @@ pub(crate) fn unpack(
     prefix: &[u8],
     made: bool,
     rules: &mut Rules,
-) -> Result<LeftOut, CliError> {
+) -> Result<LeftOut, ClientError> {
     let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, target, open, Mode::empty())
-        .map_err(|error| CliError::file("opening", target, &error.into()))?;
+        .map_err(|error| ClientError::file("opening", target, &error.into()))?;
     if !made {
         temporary::sweep(&root, target);
     }
@@ -79,16 +79,19 @@ pub(crate) fn unpack(
         unpacker.entry(&names, &mut entry)?;
     }
     let Unpacker { folders, left_out, .. } = unpacker;
-    folders.finish().map_err(|error| CliError::file("unpacking", target, &error))?;
+    folders.finish().map_err(|error| ClientError::file("unpacking", target, &error))?;
     Ok(left_out)
 }
 
-fn broken(error: &io::Error) -> CliError {
-    CliError::invalid("archive_invalid", format!("the archive from the guest cannot be read: {error}"))
+fn broken(error: &io::Error) -> ClientError {
+    ClientError::invalid("archive_invalid", format!("the archive from the guest cannot be read: {error}"))
 }
 
-fn too_much(what: String) -> CliError {
-    CliError::invalid("archive_invalid", format!("the archive from the guest has {what}: copy less at once"))
+fn too_much(what: String) -> ClientError {
+    ClientError::invalid(
+        "archive_invalid",
+        format!("the archive from the guest has {what}: copy less at once"),
+    )
 }
 
 struct Unpacker<'a> {
@@ -101,7 +104,7 @@ struct Unpacker<'a> {
 }
 
 impl Unpacker<'_> {
-    fn entry(&mut self, names: &Names, entry: &mut Entry<'_, impl Read>) -> Result<(), CliError> {
+    fn entry(&mut self, names: &Names, entry: &mut Entry<'_, impl Read>) -> Result<(), ClientError> {
         let name = &names.path;
         let Some(components) = components(name) else {
             self.leave_out(name, "its name leads outside or is too long");
@@ -135,7 +138,7 @@ impl Unpacker<'_> {
             }
             return Ok(());
         };
-        let failed = |error: io::Error| CliError::file("unpacking", OsStr::from_bytes(name), &error);
+        let failed = |error: io::Error| ClientError::file("unpacking", OsStr::from_bytes(name), &error);
         match kind {
             EntryType::Directory => {
                 self.folders.begin(inner, attributes, &mut self.rules.budget, &failed)?;
@@ -190,8 +193,8 @@ impl Unpacker<'_> {
     fn open(
         &mut self,
         folders: &[Vec<u8>],
-        failed: &impl Fn(io::Error) -> CliError,
-    ) -> Result<BorrowedFd<'_>, CliError> {
+        failed: &impl Fn(io::Error) -> ClientError,
+    ) -> Result<BorrowedFd<'_>, ClientError> {
         self.folders.open(folders, &mut self.rules.budget, failed)
     }
 
@@ -201,8 +204,8 @@ impl Unpacker<'_> {
         name: &[u8],
         entry: (&mut Entry<'_, impl Read>, Option<u64>),
         attributes: Attributes,
-        failed: &impl Fn(io::Error) -> CliError,
-    ) -> Result<(), CliError> {
+        failed: &impl Fn(io::Error) -> ClientError,
+    ) -> Result<(), ClientError> {
         let folder = self.folders.open(folders, &mut self.rules.budget, failed)?;
         let (temporary, file) = temporary::file(folder).map_err(failed)?;
         let written = write_file(file, entry, attributes, &mut self.rules.budget, failed).and_then(|()| {
@@ -223,8 +226,8 @@ impl Unpacker<'_> {
         name: &[u8],
         target: &[Vec<u8>],
         whole_name: &[u8],
-        failed: &impl Fn(io::Error) -> CliError,
-    ) -> Result<(), CliError> {
+        failed: &impl Fn(io::Error) -> ClientError,
+    ) -> Result<(), ClientError> {
         let Some((target_name, target_folders)) = target.split_last() else { return Ok(()) };
         // Beside those that are open: a directory that was left would lose its time to the name that is made in it.
         let target_folder = self.folders.find(target_folders).map_err(failed)?;
@@ -266,8 +269,8 @@ fn write_file(
     (entry, sparse): (&mut Entry<'_, impl Read>, Option<u64>),
     attributes: Attributes,
     budget: &mut Budget,
-    failed: &impl Fn(io::Error) -> CliError,
-) -> Result<(), CliError> {
+    failed: &impl Fn(io::Error) -> ClientError,
+) -> Result<(), ClientError> {
     let mut writer = SparseWriter::new(file);
     let length = entry.size();
     match sparse {
@@ -295,8 +298,8 @@ fn copy(
     length: u64,
     writer: &mut SparseWriter,
     budget: &mut Budget,
-    failed: &impl Fn(io::Error) -> CliError,
-) -> Result<(), CliError> {
+    failed: &impl Fn(io::Error) -> ClientError,
+) -> Result<(), ClientError> {
     let mut buffer = vec![0; 128 * 1024];
     let mut missing = length;
     while missing > 0 {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use microvm_types::files::{FileTime, LeftOut};
 use tar::{Builder, EntryType, Header};
 
-use crate::transfer::extents::ExtentReader;
+use crate::copy::extents::ExtentReader;
 
 mod sparse;
 
@@ -130,7 +130,7 @@ fn append_file(builder: &mut Builder<impl Write>, path: &Path, name: &Path, hole
         // GNU tar looks for maps only behind headers of POSIX.
         let size = map.encode().len() as u64 + map.stored();
         let mut header = filled(Header::new_ustar(), &metadata, EntryType::Regular, size);
-        let stand_in = microvm_protocol::sparse::stand_in(name);
+        let stand_in = microvm_archive::sparse_map::stand_in(name);
         let data = sparse::Data::new(&file, &map, path);
         return builder.append_data(&mut header, OsStr::from_bytes(&stand_in), data);
     }

@@ -10,9 +10,9 @@ use microvm_types::files::FileTime;
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
-use crate::error::CliError;
-use crate::transfer::budget::{self, Budget};
-use crate::transfer::temporary;
+use crate::error::ClientError;
+use crate::copy::budget::{self, Budget};
+use crate::copy::temporary;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -79,8 +79,8 @@ impl Folders {
         &mut self,
         names: &[Vec<u8>],
         budget: &mut Budget,
-        failed: &impl Fn(io::Error) -> CliError,
-    ) -> Result<BorrowedFd<'_>, CliError> {
+        failed: &impl Fn(io::Error) -> ClientError,
+    ) -> Result<BorrowedFd<'_>, ClientError> {
         let common = self.open.iter().zip(names).take_while(|(open, name)| open.name == **name).count();
         self.leave(common).map_err(failed)?;
         for name in &names[common..] {
@@ -105,8 +105,8 @@ impl Folders {
         names: &[Vec<u8>],
         attributes: Attributes,
         budget: &mut Budget,
-        failed: &impl Fn(io::Error) -> CliError,
-    ) -> Result<(), CliError> {
+        failed: &impl Fn(io::Error) -> ClientError,
+    ) -> Result<(), ClientError> {
         let Some((last, parents)) = names.split_last() else { return Ok(()) };
         self.open(parents, budget, failed)?;
         let made = self.enter(last, budget, failed)?;
@@ -131,8 +131,8 @@ impl Folders {
         &mut self,
         name: &[u8],
         budget: &mut Budget,
-        failed: &impl Fn(io::Error) -> CliError,
-    ) -> Result<bool, CliError> {
+        failed: &impl Fn(io::Error) -> ClientError,
+    ) -> Result<bool, ClientError> {
         let made = match rustix::fs::mkdirat(self.last(), name, Mode::RWXU) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,

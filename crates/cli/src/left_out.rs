@@ -1,15 +1,15 @@
-//! Telling what a copy left out.
+//! Report of what a copy left out.
 
+use microvm_client::copy::Moved;
 use microvm_types::files::LeftOut;
 
 use crate::notice::say;
-use crate::transfer::Moved;
 use crate::visible;
 
 /// Exit code of a copy that is not complete.
 const INCOMPLETE: u8 = 1;
 
-/// Tells on standard error what was not copied; gives the exit code of the copy.
+/// Lists on standard error what was not copied; returns the exit code of the copy.
 pub(crate) fn tell(moved: &Moved) -> u8 {
     let LeftOut { count, entries } = &moved.left_out;
     for entry in entries {
