@@ -103,7 +103,7 @@ async fn push_sparse(
             Ok(Some(sum.moved(Some(&LeftOut::default()), LeftOut::default())))
         }
         Err(ClientError::Problem(problem)) if problem.code == "route_not_found" => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 
@@ -143,7 +143,7 @@ async fn kind(
         {
             Ok(None)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 

@@ -10,23 +10,23 @@ use microvm_types::files::FileTime;
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
-use crate::error::ClientError;
 use crate::copy::budget::{self, Budget};
 use crate::copy::temporary;
+use crate::error::ClientError;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Permissions and time of a file or directory. A directory gets them when nothing is put into it any more: a time would not
 /// last before, and permissions may keep us from filling it.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::transfer) struct Attributes {
-    pub(in crate::transfer) mode: Option<Mode>,
-    pub(in crate::transfer) modified: Option<FileTime>,
+pub(in crate::copy) struct Attributes {
+    pub(in crate::copy) mode: Option<Mode>,
+    pub(in crate::copy) modified: Option<FileTime>,
 }
 
 impl Attributes {
     /// Gives an open file or directory all of them.
-    pub(in crate::transfer) fn give(self, folder: BorrowedFd<'_>) -> io::Result<()> {
+    pub(in crate::copy) fn give(self, folder: BorrowedFd<'_>) -> io::Result<()> {
         if let Some(mode) = self.mode {
             rustix::fs::fchmod(folder, mode)?;
         }

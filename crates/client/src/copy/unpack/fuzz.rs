@@ -77,7 +77,7 @@ fn archives_of_a_hostile_guest() {
             assert_eq!(fs::read(&outside).unwrap(), b"untouched");
             let mut outcome = fs::read_dir(&target).unwrap().map(|_| 'e').take(9).collect::<String>();
             fs::remove_dir_all(&target).unwrap();
-            outcome.push_str(&told.map_or_else(|error| error.detail(), |_| "fine".to_owned()));
+            outcome.push_str(&told.map_or_else(|error| error.to_problem().detail, |_| "fine".to_owned()));
             outcome
         });
 }
