@@ -27,7 +27,7 @@ pub enum StreamByte {
     Stderr = 2,
 }
 
-/// What the client says on the exec WebSocket. The first frame is `start`, `attach` or `read`, and only
+/// A message of the client on the exec WebSocket. The first frame is `start`, `attach` or `read`, and only
 /// the first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -55,7 +55,7 @@ pub enum ClientMessage {
         /// From which byte of standard error; absent: the oldest still kept.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stderr_offset: Option<u64>,
-        /// Whether to go on with what the process writes later, to its end.
+        /// Follow the process to its end, with its later output.
         #[serde(default)]
         follow: bool,
     },
@@ -70,7 +70,7 @@ pub enum ClientMessage {
     },
 }
 
-/// What the server says on the exec WebSocket. `exited`, `up_to_date` and `error` are the last.
+/// A message of the server on the exec WebSocket. `exited`, `up_to_date` and `error` are the last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ServerMessage {
@@ -91,7 +91,7 @@ pub enum ServerMessage {
     UpToDate,
     /// It could not be started, or its guest was lost.
     Error {
-        /// What went wrong.
+        /// The failure.
         problem: Problem,
     },
 }
@@ -109,7 +109,7 @@ pub enum CommandLine {
 /// A command to run to its end, its output collected (at most 10 MB of each stream).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Execute {
-    /// What to run.
+    /// The command.
     pub command: CommandLine,
     /// Seconds until it is killed, 1 to 3600.
     #[serde(default = "default_timeout")]
@@ -129,10 +129,10 @@ const fn default_timeout() -> u64 {
     30
 }
 
-/// How a one-shot command ended.
+/// Result of a one-shot command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Executed {
-    /// Whether it ended by itself with exit code 0.
+    /// True if it ended by itself with exit code 0.
     pub success: bool,
     /// Its exit code (32 bits on Windows); 128 + signal, or 124 after a time-out.
     pub exit_code: i64,
@@ -146,14 +146,14 @@ pub struct Executed {
     /// Standard error in base64, only where it is no UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr_base64: Option<String>,
-    /// Whether some output was left out because there was too much of it; `omitted` says how much.
+    /// True if some output was left out because there was too much of it; `omitted` says how much.
     pub truncated: bool,
-    /// What was left out; absent: nothing.
+    /// Output that was left out; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub omitted: Option<Omitted>,
     /// The process: the last MiB of each of its outputs can be read under this id for some minutes.
     pub process: ProcessId,
-    /// How long it ran, in milliseconds.
+    /// Duration in milliseconds.
     pub execution_time_ms: u64,
     /// Why it did not end well, in words.
     pub error: Option<String>,

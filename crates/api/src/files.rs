@@ -22,7 +22,7 @@ pub enum WatchLine {
     Change(WatchEvent),
     /// It failed; nothing comes after.
     Failed {
-        /// What went wrong.
+        /// The failure.
         problem: Problem,
     },
 }

@@ -1,4 +1,4 @@
-//! What a guest tells of itself.
+//! A guest as its agent describes it.
 
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, SystemInfo};
 use serde::{Deserialize, Serialize};
@@ -9,11 +9,11 @@ use utoipa::ToSchema;
 pub struct Ping {
     /// Always true; a failure is a problem body.
     pub success: bool,
-    /// How long the round trip on the channel took, in microseconds.
+    /// Round trip on the channel in microseconds.
     pub round_trip_us: u64,
     /// Version of the agent, for clients that read this name.
     pub agent_version: String,
-    /// What the agent said of itself when the channel was opened.
+    /// The agent, as it described itself when the channel was opened.
     pub agent: AgentInfo,
 }
 
@@ -22,7 +22,7 @@ pub struct Ping {
 pub struct SystemInfoReply {
     /// Always true; a failure is a problem body.
     pub success: bool,
-    /// What the agent found.
+    /// The system, as the agent sees it.
     pub system_info: SystemInfo,
     /// When (RFC 3339 with offset).
     pub timestamp: String,
@@ -39,12 +39,12 @@ pub struct GuestProcesses {
     pub timestamp: String,
 }
 
-/// How the guest is doing.
+/// Health of a guest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HealthReply {
     /// Always true; a failure is a problem body.
     pub success: bool,
-    /// What the agent measured.
+    /// Measurements of the agent.
     pub health: GuestHealth,
     /// When (RFC 3339 with offset).
     pub timestamp: String,

@@ -20,7 +20,7 @@ pub struct Image {
     pub created_at: String,
     /// Where it came from, in a few words.
     pub source: String,
-    /// How programs run in it.
+    /// Settings of programs that run in it.
     pub config: ImageConfig,
 }
 
@@ -100,12 +100,12 @@ pub struct AddImage {
     /// Commands run in a VM of it before it is finished, in order; each is given to `sh -c`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
-    /// How programs run in it; merged over what the source says.
+    /// Settings of programs that run in it, merged over those of the source.
     #[serde(default)]
     pub config: ImageConfig,
 }
 
-/// What a clean-up freed.
+/// Result of a clean-up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Freed {
     /// Bytes.

@@ -11,7 +11,7 @@ pub struct Kernel {
     pub name: String,
     /// Release, as `uname -r` shows it.
     pub release: String,
-    /// How it finds its devices: `acpi` or `command_line`.
+    /// Device discovery: `acpi` or `command_line`.
     pub discovery: String,
     /// SHA-256 of its file.
     pub sha256: String,
@@ -21,7 +21,7 @@ pub struct Kernel {
     pub created_at: String,
     /// Where it came from, in a few words.
     pub source: String,
-    /// Whether it is what `default` means now.
+    /// True if `default` means this kernel now.
     pub is_default: bool,
 }
 
@@ -35,7 +35,7 @@ pub struct KernelList {
     pub unreadable: Vec<Unreadable>,
 }
 
-/// How a kernel finds its devices.
+/// Device discovery of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Discovery {
@@ -58,7 +58,7 @@ pub enum KernelSource {
     File {
         /// Absolute path.
         path: String,
-        /// How it finds its devices.
+        /// Device discovery.
         #[serde(default)]
         discovery: Discovery,
     },

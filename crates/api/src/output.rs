@@ -60,10 +60,10 @@ pub struct Outputs {
     /// Standard error in base64, only where it is no UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr_base64: Option<String>,
-    /// Whether some output is left out; `omitted` says how much.
+    /// True if some output is left out; `omitted` says how much.
     #[serde(default)]
     pub truncated: bool,
-    /// What is left out; absent: nothing.
+    /// Output that is left out; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub omitted: Option<Omitted>,
 }
@@ -80,7 +80,7 @@ pub struct Omitted {
 }
 
 impl Outputs {
-    /// What was collected, as JSON carries it; `rest` says where what is left out can be had.
+    /// The collected output, as JSON carries it; `rest` says where the left-out bytes can be had.
     #[must_use]
     pub fn new(stdout: Collected, stderr: Collected, rest: &str) -> Self {
         let (stdout, stdout_base64, stdout_bytes) = stdout.text();

@@ -67,7 +67,7 @@ pub struct CreatePool {
     pub max_age_seconds: Option<u64>,
 }
 
-/// What is changed of a pool; what is absent stays.
+/// Changes of a pool; absent fields stay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResizePool {
@@ -95,7 +95,7 @@ pub struct Acquire {
     /// Free text, never interpreted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// What becomes of it over time.
+    /// Limits of its life and its idle time.
     #[serde(default)]
     pub limits: Limits,
 }
@@ -107,6 +107,6 @@ pub struct Acquired {
     pub vm: Vm,
     /// Where it came from: `pool`, `fork` or `boot`.
     pub tier: String,
-    /// How long it took, in milliseconds.
+    /// Duration in milliseconds.
     pub duration_ms: Milliseconds,
 }

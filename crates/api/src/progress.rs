@@ -14,7 +14,7 @@ use crate::snapshot::Snapshot;
 pub enum ProgressLine {
     /// Where the work is.
     Progress {
-        /// What is being done, in a few words.
+        /// Current step, in a few words.
         step: String,
         /// Units done so far.
         done: u64,
@@ -45,12 +45,12 @@ pub enum ProgressLine {
     },
     /// Everything was verified.
     Damage {
-        /// What is wrong; empty if nothing is.
+        /// Findings; empty if there are none.
         findings: Vec<String>,
     },
     /// It failed; nothing was left behind.
     Failed {
-        /// What went wrong.
+        /// The failure.
         problem: Problem,
     },
 }

@@ -33,7 +33,7 @@ pub struct ListVms {
     pub waiting: bool,
 }
 
-/// How a VM is started.
+/// Options of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct StartVm {
     /// Boot it from its disk, also a hibernated one: what was in its memory is given up.
@@ -96,7 +96,7 @@ pub struct WriteFile {
     pub modified: Option<ModifiedTime>,
 }
 
-/// What is removed.
+/// The path that is removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RemoveFile {
     /// Absolute path in the guest.
@@ -157,7 +157,7 @@ pub struct WatchFiles {
     pub recursive: bool,
 }
 
-/// What is packed.
+/// The path that is packed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PullArchive {
     /// Absolute path in the guest.
@@ -206,7 +206,7 @@ pub struct CleanUpSnapshots {
     pub named: bool,
 }
 
-/// How a snapshot is removed.
+/// Options of a removal of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct RemoveSnapshot {
     /// Remove those that build on it too.

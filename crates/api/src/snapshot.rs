@@ -21,13 +21,13 @@ pub struct Snapshot {
     pub vm: VmId,
     /// That VM's name then.
     pub vm_name: Name,
-    /// What its owner wrote about it.
+    /// Description by its owner.
     pub description: String,
-    /// Whether it is what a template boots to, made by the server for itself.
+    /// True for a golden snapshot, which the server made of a template.
     pub golden: bool,
     /// The snapshot it builds on; absent if it is whole in itself.
     pub parent_snapshot: Option<SnapshotId>,
-    /// Whether it builds on another one.
+    /// True if it builds on another one.
     pub incremental: bool,
     /// Name of the VM's template.
     pub template: String,
@@ -41,7 +41,7 @@ pub struct Snapshot {
     pub size_bytes: u64,
     /// SHA-256 over its manifest, which holds those of its parts.
     pub checksum: String,
-    /// How long the VM stood still for it, in milliseconds.
+    /// Pause of the VM in milliseconds.
     pub pause_ms: Milliseconds,
     /// When it was taken (RFC 3339 with offset).
     pub created_at: String,
@@ -54,7 +54,7 @@ pub struct CreateSnapshot {
     /// Its name; one is made of the VM's name if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
-    /// What its owner writes about it.
+    /// Description by its owner.
     #[serde(default)]
     pub description: String,
     /// Make it whole in itself instead of building on its parent.
@@ -78,7 +78,7 @@ pub struct BegunSnapshot {
     pub id: SnapshotId,
     /// Its name.
     pub name: Name,
-    /// How long the VM stood still for it, in milliseconds.
+    /// Pause of the VM in milliseconds.
     pub pause_ms: Milliseconds,
 }
 
@@ -92,14 +92,14 @@ pub struct SnapshotList {
     pub unreadable: Vec<Unreadable>,
 }
 
-/// How a snapshot is restored.
+/// Options of a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreSnapshot {
     /// Put the VM it was taken of back in time, instead of making new VMs. Then nothing below counts.
     #[serde(default = "yes")]
     pub in_place: bool,
-    /// How many new VMs.
+    /// Number of new VMs.
     #[serde(default = "one")]
     pub count: usize,
     /// Their name, with `{n}` for the number; made up if absent.
@@ -111,7 +111,7 @@ pub struct RestoreSnapshot {
     /// Free text, never interpreted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// What becomes of them over time.
+    /// Limits of their life and their idle time.
     #[serde(default)]
     pub limits: Limits,
 }
@@ -137,7 +137,7 @@ const fn one() -> usize {
     1
 }
 
-/// What came of a restore.
+/// Result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Restored {
     /// In words.
@@ -162,7 +162,7 @@ pub struct ForkVm {
     /// Free text, never interpreted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// What becomes of them over time.
+    /// Limits of their life and their idle time.
     #[serde(default)]
     pub limits: Limits,
 }
@@ -179,12 +179,12 @@ impl Default for ForkVm {
     }
 }
 
-/// What came of a fork.
+/// Result of a fork.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Forked {
     /// The children, in the order of their numbers.
     pub vms: Vec<Vm>,
-    /// How long the parent stood still, in milliseconds.
+    /// Pause of the parent in milliseconds.
     pub pause_ms: Milliseconds,
     /// Bytes of memory that were copied.
     pub changed_bytes: u64,
@@ -192,7 +192,7 @@ pub struct Forked {
     pub duration_ms: Milliseconds,
 }
 
-/// Whether a snapshot is what was written.
+/// Result of verifying a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Verification {
     /// Every byte is as it was written.
@@ -203,7 +203,7 @@ pub struct Verification {
     pub current_checksum: String,
     /// Bytes on disk that are its own.
     pub size_bytes: u64,
-    /// What is wrong, in words; absent if nothing.
+    /// Description of the damage; absent if there is none.
     pub error: Option<String>,
     /// Which parts are damaged, and where.
     pub damage: Vec<Damage>,
@@ -218,7 +218,7 @@ pub struct Damage {
     pub first_byte: u64,
     /// The byte after the last one of the damaged range.
     pub end_byte: u64,
-    /// What was expected and what was found.
+    /// Expected and found value.
     pub detail: String,
 }
 
@@ -227,7 +227,7 @@ pub struct Damage {
 pub struct GoldenVersion {
     /// The snapshot.
     pub snapshot: Snapshot,
-    /// Whether new VMs of the template are forked from it.
+    /// True if new VMs of the template are forked from it.
     pub current: bool,
 }
 
@@ -238,7 +238,7 @@ pub struct GoldenList {
     pub versions: Vec<GoldenVersion>,
 }
 
-/// What a cleanup removed.
+/// Result of a cleanup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Cleaned {
     /// In words.
@@ -250,9 +250,9 @@ pub struct Cleaned {
 /// All snapshots together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SnapshotStatistics {
-    /// How many somebody asked for.
+    /// Number of those that users took.
     pub total_snapshots: usize,
-    /// How many are golden.
+    /// Number of golden ones.
     pub golden_snapshots: usize,
     /// Bytes on disk.
     pub total_size_bytes: u64,

@@ -13,7 +13,7 @@ use crate::advice::Advice;
 pub struct Resource {
     /// All there is.
     pub total: u64,
-    /// What can still be had.
+    /// Free resources.
     pub available: u64,
     /// The same as `available`, for clients that read this name.
     pub free: u64,
@@ -40,7 +40,7 @@ pub struct HostInfo {
     pub disk: Resource,
 }
 
-/// What the hypervisor driver found.
+/// Result of the probe of the hypervisor driver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HypervisorInfo {
     /// Name of the driver.
@@ -72,31 +72,31 @@ pub enum CheckStatus {
 /// One check of `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Check {
-    /// What was looked at.
+    /// Name of the check.
     pub name: String,
     /// The outcome.
     pub status: CheckStatus,
-    /// What was found.
+    /// Finding.
     pub detail: String,
-    /// What to do about it, if anything.
+    /// Remedy in words, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
-    /// What can be done about it by requests.
+    /// Remedies that are requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remedies: Vec<Advice>,
 }
 
-/// What `doctor` found.
+/// Result of `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Doctor {
     /// The checks, in the order in which they matter.
     pub checks: Vec<Check>,
-    /// What the driver found, if its probe succeeded.
+    /// Result of the driver's probe, if it succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hypervisor: Option<HypervisorInfo>,
 }
 
-/// Whether the server lives, or is ready for requests.
+/// Liveness or readiness of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Liveness {
     /// `alive`, `ready` or `healthy`.
@@ -124,7 +124,7 @@ pub struct TemplateList {
 pub struct FailedTemplate {
     /// Its name: that of the file, without its ending.
     pub name: String,
-    /// What is wrong with it.
+    /// Reason.
     pub reason: String,
 }
 
@@ -134,7 +134,7 @@ pub struct FailedTemplate {
 pub struct TemplateText {
     /// YAML or JSON.
     pub text: String,
-    /// Whether one of the same name is replaced.
+    /// Replace one of the same name.
     #[serde(default)]
     pub replace: bool,
 }

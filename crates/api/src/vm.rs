@@ -37,19 +37,19 @@ pub struct Vm {
     pub image_digest: String,
     /// Kernel it boots, as it was asked for.
     pub kernel: String,
-    /// How it is connected.
+    /// Network mode.
     pub network: NetworkMode,
     /// Folders of the host that it sees.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
-    /// How its programs notice what the host changes in these folders; absent without folders.
+    /// Way in which its programs notice changes that the host makes in these folders; absent without folders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_changes: Option<ShareChanges>,
     /// Labels, for filters.
     pub labels: BTreeMap<String, String>,
     /// Free text of its owner's.
     pub metadata: BTreeMap<String, String>,
-    /// What becomes of it over time.
+    /// Limits of its life and its idle time.
     pub limits: Limits,
     /// When it was created (RFC 3339 with offset).
     pub created_at: String,
@@ -59,19 +59,19 @@ pub struct Vm {
     pub started_at: Option<String>,
     /// Why it failed, while it is `failed`.
     pub failure: Option<String>,
-    /// Whether its agent answers; false in every state but `running`.
+    /// True if its agent answers; false in every state but `running`.
     #[serde(default)]
     pub reachable: bool,
     /// Since when it runs without an agent that answers (RFC 3339 with offset); the server goes on trying.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreachable_since: Option<String>,
-    /// What was seen of its agent when it was lost.
+    /// Last observation of its agent when it was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreachable_reason: Option<String>,
-    /// How it came to its first instruction.
+    /// Way in which it was created.
     #[serde(default)]
     pub origin: Origin,
-    /// How it rests, if it does and the next request is to wake it.
+    /// Kind of rest from which the next request wakes it; absent: it does not rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rest: Option<Rest>,
     /// Syntax of the guest's paths; absent: `posix`, and while its agent does not answer.
@@ -114,13 +114,13 @@ pub struct CreateVm {
     /// Free text, never interpreted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// What becomes of it over time.
+    /// Limits of its life and its idle time.
     #[serde(default)]
     pub limits: Limits,
-    /// Whether it is started at once; then the answer comes when its agent answers.
+    /// Start it at once; then the answer comes when its agent answers.
     #[serde(default = "yes")]
     pub start: bool,
-    /// Whether it has to boot from nothing, instead of being forked from what its template boots to.
+    /// Boot it, instead of forking it from the golden snapshot of its template.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cold: bool,
     /// Take it out of this pool; then only name, labels, metadata and limits can be chosen.
@@ -150,7 +150,7 @@ const fn yes() -> bool {
     true
 }
 
-/// How a VM is stopped.
+/// Options of a stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StopVm {
@@ -192,7 +192,7 @@ pub struct Event {
     pub name: Name,
     /// Its phase after the event.
     pub state: Phase,
-    /// Whether it is gone for good; nothing comes after.
+    /// True if the VM was deleted; no event follows.
     pub gone: bool,
     /// Why, where there is more to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]

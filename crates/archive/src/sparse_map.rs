@@ -37,7 +37,7 @@ pub struct SparseMap {
     segments: Vec<Segment>,
 }
 
-/// What pax records say of an entry that is a sparse file.
+/// Description of a sparse file in the pax records of its entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SparseEntry {
     /// Its name.
@@ -75,7 +75,7 @@ impl SparseRecords {
         *place = Some(value.to_vec());
     }
 
-    /// What they say; `None` if the entry is no sparse file.
+    /// The description; `None` if the entry is no sparse file.
     ///
     /// # Errors
     /// Another version than 1.0, and records that are missing or no numbers.

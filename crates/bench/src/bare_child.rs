@@ -82,7 +82,7 @@ impl BareHost {
         self.start(&spec).await
     }
 
-    /// How long a bare machine stands still at least for a branch in which no memory is copied.
+    /// Shortest pause of a bare machine for a branch in which no memory is copied.
     pub(crate) async fn pause(&self, machine: &BareMachine) -> Result<Duration, BenchError> {
         let tops = self.snapshots.prepare_tops(&machine.id, &[]).await;
         let tops = tops.map_err(|error| failed("making a new top", &error))?;

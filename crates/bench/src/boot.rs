@@ -17,7 +17,7 @@ use crate::{Scene, marks};
 /// Seconds after which a VM of a bench that was killed removes itself.
 const IDLE_NET: u64 = 300;
 
-/// What every VM of the bench is like.
+/// Request for a VM as all VMs of the bench are.
 pub(crate) fn request(kernel: &str) -> CreateVm {
     CreateVm {
         vcpus: Some(1),

@@ -13,13 +13,13 @@ use crate::{Scene, tidy};
 
 /// Memory of each VM.
 const MEMORY_MIB: u32 = 256;
-/// How long each may take to answer while all are asked at once.
+/// Time that each may take to answer while all are asked at once.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The host keeps so much.
 const HOST_RESERVE_MIB: f64 = 2_048.0;
 /// Before idle VMs are watched: what they still have to do after their start is done.
 const SETTLE: Duration = Duration::from_secs(5);
-/// How long they are watched.
+/// Time that they are watched.
 const IDLE: Duration = Duration::from_secs(5);
 /// Children made by one request.
 const STEP: usize = 10;

@@ -13,7 +13,7 @@ use crate::report::{Promise, Row};
 use crate::samples::Samples;
 use crate::{Scene, failed};
 
-/// How long guests are left alone before their memory is read.
+/// Time that guests are left alone before their memory is read.
 pub(crate) const SETTLE: Duration = Duration::from_secs(5);
 /// Rounds of starting a program.
 const START_ROUNDS: u32 = 20;

@@ -1,4 +1,4 @@
-//! How a fork grows with the memory of its source and with what has changed in it.
+//! Growth of a fork with the memory of its source and with changes in it.
 
 use microvm_types::VmRef;
 

@@ -1,4 +1,4 @@
-//! How long the source of a live branch stands still.
+//! Pause of the source of a live branch.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ pub(crate) async fn source(scene: &Scene, memory_mib: u32) -> Result<VmRef, Benc
 
 /// Pauses of one VM with some of its memory changed.
 pub(crate) struct Pauses {
-    /// What the server says of each branch.
+    /// Pauses that the server reports.
     pub(crate) ours: Vec<Duration>,
     /// The same steps on a bare machine, and a copy of as many bytes where that is asked for.
     pub(crate) floor: Vec<Duration>,
@@ -66,7 +66,7 @@ pub(crate) async fn pauses(
     Ok(found)
 }
 
-/// How long copying `bytes` takes between two buffers that were touched before.
+/// Time of copying `bytes` between two buffers that were touched before.
 async fn copy(bytes: u64) -> Result<Duration, BenchError> {
     let length = usize::try_from(bytes).map_err(|error| failed("copying memory", &error))?;
     let copied = tokio::task::spawn_blocking(move || {

@@ -14,9 +14,9 @@ use crate::{Scene, failed, marks};
 
 /// VMs that wait at once.
 const WAITING: usize = 4;
-/// How long the pool may take to be full.
+/// Time that the pool may take to be full.
 const FILL_LIMIT: Duration = Duration::from_secs(120);
-/// How often it is asked whether it is full; nobody tells.
+/// Interval of asking whether the pool is full; there is no event for that.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Rounds at least; one takes some milliseconds once the pool is full.
 const ROUNDS: u32 = 20;
@@ -55,7 +55,7 @@ pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
     Ok(rows)
 }
 
-/// What tells that a VM is there.
+/// Sign that a VM is there.
 #[derive(Debug, Clone, Copy)]
 enum Answer {
     Ping,

@@ -1,4 +1,4 @@
-//! What a snapshot takes on disk.
+//! Size of a snapshot on disk.
 
 use microvm_api::snapshot::CreateSnapshot;
 use microvm_types::VmRef;

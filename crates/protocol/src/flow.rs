@@ -33,7 +33,7 @@ impl SendWindow {
         true
     }
 
-    /// What is left.
+    /// The rest.
     #[must_use]
     pub const fn credit(&self) -> u64 {
         self.credit
@@ -90,7 +90,7 @@ impl ReceiveWindow {
         more > 0
     }
 
-    /// Whether [`Self::widen`] was called.
+    /// [`Self::widen`] was called.
     #[must_use]
     pub const fn is_wide(&self) -> bool {
         self.size == WIDE_WINDOW

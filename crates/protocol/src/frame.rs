@@ -26,7 +26,7 @@ pub const MAX_CONTROL: usize = 256 * 1024;
 /// Bulk payload that fills, with its header, exactly the 32 KiB that Linux's virtio-serial driver takes per write.
 pub const GUEST_BULK: usize = 32 * 1024 - HEADER_LENGTH;
 
-/// What a frame is.
+/// Kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FrameKind {
@@ -90,7 +90,7 @@ impl FrameKind {
         }
     }
 
-    /// Whether frames of this kind use up credit of their stream.
+    /// Returns true if frames of this kind use up credit of their stream.
     #[must_use]
     pub const fn costs_credit(self) -> bool {
         matches!(self, Self::Message | Self::Data | Self::DataErr | Self::Zeros)

@@ -42,9 +42,9 @@ pub trait Operation: Copy + Send + Sync + 'static {
     const PATH: &'static str;
     /// The right that a caller needs.
     const PERMISSION: Permission;
-    /// Whether a request without an answer may be sent again. The client obeys it.
+    /// Safety of a second request when no answer came. The client obeys it.
     const RETRY: Retry;
-    /// Whether it may be offered as a tool to language models.
+    /// Offer as a tool to language models.
     const MCP: Mcp;
     /// Lines of its documentation: the first is the summary, the rest after an empty line is the description.
     const DOCUMENTATION: &'static [&'static str];
@@ -110,7 +110,7 @@ impl Method {
     }
 }
 
-/// Whether a request without an answer may be sent again.
+/// Safety of a second request when no answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Retry {
     /// Twice leaves what once leaves, and answers the same.
@@ -119,7 +119,7 @@ pub enum Retry {
     Never,
 }
 
-/// Whether an operation may be offered as a tool to language models.
+/// Offer of an operation as a tool to language models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mcp {
     /// It may.

@@ -14,7 +14,7 @@ use crate::query::encode_segment;
 pub struct PathError {
     /// Stable code, for example `port_invalid`.
     pub code: &'static str,
-    /// What is wrong with it.
+    /// Reason.
     pub detail: String,
 }
 

@@ -49,7 +49,7 @@ impl Row {
         }
     }
 
-    /// What comes before the dot of its name: what it acts on.
+    /// Subject of the operation: its name up to the dot.
     #[must_use]
     pub fn tag(&self) -> &'static str {
         self.name.split('.').next().unwrap_or(self.name)

@@ -34,16 +34,16 @@ pub struct Exec {
     /// Terminal; absent: pipes.
     #[prost(message, optional, tag = "6")]
     pub terminal: Option<Terminal>,
-    /// Whether standard input will be sent.
+    /// Standard input will be sent.
     #[prost(bool, tag = "7")]
     pub stdin: bool,
     /// Time limit in milliseconds; 0: none.
     #[prost(uint64, tag = "8")]
     pub timeout_ms: u64,
-    /// Whether it lives on without a reader.
+    /// It lives on without a reader.
     #[prost(bool, tag = "9")]
     pub detach: bool,
-    /// Whether it is forgotten when it has ended.
+    /// It is forgotten when it has ended.
     #[prost(bool, tag = "10")]
     pub unlisted: bool,
 }
@@ -74,7 +74,7 @@ pub struct ReadOutput {
     /// Offset in standard error; absent: the oldest byte kept.
     #[prost(uint64, optional, tag = "3")]
     pub stderr: Option<u64>,
-    /// Whether what the process writes later is wanted too.
+    /// Later output of the process is wanted too.
     #[prost(bool, tag = "4")]
     pub follow: bool,
 }
@@ -102,7 +102,7 @@ pub struct Exited {
     /// Signal that ended it.
     #[prost(uint32, optional, tag = "2")]
     pub signal: Option<u32>,
-    /// Whether its time was up.
+    /// Its time was up.
     #[prost(bool, tag = "3")]
     pub timed_out: bool,
 }
@@ -144,7 +144,7 @@ pub struct Process {
     /// Milliseconds since its start.
     #[prost(uint64, tag = "4")]
     pub age_ms: u64,
-    /// How it ended, if it has.
+    /// Its end, if it has ended.
     #[prost(message, optional, tag = "5")]
     pub exit: Option<Exited>,
     /// Bytes of standard output so far.
@@ -153,7 +153,7 @@ pub struct Process {
     /// Bytes of standard error so far.
     #[prost(uint64, tag = "7")]
     pub stderr_bytes: u64,
-    /// Whether the host asked for it to live on without a reader.
+    /// The host asked for it to live on without a reader.
     #[prost(bool, tag = "8")]
     pub detached: bool,
     /// Bytes of the command that are left out.

@@ -66,7 +66,7 @@ pub enum EntryKind {
     Symlink = 3,
 }
 
-/// What is at a path.
+/// Description of the entry at a path.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Stat {
     /// Absolute path.
@@ -225,7 +225,7 @@ pub struct PushArchive {
     pub owner: Option<String>,
 }
 
-/// What to pack.
+/// An archive to pack.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct PullArchive {
     /// File or directory.
@@ -256,7 +256,7 @@ pub struct LeftOutEntry {
 /// Most entries that a [`LeftOut`] names; the rest is counted.
 pub const MAX_LEFT_OUT: usize = 20;
 
-/// What a transfer did not take over.
+/// Entries that a transfer left out.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct LeftOut {
     /// How many.
@@ -281,7 +281,7 @@ impl LeftOut {
 /// An archive was packed; nothing of it follows.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Packed {
-    /// What is not in it.
+    /// Entries that are not in it.
     #[prost(message, optional, tag = "1")]
     pub left_out: Option<LeftOut>,
 }

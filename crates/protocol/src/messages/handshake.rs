@@ -96,7 +96,7 @@ pub struct Variable {
 /// A folder of the host that the machine offers.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Share {
-    /// What the machine calls it: the tag of a virtio-9p device.
+    /// Tag of the virtio-9p device.
     #[prost(string, tag = "1")]
     pub tag: String,
     /// Absolute path where it is mounted; made if missing.
@@ -143,7 +143,7 @@ pub struct Configure {
     pub epoch: u64,
 }
 
-/// What became of one part of a [`Configure`].
+/// Outcome of one part of a [`Configure`].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Part {
     /// Name of the part, as in [`PARTS`].
@@ -175,7 +175,7 @@ pub struct Failure {
     /// The class of the failure.
     #[prost(enumeration = "FailureKind", tag = "1")]
     pub kind: i32,
-    /// What happened, in words.
+    /// Description of the failure.
     #[prost(string, tag = "2")]
     pub message: String,
 }

@@ -60,7 +60,7 @@ pub enum Operation {
     /// New content of a file, sent as `Data` and `Zeros`; answered by `Written` after the host's `End`.
     #[prost(message, tag = "8")]
     WriteFile(WriteFile),
-    /// What is at a path.
+    /// Description of the entry at a path.
     #[prost(message, tag = "9")]
     Stat(Path),
     /// Entries of a directory, in several `Stats`.
@@ -96,7 +96,7 @@ pub enum Operation {
     /// All processes of the guest, in several `GuestProcesses`.
     #[prost(message, tag = "20")]
     GuestProcesses(Empty),
-    /// How the guest is doing.
+    /// Health of the guest.
     #[prost(message, tag = "21")]
     Health(Empty),
     /// End of the guest; answered by `Done` before it begins.
@@ -138,7 +138,7 @@ pub enum Reply {
     /// It was done.
     #[prost(message, tag = "1")]
     Done(Empty),
-    /// What became of each part of a `Configure`.
+    /// Outcome of each part of a `Configure`.
     #[prost(message, tag = "2")]
     Configured(Configured),
     /// The process runs, or is attached to.

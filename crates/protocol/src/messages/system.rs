@@ -86,7 +86,7 @@ pub struct GuestProcesses {
     pub processes: Vec<GuestProcess>,
 }
 
-/// How the guest is to end.
+/// An end of the guest.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Shutdown {
     /// Boot again instead of powering off.
@@ -111,7 +111,7 @@ pub struct MeasureSpawn {
     /// Program; empty: `/bin/true`.
     #[prost(string, tag = "1")]
     pub program: String,
-    /// How often, at most 1000.
+    /// Number of spawns, at most 1000.
     #[prost(uint32, tag = "2")]
     pub rounds: u32,
 }
@@ -128,7 +128,7 @@ pub struct Measured {
     /// Root file system in use.
     #[prost(double, tag = "3")]
     pub disk_percent: f64,
-    /// Whether the start commands are done.
+    /// The start commands are done.
     #[prost(bool, tag = "4")]
     pub start_commands_done: bool,
     /// Times in nanoseconds.

@@ -211,7 +211,7 @@ impl Mux {
         self.shared.closed.subscribe()
     }
 
-    /// Whether the session has ended.
+    /// Returns true if the session has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.shared.lock().closed.is_some()

@@ -1,4 +1,4 @@
-//! What a session knows, behind one lock that is never held for long.
+//! State of a session, behind one lock that is never held for long.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -71,7 +71,7 @@ pub(crate) struct StreamState {
     pub(crate) notify: Arc<StreamNotify>,
 }
 
-/// What a received frame brought about.
+/// Effect of a received frame.
 #[derive(Default)]
 pub(super) struct Effect {
     pub(super) output: bool,

@@ -14,7 +14,7 @@ use crate::preamble::split_point;
 /// Most streams of a session that are widened at a time.
 pub const MAX_WIDE: usize = 8;
 
-/// What came on a stream.
+/// Something that arrived on a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Incoming {
     /// Control; `None`: a message of a newer version.

@@ -19,9 +19,9 @@ pub(crate) enum BootError {
     /// A system call failed.
     #[error("{action}: {source}")]
     System {
-        /// What was being done.
+        /// The action.
         action: String,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
     /// A device did not appear.
@@ -29,7 +29,7 @@ pub(crate) enum BootError {
     Missing {
         /// Which device.
         what: String,
-        /// How long was waited.
+        /// Time waited.
         after: Duration,
     },
     /// A disk without a file system that can be mounted.
@@ -45,7 +45,7 @@ pub(crate) fn failed<E: Into<std::io::Error>>(action: impl Into<String>) -> impl
     move |error| BootError::System { action: action.into(), source: error.into() }
 }
 
-/// How long devices are waited for: a loaded host may give an emulated guest little time.
+/// Time that devices are waited for: a loaded host may give an emulated guest little time.
 pub(crate) const DEVICE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Sets up the root. Returns the parameters of the kernel command line.

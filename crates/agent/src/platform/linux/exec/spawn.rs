@@ -22,9 +22,9 @@ pub(in crate::platform::linux) struct SpawnPlan<'a> {
     /// User, group and further groups; `None`: as the agent itself.
     pub(in crate::platform::linux) identity: Option<(u32, u32, &'a [u32])>,
     pub(in crate::platform::linux) stdio: [RawFd; 3],
-    /// Whether `stdio[0]` becomes the controlling terminal.
+    /// `stdio[0]` becomes the controlling terminal.
     pub(in crate::platform::linux) terminal: bool,
-    /// Whether the agent is shielded from the out-of-memory killer by a score, which programs must not inherit.
+    /// The agent is shielded from the out-of-memory killer by a score, which programs must not inherit.
     pub(in crate::platform::linux) shielded: bool,
     /// Directory of the control group to join.
     pub(in crate::platform::linux) control_group: Option<RawFd>,
