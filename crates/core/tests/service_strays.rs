@@ -6,7 +6,7 @@ mod support;
 
 use microvm_driver_fake::{Fault, MemoryStore, Operation};
 use microvm_types::{Life, Phase, VmRef};
-use support::{Host, named, say};
+use support::{Host, named, say, until};
 
 fn vm(name: &str) -> VmRef {
     name.parse().unwrap()
@@ -178,11 +178,14 @@ fn an_older_row_of_a_vm_removes_neither_its_disk_nor_what_it_sleeps_on() {
     let second = host.serve();
     second.run(async {
         let service = &second.service;
-        let record = service.vms.get(&vm("dev")).unwrap().record;
-        assert_eq!(record.phase(), Phase::Failed);
-        assert!(record.failure.unwrap().contains("older than its disk"));
+        // VMs are taken up at the same time, while the server serves already.
+        let record = |name| service.vms.get(&vm(name)).unwrap().record;
+        until("both are looked at", || {
+            ["dev", "asleep"].map(|name| record(name).phase()) == [Phase::Failed; 2]
+        })
+        .await;
+        assert!(record("dev").failure.unwrap().contains("older than its disk"));
         assert!(host.hypervisor.machines().contains_key(&awake.id), "its machine was ended");
-        assert_eq!(service.vms.get(&vm("asleep")).unwrap().record.phase(), Phase::Failed);
     });
     drop(second);
     // The copy that knows them brings both back.
