@@ -42,6 +42,37 @@ pub struct StartVm {
     pub cold: bool,
 }
 
+/// States that are waited for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WaitForVm {
+    /// A state; may be given several times. None at all: `stopped`, `failed`, and deleted VMs.
+    #[serde(default)]
+    pub state: Vec<FilterState>,
+    /// Wait for its deletion too.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub gone: bool,
+    /// Most seconds to wait, 1 to 3000.
+    #[serde(default = "five_minutes")]
+    #[schema(default = 300, minimum = 1, maximum = 3000)]
+    pub timeout_seconds: u64,
+}
+
+const fn five_minutes() -> u64 {
+    300
+}
+
+/// Events that are followed; all by default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct FollowEvents {
+    /// Id or name of a VM; may be given several times.
+    #[serde(default)]
+    pub vm: Vec<RawBytes>,
+    /// A state that the VM is in after the event; may be given several times.
+    #[serde(default)]
+    pub state: Vec<FilterState>,
+}
+
 /// Part of a console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConsolePart {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use microvm_types::guest::GuestHealth;
 use microvm_types::share::{Share, ShareChanges};
 use microvm_types::template::{NetworkMode, Overrides};
 pub use microvm_types::vm::Counters;
 use microvm_types::vm::{Limits, Origin, Rest};
-use microvm_types::{Name, PathStyle, Phase, Unreadable, VmId};
+use microvm_types::{Name, PathStyle, Phase, ProcessId, Unreadable, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -179,6 +180,121 @@ pub struct ResizeVm {
     /// Memory in MiB; `memory_mb` is understood too.
     #[serde(alias = "memory_mb")]
     pub memory_mib: u32,
+}
+
+/// How a VM is restarted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestartVm {
+    /// End the machine at once instead of asking the guest.
+    #[serde(default)]
+    pub force: bool,
+    /// Seconds the guest gets to end its processes.
+    #[serde(default = "default_grace")]
+    pub grace_seconds: u64,
+}
+
+impl Default for RestartVm {
+    fn default() -> Self {
+        Self { force: false, grace_seconds: default_grace() }
+    }
+}
+
+/// A signal for a whole VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KillVm {
+    /// Number of the signal, 1 to 64; 9 (SIGKILL) if absent.
+    #[serde(default = "sigkill")]
+    pub signal: u8,
+}
+
+impl Default for KillVm {
+    fn default() -> Self {
+        Self { signal: sigkill() }
+    }
+}
+
+const fn sigkill() -> u8 {
+    9
+}
+
+/// Outcome of a signal for a whole VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Killed {
+    /// Processes that got the signal; empty if the machine was ended.
+    pub processes: Vec<ProcessId>,
+    /// The VM after it.
+    pub vm: Vm,
+}
+
+/// A new name for a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RenameVm {
+    /// The name.
+    pub name: Name,
+}
+
+/// Changes of a VM's limits, labels and metadata. What is absent stays.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateVm {
+    /// Labels that are set; null removes one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, Option<String>>,
+    /// Metadata that are set; null removes one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, Option<String>>,
+    /// Limits that are set.
+    #[serde(default)]
+    pub limits: UpdateLimits,
+}
+
+/// Limits of a VM that are set; 0 removes one, absent keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateLimits {
+    /// Seconds without use after which it is stopped, or deleted if `ephemeral`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<u64>,
+    /// Seconds after its creation at which it is stopped, or deleted if `ephemeral`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime_seconds: Option<u64>,
+    /// Instead of `lifetime_seconds`: seconds from now, at least 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime_left_seconds: Option<u64>,
+    /// Seconds without use after which it is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_seconds: Option<u64>,
+    /// Seconds without use after which it is hibernated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hibernate_seconds: Option<u64>,
+    /// Whether it is deleted, instead of stopped, when a limit passes, its guest powers off or it fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<bool>,
+}
+
+/// Resource use of a running VM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Stats {
+    /// Id of the VM.
+    pub vm: VmId,
+    /// Its name.
+    pub name: Name,
+    /// Its state.
+    pub state: Phase,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Milliseconds since it last started to run; absent without a machine.
+    pub uptime_ms: Option<u64>,
+    /// Counters of the host, from its machine's start; all 0 without a machine.
+    pub counters: Counters,
+    /// Numbers of its guest; absent if the guest does not run or did not answer within a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestHealth>,
 }
 
 /// Something that happened to a VM.

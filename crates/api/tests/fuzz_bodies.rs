@@ -13,7 +13,7 @@ use microvm_api::queries::{
 use microvm_api::query;
 use microvm_api::snapshot::{CreateSnapshot, ForkVm, RestoreSnapshot, SnapshotFile};
 use microvm_api::system::TemplateText;
-use microvm_api::vm::{ResizeVm, StopVm};
+use microvm_api::vm::{KillVm, RenameVm, ResizeVm, RestartVm, StopVm, UpdateVm};
 use microvm_api::{CreateVm, Problem};
 use microvm_fuzz::Fuzz;
 use serde::Serialize;
@@ -66,6 +66,10 @@ fn bodies_of_requests() {
                 again::<CreateVm>(bytes),
                 again::<StopVm>(bytes),
                 again::<ResizeVm>(bytes),
+                again::<RestartVm>(bytes),
+                again::<KillVm>(bytes),
+                again::<RenameVm>(bytes),
+                again::<UpdateVm>(bytes),
                 again::<Execute>(bytes),
                 again::<SendSignal>(bytes),
                 again::<AddImage>(bytes),

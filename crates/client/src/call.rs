@@ -64,12 +64,24 @@ impl Client {
         self.call::<O>(path, &NoQuery {}, body).await
     }
 
-    /// Opens the WebSocket of an operation.
+    /// Opens the WebSocket of an operation that takes nothing but its path.
     pub(crate) async fn open<O, C, S>(&self, path: &O::Path) -> Result<Socket, ClientError>
     where
         O: Operation<Query = NoQuery, Body = Handshake, Answer = SocketOf<C, S>>,
     {
-        let uri = uri::<O>(path, &NoQuery {}).map_err(|error| ClientError::Source(error.to_string()))?;
+        self.open_with::<O, C, S>(path, &NoQuery {}).await
+    }
+
+    /// Opens the WebSocket of an operation.
+    pub(crate) async fn open_with<O, C, S>(
+        &self,
+        path: &O::Path,
+        query: &O::Query,
+    ) -> Result<Socket, ClientError>
+    where
+        O: Operation<Body = Handshake, Answer = SocketOf<C, S>>,
+    {
+        let uri = uri::<O>(path, query).map_err(|error| ClientError::Source(error.to_string()))?;
         self.websocket(&uri, O::NAME).await
     }
 }

@@ -3,11 +3,13 @@
 use microvm_api::exec::{Execute, Executed, ProcessList, SendSignal};
 use microvm_api::guest::{GuestProcesses, HealthReply, Ping, SystemInfoReply};
 use microvm_api::operations::{guest, process, vm};
-use microvm_api::queries::{self, ListVms, NoQuery, StartVm};
+use microvm_api::queries::{self, ListVms, NoQuery, StartVm, WaitForVm};
 use microvm_api::query::{FilterPair, FilterState, RawBytes};
-use microvm_api::vm::{Counters, ResizeVm, StopVm};
+use microvm_api::vm::{
+    Counters, Event, KillVm, Killed, RenameVm, ResizeVm, RestartVm, Stats, StopVm, UpdateVm,
+};
 use microvm_api::{CreateVm, END_HEADER, OFFSET_HEADER, Vm, VmList};
-use microvm_types::{Phase, ProcessId, VmRef};
+use microvm_types::{Name, Phase, ProcessId, VmRef};
 
 use crate::client::Client;
 use crate::error::ClientError;
@@ -99,6 +101,36 @@ impl Client {
     /// Stops a VM.
     pub async fn stop_vm(&self, vm: &VmRef, how: &StopVm) -> Result<Vm, ClientError> {
         self.tell::<vm::Stop>(vm, how).await
+    }
+
+    /// Stops a VM and starts it.
+    pub async fn restart_vm(&self, vm: &VmRef, how: &RestartVm) -> Result<Vm, ClientError> {
+        self.tell::<vm::Restart>(vm, how).await
+    }
+
+    /// Sends a signal to a VM: SIGKILL ends its machine, any other goes to its commands.
+    pub async fn kill_vm(&self, vm: &VmRef, signal: u8) -> Result<Killed, ClientError> {
+        self.tell::<vm::Kill>(vm, &KillVm { signal }).await
+    }
+
+    /// Renames a VM.
+    pub async fn rename_vm(&self, vm: &VmRef, name: Name) -> Result<Vm, ClientError> {
+        self.tell::<vm::Rename>(vm, &RenameVm { name }).await
+    }
+
+    /// Changes limits, labels and metadata of a VM.
+    pub async fn update_vm(&self, vm: &VmRef, change: &UpdateVm) -> Result<Vm, ClientError> {
+        self.tell::<vm::Update>(vm, change).await
+    }
+
+    /// Waits for a state of a VM, at most as long as the query says.
+    pub async fn wait_for_vm(&self, vm: &VmRef, query: &WaitForVm) -> Result<Event, ClientError> {
+        self.call::<vm::Wait>(vm, query, ()).await
+    }
+
+    /// Resource use of a VM.
+    pub async fn stats(&self, vm: &VmRef) -> Result<Stats, ClientError> {
+        self.ask::<vm::Stats>(vm).await
     }
 
     /// Changes the memory of a running VM.

@@ -4,6 +4,7 @@ use futures_util::StreamExt;
 use microvm_api::exec::FRAME_MAX;
 use microvm_api::operation::Operation as _;
 use microvm_api::operations::event;
+use microvm_api::queries::FollowEvents;
 use microvm_api::vm::EventMessage;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -39,13 +40,21 @@ impl Client {
         }
     }
 
-    /// What happens to all VMs from now on.
+    /// Events of all VMs from now on.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn events(&self) -> Result<EventStream<EventMessage>, ClientError> {
+        self.follow(&FollowEvents::default()).await
+    }
+
+    /// Some events from now on.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn follow(&self, query: &FollowEvents) -> Result<EventStream<EventMessage>, ClientError> {
         Ok(EventStream {
-            socket: self.open::<event::Follow, _, _>(&()).await?,
+            socket: self.open_with::<event::Follow, _, _>(&(), query).await?,
             kind: std::marker::PhantomData,
         })
     }

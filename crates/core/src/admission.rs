@@ -83,7 +83,7 @@ pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), Serv
 }
 
 /// Refuses the label that the server gives to its own machines: a VM with it would be hidden, or removed as a leftover.
-pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), ServiceError> {
+pub(crate) fn check_labels<V>(labels: &BTreeMap<String, V>) -> Result<(), ServiceError> {
     if labels.contains_key(GOLDEN_LABEL) {
         return Err(invalid("labels", format!("`{GOLDEN_LABEL}` is reserved for machines of the server")));
     }

@@ -21,6 +21,25 @@ pub enum ServiceError {
     /// No VM of that id or name.
     #[error("no VM is called `{0}`")]
     UnknownVm(String),
+    /// Several VMs have ids that begin so.
+    #[error("the ids of several VMs begin with `{prefix}`: {candidates}; write more of the id, or a name")]
+    AmbiguousVm {
+        /// What was asked for.
+        prefix: String,
+        /// Names and ids of some of them.
+        candidates: String,
+    },
+    /// A signal for a VM in which nothing runs.
+    #[error("no command runs in the VM `{0}`, so nothing got the signal; SIGKILL ends the machine")]
+    NoCommand(microvm_types::Name),
+    /// It failed while something else was waited for.
+    #[error("the VM `{vm}` failed while it was waited for: {reason}")]
+    FailedMeanwhile {
+        /// Its name.
+        vm: microvm_types::Name,
+        /// Why it failed.
+        reason: String,
+    },
     /// No template of that name.
     #[error("no template is called `{name}`: there are {known}")]
     UnknownTemplate {
@@ -332,6 +351,7 @@ impl ServiceError {
             Self::Forbidden { .. } => ErrorKind::Forbidden,
             Self::UnknownVm(_) | Self::UnknownTemplate { .. } => ErrorKind::NotFound,
             Self::Invalid { .. }
+            | Self::AmbiguousVm { .. }
             | Self::OtherVmsSnapshot { .. }
             | Self::NoOlderGolden { .. }
             | Self::OverLimit { .. }
@@ -350,6 +370,8 @@ impl ServiceError {
             Self::UnknownPool(_) => ErrorKind::NotFound,
             Self::PoolExhausted { .. } => ErrorKind::Exhausted,
             Self::SnapshotNameTaken(_)
+            | Self::NoCommand(_)
+            | Self::FailedMeanwhile { .. }
             | Self::PoolNameTaken(_)
             | Self::UnreadablePool { .. }
             | Self::UsersUnknown { .. } => ErrorKind::Conflict,
@@ -375,7 +397,8 @@ impl ServiceError {
     #[must_use]
     pub fn remedies(&self) -> Vec<Remedy> {
         match self {
-            Self::UnknownVm(_) => vec![Action::ListVms.any()],
+            Self::UnknownVm(_) | Self::AmbiguousVm { .. } => vec![Action::ListVms.any()],
+            Self::FailedMeanwhile { vm, .. } => vec![Action::ShowConsole.of(vm), Action::StartVm.of(vm)],
             Self::TooManyVms { .. } | Self::NoneLeft { .. } => {
                 vec![Action::ListVms.any(), Action::RemoveVm.any()]
             }
@@ -410,6 +433,9 @@ impl ServiceError {
         match self {
             Self::Forbidden { .. } => "permission_missing",
             Self::UnknownVm(_) => "vm_not_found",
+            Self::AmbiguousVm { .. } => "vm_ambiguous",
+            Self::NoCommand(_) => "no_command",
+            Self::FailedMeanwhile { .. } => "vm_failed",
             Self::UnknownTemplate { .. } => "template_not_found",
             Self::Template(_) => "template_unusable",
             Self::Invalid { .. } | Self::OtherVmsSnapshot { .. } | Self::NoOlderGolden { .. } => {

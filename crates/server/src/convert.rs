@@ -7,7 +7,7 @@ use microvm_api::milliseconds::Milliseconds;
 use microvm_api::pool::Pool;
 use microvm_api::snapshot::{Damage, GoldenVersion, Snapshot};
 use microvm_api::system::HypervisorInfo;
-use microvm_api::vm::{Event, Vm};
+use microvm_api::vm::{Event, Stats, Vm};
 use microvm_core::{VmView, What};
 use microvm_ports::hypervisor::{Capabilities, DeviceDiscovery};
 use microvm_ports::storage::{FileSystem, ImageInfo, KernelInfo};
@@ -52,6 +52,21 @@ impl App {
             origin: record.origin,
             rest: record.life.rest().cloned(),
             path_style,
+        }
+    }
+
+    pub(crate) fn stats(&self, stats: microvm_core::VmStats) -> Stats {
+        let record = stats.view.record;
+        let uptime = record.started_ms.map(|started| self.engine.now_ms().saturating_sub(started));
+        Stats {
+            state: record.phase(),
+            vcpus: record.template.vcpus,
+            memory_mib: record.template.memory_mib,
+            uptime_ms: uptime.filter(|_| record.phase().has_machine()).and_then(|ms| u64::try_from(ms).ok()),
+            vm: record.id,
+            name: record.name,
+            counters: stats.counters,
+            guest: stats.guest,
         }
     }
 

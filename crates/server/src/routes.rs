@@ -13,8 +13,8 @@ use microvm_api::operations::{
 use crate::app::App;
 use crate::call::{Call, Taken};
 use crate::handlers::{
-    archive, events, exec, execute, files, guest as guests, images, kernels, pools, ports, processes,
-    snapshots, system as host, templates, vms, watch,
+    archive, changes, events, exec, execute, files, guest as guests, images, kernels, pools, ports,
+    processes, snapshots, system as host, templates, vms, wait, watch,
 };
 use crate::reply::Replies;
 use crate::session::Session;
@@ -76,6 +76,12 @@ pub(crate) fn all() -> Routes {
         .on(vm::Resume, vms::resume)
         .on(vm::Hibernate, vms::hibernate)
         .on(vm::Resize, vms::resize)
+        .on(vm::Restart, vms::restart)
+        .on(vm::Kill, vms::kill)
+        .on(vm::Rename, changes::rename)
+        .on(vm::Update, changes::update)
+        .on(vm::Wait, wait::wait)
+        .on(vm::Stats, vms::stats)
         .on(vm::Fork, snapshots::fork)
         .on(vm::Metrics, vms::metrics)
         .on(vm::Console, vms::console)

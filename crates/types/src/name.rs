@@ -123,8 +123,8 @@ impl fmt::Debug for Name {
     }
 }
 
-/// How a caller points at a VM: by id or by name. An id is tried first; a name that has the form of an id is still
-/// found if no VM has that id.
+/// A VM as a caller names it: its id, its name, or the first characters of its id. An id is tried first, then a name, then
+/// ids that begin so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct VmRef(Name);

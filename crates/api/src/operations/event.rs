@@ -1,12 +1,12 @@
 //! Events.
 
 use crate::operation::{Handshake, Socket};
-use crate::queries::NoQuery;
+use crate::queries::FollowEvents;
 use crate::vm::EventMessage;
 
 crate::rows! {
     /// Follow what happens to VMs
     ///
     /// One text frame for each change; a reader that is too slow is told how many it missed.
-    Follow = "event.follow", Get "/events", VmRead, Safe, Withheld, ((), NoQuery) Handshake => Socket<(), EventMessage>;
+    Follow = "event.follow", Get "/events", VmRead, Safe, Withheld, ((), FollowEvents) Handshake => Socket<(), EventMessage>;
 }

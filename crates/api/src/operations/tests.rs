@@ -38,6 +38,8 @@ fn queries_come_back() {
     again::<vm::List>("label=a%3Db&label=c%3Dd&state=running&name=x&waiting=true");
     again::<vm::Start>("cold");
     again::<vm::Console>("limit=5&offset=6");
+    again::<vm::Wait>("state=running&state=paused&gone=true&timeout_seconds=5");
+    again::<event::Follow>("vm=dev&vm=00000000000000000000&state=stopped");
     again::<file::Read>("path=/a%FF&offset=1&length=2");
     again::<file::Write>("path=/a&mode=0644&owner=1:2&parents=1&modified=-1.5");
     again::<file::Remove>("path=/a&recursive");

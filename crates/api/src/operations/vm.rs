@@ -3,9 +3,11 @@
 use microvm_types::VmRef;
 
 use crate::operation::{Bytes, Created, Json, LongJson, Nothing, Whole};
-use crate::queries::{ConsolePart, ListVms, NoQuery, StartVm};
+use crate::queries::{ConsolePart, ListVms, NoQuery, StartVm, WaitForVm};
 use crate::snapshot::{ForkVm, Forked};
-use crate::vm::{Counters, CreateVm, ResizeVm, StopVm, Vm, VmList};
+use crate::vm::{
+    Counters, CreateVm, Event, KillVm, Killed, RenameVm, ResizeVm, RestartVm, Stats as Numbers, StopVm, UpdateVm, Vm, VmList,
+};
 
 crate::rows! {
     /// List VMs
@@ -50,6 +52,39 @@ crate::rows! {
 
     /// Change the memory of a running VM
     Resize = "vm.resize", Post "/vms/{vm}/resize", VmOperate, Never, Offered, (VmRef, NoQuery) Json<ResizeVm> => Json<Vm>;
+
+    /// Restart a VM
+    ///
+    /// Stops it as `vm.stop` does and starts it. A stopped or failed VM is started; a hibernated one is woken first, so that
+    /// its programs end in order.
+    Restart = "vm.restart", Post "/vms/{vm}/restart", VmOperate, Never, Offered, (VmRef, NoQuery) Json<RestartVm> => Json<Vm>;
+
+    /// Send a signal to a VM
+    ///
+    /// SIGKILL ends the machine at once; its disk stays. Any other signal goes to every command that was started through
+    /// the agent and still runs.
+    Kill = "vm.kill", Post "/vms/{vm}/kill", VmOperate, Never, Offered, (VmRef, NoQuery) Json<KillVm> => Json<Killed>;
+
+    /// Rename a VM
+    ///
+    /// The guest has its new host name after its next start.
+    Rename = "vm.rename", Post "/vms/{vm}/rename", VmOperate, Never, Offered, (VmRef, NoQuery) Json<RenameVm> => Json<Vm>;
+
+    /// Change limits, labels and metadata of a VM
+    ///
+    /// In every state; what the request does not name stays.
+    Update = "vm.update", Post "/vms/{vm}/update", VmOperate, Never, Offered, (VmRef, NoQuery) Json<UpdateVm> => Json<Vm>;
+
+    /// Wait for a state of a VM
+    ///
+    /// The answer comes when the VM is in one of the states, or deleted if `gone` is set; it is the event that said so. A VM
+    /// that fails or is deleted while another state is waited for is an error, as is the end of the time (`wait_timeout`).
+    Wait = "vm.wait", Get "/vms/{vm}/wait", VmRead, Safe, Offered, (VmRef, WaitForVm) Nothing => Json<Event>;
+
+    /// Read the resource use of a running VM
+    ///
+    /// Counters of the host and numbers of the guest in one answer. Reading them does not count as use of the VM.
+    Stats = "vm.stats", Get "/vms/{vm}/stats", VmRead, Safe, Offered, (VmRef, NoQuery) Nothing => Json<Numbers>;
 
     /// Fork a running VM
     ///

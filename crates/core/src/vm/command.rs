@@ -12,6 +12,7 @@ use microvm_types::vm::{NewVm, VmRecord};
 use microvm_types::{Name, Phase, SnapshotId};
 use tokio::sync::oneshot;
 
+use super::change::VmChange;
 use super::shared::Shared;
 use super::standby::StandbyVmm;
 use crate::error::ServiceError;
@@ -62,6 +63,11 @@ pub(crate) enum Command {
         reply: Reply,
     },
     Hibernate(Reply),
+    /// Change its name, labels, metadata and limits.
+    Change {
+        change: Box<VmChange>,
+        reply: Reply,
+    },
     /// Stand still if it runs: the disk of the host is nearly full.
     MakeRoom,
 }

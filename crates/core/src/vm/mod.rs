@@ -8,6 +8,7 @@
 
 pub(crate) mod activity;
 pub(crate) mod actor;
+pub(crate) mod change;
 pub(crate) mod command;
 pub(crate) mod guard;
 mod guest;

@@ -12,6 +12,12 @@ use super::command::{Command, Order, Reply};
 use super::view::{Published, VmView};
 use crate::error::ServiceError;
 use crate::events::Cause;
+use crate::state::GOLDEN_LABEL;
+
+/// Fewest characters of an id that stand for it: of fewer a mistyped name would be one.
+const PREFIX_MIN: usize = 4;
+/// Most VMs that are named when an id is not clear.
+const CANDIDATES: usize = 5;
 
 /// The way to one VM's actor.
 #[derive(Clone)]
@@ -28,6 +34,12 @@ impl VmHandle {
     pub(crate) fn by(mut self, cause: &Cause) -> Self {
         self.cause = cause.clone();
         self
+    }
+
+    /// True unless the server made it for itself: it waits in a pool, or becomes a golden snapshot.
+    fn is_users(&self) -> bool {
+        let now = self.published.borrow();
+        !now.record.is_pools() && !now.record.labels.contains_key(GOLDEN_LABEL)
     }
 
     /// The VM as it is now.
@@ -90,6 +102,34 @@ struct Entry {
 impl Inner {
     fn id_of(&self, tenant: &str, name: &Name) -> Option<&VmId> {
         self.by_name.get(tenant)?.get(name)
+    }
+
+    /// The only VM of a tenant whose id begins so. VMs that the server made for itself are not meant.
+    fn by_prefix(&self, tenant: &str, vm: &VmRef) -> Result<&Entry, ServiceError> {
+        let prefix = vm.as_str();
+        let mut found: Vec<(&VmId, &Entry)> = Vec::new();
+        if prefix.len() >= PREFIX_MIN {
+            let begins = |(id, entry): &(&VmId, &Entry)| {
+                id.as_str().starts_with(prefix) && entry.tenant == tenant && entry.handle.is_users()
+            };
+            found.extend(self.by_id.iter().filter(begins));
+        }
+        match found[..] {
+            [] => Err(ServiceError::UnknownVm(prefix.to_owned())),
+            [(_, entry)] => Ok(entry),
+            _ => {
+                found.sort_by_key(|(id, _)| *id);
+                let shown = |(id, entry): &(&VmId, &Entry)| format!("{id} ({})", entry.handle.record().name);
+                let mut candidates: Vec<String> = found.iter().take(CANDIDATES).map(shown).collect();
+                if found.len() > CANDIDATES {
+                    candidates.push(format!("and {} more", found.len() - CANDIDATES));
+                }
+                Err(ServiceError::AmbiguousVm {
+                    prefix: prefix.to_owned(),
+                    candidates: candidates.join(", "),
+                })
+            }
+        }
     }
 
     fn is_taken(&self, tenant: &str, name: &Name) -> bool {
@@ -161,16 +201,14 @@ impl Registry {
         self.with(|inner| inner.is_taken(tenant, name))
     }
 
-    /// Finds a VM of a tenant by id, then by name.
+    /// Finds a VM of a tenant by id, then by name, then by the first characters of its id.
     pub(crate) fn find(&self, tenant: &str, vm: &VmRef) -> Result<VmHandle, ServiceError> {
         self.with(|inner| {
             let of_tenant = |id: &VmId| inner.by_id.get(id).filter(|entry| entry.tenant == tenant);
             let by_id = vm.as_id().and_then(|id| of_tenant(&id));
-            by_id
-                .or_else(|| inner.id_of(tenant, vm.as_name()).and_then(of_tenant))
-                .map(|entry| entry.handle.clone())
+            let found = by_id.or_else(|| inner.id_of(tenant, vm.as_name()).and_then(of_tenant));
+            found.map_or_else(|| inner.by_prefix(tenant, vm), Ok).map(|entry| entry.handle.clone())
         })
-        .ok_or_else(|| ServiceError::UnknownVm(vm.to_string()))
     }
 
     /// Finds a VM by its id, whoever owns it: for the server's own work.

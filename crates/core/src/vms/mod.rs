@@ -1,7 +1,9 @@
 //! VMs and their life, as a caller sees them.
 
+mod act;
 pub(crate) mod reconcile;
 pub(crate) mod room;
+mod wait;
 
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use microvm_types::template::Template;
 use microvm_types::vm::{PoolMember, VmRecord};
 use microvm_types::{OperationName, Unreadable, VmRef};
 
+pub use self::act::VmStats;
+pub use self::wait::Wanted;
 use crate::admission;
 use crate::context::Context;
 use crate::creation::{self, BootChoice, CreateRequest, Parts};

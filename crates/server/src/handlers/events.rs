@@ -4,8 +4,11 @@ use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use futures_util::{SinkExt, StreamExt};
 use microvm_api::operation::Socket;
 use microvm_api::operations::event;
+use microvm_api::queries::FollowEvents;
+use microvm_api::query::{FilterState, RawBytes};
 use microvm_api::vm::{Event, EventMessage};
 use microvm_core::Events;
+use microvm_types::Phase;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::call::Call;
@@ -15,24 +18,53 @@ use crate::session::Session;
 
 pub(crate) async fn events(
     app: Session,
-    Call { body: request, .. }: Call<event::Follow>,
+    Call { body: request, query, .. }: Call<event::Follow>,
 ) -> Result<Reply<Socket<(), EventMessage>>, Failure> {
+    let filter = Filter::new(&app, &query)?;
     // Subscribed before the answer: whoever has the answer misses nothing.
     let events = app.services.vms.events()?;
     Ok(Reply::socket(request, move |socket| async move {
         tokio::select! {
-            () = forward(&app, events, socket) => {}
+            () = forward(&app, events, &filter, socket) => {}
             () = app.ending.cancelled() => {}
         }
     }))
 }
 
-async fn forward(app: &Session, mut events: Events, socket: WebSocket) {
+/// Events that a watcher asked for.
+struct Filter {
+    /// Ids or names; empty: all VMs.
+    vms: Vec<String>,
+    /// Empty: all states.
+    states: Vec<Phase>,
+}
+
+impl Filter {
+    fn new(app: &Session, query: &FollowEvents) -> Result<Self, Failure> {
+        let named = |name: &RawBytes| {
+            let text = String::from_utf8_lossy(&name.0).into_owned();
+            // A VM that is there is followed by its id, also when it is renamed; another one may come.
+            let found = text.parse().ok().and_then(|vm| app.services.vms.get(&vm).ok());
+            found.map_or(text, |view| view.record.id.to_string())
+        };
+        let states = query.state.iter().map(FilterState::phase).collect::<Result<_, _>>()?;
+        Ok(Self { vms: query.vm.iter().map(named).collect(), states })
+    }
+
+    fn takes(&self, event: &Event) -> bool {
+        let is_named = |vm: &String| vm == event.vm.as_str() || vm == event.name.as_str();
+        (self.vms.is_empty() || self.vms.iter().any(is_named))
+            && (self.states.is_empty() || self.states.contains(&event.state))
+    }
+}
+
+async fn forward(app: &Session, mut events: Events, filter: &Filter, socket: WebSocket) {
     let (mut sink, mut stream) = socket.split();
     loop {
         let event = tokio::select! {
             event = events.next() => match event.map(|event| app.event(event)) {
                 Ok(None) => continue,
+                Ok(Some(event)) if !filter.takes(&event) => continue,
                 Ok(Some(event)) => Ok(event),
                 Err(error) => Err(error),
             },

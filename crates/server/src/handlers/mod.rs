@@ -1,6 +1,7 @@
 //! One file per group of routes.
 
 pub(crate) mod archive;
+pub(crate) mod changes;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod execute;
@@ -15,4 +16,5 @@ pub(crate) mod snapshots;
 pub(crate) mod system;
 pub(crate) mod templates;
 pub(crate) mod vms;
+pub(crate) mod wait;
 pub(crate) mod watch;

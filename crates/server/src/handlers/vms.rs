@@ -8,12 +8,13 @@ use microvm_api::operation::{Bytes, Created, Whole};
 use microvm_api::operations::vm;
 use microvm_api::queries::ListVms;
 use microvm_api::query::{FilterPair, FilterState, RawBytes};
-use microvm_api::vm::{Counters, CreateVm, Vm as VmBody, VmList};
+use microvm_api::vm::{Counters, CreateVm, Killed, Stats, Vm as VmBody, VmList};
 use microvm_core::{AcquireRequest, BootChoice, CreateRequest, VmFilter};
 use microvm_types::vm::NewVm;
 
 use crate::call::Call;
 use crate::failure::Failure;
+use crate::handlers::processes::check_signal;
 use crate::reply::{Done, Reply};
 use crate::session::Session;
 
@@ -130,6 +131,31 @@ pub(crate) async fn stop(
 ) -> Result<Json<VmBody>, Failure> {
     let grace = Duration::from_secs(how.grace_seconds).min(GRACE_MAX);
     Ok(Json(app.vm(app.services.vms.stop(&vm, how.force, Some(grace)).await?)))
+}
+
+pub(crate) async fn restart(
+    app: Session,
+    Call { path: vm, body: how, .. }: Call<vm::Restart>,
+) -> Result<Json<VmBody>, Failure> {
+    let grace = Duration::from_secs(how.grace_seconds).min(GRACE_MAX);
+    Ok(Json(app.vm(app.services.vms.restart(&vm, how.force, Some(grace)).await?)))
+}
+
+pub(crate) async fn kill(
+    app: Session,
+    Call { path: vm, body: request, .. }: Call<vm::Kill>,
+) -> Result<Json<Killed>, Failure> {
+    check_signal(request.signal)?;
+    let processes = app.services.vms.kill(&vm, request.signal).await?;
+    Ok(Json(Killed { processes, vm: app.vm(app.services.vms.get(&vm)?) }))
+}
+
+pub(crate) async fn stats(
+    app: Session,
+    Call { path: vm, .. }: Call<vm::Stats>,
+) -> Result<Json<Stats>, Failure> {
+    let stats = app.services.vms.stats(&vm).await?;
+    Ok(Json(app.stats(stats)))
 }
 
 pub(crate) async fn hibernate(

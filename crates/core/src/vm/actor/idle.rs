@@ -47,6 +47,11 @@ impl IdleCare {
         self.rest_until = Instant::now() + RETRY;
     }
 
+    /// Looks at limits at once: they may be others now.
+    pub(super) fn look_again(&mut self) {
+        self.rest_until = Instant::now();
+    }
+
     /// Waits until a limit passes; for ever if the VM has none. One that is not `usable` (its agent does not answer, it
     /// waits for room on the disk) is not idle because nobody uses it.
     pub(super) async fn passes(&self, journal: &Journal, activity: &Activity, usable: bool) -> Limit {

@@ -120,6 +120,16 @@ impl Journal {
         Ok(done)
     }
 
+    /// Takes a record over that differs in what people chose, not in its life: stored first, then true.
+    pub(super) async fn replace(&mut self, mut record: VmRecord) -> Result<(), ServiceError> {
+        record.updated_ms = self.now_ms();
+        self.shared.ports.store.update_vm(&record).await?;
+        self.record = record;
+        self.publish();
+        self.tell(None);
+        Ok(())
+    }
+
     /// Notes a fact: true whether or not it can be stored.
     pub(super) async fn note(&mut self, event: LifecycleEvent, reason: Option<String>) {
         self.note_by(|life| life.apply(event), reason).await;

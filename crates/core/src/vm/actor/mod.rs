@@ -12,6 +12,7 @@
 mod adopt;
 mod beginning;
 mod branching;
+mod change;
 mod claim;
 mod disks;
 mod ending;
@@ -244,6 +245,9 @@ impl VmActor {
             }
             Command::Hibernate(reply) => {
                 let _ = reply.send(vm.hibernate().await);
+            }
+            Command::Change { change, reply } => {
+                let _ = reply.send(self.change(*change).await);
             }
             Command::MakeRoom => vm.make_room().await,
             Command::Rehearse(reply) => {

@@ -1,0 +1,28 @@
+//! Changes of name, labels, metadata and limits, in every phase.
+
+use super::VmActor;
+use crate::error::ServiceError;
+use crate::launch::shares::check_whole;
+use crate::vm::change::VmChange;
+
+impl VmActor {
+    /// Stored first, then true. If it cannot be stored nothing has changed.
+    pub(super) async fn change(&mut self, change: VmChange) -> Result<(), ServiceError> {
+        let journal = &mut self.vm.journal;
+        let mut record = journal.record.clone();
+        change.apply(&mut record, journal.now_ms())?;
+        if record.limits.hibernate_seconds.is_some() {
+            check_whole(&record.template)?;
+        }
+        let (id, from, to) = (record.id.clone(), journal.record.name.clone(), record.name.clone());
+        journal.shared.registry.rename(&id, &from, &to)?;
+        if let Err(error) = journal.replace(record).await {
+            // Its old name is gone only if somebody took it in this moment; then the next server finds it in the store.
+            let _ = journal.shared.registry.rename(&id, &to, &from);
+            return Err(error);
+        }
+        // A limit that could not be carried out may be another one now.
+        self.idle.look_again();
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! Waiting for a phase.
+
+use microvm_types::vm::VmRecord;
+use microvm_types::{Phase, VmRef};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Vms;
+use crate::error::ServiceError;
+use crate::events::{Cause, Event, What};
+
+/// Phases that are waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Any of these.
+    pub phases: Vec<Phase>,
+    /// Its deletion too.
+    pub gone: bool,
+}
+
+impl Wanted {
+    /// True if a VM in this phase need not be waited for any more.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownVm`] if it was deleted and that is not wanted.
+    fn is_met(&self, name: &str, phase: Phase) -> Result<bool, ServiceError> {
+        match phase {
+            Phase::Deleted if self.gone => Ok(true),
+            Phase::Deleted => Err(ServiceError::UnknownVm(name.to_owned())),
+            phase => Ok(self.phases.contains(&phase)),
+        }
+    }
+}
+
+impl Vms {
+    /// Waits until a VM is in one of the phases; the event that said so, or one that describes the VM if it is already.
+    /// No phase in between is missed, however short it is, unless more happens on the host than events are kept for.
+    /// Cancelling is safe.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownVm`] if it is deleted meanwhile and that is not wanted; [`ServiceError::FailedMeanwhile`] if
+    /// it fails while something else is waited for.
+    pub async fn wait(&self, vm: &VmRef, wanted: &Wanted) -> Result<Event, ServiceError> {
+        let handle = self.context.owned(vm)?;
+        // Subscribed before it is looked at: what happens in between is seen.
+        let mut events = self.events();
+        let record = handle.record();
+        let name = record.name.as_str();
+        if wanted.is_met(name, record.phase())? {
+            return Ok(as_event(record, handle.cause));
+        }
+        loop {
+            match events.next().await {
+                Ok(event) if event.vm == record.id => {
+                    let What::Phase { to, reason, .. } = &event.what else { continue };
+                    if wanted.is_met(name, *to)? {
+                        return Ok(event);
+                    }
+                    if *to == Phase::Failed {
+                        let reason = reason.clone().unwrap_or_default();
+                        return Err(ServiceError::FailedMeanwhile { vm: event.name, reason });
+                    }
+                }
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => {
+                    let now = handle.record();
+                    if wanted.is_met(name, now.phase())? {
+                        return Ok(as_event(now, handle.cause));
+                    }
+                }
+                Err(RecvError::Closed) => return Err(ServiceError::ShuttingDown),
+            }
+        }
+    }
+}
+
+fn as_event(record: VmRecord, cause: Cause) -> Event {
+    let phase = record.phase();
+    Event {
+        what: What::Phase { from: phase, to: phase, reason: record.failure },
+        tenant: record.tenant,
+        vm: record.id,
+        name: record.name,
+        cause,
+        at_ms: record.updated_ms,
+    }
+}
