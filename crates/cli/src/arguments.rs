@@ -49,6 +49,10 @@ pub(crate) enum Command {
     Create(commands::create::Create),
     /// Run a command in a running VM, or attach to one
     Exec(commands::exec::Exec),
+    /// Open a shell in a running VM
+    Shell(commands::shell::Shell),
+    /// Attach to a process of a VM
+    Attach(commands::attach::Attach),
     /// Copy files and directories into and out of a VM
     Cp(commands::cp::Cp),
     /// List VMs
@@ -60,6 +64,12 @@ pub(crate) enum Command {
     Ps(commands::ps::Ps),
     /// Show the console of a VM, or the kept output of a process
     Logs(commands::logs::Logs),
+    /// Show the resource use of VMs
+    Stats(commands::stats::Stats),
+    /// Follow changes of VMs
+    Events(commands::events::Events),
+    /// Wait for a state of a VM, or for the end of a process
+    Wait(commands::wait::Wait),
     /// Pause running VMs; their memory stays
     Pause(commands::lifecycle::Targets),
     /// Resume paused VMs
@@ -70,6 +80,14 @@ pub(crate) enum Command {
     Start(commands::lifecycle::Start),
     /// Shut down VMs; their disks stay
     Stop(commands::lifecycle::Stop),
+    /// Stop VMs and start them again
+    Restart(commands::lifecycle::Restart),
+    /// Send a signal to a VM, or to one of its processes
+    Kill(commands::kill::Kill),
+    /// Rename a VM
+    Rename(commands::rename::Rename),
+    /// Change limits, labels and metadata of VMs
+    Update(commands::update::Update),
     /// Delete VMs, running ones included
     Rm(commands::rm::Rm),
     /// Change the memory of a running VM
@@ -104,6 +122,13 @@ pub(crate) enum Command {
     Bench(crate::commands::bench::Bench),
     /// Verify every stored image and kernel
     Verify(commands::verify::Verify),
+    /// Show the server, its host and what it has
+    Info(commands::info::Info),
+    /// Print the versions of this program and of the server
+    Version(commands::info::Version),
+    /// Manage the server in the background
+    #[command(subcommand)]
+    Server(commands::server::Server),
     /// Run the server; other commands start it when they need it
     Serve(commands::serve::Serve),
     /// Print completions for a shell
@@ -126,6 +151,21 @@ mod tests {
             "microvm create --name dev --cpus 2 --memory 512MiB --label a=b --network isolated",
             "microvm exec -i dev -- uname -a",
             "microvm exec -d dev -- sleep 1",
+            "microvm exec -dit dev -- bash",
+            "microvm shell dev -u me",
+            "microvm attach dev --detach-keys ctrl-a,d",
+            "microvm events -f --vm dev --state running",
+            "microvm wait dev --state running --state deleted --timeout 3s",
+            "microvm wait dev 00000000000000000000",
+            "microvm stats --no-stream a b",
+            "microvm restart --time 3s a b",
+            "microvm kill dev -s HUP",
+            "microvm kill -s 15 dev 00000000000000000000",
+            "microvm rename dev new",
+            "microvm update dev --lifetime +2h --idle off --ephemeral --label a=b --rm-label c",
+            "microvm info",
+            "microvm version",
+            "microvm server status",
             "microvm exec dev --attach 00000000000000000000",
             "microvm cp ./a dev:/b",
             "microvm ls -q --label a=b --state running",
@@ -190,6 +230,10 @@ mod tests {
             "microvm rm",
             "microvm snapshot prune",
             "microvm fork",
+            "microvm update dev",
+            "microvm kill dev -s NOPE",
+            "microvm wait dev --state nope",
+            "microvm attach dev --detach-keys nope",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

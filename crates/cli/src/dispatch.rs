@@ -36,6 +36,16 @@ pub(crate) fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
         if let Command::Bench(command) = arguments.command {
             return command.run(settings, format).await;
         }
+        if let Command::Version(command) = arguments.command {
+            return command.run(&settings, format).await;
+        }
+        if let Command::Server(command) = arguments.command {
+            return command.run(&settings, format).await;
+        }
+        if let Command::Info(command) = arguments.command {
+            let context = Context::open(settings.clone(), format).await?;
+            return command.run(&context, &settings).await;
+        }
         let context = Context::open(settings, format).await?;
         client_command(arguments.command, &context).await
     });
@@ -56,6 +66,15 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Run(command) => command.run(context).await,
         Command::Create(command) => command.run(context).await,
         Command::Exec(command) => command.run(context).await,
+        Command::Shell(command) => command.run(context).await,
+        Command::Attach(command) => command.run(context).await,
+        Command::Stats(command) => command.run(context).await,
+        Command::Events(command) => command.run(context).await,
+        Command::Wait(command) => command.run(context).await,
+        Command::Restart(command) => command.run(context).await,
+        Command::Kill(command) => command.run(context).await,
+        Command::Rename(command) => command.run(context).await,
+        Command::Update(command) => command.run(context).await,
         Command::Cp(command) => command.run(context).await,
         Command::Ls(command) => command.run(context).await,
         Command::Inspect(command) => command.run(context).await,
@@ -78,7 +97,10 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Kernel(command) => command.run(context).await,
         Command::Template(command) => command.run(context).await,
         Command::Verify(command) => command.run(context).await,
-        Command::Serve(_)
+        Command::Info(_)
+        | Command::Version(_)
+        | Command::Server(_)
+        | Command::Serve(_)
         | Command::Completions(_)
         | Command::Man(_)
         | Command::Doctor(_)

@@ -26,6 +26,8 @@ pub(crate) enum CliError {
     ReaderGone,
     /// A signal asked us to end.
     Interrupted(u8),
+    /// The detach keys were pressed; the process runs on.
+    Detached,
 }
 
 impl CliError {
@@ -41,6 +43,7 @@ impl CliError {
     pub(crate) fn is_of_this_side(&self) -> bool {
         match self {
             Self::ReaderGone | Self::Interrupted(_) => true,
+            Self::Detached => false,
             Self::Problem(problem) => problem.code == LOCAL_FILE,
         }
     }
@@ -65,6 +68,7 @@ impl CliError {
             Self::Problem(problem) => problem.detail.clone(),
             Self::ReaderGone => "nobody reads the output any more".to_owned(),
             Self::Interrupted(signal) => format!("interrupted by signal {signal}"),
+            Self::Detached => "detached".to_owned(),
         }
     }
 
@@ -74,6 +78,7 @@ impl CliError {
             Self::Problem(problem) => problem.kind.exit_code(),
             Self::ReaderGone => READER_GONE,
             Self::Interrupted(signal) => 128 + signal,
+            Self::Detached => 0,
         }
     }
 

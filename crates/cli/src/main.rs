@@ -12,6 +12,7 @@ mod claim;
 mod commands;
 mod context;
 mod descriptors;
+mod detach;
 mod dispatch;
 mod duration;
 mod entry_point;

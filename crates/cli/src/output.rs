@@ -53,6 +53,21 @@ impl Output {
         self.bytes(format!("{}\n", visible::json(&text)).as_bytes())
     }
 
+    /// A value as JSON on one line.
+    pub(crate) fn json_line(self, value: &impl Serialize) -> Result<(), CliError> {
+        let text = serde_json::to_string(value).map_err(|error| {
+            CliError::new(microvm_types::ErrorKind::Internal, "output_failed", error.to_string())
+        })?;
+        self.bytes(format!("{}\n", visible::json(&text)).as_bytes())
+    }
+
+    /// Names and values, one pair a line.
+    pub(crate) fn pairs(self, pairs: &[(&str, String)]) -> Result<(), CliError> {
+        let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let line = |(name, value): &(&str, String)| format!("{name:width$}  {}", visible::line(value));
+        self.line(&pairs.iter().map(line).collect::<Vec<_>>().join("\n"))
+    }
+
     /// `value` in JSON, or the table.
     pub(crate) fn table(
         self,

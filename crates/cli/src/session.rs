@@ -12,6 +12,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::detach::{DetachKeys, Detector};
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::notice::say;
@@ -42,7 +43,7 @@ impl Both {
 }
 
 /// How the streams are connected.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Wiring {
     /// Our standard input goes to the command.
     pub(crate) stdin: bool,
@@ -50,6 +51,8 @@ pub(crate) struct Wiring {
     pub(crate) terminal: bool,
     /// Its output is collected instead of printed.
     pub(crate) collect: bool,
+    /// Keys that detach from a terminal.
+    pub(crate) detach_keys: Option<DetachKeys>,
 }
 
 /// Connects our streams to the command's until it ends.
@@ -63,9 +66,10 @@ pub(crate) async fn stream(
     let raw = if wiring.terminal { Some(RawTerminal::enter()?) } else { None };
     let ExecSession { started, events, writer } = session;
     let mut collected = Both::default();
-    missing(&started, wiring.collect.then_some(&mut collected));
+    let collect = wiring.collect;
+    missing(&started, collect.then_some(&mut collected));
     let status = tokio::select! {
-        status = output(events, wiring.collect.then_some(&mut collected)) => status,
+        status = output(events, collect.then_some(&mut collected)) => status,
         never = input(writer, wiring) => match never? {},
         signal = pass_on(client, vm, &started.process, interrupts) => Err(CliError::Interrupted(signal)),
     };
@@ -83,10 +87,13 @@ pub(crate) async fn collect(session: ExecSession) -> Result<(ExitStatus, Both), 
 
 async fn output(events: ExecStream, collected: Option<&mut Both>) -> Result<ExitStatus, CliError> {
     // That it is up to date is said only to whoever asked for less than all.
-    until_told(events, collected).await?.ok_or_else(|| {
-        let detail = "the server ended the output without saying how the command ended: attach to it again";
-        CliError::new(ErrorKind::Unavailable, "process_lost", detail)
-    })
+    until_told(events, collected).await?.ok_or_else(vanished)
+}
+
+/// The output of a process ended, and nothing says how the process did.
+pub(crate) fn vanished() -> CliError {
+    let detail = "the server ended the output without saying how the command ended: attach to it again";
+    CliError::new(ErrorKind::Unavailable, "process_lost", detail)
 }
 
 /// Takes output until the process has ended, or all that was asked for has come.
@@ -135,10 +142,21 @@ async fn input(mut writer: ExecWriter, wiring: Wiring) -> Result<std::convert::I
     // Asked now: a terminal that is gone is none any more, and reads from it fail with EIO.
     let from_terminal = std::io::stdin().is_terminal();
     let mut stdin = if wiring.stdin || wiring.terminal { Some(read_stdin()?) } else { None };
+    let mut detector = wiring.detach_keys.filter(|_| wiring.terminal).map(Detector::new);
     loop {
         let sent = tokio::select! {
             data = next(&mut stdin) => match data {
-                Some(Ok(data)) => writer.stdin(&data).await,
+                Some(Ok(data)) => match &mut detector {
+                    Some(detector) => {
+                        let (passed, detached) = detector.pass(&data);
+                        let sent = writer.stdin(&passed).await;
+                        if detached {
+                            return Err(CliError::Detached);
+                        }
+                        sent
+                    }
+                    None => writer.stdin(&data).await,
+                },
                 // The terminal is gone: the signal that tells so decides what becomes of the command.
                 Some(Err(error)) if from_terminal && error.raw_os_error() == Some(libc::EIO) => {
                     stdin = None;

@@ -23,6 +23,11 @@ impl Client {
         self.ask::<system::Info>(&()).await
     }
 
+    /// Ends the server; it may still be ending when this returns.
+    pub async fn stop_server(&self) -> Result<(), ClientError> {
+        self.ask::<system::Stop>(&()).await
+    }
+
     /// What is in order on the host and what is not.
     pub async fn doctor(&self) -> Result<Doctor, ClientError> {
         self.ask::<system::Doctor>(&()).await

@@ -72,5 +72,5 @@ pub use template_source::{TemplateError, TemplateSet, TemplateSource};
 pub use vm::change::{LimitsChange, VmChange};
 pub use vm::lease::GuestLease;
 pub use vm::view::{Unreachable, VmFilter, VmView};
-pub use vms::{VmStats, Vms, Wanted};
 pub use vms::reconcile::StrayVm;
+pub use vms::{VmStats, Vms, Wanted};

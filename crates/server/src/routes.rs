@@ -153,6 +153,7 @@ fn store(routes: Routes) -> Routes {
         .on(system::Doctor, host::doctor)
         .on(system::Verify, host::verify)
         .on(system::Metrics, host::metrics)
+        .on(system::Stop, host::stop)
         .on(system::Live, host::live)
         .on(system::Ready, host::ready)
         .on(system::OpenApi, host::openapi)

@@ -51,20 +51,24 @@ pub(crate) fn router_of(app: Arc<App>, routes: Routes) -> Router {
         .with_state(app)
 }
 
-/// Serves until the application's token is cancelled; requests under way get ten seconds then.
+/// Serves until the application's token is cancelled; requests under way get ten seconds then. The engine is closed before
+/// the lock of the root is given back.
 ///
 /// # Errors
 /// The system's error if the socket fails.
 pub async fn serve(bound: BoundServer, app: App) -> std::io::Result<()> {
-    let (ending, limits) = (app.ending.clone(), app.limits);
+    let (ending, limits, engine) = (app.ending.clone(), app.limits, Arc::clone(&app.engine));
     let (listener, _unlink) = bound.into_parts();
     let serving = connections::serve(listener, router(Arc::new(app)), limits, ending.clone());
-    tokio::select! {
+    let served = tokio::select! {
         result = serving => result,
         never = crate::metrics::upkeep() => match never {},
         () = async { ending.cancelled().await; tokio::time::sleep(DRAIN).await } => {
             tracing::warn!("requests were still under way at the end and were cut off");
             Ok(())
         }
-    }
+    };
+    // Before the lock is given back: the next server takes the VMs over.
+    engine.close().await;
+    served
 }

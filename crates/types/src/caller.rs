@@ -31,6 +31,8 @@ pub enum Permission {
     ImageWrite,
     /// See the host and the state of the server.
     SystemRead,
+    /// End the server.
+    SystemOperate,
 }
 
 impl Permission {
@@ -51,6 +53,7 @@ impl Permission {
             Self::ImageRead => "image:read",
             Self::ImageWrite => "image:write",
             Self::SystemRead => "system:read",
+            Self::SystemOperate => "system:operate",
         }
     }
 }

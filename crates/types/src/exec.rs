@@ -122,6 +122,12 @@ pub struct ProcessInfo {
     /// Whether it was started to live on without a reader. While one of these runs its VM is not ended for being idle.
     #[serde(default)]
     pub detached: bool,
+    /// True if it has a terminal; false also from agents that do not tell.
+    #[serde(default)]
+    pub terminal: bool,
+    /// True if it was started with a standard input that can be written; false also from agents that do not tell.
+    #[serde(default)]
+    pub stdin: bool,
 }
 
 const fn is_zero(number: &u64) -> bool {

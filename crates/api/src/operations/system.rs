@@ -20,6 +20,11 @@ crate::rows! {
     /// Read counters and histograms, as Prometheus reads them
     Metrics = "system.metrics", Get "/metrics", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Whole<MetricsText>;
 
+    /// End the server
+    ///
+    /// VMs keep running; the next server takes them over. Requests under way get ten seconds.
+    Stop = "system.stop", Post "/system/stop", SystemOperate, Never, Withheld, ((), NoQuery) Nothing => Nothing;
+
     /// Tell whether the server is alive
     Live = "system.live", Get "/health/live", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Json<Liveness>;
 

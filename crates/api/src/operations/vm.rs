@@ -6,7 +6,8 @@ use crate::operation::{Bytes, Created, Json, LongJson, Nothing, Whole};
 use crate::queries::{ConsolePart, ListVms, NoQuery, StartVm, WaitForVm};
 use crate::snapshot::{ForkVm, Forked};
 use crate::vm::{
-    Counters, CreateVm, Event, KillVm, Killed, RenameVm, ResizeVm, RestartVm, Stats as Numbers, StopVm, UpdateVm, Vm, VmList,
+    Counters, CreateVm, Event, KillVm, Killed, RenameVm, ResizeVm, RestartVm, Stats as Numbers, StopVm,
+    UpdateVm, Vm, VmList,
 };
 
 crate::rows! {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 use microvm_api::output::Outputs;
-use microvm_types::exec::{ExecRequest, ExitStatus, OutputOffsets};
+use microvm_client::ExecSession;
+use microvm_types::exec::{ExecRequest, ExitStatus, OutputOffsets, TerminalSize};
 use microvm_types::files::FileOwner;
 use microvm_types::{ProcessId, VmRef};
 use serde::Serialize;
@@ -12,6 +13,7 @@ use serde_json::json;
 
 use crate::commands::machine::variable;
 use crate::context::Context;
+use crate::detach::{DEFAULT_KEYS, DetachKeys};
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::notice::say;
@@ -51,8 +53,10 @@ impl CommandOptions {
         self.user.clone().map_or(FileOwner::Default, FileOwner::Named)
     }
 
-    pub(crate) fn request(&self, command: Vec<String>) -> Result<ExecRequest, CliError> {
-        if self.tty && terminal::size().is_none() {
+    /// The request; the terminal of a command that nobody reads has the usual size until somebody attaches.
+    pub(crate) fn request(&self, command: Vec<String>, detach: bool) -> Result<ExecRequest, CliError> {
+        let size = terminal::size().or_else(|| detach.then(TerminalSize::default));
+        if self.tty && size.is_none() {
             let detail = "there is no terminal here: leave out -t";
             return Err(CliError::invalid("no_terminal", detail));
         }
@@ -66,10 +70,10 @@ impl CommandOptions {
             environment,
             working_directory: self.workdir.clone(),
             user: self.user.clone(),
-            terminal: if self.tty { terminal::size() } else { None },
+            terminal: size.filter(|_| self.tty),
             stdin: self.interactive || self.tty,
             timeout_ms: self.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-            detach: false,
+            detach,
             unlisted: false,
         })
     }
@@ -90,12 +94,15 @@ pub(crate) struct Exec {
     vm: VmRef,
     #[command(flatten)]
     options: CommandOptions,
-    /// Run in the background and print the process id
-    #[arg(short, long, conflicts_with_all = ["tty", "interactive"])]
+    /// Run in the background and print the process id; `attach` gives it this terminal and standard input
+    #[arg(short, long)]
     detach: bool,
     /// Attach to a process by its id instead of starting one
     #[arg(long, value_name = "PROCESS", conflicts_with_all = ["command", "detach"])]
     attach: Option<ProcessId>,
+    /// Keys that detach from a terminal
+    #[arg(long, value_name = "KEYS", default_value = DEFAULT_KEYS)]
+    detach_keys: DetachKeys,
     /// Program and arguments
     #[arg(last = true, required_unless_present = "attach", value_name = "COMMAND")]
     command: Vec<String>,
@@ -112,14 +119,19 @@ struct Ended {
 }
 
 impl Exec {
+    /// A command with its streams here.
+    pub(crate) fn of(vm: VmRef, options: CommandOptions, command: Vec<String>) -> Self {
+        let (detach, attach, detach_keys) = (false, None, DetachKeys::default());
+        Self { vm, options, detach, attach, detach_keys, command }
+    }
+
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let mut interrupts = Interrupts::new()?;
         let client = &context.client;
         let session = match &self.attach {
             Some(process) => client.attach(&self.vm, process, OutputOffsets::default()).await?,
             None => {
-                let mut request = self.options.request(self.command)?;
-                request.detach = self.detach;
+                let request = self.options.request(self.command, self.detach)?;
                 client.exec(&self.vm, &request).await?
             }
         };
@@ -133,32 +145,58 @@ impl Exec {
             stdin: self.options.interactive,
             terminal: self.options.tty,
             collect: context.output.is_json(),
+            detach_keys: Some(self.detach_keys),
         };
-        let process = session.started.process.clone();
-        let outcome = session::stream(client, &self.vm, session, wiring, &mut interrupts).await;
-        // A command whose output is no longer read, or whose input broke off, would block for ever.
-        if self.attach.is_none() && outcome.as_ref().is_err_and(CliError::is_of_this_side) {
-            // If the VM is gone, so is the command.
-            let _ = client.signal(&self.vm, &process, SIGKILL).await;
-        }
-        let (status, collected) = outcome?;
-        if context.output.is_json() {
-            let rest = format!(
-                "`microvm logs {} {process}` shows the last MiB of each for some minutes; without `--output json` all \
-                 is printed",
-                self.vm
-            );
-            let exit_code = status.shell_code();
-            context.output.json(&Ended {
-                exit_code,
-                exit: status,
-                process,
-                outputs: collected.outputs(&rest),
-            })?;
-        }
-        if status.timed_out {
-            say("the command was killed because its time was up");
-        }
-        Ok(status.shell_code())
+        let whose = if self.attach.is_none() { Whose::Ours } else { Whose::Others };
+        to_its_end(context, &self.vm, session, wiring, &mut interrupts, whose).await
     }
+}
+
+/// Who started a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// This program: it does not outlive the end of our streams.
+    Ours,
+    /// Somebody before.
+    Others,
+}
+
+/// Connects our streams to a command until it ends or is detached from; the exit code.
+pub(crate) async fn to_its_end(
+    context: &Context,
+    vm: &VmRef,
+    session: ExecSession,
+    wiring: Wiring,
+    interrupts: &mut Interrupts,
+    whose: Whose,
+) -> Result<u8, CliError> {
+    let client = &context.client;
+    let process = session.started.process.clone();
+    let outcome = session::stream(client, vm, session, wiring, interrupts).await;
+    if matches!(outcome, Err(CliError::Detached)) {
+        say(&format!("detached; `microvm attach {vm} {process}` attaches again"));
+        return Ok(0);
+    }
+    // A command whose output is no longer read, or whose input broke off, would block for ever.
+    if whose == Whose::Ours && outcome.as_ref().is_err_and(CliError::is_of_this_side) {
+        // If the VM is gone, so is the command.
+        let _ = client.signal(vm, &process, SIGKILL).await;
+    }
+    let (status, collected) = outcome?;
+    if context.output.is_json() {
+        let rest = format!(
+            "`microvm logs {vm} {process}` shows the last MiB of each for some minutes; without `--output json` all is printed"
+        );
+        let exit_code = status.shell_code();
+        context.output.json(&Ended {
+            exit_code,
+            exit: status,
+            process,
+            outputs: collected.outputs(&rest),
+        })?;
+    }
+    if status.timed_out {
+        say("the command was killed because its time was up");
+    }
+    Ok(status.shell_code())
 }

@@ -1,10 +1,10 @@
-//! `microvm start`, `stop`, `pause` and `resume`.
+//! `microvm start`, `stop`, `restart`, `pause`, `resume` and `hibernate`.
 
 use std::time::Duration;
 
 use clap::Args;
 use microvm_api::Vm;
-use microvm_api::vm::StopVm;
+use microvm_api::vm::{RestartVm, StopVm};
 use microvm_client::ClientError;
 use microvm_types::VmRef;
 
@@ -88,8 +88,35 @@ impl Stop {
     }
 }
 
+/// Stop VMs and start them again
+#[derive(Debug, Args)]
+#[command(after_help = "\
+As `stop` and `start`: the guest is asked to end its processes, and boots again from its disk. Stopped and failed VMs
+are started; hibernated ones are woken first, so that their programs end in order.
+
+Examples:
+  microvm restart dev
+  microvm restart --force dev")]
+pub(crate) struct Restart {
+    #[command(flatten)]
+    targets: Targets,
+    /// Kill at once, without a shutdown of the guest
+    #[arg(short, long)]
+    force: bool,
+    /// Time for the guest to shut down before it is killed
+    #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
+    time: Duration,
+}
+
+impl Restart {
+    pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let how = RestartVm { force: self.force, grace_seconds: self.time.as_secs() };
+        each(context, &self.targets.vms, async |vm: &VmRef| context.client.restart_vm(vm, &how).await).await
+    }
+}
+
 /// Applies `act` to every VM, also after one failed, and prints their names. The first failure is the outcome.
-async fn each(
+pub(crate) async fn each(
     context: &Context,
     vms: &[VmRef],
     act: impl AsyncFn(&VmRef) -> Result<Vm, ClientError>,

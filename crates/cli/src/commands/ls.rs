@@ -37,7 +37,7 @@ pub(crate) struct Ls {
     quiet: bool,
 }
 
-fn state(text: &str) -> Result<Phase, String> {
+pub(crate) fn state(text: &str) -> Result<Phase, String> {
     let found = Phase::SHOWN.into_iter().find(|phase| phase.as_str() == text);
     found.ok_or_else(|| {
         let known: Vec<&str> = Phase::SHOWN.into_iter().map(Phase::as_str).collect();

@@ -1,16 +1,20 @@
 //! One file per verb.
 
+pub(crate) mod attach;
 pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod doctor;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod fork;
 pub(crate) mod golden;
 pub(crate) mod image;
+pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kernel;
+pub(crate) mod kill;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod ls;
@@ -18,11 +22,17 @@ pub(crate) mod machine;
 pub(crate) mod man;
 pub(crate) mod pool;
 pub(crate) mod ps;
+pub(crate) mod rename;
 pub(crate) mod resize;
 pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod server;
+pub(crate) mod shell;
 pub(crate) mod snapshot;
+pub(crate) mod stats;
 pub(crate) mod template;
+pub(crate) mod update;
 pub(crate) mod verify;
+pub(crate) mod wait;

@@ -107,7 +107,7 @@ struct Gathered {
 
 impl Run {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
-        let request = self.options.request(Vec::new())?;
+        let request = self.options.request(Vec::new(), false)?;
         let mut interrupts = Interrupts::new()?;
         // Nothing is made where it can be seen that there is nothing to run.
         if let (true, Some(image)) = (self.command.is_empty(), self.machine.image()) {
@@ -148,6 +148,8 @@ impl Run {
             stdin: self.options.interactive,
             terminal: self.options.tty,
             collect: context.output.is_json(),
+            // The VM goes with the command: nothing could be attached to again.
+            detach_keys: None,
         };
         let (status, collected) = session::stream(client, &vm, session, wiring, interrupts).await?;
         let mut gathered = self.collect(context, &created, interrupts).await;

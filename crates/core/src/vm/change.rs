@@ -124,7 +124,10 @@ mod tests {
         assert_eq!(applied(none, 0).unwrap().idle_seconds, Some(60));
         let change = LimitsChange { idle_seconds: Some(0), ephemeral: Some(true), ..none };
         let limits = applied(change, 0).unwrap();
-        assert_eq!((limits.idle_seconds, limits.lifetime_seconds, limits.ephemeral), (None, Some(3600), true));
+        assert_eq!(
+            (limits.idle_seconds, limits.lifetime_seconds, limits.ephemeral),
+            (None, Some(3600), true)
+        );
     }
 
     #[test]

@@ -272,6 +272,8 @@ impl Process {
             stdout_bytes: inner.stdout.end(),
             stderr_bytes: inner.stderr.end(),
             detached: self.request.detach,
+            terminal: self.request.terminal.is_some(),
+            stdin: self.request.stdin,
         }
     }
 

@@ -229,5 +229,7 @@ fn describe(process: messages::Process) -> Option<ProcessInfo> {
         stdout_bytes: process.stdout_bytes,
         stderr_bytes: process.stderr_bytes,
         detached: process.detached,
+        terminal: process.terminal,
+        stdin: process.stdin,
     })
 }

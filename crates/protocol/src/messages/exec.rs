@@ -159,6 +159,12 @@ pub struct Process {
     /// Bytes of the command that are left out.
     #[prost(uint64, tag = "9")]
     pub command_omitted: u64,
+    /// True if it has a terminal.
+    #[prost(bool, tag = "10")]
+    pub terminal: bool,
+    /// True if it was started with a standard input that can be written.
+    #[prost(bool, tag = "11")]
+    pub stdin: bool,
 }
 
 /// Some of the processes.

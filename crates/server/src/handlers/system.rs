@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::host;
 use crate::lines::progress;
 use crate::metrics::PoolSize;
-use crate::reply::Reply;
+use crate::reply::{Done, Reply};
 use crate::session::Session;
 
 pub(crate) async fn info(app: Session, _: Call<system::Info>) -> Result<Json<HostInfo>, Failure> {
@@ -61,6 +61,13 @@ pub(crate) async fn metrics(
 
 fn gauge(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// The answer still goes out: requests under way are finished before the server ends.
+pub(crate) async fn stop(app: Session, _: Call<system::Stop>) -> Done {
+    tracing::info!("ending, as a caller asked");
+    app.ending.cancel();
+    Done
 }
 
 pub(crate) async fn live(app: Session, _: Call<system::Live>) -> Json<Liveness> {

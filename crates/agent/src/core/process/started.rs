@@ -43,6 +43,9 @@ pub(in crate::core) struct Process<P: Programs> {
     pub(in crate::core) command: Vec<String>,
     pub(in crate::core) started: Instant,
     pub(in crate::core) detached: bool,
+    terminal: bool,
+    /// It was started with a standard input that can be written.
+    has_stdin: bool,
     /// Removed from the table when it has ended.
     pub(in crate::core) unlisted: bool,
     /// Its standard input; empty after the end of input.
@@ -63,6 +66,8 @@ impl<P: Programs> Process<P> {
             command: request.command,
             started: Instant::now(),
             detached: request.detach,
+            terminal: request.terminal.is_some(),
+            has_stdin: stdin.is_some(),
             unlisted: request.unlisted,
             stdin: tokio::sync::Mutex::new(stdin),
             child,
@@ -128,6 +133,8 @@ impl<P: Programs> Process<P> {
             stdout_bytes: state.outputs[0].end(),
             stderr_bytes: state.outputs[1].end(),
             detached: self.detached,
+            terminal: self.terminal,
+            stdin: self.has_stdin,
         }
     }
 }
