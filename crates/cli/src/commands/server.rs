@@ -89,7 +89,7 @@ async fn stop(client: &Client, settings: &Settings) -> Result<bool, CliError> {
     // A server holds the lock until it has let go of every VM.
     let ended = tokio::task::spawn_blocking(move || std::fs::File::open(lock)?.lock());
     match tokio::time::timeout(PATIENCE, ended).await {
-        Ok(Ok(locked)) => locked.map(|()| true).map_err(|error| failed(error)),
+        Ok(Ok(locked)) => locked.map(|()| true).map_err(&failed),
         Ok(Err(error)) => Err(failed(error.into())),
         Err(_) => {
             let detail = format!("the server has not ended within {PATIENCE:?}: look at its log");

@@ -15,10 +15,10 @@ impl VmActor {
             check_whole(&record.template)?;
         }
         let (id, from, to) = (record.id.clone(), journal.record.name.clone(), record.name.clone());
-        journal.shared.registry.rename(&id, &from, &to)?;
+        journal.shared.registry.rename(&id, &to)?;
         if let Err(error) = journal.replace(record).await {
             // Its old name is gone only if somebody took it in this moment; then the next server finds it in the store.
-            let _ = journal.shared.registry.rename(&id, &to, &from);
+            let _ = journal.shared.registry.rename(&id, &from);
             return Err(error);
         }
         // A limit that could not be carried out may be another one now.
