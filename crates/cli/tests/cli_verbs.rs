@@ -207,8 +207,12 @@ fn on_terminal(
     let child = command.stdin(open()).stdout(open()).stderr(Stdio::piped()).spawn().unwrap();
     drop(command);
     blocking(move || {
-        converse(&mut std::fs::File::from(people));
-        child.wait_with_output().unwrap()
+        let mut people = std::fs::File::from(people);
+        converse(&mut people);
+        // A terminal that is closed loses what was typed and is not read yet.
+        let output = child.wait_with_output().unwrap();
+        drop(people);
+        output
     })
 }
 
