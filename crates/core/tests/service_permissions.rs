@@ -11,12 +11,12 @@ use std::path::Path;
 use branches::{forks, restored, vm};
 use microvm_core::{
     AcquireRequest, ImageBase, ImageRecipe, PoolChange, PoolRequest, ServiceError, Services, SnapshotFilter,
-    SnapshotRequest, VmFilter,
+    SnapshotRequest, VmChange, VmFilter, Wanted,
 };
 use microvm_ports::Progress;
 use microvm_ports::storage::{ImageConfig, KernelSource};
 use microvm_types::template::Overrides;
-use microvm_types::{Caller, OperationName, Permission};
+use microvm_types::{Caller, OperationName, Permission, Phase};
 use support::{Host, named};
 
 /// Refusals by method.
@@ -65,6 +65,12 @@ async fn call_all(all: &Services) -> Refused {
         "Vms::resume": vms.resume(&web).await,
         "Vms::resize_memory": vms.resize_memory(&web, 64).await,
         "Vms::hibernate": vms.hibernate(&web).await,
+        "Vms::restart": vms.restart(&web, false, None).await,
+        "Vms::kill": vms.kill(&web, 9).await,
+        "Vms::rename": vms.rename(&web, "other".parse().unwrap()).await,
+        "Vms::change": vms.change(&web, VmChange::default()).await,
+        "Vms::wait": vms.wait(&web, &Wanted { phases: vec![Phase::Stopped], gone: true }).await,
+        "Vms::stats": vms.stats(&web).await,
         "Vms::delete": vms.delete(&web).await,
         "Vms::guest": vms.guest(&web, OperationName::GUEST_EXEC).await,
         "Vms::counters": vms.counters(&web).await,

@@ -79,7 +79,8 @@ async fn status(client: &Client, output: Output) -> Result<u8, CliError> {
 /// Ends the server; false if there was none. Returns when it has let go of the root.
 async fn stop(client: &Client, settings: &Settings) -> Result<bool, CliError> {
     match client.stop_server().await {
-        Ok(()) => {}
+        // Two that stop it at once both succeed: one of them is cut off.
+        Ok(()) | Err(ClientError::Lost { .. }) => {}
         Err(ClientError::NoServer { .. }) => return Ok(false),
         Err(error) => return Err(error.into()),
     }

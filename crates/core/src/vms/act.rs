@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use microvm_ports::hypervisor::MachineCounters;
 use microvm_types::guest::GuestHealth;
-use microvm_types::{Name, Phase, ProcessId, VmRef};
+use microvm_types::{Name, OperationName, Phase, ProcessId, VmRef};
 
 use super::Vms;
 use crate::admission;
@@ -41,6 +41,7 @@ impl Vms {
         force: bool,
         grace: Option<Duration>,
     ) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::VM_RESTART)?;
         let handle = self.context.owned(vm)?;
         let grace = grace.unwrap_or(self.context.shared.settings.stop_grace);
         let phase = handle.record().phase();
@@ -60,6 +61,7 @@ impl Vms {
     /// # Errors
     /// [`ServiceError::NotRunning`] if it has no machine; [`ServiceError::NoCommand`] if no command runs.
     pub async fn kill(&self, vm: &VmRef, signal: u8) -> Result<Vec<ProcessId>, ServiceError> {
+        self.context.authorise(OperationName::VM_KILL)?;
         let handle = self.context.owned(vm)?;
         let record = handle.record();
         if signal == SIGKILL {
@@ -85,14 +87,17 @@ impl Vms {
     /// # Errors
     /// See [`ServiceError`]; in particular a name that is taken.
     pub async fn rename(&self, vm: &VmRef, name: Name) -> Result<VmView, ServiceError> {
-        self.change(vm, VmChange { name: Some(name), ..VmChange::default() }).await
+        self.context.authorise(OperationName::VM_RENAME)?;
+        let change = Box::new(VmChange { name: Some(name), ..VmChange::default() });
+        self.command(vm, |reply| Command::Change { change, reply }).await
     }
 
-    /// Changes name, labels, metadata and limits of a VM, whatever it is doing.
+    /// Changes labels, metadata and limits of a VM, and its name, whatever it is doing.
     ///
     /// # Errors
     /// See [`ServiceError`]; nothing has changed then.
     pub async fn change(&self, vm: &VmRef, change: VmChange) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::VM_UPDATE)?;
         admission::check_labels(&change.labels)?;
         self.command(vm, |reply| Command::Change { change: Box::new(change), reply }).await
     }
@@ -102,6 +107,7 @@ impl Vms {
     /// # Errors
     /// [`ServiceError::UnknownVm`]; [`ServiceError::Machine`] if the VMM does not tell.
     pub async fn stats(&self, vm: &VmRef) -> Result<VmStats, ServiceError> {
+        self.context.authorise(OperationName::VM_STATS)?;
         let now = self.context.owned(vm)?.published.borrow().clone();
         let counters = match &now.machine {
             Some(machine) => machine.counters().await?,

@@ -1,7 +1,7 @@
 //! Waiting for a phase.
 
 use microvm_types::vm::VmRecord;
-use microvm_types::{Phase, VmRef};
+use microvm_types::{OperationName, Phase, VmRef};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Vms;
@@ -40,9 +40,10 @@ impl Vms {
     /// [`ServiceError::UnknownVm`] if it is deleted meanwhile and that is not wanted; [`ServiceError::FailedMeanwhile`] if
     /// it fails while something else is waited for.
     pub async fn wait(&self, vm: &VmRef, wanted: &Wanted) -> Result<Event, ServiceError> {
+        self.context.authorise(OperationName::VM_WAIT)?;
         let handle = self.context.owned(vm)?;
         // Subscribed before it is looked at: what happens in between is seen.
-        let mut events = self.events();
+        let mut events = self.context.shared.events.watch(&self.context.caller.tenant);
         let record = handle.record();
         let name = record.name.as_str();
         if wanted.is_met(name, record.phase())? {
