@@ -122,7 +122,10 @@ async fn help() -> Result<Row, BenchError> {
     }
     let found = Samples::new(rounds).percentiles();
     let promise = Promise::AtMost { times_floor: 0.0, plus: 20.0 };
-    Ok(Row { percentiles: Some(found), ..Row::single("`microvm --help`", "ms", None, found.p50, promise) })
+    let program = std::env::current_exe().map_err(|error| failed("finding this program", &error))?;
+    let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let what = format!("`{name} --help`");
+    Ok(Row { percentiles: Some(found), ..Row::single(what, "ms", None, found.p50, promise) })
 }
 
 fn own_program(arguments: &[&str]) -> Result<tokio::process::Child, BenchError> {

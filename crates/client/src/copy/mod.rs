@@ -1,7 +1,7 @@
 //! Copies between this host and a guest: files, directories, tar streams.
 //!
 //! What comes from a guest is hostile: nothing is written outside the target, whatever names, links and types an
-//! archive holds (see [`unpack`]). Every transfer's SHA-256 is compared with what the other side counted.
+//! archive holds (see `unpack.rs`). Every transfer's SHA-256 is compared with what the other side counted.
 
 mod budget;
 mod extents;
