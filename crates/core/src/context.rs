@@ -14,7 +14,7 @@ use crate::vm::shared::Shared;
 pub(crate) struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) caller: Arc<Caller>,
-    /// What is done in this context is noted with.
+    /// Cause of everything done in this context.
     pub(crate) cause: Cause,
 }
 
@@ -42,7 +42,7 @@ impl Context {
         Ok(self.shared.registry.find(&self.caller.tenant, vm)?.by(&self.cause))
     }
 
-    /// A VM of the caller's. One that waits in a pool is nobody's: what is done to it now would be done to whoever gets it.
+    /// A VM of the caller's tenant that does not wait in a pool: what is done to a waiting one would be done to its next owner.
     pub(crate) fn owned(&self, vm: &VmRef) -> Result<VmHandle, ServiceError> {
         let handle = self.find(vm)?;
         let pools = handle.published.borrow().record.is_pools();

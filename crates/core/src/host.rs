@@ -1,4 +1,4 @@
-//! The host: what all tenants together have on it, and what the engine found there.
+//! The host: questions about all tenants together, and about what the engine found there.
 
 use std::collections::HashMap;
 

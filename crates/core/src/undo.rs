@@ -1,4 +1,4 @@
-//! What is undone unless it is kept: the one guard of this crate.
+//! The one guard of this crate: a value that is undone when dropped, unless it is kept.
 
 use scopeguard::ScopeGuard;
 
@@ -10,7 +10,7 @@ pub(crate) fn unless_kept<T>(value: T, undo: fn(T)) -> Undo<T> {
     scopeguard::guard(value, undo)
 }
 
-/// Nothing is undone any more.
+/// Keeps the value: nothing is undone any more.
 pub(crate) fn keep<T>(guard: Undo<T>) -> T {
     ScopeGuard::into_inner(guard)
 }

@@ -154,7 +154,7 @@ impl VmRecord {
         self.life.phase()
     }
 
-    /// Whether it is its pool's: made for it, and not acquired by anybody yet.
+    /// True while it waits in its pool: made for it, and not acquired yet.
     #[must_use]
     pub fn is_pools(&self) -> bool {
         self.pool.as_ref().is_some_and(|member| member.waiting)

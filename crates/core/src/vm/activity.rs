@@ -1,4 +1,4 @@
-//! Whether somebody works with a VM: for idle limits.
+//! Uses of a VM: for idle limits.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(crate) struct Activity {
     leases: AtomicUsize,
-    /// How many there have ever been.
+    /// Leases ever begun.
     begun: AtomicU64,
     last_ms: AtomicI64,
     changed: Notify,
@@ -29,7 +29,7 @@ impl Activity {
         self.begun.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How many uses have begun. Nobody has used the VM between two moments of the same number without leases.
+    /// Number of uses ever begun. Nobody has used the VM between two moments of one number without leases.
     pub(crate) fn uses(&self) -> u64 {
         self.begun.load(Ordering::Acquire)
     }
@@ -45,7 +45,7 @@ impl Activity {
         self.last_ms.store(now_ms, Ordering::Release);
     }
 
-    /// Since when nobody has used the VM, in milliseconds of the wall clock; `None` while somebody does.
+    /// Begin of the idle time, in milliseconds of the wall clock; `None` while somebody uses the VM.
     pub(crate) fn idle_since_ms(&self) -> Option<i64> {
         (self.leases.load(Ordering::Acquire) == 0).then(|| self.last_ms.load(Ordering::Acquire))
     }

@@ -1,4 +1,4 @@
-//! What a VM's actor is asked, and what it answers with.
+//! Commands to a VM's actor, and its answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +23,9 @@ use crate::undo::{self, Undo};
 
 pub(crate) type Reply = oneshot::Sender<Result<(), ServiceError>>;
 
-/// What can be asked of a VM.
+/// One command to a VM.
 pub(crate) enum Command {
-    /// `cold`: one that sleeps boots from its disk instead of going on where it was.
+    /// `cold`: a hibernated VM boots from its disk instead of resuming.
     Start {
         cold: bool,
         reply: Reply,
@@ -68,17 +68,17 @@ pub(crate) enum Command {
         change: Box<VmChange>,
         reply: Reply,
     },
-    /// Stand still if it runs: the disk of the host is nearly full.
+    /// Pause it if it runs: the disk of the host is nearly full.
     MakeRoom,
 }
 
-/// A command, and why it is given.
+/// A command with its cause.
 pub(crate) struct Order {
     pub(crate) command: Command,
     pub(crate) cause: Cause,
 }
 
-/// How an actor's life begins.
+/// Begin of an actor's life.
 pub(crate) enum Beginning {
     /// A new VM: make its files, and start it if asked.
     Create { start: bool, planned: Box<Planned>, reply: Reply },
@@ -98,7 +98,7 @@ pub(crate) struct ForkPoint {
     pub(crate) standby: Vec<StandbyVmm>,
 }
 
-/// What a snapshot is to be.
+/// Order for a snapshot.
 pub(crate) struct SnapshotOrder {
     pub(crate) id: SnapshotId,
     pub(crate) name: Name,

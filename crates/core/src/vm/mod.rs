@@ -16,7 +16,6 @@ pub(crate) mod hooks;
 pub(crate) mod lease;
 pub(crate) mod own_command;
 pub(crate) mod registry;
-pub(crate) mod room;
 pub(crate) mod shared;
 pub(crate) mod standby;
 pub(crate) mod view;

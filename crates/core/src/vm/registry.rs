@@ -25,12 +25,12 @@ pub(crate) struct VmHandle {
     pub(crate) commands: mpsc::Sender<Order>,
     pub(crate) published: watch::Receiver<Published>,
     pub(crate) activity: Arc<Activity>,
-    /// What commands that go this way are noted with.
+    /// Cause that commands over this handle are noted with.
     pub(crate) cause: Cause,
 }
 
 impl VmHandle {
-    /// The same way, for somebody.
+    /// The handle with another cause.
     pub(crate) fn by(mut self, cause: &Cause) -> Self {
         self.cause = cause.clone();
         self
@@ -196,7 +196,7 @@ impl Registry {
         })
     }
 
-    /// Whether another VM of the tenant has the name.
+    /// True if a VM of the tenant has the name.
     pub(crate) fn is_taken(&self, tenant: &str, name: &Name) -> bool {
         self.with(|inner| inner.is_taken(tenant, name))
     }

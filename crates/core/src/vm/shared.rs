@@ -1,4 +1,4 @@
-//! What actors and services share.
+//! Parts that actors and services share.
 
 use std::sync::Arc;
 
@@ -17,7 +17,10 @@ use crate::settings::Settings;
 use crate::state::{GoldenTable, PoolTable, Reservations, SnapshotIndex, UnreadableParts};
 use crate::template_source::TemplateSet;
 
-/// What actors and services share.
+/// Part of a small disk that is kept at most.
+const SMALL_DISK_PART: u64 = 50;
+
+/// Parts that actors and services share.
 pub(crate) struct Shared {
     pub(crate) ports: Ports,
     pub(crate) settings: Settings,
@@ -65,6 +68,13 @@ impl Shared {
     /// A new id, never used before, that sorts after those of all other snapshots.
     pub(crate) fn new_snapshot_id(&self) -> SnapshotId {
         self.snapshots.fresh_id(self.ports.clock.now_ms(), self.ports.random_u64())
+    }
+
+    /// True while less than the reserve is free on the host's disk.
+    pub(crate) async fn is_short_of_room(&self) -> Result<bool, ServiceError> {
+        let space = self.ports.vm_storage.space().await?;
+        // Without a reserve there is still an end: that of the limit for all VMs is no error of a write.
+        Ok(space.free < self.settings.disk_reserve.min(space.total / SMALL_DISK_PART).max(1))
     }
 
     /// The templates as they are now.

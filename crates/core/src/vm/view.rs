@@ -1,4 +1,4 @@
-//! What is shown of a VM.
+//! Views of a VM: for callers, and for the services.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::state::GOLDEN_LABEL;
 pub struct VmView {
     /// Its durable record.
     pub record: VmRecord,
-    /// What its agent says of itself, while the channel is open.
+    /// Answer of its agent to the handshake, while the channel is open.
     pub agent: Option<AgentInfo>,
     /// Set while its machine runs and its agent does not answer.
     pub unreachable: Option<Unreachable>,
@@ -27,9 +27,9 @@ pub struct VmView {
 pub struct Unreachable {
     /// Since when, in milliseconds since 1970-01-01T00:00:00Z.
     pub since_ms: i64,
-    /// What was seen of it.
+    /// Observation that it was lost by.
     pub reason: String,
-    /// Whether its channel could not be opened again; until then requests wait for it.
+    /// True once its channel could not be opened again; until then requests wait for it.
     pub(crate) tried: bool,
 }
 
@@ -71,7 +71,7 @@ impl VmFilter {
     }
 }
 
-/// What an actor publishes after every change.
+/// State that an actor publishes after every change.
 #[derive(Clone)]
 pub(crate) struct Published {
     /// The record as stored or about to be.
@@ -85,7 +85,7 @@ pub(crate) struct Published {
 }
 
 impl Published {
-    /// Whether the VM is gone for good.
+    /// True if the VM is gone for good.
     pub(crate) fn gone(&self) -> bool {
         self.record.phase() == Phase::Deleted
     }

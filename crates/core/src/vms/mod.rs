@@ -143,7 +143,7 @@ impl Vms {
         self.command(vm, |reply| Command::Stop { force, grace, reply }).await
     }
 
-    /// Makes the processors of a VM stand still.
+    /// Stops the processors of a VM; its memory stays.
     ///
     /// # Errors
     /// See [`ServiceError`].
@@ -152,7 +152,7 @@ impl Vms {
         self.command(vm, Command::Pause).await
     }
 
-    /// Lets a paused VM go on.
+    /// Resumes a paused VM.
     ///
     /// # Errors
     /// See [`ServiceError`].
@@ -161,7 +161,7 @@ impl Vms {
         self.command(vm, Command::Resume).await
     }
 
-    /// Asks a running guest to make do with so much memory; the rest goes back to the host.
+    /// Resizes the memory of a running VM, in MiB; what is freed goes back to the host.
     ///
     /// # Errors
     /// [`ServiceError::OverLimit`] above what the VM was created with; [`ServiceError::NoBalloon`].
@@ -170,8 +170,8 @@ impl Vms {
         self.command(vm, |reply| Command::ResizeMemory { memory_mib, reply }).await
     }
 
-    /// Puts a running or paused VM to disk with its memory, which frees the memory; the next start, or the next request
-    /// that needs its guest, goes on where it was.
+    /// Hibernates a running or paused VM: its memory goes to disk and its VMM ends. The next start, or the next request that
+    /// needs its guest, resumes it.
     ///
     /// # Errors
     /// See [`ServiceError`]; the VM goes on then.
@@ -235,7 +235,7 @@ impl Vms {
         })
     }
 
-    /// What happens to VMs from now on. A watcher that falls behind is told how many events it missed.
+    /// Changes of the phases of VMs from now on. A watcher that falls behind is told how many events it missed.
     ///
     /// # Errors
     /// [`ServiceError::Forbidden`].

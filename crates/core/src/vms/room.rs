@@ -1,4 +1,4 @@
-//! The last room of the host's disk: VMs that grow stand still before they take it.
+//! The last room of the host's disk: VMs that grow are paused before they take it.
 //!
 //! One guest that fills the disk would otherwise stop every other guest at its next write.
 
@@ -9,7 +9,6 @@ use std::time::Duration;
 use microvm_types::{Phase, VmId};
 
 use crate::vm::command::{Command, Order};
-use crate::vm::room::is_short;
 use crate::vm::shared::Shared;
 
 /// How often is looked while there is room; nothing tells when a file system gets full.
@@ -25,7 +24,7 @@ pub(crate) async fn keep_room(shared: Arc<Shared>) {
             () = shared.ending.cancelled() => return,
             () = shared.ports.clock.sleep(LOOK_EVERY) => {}
         }
-        match is_short(&shared).await {
+        match shared.is_short_of_room().await {
             Ok(true) => before = stop_growing(&shared, &before).await,
             Ok(false) => before.clear(),
             Err(error) => tracing::warn!(%error, "the free space cannot be told"),
@@ -49,7 +48,7 @@ async fn stop_growing(shared: &Shared, before: &HashMap<VmId, u64>) -> HashMap<V
         let grown = before.get(&id).is_some_and(|before| bytes.saturating_sub(*before) >= GROWTH);
         now.insert(id.clone(), bytes);
         if grown {
-            tracing::warn!(vm = %id, bytes, "the disk is nearly full and this VM grows: it stands still until there is room");
+            tracing::warn!(vm = %id, bytes, "the disk is nearly full and this VM grows: it is paused until there is room");
             // A busy one is asked at the next look again.
             let _ =
                 handle.commands.try_send(Order { command: Command::MakeRoom, cause: handle.cause.clone() });

@@ -20,7 +20,6 @@ use crate::launch::shares::check_whole;
 use crate::undo;
 use crate::vm::activity::Activity;
 use crate::vm::command::SnapshotOrder;
-use crate::vm::room;
 
 /// Least memory that a running guest is left with, in MiB.
 const LEAST_MEMORY_MIB: u32 = 64;
@@ -200,7 +199,7 @@ impl Vm {
 
     /// Resumes a VM that waits for room if there is some.
     pub(super) async fn look_for_room(&mut self) {
-        match room::is_short(&self.journal.shared).await {
+        match self.journal.shared.is_short_of_room().await {
             Ok(true) => {}
             Ok(false) => match self.resume().await {
                 Ok(()) => tracing::info!(vm = %self.journal.record.id, "there is room again: the VM goes on"),
