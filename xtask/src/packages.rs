@@ -133,22 +133,20 @@ fn as_root(program: &str) -> Result<Command> {
 }
 
 /// Shows what apt would do, and asks.
-fn agree(missing: &[&str], consent: Consent) -> Result<()> {
+///
+/// Returns false if the plan was not whole: what the others bring along is to be shown when QEMU is there.
+fn agree(missing: &[&str], consent: Consent) -> Result<bool> {
     // If the others conflict with what is installed now, apt has no plan for them until QEMU is there.
     let steps = [&[QEMU][..], missing].map(|packages| run::output(&mut simulation(packages)));
     let [first, all] = steps.map(|text| text.ok().map(|text| plan::Plan::read(&text)));
     let first = first.filter(|_| missing.contains(&QEMU));
     eprintln!("  missing: {}", missing.join(" "));
+    let whole = all.is_some();
     for line in plan::Plan::both(first, all).lines() {
         eprintln!("  {line}");
     }
     if consent == Consent::Given {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        bail!(
-            "packages are missing, and there is no terminal to ask whether to install them: give --yes, or install them yourself"
-        );
+        return Ok(whole);
     }
     eprint!("Install them? [y/N] ");
     std::io::stderr().flush()?;
@@ -157,7 +155,7 @@ fn agree(missing: &[&str], consent: Consent) -> Result<()> {
     if !matches!(answer.trim(), "y" | "Y" | "yes") {
         bail!("nothing was installed");
     }
-    Ok(())
+    Ok(whole)
 }
 
 /// Installs the missing packages after the user's consent; does nothing, not even ask for root, if none is missing.
@@ -167,12 +165,19 @@ pub(crate) fn install(purpose: Purpose, consent: Consent) -> Result<()> {
         eprintln!("  nothing is missing");
         return Ok(());
     }
+    if consent == Consent::Ask && !missing.is_empty() && !std::io::stdin().is_terminal() {
+        bail!(
+            "packages are missing, and there is no terminal to ask whether to install them: give --yes, or install them \
+             yourself ({})",
+            missing.join(" ")
+        );
+    }
     // Only reads the archive's index; without it there is no plan to agree to.
     apt(&["update"])?;
     if missing.is_empty() {
         return Ok(());
     }
-    agree(&missing, consent)?;
+    let whole = agree(&missing, consent)?;
     // If the machine has a newer qemu-utils of another suite, apt finds no solution for all packages at once. Alone, and
     // with downgrades allowed, QEMU brings its own parts along.
     if missing.contains(&QEMU) {
@@ -182,6 +187,9 @@ pub(crate) fn install(purpose: Purpose, consent: Consent) -> Result<()> {
     let rest = self::missing(purpose)?;
     if rest.is_empty() {
         return Ok(());
+    }
+    if !whole {
+        agree(&rest, consent)?;
     }
     apt(&[&INSTALL[..], &rest].concat())?;
     match self::missing(purpose)?.as_slice() {

@@ -70,8 +70,9 @@ impl Connections {
     /// Sends a request and waits for the head of its answer. The connection is kept for the next request once the
     /// answer has been read.
     ///
-    /// `again` is the request once more, if it may be served twice: it is sent if a kept connection turns out to be
-    /// closed by a server that was restarted meanwhile. No other failure is met by a second attempt.
+    /// `again` is the request once more, if it may be served twice: it is sent if a kept connection breaks before the head
+    /// of the answer, as one does that a server closed before it was restarted. There is no third attempt, and a
+    /// new connection has one only.
     pub(crate) async fn send(
         &self,
         request: hyper::Request<Body>,

@@ -6,8 +6,10 @@ use microvm_types::{Caller, OperationName, VmRef};
 
 use crate::error::ServiceError;
 use crate::events::Cause;
+use crate::vm::command::{Command, Reply};
 use crate::vm::registry::VmHandle;
 use crate::vm::shared::Shared;
+use crate::vm::view::VmView;
 
 /// The engine as one caller sees it. Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +49,17 @@ impl Context {
         let handle = self.find(vm)?;
         let pools = handle.published.borrow().record.is_pools();
         if pools { Err(ServiceError::UnknownVm(vm.to_string())) } else { Ok(handle) }
+    }
+
+    /// Sends a command to a VM of the caller's; the VM after it.
+    pub(crate) async fn command(
+        &self,
+        vm: &VmRef,
+        make: impl FnOnce(Reply) -> Command,
+    ) -> Result<VmView, ServiceError> {
+        let handle = self.owned(vm)?;
+        handle.ask(make).await?;
+        Ok(handle.view())
     }
 }
 

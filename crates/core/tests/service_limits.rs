@@ -116,3 +116,17 @@ fn memory_and_disk_of_all_vms_together_are_limited() {
         server.service.vms.create(named("more")).await.unwrap();
     });
 }
+
+#[test]
+fn a_snapshot_is_proved_where_the_limits_leave_no_room_for_another_vm() {
+    let limits = HostLimits { max_vms: 1, total_memory_mib: Some(MEMORY), ..HostLimits::default() };
+    let host = Host { prove: true, ..host(limits) };
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        service.vms.create(named("dev")).await.unwrap();
+        snap(service, "dev", "one").await.unwrap();
+        assert_eq!(count(service), 1, "what proved it is gone");
+        assert_eq!(code(service.vms.create(named("second")).await), "too_many_vms");
+    });
+}

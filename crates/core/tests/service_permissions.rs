@@ -10,8 +10,8 @@ use std::path::Path;
 
 use branches::{forks, restored, vm};
 use microvm_core::{
-    AcquireRequest, ImageBase, ImageRecipe, PoolChange, PoolRequest, ServiceError, Services, SnapshotFilter,
-    SnapshotRequest, VmChange, VmFilter, Wanted,
+    AcquireRequest, ImageBase, ImageRecipe, LimitsChange, PoolChange, PoolRequest, ServiceError, Services,
+    SnapshotFilter, SnapshotRequest, VmChange, VmFilter, Wanted,
 };
 use microvm_ports::Progress;
 use microvm_ports::storage::{ImageConfig, KernelSource};
@@ -194,4 +194,33 @@ fn a_permission_opens_the_methods_that_need_it_and_no_others() {
             assert_eq!(refused, (needed != permission).then_some(needed), "{method} with {permission:?}");
         }
     }
+}
+
+#[test]
+fn a_verb_needs_the_permission_of_all_that_it_may_do() {
+    let host = Host::new();
+    let server = host.serve();
+    let operator = Caller {
+        permissions: Some(vec![Permission::VmOperate, Permission::VmRead]),
+        ..Caller::local("operator")
+    };
+    let operator = server.engine.as_caller(&operator, "test").vms;
+    server.run(async {
+        server.service.vms.create(named("web")).await.unwrap();
+        let web = vm("web");
+        let label = VmChange {
+            labels: BTreeMap::from([("a".to_owned(), Some("b".to_owned()))]),
+            ..VmChange::default()
+        };
+        operator.change(&web, label).await.unwrap();
+        // Signals for programs are those for processes; a limit of what is deleted at its end deletes.
+        assert_eq!(refusal(operator.kill(&web, 15).await), Some(OperationName::PROCESS_SIGNAL));
+        let limits = LimitsChange { ephemeral: Some(true), ..LimitsChange::default() };
+        let deletes = VmChange { limits, ..VmChange::default() };
+        assert_eq!(refusal(operator.change(&web, deletes).await), Some(OperationName::VM_DELETE));
+        // Numbers of the guest are read from the guest.
+        assert!(operator.stats(&web).await.unwrap().guest.is_none());
+        assert!(server.service.vms.stats(&web).await.unwrap().guest.is_some());
+        operator.kill(&web, 9).await.unwrap();
+    });
 }

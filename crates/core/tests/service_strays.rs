@@ -188,6 +188,28 @@ fn an_older_row_of_a_vm_removes_neither_its_disk_nor_what_it_sleeps_on() {
         assert!(host.hypervisor.machines().contains_key(&awake.id), "its machine was ended");
     });
     drop(second);
+    // Whoever starts it instead gets one machine on its disk, at the first attempt.
+    let (again, other) = (Host::new(), "dev");
+    let before = again.serve();
+    let running = before.run(async {
+        before.service.vms.create(named(other)).await.unwrap();
+        say(&before.service, other, "echo kept > /root/note").await;
+        before.service.vms.get(&vm(other)).unwrap().record
+    });
+    drop(before);
+    let mut unknown = running.clone();
+    (unknown.life, unknown.machine, unknown.epoch) = (Life::stored(Phase::Creating, None, false), None, 0);
+    put_back(&again, &unknown);
+    let after = again.serve();
+    after.run(async {
+        let service = &after.service;
+        until("it is looked at", || service.vms.get(&vm(other)).unwrap().record.phase() == Phase::Failed)
+            .await;
+        service.vms.start(&vm(other)).await.unwrap();
+        assert_eq!(say(service, other, "cat /root/note").await, "kept");
+        assert_eq!(again.hypervisor.machines().len(), 1);
+    });
+    drop(after);
     // The copy that knows them brings both back.
     put_back(&host, &awake);
     put_back(&host, &asleep);

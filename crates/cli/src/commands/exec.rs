@@ -174,7 +174,10 @@ pub(crate) async fn to_its_end(
     let process = session.started.process.clone();
     let outcome = session::stream(client, vm, session, wiring, interrupts).await;
     if matches!(outcome, Err(CliError::Detached)) {
-        say(&format!("detached; `microvm attach {vm} {process}` attaches again"));
+        say(&format!(
+            "detached; `microvm attach {vm} {process}` attaches again. A command that was started without -d waits while 1 MiB of \
+             its output is unread"
+        ));
         return Ok(0);
     }
     // A command whose output is no longer read, or whose input broke off, would block for ever.

@@ -127,6 +127,15 @@ impl Unfinished {
         let folder =
             target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let failed = |error: io::Error| ClientError::file("making", target, &error);
+        if target.file_name().is_some_and(|name| temporary::is_temporary(name.as_bytes())) {
+            return Err(ClientError::invalid(
+                "copy_invalid",
+                format!(
+                    "the name of {} is one of copies that are not complete: choose another one",
+                    target.display()
+                ),
+            ));
+        }
         // Not for reading: a directory that may be written to may be closed to that.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = rustix::fs::open(folder, flags, Mode::empty()).map_err(|error| failed(error.into()))?;

@@ -1,7 +1,8 @@
 //! What is not complete yet: under a hidden, random name beside its place, held by a lock for as long as its client lives.
 //!
 //! A client that is killed cannot remove it. The next copy into the directory does: what has such a name, belongs to this user
-//! and is held by nobody was left behind. Where there are no locks (some network file systems) nothing is removed.
+//! and is held by nobody was left behind. The name tells the boot of the host, because locks of network file systems and
+//! shared folders may be known on one host only: what another host, or this one before its last boot, has made stays.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::fs::{
     AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RawMode, fchmod, flock, fstat, mkdirat, openat,
@@ -32,7 +34,29 @@ pub(crate) fn is_temporary(name: &[u8]) -> bool {
 fn name() -> io::Result<String> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|error| io::Error::other(format!("no random numbers: {error}")))?;
-    Ok(format!(".microvm-{:016x}.part", u64::from_ne_bytes(bytes)))
+    let random = format!("{:016x}", u64::from_ne_bytes(bytes));
+    let boot = boot().unwrap_or(&random[..BOOT]);
+    Ok(format!(".microvm-{boot}{}.part", &random[BOOT..]))
+}
+
+/// Digits of the boot in a name.
+const BOOT: usize = 8;
+
+/// The first digits of the id of this boot (random(4)); `None` if it cannot be read: then nothing is known to be ours.
+fn boot() -> Option<&'static str> {
+    static ID: OnceLock<Option<String>> = OnceLock::new();
+    let read = || {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let digits = id.get(..BOOT)?;
+        digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then(|| digits.to_owned())
+    };
+    ID.get_or_init(read).as_deref()
+}
+
+/// True for names that this boot of this host has given.
+fn is_ours(name: &[u8]) -> bool {
+    let digits = name.strip_prefix(START).unwrap_or_default();
+    is_temporary(name) && boot().is_some_and(|boot| digits.starts_with(boot.as_bytes()))
 }
 
 /// Makes a file that only this user may read. It is held until it is closed.
@@ -61,6 +85,7 @@ fn make(
         let name = name()?;
         let made = match make(&name) {
             Err(Errno::NOENT) if statat(folder, ".", AtFlags::empty()).is_ok() => continue,
+            Err(Errno::EXIST) => continue,
             other => other?,
         };
         // Before it was locked another client may have taken it for left behind.
@@ -94,7 +119,7 @@ pub(crate) fn sweep(folder: &impl AsFd, path: &Path) {
     };
     for entry in entries.flatten() {
         let name = entry.file_name().to_bytes();
-        if is_temporary(name)
+        if is_ours(name)
             && let Err(error) = remove(folder.as_fd(), path, name)
         {
             tracing::debug!(%error, path = %path.display(), "what a killed copy left stays");
@@ -124,10 +149,19 @@ fn remove(folder: BorrowedFd<'_>, path: &Path, name: &[u8]) -> io::Result<()> {
     }
     match FileType::from_raw_mode(found.st_mode as RawMode) {
         FileType::RegularFile => Ok(unlinkat(folder, name, AtFlags::empty())?),
+        // Whoever may rename entries of the folder could give a directory of this user's such a name.
+        FileType::Directory if is_renamed_by_others(folder)? => Ok(()),
         // Links in it are removed, and not followed.
         FileType::Directory => std::fs::remove_dir_all(path.join(OsStr::from_bytes(name))),
         _ => Ok(()),
     }
+}
+
+/// True if other users may rename what is in a folder.
+fn is_renamed_by_others(folder: BorrowedFd<'_>) -> io::Result<bool> {
+    let mode = fstat(folder)?.st_mode;
+    let is_mine = fstat(folder)?.st_uid == rustix::process::geteuid().as_raw();
+    Ok((mode & 0o022 != 0 || !is_mine) && mode & 0o1000 == 0)
 }
 
 #[cfg(test)]
@@ -150,13 +184,15 @@ mod tests {
             names.sort();
             names
         };
-        // Not ours: other names, a link, and one that an older client may hold without a lock.
-        let part = ".microvm-0123456789abcdef.part";
+        // Not ours: other names, those of another boot or host, a link, and one that an older client may hold without a lock.
+        let part = format!(".microvm-{}89abcdef.part", boot().unwrap());
+        let foreign = if boot() == Some("01234567") { "11234567" } else { "01234567" };
+        std::fs::write(folder.path().join(format!(".microvm-{foreign}89abcdef.part")), "kept").unwrap();
         for name in [".microvm-0123456789abcdef", ".microvm-x.part", "microvm-0123456789abcdef.part", "file"]
         {
             std::fs::write(folder.path().join(name), "kept").unwrap();
         }
-        std::os::unix::fs::symlink("file", folder.path().join(part)).unwrap();
+        std::os::unix::fs::symlink("file", folder.path().join(&part)).unwrap();
         let kept = names();
         sweep();
         assert_eq!(names(), kept);
@@ -171,6 +207,11 @@ mod tests {
         sweep();
         assert_eq!(names().len(), kept.len() + 2, "what is held was removed");
         drop((file, directory));
+        // Others may have renamed the directory, so that it seems to be left behind.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        sweep();
+        assert_eq!(names().len(), kept.len() + 1);
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         sweep();
         assert_eq!(names(), kept);
     }

@@ -208,7 +208,8 @@ impl Unpacker<'_> {
     ) -> Result<(), ClientError> {
         let folder = self.folders.open(folders, &mut self.rules.budget, failed)?;
         let (temporary, file) = temporary::file(folder).map_err(failed)?;
-        let written = write_file(file, entry, attributes, &mut self.rules.budget, failed).and_then(|()| {
+        // Held until it has its name: closed before, it would be taken for left behind.
+        let written = write_file(file, entry, attributes, &mut self.rules.budget, failed).and_then(|_held| {
             rustix::fs::renameat(folder, &temporary, folder, name).map_err(|error| failed(error.into()))
         });
         if written.is_err() {
@@ -263,14 +264,14 @@ fn stamp(folder: BorrowedFd<'_>, name: &[u8], modified: Option<FileTime>) {
     }
 }
 
-/// Writes the content of an entry; that of a sparse file has a size besides, and begins with a map.
+/// Writes the content of an entry; that of a sparse file has a size besides, and begins with a map. Returns the file.
 fn write_file(
     file: File,
     (entry, sparse): (&mut Entry<'_, impl Read>, Option<u64>),
     attributes: Attributes,
     budget: &mut Budget,
     failed: &impl Fn(io::Error) -> ClientError,
-) -> Result<(), ClientError> {
+) -> Result<File, ClientError> {
     let mut writer = SparseWriter::new(file);
     let length = entry.size();
     match sparse {
@@ -289,7 +290,7 @@ fn write_file(
     }
     let file = writer.finish().map_err(failed)?;
     attributes.give(file.as_fd()).map_err(failed)?;
-    Ok(())
+    Ok(file)
 }
 
 /// Copies so many bytes.

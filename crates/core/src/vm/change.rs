@@ -54,6 +54,13 @@ impl VmChange {
 }
 
 impl LimitsChange {
+    /// True if the VM, which is `ephemeral` or not, may be deleted because of this change.
+    pub(crate) fn may_delete(&self, ephemeral: bool) -> bool {
+        let Self { idle_seconds, lifetime_seconds, lifetime_left_seconds, ephemeral: chosen, .. } = *self;
+        let ends = [idle_seconds, lifetime_seconds, lifetime_left_seconds].iter().any(Option::is_some);
+        chosen == Some(true) || (chosen.unwrap_or(ephemeral) && ends)
+    }
+
     fn applied_to(self, limits: Limits, age_ms: i64) -> Result<Limits, ServiceError> {
         let Self {
             idle_seconds,
@@ -112,6 +119,15 @@ fn merge(into: &mut BTreeMap<String, String>, changes: BTreeMap<String, Option<S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changes_that_may_delete_are_known() {
+        let none = LimitsChange::default();
+        let ends = LimitsChange { lifetime_left_seconds: Some(1), ..none };
+        assert!(!none.may_delete(true) && !ends.may_delete(false) && ends.may_delete(true));
+        assert!(LimitsChange { ephemeral: Some(true), ..none }.may_delete(false));
+        assert!(!LimitsChange { ephemeral: Some(false), ..ends }.may_delete(true));
+    }
 
     fn applied(change: LimitsChange, age_ms: i64) -> Result<Limits, ServiceError> {
         let limits = Limits { idle_seconds: Some(60), lifetime_seconds: Some(3600), ..Limits::default() };

@@ -136,11 +136,10 @@ impl Inner {
         self.id_of(tenant, name).is_some()
     }
 
-    fn forget_name(&mut self, tenant: &str, name: &Name, id: &VmId) {
+    /// Frees the names of a VM but for `kept`.
+    fn free_names(&mut self, tenant: &str, id: &VmId, kept: Option<&Name>) {
         let Some(names) = self.by_name.get_mut(tenant) else { return };
-        if names.get(name) == Some(id) {
-            names.remove(name);
-        }
+        names.retain(|name, of| of != id || Some(name) == kept);
         if names.is_empty() {
             self.by_name.remove(tenant);
         }
@@ -169,31 +168,34 @@ impl Registry {
     /// Takes a VM out.
     pub(crate) fn remove(&self, id: &VmId) {
         self.with(|inner| {
-            if let Some(Entry { tenant, name, .. }) = inner.by_id.remove(id) {
-                inner.forget_name(&tenant, &name, id);
+            if let Some(Entry { tenant, .. }) = inner.by_id.remove(id) {
+                inner.free_names(&tenant, id, None);
             }
         });
     }
 
-    /// Gives a VM another name if that is free.
-    pub(crate) fn rename(&self, id: &VmId, to: &Name) -> Result<(), ServiceError> {
+    /// Takes a further name for a VM if that is free. [`Registry::rename`] decides between the two.
+    pub(crate) fn reserve_name(&self, id: &VmId, to: &Name) -> Result<(), ServiceError> {
         self.with(|inner| {
             let unknown = || ServiceError::UnknownVm(id.to_string());
             let Entry { tenant, name, .. } = inner.by_id.get(id).ok_or_else(unknown)?;
-            let (tenant, from) = (tenant.clone(), name.clone());
-            if from == *to {
-                return Ok(());
-            }
-            if inner.is_taken(&tenant, to) {
+            let (tenant, is_same) = (tenant.clone(), name == to);
+            if !is_same && inner.is_taken(&tenant, to) {
                 return Err(microvm_ports::StateError::NameTaken(to.clone()).into());
             }
-            inner.forget_name(&tenant, &from, id);
             inner.by_name.entry(tenant).or_default().insert(to.clone(), id.clone());
-            if let Some(entry) = inner.by_id.get_mut(id) {
-                entry.name = to.clone();
-            }
             Ok(())
         })
+    }
+
+    /// Leaves a VM one of the names that it has; the others are free then.
+    pub(crate) fn rename(&self, id: &VmId, to: &Name) {
+        self.with(|inner| {
+            let Some(entry) = inner.by_id.get_mut(id) else { return };
+            entry.name = to.clone();
+            let tenant = entry.tenant.clone();
+            inner.free_names(&tenant, id, Some(to));
+        });
     }
 
     /// True if a VM of the tenant has the name.

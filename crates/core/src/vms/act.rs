@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use microvm_ports::guest::GuestError;
 use microvm_ports::hypervisor::MachineCounters;
 use microvm_types::guest::GuestHealth;
 use microvm_types::{Name, OperationName, Phase, ProcessId, VmRef};
@@ -15,6 +16,8 @@ use crate::vm::view::VmView;
 
 /// Signal that no program can handle.
 const SIGKILL: u8 = 9;
+/// Steps of a restart before it gives up against somebody who hibernates the VM.
+const STEPS_MAX: u32 = 4;
 /// Longest time a guest is waited for when its numbers are read.
 const HEALTH: Duration = Duration::from_secs(1);
 
@@ -25,7 +28,7 @@ pub struct VmStats {
     pub view: VmView,
     /// Counters of its machine; all 0 without one.
     pub counters: MachineCounters,
-    /// Numbers of its guest; `None` if it does not run, or did not answer in a second.
+    /// Numbers of its guest; `None` if it does not run, did not answer in a second, or the caller may not read from guests.
     pub guest: Option<GuestHealth>,
 }
 
@@ -44,23 +47,35 @@ impl Vms {
         self.context.authorise(OperationName::VM_RESTART)?;
         let handle = self.context.owned(vm)?;
         let grace = grace.unwrap_or(self.context.shared.settings.stop_grace);
-        let phase = handle.record().phase();
-        if phase == Phase::Hibernated && !force {
-            handle.ask(|reply| Command::Start { cold: false, reply }).await?;
-        }
-        if !matches!(phase, Phase::Stopped | Phase::Failed) {
-            handle.ask(|reply| Command::Stop { force, grace, reply }).await?;
+        let mut to_stop = !matches!(handle.record().phase(), Phase::Stopped | Phase::Failed);
+        // A stop does nothing to a VM that is hibernated by the time it is carried out, so it is looked at again. Nothing but
+        // that is: somebody else's restart may have begun meanwhile.
+        for step in 0.. {
+            let asleep = handle.record().life.asleep().is_some();
+            if asleep && !force {
+                if step == STEPS_MAX {
+                    return Err(ServiceError::Overtaken("hibernated again"));
+                }
+                handle.ask(|reply| Command::Start { cold: false, reply }).await?;
+                to_stop = true;
+            } else if to_stop && !asleep {
+                handle.ask(|reply| Command::Stop { force, grace, reply }).await?;
+                to_stop = false;
+            } else {
+                break;
+            }
         }
         handle.ask(|reply| Command::Start { cold: force, reply }).await?;
         Ok(handle.view())
     }
 
     /// Sends a signal to a VM: SIGKILL ends its machine at once, its disk stays; any other goes to every command that was
-    /// started through the agent and still runs. The processes that got it.
+    /// started through the agent and still runs, and needs the permission for signals to processes as well. The processes that
+    /// got it, and the VM.
     ///
     /// # Errors
     /// [`ServiceError::NotRunning`] if it has no machine; [`ServiceError::NoCommand`] if no command runs.
-    pub async fn kill(&self, vm: &VmRef, signal: u8) -> Result<Vec<ProcessId>, ServiceError> {
+    pub async fn kill(&self, vm: &VmRef, signal: u8) -> Result<(Vec<ProcessId>, VmView), ServiceError> {
         self.context.authorise(OperationName::VM_KILL)?;
         let handle = self.context.owned(vm)?;
         let record = handle.record();
@@ -69,17 +84,31 @@ impl Vms {
                 return Err(ServiceError::NotRunning(record.phase()));
             }
             handle.ask(|reply| Command::Stop { force: true, grace: Duration::ZERO, reply }).await?;
-            return Ok(Vec::new());
+            let record = handle.record();
+            // It was being hibernated: its processes live on in the saved memory.
+            if record.life.asleep().is_some() {
+                return Err(ServiceError::NotRunning(record.phase()));
+            }
+            return Ok((Vec::new(), handle.view()));
         }
-        let guest = handle.guest(&self.context.shared).await?;
+        self.context.authorise(OperationName::PROCESS_SIGNAL)?;
+        let guest = handle.clone().guest(&self.context.shared).await?;
         let mut reached = Vec::new();
         for process in guest.processes().await? {
-            // One that ended in between needs no signal.
-            if process.exit.is_none() && guest.signal(&process.id, signal).await.is_ok() {
-                reached.push(process.id);
+            if process.exit.is_some() {
+                continue;
+            }
+            match guest.signal(&process.id, signal).await {
+                Ok(()) => reached.push(process.id),
+                // One that ended in between needs no signal.
+                Err(GuestError::Refused { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        if reached.is_empty() { Err(ServiceError::NoCommand(record.name)) } else { Ok(reached) }
+        if reached.is_empty() {
+            return Err(ServiceError::NoCommand(record.name));
+        }
+        Ok((reached, handle.view()))
     }
 
     /// Gives a VM another name. Its guest has the new host name after its next start.
@@ -89,17 +118,22 @@ impl Vms {
     pub async fn rename(&self, vm: &VmRef, name: Name) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_RENAME)?;
         let change = Box::new(VmChange { name: Some(name), ..VmChange::default() });
-        self.command(vm, |reply| Command::Change { change, reply }).await
+        self.context.command(vm, |reply| Command::Change { change, reply }).await
     }
 
-    /// Changes labels, metadata and limits of a VM, and its name, whatever it is doing.
+    /// Changes labels, metadata and limits of a VM, and its name, whatever it is doing. A change by which the VM may be deleted
+    /// needs the permission for that as well.
     ///
     /// # Errors
     /// See [`ServiceError`]; nothing has changed then.
     pub async fn change(&self, vm: &VmRef, change: VmChange) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_UPDATE)?;
         admission::check_labels(&change.labels)?;
-        self.command(vm, |reply| Command::Change { change: Box::new(change), reply }).await
+        let ephemeral = self.context.owned(vm)?.record().limits.ephemeral;
+        if change.limits.may_delete(ephemeral) {
+            self.context.authorise(OperationName::VM_DELETE)?;
+        }
+        self.context.command(vm, |reply| Command::Change { change: Box::new(change), reply }).await
     }
 
     /// Resource use of a VM. Reading it is no use of the VM: idle limits go on, and what rests is not woken.
@@ -113,8 +147,9 @@ impl Vms {
             Some(machine) => machine.counters().await?,
             None => MachineCounters::default(),
         };
+        let may_see = self.context.authorise(OperationName::GUEST_HEALTH).is_ok();
         let guest = match &now.guest {
-            Some(guest) if now.record.phase() == Phase::Running => {
+            Some(guest) if may_see && now.record.phase() == Phase::Running => {
                 tokio::time::timeout(HEALTH, guest.health()).await.ok().and_then(Result::ok)
             }
             _ => None,

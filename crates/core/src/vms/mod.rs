@@ -21,7 +21,7 @@ use crate::error::ServiceError;
 use crate::events::Events;
 use crate::golden::Goldens;
 use crate::launch::shares;
-use crate::vm::command::{Command, Reply};
+use crate::vm::command::Command;
 use crate::vm::lease::GuestLease;
 use crate::vm::registry::VmHandle;
 use crate::vm::view::{VmFilter, VmView};
@@ -115,7 +115,7 @@ impl Vms {
     /// See [`ServiceError`].
     pub async fn start(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_START)?;
-        self.command(vm, |reply| Command::Start { cold: false, reply }).await
+        self.context.command(vm, |reply| Command::Start { cold: false, reply }).await
     }
 
     /// Boots a VM that is stopped, sleeps, or has failed from its disk: what a sleeping one had in its memory is given up, as
@@ -125,7 +125,7 @@ impl Vms {
     /// See [`ServiceError`]; a VM that sleeps still sleeps then.
     pub async fn start_cold(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_START)?;
-        self.command(vm, |reply| Command::Start { cold: true, reply }).await
+        self.context.command(vm, |reply| Command::Start { cold: true, reply }).await
     }
 
     /// Stops a VM: by its agent within `grace`, then hard; at once if `force`. Stopped already is fine.
@@ -140,7 +140,7 @@ impl Vms {
     ) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_STOP)?;
         let grace = grace.unwrap_or(self.context.shared.settings.stop_grace);
-        self.command(vm, |reply| Command::Stop { force, grace, reply }).await
+        self.context.command(vm, |reply| Command::Stop { force, grace, reply }).await
     }
 
     /// Stops the processors of a VM; its memory stays.
@@ -149,7 +149,7 @@ impl Vms {
     /// See [`ServiceError`].
     pub async fn pause(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_PAUSE)?;
-        self.command(vm, Command::Pause).await
+        self.context.command(vm, Command::Pause).await
     }
 
     /// Resumes a paused VM.
@@ -158,7 +158,7 @@ impl Vms {
     /// See [`ServiceError`].
     pub async fn resume(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_RESUME)?;
-        self.command(vm, Command::Resume).await
+        self.context.command(vm, Command::Resume).await
     }
 
     /// Resizes the memory of a running VM, in MiB; what is freed goes back to the host.
@@ -167,7 +167,7 @@ impl Vms {
     /// [`ServiceError::OverLimit`] above what the VM was created with; [`ServiceError::NoBalloon`].
     pub async fn resize_memory(&self, vm: &VmRef, memory_mib: u32) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_RESIZE)?;
-        self.command(vm, |reply| Command::ResizeMemory { memory_mib, reply }).await
+        self.context.command(vm, |reply| Command::ResizeMemory { memory_mib, reply }).await
     }
 
     /// Hibernates a running or paused VM: its memory goes to disk and its VMM ends. The next start, or the next request that
@@ -177,7 +177,7 @@ impl Vms {
     /// See [`ServiceError`]; the VM goes on then.
     pub async fn hibernate(&self, vm: &VmRef) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_HIBERNATE)?;
-        self.command(vm, Command::Hibernate).await
+        self.context.command(vm, Command::Hibernate).await
     }
 
     /// Removes a VM whatever it is doing: machine, files, row. Two callers at once both succeed.
@@ -252,11 +252,5 @@ impl Vms {
     pub fn unreadable(&self) -> Result<Vec<Unreadable>, ServiceError> {
         self.context.authorise(OperationName::VM_LIST)?;
         Ok(self.context.shared.unreadable.vms.of(&self.context.caller.tenant))
-    }
-
-    async fn command(&self, vm: &VmRef, make: impl FnOnce(Reply) -> Command) -> Result<VmView, ServiceError> {
-        let handle = self.context.owned(vm)?;
-        handle.ask(make).await?;
-        Ok(handle.view())
     }
 }

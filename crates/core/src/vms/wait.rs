@@ -49,14 +49,16 @@ impl Vms {
         if wanted.is_met(name, record.phase())? {
             return Ok(as_event(record, handle.cause));
         }
+        let failed = record.phase() == Phase::Failed;
         loop {
             match events.next().await {
                 Ok(event) if event.vm == record.id => {
-                    let What::Phase { to, reason, .. } = &event.what else { continue };
+                    let What::Phase { from, to, reason } = &event.what else { continue };
                     if wanted.is_met(name, *to)? {
                         return Ok(event);
                     }
-                    if *to == Phase::Failed {
+                    // A change of its name or labels is told with the phase that it is in already.
+                    if *to == Phase::Failed && from != to {
                         let reason = reason.clone().unwrap_or_default();
                         return Err(ServiceError::FailedMeanwhile { vm: event.name, reason });
                     }
@@ -66,6 +68,10 @@ impl Vms {
                     let now = handle.record();
                     if wanted.is_met(name, now.phase())? {
                         return Ok(as_event(now, handle.cause));
+                    }
+                    if now.phase() == Phase::Failed && !failed {
+                        let reason = now.failure.unwrap_or_default();
+                        return Err(ServiceError::FailedMeanwhile { vm: now.name, reason });
                     }
                 }
                 Err(RecvError::Closed) => return Err(ServiceError::ShuttingDown),

@@ -79,6 +79,9 @@ async fn extended_attributes_are_set_and_what_is_not_is_told() {
         assert!(told[1].contains("nowhere.x"), "{told:?}");
         let made = agent.directory.path().join(&name).join("made");
         assert_eq!(xattr(&made, "user.kept").unwrap(), b"a=b\n\0c", "{kind:?}");
+        // The group bits of the entry are the mask of the list that could not be set: the group itself gets none of them.
+        let mode = std::os::unix::fs::PermissionsExt::mode(&made.metadata().unwrap().permissions());
+        assert_eq!(mode & 0o070, 0, "{kind:?}: {mode:o}");
     }
     // The kernel has no such attributes on links.
     let bytes = with_records(tar::EntryType::Symlink, &records[..1], b"");

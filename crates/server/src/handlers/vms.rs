@@ -146,8 +146,8 @@ pub(crate) async fn kill(
     Call { path: vm, body: request, .. }: Call<vm::Kill>,
 ) -> Result<Json<Killed>, Failure> {
     check_signal(request.signal)?;
-    let processes = app.services.vms.kill(&vm, request.signal).await?;
-    Ok(Json(Killed { processes, vm: app.vm(app.services.vms.get(&vm)?) }))
+    let (processes, view) = app.services.vms.kill(&vm, request.signal).await?;
+    Ok(Json(Killed { processes, vm: app.vm(view) }))
 }
 
 pub(crate) async fn stats(

@@ -1,5 +1,6 @@
 //! The directories of a target, walked one component at a time and never through a symbolic link.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -61,7 +62,12 @@ pub(super) struct Folders {
     /// What the target itself gets at the end.
     pub(super) of_root: Attributes,
     open: Vec<Open>,
+    /// Device and inode of directories below the target that were looked through for what killed copies left.
+    swept: HashSet<(u64, u64)>,
 }
+
+/// Directories that are looked through in one copy: some 100 KiB of memory.
+const SWEPT_MAX: usize = 4_096;
 
 impl Folders {
     pub(super) fn new(root: OwnedFd, path: &Path) -> Self {
@@ -70,6 +76,7 @@ impl Folders {
             path: path.to_owned(),
             of_root: Attributes { mode: None, modified: None },
             open: Vec::new(),
+            swept: HashSet::new(),
         }
     }
 
@@ -144,11 +151,22 @@ impl Folders {
         let folder = rustix::fs::openat(self.last(), name, FOLDER, Mode::empty());
         let folder = folder.map_err(|error| failed(error.into()))?;
         self.open.push(Open { name: name.to_vec(), folder, attributes: Attributes::default() });
-        if !made {
+        if !made && self.is_new_here()? {
             let names = self.open.iter().map(|open| OsStr::from_bytes(&open.name));
             temporary::sweep(self.last(), &self.path.join(names.collect::<PathBuf>()));
         }
         Ok(made)
+    }
+
+    /// True if the directory that was entered last was not looked through for leftovers yet. An archive may come back to it as
+    /// often as it likes.
+    fn is_new_here(&mut self) -> Result<bool, ClientError> {
+        if self.swept.len() >= SWEPT_MAX {
+            return Ok(false);
+        }
+        let stat = rustix::fs::fstat(self.last())
+            .map_err(|error| ClientError::file("examining", &self.path, &io::Error::from(error)))?;
+        Ok(self.swept.insert((stat.st_dev, stat.st_ino)))
     }
 
     /// Completes all directories but the first `keep`, the deepest first.

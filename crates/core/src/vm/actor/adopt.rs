@@ -31,6 +31,7 @@ impl VmActor {
         }
         match self.vm.journal.phase() {
             Phase::Creating if may_be_whole(&self.vm.journal).await => {
+                // Its machine may live, and a newer copy takes it up again; a start ends it first.
                 let reason = "its record is older than its disk: it was whole before this copy of the database was put \
                               back. Its disk is kept: start it, or put a newer copy back";
                 self.vm.journal.note(LifecycleEvent::Lost, Some(reason.to_owned())).await;

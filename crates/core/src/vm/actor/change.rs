@@ -15,12 +15,13 @@ impl VmActor {
             check_whole(&record.template)?;
         }
         let (id, from, to) = (record.id.clone(), journal.record.name.clone(), record.name.clone());
-        journal.shared.registry.rename(&id, &to)?;
+        // Both names are its own until the change is stored: nobody can take the old one before, nor the new one meanwhile.
+        journal.shared.registry.reserve_name(&id, &to)?;
         if let Err(error) = journal.replace(record).await {
-            // Its old name is gone only if somebody took it in this moment; then the next server finds it in the store.
-            let _ = journal.shared.registry.rename(&id, &from);
+            journal.shared.registry.rename(&id, &from);
             return Err(error);
         }
+        journal.shared.registry.rename(&id, &to);
         // A limit that could not be carried out may be another one now.
         self.idle.look_again();
         Ok(())

@@ -19,7 +19,9 @@ impl VmActor {
         let Some(PoolMember { pool, .. }) = member else {
             return Err(ServiceError::UnknownVm(journal.record.id.to_string()));
         };
-        journal.shared.registry.rename(&journal.record.id, &claim.name)?;
+        let (registry, id) = (&journal.shared.registry, &journal.record.id);
+        registry.reserve_name(id, &claim.name)?;
+        registry.rename(id, &claim.name);
         let outcome = self.vm.hand_out(pool, claim).await;
         if let Err(error) = &outcome {
             tracing::warn!(vm = %self.vm.journal.record.id, %error, "a waiting VM could not be handed out, it is removed");

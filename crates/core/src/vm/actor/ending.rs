@@ -117,12 +117,14 @@ async fn sweep(journal: &Journal) -> Result<(), ServiceError> {
     Ok(shared.ports.hypervisor(&record.template)?.sweep(&record.id, &directory, machine.as_ref()).await?)
 }
 
-/// Ends a machine that could not be ended when it was to: before its disk is touched or a second one starts.
+/// Ends a machine that could not be ended when it was to, or that no record knows any more: before its disk is touched or a
+/// second one starts.
 ///
 /// # Errors
 /// If it still cannot be ended.
 pub(super) async fn end_last_machine(journal: &mut Journal) -> Result<(), ServiceError> {
-    if journal.record.machine.is_some() {
+    // The record of a VM that failed may be older than its machine (see `adopt`).
+    if journal.record.machine.is_some() || journal.phase() == Phase::Failed {
         sweep(journal).await?;
         journal.record.machine = None;
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use microvm_archive::Entry;
+use microvm_archive::{AclKind, Entry};
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat,
     fchmod, fchown, fstat, futimens, openat, utimensat,
@@ -28,7 +28,7 @@ impl Attributes {
     pub(super) fn of(entry: &Entry, may_change_owner: bool, given: Option<Owner>) -> Self {
         let (uid, gid) = given.map_or((entry.uid, entry.gid), |owner| (owner.uid, owner.gid));
         Self {
-            mode: Mode::from_raw_mode(entry.mode.into()),
+            mode: mode(entry),
             owner: may_change_owner.then(|| (Uid::from_raw(uid), Gid::from_raw(gid))),
             times: Timestamps {
                 last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
@@ -71,6 +71,15 @@ impl Attributes {
         chmodat(CWD, &*path, self.mode, AtFlags::empty()).map_err(|error| ("set the mode of", error))?;
         utimensat(CWD, &*path, &self.times, AtFlags::empty()).map_err(|error| ("set the times of", error))
     }
+}
+
+/// The mode of an entry. With an access control list its group bits are the list's mask; they come with the list, so that the
+/// owning group gets nothing that the list denies it, before the list is set and if it cannot be set.
+fn mode(entry: &Entry) -> Mode {
+    let is_list = |kind| kind == Some(AclKind::Access);
+    let has_list = entry.acls.iter().any(|(kind, _)| is_list(Some(*kind)))
+        || entry.xattrs.iter().any(|(name, _)| is_list(AclKind::of_xattr(name)));
+    Mode::from_raw_mode((if has_list { entry.mode & !0o070 } else { entry.mode }).into())
 }
 
 /// A link, FIFO or device that was just made, held without being opened.
