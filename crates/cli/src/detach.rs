@@ -49,7 +49,7 @@ impl Detector {
         Self { keys: keys.0, held: 0 }
     }
 
-    /// What goes on to the process, and true if the keys were pressed; what comes after them is dropped.
+    /// Bytes for the process, and true if the keys were pressed; bytes after them are dropped.
     pub(crate) fn pass(&mut self, input: &[u8]) -> (Vec<u8>, bool) {
         let mut passed = Vec::with_capacity(input.len());
         for byte in input {

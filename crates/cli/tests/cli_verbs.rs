@@ -245,7 +245,7 @@ async fn a_process_in_the_background_is_attached_to_and_left_by_keys() {
     .await;
     let told = text(&left.stderr);
     assert!(left.status.success() && told.contains(&format!("microvm attach dev {process}")), "{told}");
-    // It goes on, has what it printed, and other keys can be chosen.
+    // It keeps running and has its output; other keys can be chosen.
     let again = on_terminal(
         command(&server, &["attach", "dev", &process, "--detach-keys", "ctrl-a,d"]),
         |terminal| {

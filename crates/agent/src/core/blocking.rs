@@ -2,7 +2,7 @@
 
 use super::failure::{AgentError, AgentResult};
 
-/// Runs work on a helper thread, so that the runtime's thread goes on serving the channel.
+/// Runs work on a helper thread, so that the runtime's thread keeps serving the channel.
 ///
 /// # Errors
 /// Those of the work; [`AgentError::internal`] if it panicked.

@@ -222,7 +222,7 @@ async fn stops(scene: &Scene<'_>) {
     assert_eq!(say(&*child_guest, "cat /root/note; echo child > /root/note").await, "before");
     let copy = child_guest.attach(&id, OutputOffsets::default()).await.must("attaching to the copy");
     assert_eq!(told(copy, "child").await, "before-child");
-    // The VM itself goes on in its own directory, on the disk that it has now.
+    // The VM itself continues in its own directory, on the disk that it has now.
     let files = scene.harness.storage().vm_files(&parent.spec.id).await.must("finding its files");
     let mut spec = parent.spec.clone();
     for disk in spec.disks.iter_mut().filter(|disk| disk.serial == files.scratch.serial) {

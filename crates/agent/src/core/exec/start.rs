@@ -29,7 +29,7 @@ pub(in crate::core) async fn start<P: Platform>(
             .unwrap_or_else(|error| Err(AgentError::internal(format!("the helper thread failed: {error}"))));
         match started {
             Ok((process, life)) => {
-                // The command goes on if its caller is gone.
+                // The command keeps running if its caller is gone.
                 let _ = report.send(Ok(Arc::clone(&process)));
                 life::follow(&task_agent, &process, life).await;
             }
