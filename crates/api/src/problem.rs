@@ -32,6 +32,9 @@ pub struct Problem {
     /// Id of the request that failed, to be found in the server's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// Field of the request that it is about; `detail` begins with its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
     /// Remedies, the most likely one first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remedies: Vec<Advice>,
@@ -53,6 +56,7 @@ impl Problem {
             message: detail.clone(),
             detail,
             request_id: None,
+            field: None,
             remedies: Vec::new(),
         }
     }

@@ -14,16 +14,17 @@ use crate::format::{Format, number};
     about = "Run code in disposable virtual machines",
     after_help = concat!("\
 Examples:
-  microvm run -- python3 -c 'print(6*7)'            run a command in a new VM and delete the VM
-  echo 'print(input())' | microvm run -i -- python3 -
-  microvm run -it -- bash                           a terminal in a new VM
+  microvm run python3 -c 'print(6*7)'               run a command in a new VM and delete the VM
+  microvm run script.py                             run a script of this host in a new VM
+  microvm run -it bash                              a terminal in a new VM
   microvm create --name dev --cpus 2 --memory 512MiB
-  microvm exec dev -- uname -a
+  microvm exec dev uname -a
   microvm cp ./src dev:/root/src
   microvm fork dev --count 10 -- python3 try.py '", number!(), "'
 
-Exit codes: those of the command for `run` and `exec` (124: time-out, 128+n: ended by signal n).
-Of microvm itself: 2 wrong usage, 100 internal, 101 invalid request, 102 not found, 103 conflict, 104 unsupported,
+Exit codes: `run`, `exec`, `shell` and `attach`: that of the command (124: time-out, 128+n: ended by signal n), 125 for
+errors of microvm, 126 if the command cannot be executed, 127 if it does not exist.
+All others: 2 wrong usage, 100 internal, 101 invalid request, 102 not found, 103 conflict, 104 unsupported,
 105 exhausted, 106 unavailable, 107 time-out, 108 forbidden, 109 not authenticated."),
     max_term_width = 110
 )]
@@ -152,6 +153,12 @@ mod tests {
             "microvm exec -i dev -- uname -a",
             "microvm exec -d dev -- sleep 1",
             "microvm exec -dit dev -- bash",
+            "microvm exec dev ls -la --color",
+            "microvm exec --env-file .env dev env",
+            "microvm run python3 -c x --output y",
+            "microvm run -q --rm -m 1g --env-file .env script.py --name x",
+            "microvm fork dev -n 5 -e A={n} -w / --out o --parallel 2 -- sh -c x",
+            "microvm fork dev --commands f --parallel 2",
             "microvm shell dev -u me",
             "microvm attach dev --detach-keys ctrl-a,d",
             "microvm events -f --vm dev --state running",
@@ -216,9 +223,9 @@ mod tests {
             "microvm completions bash",
             "microvm man ./man1",
         ] {
-            let parsed = Arguments::try_parse_from(
-                line.split(' ').chain(["--output", "json"].into_iter().filter(|_| !line.contains(" -- "))),
-            );
+            let parsed = Arguments::try_parse_from(line.split(' ').chain(
+                ["--output", "json"].into_iter().filter(|_| !line.contains(" -- ") && !line.contains("run ")),
+            ));
             assert!(parsed.is_ok(), "{line}: {parsed:?}");
         }
         for line in [
@@ -231,6 +238,10 @@ mod tests {
             "microvm snapshot prune",
             "microvm fork",
             "microvm update dev",
+            "microvm run --keep --rm x",
+            "microvm run --no-such-option x",
+            "microvm fork dev --parallel 2",
+            "microvm fork dev --commands f -n 2",
             "microvm kill dev -s NOPE",
             "microvm wait dev --state nope",
             "microvm attach dev --detach-keys nope",

@@ -21,6 +21,15 @@ pub(crate) fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
     if let Command::Man(command) = arguments.command {
         return command.run(Arguments::command());
     }
+    let beside = matches!(
+        arguments.command,
+        Command::Run(_) | Command::Exec(_) | Command::Shell(_) | Command::Attach(_)
+    );
+    let outcome = with_settings(arguments);
+    if beside { outcome.map_err(CliError::beside_commands) } else { outcome }
+}
+
+fn with_settings(arguments: Arguments) -> Result<u8, CliError> {
     let settings = Settings::new(arguments.root)?;
     if let Command::Serve(command) = arguments.command {
         let mut builder = Builder::new_multi_thread();

@@ -7,6 +7,7 @@ use microvm_api::Problem;
 use microvm_client::{ClientError, LOCAL_FILE};
 use microvm_types::ErrorKind;
 
+use crate::flags;
 use crate::format::Format;
 use crate::remedy;
 use crate::visible;
@@ -17,11 +18,22 @@ const READER_GONE: u8 = 141;
 /// Exit code of a wrong command line, as usual.
 const USAGE: u8 = 2;
 
+/// Exit code of `run` and `exec` if something else than the command failed; a wrong command line too.
+const OURS: u8 = 125;
+
+/// Exit code of `run` and `exec` if the command was found and cannot be executed.
+const NOT_EXECUTABLE: u8 = 126;
+
+/// Exit code of `run` and `exec` if the command was not found.
+pub(crate) const NO_PROGRAM: u8 = 127;
+
 /// Why a command did not succeed.
 #[derive(Debug)]
 pub(crate) enum CliError {
     /// Something to tell.
     Problem(Box<Problem>),
+    /// The same of a verb whose exit codes are those of commands, with its exit code.
+    Coded(Box<Problem>, u8),
     /// Nobody reads our standard output any more; there is nobody to tell.
     ReaderGone,
     /// A signal asked us to end.
@@ -44,7 +56,27 @@ impl CliError {
         match self {
             Self::ReaderGone | Self::Interrupted(_) => true,
             Self::Detached => false,
-            Self::Problem(problem) => problem.code == LOCAL_FILE,
+            Self::Problem(problem) | Self::Coded(problem, _) => problem.code == LOCAL_FILE,
+        }
+    }
+
+    /// With the exit codes of `run` and `exec`, which otherwise are those of commands: 125 for what is not the command's.
+    pub(crate) fn beside_commands(self) -> Self {
+        match self {
+            Self::Problem(problem) => Self::Coded(problem, OURS),
+            other => other,
+        }
+    }
+
+    /// A command that could not be started, with the exit code that shells give it.
+    pub(crate) fn not_started(error: ClientError) -> Self {
+        match error {
+            ClientError::Problem(problem) if problem.code == "guest_refused" => match problem.kind {
+                ErrorKind::NotFound => Self::Coded(problem, NO_PROGRAM),
+                ErrorKind::Forbidden | ErrorKind::Invalid => Self::Coded(problem, NOT_EXECUTABLE),
+                _ => Self::Problem(problem),
+            },
+            other => other.into(),
         }
     }
 
@@ -65,7 +97,7 @@ impl CliError {
     /// Description for people.
     pub(crate) fn detail(&self) -> String {
         match self {
-            Self::Problem(problem) => problem.detail.clone(),
+            Self::Problem(problem) | Self::Coded(problem, _) => flags::named(problem),
             Self::ReaderGone => "nobody reads the output any more".to_owned(),
             Self::Interrupted(signal) => format!("interrupted by signal {signal}"),
             Self::Detached => "detached".to_owned(),
@@ -76,6 +108,7 @@ impl CliError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Problem(problem) => problem.kind.exit_code(),
+            Self::Coded(_, code) => *code,
             Self::ReaderGone => READER_GONE,
             Self::Interrupted(signal) => 128 + signal,
             Self::Detached => 0,
@@ -90,7 +123,7 @@ impl CliError {
 
     /// Tells it on standard error.
     pub(crate) fn tell(&self, format: Format) {
-        if let Self::Problem(problem) = self {
+        if let Self::Problem(problem) | Self::Coded(problem, _) = self {
             let text = match format {
                 Format::Json => {
                     visible::json(&serde_json::to_string(&problem).unwrap_or_else(|_| problem.detail.clone()))
@@ -99,7 +132,7 @@ impl CliError {
                     let remedies = problem.remedies.iter().map(remedy::command);
                     let advice: String =
                         remedies.map(|line| format!("\n  → {}", visible::lines(&line))).collect();
-                    format!("error: {}{advice}", visible::lines(&problem.detail))
+                    format!("error: {}{advice}", visible::lines(&flags::named(problem)))
                 }
             };
             // If standard error is closed the exit code still tells.
@@ -109,10 +142,11 @@ impl CliError {
 }
 
 /// Tells a wrong command line; help and version are not wrong.
-pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+pub(crate) fn usage(error: &clap::Error, verb: Option<&str>) -> ExitCode {
     // A closed output cannot be told anything.
     let _ = error.print();
-    ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
+    let code = if matches!(verb, Some("run" | "exec" | "shell" | "attach")) { OURS } else { USAGE };
+    ExitCode::from(if error.use_stderr() { code } else { 0 })
 }
 
 impl From<ClientError> for CliError {

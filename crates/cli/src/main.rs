@@ -16,7 +16,9 @@ mod detach;
 mod dispatch;
 mod duration;
 mod entry_point;
+mod environment;
 mod error;
+mod flags;
 mod format;
 mod heap;
 mod interrupts;
@@ -28,6 +30,7 @@ mod progress;
 mod recipe;
 mod remedy;
 mod root;
+mod script;
 mod session;
 mod settings;
 mod template_files;
@@ -48,7 +51,9 @@ fn main() -> ExitCode {
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return error::usage(&error),
+        Err(error) => {
+            return error::usage(&error, verb(std::env::args().skip(1)).as_deref());
+        }
     };
     let format = arguments.output;
     let outcome = dispatch::dispatch(arguments);
@@ -56,4 +61,16 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => error.report(format),
     }
+}
+
+/// The verb of a command line: the first word that is neither an option nor the value of one that may stand before it.
+fn verb(mut words: impl Iterator<Item = String>) -> Option<String> {
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--root" | "--output" | "-o" => drop(words.next()),
+            option if option.starts_with('-') => {}
+            _ => return Some(word),
+        }
+    }
+    None
 }

@@ -28,6 +28,24 @@ pub(crate) async fn follow(mut lines: Lines<ProgressLine>) -> Result<ProgressLin
     ))
 }
 
+/// Time after which people are told what is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Does `work`, and shows on a terminal what is waited for if it takes longer than a second.
+pub(crate) async fn while_waiting<T>(text: &str, quiet: bool, work: impl Future<Output = T>) -> T {
+    if quiet || !people_read() {
+        return work.await;
+    }
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        outcome = &mut work => return outcome,
+        () = tokio::time::sleep(PATIENCE) => {}
+    }
+    let mut display = Display::new();
+    display.show(text, 0, None);
+    work.await
+}
+
 /// The server's answer is of another kind than the operation's.
 pub(crate) fn unexpected() -> CliError {
     let detail = "the server's last word was not the one expected: client and server are probably of different versions";

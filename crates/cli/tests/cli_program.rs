@@ -69,9 +69,16 @@ fn every_command_has_a_manual_page() {
 
 #[test]
 fn a_wrong_command_line_is_told_on_standard_error() {
-    for wrong in [&["nonsense"][..], &["run"], &["create", "--memory", "-1"], &["create", "--name", "a b"]] {
+    for (wrong, code) in [
+        (&["nonsense"][..], 2),
+        (&["create", "--memory", "-1"], 2),
+        (&["create", "--name", "a b"], 2),
+        (&["run"], 125),
+        (&["-o", "json", "exec"], 125),
+        (&["--root", "run", "ls", "--no-such-option"], 2),
+    ] {
         let output = Home::new().run(wrong);
-        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert_eq!(output.status.code(), Some(code), "{wrong:?}");
         assert!(output.stdout.is_empty(), "{wrong:?}");
         assert!(text(&output.stderr).starts_with("error: "), "{wrong:?}");
     }

@@ -259,12 +259,12 @@ async fn a_process_in_the_background_is_attached_to_and_left_by_keys() {
     let kept = text(&output.stdout);
     assert!(output.status.code() == Some(143) && kept.contains("hello"), "{kept}");
     let (code, told) = refused(&server, &["attach", "dev"]).await;
-    assert!(code == 102 && told.contains("exec -dit dev"), "{code} {told}");
+    assert!(code == 125 && told.contains("exec -dit dev"), "{code} {told}");
     for _ in 0..2 {
         must(&server, &["exec", "-d", "dev", "--", "sleep", "1000"]).await;
     }
     let (code, told) = refused(&server, &["attach", "dev"]).await;
-    assert!(code == 101 && told.contains("several processes run in dev"), "{code} {told}");
+    assert!(code == 125 && told.contains("several processes run in dev"), "{code} {told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,7 +28,7 @@ fn a_killed_agent_ends_its_guest_which_can_start_again() {
     let ids = home.ids();
     // Without `-d`: whoever waits for a command is told that the guest is gone.
     let output = home.run(&["exec", "dev", "--", "python3", "-c", agent_killer::CRASH]);
-    assert!(output.status.code().is_some_and(|code| code >= 100), "{output:?}");
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
     until("the VM has failed", 20, || home.state("dev").0 == "failed");
     let (_, reason) = home.state("dev");
     assert!(reason.contains("panic"), "{reason}");
@@ -36,7 +36,7 @@ fn a_killed_agent_ends_its_guest_which_can_start_again() {
     let console = home.must(&["logs", "dev", "--console"]);
     assert!(console.contains("last words") && console.contains("Attempted to kill init"), "{console}");
     let (exit, problem) = home.must_fail(&["exec", "dev", "--", "true"]);
-    assert_eq!(exit, 103, "{problem}");
+    assert_eq!((exit, &problem["kind"]), (125, &"conflict".into()), "{problem}");
     home.must(&["start", "dev"]);
     assert_eq!(home.must(&["exec", "dev", "--", "cat", "/root/file"]), "kept\n");
     home.must(&["rm", "dev"]);
@@ -90,7 +90,7 @@ fn neither_a_stopped_server_nor_a_stopped_agent_ends_a_vm() {
     assert!(vm["unreachable_reason"].as_str().is_some_and(|why| why.contains("heartbeat")), "{vm}");
     assert!(home.must(&["ls"]).contains("running (unreachable)"));
     let (exit, problem) = home.must_fail(&["exec", "dev", "--", "true"]);
-    assert_eq!((exit, problem["code"].as_str()), (106, Some("vm_unreachable")), "{problem}");
+    assert_eq!((exit, problem["code"].as_str()), (125, Some("vm_unreachable")), "{problem}");
     assert_eq!(home.processes_of(id), Some(before), "its VMM was ended");
     assert!(home.must(&["logs", "dev", "--console"]).contains("last words"), "its console is lost");
     // A VMM that nothing in its directory names: the next server ends it all the same when its VM is deleted.

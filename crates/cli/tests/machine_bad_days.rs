@@ -17,14 +17,14 @@ fn a_kernel_panic_is_told_with_its_console_and_the_vm_can_start_again() {
     home.must(&["exec", "dev", "--", "sh", "-c", "echo kept > /root/file; sync"]);
     let ids = home.ids();
     let output = home.run(&["exec", "dev", "--", "sh", "-c", "echo c > /proc/sysrq-trigger; sleep 60"]);
-    assert!(output.status.code().is_some_and(|code| code >= 100), "{output:?}");
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
     until("the VM has failed", 20, || home.state("dev").0 == "failed");
     let (_, reason) = home.state("dev");
     assert!(reason.contains("panic"), "{reason}");
     let console = home.must(&["logs", "dev", "--console"]);
     assert!(console.contains("Kernel panic"), "{console}");
     let (exit, problem) = home.must_fail(&["exec", "dev", "--", "true"]);
-    assert_eq!(exit, 103, "{problem}");
+    assert_eq!((exit, &problem["kind"]), (125, &"conflict".into()), "{problem}");
     home.must(&["start", "dev"]);
     assert_eq!(home.must(&["exec", "dev", "--", "cat", "/root/file"]), "kept\n");
     home.must(&["rm", "dev"]);
@@ -147,7 +147,7 @@ fn a_paused_vm_waits_and_goes_on() {
     home.must(&["pause", "dev"]);
     assert_eq!(home.state("dev").0, "paused");
     let (exit, problem) = home.must_fail(&["exec", "dev", "--", "true"]);
-    assert_eq!(exit, 103);
+    assert_eq!(exit, 125);
     assert_eq!(problem["remedies"][0]["action"], "resume_vm", "{problem}");
     // It stays paused, and unharmed, whatever becomes of the server.
     home.kill_server();

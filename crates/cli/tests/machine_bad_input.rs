@@ -41,14 +41,13 @@ fn what_is_unknown_taken_or_impossible_is_refused() {
         let output = home.run(&[&["create"], malformed].concat());
         assert_eq!(output.status.code(), Some(2), "{malformed:?}");
     }
-    for command in
-        [&["exec", "nope", "--", "true"][..], &["rm", "nope"], &["start", "nope"], &["logs", "nope"]]
-    {
+    for command in [&["rm", "nope"], &["start", "nope"], &["logs", "nope"]] {
         assert_eq!(home.must_fail(command).0, 102, "{command:?}");
     }
+    assert_eq!(home.must_fail(&["exec", "nope", "true"]).0, 125);
     // A stopped VM runs nothing, and says what to do.
     let (exit, problem) = home.must_fail(&["exec", "dev", "--", "true"]);
-    assert_eq!(exit, 103);
+    assert_eq!(exit, 125);
     assert_eq!(problem["remedies"][0]["action"], "start_vm", "{problem}");
     assert_eq!(home.ids(), ids);
     home.must(&["rm", "dev"]);

@@ -51,7 +51,10 @@ pub(crate) fn render(problem: &Problem) -> Response {
 
 impl From<ServiceError> for Failure {
     fn from(error: ServiceError) -> Self {
-        let problem = Problem::new(error.kind(), error.code(), explained(&error));
+        let mut problem = Problem::new(error.kind(), error.code(), explained(&error));
+        if let ServiceError::Invalid { field, .. } | ServiceError::OverLimit { field, .. } = &error {
+            problem.field = Some((*field).to_owned());
+        }
         Self(Box::new(problem.with_remedies(error.remedies())))
     }
 }

@@ -3,13 +3,19 @@
 use std::time::Duration;
 
 use clap::Args;
+use microvm_api::Vm;
+use microvm_types::VmRef;
 use microvm_types::vm::Limits;
 
-use crate::commands::machine::{MachineOptions, variable};
+use crate::commands::machine::MachineOptions;
+use crate::commands::run::CREATING;
 use crate::context::Context;
 use crate::duration;
+use crate::environment::Environment;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
+use crate::notice::say;
+use crate::progress;
 
 /// Create a VM and start it
 #[derive(Debug, Args)]
@@ -22,9 +28,9 @@ Examples:
 pub(crate) struct Create {
     #[command(flatten)]
     machine: MachineOptions,
-    /// Environment variable of every command in the VM
-    #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = variable)]
-    environment: Vec<(String, String)>,
+    /// Variables of every command in the VM
+    #[command(flatten)]
+    environment: Environment,
     /// Stop the VM after this time without use
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     idle: Option<Duration>,
@@ -43,6 +49,9 @@ pub(crate) struct Create {
     /// Boot the VM instead of forking it from its template's golden snapshot
     #[arg(long, conflicts_with = "no_start")]
     cold: bool,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
     /// Do not start the VM
     #[arg(long)]
     no_start: bool,
@@ -50,7 +59,7 @@ pub(crate) struct Create {
 
 impl Create {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
-        let mut request = self.machine.request(self.environment.into_iter().collect());
+        let mut request = self.machine.request(self.environment.all()?);
         request.start = !self.no_start;
         request.cold = self.cold;
         request.limits = Limits {
@@ -61,7 +70,11 @@ impl Create {
             ephemeral: self.ephemeral,
         };
         let mut interrupts = Interrupts::new()?;
-        let vm = interrupts.unless(async { Ok(context.client.create_vm(&request).await?) }).await?;
+        let creation = interrupts.unless(async { Ok(context.client.create_vm(&request).await?) });
+        let vm = progress::while_waiting(CREATING, self.quiet, creation).await?;
+        if vm.reachable {
+            tell_failed_start_commands(context, &vm).await;
+        }
         context.output.value(&vm, vm.name.as_str())?;
         Ok(0)
     }
@@ -70,4 +83,18 @@ impl Create {
 /// Whole seconds, at least one.
 fn seconds(time: Duration) -> u64 {
     time.as_secs().max(1)
+}
+
+/// Says which start commands of the template have failed by now. The VM is there all the same.
+async fn tell_failed_start_commands(context: &Context, vm: &Vm) {
+    // Whoever cannot ask will see it in `ps`.
+    let Ok(list) = context.client.processes(&VmRef::from(vm.id.clone())).await else { return };
+    for process in list.processes.iter().filter(|process| process.id.is_start_command()) {
+        if let Some(code) = process.exit.map(|exit| exit.shell_code()).filter(|code| *code != 0) {
+            let (command, name, id) = (process.command.join(" "), &vm.name, &process.id);
+            say(&format!(
+                "the start command `{command}` ended with exit code {code}: `microvm logs {name} {id}` shows its output"
+            ));
+        }
+    }
 }

@@ -11,9 +11,9 @@ use microvm_types::{ProcessId, VmRef};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::commands::machine::variable;
 use crate::context::Context;
 use crate::detach::{DEFAULT_KEYS, DetachKeys};
+use crate::environment::Environment;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::notice::say;
@@ -33,9 +33,8 @@ pub(crate) struct CommandOptions {
     /// Allocate a terminal
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// Set an environment variable; KEY alone takes the value of this shell
-    #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = variable)]
-    environment: Vec<(String, String)>,
+    #[command(flatten)]
+    environment: Environment,
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
@@ -60,7 +59,7 @@ impl CommandOptions {
             let detail = "there is no terminal here: leave out -t";
             return Err(CliError::invalid("no_terminal", detail));
         }
-        let mut environment: std::collections::BTreeMap<_, _> = self.environment.iter().cloned().collect();
+        let mut environment = self.environment.all()?;
         if self.tty {
             let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
             environment.entry("TERM".to_owned()).or_insert(term);
@@ -83,12 +82,14 @@ impl CommandOptions {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  microvm exec dev -- uname -a
-  microvm exec -it dev -- bash
-  microvm exec -d dev -- ./server          prints the id of the process
+  microvm exec dev uname -a
+  microvm exec -it dev bash
+  microvm exec -d dev ./server             prints the id of the process
+  microvm exec -dit dev bash               a terminal in the background, for `attach`
   microvm exec dev --attach PROCESS        continues its output
 
-Exit code: that of the command; 124 after a time-out; 128+n if signal n ended it; 100 and up for errors of microvm.")]
+Exit code: that of the command; 124 after a time-out; 128+n if signal n ended it; 125 for errors of microvm; 126 if the
+command cannot be executed; 127 if it (or its user or working directory) does not exist.")]
 pub(crate) struct Exec {
     /// Name or id of the VM
     vm: VmRef,
@@ -103,8 +104,8 @@ pub(crate) struct Exec {
     /// Keys that detach from a terminal
     #[arg(long, value_name = "KEYS", default_value = DEFAULT_KEYS)]
     detach_keys: DetachKeys,
-    /// Program and arguments
-    #[arg(last = true, required_unless_present = "attach", value_name = "COMMAND")]
+    /// Program and arguments; what follows the program belongs to it
+    #[arg(trailing_var_arg = true, required_unless_present = "attach", value_name = "COMMAND")]
     command: Vec<String>,
 }
 
@@ -132,7 +133,7 @@ impl Exec {
             Some(process) => client.attach(&self.vm, process, OutputOffsets::default()).await?,
             None => {
                 let request = self.options.request(self.command, self.detach)?;
-                client.exec(&self.vm, &request).await?
+                client.exec(&self.vm, &request).await.map_err(CliError::not_started)?
             }
         };
         if self.detach {

@@ -1,16 +1,20 @@
 //! `microvm fork`: children of a running VM.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
 use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use microvm_api::Vm;
 use microvm_api::output::Outputs;
 use microvm_api::snapshot::ForkVm;
+use microvm_client::copy::{self, Budget, OutsideLinks, Rules};
 use microvm_types::exec::ExecRequest;
+use microvm_types::files::FileOwner;
 use microvm_types::vm::Limits;
 use microvm_types::{ProcessId, VmId, VmRef};
 use serde::Serialize;
@@ -19,14 +23,19 @@ use crate::claim;
 use crate::commands::machine::pair;
 use crate::context::Context;
 use crate::duration;
+use crate::environment::Environment;
 use crate::error::CliError;
 use crate::format::number;
 use crate::interrupts::Interrupts;
+use crate::left_out;
 use crate::notice::say;
+use crate::progress;
 use crate::session::{Both, GRACE, collect};
 
 /// Placeholder for the number of a child in its name and its command.
 const NUMBER: &str = "{n}";
+/// Directory of a guest whose content `--out` copies.
+const OUTPUT: &[u8] = b"/workspace/output";
 /// Seconds without use after which a child deletes itself, if this program was killed before it could delete it.
 const IDLE_NET: u64 = 300;
 
@@ -39,14 +48,16 @@ this program is passed on to every command, which then has ten seconds to exit.
 
 Examples:
   microvm fork dev --count 10 --name try-", number!(), "
-  microvm fork dev --count 50 -- python3 evaluate.py --seed '", number!(), "'
+  microvm fork dev --count 50 --parallel 4 -- python3 evaluate.py --seed '", number!(), "'
+  microvm fork dev --count 3 -e SEED='", number!(), "' --out ./results -- sh -c 'try > /workspace/output/log'
+  microvm fork dev --commands ./commands.txt      one child for each line, which `sh -c` runs
 
 Exit code with a command: 0 if every child's is 0, else the first one that is not."))]
 pub(crate) struct Fork {
     /// Name or id of the VM
     vm: VmRef,
     /// Number of children
-    #[arg(long, short = 'n', default_value_t = 1)]
+    #[arg(long, short = 'n', default_value_t = 1, conflicts_with = "commands")]
     count: usize,
     #[arg(long, help = concat!("Names of the children; ", number!(), " stands for the number"))]
     name: Option<String>,
@@ -54,13 +65,30 @@ pub(crate) struct Fork {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
     /// Kill the command and all its children after this time (exit code 124)
-    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "command")]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "runs")]
     timeout: Option<Duration>,
+    #[command(flatten)]
+    environment: Environment,
+    /// Working directory of the command
+    #[arg(short, long, value_name = "DIR", requires = "runs")]
+    workdir: Option<String>,
+    /// Directory for what the commands leave in /workspace/output: DIR/1 for the first child, and so on
+    #[arg(long = "out", value_name = "DIR", requires = "runs")]
+    out_directory: Option<PathBuf>,
+    /// Run so many commands at once at most [default: all]
+    #[arg(long, value_name = "COUNT", requires = "runs")]
+    parallel: Option<NonZeroUsize>,
     /// Keep the children after the command
-    #[arg(long, requires = "command")]
+    #[arg(long, requires = "runs")]
     keep: bool,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+    /// File with one command on each line, for one child each; `sh -c` runs it, # begins a comment
+    #[arg(long, value_name = "FILE", group = "runs")]
+    commands: Option<PathBuf>,
     /// Program and arguments to run in each child
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", group = "runs")]
     command: Vec<String>,
 }
 
@@ -104,9 +132,14 @@ async fn give_time(
 
 impl Fork {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
-        let runs = !self.command.is_empty();
+        let commands = self.commands()?;
+        let environment = self.environment.all()?;
+        if let Some(folder) = &self.out_directory {
+            std::fs::create_dir_all(folder).map_err(|error| CliError::file("making", folder, &error))?;
+        }
+        let runs = !commands.is_empty();
         let mut request = ForkVm {
-            count: self.count,
+            count: if runs { commands.len() } else { self.count },
             name: self.name.clone(),
             labels: self.labels.iter().cloned().collect(),
             ..ForkVm::default()
@@ -115,8 +148,8 @@ impl Fork {
             request.limits = Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), ..Limits::default() };
         }
         let mut interrupts = Interrupts::new()?;
-        let forking = async { Ok(context.client.fork_vm(&self.vm, &request).await?) };
-        let forked = interrupts.unless(forking).await?;
+        let forking = interrupts.unless(async { Ok(context.client.fork_vm(&self.vm, &request).await?) });
+        let forked = progress::while_waiting("forking the VM", self.quiet, forking).await?;
         if !runs {
             if context.output.is_json() {
                 context.output.json(&forked)?;
@@ -129,7 +162,12 @@ impl Fork {
         let ids: Vec<VmId> = forked.vms.iter().map(|vm| vm.id.clone()).collect();
         let started = RefCell::new(Vec::new());
         let outcome = {
-            let mut running = pin!(self.in_children(context, forked.vms, &started));
+            let requests = commands
+                .into_iter()
+                .enumerate()
+                .map(|(index, command)| self.in_child_request(index + 1, command, &environment));
+            let children = forked.vms.into_iter().zip(requests).collect();
+            let mut running = pin!(self.in_children(context, children, &started));
             tokio::select! {
                 outcome = &mut running => outcome,
                 signal = interrupts.next() => {
@@ -149,27 +187,57 @@ impl Fork {
         Ok(code)
     }
 
-    /// Runs the command in all children at once; each is deleted as soon as its command has ended.
+    /// The command of each child; empty: there is none to run.
+    fn commands(&self) -> Result<Vec<Vec<String>>, CliError> {
+        let Some(path) = &self.commands else {
+            let count = if self.command.is_empty() { 0 } else { self.count };
+            return Ok(vec![self.command.clone(); count]);
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| CliError::file("reading", path, &error))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let commands: Vec<Vec<String>> =
+            lines.map(|line| ["sh", "-c", line].map(str::to_owned).to_vec()).collect();
+        if commands.is_empty() {
+            let detail = format!("{} holds no command: write one on each line", path.display());
+            return Err(CliError::invalid("no_command", detail));
+        }
+        Ok(commands)
+    }
+
+    /// The request of one child, with its number in the place of `{n}`.
+    fn in_child_request(
+        &self,
+        number: usize,
+        command: Vec<String>,
+        environment: &BTreeMap<String, String>,
+    ) -> ExecRequest {
+        let numbered = |text: &String| text.replace(NUMBER, &number.to_string());
+        ExecRequest {
+            command: command.iter().map(numbered).collect(),
+            environment: environment.iter().map(|(key, value)| (key.clone(), numbered(value))).collect(),
+            working_directory: self.workdir.as_ref().map(numbered),
+            timeout_ms: self.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            ..ExecRequest::default()
+        }
+    }
+
+    /// Runs the commands, so many at once as was asked for; each child is deleted as soon as its command has ended.
     async fn in_children(
         &self,
         context: &Context,
-        vms: Vec<Vm>,
+        children: Vec<(Vm, ExecRequest)>,
         started: &RefCell<Vec<Command>>,
     ) -> Result<Vec<Outcome>, CliError> {
-        let mut running = FuturesUnordered::new();
-        for (index, vm) in vms.into_iter().enumerate() {
-            running.push(async move {
-                let outcome = self.in_child(context, index + 1, vm, started).await;
-                if !self.keep {
-                    claim::delete(&context.client, &outcome.vm.id).await;
-                }
-                outcome
-            });
-        }
-        let mut outcomes = Vec::new();
-        while let Some(outcome) = running.next().await {
-            outcomes.push(outcome);
-        }
+        let at_once = self.parallel.map_or(children.len(), NonZeroUsize::get).max(1);
+        let running = children.into_iter().enumerate().map(|(index, (vm, request))| async move {
+            let outcome = self.in_child(context, index + 1, vm, request, started).await;
+            if !self.keep {
+                claim::delete(&context.client, &outcome.vm.id).await;
+            }
+            outcome
+        });
+        let mut outcomes: Vec<Outcome> =
+            futures_util::stream::iter(running).buffer_unordered(at_once).collect().await;
         outcomes.sort_by_key(|one| one.number);
         Ok(outcomes)
     }
@@ -179,29 +247,48 @@ impl Fork {
         context: &Context,
         number: usize,
         vm: Vm,
+        request: ExecRequest,
         started: &RefCell<Vec<Command>>,
     ) -> Outcome {
-        let command = self.command.iter().map(|word| word.replace(NUMBER, &number.to_string())).collect();
-        let request = ExecRequest {
-            command,
-            timeout_ms: self.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-            ..ExecRequest::default()
-        };
         let began = std::time::Instant::now();
+        let reference = VmRef::from(vm.id.clone());
         let run = async {
-            let reference = VmRef::from(vm.id.clone());
-            let session = context.client.exec(&reference, &request).await?;
-            started.borrow_mut().push((reference, session.started.process.clone()));
+            if self.out_directory.is_some() {
+                context.client.make_directory(&reference, OUTPUT, Some(&FileOwner::Default)).await?;
+            }
+            let session = context.client.exec(&reference, &request).await.map_err(CliError::not_started)?;
+            started.borrow_mut().push((reference.clone(), session.started.process.clone()));
             collect(session).await
         };
         let ended = run.await;
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (exit_code, both, error) = match ended {
+        let (mut exit_code, both, mut error) = match ended {
             Ok((status, collected)) => (status.shell_code(), collected, None),
             Err(error) => (error.exit_code(), Both::default(), Some(error.detail())),
         };
+        if error.is_none()
+            && let Some(folder) = &self.out_directory
+        {
+            match self.fetch(context, &vm, &folder.join(number.to_string())).await {
+                // The command's own exit code is never replaced.
+                Ok(incomplete) if exit_code == 0 => exit_code = incomplete,
+                Ok(_) => {}
+                Err(failure) => {
+                    exit_code = if exit_code == 0 { failure.exit_code() } else { exit_code };
+                    error = Some(format!("the output was not copied: {}", failure.detail()));
+                }
+            }
+        }
         let outputs = both.outputs("let the command write more than 10 MB to a file");
         Outcome { number, vm, exit_code, duration_ms, outputs, error }
+    }
+
+    /// Copies what a child's command left; 1 if some of it could not be copied.
+    async fn fetch(&self, context: &Context, vm: &Vm, to: &Path) -> Result<u8, CliError> {
+        let rules = Rules { budget: Budget::chosen(None, vm.disk_mib), links: OutsideLinks::Keep };
+        let id = VmRef::from(vm.id.clone());
+        let moved = copy::pull_directory(&context.client, &id, OUTPUT, vm.path_style, to, rules).await?;
+        Ok(left_out::tell(&moved))
     }
 
     fn show(&self, context: &Context, outcomes: &[Outcome]) -> Result<(), CliError> {

@@ -40,7 +40,7 @@ pub(crate) struct MachineOptions {
     #[arg(long, value_name = "COUNT")]
     cpus: Option<u32>,
     /// Memory, for example 512MiB
-    #[arg(long, value_name = "SIZE", value_parser = whole_mib)]
+    #[arg(short, long, value_name = "SIZE", value_parser = whole_mib)]
     memory: Option<u32>,
     /// Size of the writable disk, for example 10GiB; the host's space is taken as it is used
     #[arg(long, value_name = "SIZE", value_parser = whole_mib)]

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use microvm_client::{ClientError, VmQuery};
-use microvm_types::{ErrorKind, VmRef};
+use microvm_types::{ErrorKind, Name, VmRef};
 
 use crate::commands::lifecycle::keep_first;
 use crate::context::Context;
@@ -31,20 +31,21 @@ pub(crate) struct Rm {
 
 impl Rm {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
-        let (mut vms, mut code) = (self.vms, 0);
+        let (mut vms, mut code) = (Vec::new(), 0);
         if self.all {
             let all = context.client.list_vms(&VmQuery::default()).await?;
             code = whole("the record of the VM", &all.unreadable);
-            vms = all.vms.into_iter().map(|vm| VmRef::from(vm.id)).collect();
+            vms.extend(all.vms.into_iter().map(|vm| (VmRef::from(vm.id), Some(vm.name))));
         }
+        vms.extend(self.vms.into_iter().map(|vm| (vm, None)));
         let (mut done, mut failed) = (Vec::new(), None);
-        for vm in vms {
-            match context.client.delete_vm(&vm).await {
-                Ok(()) => {
+        for (vm, name) in vms {
+            match delete(context, vm, name).await {
+                Ok(name) => {
                     if !context.output.is_json() {
-                        context.output.line(vm.as_str())?;
+                        context.output.line(name.as_str())?;
                     }
-                    done.push(vm.to_string());
+                    done.push(name);
                 }
                 Err(ClientError::Problem(problem)) if self.force && problem.kind == ErrorKind::NotFound => {}
                 Err(error) => keep_first(&mut failed, error, context),
@@ -55,4 +56,17 @@ impl Rm {
         }
         failed.map_or(Ok(code), Err)
     }
+}
+
+/// Deletes a VM; its name.
+async fn delete(context: &Context, vm: VmRef, name: Option<Name>) -> Result<Name, ClientError> {
+    let (vm, name) = match name {
+        Some(name) => (vm, name),
+        // Its id from here on: the name may be somebody else's in a moment.
+        None => {
+            let found = context.client.vm(&vm).await?;
+            (VmRef::from(found.id), found.name)
+        }
+    };
+    context.client.delete_vm(&vm).await.map(|()| name)
 }

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use microvm_api::Vm;
 use microvm_api::image::Image;
 use microvm_api::output::Outputs;
+use microvm_api::{Problem, Vm};
+use microvm_client::Client;
 use microvm_client::copy::{self, Budget, Moved, OutsideLinks, Rules};
 use microvm_types::exec::{ExecRequest, ExitStatus};
 use microvm_types::files::LeftOut;
@@ -18,11 +19,17 @@ use crate::commands::exec::CommandOptions;
 use crate::commands::machine::MachineOptions;
 use crate::context::Context;
 use crate::entry_point;
-use crate::error::CliError;
+use crate::error::{CliError, NO_PROGRAM};
 use crate::interrupts::Interrupts;
 use crate::left_out;
 use crate::notice::say;
+use crate::progress;
+use crate::script::Script;
 use crate::session::{self, Wiring};
+
+/// Shown while a VM is made.
+pub(crate) const CREATING: &str =
+    "creating the VM; the first one of a template boots and is saved, later ones are forked";
 
 /// Seconds without use after which the VM deletes itself, if this program was killed before it could delete it.
 const IDLE_NET: u64 = 300;
@@ -36,22 +43,26 @@ signal and ten seconds to exit before it is killed.
 --in fills /workspace/input before the command, --out fetches /workspace/output after it; /workspace/work is for
 anything else. All three belong to the user that the command runs as.
 
-The image's entry point (ENTRYPOINT) gets the command as its arguments; without a command it gets the image's (CMD).
-Without -t, Ctrl-C interrupts the command; a second Ctrl-C aborts it.
+The first word that is no option is the command; all words after it belong to it. A first word that names a file of
+this host ending in .py, .js or .sh is copied to /workspace and run by python3, node or sh. The image is chosen by
+--image only. The image's entry point (ENTRYPOINT) gets the command as its arguments; without a command it gets the
+image's (CMD). Without -t, Ctrl-C interrupts the command; a second Ctrl-C aborts it.
 
 Examples:
-  microvm run -- python3 -c 'print(6*7)'
-  echo 'print(input())' | microvm run -i -- python3 -
-  microvm run -it -- bash
-  microvm run --timeout 30s --memory 256MiB -- ./slow
-  microvm run --pool py -- python3 -c 'print(1)'
+  microvm run python3 -c 'print(6*7)'
+  microvm run script.py --verbose
+  echo 'print(input())' | microvm run -i python3 -
+  microvm run -it bash
+  microvm run --timeout 30s -m 256m --env-file .env ./slow
+  microvm run --pool py python3 -c 'print(1)'
   microvm run --image web                     the image's own entry point and arguments
   microvm run --image web --entrypoint sh -- -c 'ls /'
-  microvm run --in ./data --out ./results -- sh -c 'wc /workspace/input/* > /workspace/output/counts'
+  microvm run --in ./data --out ./results sh -c 'wc /workspace/input/* > /workspace/output/counts'
 
-Exit code: that of the command; 124 after a time-out; 128+n if signal n ended it; 100 and up for errors of microvm. If
-the command exited with 0: 1 if --in or --out left files out (listed on standard error, `left_out` in JSON). A failure
-of --out is reported on standard error and never replaces a command's exit code other than 0.")]
+Exit code: that of the command; 124 after a time-out; 128+n if signal n ended it; 125 for errors of microvm; 126 if the
+command cannot be executed; 127 if it (or its user or working directory) does not exist. If the command exited with 0:
+1 if --in or --out left files out (listed on standard error, `left_out` in JSON). A failure of --out is reported on
+standard error and never replaces a command's exit code other than 0.")]
 pub(crate) struct Run {
     #[command(flatten)]
     machine: MachineOptions,
@@ -69,14 +80,20 @@ pub(crate) struct Run {
     /// Limit of bytes written to that directory; holes do not count [default: twice the disk of the VM]
     #[arg(long, value_name = "SIZE", requires = "out_directory")]
     max_bytes: Option<ByteSize>,
-    /// Keep the VM after the command
+    /// Keep the VM after the command, and print its name on standard error
     #[arg(long)]
     keep: bool,
+    /// Delete the VM after the command; this is the default
+    #[arg(long = "rm", conflicts_with = "keep")]
+    _remove: bool,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
     /// Program to run instead of the image's entry point, without the image's default arguments; empty: no entry point
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
     /// Arguments of the image's entry point, or program and arguments where it has none [default: the image's own]
-    #[arg(last = true, required_unless_present_any = ["image", "template", "pool", "entrypoint"], value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, required_unless_present_any = ["image", "template", "pool", "entrypoint"], value_name = "COMMAND")]
     command: Vec<String>,
 }
 
@@ -122,10 +139,16 @@ impl Run {
         if !self.keep {
             create.limits = Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), ..Limits::default() };
         }
-        let created = Claim::new()?.create(&context.client, create, &mut interrupts).await?;
-        let id = created.id.clone();
+        let claim = Claim::new()?;
+        let creation = claim.create(&context.client, create, &mut interrupts);
+        let created = progress::while_waiting(CREATING, self.quiet, creation).await?;
+        let (id, name) = (created.id.clone(), created.name.clone());
         let outcome = self.in_vm(context, created, request, &mut interrupts).await;
-        if !(self.keep && outcome.is_ok()) {
+        if self.keep && outcome.is_ok() {
+            if !context.output.is_json() {
+                say(&format!("the VM is kept: {name}"));
+            }
+        } else {
             claim::delete(&context.client, &id).await;
         }
         outcome
@@ -143,7 +166,15 @@ impl Run {
         let image = interrupts.unless(async { Ok(client.image(&created.image_digest).await?) }).await?;
         request.command = self.words(&image)?;
         let sent = interrupts.unless(self.prepare(context, &vm)).await?;
-        let session = interrupts.unless(async { Ok(client.exec(&vm, &request).await?) }).await?;
+        let start = async {
+            match client.exec(&vm, &request).await.map_err(CliError::not_started) {
+                Err(CliError::Coded(problem, NO_PROGRAM)) => {
+                    Err(self.perhaps_an_image(client, problem).await)
+                }
+                started => started,
+            }
+        };
+        let session = interrupts.unless(start).await?;
         let wiring = Wiring {
             stdin: self.options.interactive,
             terminal: self.options.tty,
@@ -181,23 +212,53 @@ impl Run {
         }
     }
 
+    /// Of a word that is no program in the guest but an image here another one was meant.
+    async fn perhaps_an_image(&self, client: &Client, problem: Box<Problem>) -> CliError {
+        if let Some(word) = self.command.first()
+            && client.image(word).await.is_ok()
+        {
+            let detail = format!(
+                "`{word}` is no program in this VM, but an image has that name: `microvm run --image {word}` runs a VM of it"
+            );
+            return CliError::Coded(
+                Box::new(Problem::new(problem.kind, "command_is_image", detail)),
+                NO_PROGRAM,
+            );
+        }
+        CliError::Coded(problem, NO_PROGRAM)
+    }
+
+    /// The file of this host that the first word names, if it is a script.
+    fn script(&self) -> Option<Script> {
+        if self.entrypoint.is_some() {
+            return None;
+        }
+        Script::of(self.command.first()?)
+    }
+
     /// Program and arguments to run in a VM of this image.
     fn words(&self, image: &Image) -> Result<Vec<String>, CliError> {
+        if let Some(script) = self.script() {
+            return Ok(script.words(&self.command[1..]));
+        }
         let words = entry_point::words(&image.config, self.entrypoint.as_deref(), &self.command);
         if words.is_empty() {
             let name = image.names.first().unwrap_or(&image.digest);
-            let detail = format!("the image {name} does not say what to run: give a command after `--`");
+            let detail = format!("the image {name} does not say what to run: give a command");
             return Err(CliError::invalid("no_command", detail));
         }
         Ok(words)
     }
 
     async fn prepare(&self, context: &Context, vm: &VmRef) -> Result<Moved, CliError> {
+        // They are for the command: whoever runs it can fill them.
+        let owner = self.options.owner();
+        if let Some(script) = self.script() {
+            script.send(&context.client, vm, &owner).await?;
+        }
         if self.in_directory.is_none() && self.out_directory.is_none() {
             return Ok(Moved::default());
         }
-        // They are for the command: whoever runs it can fill them.
-        let owner = self.options.owner();
         for folder in [b"/workspace/input".as_slice(), b"/workspace/output", b"/workspace/work"] {
             context.client.make_directory(vm, folder, Some(&owner)).await?;
         }

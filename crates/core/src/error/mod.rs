@@ -92,7 +92,7 @@ pub enum ServiceError {
         limit: u64,
     },
     /// A network mode that this version cannot serve.
-    #[error("network mode {0:?} is not available yet: only `isolated` (no network) is, ask for that")]
+    #[error("network mode `{}` is not available yet: only `isolated` (no network) is, ask for that", format!("{:?}", .0).to_lowercase())]
     Network(NetworkMode),
     /// The lifecycle does not allow it.
     #[error(transparent)]

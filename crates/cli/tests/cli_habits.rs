@@ -1,0 +1,202 @@
+//! Habits of those who know other container programs: grammar, exit codes, flags in errors, odd terminals. Needs no
+//! hypervisor.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../../server/tests/support/mod.rs"]
+mod service;
+
+use std::io::Read as _;
+use std::process::{Command, Output, Stdio};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::Value;
+use service::Server;
+
+fn command(server: &Server, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_microvm"));
+    command.env("MICROVM_ROOT", &server.root).stdin(Stdio::null()).args(arguments);
+    command
+}
+
+async fn run(server: &Server, arguments: &[&str]) -> Output {
+    let mut command = command(server, arguments);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+/// Exit code, standard output and standard error.
+async fn told(server: &Server, arguments: &[&str]) -> (i32, String, String) {
+    let output = run(server, arguments).await;
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+async fn names(server: &Server) -> Vec<String> {
+    let (_, list, _) = told(server, &["--output", "json", "ls"]).await;
+    let list: Value = serde_json::from_str(&list).unwrap();
+    list["vms"].as_array().unwrap().iter().map(|vm| vm["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_word_is_the_command_and_the_rest_belongs_to_it() {
+    let server = service::start().await;
+    let said = told(&server, &["run", "echo", "--name", "x", "-it", "--", "y"]).await;
+    assert_eq!((said.0, said.1.as_str()), (0, "--name x -it -- y\n"), "{}", said.2);
+    // As before, with the dashes.
+    assert_eq!(told(&server, &["run", "--", "echo", "-e"]).await.1, "-e\n");
+    assert_eq!(told(&server, &["create", "--name", "dev", "-m", "256m"]).await.0, 0);
+    assert_eq!(told(&server, &["exec", "dev", "echo", "--help"]).await.1, "--help\n");
+    assert_eq!(told(&server, &["exec", "dev", "-w", "/", "pwd"]).await.1, "/\n");
+    let script = "sh -c 'exit 3'".split(' ').next().unwrap();
+    assert_eq!(told(&server, &["exec", "dev", script, "-c", "exit 3"]).await.0, 3);
+    let file = server.root.join("habits.env");
+    std::fs::write(&file, "# two\nA=1\nB=of the file\n").unwrap();
+    let said =
+        told(&server, &["run", "--rm", "-q", "-m", "1g", "--env-file", file.as_str(), "-e", "A=2", "env"])
+            .await;
+    assert!(said.1.contains("A=2\n") && said.1.contains("B=of the file\n"), "{said:?}");
+    let said = told(&server, &["exec", "--env-file", "/no/such/file", "dev", "env"]).await;
+    assert!(said.0 == 125 && said.2.contains("/no/such/file"), "{said:?}");
+    assert_eq!(names(&server).await, ["dev"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_of_this_host_is_copied_in_and_run() {
+    let server = service::start().await;
+    let path = server.root.join("hello.sh");
+    std::fs::write(&path, "echo hello; exit 5").unwrap();
+    let said = told(&server, &["run", path.as_str()]).await;
+    // The fake has no shell that reads files: what counts is that the file is there.
+    assert_ne!(said.0, 0);
+    assert_eq!(told(&server, &["run", "--keep", "--name", "kept", path.as_str()]).await.0, said.0);
+    let kept = told(&server, &["exec", "kept", "cat", "/workspace/hello.sh"]).await;
+    assert_eq!((kept.0, kept.1.as_str()), (0, "echo hello; exit 5"), "{}", kept.2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exit_codes_are_those_of_other_programs() {
+    let server = service::start().await;
+    assert_eq!(told(&server, &["create", "--name", "dev"]).await.0, 0);
+    for verb in [&["run"][..], &["exec", "dev"]] {
+        let with = |words: &[&'static str]| [verb, words].concat();
+        let said = told(&server, &with(&["no-such-program"])).await;
+        assert!(said.0 == 127 && said.2.contains("no-such-program"), "{said:?}");
+        assert_eq!(told(&server, &with(&["sh", "-c", "exit 100"])).await.0, 100);
+    }
+    for (arguments, code) in [
+        (&["exec", "nobody", "true"][..], 125),
+        (&["run", "--image", "nope", "true"], 125),
+        (&["run", "--memory", "0", "true"], 125),
+        (&["run", "--no-such-option", "true"], 125),
+        (&["exec", "dev", "-t", "true"], 125),
+        (&["inspect", "nobody"], 102),
+        (&["create", "--memory", "0"], 101),
+        (&["create", "--no-such-option"], 2),
+        (&["run", "--help"], 0),
+    ] {
+        let said = told(&server, arguments).await;
+        assert_eq!(said.0, code, "{arguments:?}: {said:?}");
+    }
+    // A word that is no program but an image.
+    let said = told(&server, &["run", "debian-python", "ls"]).await;
+    assert!(said.0 == 127 && said.2.contains("microvm run --image debian-python"), "{said:?}");
+    assert_eq!(names(&server).await, ["dev"], "a failed run left its VM");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_name_options_and_verbs_print_names() {
+    let server = service::start().await;
+    for (option, value) in [("--memory", "1MiB"), ("--cpus", "0"), ("--disk", "1MiB"), ("--network", "open")]
+    {
+        let said = told(&server, &["create", option, value]).await;
+        let name = if option == "--network" { "`open`" } else { option };
+        assert!(said.2.contains(name), "{said:?}");
+        for field in ["memory_mib", "vcpus", "disk_mib", "Open"] {
+            assert!(!said.2.contains(field), "{said:?}");
+        }
+    }
+    let problem = told(&server, &["--output", "json", "create", "--cpus", "0"]).await.2;
+    let problem: Value = serde_json::from_str(&problem).unwrap();
+    assert_eq!((&problem["field"], &problem["code"]), (&"vcpus".into(), &"invalid_field".into()));
+    let said = told(&server, &["run", "--keep", "--name", "stays", "true"]).await;
+    assert!(said.0 == 0 && said.1.is_empty() && said.2.contains("stays"), "{said:?}");
+    assert_eq!(told(&server, &["create", "--name", "other"]).await.0, 0);
+    let inspected = told(&server, &["inspect", "stays"]).await.1;
+    let id = serde_json::from_str::<Value>(&inspected).unwrap()["id"].as_str().unwrap().to_owned();
+    assert_eq!(told(&server, &["rm", &id]).await.1, "stays\n");
+    assert_eq!(told(&server, &["rm", "--all"]).await.1, "other\n");
+    assert_eq!(told(&server, &["rm", "-f", "gone"]).await, (0, String::new(), String::new()));
+    assert_eq!(told(&server, &["rm", "gone"]).await.0, 102);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forks_get_variables_folders_and_commands_of_a_file() {
+    let server = service::start().await;
+    assert_eq!(told(&server, &["create", "--name", "dev"]).await.0, 0);
+    let out = server.root.join("out");
+    let fork = ["--output", "json", "fork", "dev", "-n", "3", "--parallel", "1", "-e", "SEED={n}", "-w", "/"];
+    let script = "env > /workspace/output/env; pwd";
+    let arguments = [&fork[..], &["--out", out.as_str(), "--", "sh", "-c", script]].concat();
+    let said = told(&server, &arguments).await;
+    let children: Value = serde_json::from_str(&said.1).unwrap();
+    assert_eq!((said.0, &children[2]["stdout"]), (0, &"/\n".into()), "{said:?}");
+    for number in 1..=3 {
+        let text = std::fs::read_to_string(out.join(format!("{number}/env"))).unwrap();
+        assert!(text.contains(&format!("SEED={number}\n")), "{text}");
+    }
+    let file = server.root.join("commands");
+    std::fs::write(&file, "# one child each\necho first\n\nexit {n}\n").unwrap();
+    let said = told(&server, &["--output", "json", "fork", "dev", "--commands", file.as_str()]).await;
+    let children: Value = serde_json::from_str(&said.1).unwrap();
+    assert_eq!((said.0, children.as_array().unwrap().len()), (2, 2), "{said:?}");
+    assert_eq!((&children[0]["stdout"], &children[1]["exit_code"]), (&"first\n".into(), &2.into()));
+    std::fs::write(&file, "# none\n").unwrap();
+    let said = told(&server, &["fork", "dev", "--commands", file.as_str()]).await;
+    assert!(said.0 == 101 && said.2.contains("holds no command"), "{said:?}");
+    assert_eq!(names(&server).await, ["dev"], "children are left");
+}
+
+/// What the program prints on a terminal of 20 columns.
+async fn on_narrow_terminal(mut command: Command) -> String {
+    let people = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&people).unwrap();
+    unlockpt(&people).unwrap();
+    let path = ptsname(&people, Vec::new()).unwrap().into_string().unwrap();
+    let size = rustix::termios::Winsize { ws_row: 10, ws_col: 20, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&people, size).unwrap();
+    let open = || std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut child = command.stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
+    drop(command);
+    tokio::task::spawn_blocking(move || {
+        let (mut seen, mut part, mut people) = (Vec::new(), [0; 4096], std::fs::File::from(people));
+        // The other end is gone when the program has ended: EIO.
+        while let Ok(length) = people.read(&mut part) {
+            seen.extend_from_slice(&part[..length]);
+        }
+        child.wait().unwrap();
+        text(&seen)
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_narrow_terminal_and_no_colour_are_fine() {
+    let server = service::start().await;
+    let name = "a-name-that-is-longer-than-twenty-columns";
+    assert_eq!(told(&server, &["create", "--name", name]).await.0, 0);
+    let list = on_narrow_terminal(command(&server, &["ls"])).await;
+    assert!(list.contains(name), "a name is cut: {list}");
+    for arguments in
+        [&["ls"][..], &["--help"], &["inspect", "nobody"], &["run", "--no-such-option"], &["doctor"]]
+    {
+        let mut plain = command(&server, arguments);
+        plain.env("NO_COLOR", "1").env("TERM", "xterm-256color");
+        let shown = on_narrow_terminal(plain).await;
+        assert!(!shown.contains("\u{1b}[3") && !shown.contains("\u{1b}[1m"), "{arguments:?}: {shown:?}");
+        let piped = told(&server, arguments).await;
+        assert!(!piped.1.contains('\u{1b}') && !piped.2.contains('\u{1b}'), "{piped:?}");
+    }
+}
