@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::commands::machine::variable;
 use crate::error::CliError;
+use crate::pairs::variable;
 
 /// Variables of a command.
 #[derive(Debug, Clone, Args)]

@@ -25,6 +25,7 @@ mod interrupts;
 mod left_out;
 mod notice;
 mod output;
+mod pairs;
 mod place;
 mod progress;
 mod recipe;

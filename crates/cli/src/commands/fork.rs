@@ -20,7 +20,6 @@ use microvm_types::{ProcessId, VmId, VmRef};
 use serde::Serialize;
 
 use crate::claim;
-use crate::commands::machine::pair;
 use crate::context::Context;
 use crate::duration;
 use crate::environment::Environment;
@@ -29,6 +28,7 @@ use crate::format::number;
 use crate::interrupts::Interrupts;
 use crate::left_out;
 use crate::notice::say;
+use crate::pairs::pair;
 use crate::progress;
 use crate::session::{Both, GRACE, collect};
 

@@ -5,10 +5,10 @@ use microvm_client::VmQuery;
 use microvm_types::vm::Rest;
 use microvm_types::{ByteSize, Phase};
 
-use crate::commands::machine::pair;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output::{age, whole};
+use crate::pairs::pair;
 
 /// List VMs
 #[derive(Debug, Args)]

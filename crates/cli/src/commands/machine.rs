@@ -7,6 +7,8 @@ use microvm_api::CreateVm;
 use microvm_types::template::{NetworkMode, Overrides};
 use microvm_types::{ByteSize, Name, Share};
 
+use crate::pairs::pair;
+
 /// Network mode of a VM.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Network {
@@ -112,23 +114,6 @@ fn share(text: &str) -> Result<Share, String> {
         format!("`{}` is not UTF-8: share a folder whose path is text", path.to_string_lossy())
     })?;
     Ok(share)
-}
-
-/// `KEY=VALUE`.
-pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(format!("`{text}` is not KEY=VALUE")),
-    }
-}
-
-/// `KEY=VALUE`, or `KEY` for its value in our own environment.
-pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
-    if text.contains('=') {
-        return pair(text);
-    }
-    let value = std::env::var(text).map_err(|_| format!("`{text}` is not set here: write {text}=VALUE"))?;
-    Ok((text.to_owned(), value))
 }
 
 #[cfg(test)]

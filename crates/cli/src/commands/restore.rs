@@ -4,11 +4,11 @@ use clap::Args;
 use microvm_api::snapshot::RestoreSnapshot;
 use microvm_types::VmRef;
 
-use crate::commands::machine::pair;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::format::number;
 use crate::interrupts::Interrupts;
+use crate::pairs::pair;
 
 /// Create VMs from a snapshot; they continue where it was taken
 #[derive(Debug, Args)]

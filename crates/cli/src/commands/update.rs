@@ -8,10 +8,10 @@ use microvm_api::vm::{UpdateLimits, UpdateVm};
 use microvm_types::VmRef;
 
 use crate::commands::lifecycle::each;
-use crate::commands::machine::pair;
 use crate::context::Context;
 use crate::duration;
 use crate::error::CliError;
+use crate::pairs::pair;
 
 /// Change limits, labels and metadata of VMs
 #[derive(Debug, Args)]
