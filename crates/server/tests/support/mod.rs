@@ -37,7 +37,13 @@ pub(crate) async fn service() -> Arc<Engine> {
 
 /// An engine on fakes with a store of the caller's.
 pub(crate) async fn open(store: MemoryStore) -> Arc<Engine> {
-    on(store, FakeStorage::furnished().unwrap()).await
+    on(store, FakeStorage::furnished().unwrap(), FakeHypervisor::default()).await
+}
+
+/// The same with a hypervisor of the caller's.
+#[allow(dead_code, reason = "not every test file needs one")]
+pub(crate) async fn service_on(hypervisor: FakeHypervisor) -> Arc<Engine> {
+    on(MemoryStore::default(), FakeStorage::furnished().unwrap(), hypervisor).await
 }
 
 /// The same with an image and a kernel that cannot be read.
@@ -45,11 +51,10 @@ pub(crate) async fn open(store: MemoryStore) -> Arc<Engine> {
 pub(crate) async fn open_with(store: MemoryStore, unreadable: &str) -> Arc<Engine> {
     let storage = FakeStorage::furnished().unwrap();
     storage.add_unreadable(unreadable);
-    on(store, storage).await
+    on(store, storage, FakeHypervisor::default()).await
 }
 
-async fn on(store: MemoryStore, storage: FakeStorage) -> Arc<Engine> {
-    let hypervisor = FakeHypervisor::default();
+async fn on(store: MemoryStore, storage: FakeStorage, hypervisor: FakeHypervisor) -> Arc<Engine> {
     let storage = Arc::new(storage);
     let ports = Ports {
         connector: Arc::new(hypervisor.connector()),
