@@ -21,6 +21,8 @@ const HOST_RESERVE_MIB: f64 = 2_048.0;
 const SETTLE: Duration = Duration::from_secs(5);
 /// Time that they are watched.
 const IDLE: Duration = Duration::from_secs(5);
+/// VMs that may take a twentieth of the host's processors while they are idle.
+const FEW: usize = 50;
 /// Children made by one request.
 const STEP: usize = 10;
 
@@ -54,9 +56,13 @@ pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
     tidy::delete(scene, vms).await?;
     let answered = answers.into_iter().filter(|answered| *answered).count();
     pss.sort_unstable();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     #[expect(clippy::cast_precision_loss, reason = "small numbers, shown to two decimals only")]
-    let (idle, answered, wanted, each, per_vm) = (
+    let (idle, share, answered, wanted, each, per_vm) = (
         after.saturating_sub(before) as f64,
+        after.saturating_sub(before) as f64 / (IDLE.as_secs_f64() * 1e3 * cores as f64)
+            * 100.0
+            * (FEW as f64 / living as f64),
         answered as f64,
         wanted as f64,
         pss.get(pss.len() / 2).copied().unwrap_or(0) as f64 / f64::from(1 << 20),
@@ -68,6 +74,13 @@ pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
         Row::single(title, "VMs", Some((wanted, "as many as were wanted")), answered, promise),
         Row::single("until all of them had answered", "ms", None, last.as_secs_f64() * 1e3, Promise::None),
         Row::single("processor time of all of them, idle for 5 s", "ms", None, idle, Promise::None),
+        Row::single(
+            format!("processors of the host that {FEW} of them take, idle"),
+            "%",
+            None,
+            share,
+            Promise::AtMost { times_floor: 0.0, plus: 5.0 },
+        ),
         Row::single("memory on the host of each (PSS), median", "MiB", None, each, Promise::None),
         Row::single("time to make each", "ms", None, per_vm, Promise::None),
     ])

@@ -1,7 +1,8 @@
 //! Benchmarks of an installation: every promised number, beside the floor it is held against, measured in the same run.
 //!
 //! ```text
-//!   Scene (client, bare QEMU, stores) ─▶ parts (boot, channel, footprint, fork, pool, density) ─▶ rows ─▶ Report
+//!   Scene (client, bare QEMU, stores) ─▶ parts (boot, channel, footprint, fork, pool, density,
+//!                                             reliability) ─▶ rows ─▶ Report
 //! ```
 //!
 //! Absolute times mean little on a shared machine; the ratio to the floor is what counts. Rounds of floor and product take
@@ -22,6 +23,7 @@ mod host;
 mod marks;
 mod pause;
 mod pool;
+mod reliability;
 mod report;
 mod samples;
 mod saved;
@@ -51,6 +53,8 @@ pub enum Part {
     Pool,
     /// As many living VMs as the host can hold.
     Density,
+    /// How often boots, restores, pools and runs succeed. Only if it is asked for: it takes an hour on two cores.
+    Reliability,
 }
 
 /// Everything that the parts need.
@@ -65,6 +69,8 @@ pub struct Scene {
     pub rounds: u32,
     /// VMs of the part `density`.
     pub count: u32,
+    /// Tries of each kind in the part `reliability`.
+    pub tries: u32,
     /// Also what takes long: growth of forks with their count, with memory and with changes.
     pub full: bool,
     /// Called with each step that begins.
@@ -76,7 +82,7 @@ impl Scene {
         (self.notice)(text);
     }
 
-    /// Measures the parts; an empty list means all. VMs, pools and snapshots may be left behind, by an error or by
+    /// Measures the parts; an empty list means all but `Reliability`. VMs, pools and snapshots may be left behind, by an error or by
     /// cancelling: call [`Self::tidy`] in any case.
     ///
     /// # Errors
@@ -106,6 +112,9 @@ impl Scene {
         }
         if wanted(Part::Density) {
             rows.extend(density::measure(self).await?);
+        }
+        if parts.contains(&Part::Reliability) {
+            rows.extend(reliability::measure(self).await?);
         }
         Ok(Report { host: host::stamp(self).await?, rounds: self.rounds, rows })
     }

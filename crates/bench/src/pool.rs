@@ -6,11 +6,13 @@ use microvm_api::pool::{Acquire, CreatePool};
 use microvm_types::vm::Limits;
 use microvm_types::{Name, VmRef};
 
+use crate::bare::MEMORY_MIB;
 use crate::boot::{execute, request};
 use crate::error::BenchError;
+use crate::pause::source;
 use crate::report::{Promise, Row};
 use crate::samples::{Percentiles, Samples};
-use crate::{Scene, failed, marks};
+use crate::{Scene, failed, marks, tidy};
 
 /// VMs that wait at once.
 const WAITING: usize = 4;
@@ -42,7 +44,7 @@ pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
         limits: Limits { ephemeral: true, ..Limits::default() },
         ..Acquire::default()
     };
-    let mut rows = Vec::new();
+    let mut rows = vec![filling(scene, &pool).await?];
     for (answer, name) in [
         (Answer::Ping, "pool acquire to first answer of the agent, over REST"),
         (Answer::Command, "pool acquire to first command answered, over REST"),
@@ -53,6 +55,23 @@ pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
     }
     scene.client.remove_pool(&pool).await?;
     Ok(rows)
+}
+
+/// How long the new pool takes to be full, beside VMs made one after the other. Under emulation a VM keeps one processor
+/// busy while it is made, so a host of two cores can gain a factor of two at most.
+async fn filling(scene: &Scene, pool: &Name) -> Result<Row, BenchError> {
+    let began = Instant::now();
+    full(scene, pool).await?;
+    let together = began.elapsed().as_secs_f64() * 1e3;
+    let began = Instant::now();
+    let mut vms = Vec::new();
+    for _ in 0..WAITING {
+        vms.push(source(scene, MEMORY_MIB).await?);
+    }
+    let alone = began.elapsed().as_secs_f64() * 1e3;
+    tidy::delete(scene, vms).await?;
+    let title = format!("a new pool until {WAITING} VMs wait, the golden snapshot included");
+    Ok(Row::single(title, "ms", Some((alone, "as many VMs one after the other")), together, Promise::None))
 }
 
 /// Sign that a VM is there.

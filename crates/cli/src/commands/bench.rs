@@ -33,6 +33,8 @@ enum Part {
     Pool,
     /// As many living VMs as the host can hold
     Density,
+    /// How often boots, restores, pools and runs succeed; only if named
+    Reliability,
 }
 
 impl From<Part> for microvm_bench::Part {
@@ -44,6 +46,7 @@ impl From<Part> for microvm_bench::Part {
             Part::Fork => Self::Fork,
             Part::Pool => Self::Pool,
             Part::Density => Self::Density,
+            Part::Reliability => Self::Reliability,
         }
     }
 }
@@ -58,9 +61,10 @@ Examples:
   microvm bench channel --rounds 3
   microvm bench fork pool density --count 100
   microvm bench fork --full
+  microvm bench reliability --tries 200
   microvm bench --output json > bench.json")]
 pub(crate) struct Bench {
-    /// Parts to run; all if absent
+    /// Parts to run; all but `reliability` if absent
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// Boots and transfers measured of each kind, after one that is dropped
@@ -69,6 +73,9 @@ pub(crate) struct Bench {
     /// VMs to live at once in the part `density`
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     count: u32,
+    /// Boots, restores, acquires and runs to try in the part `reliability`
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    tries: u32,
     /// Also measure how forks grow with their count, with memory and with what has changed (takes long)
     #[arg(long)]
     full: bool,
@@ -86,6 +93,7 @@ impl Bench {
             root: settings.root,
             rounds: self.rounds,
             count: self.count,
+            tries: self.tries,
             full: self.full,
             notice: Box::new(say),
         };
