@@ -18,8 +18,10 @@ use crate::{host, microvm, packages, quickstart, run};
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Folder of the guides.
 const GUIDES: &str = "docs/guides";
+/// Folder of the examples; commands of all files find it in their working directory.
+const EXAMPLES: &str = "examples";
 
-/// Runs the files named, or the README and all guides; each from a root that has the default image and both kernels.
+/// Runs the files named, or the README, the examples and all guides; each from a root that has the default image and both kernels.
 pub(crate) fn docs_test(files: &[&str], consent: Consent) -> Result<()> {
     step("installing packages", || packages::install(Purpose::Tests, consent))?;
     quickstart::prepare(consent)?;
@@ -42,7 +44,7 @@ pub(crate) fn docs_test(files: &[&str], consent: Consent) -> Result<()> {
 }
 
 fn all() -> Result<Vec<PathBuf>> {
-    let mut files = vec![PathBuf::from("README.md")];
+    let mut files = vec![PathBuf::from("README.md"), Path::new(EXAMPLES).join("README.md")];
     let folder = host::repository().join(GUIDES);
     for entry in std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
         let name = entry?.file_name();
@@ -101,6 +103,10 @@ impl Scene {
         std::fs::set_permissions(&scene.folder, std::fs::Permissions::from_mode(0o711))?;
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o711))?;
         std::os::unix::fs::symlink(microvm::path(), scene.folder.join("bin/microvm"))?;
+        std::os::unix::fs::symlink(
+            host::repository().join(EXAMPLES),
+            scene.folder.join("work").join(EXAMPLES),
+        )?;
         let from = host::data_root()?;
         let mut copy = run::program("cp", PATIENCE);
         copy.args(["--archive", "--sparse=always", "--reflink=auto"]);

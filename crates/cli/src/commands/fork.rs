@@ -88,7 +88,7 @@ pub(crate) struct Fork {
     #[arg(long, value_name = "FILE", group = "runs")]
     commands: Option<PathBuf>,
     /// Program and arguments to run in each child
-    #[arg(last = true, value_name = "COMMAND", group = "runs")]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND", group = "runs")]
     command: Vec<String>,
 }
 
