@@ -1,6 +1,7 @@
 //! Kernels.
 
 use microvm_types::Unreadable;
+use microvm_types::kernel::DeviceDiscovery;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -35,17 +36,6 @@ pub struct KernelList {
     pub unreadable: Vec<Unreadable>,
 }
 
-/// Device discovery of a kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Discovery {
-    /// From ACPI tables.
-    #[default]
-    Acpi,
-    /// From its command line.
-    CommandLine,
-}
-
 /// Where a kernel comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -60,7 +50,7 @@ pub enum KernelSource {
         path: String,
         /// Device discovery.
         #[serde(default)]
-        discovery: Discovery,
+        discovery: DeviceDiscovery,
     },
 }
 

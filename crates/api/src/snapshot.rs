@@ -212,7 +212,7 @@ pub struct Verification {
 /// A damaged part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Damage {
-    /// Which part: `manifest`, `device-state`, `memory`, `disk/<layer>` or `parent`.
+    /// Which part: `manifest`, `device-state`, `state/<part>`, `memory`, `disk/<layer>` or `parent`.
     pub part: String,
     /// First byte of the file that is wrong or missing, as far as it can be told.
     pub first_byte: u64,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use camino::Utf8PathBuf;
 use microvm_driver_qemu::Qemu;
 use microvm_ports::guest::{GuestEndpoint, GuestMeasure, Identity};
-use microvm_ports::hypervisor::{Capabilities, KernelBoot, MachineDisk, MachineSpec, MachineStart};
-use microvm_ports::storage::DiskFormat;
+use microvm_ports::hypervisor::{Capabilities, Device, KernelBoot, MachineDisk, MachineSpec, MachineStart};
+use microvm_ports::storage::VmFiles;
 use microvm_ports::{
     Clock, Guest, GuestConnector, Hypervisor, ImageStore, KernelStore, SnapshotStore, VmStorage,
 };
@@ -91,31 +91,14 @@ impl BareHost {
         let made = std::fs::File::create(&memory).and_then(|file| file.set_len(u64::from(MEMORY_MIB) << 20));
         made.map_err(|error| failed("making the memory file", &error))?;
         drop(memory_base);
-        let spec = MachineSpec {
-            id: id.clone(),
-            name: microvm_types::Name::from(&id),
-            vcpus: 1,
-            memory_mib: MEMORY_MIB,
-            start: MachineStart::Boot(KernelBoot {
-                kernel: kernel.path,
-                initramfs: kernel.initramfs,
-                discovery: kernel.info.discovery,
-                arguments: Vec::new(),
-                zero_memory: Some(memory),
-            }),
-            disks: vec![
-                MachineDisk {
-                    path: image.path,
-                    format: DiskFormat::Raw,
-                    backing: Vec::new(),
-                    read_only: true,
-                    serial: "image".to_owned(),
-                },
-                files.scratch,
-            ],
-            shares: Vec::new(),
-            directory: files.directory.clone(),
-        };
+        let start = MachineStart::Boot(KernelBoot {
+            kernel: kernel.path,
+            initramfs: kernel.initramfs,
+            discovery: kernel.info.discovery,
+            arguments: Vec::new(),
+            zero_memory: Some(memory),
+        });
+        let spec = bare_spec(id, MEMORY_MIB, start, image.path, files);
         self.start(&spec).await
     }
 
@@ -136,6 +119,25 @@ impl BareHost {
         let _ = machine.child.kill().await;
         let removed = self.disks.remove_vm_files(&machine.id).await;
         removed.map_err(|error| failed("removing a bare machine", &error))
+    }
+}
+
+/// A bare machine of one processor with these files.
+pub(crate) fn bare_spec(
+    id: VmId,
+    memory_mib: u32,
+    start: MachineStart,
+    image: Utf8PathBuf,
+    files: VmFiles,
+) -> MachineSpec {
+    MachineSpec {
+        name: microvm_types::Name::from(&id),
+        id,
+        vcpus: 1,
+        memory_mib,
+        start,
+        devices: [MachineDisk::image(image), files.scratch].map(Device::Disk).into(),
+        directory: files.directory,
     }
 }
 
@@ -178,7 +180,10 @@ async fn start(
     let mut epoch = 1;
     if let MachineStart::Incoming(state) = &spec.start {
         listening(&spec.directory.join("qmp.sock"), started).await;
-        let loaded = Qemu::bare_load(&spec.directory, &state.device_state).await;
+        let device_state = state.parts.as_single();
+        let device_state = device_state
+            .ok_or_else(|| failed("loading a state", &"it has other parts than a device state"))?;
+        let loaded = Qemu::bare_load(&spec.directory, device_state).await;
         loaded.map_err(|error| failed("loading a state into a bare machine", &error))?;
         epoch = CHILD_EPOCH;
     }

@@ -6,13 +6,12 @@ use microvm_driver_qemu::Qemu;
 use microvm_ports::StorageError;
 use microvm_ports::branch::{IncomingState, MemoryPages, StateMemory};
 use microvm_ports::capabilities::MemoryShape;
-use microvm_ports::hypervisor::{MachineDisk, MachineSpec, MachineStart};
+use microvm_ports::hypervisor::MachineStart;
 use microvm_ports::snapshot::BranchSource;
-use microvm_ports::storage::DiskFormat;
 use microvm_types::VmRef;
 use microvm_types::vm::Origin;
 
-use crate::bare::{BareHost, BareMachine, IMAGE};
+use crate::bare::{BareHost, BareMachine, IMAGE, bare_spec};
 use crate::error::BenchError;
 use crate::{Scene, failed};
 
@@ -55,30 +54,12 @@ impl BareHost {
             copy
         };
         let description = &source.description;
-        let spec = MachineSpec {
-            name: microvm_types::Name::from(&id),
-            id,
-            vcpus: 1,
-            memory_mib: description.memory_mib,
-            start: MachineStart::Incoming(IncomingState {
-                device_state: source.device_state.clone(),
-                memory: StateMemory::Pages { base: memory_base, pages: MemoryPages::default() },
-                discovery: description.discovery,
-                compatibility: description.compatibility.clone(),
-            }),
-            disks: vec![
-                MachineDisk {
-                    path: image.path,
-                    format: DiskFormat::Raw,
-                    backing: Vec::new(),
-                    read_only: true,
-                    serial: "image".to_owned(),
-                },
-                files.scratch,
-            ],
-            shares: Vec::new(),
-            directory: files.directory,
-        };
+        let start = MachineStart::Incoming(IncomingState {
+            parts: source.parts.clone(),
+            memory: StateMemory::Pages { base: memory_base, pages: MemoryPages::default() },
+            compatibility: description.compatibility.clone(),
+        });
+        let spec = bare_spec(id, description.memory_mib, start, image.path, files);
         self.start(&spec).await
     }
 

@@ -1,8 +1,8 @@
 //! Branching a living machine: its whole state at one moment, while it goes on.
 //!
 //! ```text
-//!  running ──stop──▶ device state ─┐
-//!                    new disk tops ├─▶ cont ──▶ Branch { device_state, pages } ──▶ files, children
+//!  running ──stop──▶ state parts ──┐
+//!                    new disk tops ├─▶ cont ──▶ Branch { parts, memory, disks } ──▶ files, children
 //!                    changed pages ┘
 //! ```
 //!
@@ -20,9 +20,9 @@ use microvm_types::ErrorKind;
 use serde::{Deserialize, Serialize};
 
 use crate::capabilities::{MemoryShape, SaveKind};
-use crate::device::DeviceDiscovery;
 use crate::failure::MachineError;
 pub use crate::guest::InputProbe;
+use crate::state_parts::StateParts;
 use crate::storage::StorageError;
 
 /// Bytes of one page of memory on x86-64 and on arm64 as distributions configure it.
@@ -113,7 +113,16 @@ pub enum StateMemory {
     },
     /// One file of the size of the memory. A save puts it into [`BranchRequest::directory`], and whoever asked owns it.
     File(Utf8PathBuf),
-    /// In the device state.
+    /// One sparse file of the size of the memory, with the pages that were written since the machine's save before, in their
+    /// places. Both files are the driver's, in [`BranchRequest::directory`], and stay as they are until the machine's next
+    /// save: whoever asked copies what it needs.
+    Sparse {
+        /// The sparse file; its holes are pages that were not written.
+        changes: Utf8PathBuf,
+        /// File with the whole memory at the save before; `None`: zeros, at the machine's first save.
+        previous: Option<Utf8PathBuf>,
+    },
+    /// In the parts of the state.
     Inside,
 }
 
@@ -124,16 +133,19 @@ impl StateMemory {
         match self {
             Self::Pages { .. } => MemoryShape::PagesOverBase,
             Self::File(_) => MemoryShape::WholeFile,
+            Self::Sparse { .. } => MemoryShape::SparseFileOverPrevious,
             Self::Inside => MemoryShape::InsideState,
         }
     }
 
-    /// File that holds the memory, or all of it but some pages; `None` if it is inside the device state.
+    /// File that holds the memory, or all of it but some pages; `None` if there is none: it is inside the parts of the state,
+    /// or a first save with changes only.
     #[must_use]
     pub fn file(&self) -> Option<&Utf8Path> {
         match self {
             Self::Pages { base, .. } => Some(base),
             Self::File(file) => Some(file),
+            Self::Sparse { previous, .. } => previous.as_deref(),
             Self::Inside => None,
         }
     }
@@ -143,7 +155,7 @@ impl StateMemory {
     pub const fn pages(&self) -> Option<&MemoryPages> {
         match self {
             Self::Pages { pages, .. } => Some(pages),
-            Self::File(_) | Self::Inside => None,
+            Self::File(_) | Self::Sparse { .. } | Self::Inside => None,
         }
     }
 
@@ -152,7 +164,7 @@ impl StateMemory {
     pub const fn pages_mut(&mut self) -> Option<&mut MemoryPages> {
         match self {
             Self::Pages { pages, .. } => Some(pages),
-            Self::File(_) | Self::Inside => None,
+            Self::File(_) | Self::Sparse { .. } | Self::Inside => None,
         }
     }
 
@@ -169,12 +181,10 @@ pub type Compatibility = BTreeMap<String, String>;
 /// The state a machine is launched from instead of booting.
 #[derive(Debug, Clone)]
 pub struct IncomingState {
-    /// As [`Branch::device_state`] gave it.
-    pub device_state: Bytes,
+    /// As [`Branch::parts`] gave them.
+    pub parts: StateParts,
     /// Its memory, in the form that the driver loads.
     pub memory: StateMemory,
-    /// How the kernel inside found its devices.
-    pub discovery: DeviceDiscovery,
     /// What the state needs.
     pub compatibility: Compatibility,
 }
@@ -210,7 +220,7 @@ pub trait PauseSteps: Send + Sync {
 pub struct BranchRequest {
     /// Steps that are not the driver's.
     pub steps: Arc<dyn PauseSteps>,
-    /// Directory for files of the saved state. Exists; whoever asks empties it.
+    /// Directory for files of the saved state: that of the VM, so that what is left there goes with it.
     pub directory: Utf8PathBuf,
     /// Leave the machine paused whatever it did before (it is going to be ended).
     pub stay_paused: bool,
@@ -249,8 +259,8 @@ pub struct BranchTimes {
 /// A machine's whole state at one moment.
 #[derive(Debug, Clone)]
 pub struct Branch {
-    /// Everything but memory and disks, in the VMM's own format.
-    pub device_state: Bytes,
+    /// Everything but memory and disks, in the VMM's own formats.
+    pub parts: StateParts,
     /// Its memory, in the form that [`Brancher::kind`] tells.
     pub memory: StateMemory,
     /// The layers that its disks write to since; empty if it has no writable disk.
@@ -316,9 +326,6 @@ impl BranchError {
 pub trait Brancher: Send + Sync {
     /// What a machine launched from a branch of this one needs.
     fn compatibility(&self) -> &Compatibility;
-
-    /// How the kernel inside found its devices.
-    fn discovery(&self) -> DeviceDiscovery;
 
     /// Behaviour of the machine in a save, and form of the saved memory.
     fn kind(&self) -> SaveKind;

@@ -195,6 +195,9 @@ pub enum MemoryShape {
     PagesOverBase,
     /// One file of the size of the memory.
     WholeFile,
+    /// One sparse file of the size of the memory, with the pages that were written since the machine's save before. A form of
+    /// saves only: a launch takes a whole file.
+    SparseFileOverPrevious,
     /// Part of the VMM's own state, which nobody else can read.
     InsideState,
 }
@@ -266,6 +269,7 @@ impl MemoryShape {
         match self {
             Self::PagesOverBase => "pages over a base file",
             Self::WholeFile => "one whole file",
+            Self::SparseFileOverPrevious => "one sparse file over the save before",
             Self::InsideState => "inside the VMM's state",
         }
     }

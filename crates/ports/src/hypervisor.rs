@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_types::kernel::DeviceDiscovery;
 use microvm_types::{Name, VmId};
 
 use crate::branch::{Compatibility, IncomingState};
 pub use crate::capabilities::{Abilities, Accelerator, AcceleratorKind, Capabilities, Feature, Sharing};
-pub use crate::device::{DeviceDiscovery, MachineDisk, MachineShare};
+pub use crate::device::{Device, MachineDisk, MachineShare};
 pub use crate::failure::{LaunchError, MachineError, MachineExit};
 pub use crate::machine::{Balloon, Machine, MachineCounters, MachineRecord, MachineState};
+use crate::storage::KernelInfo;
 
 /// Everything needed to launch one machine; paths are absolute and complete.
 #[derive(Debug, Clone)]
@@ -25,15 +27,44 @@ pub struct MachineSpec {
     pub memory_mib: u32,
     /// How it begins.
     pub start: MachineStart,
-    /// Disks in the order the guest sees them.
-    pub disks: Vec<MachineDisk>,
-    /// Folders of the host that the guest may mount.
-    pub shares: Vec<MachineShare>,
+    /// Devices; the guest sees those of one kind in this order. The first two disks are image and scratch disk.
+    pub devices: Vec<Device>,
     /// Directory of this VM: sockets, logs and the driver's own files go there. Exists, is private to this VM.
     pub directory: Utf8PathBuf,
 }
 
+/// Disks that every machine has: image and scratch disk.
+const EVERY_MACHINES_DISKS: usize = 2;
+
 impl MachineSpec {
+    /// Disks in the order in which the guest sees them.
+    pub fn disks(&self) -> impl Iterator<Item = &MachineDisk> + Clone {
+        self.devices.iter().filter_map(Device::disk)
+    }
+
+    /// Disks that the guest may write to, each with its number among all disks.
+    pub fn writable_disks(&self) -> impl Iterator<Item = (usize, &MachineDisk)> + Clone {
+        self.disks().enumerate().filter(|(_, disk)| !disk.read_only)
+    }
+
+    /// Shared folders in the order in which they were given.
+    pub fn shares(&self) -> impl Iterator<Item = &MachineShare> + Clone {
+        self.devices.iter().filter_map(Device::share)
+    }
+
+    /// Number of devices that count against [`Abilities::most_devices`]: all but image and scratch disk.
+    #[must_use]
+    pub fn further_devices(&self) -> usize {
+        self.devices.len() - self.disks().count().min(EVERY_MACHINES_DISKS)
+    }
+
+    /// Puts a disk in the place of the one with its serial number; returns true if there was one.
+    pub fn replace_disk(&mut self, disk: &MachineDisk) -> bool {
+        let is_it = |device: &&mut Device| device.disk().is_some_and(|old| old.serial == disk.serial);
+        let place = self.devices.iter_mut().find(is_it);
+        place.map(|place| *place = Device::Disk(disk.clone())).is_some()
+    }
+
     /// File that the memory is mapped over privately: zeros for a boot, that of the saved state else; `None` if there is
     /// none.
     #[must_use]
@@ -61,7 +92,7 @@ pub struct KernelBoot {
     pub kernel: Utf8PathBuf,
     /// Initial RAM file system (cpio).
     pub initramfs: Utf8PathBuf,
-    /// How this kernel finds virtio-mmio devices.
+    /// Source from which this kernel learns where its devices are.
     pub discovery: DeviceDiscovery,
     /// Arguments added to the driver's own.
     pub arguments: Vec<String>,
@@ -160,11 +191,17 @@ pub trait Hypervisor: Send + Sync {
 /// Loads saved states.
 #[async_trait]
 pub trait Loader: Send + Sync {
-    /// Needs of states saved by this driver on this host, for machines whose kernel finds its devices by `discovery`.
+    /// Needs of states that this driver saves on this host, of machines that boot `kernel` and have no further devices.
     ///
     /// # Errors
     /// As [`Hypervisor::probe`].
-    async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Compatibility, LaunchError>;
+    async fn compatibility(&self, kernel: &KernelInfo) -> Result<Compatibility, LaunchError>;
+
+    /// Refuses a state that this host cannot load, before anything is given up for it.
+    ///
+    /// # Errors
+    /// [`LaunchError::Incompatible`] with the first need that is not met; as [`Hypervisor::probe`].
+    async fn check(&self, needed: &Compatibility) -> Result<(), LaunchError>;
 }
 
 /// Starts VMMs ahead of the state that they load.

@@ -23,6 +23,7 @@ pub mod machine;
 pub mod progress;
 pub mod snapshot;
 pub mod state;
+pub mod state_parts;
 pub mod storage;
 
 pub use branch::{BranchError, Brancher};
@@ -35,4 +36,5 @@ pub use hypervisor::{Hypervisor, LaunchError, Machine, MachineError};
 pub use progress::Progress;
 pub use snapshot::SnapshotStore;
 pub use state::{DocumentKind, StateError, StateStore, StoredDocuments, StoredVms};
+pub use state_parts::StateParts;
 pub use storage::{ImageStore, KernelStore, StorageError, VmStorage};

@@ -15,15 +15,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_types::{SnapshotId, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::branch::{Branch, Compatibility, DiskChange, StateMemory};
 use crate::capabilities::MemoryShape;
-use crate::device::DeviceDiscovery;
 use crate::progress::Progress;
+use crate::state_parts::StateParts;
 use crate::storage::{StorageError, VmFiles};
 
 /// What a state is made of besides its files.
@@ -33,8 +32,6 @@ pub struct StateDescription {
     pub memory_mib: u32,
     /// Scratch disk in MiB.
     pub disk_mib: u32,
-    /// How the kernel inside found its devices.
-    pub discovery: DeviceDiscovery,
     /// Form in which its memory was saved. A memory inside the VMM's state can be loaded as that only; others are given in
     /// the form that is asked for. Snapshots of earlier versions do not tell.
     #[serde(default, skip_serializing_if = "MemoryShape::is_usual")]
@@ -86,7 +83,7 @@ pub struct SnapshotInfo {
 /// A part of a snapshot that is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damage {
-    /// Which part: `manifest`, `device-state`, `memory`, `disk/<layer>` or `parent`.
+    /// Which part: `manifest`, `device-state`, `state/<part>`, `memory`, `disk/<layer>` or `parent`.
     pub part: String,
     /// First byte of the file that is wrong or missing, as far as it can be told.
     pub first_byte: u64,
@@ -113,7 +110,7 @@ pub struct BranchSource {
     /// What it is made of.
     pub description: StateDescription,
     /// Everything but memory and disks.
-    pub device_state: Bytes,
+    pub parts: StateParts,
     /// Its memory, in the form that was asked for.
     pub memory: StateMemory,
     /// The driver's own data, and what keeps the files.
@@ -270,10 +267,12 @@ mod tests {
 
     #[test]
     fn a_description_of_an_earlier_version_is_read_and_written_as_ever() {
+        // How the kernel found its devices was told beside the machine type, which tells it, too.
         let text = r#"{"memory_mib":256,"disk_mib":1024,"discovery":"command_line","compatibility":{"VMM":"QEMU 7.2"},"record":null}"#;
         let read: StateDescription = serde_json::from_str(text).unwrap();
         assert_eq!(read.memory, MemoryShape::PagesOverBase);
-        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        let written = serde_json::to_string(&read).unwrap();
+        assert_eq!(written, text.replace(r#""discovery":"command_line","#, ""));
         let inside = StateDescription { memory: MemoryShape::InsideState, ..read };
         let written = serde_json::to_string(&inside).unwrap();
         assert_eq!(serde_json::from_str::<StateDescription>(&written).unwrap(), inside);

@@ -2,14 +2,14 @@
 
 use camino::Utf8PathBuf;
 use microvm_api::image::Image;
-use microvm_api::kernel::{Discovery, Kernel};
+use microvm_api::kernel::Kernel;
 use microvm_api::milliseconds::Milliseconds;
 use microvm_api::pool::Pool;
 use microvm_api::snapshot::{Damage, GoldenVersion, Snapshot};
 use microvm_api::system::HypervisorInfo;
 use microvm_api::vm::{Event, Stats, Vm};
 use microvm_core::{VmView, What};
-use microvm_ports::hypervisor::{Capabilities, DeviceDiscovery};
+use microvm_ports::hypervisor::Capabilities;
 use microvm_ports::storage::{FileSystem, ImageInfo, KernelInfo};
 use microvm_types::Phase;
 use microvm_types::share::ShareChanges;
@@ -143,10 +143,7 @@ impl App {
         Kernel {
             name: info.name,
             release: info.release,
-            discovery: match info.discovery {
-                DeviceDiscovery::Acpi => "acpi".to_owned(),
-                DeviceDiscovery::CommandLine => "command_line".to_owned(),
-            },
+            discovery: info.discovery.as_str().to_owned(),
             sha256: info.sha256,
             size: info.size,
             created_at: self.time(info.created_ms),
@@ -170,13 +167,6 @@ pub(crate) fn damage_text(damage: &microvm_ports::snapshot::Damage) -> String {
         "{} is damaged in bytes {} to {}: {}",
         damage.part, damage.first_byte, damage.end_byte, damage.detail
     )
-}
-
-pub(crate) const fn discovery(discovery: Discovery) -> DeviceDiscovery {
-    match discovery {
-        Discovery::Acpi => DeviceDiscovery::Acpi,
-        Discovery::CommandLine => DeviceDiscovery::CommandLine,
-    }
 }
 
 pub(crate) fn hypervisor(report: Capabilities) -> HypervisorInfo {

@@ -25,6 +25,7 @@ pub mod files;
 pub mod guest;
 pub mod id;
 pub mod image;
+pub mod kernel;
 pub mod life;
 pub mod lifecycle;
 pub mod name;

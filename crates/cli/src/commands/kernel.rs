@@ -2,9 +2,10 @@
 
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
-use microvm_api::kernel::{AddKernel, Discovery, Kernel as KernelBody, KernelSource};
+use microvm_api::kernel::{AddKernel, Kernel as KernelBody, KernelSource};
 use microvm_api::progress::ProgressLine;
 use microvm_types::ByteSize;
+use microvm_types::kernel::DeviceDiscovery;
 
 use crate::commands::lifecycle::each_name;
 use crate::context::Context;
@@ -95,8 +96,8 @@ impl Kernel {
                     Some(file) => KernelSource::File {
                         path: absolute(&file)?.into_string(),
                         discovery: match request.discovery {
-                            Finds::Acpi => Discovery::Acpi,
-                            Finds::CommandLine => Discovery::CommandLine,
+                            Finds::Acpi => DeviceDiscovery::Acpi,
+                            Finds::CommandLine => DeviceDiscovery::CommandLine,
                         },
                     },
                 };

@@ -81,7 +81,6 @@ impl Scene<'_> {
         let description = StateDescription {
             memory_mib: parent.spec.memory_mib,
             disk_mib: self.harness.disk_mib(),
-            discovery: brancher.discovery(),
             memory: branch.memory.shape(),
             compatibility: brancher.compatibility().clone(),
             record: serde_json::Value::Null,
@@ -108,11 +107,7 @@ impl Scene<'_> {
         let mut spec = parent.spec.clone();
         (spec.name, spec.id) = ((&id).into(), id);
         spec.directory = files.directory;
-        for disk in &mut spec.disks {
-            if disk.serial == files.scratch.serial {
-                *disk = files.scratch.clone();
-            }
-        }
+        spec.replace_disk(&files.scratch);
         spec.start = MachineStart::Incoming(incoming(source));
         spec
     }
@@ -225,9 +220,7 @@ async fn stops(scene: &Scene<'_>) {
     // The VM itself continues in its own directory, on the disk that it has now.
     let files = scene.harness.storage().vm_files(&parent.spec.id).await.must("finding its files");
     let mut spec = parent.spec.clone();
-    for disk in spec.disks.iter_mut().filter(|disk| disk.serial == files.scratch.serial) {
-        *disk = files.scratch.clone();
-    }
+    assert!(spec.replace_disk(&files.scratch), "it has no scratch disk");
     spec.start = MachineStart::Incoming(incoming(&source));
     let (again, again_guest) = scene.go_on(spec, 3).await;
     assert_eq!(say(&*again_guest, "cat /root/note").await, "before", "it sees what its child wrote");
@@ -243,9 +236,8 @@ async fn stops(scene: &Scene<'_>) {
 /// The state that a machine goes on from.
 fn incoming(source: &BranchSource) -> IncomingState {
     IncomingState {
-        device_state: source.device_state.clone(),
+        parts: source.parts.clone(),
         memory: source.memory.clone(),
-        discovery: source.description.discovery,
         compatibility: source.description.compatibility.clone(),
     }
 }

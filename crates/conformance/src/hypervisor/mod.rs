@@ -15,8 +15,8 @@ use camino::Utf8PathBuf;
 use microvm_ports::capabilities::{LoadKind, SaveKind};
 use microvm_ports::guest::{Guest, GuestConnector, Identity};
 use microvm_ports::hypervisor::{
-    Abilities, Hypervisor, LaunchError, Machine, MachineError, MachineExit, MachineShare, MachineSpec,
-    MachineStart, MachineState,
+    Abilities, Device, Hypervisor, LaunchError, Machine, MachineError, MachineExit, MachineShare,
+    MachineSpec, MachineStart, MachineState,
 };
 use microvm_ports::snapshot::SnapshotStore;
 use microvm_ports::storage::VmStorage;
@@ -205,9 +205,10 @@ async fn probe(scene: &Scene<'_>) {
 async fn too_many_devices(scene: &Scene<'_>, most: usize) {
     let mut spec = scene.spec().await;
     let source = spec.directory.canonicalize_utf8().must("finding the machine's own directory");
-    let share =
-        |index| MachineShare { source: source.clone(), tag: format!("share{index}"), read_only: true };
-    spec.shares = (0..=most).map(share).collect();
+    spec.devices.extend((0..=most).map(|index| {
+        let tag = format!("share{index}");
+        Device::Share(MachineShare { source: source.clone(), tag, read_only: true })
+    }));
     match scene.harness.hypervisor().launch(&spec).await {
         Err(LaunchError::Spec(_)) => {}
         Err(error) => panic!("wrong error: {error}"),

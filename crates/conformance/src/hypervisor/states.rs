@@ -1,5 +1,7 @@
 //! States that must not be loaded, and guests that must not be talked to.
 
+use bytes::Bytes;
+use microvm_ports::StateParts;
 use microvm_ports::branch::IncomingState;
 use microvm_ports::guest::GuestError;
 use microvm_ports::hypervisor::{LaunchError, MachineSpec, MachineStart};
@@ -38,10 +40,19 @@ async fn incompatible(scene: &Scene<'_>) {
     let (parent, guest) = scene.boot().await;
     let source = scene.branch(&parent, &guest).await;
     let good = scene.child_spec(&parent, &source).await;
-    assert!(!source.description.compatibility.is_empty(), "its states need nothing");
+    let needs = &source.description.compatibility;
+    assert!(!needs.is_empty(), "its states need nothing");
+    let hypervisor = scene.harness.hypervisor();
+    let Some(loader) = hypervisor.loader() else { panic!("it saves states and loads none") };
+    loader.check(needs).await.must("checking a state of this host");
     for what in source.description.compatibility.keys() {
         let mut bad = good.clone();
         state(&mut bad).compatibility.insert(what.clone(), "something else".to_owned());
+        // The check before anything is given up for a state says what the launch would.
+        match loader.check(&state(&mut bad).compatibility).await {
+            Err(LaunchError::Incompatible { what: told, .. }) => assert_eq!(&told, what),
+            other => panic!("{what}: checked as {other:?}"),
+        }
         match expect_refused(scene, &bad, what).await {
             LaunchError::Incompatible { what: told, needed, here } => {
                 assert_eq!((&told, needed.as_str()), (what, "something else"));
@@ -59,20 +70,36 @@ async fn incompatible(scene: &Scene<'_>) {
     scene.end(&parent).await;
 }
 
+/// The parts with another content for one of them.
+fn with(parts: &StateParts, name: &str, content: Bytes) -> StateParts {
+    let all = parts.iter().map(|(name, content)| (name.clone(), content.clone()));
+    all.chain([(name.parse().must("naming a part"), content)]).collect()
+}
+
 async fn garbage(scene: &Scene<'_>) {
     let (parent, guest) = scene.boot().await;
     let source = scene.branch(&parent, &guest).await;
     let good = scene.child_spec(&parent, &source).await;
-    let sound = source.device_state.clone();
-    let cases = [
-        ("nothing", sound.slice(..0)),
-        ("sevens", vec![7; 4096].into()),
-        ("half of it", sound.slice(..sound.len() / 2)),
+    let sound = &source.parts;
+    assert!(sound.is_possible(), "a store cannot keep its parts: {sound:?}");
+    let mut cases = vec![
+        ("no part at all".to_owned(), StateParts::default()),
+        ("a part of the future".to_owned(), with(sound, "of-the-future", Bytes::from_static(b"1"))),
     ];
-    for (what, device_state) in cases {
+    for (name, content) in sound.iter() {
+        let sevens: Bytes = vec![7; 4096].into();
+        for (what, content) in [
+            ("nothing", content.slice(..0)),
+            ("sevens", sevens),
+            ("half of it", content.slice(..content.len() / 2)),
+        ] {
+            cases.push((format!("{what} for {name}"), with(sound, name.as_str(), content)));
+        }
+    }
+    for (what, parts) in cases {
         let mut bad = good.clone();
-        state(&mut bad).device_state = device_state;
-        let error = expect_refused(scene, &bad, what).await;
+        state(&mut bad).parts = parts;
+        let error = expect_refused(scene, &bad, &what).await;
         assert!(matches!(error, LaunchError::BadState(_)), "{what}: wrong error: {error}");
     }
     let machine = scene.harness.hypervisor().launch(&good).await.must("launching where others were refused");

@@ -36,9 +36,8 @@ async fn prepare(
     };
     spec.directory = scene.harness.storage().reserve_vm_directory(&id).await.must("reserving a directory");
     spec.start = MachineStart::Incoming(IncomingState {
-        device_state: bytes::Bytes::new(),
+        parts: microvm_ports::StateParts::default(),
         memory: StateMemory::Pages { base: base.to_owned(), pages: MemoryPages::default() },
-        discovery: brancher.discovery(),
         compatibility: brancher.compatibility().clone(),
     });
     change(&mut spec);

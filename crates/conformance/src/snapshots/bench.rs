@@ -5,9 +5,10 @@ use microvm_ports::branch::{
     Branch, BranchTimes, Compatibility, DiskChange, MemoryPages, PAGE_SIZE, PageRange, StateMemory,
 };
 use microvm_ports::capabilities::MemoryShape;
-use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk};
+use microvm_ports::hypervisor::MachineDisk;
 use microvm_ports::progress::Progress;
 use microvm_ports::snapshot::{BranchFiles, BranchSource, SnapshotInfo, SnapshotStore, StateDescription};
+use microvm_ports::state_parts::StateParts;
 use microvm_ports::storage::VmFiles;
 use microvm_types::{SnapshotId, VmId};
 
@@ -124,7 +125,7 @@ impl<'a> Bench<'a> {
         BranchFiles {
             vm: vm_id(number),
             branch: Branch {
-                device_state: (0..20_000u32).map(|index| (index % 241) as u8).collect::<Vec<u8>>().into(),
+                parts: state_parts(),
                 memory: StateMemory::Pages { base: base.to_owned(), pages },
                 disks,
                 times: BranchTimes::default(),
@@ -133,7 +134,6 @@ impl<'a> Bench<'a> {
             description: StateDescription {
                 memory_mib: MEMORY_MIB,
                 disk_mib: DISK_MIB,
-                discovery: DeviceDiscovery::CommandLine,
                 memory: MemoryShape::PagesOverBase,
                 compatibility: Compatibility::from([("build".to_owned(), "suite".to_owned())]),
                 record: serde_json::json!({ "of": number }),
@@ -196,6 +196,13 @@ impl<'a> Bench<'a> {
 }
 
 /// File that the machines of a source are mapped over.
+/// A state of two parts: a store that keeps one only, or mixes them up, loses what a VMM needs.
+fn state_parts() -> StateParts {
+    let device_state: Vec<u8> = (0..20_000u32).map(|index| (index % 241) as u8).collect();
+    let parts = [(StateParts::DEVICE_STATE, device_state), ("configuration", b"{\"a\": 1}".to_vec())];
+    parts.into_iter().map(|(name, content)| (name.parse().must("naming a part"), content.into())).collect()
+}
+
 pub(super) fn base_of(source: &BranchSource) -> &Utf8Path {
     let Some(base) = source.memory.file() else { panic!("the memory of a source is in no file") };
     base

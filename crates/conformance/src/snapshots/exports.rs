@@ -24,7 +24,7 @@ async fn furnished(harness: &dyn SnapshotHarness) -> Bench<'_> {
 }
 
 pub(super) async fn damage(harness: &dyn SnapshotHarness) {
-    for part in [SnapshotPart::DeviceState, SnapshotPart::Memory, SnapshotPart::Disk] {
+    for part in SnapshotPart::ALL {
         let bench = furnished(harness).await;
         // Used once, so that it was verified before.
         drop(bench.source(1, 1).await);
@@ -41,6 +41,7 @@ pub(super) async fn damage(harness: &dyn SnapshotHarness) {
         assert_eq!(found.len(), 1, "{part:?}: {found:?}");
         let expected = match part {
             SnapshotPart::DeviceState => "device-state",
+            SnapshotPart::Configuration => "state/configuration",
             SnapshotPart::Memory => "memory",
             SnapshotPart::Disk => "disk/",
         };
@@ -102,7 +103,7 @@ pub(super) async fn round_trip(harness: &dyn SnapshotHarness) {
             .must_fail("importing twice");
         for (child, count) in [(21, 1), (22, 100_000)] {
             let source = there.source(5, count).await;
-            assert_eq!(source.device_state, here.device_state);
+            assert_eq!(source.parts, here.parts);
             assert!(there.memory(&source) == bench.memory(&here), "the memory is another");
             there.child(child, &source).await;
             there.shows(child, "two").await;

@@ -22,7 +22,7 @@ pub(super) async fn life(harness: &dyn SnapshotHarness) {
     bench.vm(1).await;
     bench.write(1, "saved").await;
     let files = bench.branch(1, &[(0, page(5)), (1000, page(6))]).await;
-    let (state, description) = (files.branch.device_state.clone(), files.description.clone());
+    let (state, description) = (files.branch.parts.clone(), files.description.clone());
     let info = bench.keep(1, files).await;
     bench.write(1, "later").await;
     assert_eq!((&info.id, &info.parent), (&snapshot_id(1), &None));
@@ -43,7 +43,7 @@ pub(super) async fn life(harness: &dyn SnapshotHarness) {
     bench.storage.vms.remove_vm_files(&vm_id(1)).await.must("removing the VM");
     for (child, count) in [(2, 1), (3, 100_000)] {
         let source = bench.source(1, count).await;
-        assert_eq!((&source.device_state, &source.description), (&state, &description));
+        assert_eq!((&source.parts, &source.description), (&state, &description));
         bench.has_memory(&source, &[(0, 5), (1, 0), (1000, 6)]);
         bench.child(child, &source).await;
         bench.shows(child, "saved").await;

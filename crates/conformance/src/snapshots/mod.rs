@@ -40,12 +40,18 @@ pub struct SnapshotStorage {
 /// A part of a snapshot that can be damaged on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotPart {
-    /// Everything but memory and disks.
+    /// The part of its state named `device-state`.
     DeviceState,
+    /// The part of its state named `configuration`.
+    Configuration,
     /// Its pages.
     Memory,
     /// One of its disk layers.
     Disk,
+}
+
+impl SnapshotPart {
+    pub(crate) const ALL: [Self; 4] = [Self::DeviceState, Self::Configuration, Self::Memory, Self::Disk];
 }
 
 /// Gives the suite its stores, and does to their files what machines and bad days do.
@@ -87,6 +93,12 @@ pub async fn run(harness: &dyn SnapshotHarness) {
     suite.check("new tops over a disk change nothing", tops_change_nothing(harness)).await;
     suite
         .check("a whole memory in a file is kept, and given in every form", shapes::whole_files(harness))
+        .await;
+    suite
+        .check(
+            "changes over the save before are kept, and given in every form",
+            shapes::sparse_files(harness),
+        )
         .await;
     suite.check("a memory inside the state is for its own VMM", shapes::inside(harness)).await;
     suite.check("children of a fork point see that moment", fork_point(harness)).await;
@@ -146,7 +158,7 @@ async fn fork_point(harness: &dyn SnapshotHarness) {
         .fork_point(files.clone(), 2, MemoryShape::PagesOverBase)
         .await
         .must("making a fork point");
-    assert_eq!(source.device_state, files.branch.device_state);
+    assert_eq!(source.parts, files.branch.parts);
     assert_eq!(source.description, files.description);
     bench.has_memory(&source, &[(3, 1), (4, 2), (5, 0), (900, 3)]);
     for child in [2, 3] {

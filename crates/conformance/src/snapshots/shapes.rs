@@ -1,5 +1,7 @@
 //! Forms of memory: what comes in one is given in another, as far as anybody but its VMM can read it.
 
+use std::os::unix::fs::FileExt as _;
+
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::branch::{PAGE_SIZE, StateMemory};
 use microvm_ports::capabilities::MemoryShape;
@@ -71,6 +73,65 @@ pub(super) async fn whole_files(harness: &dyn SnapshotHarness) {
     assert!(matches!(error, StorageError::BadInput { .. }), "wrong error: {error}");
 }
 
+/// A branch of VM 1 with these changed pages in a sparse file of the driver's, over `previous`.
+async fn in_a_sparse_file(
+    bench: &Bench<'_>,
+    pages: &[(u64, u8)],
+    previous: Option<&Utf8Path>,
+) -> (BranchFiles, Utf8PathBuf) {
+    let path = bench.files(1).await.directory.join("saved.changes");
+    let file = std::fs::File::create(&path).must("making a file for changes");
+    file.set_len(u64::from(MEMORY_MIB) << 20).must("giving it the size of the memory");
+    for (number, value) in pages {
+        file.write_all_at(&page(*value), number * PAGE_SIZE as u64).must("writing a page");
+    }
+    let mut files = bench.branch(1, &[]).await;
+    files.branch.memory =
+        StateMemory::Sparse { changes: path.clone(), previous: previous.map(ToOwned::to_owned) };
+    files.description.memory = MemoryShape::SparseFileOverPrevious;
+    (files, path)
+}
+
+pub(super) async fn sparse_files(harness: &dyn SnapshotHarness) {
+    let bench = Bench::new(harness).await;
+    bench.vm(1).await;
+    bench.write(1, "saved").await;
+    let (first, _) = in_a_sparse_file(&bench, &[(3, 1), (900, 3)], None).await;
+    assert_eq!(bench.keep(1, first).await.memory_bytes, 2 * 4096, "zeros are kept");
+    // The driver's own copy of the memory at that save.
+    let previous = bench.files(1).await.directory.join("saved.previous");
+    let (whole, path) = in_a_file(&bench, &[(3, 1), (900, 3)]).await;
+    std::fs::rename(&path, &previous).must("keeping the memory of the save before");
+    drop(whole);
+    // A page that became zero is written, too: a hole would show what was there before.
+    let changed = [(3, 0), (5, 7)];
+    let (second, changes) = in_a_sparse_file(&bench, &changed, Some(&previous)).await;
+    let second = bench.keep(2, second).await;
+    assert_eq!(
+        (second.parent, second.memory_bytes),
+        (Some(snapshot_id(1)), 4096),
+        "what changed, without zeros"
+    );
+    assert!(changes.exists() && previous.exists(), "the driver needs its files for the next save");
+    for load in [MemoryShape::WholeFile, MemoryShape::PagesOverBase] {
+        let source = given(&bench, 2, load).await.must("using a snapshot");
+        bench.has_memory(&source, &[(3, 0), (4, 0), (5, 7), (900, 3)]);
+        let (again, _) = in_a_sparse_file(&bench, &changed, Some(&previous)).await;
+        let source = bench.snapshots().fork_point(again, 2, load).await.must("making a fork point");
+        assert_eq!(source.memory.shape(), load);
+        assert_ne!(source.memory.file(), Some(&*previous), "its driver will change that file");
+        bench.has_memory(&source, &[(3, 0), (4, 0), (5, 7), (900, 3)]);
+    }
+    // Changes alone are no memory to launch from.
+    let error = given(&bench, 2, MemoryShape::SparseFileOverPrevious).await.must_fail("giving changes only");
+    assert!(matches!(error, StorageError::BadInput { .. }), "wrong error: {error}");
+    let (bad, _) = in_a_sparse_file(&bench, &changed, Some(&previous)).await;
+    std::fs::write(&previous, "short").must("cutting the save before short");
+    let error =
+        bench.snapshots().fork_point(bad, 1, MemoryShape::WholeFile).await.must_fail("a short memory");
+    assert!(matches!(error, StorageError::BadInput { .. }), "wrong error: {error}");
+}
+
 pub(super) async fn inside(harness: &dyn SnapshotHarness) {
     let bench = Bench::new(harness).await;
     bench.vm(1).await;
@@ -82,14 +143,14 @@ pub(super) async fn inside(harness: &dyn SnapshotHarness) {
         files
     };
     let files = branch().await;
-    let state = files.branch.device_state.clone();
+    let state = files.branch.parts.clone();
     let point = bench.snapshots().fork_point(files, 2, MemoryShape::InsideState).await.must("a fork point");
-    assert!(matches!(point.memory, StateMemory::Inside) && point.device_state == state);
+    assert!(matches!(point.memory, StateMemory::Inside) && point.parts == state);
     bench.child(2, &point).await;
     bench.shows(2, "saved").await;
     bench.keep(1, branch().await).await;
     let source = given(&bench, 1, MemoryShape::InsideState).await.must("using a snapshot");
-    assert!(matches!(source.memory, StateMemory::Inside) && source.device_state == state);
+    assert!(matches!(source.memory, StateMemory::Inside) && source.parts == state);
     bench.child(3, &source).await;
     bench.shows(3, "saved").await;
     // Nobody else can read it, and it cannot be made of what others read.

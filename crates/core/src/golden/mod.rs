@@ -132,9 +132,8 @@ impl Goldens {
         image: &ResolvedImage,
         kernel: &ResolvedKernel,
     ) -> Result<Option<String>, ServiceError> {
-        let discovery = kernel.info.discovery;
         let Some(loader) = self.context.shared.ports.hypervisor(template)?.loader() else { return Ok(None) };
-        let compatibility = loader.compatibility(discovery).await?;
+        let compatibility = loader.compatibility(&kernel.info).await?;
         // Every field is named: a new one does not compile before somebody has decided whether a booted machine depends
         // on it.
         let Template {

@@ -3,7 +3,7 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::StorageError;
 use microvm_ports::branch::IncomingState;
-use microvm_ports::hypervisor::{KernelBoot, MachineDisk, MachineSpec, MachineStart};
+use microvm_ports::hypervisor::{Device, KernelBoot, MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::storage::{DiskFormat, ResolvedImage, VmFiles};
 use microvm_types::template::{InitMode, Template};
 use microvm_types::vm::{Origin, VmRecord};
@@ -23,14 +23,15 @@ pub(crate) async fn machine_spec(
 ) -> Result<MachineSpec, ServiceError> {
     let template = &record.template;
     let is_child = matches!(record.origin, Origin::Fork { .. } | Origin::Snapshot { .. });
+    let disks = disks(ports, template, image, &files, is_child).await?.into_iter().map(Device::Disk);
+    let shares = shares::for_machine(ports, &template.shares).await?.into_iter().map(Device::Share);
     Ok(MachineSpec {
         id: record.id.clone(),
         name: record.name.clone(),
         vcpus: template.vcpus,
         memory_mib: template.memory_mib,
         start,
-        disks: disks(ports, template, image, &files, is_child).await?,
-        shares: shares::for_machine(ports, &template.shares).await?,
+        devices: disks.chain(shares).collect(),
         directory: files.directory,
     })
 }
@@ -56,9 +57,8 @@ pub(crate) fn machine_start(
             })
         }
         Start::State(source) => MachineStart::Incoming(IncomingState {
-            device_state: source.device_state.clone(),
+            parts: source.parts.clone(),
             memory: source.memory.clone(),
-            discovery: source.description.discovery,
             compatibility: source.description.compatibility.clone(),
         }),
     }
@@ -72,16 +72,7 @@ async fn disks(
     files: &VmFiles,
     is_child: bool,
 ) -> Result<Vec<MachineDisk>, StorageError> {
-    let mut disks = vec![
-        MachineDisk {
-            path: image.path.clone(),
-            format: DiskFormat::Raw,
-            backing: Vec::new(),
-            read_only: true,
-            serial: "image".to_owned(),
-        },
-        files.scratch.clone(),
-    ];
+    let mut disks = vec![MachineDisk::image(image.path.clone()), files.scratch.clone()];
     for disk in &template.extra_disks {
         // Its own copy, or what a branch put over the user's file.
         if let Some(own) = files.own.iter().find(|own| own.serial == disk.name.as_str()) {

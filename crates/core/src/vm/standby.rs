@@ -171,9 +171,8 @@ impl StandbyVmms {
         }
         let source = LikeSource {
             state: IncomingState {
-                device_state: Default::default(),
+                parts: Default::default(),
                 memory: StateMemory::Pages { base: base.to_owned(), pages: MemoryPages::default() },
-                discovery: source.description.discovery,
                 compatibility: source.description.compatibility.clone(),
             },
         };

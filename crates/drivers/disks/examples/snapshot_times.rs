@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_driver_disks::{Disks, DisksConfig};
+use microvm_ports::StateParts;
 use microvm_ports::branch::{
     Branch, BranchTimes, Compatibility, MemoryPages, PAGE_SIZE, PageRange, StateMemory,
 };
 use microvm_ports::capabilities::MemoryShape;
-use microvm_ports::hypervisor::DeviceDiscovery;
 use microvm_ports::snapshot::{BranchFiles, StateDescription};
 use microvm_ports::{Clock, Progress, SnapshotStore, VmStorage};
 use microvm_types::{SnapshotId, VmId};
@@ -65,7 +65,7 @@ impl Bench {
         let files = BranchFiles {
             vm: vm.clone(),
             branch: Branch {
-                device_state: vec![3; 60_000].into(),
+                parts: StateParts::single(vec![3; 60_000].into()),
                 memory: StateMemory::Pages { base: base.to_owned(), pages: pages.clone() },
                 disks,
                 times: BranchTimes::default(),
@@ -74,7 +74,6 @@ impl Bench {
             description: StateDescription {
                 memory_mib: MEMORY_MIB,
                 disk_mib: 1024,
-                discovery: DeviceDiscovery::CommandLine,
                 memory: MemoryShape::PagesOverBase,
                 compatibility: Compatibility::new(),
                 record: serde_json::Value::Null,

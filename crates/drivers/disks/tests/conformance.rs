@@ -150,6 +150,7 @@ impl SnapshotHarness for Snapshots {
         let snapshot = root.join("snapshots").join(id.as_str());
         let path = match part {
             SnapshotPart::DeviceState => snapshot.join("device.state"),
+            SnapshotPart::Configuration => snapshot.join("state.configuration"),
             SnapshotPart::Memory => snapshot.join("memory.pages"),
             SnapshotPart::Disk => {
                 let manifest = std::fs::read_to_string(snapshot.join("manifest.json")).unwrap();

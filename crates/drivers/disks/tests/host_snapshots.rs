@@ -11,11 +11,11 @@ mod common;
 use camino::{Utf8Path, Utf8PathBuf};
 use common::{Home, SmallDisk, is_root, vm_id};
 use microvm_driver_disks::Disks;
+use microvm_ports::StateParts;
 use microvm_ports::branch::{
     Branch, BranchTimes, Compatibility, MemoryPages, PAGE_SIZE, PageRange, StateMemory,
 };
 use microvm_ports::capabilities::MemoryShape;
-use microvm_ports::hypervisor::DeviceDiscovery;
 use microvm_ports::snapshot::{BranchFiles, ImportLimits, StateDescription};
 use microvm_ports::{Progress, SnapshotStore, StorageError, VmStorage};
 use microvm_types::{SnapshotId, VmId};
@@ -37,7 +37,7 @@ async fn branch(
     let ranges = vec![PageRange { first: 5, count: (mib << 20 >> 12) as u64 }];
     let data = (1..=251u8).cycle().take(mib * 256 * PAGE_SIZE).collect::<Vec<u8>>().into();
     let branch = Branch {
-        device_state: vec![3; 60_000].into(),
+        parts: StateParts::single(vec![3; 60_000].into()),
         memory: StateMemory::Pages { base: base.to_owned(), pages: MemoryPages { ranges, data } },
         disks,
         times: BranchTimes::default(),
@@ -46,7 +46,6 @@ async fn branch(
     let description = StateDescription {
         memory_mib: MEMORY_MIB,
         disk_mib: 64,
-        discovery: DeviceDiscovery::CommandLine,
         memory: MemoryShape::PagesOverBase,
         compatibility: Compatibility::new(),
         record: serde_json::Value::Null,

@@ -11,9 +11,10 @@ use std::os::unix::fs::FileExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use common::{Home, vm_id};
+use microvm_ports::StateParts;
 use microvm_ports::branch::{Branch, BranchTimes, Compatibility, DiskChange, MemoryPages, StateMemory};
 use microvm_ports::capabilities::MemoryShape;
-use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk};
+use microvm_ports::hypervisor::MachineDisk;
 use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription, UserDisk};
 use microvm_ports::{Progress, SnapshotStore, StorageError, VmStorage};
 use microvm_types::{ErrorKind, SnapshotId, VmId};
@@ -76,7 +77,7 @@ async fn branch(home: &Home, vm: &VmId, own: &[UserDisk]) -> Result<BranchFiles,
     locked.iter().for_each(|file| file.lock().unwrap());
     let disks = home.storage.prepare_tops(vm, own).await?;
     let branch = Branch {
-        device_state: vec![3; 1000].into(),
+        parts: StateParts::single(vec![3; 1000].into()),
         memory: StateMemory::Pages { base, pages: MemoryPages::default() },
         disks,
         times: BranchTimes::default(),
@@ -85,7 +86,6 @@ async fn branch(home: &Home, vm: &VmId, own: &[UserDisk]) -> Result<BranchFiles,
     let description = StateDescription {
         memory_mib: MEMORY_MIB,
         disk_mib: 64,
-        discovery: DeviceDiscovery::CommandLine,
         memory: MemoryShape::PagesOverBase,
         compatibility: Compatibility::new(),
         record: serde_json::Value::Null,

@@ -9,7 +9,10 @@ use microvm_ports::branch::{
     IncomingState, StateMemory,
 };
 use microvm_ports::capabilities::{MemoryShape, SaveKind};
-use microvm_ports::hypervisor::{DeviceDiscovery, LaunchError, MachineError, MachineExit, MachineState};
+use microvm_ports::hypervisor::{LaunchError, MachineError, MachineExit, MachineState};
+
+use microvm_ports::state_parts::StateParts;
+use microvm_types::kernel::DeviceDiscovery;
 
 use crate::character::Character;
 use crate::machine::FakeMachine;
@@ -17,29 +20,31 @@ use crate::memory;
 use crate::saved_guest::SavedGuest;
 use crate::script::{Operation, Verdict};
 
-/// What states of the given version need.
+/// Needs of states of this VMM version, of machines whose kernel finds its devices by `discovery`.
 pub(crate) fn compatibility(name: &str, version: &str, discovery: DeviceDiscovery) -> Compatibility {
-    let machine = match discovery {
-        DeviceDiscovery::Acpi => "acpi",
-        DeviceDiscovery::CommandLine => "command line",
-    };
     Compatibility::from([
         ("VMM".to_owned(), format!("{name} {version}")),
-        ("machine".to_owned(), machine.to_owned()),
+        ("machine".to_owned(), discovery.as_str().to_owned()),
     ])
 }
 
 /// Refuses a state that needs something else than what is here.
-pub(crate) fn check(state: &IncomingState, name: &str, version: &str) -> Result<(), LaunchError> {
-    let here = compatibility(name, version, state.discovery);
-    let differs = state.compatibility.iter().find(|(what, needed)| here.get(*what) != Some(*needed));
-    differs.map_or(Ok(()), |(what, needed)| {
-        Err(LaunchError::Incompatible {
+///
+/// Returns the needs of machines that are launched from it, which are the same.
+pub(crate) fn check(needed: &Compatibility, name: &str, version: &str) -> Result<Compatibility, LaunchError> {
+    let discoveries = [DeviceDiscovery::Acpi, DeviceDiscovery::CommandLine];
+    let is_of = |found: &&DeviceDiscovery| needed.get("machine").is_some_and(|name| name == found.as_str());
+    let discovery = discoveries.iter().find(is_of).copied().unwrap_or_default();
+    let here = compatibility(name, version, discovery);
+    let differs = needed.iter().find(|(what, needed)| here.get(*what) != Some(*needed));
+    match differs {
+        None => Ok(here),
+        Some((what, needed)) => Err(LaunchError::Incompatible {
             what: what.clone(),
             needed: needed.clone(),
             here: here.get(what).cloned().unwrap_or_else(|| "nothing known".to_owned()),
-        })
-    })
+        }),
+    }
 }
 
 /// The guest in a state, if it fits the machine.
@@ -69,7 +74,7 @@ impl FakeMachine {
         &self,
         request: &BranchRequest,
         layers: &[DiskChange],
-    ) -> Result<(bytes::Bytes, StateMemory), BranchError> {
+    ) -> Result<(StateParts, StateMemory), BranchError> {
         let disk_error =
             |serial: &str, detail: String| BranchError::Disk { serial: serial.to_owned(), detail };
         let mut tops = self.tops();
@@ -99,14 +104,21 @@ impl FakeMachine {
         let taken = match self.character {
             Character::LivePages => {
                 let base = self.memory_base.clone().unwrap_or_default();
-                (device_state, StateMemory::Pages { base, pages })
+                (StateParts::single(device_state), StateMemory::Pages { base, pages })
             }
             Character::PausedFile => {
                 let file = memory::write(&request.directory, &pages, memory_mib)
                     .map_err(|cause| BranchError::Memory { step: "writing it", cause })?;
-                (device_state, StateMemory::File(file))
+                (memory::with_configuration(device_state, vcpus, memory_mib), StateMemory::File(file))
             }
-            Character::Stops => (memory::inside(&device_state, &state), StateMemory::Inside),
+            Character::PausedSparse => {
+                let parts = memory::with_configuration(device_state, vcpus, memory_mib);
+                let saved = self.sparse().save(&request.directory, &pages, memory_mib);
+                (parts, saved.map_err(|cause| BranchError::Memory { step: "writing it", cause })?)
+            }
+            Character::Stops => {
+                (StateParts::single(memory::inside(&device_state, &state)), StateMemory::Inside)
+            }
         };
         for ((serial, top), (old, new)) in tops.iter_mut().zip(switches) {
             self.disks().switch(&old, &new).map_err(|error| disk_error(serial, error.to_string()))?;
@@ -120,10 +132,6 @@ impl FakeMachine {
 impl Brancher for FakeMachine {
     fn compatibility(&self) -> &Compatibility {
         &self.compatibility
-    }
-
-    fn discovery(&self) -> DeviceDiscovery {
-        self.discovery
     }
 
     fn kind(&self) -> SaveKind {
@@ -150,7 +158,7 @@ impl Brancher for FakeMachine {
         let disks = request.steps.freeze_disks().await?;
         let held = request.steps.hold_input().await;
         let began = Instant::now();
-        let (device_state, memory) = self.take(&request, &disks)?;
+        let (parts, memory) = self.take(&request, &disks)?;
         let ended = self.kind() == SaveKind::Stops;
         if ended {
             self.end(MachineExit::Killed);
@@ -160,7 +168,7 @@ impl Brancher for FakeMachine {
         verdict.finish().await;
         drop(held);
         let times = BranchTimes { pause: began.elapsed(), ..BranchTimes::default() };
-        Ok(Branch { device_state, memory, disks, times, ended })
+        Ok(Branch { parts, memory, disks, times, ended })
     }
 }
 

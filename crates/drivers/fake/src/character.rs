@@ -11,15 +11,17 @@ pub enum Character {
     /// Live, as pages over a base file; VMMs wait for states. (QEMU of this program.)
     #[default]
     LivePages,
-    /// Paused, as one whole file. (Firecracker, Cloud Hypervisor.)
+    /// Paused, as one whole file. (Cloud Hypervisor.)
     PausedFile,
+    /// Paused, as one sparse file over the save before. (Firecracker.)
+    PausedSparse,
     /// The machine ends with the save, its memory is inside the state. (libvirt's managed save.)
     Stops,
 }
 
 impl Character {
     /// Every character.
-    pub const ALL: [Self; 3] = [Self::LivePages, Self::PausedFile, Self::Stops];
+    pub const ALL: [Self; 4] = [Self::LivePages, Self::PausedFile, Self::PausedSparse, Self::Stops];
 
     /// Name of the driver.
     #[must_use]
@@ -27,6 +29,7 @@ impl Character {
         match self {
             Self::LivePages => "fake",
             Self::PausedFile => "fake-paused",
+            Self::PausedSparse => "fake-sparse",
             Self::Stops => "fake-stops",
         }
     }
@@ -39,6 +42,9 @@ impl Character {
                 (SaveKind::Live { memory: MemoryShape::PagesOverBase }, MemoryShape::PagesOverBase)
             }
             Self::PausedFile => (SaveKind::Paused { memory: MemoryShape::WholeFile }, MemoryShape::WholeFile),
+            Self::PausedSparse => {
+                (SaveKind::Paused { memory: MemoryShape::SparseFileOverPrevious }, MemoryShape::WholeFile)
+            }
             Self::Stops => (SaveKind::Stops, MemoryShape::InsideState),
         };
         Abilities {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use microvm_ports::StateParts;
 use microvm_ports::snapshot::StateDescription;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -15,7 +15,7 @@ const FIRST_LINE: &str = "a made-up snapshot\n";
 #[derive(Debug, PartialEq)]
 pub(crate) struct Exported {
     pub(crate) description: StateDescription,
-    pub(crate) device_state: Bytes,
+    pub(crate) parts: StateParts,
     pub(crate) memory: Memory,
     /// Content of the disk layers, newest first.
     pub(crate) layers: Vec<Vec<u8>>,
@@ -34,9 +34,11 @@ impl Exported {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let memory: BTreeMap<String, String> =
             self.memory.iter().map(|(number, content)| (number.to_string(), hex(content))).collect();
+        let parts: BTreeMap<&str, String> =
+            self.parts.iter().map(|(name, content)| (name.as_str(), hex(content))).collect();
         let layers: Vec<String> = self.layers.iter().map(|layer| hex(layer)).collect();
         let body = json!({
-            "description": self.description, "device_state": hex(&self.device_state), "memory": memory, "layers": layers,
+            "description": self.description, "parts": parts, "memory": memory, "layers": layers,
         })
         .to_string();
         format!("{FIRST_LINE}{}\n{body}", hex(&Sha256::digest(&body))).into_bytes()
@@ -52,9 +54,10 @@ impl Exported {
         let body: Value = serde_json::from_str(body).ok()?;
         let page =
             |(number, content): (&String, &Value)| Some((number.parse().ok()?, unhex(content)?.into()));
+        let part = |(name, content): (&String, &Value)| Some((name.parse().ok()?, unhex(content)?.into()));
         Some(Self {
             description: serde_json::from_value(body["description"].clone()).ok()?,
-            device_state: unhex(&body["device_state"])?.into(),
+            parts: body["parts"].as_object()?.iter().map(part).collect::<Option<_>>()?,
             memory: body["memory"].as_object()?.iter().map(page).collect::<Option<_>>()?,
             layers: body["layers"].as_array()?.iter().map(unhex).collect::<Option<_>>()?,
         })

@@ -10,10 +10,10 @@ use microvm_ports::branch::Compatibility;
 use microvm_ports::capabilities::{ForkKinds, LoadKind, MemoryShape, SaveKind};
 use microvm_ports::guest::CloseReason;
 use microvm_ports::hypervisor::{
-    Abilities, Accelerator, AcceleratorKind, Capabilities, ConsolePart, DeviceDiscovery, Feature, Hypervisor,
-    LaunchError, Loader, Machine, MachineExit, MachineRecord, MachineSpec, MachineStart, MachineState,
-    Sharing, Standby,
+    Abilities, Accelerator, AcceleratorKind, Capabilities, ConsolePart, Feature, Hypervisor, LaunchError,
+    Loader, Machine, MachineExit, MachineRecord, MachineSpec, MachineStart, MachineState, Sharing, Standby,
 };
+use microvm_ports::storage::KernelInfo;
 use microvm_types::VmId;
 use tokio::task::JoinSet;
 
@@ -24,9 +24,6 @@ use crate::disks::Disks;
 use crate::machine::{Console, FakeMachine, Saving};
 use crate::script::{Operation, Script, Verdict};
 use crate::system::GuestSystem;
-
-/// Disks that every machine has: image and scratch.
-const OWN_DISKS: usize = 2;
 
 /// A host full of fake machines; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -171,18 +168,18 @@ impl FakeHypervisor {
             return Err(LaunchError::Spec("it has no file for its memory to be mapped over".to_owned()));
         }
         let files = boot.into_iter().map(Utf8PathBuf::as_path).chain(spec.memory_base());
-        let disks = spec.disks.iter().map(|disk| disk.path.as_path());
+        let disks = spec.disks().map(|disk| disk.path.as_path());
         if let Some(path) = files.chain(disks).find(|path| !path.exists()) {
             return Err(LaunchError::Spec(format!("{path} does not exist")));
         }
-        if !spec.shares.is_empty() && self.abilities().sharing.is_none() {
+        if spec.shares().next().is_some() && self.abilities().sharing.is_none() {
             return Err(LaunchError::Spec("this hypervisor cannot share folders".to_owned()));
         }
-        if spec.disks.len().saturating_sub(OWN_DISKS) + spec.shares.len() > self.abilities().most_devices {
+        if spec.further_devices() > self.abilities().most_devices {
             let most = self.abilities().most_devices;
             return Err(LaunchError::Spec(format!("it has more than {most} further devices")));
         }
-        if let Some(share) = spec.shares.iter().find(|share| !share.source.is_dir()) {
+        if let Some(share) = spec.shares().find(|share| !share.source.is_dir()) {
             return Err(LaunchError::Share(format!("{} is not a folder", share.source)));
         }
         let mut machines = lock(&self.world.machines);
@@ -190,15 +187,19 @@ impl FakeHypervisor {
             let detail = format!("a machine is running in {}", spec.directory);
             return Err(LaunchError::Process { step: "taking the directory", detail });
         }
-        let mut writable = spec.disks.iter().filter(|disk| !disk.read_only);
-        let disk = writable.next().map(|disk| self.world.disks.open(disk)).transpose()?.unwrap_or_default();
+        let disk = spec
+            .writable_disks()
+            .next()
+            .map(|(_, disk)| self.world.disks.open(disk))
+            .transpose()?
+            .unwrap_or_default();
         let (name, version) = (self.world.character.name(), self.world.version());
-        let (discovery, saved) = match &spec.start {
-            MachineStart::Boot(boot) => (boot.discovery, None),
+        let (compatibility, saved) = match &spec.start {
+            MachineStart::Boot(boot) => (branch::compatibility(name, &version, boot.discovery), None),
             MachineStart::Incoming(state) if self.world.can_branch() => {
-                branch::check(state, name, &version)?;
+                let compatibility = branch::check(&state.compatibility, name, &version)?;
                 let saved = branch::load(self.world.character, state, spec.vcpus, spec.memory_mib)?;
-                (state.discovery, Some(saved))
+                (compatibility, Some(saved))
             }
             MachineStart::Incoming(_) => {
                 return Err(LaunchError::Spec("this hypervisor cannot load states".to_owned()));
@@ -213,13 +214,8 @@ impl FakeHypervisor {
         let system = Arc::new(system);
         let mut wants_end = system.wants_end.subscribe();
         let serial = self.world.launched.fetch_add(1, Ordering::Relaxed) + 1;
-        let compatibility = branch::compatibility(name, &version, discovery);
-        let saving = Saving {
-            character: self.world.character,
-            discovery,
-            compatibility,
-            can_branch: self.world.can_branch(),
-        };
+        let saving =
+            Saving { character: self.world.character, compatibility, can_branch: self.world.can_branch() };
         let machine = Arc::new(FakeMachine::new(spec, serial, system, console, saving, &self.world));
         machine.print(&format!("fake kernel: {began}\n"));
         machines.insert(spec.directory.clone(), Arc::clone(&machine));
@@ -239,8 +235,12 @@ impl FakeHypervisor {
 
 #[async_trait]
 impl Loader for FakeHypervisor {
-    async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Compatibility, LaunchError> {
-        Ok(branch::compatibility(self.world.character.name(), &self.world.version(), discovery))
+    async fn compatibility(&self, kernel: &KernelInfo) -> Result<Compatibility, LaunchError> {
+        Ok(branch::compatibility(self.world.character.name(), &self.world.version(), kernel.discovery))
+    }
+
+    async fn check(&self, needed: &Compatibility) -> Result<(), LaunchError> {
+        branch::check(needed, self.world.character.name(), &self.world.version()).map(|_| ())
     }
 }
 

@@ -35,6 +35,7 @@ mod saved_guest;
 mod script;
 mod shell;
 mod snapshots;
+mod sparse;
 mod state;
 mod storage;
 mod system;

@@ -9,8 +9,8 @@ use camino::Utf8PathBuf;
 use microvm_ports::branch::{Brancher, Compatibility};
 use microvm_ports::guest::{CloseReason, GuestEndpoint};
 use microvm_ports::hypervisor::{
-    DeviceDiscovery, Machine, MachineCounters, MachineDisk, MachineError, MachineExit, MachineRecord,
-    MachineShare, MachineSpec, MachineState,
+    Machine, MachineCounters, MachineDisk, MachineError, MachineExit, MachineRecord, MachineShare,
+    MachineSpec, MachineState,
 };
 use microvm_types::VmId;
 use tokio::sync::watch;
@@ -19,6 +19,7 @@ use crate::character::Character;
 use crate::disks::Disks;
 use crate::hypervisor::World;
 use crate::script::{Operation, Script, Verdict};
+use crate::sparse::SparseSaves;
 use crate::system::GuestSystem;
 
 /// What machines of one VM have printed; it stays when they end.
@@ -38,7 +39,6 @@ pub struct FakeMachine {
     script: Script,
     pub(crate) memory_base: Option<Utf8PathBuf>,
     pub(crate) character: Character,
-    pub(crate) discovery: DeviceDiscovery,
     pub(crate) compatibility: Compatibility,
     can_branch: bool,
     /// Folders of the host it was launched with.
@@ -48,13 +48,14 @@ pub struct FakeMachine {
     disks: Arc<Disks>,
     /// What each writable disk is written to, by serial number.
     tops: Mutex<BTreeMap<String, Utf8PathBuf>>,
+    /// Its saves so far, if it saves one over the other.
+    sparse: Mutex<SparseSaves>,
 }
 
 /// What a machine must know to be branched.
 #[derive(Debug)]
 pub(crate) struct Saving {
     pub(crate) character: Character,
-    pub(crate) discovery: DeviceDiscovery,
     pub(crate) compatibility: Compatibility,
     pub(crate) can_branch: bool,
 }
@@ -68,8 +69,7 @@ impl FakeMachine {
         saving: Saving,
         world: &World,
     ) -> Self {
-        let writable = spec.disks.iter().filter(|disk| !disk.read_only);
-        let tops = writable.map(|disk| (disk.serial.clone(), disk.path.clone())).collect();
+        let tops = spec.writable_disks().map(|(_, disk)| (disk.serial.clone(), disk.path.clone())).collect();
         Self {
             id: spec.id.clone(),
             directory: spec.directory.clone(),
@@ -81,13 +81,13 @@ impl FakeMachine {
             script: world.script.clone(),
             memory_base: spec.memory_base().map(ToOwned::to_owned),
             character: saving.character,
-            discovery: saving.discovery,
             compatibility: saving.compatibility,
             can_branch: saving.can_branch,
-            shares: spec.shares.clone(),
-            attached: spec.disks.clone(),
+            shares: spec.shares().cloned().collect(),
+            attached: spec.disks().cloned().collect(),
             disks: Arc::clone(&world.disks),
             tops: Mutex::new(tops),
+            sparse: Mutex::default(),
         }
     }
 
@@ -167,6 +167,10 @@ impl FakeMachine {
         self.tops.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn sparse(&self) -> MutexGuard<'_, SparseSaves> {
+        self.sparse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn disks(&self) -> &Disks {
         &self.disks
     }
@@ -205,6 +209,7 @@ impl Machine for FakeMachine {
             return Err(MachineError::Timeout { action: "end", after: deadline });
         }
         let exit = self.end(MachineExit::Killed);
+        self.sparse().remove(&self.directory);
         verdict.finish().await;
         Ok(exit)
     }

@@ -9,7 +9,9 @@ use std::os::unix::fs::FileExt as _;
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_ports::branch::{IncomingState, MemoryPages, PAGE_SIZE, PageRange, StateMemory};
+use microvm_ports::state_parts::StateParts;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::storage::digest;
 
@@ -48,6 +50,41 @@ fn header(device_state: &[u8]) -> Result<DeviceState, String> {
         .map_err(|error| format!("its device state is not one of a fake machine: {error}"))
 }
 
+/// Name of the part that the characters which save one whole file have besides their device state.
+const CONFIGURATION: &str = "configuration";
+
+/// A state of two parts, as VMMs have it that keep a machine's configuration apart.
+pub(crate) fn with_configuration(device_state: Bytes, vcpus: u32, memory_mib: u32) -> StateParts {
+    let configuration = configuration(vcpus, memory_mib).to_string();
+    let parts = [(StateParts::DEVICE_STATE, device_state), (CONFIGURATION, configuration.into())];
+    let named = parts.into_iter().filter_map(|(name, content)| Some((name.parse().ok()?, content)));
+    named.collect()
+}
+
+fn configuration(vcpus: u32, memory_mib: u32) -> Value {
+    json!({ "vcpus": vcpus, "memory_mib": memory_mib })
+}
+
+/// The device state of these parts, if there are no others than belong to this form of memory, and the configuration is
+/// that of the device state.
+fn device_state<'a>(parts: &'a StateParts, memory: &StateMemory) -> Result<&'a Bytes, String> {
+    if !matches!(memory, StateMemory::File(_)) {
+        return parts.as_single().ok_or_else(|| "it has other parts than a device state".to_owned());
+    }
+    let names: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
+    let (Some(found), Some(state)) = (parts.get(CONFIGURATION), parts.get(StateParts::DEVICE_STATE)) else {
+        return Err(format!("it has the parts {names:?}"));
+    };
+    let DeviceState { vcpus, memory_mib, .. } = header(state)?;
+    let same =
+        serde_json::from_slice::<Value>(found).is_ok_and(|found| found == configuration(vcpus, memory_mib));
+    if same && names.len() == 2 {
+        Ok(state)
+    } else {
+        Err("its configuration is not that of its devices".to_owned())
+    }
+}
+
 /// A device state that holds the memory as well: the usual one as a line, and what is in memory.
 pub(crate) fn inside(device_state: &[u8], state: &[u8]) -> Bytes {
     [device_state, b"\n", state].concat().into()
@@ -82,10 +119,12 @@ pub(crate) fn write(
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn take(incoming: &IncomingState) -> Result<(DeviceState, Vec<u8>), String> {
-    let (none, device_state) = (MemoryPages::default(), &incoming.device_state);
+    let none = MemoryPages::default();
+    let device_state = device_state(&incoming.parts, &incoming.memory)?;
     let (base, changed) = match &incoming.memory {
         StateMemory::Pages { base, pages } => (base, pages),
         StateMemory::File(file) => (file, &none),
+        StateMemory::Sparse { .. } => return Err("it was saved over another".to_owned()),
         StateMemory::Inside => return take_inside(device_state),
     };
     let header = header(device_state)?;
@@ -120,7 +159,6 @@ pub(crate) fn take(incoming: &IncomingState) -> Result<(DeviceState, Vec<u8>), S
 #[cfg(test)]
 mod tests {
     use microvm_ports::branch::Compatibility;
-    use microvm_ports::hypervisor::DeviceDiscovery;
 
     use super::*;
 
@@ -133,9 +171,8 @@ mod tests {
         let state: Vec<u8> = (0..10_000u32).map(|number| u8::try_from(number % 251).unwrap()).collect();
         let (device_state, pages) = put(&state, 1, 1).unwrap();
         let mut incoming = IncomingState {
-            device_state,
+            parts: StateParts::single(device_state),
             memory: StateMemory::Pages { base: base.clone(), pages: pages.clone() },
-            discovery: DeviceDiscovery::Acpi,
             compatibility: Compatibility::new(),
         };
         assert_eq!(take(&incoming).unwrap().1, state);
@@ -143,7 +180,7 @@ mod tests {
         assert!(take(&incoming).unwrap_err().contains("not the one"));
         file.write_all_at(&pages.data, FIRST * PAGE_SIZE as u64).unwrap();
         assert_eq!(take(&incoming).unwrap().1, state);
-        incoming.device_state = vec![7; 4096].into();
+        incoming.parts = StateParts::single(vec![7; 4096].into());
         assert!(take(&incoming).is_err());
         assert!(put(&vec![1; 1 << 20], 1, 1).is_none(), "it does not fit beside the first page");
     }

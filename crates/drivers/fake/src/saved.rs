@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_ports::StateParts;
 use microvm_ports::StorageError;
 use microvm_ports::branch::{MemoryPages, PAGE_SIZE, PageRange};
 use microvm_ports::snapshot::{Damage, StateDescription};
 use microvm_types::{SnapshotId, VmId};
+
+use crate::sparse;
 
 /// A file that goes with its last user.
 #[derive(Debug)]
@@ -60,7 +63,7 @@ pub(crate) struct FakeDisk {
 pub(crate) struct Snapshot {
     pub(crate) parent: Option<SnapshotId>,
     pub(crate) description: StateDescription,
-    pub(crate) device_state: Bytes,
+    pub(crate) parts: StateParts,
     pub(crate) memory: Memory,
     /// Bytes that differ from the parent.
     pub(crate) memory_bytes: u64,
@@ -181,13 +184,35 @@ pub(crate) fn pages_of(memory: &Memory) -> MemoryPages {
 
 /// A memory that a machine has saved as one file, which goes.
 pub(crate) fn whole(path: &Utf8Path, memory_mib: u32) -> Result<Memory, StorageError> {
-    let io = |cause: std::io::Error| StorageError::Io { action: "reading", path: path.to_owned(), cause };
-    let content = Bytes::from(fs::read(path).map_err(io)?);
-    fs::remove_file(path).map_err(io)?;
+    let memory = read_whole(path, memory_mib)?;
+    fs::remove_file(path).map_err(|cause| reading(path, cause))?;
+    Ok(memory)
+}
+
+/// A memory in one file.
+pub(crate) fn read_whole(path: &Utf8Path, memory_mib: u32) -> Result<Memory, StorageError> {
+    let content = Bytes::from(fs::read(path).map_err(|cause| reading(path, cause))?);
     if content.len() as u64 != u64::from(memory_mib) << 20 {
         return Err(bad_branch("its memory has another size"));
     }
     let pages = (0u64..).zip((0..content.len()).step_by(PAGE_SIZE));
     let pages = pages.map(|(number, at)| (number, content.slice(at..at + PAGE_SIZE)));
     Ok(pages.filter(|(_, page)| page.iter().any(|byte| *byte != 0)).collect())
+}
+
+/// A memory with the pages of a sparse file over it.
+pub(crate) fn over(mut memory: Memory, changes: &Utf8Path, memory_mib: u32) -> Result<Memory, StorageError> {
+    let written = sparse::pages(changes).map_err(|cause| reading(changes, cause))?;
+    let content = read_whole(changes, memory_mib)?;
+    for number in written {
+        match content.get(&number) {
+            Some(page) => memory.insert(number, page.clone()),
+            None => memory.remove(&number),
+        };
+    }
+    Ok(memory)
+}
+
+fn reading(path: &Utf8Path, cause: std::io::Error) -> StorageError {
+    StorageError::Io { action: "reading", path: path.to_owned(), cause }
 }

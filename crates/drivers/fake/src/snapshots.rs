@@ -11,13 +11,14 @@ use microvm_ports::progress::Progress;
 use microvm_ports::snapshot::{
     BranchFiles, BranchSource, Damage, ImportLimits, SnapshotInfo, SnapshotStore, StateDescription, UserDisk,
 };
+use microvm_ports::state_parts::StateParts;
 use microvm_ports::storage::{StorageError, VmFiles, VmStorage};
 use microvm_types::{SnapshotId, VmId};
 
 use crate::exported::Exported;
 use crate::saved::{
     Base, FakeDisk, FakeSource, Memory, Saved, SharedFile, Snapshot, bad_branch, changed_bytes, memory_of,
-    pages_of, whole,
+    over, pages_of, read_whole, whole,
 };
 use crate::script::Operation;
 use crate::storage::{EMPTY_DISK, FIRST_TOP, FakeStorage, SCRATCH, digest, io, lock};
@@ -65,6 +66,14 @@ impl FakeStorage {
                 (base, memory)
             }
             StateMemory::File(path) => (None, whole(path, files.description.memory_mib)?),
+            StateMemory::Sparse { changes, previous } => {
+                let memory_mib = files.description.memory_mib;
+                let below = match previous {
+                    Some(previous) => read_whole(previous, memory_mib)?,
+                    None => none,
+                };
+                (None, over(below, changes, memory_mib)?)
+            }
             StateMemory::Inside => (None, none),
         };
         let directory = self.vm_directory(&files.vm);
@@ -101,12 +110,12 @@ impl FakeStorage {
     fn source(
         &self,
         saved: &mut Saved,
-        snapshot: (&microvm_ports::snapshot::StateDescription, &bytes::Bytes),
+        snapshot: (&StateDescription, &StateParts),
         frozen: Frozen,
         pages: MemoryPages,
         (count, load): (usize, MemoryShape),
     ) -> Result<BranchSource, StorageError> {
-        let (description, device_state) = snapshot;
+        let (description, parts) = snapshot;
         let inside = description.memory == MemoryShape::InsideState;
         if inside != (load == MemoryShape::InsideState) {
             return Err(bad_branch("another kind of hypervisor saved its memory"));
@@ -125,11 +134,14 @@ impl FakeStorage {
         let file = base.as_ref().map_or_else(zero, |base| base.file.0.clone());
         Ok(BranchSource {
             description: description.clone(),
-            device_state: device_state.clone(),
+            parts: parts.clone(),
             memory: match load {
                 MemoryShape::InsideState => StateMemory::Inside,
                 MemoryShape::PagesOverBase => StateMemory::Pages { base: file, pages },
                 MemoryShape::WholeFile => StateMemory::File(file),
+                MemoryShape::SparseFileOverPrevious => {
+                    return Err(bad_branch("no machine is launched from changes only"));
+                }
             },
             handle: Arc::new(FakeSource {
                 layers: frozen.layers,
@@ -176,14 +188,14 @@ impl FakeStorage {
             parent: snapshot.parent.clone(),
             description: snapshot.description.clone(),
             memory_bytes: snapshot.memory_bytes,
-            own_bytes: snapshot.memory_bytes + snapshot.device_state.len() as u64 + own,
+            own_bytes: snapshot.memory_bytes + snapshot.parts.len() + own,
             sha256: snapshot.sha256.clone(),
         }
     }
 
     fn add_snapshot(&self, id: &SnapshotId, mut snapshot: Snapshot) -> Result<SnapshotInfo, StorageError> {
-        let text = format!("{id} {:?} {:?}", snapshot.description, snapshot.memory);
-        snapshot.sha256 = digest(&[text.as_bytes(), &snapshot.device_state].concat());
+        let text = format!("{id} {:?} {:?} {:?}", snapshot.description, snapshot.memory, snapshot.parts);
+        snapshot.sha256 = digest(text.as_bytes());
         let mut saved = lock(&self.shared.saved);
         if saved.snapshots.contains_key(id) {
             return Err(StorageError::NameTaken(id.to_string()));
@@ -280,11 +292,11 @@ impl SnapshotStore for FakeStorage {
                 description: StateDescription {
                     memory: match files.branch.memory.shape() {
                         MemoryShape::InsideState => MemoryShape::InsideState,
-                        MemoryShape::PagesOverBase | MemoryShape::WholeFile => MemoryShape::PagesOverBase,
+                        _ => MemoryShape::PagesOverBase,
                     },
                     ..files.description
                 },
-                device_state: files.branch.device_state,
+                parts: files.branch.parts,
                 memory: frozen.memory,
                 memory_bytes,
                 layers: frozen.layers,
@@ -313,7 +325,7 @@ impl SnapshotStore for FakeStorage {
         let source = {
             let mut saved = lock(&self.shared.saved);
             let frozen = self.freeze(&mut saved, &files)?;
-            let state = (&files.description, &files.branch.device_state);
+            let state = (&files.description, &files.branch.parts);
             let pages = files.branch.memory.pages().cloned().unwrap_or_else(|| pages_of(&frozen.memory));
             self.source(&mut saved, state, frozen, pages, (count, load))?
         };
@@ -342,7 +354,7 @@ impl SnapshotStore for FakeStorage {
                 base: snapshot.base.clone(),
                 memory_parent: Some(id.clone()),
             };
-            let state = (&snapshot.description, &snapshot.device_state);
+            let state = (&snapshot.description, &snapshot.parts);
             let source = self.source(&mut saved, state, frozen, pages, (count, load))?;
             if let (Some(handle), Some(kept)) =
                 (source.handle.downcast_ref::<FakeSource>(), saved.snapshots.get_mut(id))
@@ -450,7 +462,7 @@ impl SnapshotStore for FakeStorage {
             |(_, layer): &(String, Arc<SharedFile>)| fs::read(&layer.0).map_err(io("reading", &layer.0));
         let exported = Exported {
             description: snapshot.description,
-            device_state: snapshot.device_state,
+            parts: snapshot.parts,
             memory: snapshot.memory,
             layers: snapshot.layers.iter().map(read).collect::<Result<_, _>>()?,
         };
@@ -490,7 +502,7 @@ impl SnapshotStore for FakeStorage {
         let snapshot = Snapshot {
             parent: None,
             description: exported.description,
-            device_state: exported.device_state,
+            parts: exported.parts,
             memory: exported.memory,
             memory_bytes,
             layers,

@@ -8,12 +8,13 @@ use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use futures::StreamExt;
 use microvm_ports::guest::ByteStream;
-use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk};
+use microvm_ports::hypervisor::MachineDisk;
 use microvm_ports::progress::Progress;
 use microvm_ports::storage::{
     DiskFormat, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, KernelInfo, KernelSource,
     KernelStore, RecipeFile, ResolvedImage, ResolvedKernel, Space, StorageError, VmFiles, VmStorage,
 };
+use microvm_types::kernel::DeviceDiscovery;
 use microvm_types::{Listed, Unreadable, VmId};
 use sha2::{Digest, Sha256};
 

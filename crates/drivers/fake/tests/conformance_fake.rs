@@ -16,7 +16,7 @@ use microvm_conformance::vms::{self, VmHarness};
 use microvm_driver_fake::{Character, FakeHypervisor, FakeStorage, MemoryStore};
 use microvm_ports::guest::{Guest, GuestConnector, Identity};
 use microvm_ports::hypervisor::{
-    Hypervisor, KernelBoot, MachineDisk, MachineExit, MachineSpec, MachineStart,
+    Device, Hypervisor, KernelBoot, MachineDisk, MachineExit, MachineSpec, MachineStart,
 };
 use microvm_ports::{ImageStore, KernelStore, SnapshotStore, StateStore, VmStorage};
 use microvm_types::{SnapshotId, VmId};
@@ -83,8 +83,7 @@ impl HypervisorHarness for Machines {
                 arguments: Vec::new(),
                 zero_memory: Some(self.storage.zero_memory(64).await.unwrap()),
             }),
-            disks: vec![files.scratch],
-            shares: Vec::new(),
+            devices: vec![Device::Disk(files.scratch)],
             directory: files.directory,
         }
     }
@@ -122,6 +121,11 @@ async fn conformance_hypervisor_fake() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conformance_hypervisor_fake_paused_with_whole_files() {
     hypervisor::run(&Machines::of(Character::PausedFile)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_hypervisor_fake_saves_over_the_save_before() {
+    hypervisor::run(&Machines::of(Character::PausedSparse)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -268,6 +272,7 @@ impl SnapshotHarness for Saved {
     async fn damage(&self, storage: &SnapshotStorage, id: &SnapshotId, part: SnapshotPart) {
         let part = match part {
             SnapshotPart::DeviceState => "device-state",
+            SnapshotPart::Configuration => "state/configuration",
             SnapshotPart::Memory => "memory",
             SnapshotPart::Disk => "disk/0",
         };

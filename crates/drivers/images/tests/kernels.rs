@@ -11,9 +11,9 @@ mod common;
 use std::os::unix::fs::MetadataExt;
 
 use common::Home;
-use microvm_ports::hypervisor::DeviceDiscovery;
 use microvm_ports::storage::KernelSource;
 use microvm_ports::{KernelStore, Progress, StorageError};
+use microvm_types::kernel::DeviceDiscovery;
 
 /// The smallest thing that looks like a kernel with a PVH entry.
 fn kernel() -> Vec<u8> {

@@ -18,8 +18,8 @@ use microvm_ports::branch::{
     Branch, BranchRequest, BranchTimes, Compatibility, DiskChange, Flattener, InputProbe, StateMemory,
 };
 use microvm_ports::capabilities::SaveKind;
-use microvm_ports::hypervisor::{DeviceDiscovery, MachineDisk, MachineExit, MachineSpec, MachineState};
-use microvm_ports::{BranchError, Brancher, LaunchError, MachineError};
+use microvm_ports::hypervisor::{MachineDisk, MachineExit, MachineSpec, MachineState};
+use microvm_ports::{BranchError, Brancher, LaunchError, MachineError, StateParts};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -48,35 +48,28 @@ pub(crate) struct Saving {
     #[serde(default)]
     pub(crate) first_tops: BTreeMap<String, String>,
     pub(crate) compatibility: Compatibility,
-    pub(crate) discovery: DeviceDiscovery,
     /// Whether the host reads and writes all its disks through its page cache.
     #[serde(default)]
     pub(crate) buffered_disks: bool,
 }
 
 impl Saving {
-    pub(crate) fn of(
-        spec: &MachineSpec,
-        discovery: DeviceDiscovery,
-        compatibility: Compatibility,
-    ) -> Result<Self, LaunchError> {
+    pub(crate) fn of(spec: &MachineSpec, compatibility: Compatibility) -> Result<Self, LaunchError> {
         let memory_base = spec
             .memory_base()
             .ok_or_else(|| LaunchError::Spec("it has no file for its memory to be mapped over".to_owned()))?;
         let memory = MemoryFile::of(memory_base, spec.memory_mib)
             .map_err(|error| LaunchError::Spec(format!("{memory_base}: {error}")))?;
-        let writable = spec.disks.iter().enumerate().filter(|(_, disk)| !disk.read_only);
-        let disks = writable.clone().map(|(index, disk)| (disk.serial.clone(), index)).collect();
+        let disks = spec.writable_disks().map(|(index, disk)| (disk.serial.clone(), index)).collect();
         let name = |disk: &MachineDisk| disk.path.file_name().unwrap_or_default().to_owned();
-        let first_tops = writable.map(|(_, disk)| (disk.serial.clone(), name(disk))).collect();
+        let first_tops = spec.writable_disks().map(|(_, disk)| (disk.serial.clone(), name(disk))).collect();
         Ok(Self {
             memory_base: memory_base.to_owned(),
             memory,
             disks,
             first_tops,
             compatibility,
-            discovery,
-            buffered_disks: spec.disks.iter().all(disks::is_buffered),
+            buffered_disks: spec.disks().all(disks::is_buffered),
         })
     }
 }
@@ -96,10 +89,6 @@ pub(crate) struct Branching {
 impl Brancher for Branching {
     fn compatibility(&self) -> &Compatibility {
         &self.saving.compatibility
-    }
-
-    fn discovery(&self) -> DeviceDiscovery {
-        self.saving.discovery
     }
 
     fn kind(&self) -> SaveKind {
@@ -207,7 +196,7 @@ impl Branching {
         let pages = blocking(|| harvested.into_pages()).await?;
         let device_state = state_file.read(&self.qmp).await?;
         let memory = StateMemory::Pages { base: self.saving.memory_base.clone(), pages };
-        Ok(Branch { device_state, memory, disks, times, ended: false })
+        Ok(Branch { parts: StateParts::single(device_state), memory, disks, times, ended: false })
     }
 
     /// Everything inside the pause.

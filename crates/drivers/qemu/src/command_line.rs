@@ -3,11 +3,12 @@
 use camino::Utf8Path;
 use microvm_confinement::{FileOwner, Folder, Listener, Mount, MountAccess, OpenFile};
 use microvm_ports::LaunchError;
-use microvm_ports::hypervisor::{
-    DeviceDiscovery, KernelBoot, MachineDisk, MachineShare, MachineSpec, MachineStart,
-};
+use microvm_ports::hypervisor::{KernelBoot, MachineDisk, MachineShare, MachineSpec, MachineStart};
+
+use microvm_types::kernel::DeviceDiscovery;
 
 use crate::accelerator::Kind;
+use crate::compatibility;
 use crate::disks;
 use crate::new_tops::mark_of;
 use crate::shares;
@@ -82,7 +83,7 @@ pub(crate) fn build(
     tsc_khz: u64,
     surroundings: Surroundings,
 ) -> Result<CommandLine, LaunchError> {
-    let discovery = discovery(spec);
+    let discovery = discovery(spec)?;
     let mut line = CommandLine {
         surroundings,
         discovery,
@@ -103,11 +104,11 @@ pub(crate) fn build(
         MachineStart::Incoming(_) => line.push("-incoming", "defer"),
     }
     line.channels(spec);
-    for (index, disk) in spec.disks.iter().enumerate() {
+    for (index, disk) in spec.disks().enumerate() {
         line.disk(spec, index, disk)?;
     }
     line.push("-device", "virtio-balloon-device,id=balloon0");
-    for (index, share) in spec.shares.iter().enumerate() {
+    for (index, share) in spec.shares().enumerate() {
         line.share(index, share)?;
     }
     Ok(line)
@@ -115,12 +116,11 @@ pub(crate) fn build(
 
 /// How the machine tells its kernel of devices: as the kernel likes it best, by ACPI where there are too many for its
 /// command line (some 70 ms more to boot), and as ever in a saved state.
-pub(crate) fn discovery(spec: &MachineSpec) -> DeviceDiscovery {
-    let further = spec.disks.len().saturating_sub(OWN_DISKS) + spec.shares.len();
+pub(crate) fn discovery(spec: &MachineSpec) -> Result<DeviceDiscovery, LaunchError> {
     match &spec.start {
-        MachineStart::Boot(_) if further > FURTHER_PLACES.len() => DeviceDiscovery::Acpi,
-        MachineStart::Boot(boot) => boot.discovery,
-        MachineStart::Incoming(state) => state.discovery,
+        MachineStart::Boot(_) if spec.further_devices() > FURTHER_PLACES.len() => Ok(DeviceDiscovery::Acpi),
+        MachineStart::Boot(boot) => Ok(boot.discovery),
+        MachineStart::Incoming(state) => compatibility::discovery(&state.compatibility),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use microvm_ports::LaunchError;
 use microvm_ports::branch::Compatibility;
-use microvm_ports::hypervisor::DeviceDiscovery;
+use microvm_types::kernel::DeviceDiscovery;
 
 use crate::accelerator::Kind;
 use crate::command_line;
@@ -16,7 +16,7 @@ pub(crate) fn of(host: &Host, discovery: DeviceDiscovery) -> Compatibility {
         ("VMM".to_owned(), format!("QEMU {}", host.version)),
         ("accelerator".to_owned(), kind.name().to_owned()),
         ("processor".to_owned(), command_line::cpu(kind).to_owned()),
-        ("machine".to_owned(), command_line::machine_type(discovery)),
+        (MACHINE.to_owned(), command_line::machine_type(discovery)),
         // The guest measures its time by a counter of this frequency (a thousandth is lost in measuring it).
         ("clock".to_owned(), format!("{} MHz", (host.tsc_khz + 500) / 1_000)),
     ]);
@@ -35,8 +35,39 @@ fn host_processor() -> String {
     format!("{} ({})", field("model name"), field("flags"))
 }
 
+/// Name of the need that tells the machine type, and with it the source from which the saved kernel learnt of its devices.
+const MACHINE: &str = "machine";
+
+/// Source from which the kernel in a saved state learnt of its devices.
+///
+/// # Errors
+/// [`LaunchError::Incompatible`] for a machine type that this driver does not make.
+pub(crate) fn discovery(needed: &Compatibility) -> Result<DeviceDiscovery, LaunchError> {
+    let machine = needed.get(MACHINE).map_or("", String::as_str);
+    [DeviceDiscovery::CommandLine, DeviceDiscovery::Acpi]
+        .into_iter()
+        .find(|discovery| command_line::machine_type(*discovery) == machine)
+        .ok_or_else(|| LaunchError::Incompatible {
+            what: MACHINE.to_owned(),
+            needed: machine.to_owned(),
+            here: command_line::machine_type(DeviceDiscovery::CommandLine),
+        })
+}
+
+/// Needs of the machine that a state with these needs is loaded into, which are the same.
+///
+/// # Errors
+/// [`LaunchError::Incompatible`] with the first need that this host does not meet.
+pub(crate) fn met(host: &Host, needed: &Compatibility) -> Result<Compatibility, LaunchError> {
+    // A machine type that nobody here makes differs from either.
+    let discovery = discovery(needed);
+    let here = of(host, *discovery.as_ref().unwrap_or(&DeviceDiscovery::CommandLine));
+    check(needed, &here)?;
+    discovery.map(|_| here)
+}
+
 /// Refuses a state that needs something else than what is here.
-pub(crate) fn check(needed: &Compatibility, here: &Compatibility) -> Result<(), LaunchError> {
+fn check(needed: &Compatibility, here: &Compatibility) -> Result<(), LaunchError> {
     for (what, needed) in needed {
         let here = here.get(what).map_or("nothing known", String::as_str);
         if needed != here {
@@ -62,5 +93,10 @@ mod tests {
         let text = check(&needed, &here).unwrap_err().to_string();
         assert!(text.contains("QEMU 7.2.22") && text.contains("QEMU 9.0"), "{text}");
         assert!(check(&needed, &Compatibility::new()).is_err());
+        let machine = |name: &str| Compatibility::from([(MACHINE.to_owned(), name.to_owned())]);
+        let text = discovery(&machine("q35")).unwrap_err().to_string();
+        assert!(text.contains("q35") && text.contains("acpi=off"), "{text}");
+        // A state that does not tell its machine type fits none: its devices could be anywhere.
+        assert!(discovery(&Compatibility::new()).is_err());
     }
 }

@@ -8,9 +8,9 @@ use camino::Utf8Path;
 use microvm_confinement::ProcessRecord;
 use microvm_ports::branch::Compatibility;
 use microvm_ports::hypervisor::{
-    Abilities, Capabilities, ConsolePart, DeviceDiscovery, Loader, Machine, MachineRecord, MachineSpec,
-    MachineStart, Standby,
+    Abilities, Capabilities, ConsolePart, Loader, Machine, MachineRecord, MachineSpec, MachineStart, Standby,
 };
+use microvm_ports::storage::KernelInfo;
 use microvm_ports::{Hypervisor, LaunchError};
 use microvm_types::VmId;
 use tokio::sync::OnceCell;
@@ -76,12 +76,11 @@ impl Qemu {
             return Err(LaunchError::Spec(detail));
         }
         let host = self.host().await?;
-        let discovery = command_line::discovery(spec);
-        let here = compatibility::of(host, discovery);
-        if let MachineStart::Incoming(state) = &spec.start {
-            compatibility::check(&state.compatibility, &here)?;
-        }
-        Ok((host, Saving::of(spec, discovery, here)?))
+        let here = match &spec.start {
+            MachineStart::Boot(_) => compatibility::of(host, command_line::discovery(spec)?),
+            MachineStart::Incoming(state) => compatibility::met(host, &state.compatibility)?,
+        };
+        Ok((host, Saving::of(spec, here)?))
     }
 
     /// Launches a machine into the VMM that waits for it, if there is one. What is left when it fails is the caller's to
@@ -249,8 +248,12 @@ impl Hypervisor for Qemu {
 
 #[async_trait]
 impl Loader for Qemu {
-    async fn compatibility(&self, discovery: DeviceDiscovery) -> Result<Compatibility, LaunchError> {
-        Ok(compatibility::of(self.host().await?, discovery))
+    async fn compatibility(&self, kernel: &KernelInfo) -> Result<Compatibility, LaunchError> {
+        Ok(compatibility::of(self.host().await?, kernel.discovery))
+    }
+
+    async fn check(&self, needed: &Compatibility) -> Result<(), LaunchError> {
+        compatibility::met(self.host().await?, needed).map(|_| ())
     }
 }
 
@@ -258,7 +261,7 @@ impl Loader for Qemu {
 impl Standby for Qemu {
     /// A cold boot takes seconds, and a folder is mounted when the VMM starts.
     fn fits(&self, spec: &MachineSpec) -> bool {
-        matches!(spec.start, MachineStart::Incoming(_)) && spec.shares.is_empty()
+        matches!(spec.start, MachineStart::Incoming(_)) && spec.shares().next().is_none()
     }
 
     async fn prepare(&self, spec: &MachineSpec) -> Result<(), LaunchError> {

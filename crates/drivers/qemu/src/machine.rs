@@ -156,8 +156,13 @@ impl QemuMachine {
             let branching = self.branching.as_ref();
             let branching = branching
                 .ok_or_else(|| LaunchError::BadState("this machine was not made for it".to_owned()))?;
+            // A part that this version does not know would be left out.
+            let device_state = state
+                .parts
+                .as_single()
+                .ok_or_else(|| LaunchError::BadState("it has other parts than a device state".to_owned()))?;
             tokio::try_join!(disks, incoming::load_pages(branching, state))?;
-            incoming::load_devices(&branching.qmp, &state.device_state).await
+            incoming::load_devices(&branching.qmp, device_state).await
         };
         let Err(failed) = load.await else { return Ok(()) };
         // QEMU ends by itself when it cannot load a state; its last words tell why.

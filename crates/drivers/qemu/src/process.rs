@@ -94,11 +94,11 @@ pub(crate) async fn start(
 /// Bytes that the largest file of the machine may have: a disk with the tables of its format, or the memory. `None` if it
 /// shares a folder in which the guest may write files of any size.
 fn file_limit(spec: &MachineSpec) -> Result<Option<u64>, LaunchError> {
-    if spec.shares.iter().any(|share| !share.read_only) {
+    if spec.shares().any(|share| !share.read_only) {
         return Ok(None);
     }
     let mut largest = u64::from(spec.memory_mib) << 20;
-    for disk in spec.disks.iter().filter(|disk| !disk.read_only) {
+    for (_, disk) in spec.writable_disks() {
         let size = disks::size_of(disk).map_err(|error| LaunchError::Process {
             step: "finding out how large its disks are",
             detail: format!("{}: {error}", disk.path),
@@ -133,7 +133,7 @@ pub(crate) fn give_files(spec: &MachineSpec, user: Option<u32>) -> Result<(), La
         detail: error.to_string(),
     };
     let ours = |path: &&Utf8PathBuf| path.starts_with(&spec.directory);
-    for disk in spec.disks.iter().filter(|disk| !disk.read_only) {
+    for (_, disk) in spec.writable_disks() {
         if ours(&&disk.path) {
             std::os::unix::fs::lchown(&disk.path, user, user).map_err(failed)?;
         }

@@ -77,7 +77,7 @@ impl Waiting {
         };
         self.machine.is_now(saving.clone());
         let disks = async {
-            for (index, disk) in spec.disks.iter().enumerate().filter(|(_, disk)| !disk.read_only) {
+            for (index, disk) in spec.writable_disks() {
                 attach(self.machine.qmp(), index, disk).await.map_err(handed_over)?;
             }
             Ok(())

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use common::{Bench, LIMIT, run, save_to};
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_driver_qemu::{Qemu, QemuConfig};
+use microvm_ports::StateParts;
 use microvm_ports::branch::{Branch, DiskChange, IncomingState};
 use microvm_ports::guest::{Guest, GuestConnector, Identity};
-use microvm_ports::hypervisor::{DeviceDiscovery, Machine, MachineSpec, MachineStart};
+use microvm_ports::hypervisor::{Machine, MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::{Hypervisor as _, LaunchError, SnapshotStore as _, VmStorage as _};
 use microvm_types::VmId;
 
@@ -39,12 +40,17 @@ fn may_have_huge_pages(bench: &Bench, id: &VmId) -> bool {
 
 /// Branches a machine; its scratch disk goes on writing to a new top in the directory of `top_of`.
 async fn branch(bench: &Bench, machine: &dyn Machine, top_of: u64) -> (Branch, DiskChange) {
-    let top = bench.make_spec(&id(top_of)).await.disks.remove(1);
+    let top = scratch(&bench.make_spec(&id(top_of)).await).clone();
     let top = DiskChange { serial: "scratch".to_owned(), path: top.path };
     let request = save_to(vec![top.clone()], false);
     let branch = machine.brancher().unwrap().branch(request).await.unwrap();
     eprintln!("{:?}: {} KiB changed", branch.times, branch.memory.page_bytes() >> 10);
     (branch, top)
+}
+
+/// The scratch disk of a machine.
+fn scratch(spec: &MachineSpec) -> &MachineDisk {
+    spec.disks().find(|disk| disk.serial == "scratch").unwrap()
 }
 
 /// A child of `parent` at `branch`: its disk lies over what the parent wrote until then.
@@ -53,19 +59,18 @@ async fn child_spec(
     number: u64,
     parent: &MachineSpec,
     branch: &Branch,
-    discovery: DeviceDiscovery,
     machine: &dyn Machine,
 ) -> MachineSpec {
     let mut spec = bench.make_spec(&id(number)).await;
-    spec.disks[1].backing =
-        std::iter::once(parent.disks[1].path.clone()).chain(parent.disks[1].backing.clone()).collect();
+    let below = scratch(parent);
+    let backing = std::iter::once(below.path.clone()).chain(below.backing.clone()).collect();
+    let disk = MachineDisk { backing, ..scratch(&spec).clone() };
+    assert!(spec.replace_disk(&disk));
     // Others may read it; its own VMM opens it for writing at later branches, too.
-    std::fs::set_permissions(&parent.disks[1].path, std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .unwrap();
+    std::fs::set_permissions(&below.path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     spec.start = MachineStart::Incoming(IncomingState {
-        device_state: branch.device_state.clone(),
+        parts: branch.parts.clone(),
         memory: branch.memory.clone(),
-        discovery,
         compatibility: machine.brancher().unwrap().compatibility().clone(),
     });
     spec
@@ -89,8 +94,6 @@ async fn branched_and_its_child_again(write_tracking: bool) {
     let offered = bench.driver.probe().await.unwrap().copying_ahead;
     assert!(write_tracking || !offered.is_on(), "{offered}");
     let spec = bench.make_spec(&id(first_id)).await;
-    let MachineStart::Boot(boot) = &spec.start else { unreachable!() };
-    let discovery = boot.discovery;
     let parent = bench.driver.launch(&spec).await.unwrap();
     let [process] = *bench.processes_of(&spec.id) else { panic!("it has one process") };
     let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
@@ -105,7 +108,7 @@ async fn branched_and_its_child_again(write_tracking: bool) {
     assert_eq!(run(&*guest, "echo parent > /root/mine; cat /root/file").await, "before");
 
     let began = Instant::now();
-    let spec1 = child_spec(&bench, first_id + 2, &spec, &first, discovery, &*parent).await;
+    let spec1 = child_spec(&bench, first_id + 2, &spec, &first, &*parent).await;
     let child = bench.driver.launch(&spec1).await.unwrap();
     let launched = began.elapsed();
     // One that boots fills huge pages with what it translates; a forked one does not.
@@ -135,7 +138,7 @@ async fn branched_and_its_child_again(write_tracking: bool) {
     run(&*child_guest, "echo of the child > /root/mine").await;
     let (second, _) = branch(&bench, &*child, first_id + 3).await;
     assert_eq!(second.times.ahead > Duration::ZERO, offered.is_on(), "{:?}", second.times);
-    let spec2 = child_spec(&bench, first_id + 4, &spec1, &second, discovery, &*child).await;
+    let spec2 = child_spec(&bench, first_id + 4, &spec1, &second, &*child).await;
     let grandchild = bench.driver.launch(&spec2).await.unwrap();
     grandchild.resume().await.unwrap();
     let grandchild_guest = connect(&*grandchild, 3, "grandchild").await;
@@ -168,7 +171,7 @@ async fn the_process_that_waited_becomes_the_child_unless_it_was_killed() {
     run(&*guest, "echo before > /root/file").await;
     let (state, _) = branch(&bench, &*parent, 22).await;
     for (number, killed) in [(23, false), (24, true)] {
-        let spec = child_spec(&bench, number, &spec, &state, DeviceDiscovery::CommandLine, &*parent).await;
+        let spec = child_spec(&bench, number, &spec, &state, &*parent).await;
         bench.driver.standby().unwrap().prepare(&spec).await.unwrap();
         let waited = bench.processes_of(&spec.id);
         assert_eq!(waited.len(), 1);
@@ -226,8 +229,8 @@ async fn a_machine_starts_again_over_a_top_of_a_branch_that_was_never_made() {
         }
         machine.kill(LIMIT).await.unwrap();
         bench.storage.prepare_tops(&spec.id, &[]).await.unwrap();
-        spec.disks[1] = bench.storage.vm_files(&spec.id).await.unwrap().scratch;
-        assert!(spec.disks[1].backing[0].starts_with(&spec.directory));
+        assert!(spec.replace_disk(&bench.storage.vm_files(&spec.id).await.unwrap().scratch));
+        assert!(scratch(&spec).backing[0].starts_with(&spec.directory));
     }
     bench.expect_nothing_left();
 }
@@ -238,7 +241,7 @@ async fn a_state_of_another_build_is_refused() {
     let spec = bench.make_spec(&id(11)).await;
     let parent = bench.driver.launch(&spec).await.unwrap();
     let (state, _) = branch(&bench, &*parent, 12).await;
-    let mut child = child_spec(&bench, 13, &spec, &state, DeviceDiscovery::CommandLine, &*parent).await;
+    let mut child = child_spec(&bench, 13, &spec, &state, &*parent).await;
     let needs = parent.brancher().unwrap().compatibility().clone();
     assert!(["VMM", "processor", "machine"].iter().all(|what| needs.contains_key(*what)), "{needs:?}");
     for what in needs.keys() {
@@ -262,7 +265,7 @@ async fn a_state_of_another_build_is_refused() {
     }
     // Garbage instead of a device state ends in an error, not in a machine.
     if let MachineStart::Incoming(incoming) = &mut child.start {
-        incoming.device_state = vec![7; 4096].into();
+        incoming.parts = StateParts::single(vec![7; 4096].into());
     }
     let refused = bench.driver.launch(&child).await.err().unwrap();
     assert!(matches!(refused, LaunchError::BadState(_)), "{refused}");

@@ -12,7 +12,7 @@ use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
 use microvm_ports::branch::{IncomingState, PAGE_SIZE};
 use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::guest::{Guest, GuestConnector, Identity};
-use microvm_ports::hypervisor::{DeviceDiscovery, Machine, MachineSpec, MachineStart};
+use microvm_ports::hypervisor::{Machine, MachineSpec, MachineStart};
 use microvm_ports::snapshot::{BranchFiles, BranchSource, ImportLimits, StateDescription};
 use microvm_ports::{Hypervisor as _, Progress, SnapshotStore as _, VmStorage as _};
 use microvm_types::{SnapshotId, VmId};
@@ -86,7 +86,6 @@ impl Memory {
 struct Scene {
     bench: Bench,
     spec: MachineSpec,
-    discovery: DeviceDiscovery,
     machine: Arc<dyn Machine>,
 }
 
@@ -102,7 +101,6 @@ impl Scene {
         let description = StateDescription {
             memory_mib: MEMORY_MIB,
             disk_mib: DISK_MIB,
-            discovery: self.discovery,
             memory: MemoryShape::PagesOverBase,
             compatibility: brancher.compatibility().clone(),
             record: serde_json::Value::Null,
@@ -113,22 +111,19 @@ impl Scene {
     /// Launches a machine from a state of this one. It stands still before its first instruction.
     async fn child(&self, number: u64, source: &BranchSource) -> (MachineSpec, Arc<dyn Machine>) {
         let files = self.bench.storage.create_vm_files_from(&id(number), source).await.unwrap();
-        let mut disks = self.spec.disks.clone();
-        disks[1] = files.scratch;
         let start = MachineStart::Incoming(IncomingState {
-            device_state: source.device_state.clone(),
+            parts: source.parts.clone(),
             memory: source.memory.clone(),
-            discovery: source.description.discovery,
             compatibility: source.description.compatibility.clone(),
         });
-        let spec = MachineSpec {
+        let mut spec = MachineSpec {
             id: id(number),
             name: (&id(number)).into(),
             start,
-            disks,
             directory: files.directory,
             ..self.spec.clone()
         };
+        assert!(spec.replace_disk(&files.scratch));
         let child = self.bench.driver.launch(&spec).await.unwrap();
         (spec, child)
     }
@@ -153,8 +148,6 @@ async fn connect(machine: &dyn Machine, epoch: u64) -> Arc<dyn Guest> {
 async fn children_have_the_memory_of_their_source() {
     let Some(bench) = Bench::open("built").await else { return };
     let spec = bench.make_spec(&id(301)).await;
-    let MachineStart::Boot(boot) = &spec.start else { unreachable!() };
-    let discovery = boot.discovery;
     let machine = bench.driver.launch(&spec).await.unwrap();
     machine.resume().await.unwrap();
     let guest = connect(&*machine, 1).await;
@@ -164,7 +157,7 @@ async fn children_have_the_memory_of_their_source() {
     run(&*guest, &done(0)).await;
     guest.close();
     // What a child writes lies scattered over what its source wrote in one piece.
-    let first = Scene { bench, spec, discovery, machine };
+    let first = Scene { bench, spec, machine };
     let source = first
         .bench
         .storage

@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use microvm_types::Listed;
+use microvm_types::kernel::DeviceDiscovery;
 use serde::{Deserialize, Serialize};
 
 use super::error::StorageError;
-use crate::device::DeviceDiscovery;
 use crate::progress::Progress;
 
 /// One kernel in the store.
@@ -16,7 +16,7 @@ pub struct KernelInfo {
     pub name: String,
     /// Release, as `uname -r` shows it.
     pub release: String,
-    /// How it finds its devices.
+    /// Source from which it learns where its devices are.
     pub discovery: DeviceDiscovery,
     /// SHA-256 of the kernel file in hexadecimal.
     pub sha256: String,
@@ -54,7 +54,7 @@ pub enum KernelSource {
     File {
         /// Absolute path on the host.
         path: Utf8PathBuf,
-        /// How it finds its devices.
+        /// Source from which it learns where its devices are.
         discovery: DeviceDiscovery,
     },
 }

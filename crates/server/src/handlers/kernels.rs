@@ -10,7 +10,6 @@ use microvm_ports::storage::KernelSource as StoreSource;
 use microvm_types::Listed;
 
 use crate::call::Call;
-use crate::convert;
 use crate::failure::Failure;
 use crate::handlers::images::absolute;
 use crate::lines::progress;
@@ -52,7 +51,6 @@ pub(crate) async fn add(
         KernelSource::Distribution => (Some("distribution"), StoreSource::Distribution),
         KernelSource::Build => (Some("built"), StoreSource::Build),
         KernelSource::File { path, discovery } => {
-            let discovery = convert::discovery(discovery);
             (None, StoreSource::File { path: absolute(&path)?, discovery })
         }
     };

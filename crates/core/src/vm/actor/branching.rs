@@ -166,7 +166,6 @@ async fn branch(
     let description = StateDescription {
         memory_mib: record.template.memory_mib,
         disk_mib: record.template.disk_mib,
-        discovery: brancher.discovery(),
         memory: branch.memory.shape(),
         compatibility: brancher.compatibility().clone(),
         record: describe(&times),

@@ -2,7 +2,7 @@
 
 use microvm_ports::snapshot::BranchSource;
 use microvm_ports::storage::VmFiles;
-use microvm_ports::{LaunchError, Progress, StorageError};
+use microvm_ports::{Progress, StorageError};
 use microvm_types::SnapshotId;
 use microvm_types::vm::VmRecord;
 
@@ -56,16 +56,7 @@ pub(super) async fn check_loadable(
     record: &VmRecord,
     source: &BranchSource,
 ) -> Result<(), ServiceError> {
-    let description = &source.description;
     let hypervisor = shared.ports.hypervisor(&record.template)?;
     let loader = hypervisor.loader().ok_or(ServiceError::NoBranching)?;
-    let here = loader.compatibility(description.discovery).await?;
-    for (what, needed) in &description.compatibility {
-        let found = here.get(what).cloned().unwrap_or_else(|| "nothing known".to_owned());
-        if found != *needed {
-            let (what, needed) = (what.clone(), needed.clone());
-            return Err(LaunchError::Incompatible { what, needed, here: found }.into());
-        }
-    }
-    Ok(())
+    Ok(loader.check(&source.description.compatibility).await?)
 }

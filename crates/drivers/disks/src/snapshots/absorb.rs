@@ -10,7 +10,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::Writer;
 use super::difference::difference;
-use super::manifest::{DEVICE_STATE, MEMORY, MemoryPart, SnapshotManifest, write_manifest};
+use super::manifest::{MEMORY, MemoryPart, SnapshotManifest, write_manifest};
 use super::open_memory::{Bases, MEMORY_STAMP};
 use super::page_file::{PAGE, content_pages};
 use super::part::remember;
@@ -71,8 +71,10 @@ impl Writer {
         let new = workspace.join("snapshot");
         make_directory(&new, 0o700)?;
         let old = self.ground.snapshot_path(&snapshot.id);
-        let state = new.join(DEVICE_STATE);
-        std::fs::hard_link(old.join(DEVICE_STATE), &state).map_err(io_error("linking", &state))?;
+        for part in snapshot.state() {
+            let state = new.join(part.file_name());
+            std::fs::hard_link(old.join(part.file_name()), &state).map_err(io_error("linking", &state))?;
+        }
         let pages = new.join(MEMORY);
         let file = write_pages(&pages, &view, &runs, cancel, progress)?;
         remember(&pages, &file, &new.join(MEMORY_STAMP));

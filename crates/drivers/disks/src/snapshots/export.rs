@@ -16,7 +16,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::Exchange;
 use super::difference::difference;
 use super::export_format::{ExportManifest, MAGIC, VERSION};
-use super::manifest::{DEVICE_STATE, MEMORY, MemoryPart, SnapshotManifest, damage};
+use super::manifest::{MEMORY, MemoryPart, SnapshotManifest, damage};
 use super::open_memory::Bases;
 use super::page_file::{PAGE, content_pages};
 use super::part::{Part, PartHasher};
@@ -68,7 +68,7 @@ impl Exchange {
         }
         let _pins: Vec<Pin> =
             snapshot.disk.layers.iter().map(|layer| self.ground.pins.pin(layer_key(&layer.id))).collect();
-        self.records.device_state(&snapshot)?;
+        self.records.state_parts(&snapshot)?;
         let workspace = self.ground.workspace()?;
         progress.step("collecting the memory");
         let (manifest, memory) = self.whole(snapshot, &workspace, cancel, progress)?;
@@ -77,11 +77,12 @@ impl Exchange {
         let manifest = ExportManifest { snapshot: manifest, base: base_part };
         let of = |name: &str, path, part| Piece { name: name.to_owned(), path, part };
         let snapshot = &manifest.snapshot;
-        let mut pieces = vec![
-            of("device-state", self.ground.snapshot_path(id).join(DEVICE_STATE), &snapshot.device_state),
-            of("memory", memory, &snapshot.memory.file),
-            of("disk/base", base, &manifest.base),
-        ];
+        let home = self.ground.snapshot_path(id);
+        let state = snapshot.state();
+        let mut pieces: Vec<Piece<'_>> =
+            state.map(|state| of(&state.label(), home.join(state.file_name()), state.part)).collect();
+        pieces.push(of("memory", memory, &snapshot.memory.file));
+        pieces.push(of("disk/base", base, &manifest.base));
         for layer in &snapshot.disk.layers {
             pieces.push(of(&format!("disk/{}", layer.id), self.ground.layer_path(&layer.id), &layer.file));
         }

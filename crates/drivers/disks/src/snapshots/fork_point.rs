@@ -66,7 +66,7 @@ impl Memories {
     pub(crate) fn base_of(&self, files: &BranchFiles) -> Result<Option<String>, StorageError> {
         match &files.branch.memory {
             StateMemory::Pages { base, .. } => self.base_of_path(base),
-            StateMemory::File(_) | StateMemory::Inside => Ok(None),
+            StateMemory::File(_) | StateMemory::Sparse { .. } | StateMemory::Inside => Ok(None),
         }
     }
 
@@ -78,6 +78,11 @@ impl Memories {
             StateMemory::File(path) => {
                 let base = Some(open_saved(path, pages)?);
                 return Ok(View { pages, base, overlays: Vec::new() });
+            }
+            StateMemory::Sparse { changes, previous } => {
+                let base = previous.as_deref().map(|path| open_saved(path, pages)).transpose()?;
+                let overlay = Overlay::of_sparse(open_saved(changes, pages)?)?;
+                return Ok(View { pages, base, overlays: vec![overlay] });
             }
             StateMemory::Inside => return Ok(View { pages, base: None, overlays: Vec::new() }),
         };
@@ -141,7 +146,7 @@ impl Children {
         forget_saved(files)?;
         Ok(BranchSource {
             description: files.description.clone(),
-            device_state: files.branch.device_state.clone(),
+            parts: files.branch.parts.clone(),
             handle: Arc::new(SourceHandle {
                 disk_mib: frozen.disk_mib,
                 base: frozen.base,
@@ -156,11 +161,11 @@ impl Children {
     }
 }
 
-/// Removes the file that a machine has saved its memory to: the store has what it needs of it.
+/// Removes the file that a machine has saved its memory to: the store has what it needs of it. Files of the driver's stay.
 pub(crate) fn forget_saved(files: &BranchFiles) -> Result<(), StorageError> {
     match &files.branch.memory {
         StateMemory::File(path) => remove_all(path),
-        StateMemory::Pages { .. } | StateMemory::Inside => Ok(()),
+        StateMemory::Pages { .. } | StateMemory::Sparse { .. } | StateMemory::Inside => Ok(()),
     }
 }
 

@@ -89,7 +89,7 @@ fn judge_part(part: &Part) {
 
 fn judge(snapshot: &SnapshotManifest) {
     let _ = (snapshot.pages(), check_description(&snapshot.description).is_ok());
-    judge_part(&snapshot.device_state);
+    snapshot.state().for_each(|state| judge_part(state.part));
     judge_part(&snapshot.memory.file);
     snapshot.disk.layers.iter().for_each(|layer| judge_part(&layer.file));
 }
@@ -110,6 +110,12 @@ fn manifests_of_snapshots() {
     );
     Fuzz::new("manifests")
         .seed(snapshot.clone())
+        .seed(
+            snapshot.replace(
+                "\"memory\":{",
+                &format!("\"state_parts\":{{\"configuration\":{part}}},\"memory\":{{"),
+            ),
+        )
         .seed(format!(r#"{{"snapshot":{snapshot},"base":{part}}}"#))
         .seed(part)
         .words(&[

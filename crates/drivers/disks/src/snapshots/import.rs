@@ -10,19 +10,19 @@ use microvm_durable::cancel::Cancel;
 use microvm_durable::error::{bad_input, errno, io_error};
 use microvm_durable::files::{exists, make_directory};
 use microvm_ports::snapshot::{ImportLimits, SnapshotInfo};
-use microvm_ports::{Progress, StorageError};
+use microvm_ports::{Progress, StateParts, StorageError};
 use microvm_types::SnapshotId;
 use rustix::fs::{Mode, OFlags};
 
 use super::Exchange;
 use super::export_format::{ExportManifest, MAGIC, MANIFEST_MAX, VERSION, WINDOW_LOG};
 use super::import_disk::ImportedLayers;
-use super::manifest::{DEVICE_STATE, LAYERS_MAX, MEMORY, check_description};
+use super::manifest::{LAYERS_MAX, MEMORY, check_description};
 use super::memory_base::MEMORY_MAX_MIB;
 use super::open_memory::MEMORY_STAMP;
 use super::page_file::{PAGE, PageFile, content_pages};
 use super::part::{Part, PartHasher, remember};
-use super::write::DEVICE_STATE_MAX;
+use super::write::STATE_MAX;
 use crate::vms::scratch::{DISK_MAX_MIB, DISK_MIN_MIB};
 
 /// The stream of parts.
@@ -139,7 +139,9 @@ impl Exchange {
         let workspace = self.ground.workspace()?;
         let new = workspace.join("snapshot");
         make_directory(&new, 0o700)?;
-        parts.part_to("device-state", &snapshot.device_state, &new.join(DEVICE_STATE))?;
+        for state in snapshot.state() {
+            parts.part_to(&state.label(), state.part, &new.join(state.file_name()))?;
+        }
         let pages = new.join(MEMORY);
         parts.part_to("memory", &snapshot.memory.file, &pages)?;
         let index = PageFile::open(&pages, snapshot.pages())?
@@ -170,8 +172,9 @@ impl Exchange {
         let disk_bytes = u64::from(disk.disk_mib) << 20;
         // An index takes 16 bytes for at least one page; a qcow2 file is hardly larger than what it holds.
         let packed_max = |bytes: u64| bytes + bytes / PAGE * 16 + 2 * PAGE;
-        let sound = [&snapshot.device_state, &snapshot.memory.file, base]
+        let sound = [&snapshot.memory.file, base]
             .into_iter()
+            .chain(snapshot.state().map(|state| state.part))
             .chain(disk.layers.iter().map(|layer| &layer.file))
             .all(Part::is_sound);
         let possible = (1..=MEMORY_MAX_MIB).contains(&memory_mib)
@@ -180,7 +183,8 @@ impl Exchange {
             && snapshot.parent.is_none()
             && snapshot.own_disks.is_empty()
             && snapshot.memory.depth == 0
-            && snapshot.device_state.length <= DEVICE_STATE_MAX
+            && (1..=StateParts::MOST).contains(&snapshot.state().count())
+            && snapshot.state_bytes().is_some_and(|bytes| bytes <= STATE_MAX)
             && snapshot.memory.file.length <= packed_max(memory)
             && base.length <= packed_max(disk_bytes)
             && disk.layers.len() <= LAYERS_MAX
@@ -197,7 +201,7 @@ impl Exchange {
 
 fn total_length(snapshot: &super::manifest::SnapshotManifest, base: &Part) -> Option<u64> {
     let layers = snapshot.disk.layers.iter().map(|layer| layer.file.length);
-    [snapshot.device_state.length, snapshot.memory.file.length, base.length]
+    [snapshot.state_bytes()?, snapshot.memory.file.length, base.length]
         .into_iter()
         .chain(layers)
         .try_fold(0u64, u64::checked_add)

@@ -1,11 +1,14 @@
 //! `manifest.json` of a snapshot.
 
+use std::collections::BTreeMap;
+
 use camino::Utf8PathBuf;
 use microvm_durable::error::{bad_input, io_error};
 use microvm_durable::files::{exists, names_in, sha256, write_new};
 use microvm_durable::manifest;
 use microvm_ports::StorageError;
 use microvm_ports::snapshot::{Damage, StateDescription};
+use microvm_ports::state_parts::{PartName, StateParts};
 use microvm_types::SnapshotId;
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +30,12 @@ pub(crate) struct SnapshotManifest {
     pub(crate) id: SnapshotId,
     pub(crate) parent: Option<SnapshotId>,
     pub(crate) description: StateDescription,
-    pub(crate) device_state: Part,
+    /// The part of the state named [`StateParts::DEVICE_STATE`], in the file that it has had since the first version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) device_state: Option<Part>,
+    /// The other parts of the state, each in a file `state.<name>`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) state_parts: BTreeMap<PartName, Part>,
     pub(crate) memory: MemoryPart,
     pub(crate) disk: DiskPart,
     /// Disks that were the user's.
@@ -78,7 +86,40 @@ pub(crate) struct LayerPart {
     pub(crate) file: Part,
 }
 
+/// One part of a state: where it is, and what it must be.
+pub(crate) struct StatePart<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) part: &'a Part,
+}
+
+impl StatePart<'_> {
+    fn is_device_state(&self) -> bool {
+        self.name == StateParts::DEVICE_STATE
+    }
+
+    /// File name in the directory of the snapshot.
+    pub(crate) fn file_name(&self) -> String {
+        if self.is_device_state() { DEVICE_STATE.to_owned() } else { format!("state.{}", self.name) }
+    }
+
+    /// Name of the part in reports of damage and in exports.
+    pub(crate) fn label(&self) -> String {
+        if self.is_device_state() { self.name.to_owned() } else { format!("state/{}", self.name) }
+    }
+}
+
 impl SnapshotManifest {
+    /// Parts of the state in the order in which they are exported.
+    pub(crate) fn state(&self) -> impl Iterator<Item = StatePart<'_>> {
+        let first = self.device_state.iter().map(|part| StatePart { name: StateParts::DEVICE_STATE, part });
+        first.chain(self.state_parts.iter().map(|(name, part)| StatePart { name: name.as_str(), part }))
+    }
+
+    /// Bytes of all parts of the state; `None` for more than can be counted.
+    pub(crate) fn state_bytes(&self) -> Option<u64> {
+        self.state().try_fold(0u64, |sum, state| sum.checked_add(state.part.length))
+    }
+
     /// Pages of memory.
     pub(crate) fn pages(&self) -> u64 {
         (u64::from(self.description.memory_mib) << 20) / PAGE

@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use microvm_durable::cancel::Cancel;
-use microvm_durable::error::io_error;
+use microvm_durable::error::{bad_input, io_error};
 use microvm_durable::files::exists;
 use microvm_ports::StorageError;
 use microvm_ports::branch::MemoryPages;
 use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::snapshot::BranchSource;
+use microvm_ports::state_parts::{PartName, StateParts};
 use microvm_types::SnapshotId;
 
 use super::fork_point::{ReadyMemory, inject, machines};
 use super::handle::SourceHandle;
-use super::manifest::{DEVICE_STATE, LayerPart, SnapshotManifest};
+use super::manifest::{LayerPart, SnapshotManifest, StatePart};
 use super::memory_base::base_name;
 use super::open_memory::{Bases, gather};
 use super::part::Part;
@@ -51,7 +51,7 @@ impl Children {
             .snapshot_layers(&snapshot)
             .map(|(layer, _)| self.ground.pins.pin(layer_key(&layer.id)))
             .collect();
-        let device_state = self.records.device_state(&snapshot)?;
+        let parts = self.records.state_parts(&snapshot)?;
         self.records.check_layers(&snapshot, cancel)?;
         let shape = snapshot.description.memory;
         let memory = self.memories.ready_memory(&snapshot, machines(count, load), &mut pins, cancel)?;
@@ -59,7 +59,7 @@ impl Children {
         self.records.snapshot_manifest(id)?;
         Ok(BranchSource {
             description: snapshot.description,
-            device_state,
+            parts,
             handle: Arc::new(SourceHandle {
                 disk_mib: snapshot.disk.disk_mib,
                 base: snapshot.disk.base,
@@ -100,17 +100,23 @@ impl Records {
     }
 
     /// Everything but memory and disks, verified.
-    pub(crate) fn device_state(&self, snapshot: &SnapshotManifest) -> Result<Bytes, StorageError> {
-        let path = self.ground.snapshot_path(&snapshot.id).join(DEVICE_STATE);
-        let bytes = match std::fs::read(&path) {
-            // Its damage is told as missing bytes.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            other => other.map_err(io_error("reading", &path))?,
+    pub(crate) fn state_parts(&self, snapshot: &SnapshotManifest) -> Result<StateParts, StorageError> {
+        let directory = self.ground.snapshot_path(&snapshot.id);
+        let read = |state: StatePart<'_>| {
+            let path = directory.join(state.file_name());
+            let bytes = match std::fs::read(&path) {
+                // Its damage is told as missing bytes.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+                other => other.map_err(io_error("reading", &path))?,
+            };
+            if let Some(found) = state.part.damage(&state.label(), &Part::of_like(&bytes, state.part)) {
+                return Err(found.of(&snapshot.id));
+            }
+            let name: PartName =
+                state.name.parse().map_err(|error| bad_input("the snapshot", format!("{error}")))?;
+            Ok((name, bytes.into()))
         };
-        match snapshot.device_state.damage("device-state", &Part::of_like(&bytes, &snapshot.device_state)) {
-            Some(found) => Err(found.of(&snapshot.id)),
-            None => Ok(bytes.into()),
-        }
+        snapshot.state().map(read).collect()
     }
 
     fn check_layers(&self, snapshot: &SnapshotManifest, cancel: &Cancel) -> Result<(), StorageError> {

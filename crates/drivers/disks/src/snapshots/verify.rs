@@ -7,7 +7,7 @@ use microvm_ports::{Progress, StorageError};
 use microvm_types::SnapshotId;
 
 use super::Catalog;
-use super::manifest::{DEVICE_STATE, MEMORY, damage};
+use super::manifest::{MEMORY, StatePart, damage};
 use super::open_memory::MEMORY_STAMP;
 
 impl Catalog {
@@ -23,22 +23,23 @@ impl Catalog {
             Err(damage) => return Ok(vec![damage]),
         };
         let directory = self.ground.snapshot_path(id);
-        let mut parts = vec![
-            (
-                "device-state".to_owned(),
-                directory.join(DEVICE_STATE),
-                directory.join("-"),
-                &manifest.device_state,
-            ),
-            (
-                "memory".to_owned(),
-                directory.join(MEMORY),
-                directory.join(MEMORY_STAMP),
-                &manifest.memory.file,
-            ),
-        ];
+        let state = |state: StatePart<'_>| {
+            (state.label(), directory.join(state.file_name()), directory.join("-"), state.part.clone())
+        };
+        let mut parts: Vec<_> = manifest.state().map(state).collect();
+        parts.push((
+            "memory".to_owned(),
+            directory.join(MEMORY),
+            directory.join(MEMORY_STAMP),
+            manifest.memory.file.clone(),
+        ));
         for (layer, path) in self.records.snapshot_layers(&manifest) {
-            parts.push((format!("disk/{}", layer.id), path, self.ground.layer_sums(&layer.id), &layer.file));
+            parts.push((
+                format!("disk/{}", layer.id),
+                path,
+                self.ground.layer_sums(&layer.id),
+                layer.file.clone(),
+            ));
         }
         let mut found = Vec::new();
         let total: u64 = parts.iter().map(|(.., part)| part.length).sum();

@@ -59,6 +59,13 @@ impl Overlay {
         Self { runs: pages.runs, source: Source::File(pages.file, pages.path) }
     }
 
+    /// A file of the size of the memory whose holes are pages of what lies below.
+    pub(crate) fn of_sparse(changes: BaseFile) -> Result<Self, StorageError> {
+        let run = |range: PageRange| Run { range, content: Content::At(range.first * PAGE) };
+        let runs = extents(&changes.file, &changes.path)?.into_iter().map(run).collect();
+        Ok(Self { runs, source: Source::File(changes.file, changes.path) })
+    }
+
     /// Pages of a branch; they are checked against a memory of `pages` pages.
     pub(crate) fn of_branch(changed: &MemoryPages, pages: u64) -> Result<Self, StorageError> {
         let wrong = |detail: &str| bad_input("the branch", detail);

@@ -1,18 +1,20 @@
 //! Keeps a branch as a durable snapshot.
 
+use std::collections::BTreeMap;
+
 use camino::Utf8Path;
 use microvm_durable::cancel::Cancel;
 use microvm_durable::error::{bad_input, io_error};
 use microvm_durable::files::{exists, make_directory, sync_directory, write_new};
 use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::snapshot::{BranchFiles, SnapshotInfo, StateDescription};
-use microvm_ports::{Progress, StorageError};
+use microvm_ports::{Progress, StateParts, StorageError};
 use microvm_types::{SnapshotId, VmId};
 
 use super::difference::difference;
 use super::fork_point::forget_saved;
 use super::manifest::{
-    DEVICE_STATE, DiskPart, LAYERS_MAX, LayerPart, MEMORY, MemoryPart, OwnDiskPart, SnapshotManifest,
+    DiskPart, LAYERS_MAX, LayerPart, MEMORY, MemoryPart, OwnDiskPart, SnapshotManifest, StatePart,
     check_description, write_manifest,
 };
 use super::open_memory::{Bases, DEPTH_MAX, MEMORY_STAMP};
@@ -24,8 +26,8 @@ use super::{Records, Writer};
 use crate::ground::{Pin, memory_key, snapshot_key};
 use crate::vms::tops::{FrozenDisk, FrozenOwn};
 
-/// A device state is some 100 KiB; more than this is not one.
-pub(crate) const DEVICE_STATE_MAX: u64 = 256 << 20;
+/// The parts of a state have some 100 KiB, and as much as the guest's memory where that is inside; more than this is not one.
+pub(crate) const STATE_MAX: u64 = 256 << 20;
 /// Room for the small files, and for what the file system needs.
 pub(crate) const SPARE: u64 = 1 << 20;
 
@@ -37,11 +39,17 @@ struct Parent {
     _pin: Pin,
 }
 
+fn is_possible(parts: &StateParts) -> bool {
+    parts.is_possible() && parts.len() <= STATE_MAX
+}
+
 /// Form of a memory as it is kept: packed pages, unless nobody but its VMM can read it.
 fn kept_shape(files: &BranchFiles) -> MemoryShape {
     match files.branch.memory.shape() {
         MemoryShape::InsideState => MemoryShape::InsideState,
-        MemoryShape::PagesOverBase | MemoryShape::WholeFile => MemoryShape::PagesOverBase,
+        MemoryShape::PagesOverBase | MemoryShape::WholeFile | MemoryShape::SparseFileOverPrevious => {
+            MemoryShape::PagesOverBase
+        }
     }
 }
 
@@ -55,8 +63,8 @@ impl Writer {
         progress: &Progress,
     ) -> Result<SnapshotInfo, StorageError> {
         check_description(&files.description)?;
-        if files.description.memory_mib == 0 || files.branch.device_state.len() as u64 > DEVICE_STATE_MAX {
-            return Err(bad_input("the branch", "it has no memory, or a device state that is too large"));
+        if files.description.memory_mib == 0 || !is_possible(&files.branch.parts) {
+            return Err(bad_input("the branch", "it has no memory, or no state, or one that is too large"));
         }
         if exists(&self.ground.snapshot_path(id)) {
             return Err(StorageError::NameTaken(id.to_string()));
@@ -82,15 +90,25 @@ impl Writer {
             }
             other => other,
         };
-        let device = &files.branch.device_state;
-        let needed = packed_length(&runs) + device.len() as u64 + SPARE;
+        let parts = &files.branch.parts;
+        let needed = packed_length(&runs) + parts.len() + SPARE;
         let _room =
             self.ground.room.require(&self.ground.directories.snapshots, needed, "writing the snapshot")?;
 
         let workspace = self.ground.workspace()?;
         let new = workspace.join("snapshot");
         make_directory(&new, 0o700)?;
-        write_new(&new.join(DEVICE_STATE), 0o400, device)?;
+        let (mut device_state, mut state_parts) = (None, BTreeMap::new());
+        for (name, content) in parts.iter() {
+            let part = Part::of(content);
+            let state = StatePart { name: name.as_str(), part: &part };
+            write_new(&new.join(state.file_name()), 0o400, content)?;
+            if name.as_str() == StateParts::DEVICE_STATE {
+                device_state = Some(part);
+            } else {
+                state_parts.insert(name.clone(), part);
+            }
+        }
         let pages = new.join(MEMORY);
         let memory = write_pages(&pages, &view, &runs, cancel, progress)?;
         remember(&pages, &memory, &new.join(MEMORY_STAMP));
@@ -98,7 +116,8 @@ impl Writer {
             id: id.clone(),
             parent: parent.as_ref().map(|parent| parent.id.clone()),
             description: StateDescription { memory: kept_shape(files), ..files.description.clone() },
-            device_state: Part::of(device),
+            device_state,
+            state_parts,
             memory: MemoryPart {
                 file: memory,
                 content_bytes: content_pages(&runs) * PAGE,

@@ -8,9 +8,9 @@ use microvm_durable::error::{bad_input, errno, failed, io_error};
 use microvm_durable::files::{make_directory, sha256, sync_directory, write_new};
 use microvm_durable::manifest;
 use microvm_durable::workspace::Workspace;
-use microvm_ports::hypervisor::DeviceDiscovery;
 use microvm_ports::storage::{KernelInfo, KernelSource};
 use microvm_ports::{Progress, StorageError};
+use microvm_types::kernel::DeviceDiscovery;
 
 use super::modules::Module;
 use super::{

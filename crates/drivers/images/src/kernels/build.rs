@@ -9,8 +9,8 @@ use microvm_durable::error::{bad_input, io_error};
 use microvm_durable::files::{make_directory, names_in, require_space, write_new};
 use microvm_durable::tool::Tool;
 use microvm_durable::workspace::Workspace;
-use microvm_ports::hypervisor::DeviceDiscovery;
 use microvm_ports::{Progress, StorageError};
+use microvm_types::kernel::DeviceDiscovery;
 
 use super::add::NewKernel;
 use super::{KERNEL_FRAGMENT, elf, packages};

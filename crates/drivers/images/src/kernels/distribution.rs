@@ -4,8 +4,8 @@ use microvm_durable::cancel::Cancel;
 use microvm_durable::error::{bad_input, io_error};
 use microvm_durable::files::names_in;
 use microvm_durable::workspace::Workspace;
-use microvm_ports::hypervisor::DeviceDiscovery;
 use microvm_ports::{Progress, StorageError};
+use microvm_types::kernel::DeviceDiscovery;
 
 use super::add::NewKernel;
 use super::{bzimage, modules, packages};

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use camino::Utf8PathBuf;
 use microvm_durable::stamp::VerifiedFiles;
 use microvm_ports::Clock;
-use microvm_ports::hypervisor::DeviceDiscovery;
+use microvm_types::kernel::DeviceDiscovery;
 use serde::{Deserialize, Serialize};
 
 use self::initramfs::InitramfsCache;

@@ -1,9 +1,14 @@
 use microvm_ports::branch::{IncomingState, StateMemory};
+use microvm_ports::hypervisor::Device;
 use microvm_ports::storage::DiskFormat;
 use microvm_types::VmId;
 use serde_json::{Value, json};
 
 use super::*;
+
+fn share(tag: &str, source: &str, read_only: bool) -> Device {
+    Device::Share(MachineShare { source: source.into(), tag: tag.into(), read_only })
+}
 
 fn spec() -> MachineSpec {
     MachineSpec {
@@ -18,32 +23,25 @@ fn spec() -> MachineSpec {
             arguments: vec!["microvm.init=/sbin/init".into()],
             zero_memory: Some("/s/memory/zero-256.mem".into()),
         }),
-        disks: vec![
-            MachineDisk {
-                path: "/s/images/i".into(),
-                format: DiskFormat::Raw,
-                backing: vec![],
-                read_only: true,
-                serial: "image".into(),
-            },
-            MachineDisk {
+        devices: vec![
+            Device::Disk(MachineDisk::image("/s/images/i".into())),
+            Device::Disk(MachineDisk {
                 path: "/s/vms/x/scratch.qcow2".into(),
                 format: DiskFormat::Qcow2,
                 backing: vec!["/s/base.raw".into()],
                 read_only: false,
                 serial: "scratch".into(),
-            },
-            MachineDisk {
+            }),
+            share("share0", "/home/u/a,b=c", true),
+            // A disk among the folders: kinds have an order of their own each.
+            Device::Disk(MachineDisk {
                 path: "/home/u/data.qcow2".into(),
                 format: DiskFormat::Qcow2,
                 backing: vec![],
                 read_only: false,
                 serial: "data".into(),
-            },
-        ],
-        shares: vec![
-            MachineShare { source: "/home/u/a,b=c".into(), tag: "share0".into(), read_only: true },
-            MachineShare { source: "/home/u/out".into(), tag: "share1".into(), read_only: false },
+            }),
+            share("share1", "/home/u/out", false),
         ],
         directory: "/s/vms/x".into(),
     }
@@ -98,17 +96,17 @@ fn no_device_gets_the_interrupt_of_the_clock() {
     assert_eq!(placed(&line), ["-mmio-bus.2", "-mmio-bus.1", "-mmio-bus.0"]);
     assert!(value_of(&line, "-machine")[0].contains("acpi=off"));
     // One more than its command line can tell of: ACPI tables do, and QEMU chooses the places.
-    let share = |index: usize| MachineShare { tag: format!("share{index}"), ..spec.shares[0].clone() };
-    let more: Vec<_> = (2..MOST_DEVICES - 1).map(share).collect();
-    spec.shares.push(more[0].clone());
+    let more = |index: usize| share(&format!("share{index}"), "/home/u/more", true);
+    spec.devices.push(more(2));
     let line = build(&spec, Kind::Tcg, 2_600_000, Surroundings::Caged).unwrap();
     assert!(placed(&line).is_empty() && value_of(&line, "-machine")[0].contains("acpi=on"));
-    assert_eq!(discovery(&spec), DeviceDiscovery::Acpi);
-    spec.shares.extend_from_slice(&more[1..]);
+    assert_eq!(discovery(&spec).unwrap(), DeviceDiscovery::Acpi);
+    spec.devices.extend((3..MOST_DEVICES - 1).map(more));
+    assert_eq!(spec.further_devices(), MOST_DEVICES);
     let line = build(&spec, Kind::Tcg, 2_600_000, Surroundings::Caged).unwrap();
     let devices = value_of(&line, "-device").into_iter().filter(|device| device.starts_with("virtio-"));
     assert_eq!(devices.count(), 24, "one at each pin of the second I/O APIC");
-    spec.shares.push(more[0].clone());
+    spec.devices.push(more(MOST_DEVICES));
     assert!(build(&spec, Kind::Tcg, 2_600_000, Surroundings::Caged).is_err());
 }
 
@@ -116,15 +114,14 @@ fn no_device_gets_the_interrupt_of_the_clock() {
 fn a_saved_state_keeps_its_places() {
     let mut spec = spec();
     let state = IncomingState {
-        device_state: Default::default(),
+        parts: Default::default(),
         memory: StateMemory::Pages { base: "/s/memory/x.mem".into(), pages: Default::default() },
-        discovery: DeviceDiscovery::CommandLine,
-        compatibility: Default::default(),
+        compatibility: [("machine".to_owned(), machine_type(DeviceDiscovery::CommandLine))].into(),
     };
     spec.start = MachineStart::Incoming(state);
-    assert_eq!(discovery(&spec), DeviceDiscovery::CommandLine);
-    spec.shares.extend_from_within(..);
-    assert_eq!(discovery(&spec), DeviceDiscovery::CommandLine, "it was booted with ACPI now");
+    assert_eq!(discovery(&spec).unwrap(), DeviceDiscovery::CommandLine);
+    spec.devices.extend_from_within(2..);
+    assert_eq!(discovery(&spec).unwrap(), DeviceDiscovery::CommandLine, "it was booted with ACPI now");
 }
 
 #[test]

@@ -14,8 +14,7 @@ use microvm_driver_images::{AgentSource, Images, ImagesConfig};
 use microvm_driver_qemu::{Qemu, QemuConfig};
 use microvm_ports::branch::{BranchRequest, DiskChange, InputProbe, PauseSteps};
 use microvm_ports::guest::{Guest, ProcessEvent};
-use microvm_ports::hypervisor::{KernelBoot, MachineDisk, MachineSpec, MachineStart};
-use microvm_ports::storage::DiskFormat;
+use microvm_ports::hypervisor::{Device, KernelBoot, MachineDisk, MachineSpec, MachineStart};
 use microvm_ports::{ImageStore as _, KernelStore as _, StorageError, VmStorage as _};
 use microvm_types::VmId;
 use microvm_types::exec::ExecRequest;
@@ -100,13 +99,7 @@ impl Bench {
         let kernel = self.images.kernel(self.kernel).await.unwrap();
         let image = std::env::var("MICROVM_TEST_IMAGE").ok().filter(|image| !image.contains('/'));
         let image = self.images.image(image.as_deref().unwrap_or("debian-python")).await.unwrap();
-        let image = MachineDisk {
-            path: image.path,
-            format: DiskFormat::Raw,
-            backing: Vec::new(),
-            read_only: true,
-            serial: "image".to_owned(),
-        };
+        let devices = [MachineDisk::image(image.path), files.scratch].map(Device::Disk).into();
         MachineSpec {
             id: id.clone(),
             name: id.into(),
@@ -119,8 +112,7 @@ impl Bench {
                 arguments: Vec::new(),
                 zero_memory: Some(self.storage.zero_memory(256).await.unwrap()),
             }),
-            disks: vec![image, files.scratch],
-            shares: Vec::new(),
+            devices,
             directory: files.directory,
         }
     }
