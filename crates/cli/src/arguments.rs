@@ -108,6 +108,9 @@ pub(crate) enum Command {
     /// Manage pools: VMs that are made ahead and handed out at once
     #[command(subcommand)]
     Pool(commands::pool::Pool),
+    /// Forward TCP ports of this host to a VM
+    #[command(subcommand)]
+    Port(commands::port::Port),
     /// Manage images: the file systems that VMs start from
     #[command(subcommand)]
     Image(commands::image::Image),
@@ -159,6 +162,8 @@ mod tests {
             "microvm run -q --rm -m 1g --env-file .env script.py --name x",
             "microvm fork dev -n 5 -e A={n} -w / --out o --parallel 2 -- sh -c x",
             "microvm fork dev --commands f --parallel 2",
+            "microvm port forward dev 80 0:22 127.0.0.1:8080:80",
+            "microvm run -p 8080:80 x",
             "microvm shell dev -u me",
             "microvm attach dev --detach-keys ctrl-a,d",
             "microvm events -f --vm dev --state running",
@@ -240,6 +245,8 @@ mod tests {
             "microvm update dev",
             "microvm run --keep --rm x",
             "microvm run --no-such-option x",
+            "microvm port forward dev",
+            "microvm port forward dev x:y",
             "microvm fork dev --parallel 2",
             "microvm fork dev --commands f -n 2",
             "microvm kill dev -s NOPE",

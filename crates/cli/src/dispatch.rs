@@ -97,6 +97,7 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Rm(command) => command.run(context).await,
         Command::Resize(command) => command.run(context).await,
         Command::Pool(command) => command.run(context).await,
+        Command::Port(command) => command.run(context).await,
         Command::Golden(command) => command.run(context).await,
         Command::Fork(command) => command.run(context).await,
         Command::Snapshot(command) => command.run(context).await,

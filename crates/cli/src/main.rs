@@ -20,6 +20,7 @@ mod environment;
 mod error;
 mod flags;
 mod format;
+mod forwarding;
 mod heap;
 mod interrupts;
 mod left_out;

@@ -5,8 +5,9 @@
 #[path = "../../server/tests/support/mod.rs"]
 mod service;
 
-use std::io::Read as _;
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
@@ -199,4 +200,75 @@ async fn a_narrow_terminal_and_no_colour_are_fine() {
         let piped = told(&server, arguments).await;
         assert!(!piped.1.contains('\u{1b}') && !piped.2.contains('\u{1b}'), "{piped:?}");
     }
+}
+
+/// Starts a command whose first line of output is awaited.
+async fn first_line(server: &Server, arguments: &[&str]) -> (Child, String) {
+    let mut child = command(server, arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let output = child.stdout.take().unwrap();
+    let line = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        line
+    });
+    (child, line.await.unwrap())
+}
+
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}
+
+/// What the fake guest's port 7 answers through a port of this host.
+async fn through(port: u16, sent: &'static [u8]) -> std::io::Result<String> {
+    let talk = move || {
+        let mut connection = TcpStream::connect(("127.0.0.1", port))?;
+        connection.write_all(sent)?;
+        connection.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).map(|_| answer)
+    };
+    tokio::task::spawn_blocking(talk).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_of_this_host_lead_into_a_vm() {
+    let server = service::start().await;
+    assert_eq!(told(&server, &["create", "--name", "dev"]).await.0, 0);
+    let (mut forward, line) = first_line(&server, &["port", "forward", "dev", "0:7", "0:8"]).await;
+    let port = |line: &str| line.split([':', ' ']).nth(1).unwrap().parse::<u16>().unwrap();
+    assert!(line.starts_with("127.0.0.1:") && line.ends_with(" -> dev:7\n"), "{line}");
+    let local = port(&line);
+    assert_eq!(through(local, b"abc").await.unwrap(), "abc3 bytes\n");
+    assert_eq!(through(local, b"").await.unwrap(), "0 bytes\n");
+    let taken = told(&server, &["port", "forward", "dev", &format!("{local}:7")]).await;
+    assert!(taken.0 == 103 && taken.2.contains("is in use") && taken.2.contains("0:7"), "{taken:?}");
+    let taken = told(&server, &["run", "-p", &format!("{local}:7"), "true"]).await;
+    assert!(taken.0 == 125 && taken.2.contains("is in use"), "{taken:?}");
+    let wrong = told(&server, &["port", "forward", "dev", "0.0.0.0:1:7"]).await;
+    assert!(wrong.0 == 2 && wrong.2.contains("127.0.0.1 only"), "{wrong:?}");
+    // A VM that is stopped answers with a reset, and again after its start.
+    assert_eq!(told(&server, &["stop", "dev"]).await.0, 0);
+    assert!(through(local, b"abc").await.is_err());
+    assert_eq!(told(&server, &["start", "dev"]).await.0, 0);
+    assert_eq!(through(local, b"x").await.unwrap(), "x1 bytes\n");
+    assert_eq!(told(&server, &["rm", "dev"]).await.0, 0);
+    let mut said = String::new();
+    let mut errors = forward.stderr.take().unwrap();
+    let read = tokio::task::spawn_blocking(move || errors.read_to_string(&mut said).map(|_| said));
+    let said = read.await.unwrap().unwrap();
+    assert_eq!(forward.wait().unwrap().code(), Some(102), "{said}");
+    assert!(said.contains("the VM was deleted") && said.contains("the VM is stopped"), "{said}");
+    // `create -p` stays; the VM stays after it.
+    let (mut create, name) = first_line(&server, &["create", "--name", "web", "-p", "0:7"]).await;
+    assert_eq!(name, "web\n");
+    interrupt(&create);
+    assert_eq!(create.wait().unwrap().code(), Some(130));
+    assert_eq!(names(&server).await, ["web"]);
+    let json = ["--output", "json", "port", "forward", "web", "0:7"];
+    let (mut forward, line) = first_line(&server, &json).await;
+    assert_eq!(line, "{\n");
+    interrupt(&forward);
+    assert_eq!(forward.wait().unwrap().code(), Some(130));
+    assert_eq!(told(&server, &["port", "forward", "nobody", "1"]).await.0, 102);
 }

@@ -263,3 +263,52 @@ async fn the_first_characters_of_an_id_are_enough_unless_a_name_has_them() {
     client.delete_vm(&prefix(4)).await.unwrap();
     assert_eq!(client.list_vms(&VmQuery::default()).await.unwrap().vms, []);
 }
+
+/// What a connection to the fake guest's port 7 answers to `sent` and the end of it.
+async fn echoed(client: &Client, vm: &VmRef, sent: &[u8]) -> Result<Vec<u8>, ClientError> {
+    let mut answer = Vec::new();
+    client.connect_port(vm, 7).await?.join(sent, &mut answer).await.map(|()| answer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_end_each_direction_by_itself() {
+    let server = support::start().await;
+    let client = &server.client;
+    let vm = made(client, "dev").await;
+    // The guest answers after the end of what it is sent.
+    assert_eq!(echoed(client, &vm, b"hello ").await.unwrap(), b"hello 6 bytes\n");
+    let large: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
+    let many = (0..20).map(|_| echoed(client, &vm, &large));
+    for answer in futures_util::future::join_all(many).await {
+        let answer = answer.unwrap();
+        assert!(answer.starts_with(&large) && answer.ends_with(b"3000000 bytes\n"));
+    }
+    let refused = client.connect_port(&vm, 8).await.unwrap_err();
+    assert!(refused.to_string().contains("nothing listens on port 8"), "{refused}");
+    for (phase, vm) in in_every_state(client).await {
+        // Waits while the VM is paused.
+        let outcome = tokio::time::timeout(Duration::from_millis(500), echoed(client, &vm, b"")).await;
+        match phase {
+            Phase::Stopped => assert_eq!(code(outcome.unwrap()), "vm_not_running"),
+            Phase::Paused => assert!(outcome.is_err() || outcome.unwrap().is_err()),
+            _ => assert_eq!(outcome.unwrap().unwrap(), b"0 bytes\n", "{phase}"),
+        }
+    }
+    // A connection whose guest is lost is told so: it has not ended as it should.
+    for lose in [true, false] {
+        let vm = made(client, &format!("lost-{lose}")).await;
+        let stream = client.connect_port(&vm, 7).await.unwrap();
+        let (mut ours, theirs) = tokio::io::duplex(100);
+        let (reader, writer) = tokio::io::split(theirs);
+        let joined = tokio::spawn(stream.join(reader, writer));
+        tokio::io::AsyncWriteExt::write_all(&mut ours, b"x").await.unwrap();
+        tokio::io::AsyncReadExt::read_u8(&mut ours).await.unwrap();
+        if lose {
+            client.delete_vm(&vm).await.unwrap();
+        } else {
+            server.ending.cancel();
+        }
+        let outcome = joined.await.unwrap();
+        assert!(matches!(outcome, Err(ClientError::Lost { .. })), "{outcome:?}");
+    }
+}

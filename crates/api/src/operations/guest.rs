@@ -41,6 +41,6 @@ crate::rows! {
 
     /// Connect to a TCP port of the guest
     ///
-    /// Binary frames are the bytes, a close frame is the end.
+    /// Binary frames are the bytes, an empty one is the end of its direction, a close frame the end of both.
     Connect = "guest.connect", Get "/vms/{vm}/ports/{port}", GuestExecute, Never, Withheld, ((VmRef, Port), NoQuery) Handshake => Socket<(), ()>;
 }

@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::duration;
 use crate::environment::Environment;
 use crate::error::CliError;
+use crate::forwarding::{Forwarding, PortPair};
 use crate::interrupts::Interrupts;
 use crate::notice::say;
 use crate::progress;
@@ -23,6 +24,7 @@ use crate::progress;
 Prints the name of the VM.
 
 Examples:
+  microvm create --name web -p 8080:80
   microvm create --name dev --cpus 2 --memory 512MiB
   microvm create --template linux-microvm --label team=red --idle 1h")]
 pub(crate) struct Create {
@@ -49,6 +51,9 @@ pub(crate) struct Create {
     /// Boot the VM instead of forking it from its template's golden snapshot
     #[arg(long, conflicts_with = "no_start")]
     cold: bool,
+    /// Forward a port of this host's loopback to a TCP port of the VM; this command then stays until Ctrl-C, and the VM after it
+    #[arg(short = 'p', long = "publish", value_name = "[HOST:]GUEST", conflicts_with = "no_start")]
+    ports: Vec<PortPair>,
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
@@ -69,6 +74,7 @@ impl Create {
             hibernate_seconds: self.hibernate_after.map(seconds),
             ephemeral: self.ephemeral,
         };
+        let forwarding = Forwarding::listen(&self.ports).await?;
         let mut interrupts = Interrupts::new()?;
         let creation = interrupts.unless(async { Ok(context.client.create_vm(&request).await?) });
         let vm = progress::while_waiting(CREATING, self.quiet, creation).await?;
@@ -76,7 +82,12 @@ impl Create {
             tell_failed_start_commands(context, &vm).await;
         }
         context.output.value(&vm, vm.name.as_str())?;
-        Ok(0)
+        if forwarding.is_empty() {
+            return Ok(0);
+        }
+        forwarding.lines(vm.name.as_str()).iter().for_each(|line| say(line));
+        let id = VmRef::from(vm.id);
+        match interrupts.unless(forwarding.serve_until_gone(&context.client, &id)).await? {}
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) mod ls;
 pub(crate) mod machine;
 pub(crate) mod man;
 pub(crate) mod pool;
+pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod rename;
 pub(crate) mod resize;

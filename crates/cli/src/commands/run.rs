@@ -20,6 +20,7 @@ use crate::commands::machine::MachineOptions;
 use crate::context::Context;
 use crate::entry_point;
 use crate::error::{CliError, NO_PROGRAM};
+use crate::forwarding::{Forwarding, PortPair};
 use crate::interrupts::Interrupts;
 use crate::left_out;
 use crate::notice::say;
@@ -55,6 +56,7 @@ Examples:
   microvm run -it bash
   microvm run --timeout 30s -m 256m --env-file .env ./slow
   microvm run --pool py python3 -c 'print(1)'
+  microvm run -p 8080:80 python3 -m http.server 80
   microvm run --image web                     the image's own entry point and arguments
   microvm run --image web --entrypoint sh -- -c 'ls /'
   microvm run --in ./data --out ./results sh -c 'wc /workspace/input/* > /workspace/output/counts'
@@ -80,6 +82,9 @@ pub(crate) struct Run {
     /// Limit of bytes written to that directory; holes do not count [default: twice the disk of the VM]
     #[arg(long, value_name = "SIZE", requires = "out_directory")]
     max_bytes: Option<ByteSize>,
+    /// Forward a port of this host's loopback to a TCP port of the VM while the command runs
+    #[arg(short = 'p', long = "publish", value_name = "[HOST:]GUEST")]
+    ports: Vec<PortPair>,
     /// Keep the VM after the command, and print its name on standard error
     #[arg(long)]
     keep: bool,
@@ -131,6 +136,7 @@ impl Run {
             let image = interrupts.unless(async { Ok(context.client.image(image).await?) }).await?;
             self.words(&image)?;
         }
+        let forwarding = Forwarding::listen(&self.ports).await?;
         let mut create = self.machine.request(std::collections::BTreeMap::new());
         create.pool = self.pool.clone();
         if create.name.is_none() {
@@ -143,7 +149,17 @@ impl Run {
         let creation = claim.create(&context.client, create, &mut interrupts);
         let created = progress::while_waiting(CREATING, self.quiet, creation).await?;
         let (id, name) = (created.id.clone(), created.name.clone());
-        let outcome = self.in_vm(context, created, request, &mut interrupts).await;
+        let vm = VmRef::from(id.clone());
+        if !context.output.is_json() && !self.quiet {
+            forwarding.lines(name.as_str()).iter().for_each(|line| say(line));
+        }
+        let outcome = tokio::select! {
+            outcome = self.in_vm(context, created, request, &mut interrupts) => outcome,
+            ended = forwarding.serve(&context.client, &vm) => match ended {
+                Ok(never) => match never {},
+                Err(error) => Err(error),
+            },
+        };
         if self.keep && outcome.is_ok() {
             if !context.output.is_json() {
                 say(&format!("the VM is kept: {name}"));

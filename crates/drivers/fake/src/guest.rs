@@ -23,12 +23,13 @@ use microvm_types::{ErrorKind, ProcessId};
 use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, watch};
 
+use crate::closed::wait_closed;
 use crate::machine::FakeMachine;
 use crate::process::{Next, Process, Side};
 use crate::script::{Operation, Script, Verdict};
 use crate::system::{GuestSystem, close};
 use crate::tree::{Body, Modified, Node, node, refused};
-use crate::{archive, tree};
+use crate::{archive, echo, tree};
 
 /// Bytes of a file or archive per chunk of a stream.
 const CHUNK: usize = 64 << 10;
@@ -90,11 +91,6 @@ impl FakeGuest {
             input: Arc::new(Writer { process: Arc::clone(process), closed: self.channel.subscribe() }),
         }
     }
-}
-
-async fn wait_closed(closed: &mut watch::Receiver<Option<CloseReason>>) -> CloseReason {
-    let reason = closed.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
-    reason.unwrap_or(CloseReason::Local)
 }
 
 /// Who reads.
@@ -518,7 +514,11 @@ impl GuestArchives for FakeGuest {
 impl GuestPorts for FakeGuest {
     async fn connect_port(&self, port: u16) -> Result<PortConnection, GuestError> {
         self.system().await?;
-        Err(refused(ErrorKind::Unavailable, format!("nothing listens on port {port} of the fake guest")))
+        if port != echo::ECHO_PORT {
+            let reason = format!("nothing listens on port {port} of the fake guest");
+            return Err(refused(ErrorKind::Unavailable, reason));
+        }
+        Ok(echo::connect(self.channel.subscribe()))
     }
 }
 

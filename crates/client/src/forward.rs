@@ -1,0 +1,91 @@
+//! Ports of this host's loopback that lead to ports of a guest.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use microvm_types::VmRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::client::Client;
+use crate::error::ClientError;
+
+/// A port of this host's loopback, listened on.
+#[derive(Debug)]
+pub struct Forward {
+    listener: TcpListener,
+    local: SocketAddr,
+    guest: u16,
+}
+
+impl Forward {
+    /// Listens on a port of 127.0.0.1; 0 takes a free one.
+    ///
+    /// # Errors
+    /// What the system says, for example that the port is in use.
+    pub async fn listen(local: u16, guest: u16) -> std::io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, local)).await?;
+        let local = listener.local_addr()?;
+        Ok(Self { listener, local, guest })
+    }
+
+    /// Address that is listened on.
+    #[must_use]
+    pub const fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Port of the guest.
+    #[must_use]
+    pub const fn guest(&self) -> u16 {
+        self.guest
+    }
+
+    /// Connects whoever comes to the guest's port, until the future is dropped; `failed` hears of connections that could
+    /// not be made or broke. A broken connection is reset at this end, so that nobody takes part of an answer for all of it.
+    ///
+    /// # Errors
+    /// What the system says if it accepts no connections any more.
+    pub async fn serve(
+        &self,
+        client: &Client,
+        vm: &VmRef,
+        failed: impl Fn(u16, &ClientError),
+    ) -> std::io::Result<std::convert::Infallible> {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => {
+                    let (local, _) = accepted?;
+                    connections.spawn(connect(client.clone(), vm.clone(), self.guest, local));
+                }
+                Some(ended) = connections.join_next() => {
+                    // A panic is reported where it happened.
+                    if let Ok(Err(error)) = ended {
+                        failed(self.guest, &error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn connect(client: Client, vm: VmRef, port: u16, mut local: TcpStream) -> Result<(), ClientError> {
+    // Small requests must not wait for one another; without it they are only slower.
+    let _ = local.set_nodelay(true);
+    let joined = match client.connect_port(&vm, port).await {
+        Ok(stream) => {
+            let (reader, writer) = local.split();
+            stream.join(reader, writer).await
+        }
+        Err(error) => Err(error),
+    };
+    match joined {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            // A connection without linger is closed by a reset.
+            let _ = local.set_zero_linger();
+            // That the local end went away is its own business.
+            if matches!(error, ClientError::Source(_) | ClientError::Output(_)) { Ok(()) } else { Err(error) }
+        }
+    }
+}
