@@ -78,10 +78,10 @@ pub struct ImageFile {
     /// Its text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
-    /// Instead of `content`: a file on the server's host; absolute path.
+    /// Instead of `content`: a file or a folder on the server's host; absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// Permission bits in octal, for example "0755".
+    /// Permission bits in octal, for example "0755"; of a file only. A file of the host keeps its own without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
 }
@@ -94,7 +94,16 @@ pub struct AddImage {
     pub name: String,
     /// Where it comes from.
     pub source: ImageSource,
-    /// Files put in on top.
+    /// Debian packages put in on top, resolved against those that the source has by the server's host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<String>,
+    /// Requirements of `pip` put in on top: wheels for the Python of the source, fetched by the server's host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pip: Vec<String>,
+    /// Packages of `npm` put in on top for the Node of the source, fetched by the server's host; their scripts do not run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub npm: Vec<String>,
+    /// Files and folders put in on top.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<ImageFile>,
     /// Commands run in a VM of it before it is finished, in order; each is given to `sh -c`.
@@ -103,6 +112,9 @@ pub struct AddImage {
     /// Settings of programs that run in it, merged over those of the source.
     #[serde(default)]
     pub config: ImageConfig,
+    /// True if it is built although an equal build has made it before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_cache: bool,
 }
 
 /// Result of a clean-up.

@@ -4,7 +4,7 @@
 mod support;
 
 use microvm_core::{ImageBase, ImageRecipe};
-use microvm_ports::storage::{ImageConfig, ImageSource};
+use microvm_ports::storage::{Additions, ImageConfig, ImageSource};
 use microvm_ports::{ImageStore, Progress};
 use support::{Host, named};
 
@@ -26,9 +26,10 @@ fn an_image_built_with_commands_is_the_base_with_the_recipe_over_it() {
             let recipe = ImageRecipe {
                 name: name.to_owned(),
                 base,
-                files: Vec::new(),
+                additions: Additions::default(),
                 commands: list("true"),
                 config,
+                cache: true,
             };
             server.service.catalog.build_image(&recipe, Progress::ignored()).await.unwrap().config
         };
@@ -76,9 +77,10 @@ fn the_base_of_a_build_that_is_also_the_image_of_a_vm_stays() {
         let recipe = ImageRecipe {
             name: "built".to_owned(),
             base: ImageBase::Source(source("old")),
-            files: Vec::new(),
+            additions: Additions::default(),
             commands: vec!["true".to_owned()],
             config: config.clone(),
+            cache: false,
         };
         server.service.catalog.build_image(&recipe, Progress::ignored()).await.unwrap();
         let kept = images.image(&old.digest).await.unwrap().info;
@@ -87,5 +89,99 @@ fn the_base_of_a_build_that_is_also_the_image_of_a_vm_stays() {
         server.service.vms.delete(&"dev".parse().unwrap()).await.unwrap();
         server.service.catalog.build_image(&recipe, Progress::ignored()).await.unwrap();
         images.image(&old.digest).await.unwrap_err();
+    });
+}
+
+fn recipe(name: &str, additions: Additions, commands: &[&str]) -> ImageRecipe {
+    ImageRecipe {
+        name: name.to_owned(),
+        base: ImageBase::Image("debian-python".to_owned()),
+        additions,
+        commands: commands.iter().map(|&command| command.to_owned()).collect(),
+        config: ImageConfig { user: "nobody".to_owned(), ..ImageConfig::default() },
+        cache: true,
+    }
+}
+
+fn packages(names: &[&str]) -> Additions {
+    Additions { packages: names.iter().map(|&name| name.to_owned()).collect(), ..Additions::default() }
+}
+
+#[test]
+fn an_equal_build_is_taken_from_the_cache_and_no_other() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let steps = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let build = async |recipe: ImageRecipe| {
+            let heard = std::sync::Arc::clone(&steps);
+            let progress = Progress::to(move |report| heard.lock().unwrap().push(report.step));
+            steps.lock().unwrap().clear();
+            let info = server.service.catalog.build_image(&recipe, progress).await.unwrap();
+            (info, steps.lock().unwrap().iter().any(|step| step.contains("cache")))
+        };
+        let (first, cached) = build(recipe("one", packages(&["jq"]), &["true"])).await;
+        assert!(!cached && first.config.user == "nobody");
+        let (second, cached) = build(recipe("two", packages(&["jq"]), &["true"])).await;
+        assert!(cached && second.digest == first.digest);
+        assert_eq!(second.names, ["one", "two"]);
+        assert!(!build(recipe("three", packages(&["jq"]), &["false || true"])).await.1);
+        assert!(!build(recipe("three", packages(&["jq", "git"]), &["true"])).await.1);
+        assert!(!build(ImageRecipe { cache: false, ..recipe("two", packages(&["jq"]), &["true"]) }).await.1);
+        // Images between the steps leave no name.
+        let left = host.storage.images().await.unwrap().found;
+        assert!(
+            left.iter().flat_map(|image| &image.names).all(|name| !name.starts_with("build-")),
+            "{left:?}"
+        );
+    });
+}
+
+#[test]
+fn packages_with_scripts_are_finished_in_a_vm_and_a_missing_file_starts_none() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let vms = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let started = || vms.load(std::sync::atomic::Ordering::Relaxed);
+        let build = async |recipe: ImageRecipe| {
+            let vms = std::sync::Arc::clone(&vms);
+            let progress = Progress::to(move |report| {
+                if report.step.starts_with("starting a VM") {
+                    vms.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            });
+            server.service.catalog.build_image(&recipe, progress).await
+        };
+        let info = build(recipe("plain", packages(&["jq"]), &[])).await.unwrap();
+        assert_eq!((info.names, started()), (vec!["plain".to_owned()], 0));
+        let mut additions = packages(&["with-scripts"]);
+        additions.pip.push("requests".to_owned());
+        let info = build(recipe("scripts", additions.clone(), &[])).await.unwrap();
+        assert_eq!((info.config.user.as_str(), started()), ("nobody", 1));
+        additions.files.push(microvm_ports::storage::RecipeFile {
+            path: "/x".to_owned(),
+            content: None,
+            source: Some("/no/such/file".to_owned()),
+            mode: None,
+        });
+        let refused = build(recipe("scripts", additions, &["true"])).await.unwrap_err();
+        assert!(refused.to_string().contains("/no/such/file"), "{refused}");
+        assert_eq!(started(), 1);
+        assert_eq!(host.storage.image("scripts").await.unwrap().info.digest, info.digest);
+    });
+}
+
+#[test]
+fn two_builds_of_one_recipe_at_once_make_one_image() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let recipe = recipe("both", packages(&["with-scripts"]), &["true"]);
+        let build = || server.service.catalog.build_image(&recipe, Progress::ignored());
+        let (one, other) = tokio::join!(build(), build());
+        assert_eq!(one.unwrap().digest, other.unwrap().digest);
+        let named = host.storage.image("both").await.unwrap().info;
+        assert_eq!(named.names, ["both"]);
     });
 }

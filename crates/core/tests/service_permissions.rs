@@ -47,9 +47,10 @@ async fn call_all(all: &Services) -> Refused {
     let recipe = ImageRecipe {
         name: "x".to_owned(),
         base: ImageBase::Image("none".to_owned()),
-        files: Vec::new(),
+        additions: microvm_ports::storage::Additions::default(),
         commands: Vec::new(),
         config: ImageConfig::default(),
+        cache: false,
     };
     let snapshot = SnapshotRequest::default;
     let file = camino::Utf8Path::new("/nowhere/at/all");

@@ -40,29 +40,38 @@ If a layout or an archive holds several images, write PATH:TAG to choose one.")]
 /// Build an image from a recipe, or the default image
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A recipe is YAML or JSON:
+A recipe is YAML or JSON; nothing but `from` is needed, and no network in a VM:
   name: my-image
-  suite: bookworm                       # Debian release
-  packages: [python3, git]
-  files:
-    - { path: /etc/motd, content: \"hello\\n\", mode: \"0644\" }
-    - { path: /usr/local/bin/tool, source: ./tool, mode: \"0755\" }
-  commands: [\"pip install x\"]           # run in a VM; `from: IMAGE` instead of suite builds on an image
-  environment: { LANG: C.UTF-8 }
+  from: debian-python                   # an image; or `suite: bookworm`, a Debian release
+  packages: [jq]                        # of Debian
+  pip: [requests]                       # wheels for the image's Python
+  npm: [cowsay]                         # for the image's Node; scripts of packages do not run
+  files: { ./app: /app, ./tool: /usr/local/bin/tool }   # files and folders beside the recipe; or a list:
+  # - { path: /etc/motd, content: \"hello\\n\", mode: \"0644\" }
+  # - { path: /usr/local/bin/tool, source: ./tool, mode: \"0755\" }
+  commands: [\"python3 -m compileall -q /app\"]            # run in a VM, in order
+  env: { LANG: C.UTF-8 }
+  workdir: /app
   user: root
-  working_directory: /root
   entrypoint: [/usr/local/bin/tool]     # program that `microvm run --image` runs
-  arguments: [--help]                   # its default arguments
+  command: [--help]                     # its default arguments, or without it the default command
+
+The image of an equal recipe is taken from the cache.
 
 Examples:
   microvm image build                   the default image, debian-python
-  microvm image build my-image -f recipe.yaml")]
+  microvm image build recipe.yaml
+  microvm image build my-image -f recipe.yaml --no-cache")]
 pub(crate) struct Build {
-    /// Name of the image, instead of the recipe's
+    /// Recipe file (ends in .yaml, .yml or .json), or a name instead of the recipe's
+    #[arg(value_name = "RECIPE|NAME")]
     name: Option<String>,
     /// Recipe file [default: the recipe of the default image]
     #[arg(short, long, value_name = "FILE")]
     file: Option<Utf8PathBuf>,
+    /// Build although an equal recipe has been built before
+    #[arg(long)]
+    no_cache: bool,
 }
 
 /// Import a folder, an OCI layout, a `docker save` archive or a tar
@@ -106,6 +115,19 @@ pub(crate) struct Named {
     image: String,
 }
 
+impl Build {
+    /// The recipe and the name. A first word that looks like a recipe is one, as long as no other is given.
+    fn recipe_and_name(&self) -> (Option<Utf8PathBuf>, Option<String>) {
+        let is_recipe = |word: &String| {
+            [".yaml", ".yml", ".json"].iter().any(|ending| word.ends_with(ending)) || word.contains('/')
+        };
+        match (&self.file, &self.name) {
+            (None, Some(word)) if is_recipe(word) => (Some(Utf8PathBuf::from(word)), None),
+            (file, name) => (file.clone(), name.clone()),
+        }
+    }
+}
+
 impl Image {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let client = &context.client;
@@ -123,7 +145,9 @@ impl Image {
                 .await;
             }
             Self::Build(build) => {
-                let request = recipe::request(build.file.as_deref(), build.name)?;
+                let (file, name) = build.recipe_and_name();
+                let request =
+                    AddImage { no_cache: build.no_cache, ..recipe::request(file.as_deref(), name)? };
                 add(context, &request).await?;
             }
             Self::Import(import) => {
@@ -149,7 +173,17 @@ impl Image {
 }
 
 fn plain(name: String, source: ImageSource) -> AddImage {
-    AddImage { name, source, files: Vec::new(), commands: Vec::new(), config: ImageConfig::default() }
+    AddImage {
+        name,
+        source,
+        packages: Vec::new(),
+        pip: Vec::new(),
+        npm: Vec::new(),
+        files: Vec::new(),
+        commands: Vec::new(),
+        config: ImageConfig::default(),
+        no_cache: false,
+    }
 }
 
 /// `localhost:5000/team/tool:1.2@sha256:…` is called `tool`.

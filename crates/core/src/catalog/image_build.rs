@@ -3,12 +3,10 @@
 use std::fmt::Write as _;
 
 use futures::StreamExt;
-use microvm_ports::content;
-use microvm_ports::guest::{GuestPath, ProcessEvent};
-use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource, RecipeFile, StorageError};
+use microvm_ports::guest::ProcessEvent;
+use microvm_ports::storage::{Additions, ImageConfig, ImageInfo, ImageSource, StorageError};
 use microvm_ports::{Guest, Progress, PulledArchive};
 use microvm_types::exec::ExecRequest;
-use microvm_types::files::WriteOptions;
 use microvm_types::template::Overrides;
 use microvm_types::vm::{Limits, NewVm};
 use microvm_types::{OperationName, VmId};
@@ -36,12 +34,14 @@ pub struct ImageRecipe {
     pub name: String,
     /// What it is built on.
     pub base: ImageBase,
-    /// Files put in on top, before the commands run.
-    pub files: Vec<RecipeFile>,
+    /// Everything put in on top, before the commands run.
+    pub additions: Additions,
     /// Commands run in a VM, in order, each by `sh -c`. The first that fails ends the build.
     pub commands: Vec<String>,
     /// How programs run in it; merged over the base's.
     pub config: ImageConfig,
+    /// True if the result of an equal build is taken instead of building.
+    pub cache: bool,
 }
 
 /// Bytes of a failed command's output shown with the error.
@@ -60,42 +60,101 @@ impl Catalog {
     ) -> Result<ImageInfo, ServiceError> {
         self.context.authorise(OperationName::IMAGE_ADD)?;
         let images = &self.context.shared.ports.images;
-        if let ImageBase::Source(source) = &recipe.base
-            && recipe.commands.is_empty()
-        {
-            let added = images.add_image(&recipe.name, source, &recipe.files, &recipe.config, progress).await;
-            return Ok(added?);
-        }
-        // A source from outside becomes an image under a name nobody uses, removed at the end.
-        let (base, temporary) = match &recipe.base {
-            ImageBase::Image(reference) => (images.image(reference).await?.info, None),
+        let ImageRecipe { name, base, additions, commands, config, cache } = recipe;
+        images.check_additions(additions).await?;
+        let Additions { packages, pip, npm, files } = additions;
+        let simple = commands.is_empty() && packages.is_empty() && pip.is_empty() && npm.is_empty();
+        let mut temporary = Temporary { catalog: self, names: Vec::new() };
+        let built = match base {
+            ImageBase::Source(source) if simple => {
+                Ok(images.add_image(name, source, files, config, progress).await?)
+            }
             ImageBase::Source(source) => {
-                let name = format!("build-{}", self.context.shared.ports.new_vm_id());
-                let info =
-                    images.add_image(&name, source, &recipe.files, &recipe.config, progress.clone()).await?;
-                (info, Some(name))
+                // It becomes an image under a name that nobody uses, which goes with this build.
+                let below = temporary.name();
+                let added =
+                    images.add_image(&below, source, &[], &ImageConfig::default(), progress.clone()).await;
+                match added {
+                    Ok(info) => self.build_on(recipe, &info, *cache, &mut temporary, &progress).await,
+                    Err(error) => Err(error.into()),
+                }
+            }
+            ImageBase::Image(reference) => {
+                let info = images.image(reference).await?.info;
+                self.build_on(recipe, &info, *cache, &mut temporary, &progress).await
             }
         };
-        let built = self.build_in_vm(recipe, &base, temporary.is_none(), &progress).await;
-        if let Some(name) = temporary {
-            // The same files may be an image that others were made of; then it loses the name of this build only.
-            let removed = if self.is_needed(&base.digest) {
-                images.remove_image_name(&name).await
-            } else {
-                images.remove_image(&name, &[]).await
-            };
-            if let Err(error) = removed {
-                tracing::warn!(image = name, %error, "the base of a build could not be removed");
+        temporary.remove().await;
+        built
+    }
+
+    /// Takes the result of an equal build, or builds and remembers.
+    async fn build_on(
+        &self,
+        recipe: &ImageRecipe,
+        base: &ImageInfo,
+        cache: bool,
+        temporary: &mut Temporary<'_>,
+        progress: &Progress,
+    ) -> Result<ImageInfo, ServiceError> {
+        let images = &self.context.shared.ports.images;
+        let ImageRecipe { name, base: _, additions, commands, config, cache: _ } = recipe;
+        let Additions { packages, pip, npm, files } = additions;
+        let inputs = (&base.digest, packages, pip, npm, commands, config);
+        let text = serde_json::to_string(&inputs).map_err(|error| StorageError::BadInput {
+            what: "the recipe".to_owned(),
+            detail: error.to_string(),
+        })?;
+        let key = images.build_key(&text, files).await?;
+        if cache && let Some(digest) = images.cached_build(&key).await? {
+            progress.step("the image of an equal build is taken from the cache");
+            return Ok(images.name_image(&digest, name).await?);
+        }
+        let built = self.build_steps(recipe, base, temporary, progress).await?;
+        images.remember_build(&key, &built.digest).await?;
+        Ok(built)
+    }
+
+    async fn build_steps(
+        &self,
+        recipe: &ImageRecipe,
+        base: &ImageInfo,
+        temporary: &mut Temporary<'_>,
+        progress: &Progress,
+    ) -> Result<ImageInfo, ServiceError> {
+        let images = &self.context.shared.ports.images;
+        let ImageRecipe { name, base: _, additions, commands, config, cache: _ } = recipe;
+        // The name is moved by the last step alone: a build that fails leaves it as it is.
+        let mut place = |last: bool| if last { name.clone() } else { temporary.name() };
+        let (mut below, last, nothing) = (base.clone(), commands.is_empty(), ImageConfig::default());
+        let over = if last { config } else { &nothing };
+        if last || !additions.is_empty() {
+            // Only the store knows which packages have scripts.
+            let whole = additions.packages.is_empty();
+            let first = place(last && whole);
+            let added = images.extend_image(&first, &below.digest, additions, over, progress.clone()).await?;
+            below = added.info;
+            if !added.unfinished.is_empty() {
+                let step = Step { name: &place(false), commands: &added.unfinished, config: &nothing };
+                below = self.build_in_vm(&step, &below, progress).await?;
+                let rest = Additions { packages: Vec::new(), ..additions.clone() };
+                let added = images.extend_image(&place(last), &below.digest, &rest, over, progress.clone());
+                below = added.await?.info;
+            } else if last && !whole {
+                below = images.name_image(&below.digest, name).await?;
             }
         }
-        built
+        if !last {
+            let step = Step { name, commands, config };
+            below = self.build_in_vm(&step, &below, progress).await?;
+        }
+        Ok(below)
     }
 
     async fn build_in_vm(
         &self,
-        recipe: &ImageRecipe,
+        step: &Step<'_>,
         base: &ImageInfo,
-        put_files: bool,
         progress: &Progress,
     ) -> Result<ImageInfo, ServiceError> {
         progress.step("starting a VM for the commands");
@@ -117,37 +176,31 @@ impl Catalog {
         let vm = Vms::new(&self.context).create_as_asked(request).await?.record.id;
         // Removed also when the build is dropped in the middle (then by its actor, in the background).
         let vm = guard::guard(&self.context.shared, vm);
-        let outcome = self.run_recipe(recipe, base, put_files, progress, &vm.id).await;
+        let outcome = self.run_step(step, base, progress, &vm.id).await;
         guard::remove(vm, "VM of an image build").await;
         outcome
     }
 
-    async fn run_recipe(
+    async fn run_step(
         &self,
-        recipe: &ImageRecipe,
+        step: &Step<'_>,
         base: &ImageInfo,
-        put_files: bool,
         progress: &Progress,
         vm: &VmId,
     ) -> Result<ImageInfo, ServiceError> {
         let shared: &Shared = &self.context.shared;
         let guest = shared.registry.by_id(vm)?.guest(shared).await?;
-        if put_files {
-            for file in &recipe.files {
-                put_file(&*guest, file).await?;
-            }
-        }
-        for (index, command) in recipe.commands.iter().enumerate() {
-            run_command(&*guest, command, index, recipe.commands.len(), progress).await?;
+        for (index, command) in step.commands.iter().enumerate() {
+            run_command(&*guest, command, index, step.commands.len(), progress).await?;
         }
         progress.step("reading the result");
-        let config = base.config.clone().with(&recipe.config);
+        let config = base.config.clone().with(step.config);
         let tree = guest.pull_root(b"/").await?;
-        let description = format!("built on {} with {} commands", short(&base.digest), recipe.commands.len());
+        let description = format!("built on {} with {} commands", short(&base.digest), step.commands.len());
         let PulledArchive { data, left_out } = tree;
         let images = &self.context.shared.ports.images;
         let image =
-            images.add_image_from_stream(&recipe.name, &description, &config, data, progress.clone()).await?;
+            images.add_image_from_stream(step.name, &description, &config, data, progress.clone()).await?;
         if let Ok(left_out) = left_out.await {
             for entry in &left_out.entries {
                 progress.step(format!("left out {}: {}", entry.path, entry.reason));
@@ -160,27 +213,48 @@ impl Catalog {
     }
 }
 
-fn short(digest: &str) -> &str {
-    digest.get(..19).unwrap_or(digest)
+/// Commands of a build that run in one VM.
+struct Step<'a> {
+    /// Name of the image that they make.
+    name: &'a str,
+    commands: &'a [String],
+    config: &'a ImageConfig,
 }
 
-async fn put_file(guest: &dyn Guest, file: &RecipeFile) -> Result<(), ServiceError> {
-    let wrong =
-        |detail: String| StorageError::BadInput { what: format!("the recipe's file {}", file.path), detail };
-    let mode = match &file.mode {
-        Some(text) => Some(
-            u32::from_str_radix(text, 8).map_err(|_| wrong(format!("`{text}` is not a mode in octal")))?,
-        ),
-        None => None,
-    };
-    let Some(content) = file.content.clone() else {
-        return Err(wrong("on an image of the store only files with `content` can be put".to_owned()).into());
-    };
-    let path: &GuestPath = file.path.as_bytes();
-    let data = futures::stream::once(async move { Ok(content.into()) });
-    let options = WriteOptions { mode, create_parents: true, ..WriteOptions::default() };
-    guest.write_file(path, &options, content::of_bytes(Box::pin(data))).await?;
-    Ok(())
+/// Names of images between the steps of a build.
+struct Temporary<'a> {
+    catalog: &'a Catalog,
+    names: Vec<String>,
+}
+
+impl Temporary<'_> {
+    /// A name that nobody uses.
+    fn name(&mut self) -> String {
+        let name = format!("build-{}", self.catalog.context.shared.ports.new_vm_id());
+        self.names.push(name.clone());
+        name
+    }
+
+    /// Removes the images that nothing else needs, and the names of all.
+    async fn remove(self) {
+        let images = &self.catalog.context.shared.ports.images;
+        for name in self.names {
+            // A step that failed never used its name.
+            let Ok(found) = images.image(&name).await else { continue };
+            let removed = if self.catalog.is_needed(&found.info.digest) {
+                images.remove_image_name(&name).await
+            } else {
+                images.remove_image(&name, &[]).await
+            };
+            if let Err(error) = removed {
+                tracing::warn!(image = name, %error, "an image between the steps of a build could not be removed");
+            }
+        }
+    }
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..19).unwrap_or(digest)
 }
 
 async fn run_command(

@@ -11,8 +11,9 @@ use microvm_ports::guest::ByteStream;
 use microvm_ports::hypervisor::MachineDisk;
 use microvm_ports::progress::Progress;
 use microvm_ports::storage::{
-    DiskFormat, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, KernelInfo, KernelSource,
-    KernelStore, RecipeFile, ResolvedImage, ResolvedKernel, Space, StorageError, VmFiles, VmStorage,
+    Additions, DiskFormat, ExtendedImage, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore,
+    KernelInfo, KernelSource, KernelStore, RecipeFile, ResolvedImage, ResolvedKernel, Space, StorageError,
+    VmFiles, VmStorage,
 };
 use microvm_types::kernel::DeviceDiscovery;
 use microvm_types::{Listed, Unreadable, VmId};
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     _guard: tempfile::TempDir,
     pub(crate) root: Utf8PathBuf,
     images: Mutex<BTreeMap<String, ImageInfo>>,
+    builds: Mutex<BTreeMap<String, String>>,
     kernels: Mutex<BTreeMap<String, KernelInfo>>,
     unreadable: Mutex<Vec<Unreadable>>,
     pub(crate) saved: Mutex<Saved>,
@@ -102,6 +104,7 @@ impl FakeStorage {
             _guard: guard,
             root,
             images: Mutex::default(),
+            builds: Mutex::default(),
             kernels: Mutex::default(),
             unreadable: Mutex::default(),
             saved: Mutex::default(),
@@ -309,6 +312,74 @@ impl ImageStore for FakeStorage {
             content.extend_from_slice(&piece);
         }
         self.add(name, description, config, &content)
+    }
+
+    async fn add_layer(
+        &self,
+        name: &str,
+        base: &str,
+        description: &str,
+        config: &ImageConfig,
+        data: ByteStream,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError> {
+        let below = self.find(base)?;
+        let config = below.config.with(config);
+        self.add_image_from_stream(name, description, &config, data, progress).await
+    }
+
+    async fn check_additions(&self, additions: &Additions) -> Result<(), StorageError> {
+        let missing =
+            |file: &&RecipeFile| file.source.as_ref().is_some_and(|source| !Utf8Path::new(source).exists());
+        additions.files.iter().find(missing).map_or(Ok(()), |file| {
+            let detail = "it is not there".to_owned();
+            Err(StorageError::BadInput { what: file.source.clone().unwrap_or_default(), detail })
+        })
+    }
+
+    async fn extend_image(
+        &self,
+        name: &str,
+        base: &str,
+        additions: &Additions,
+        config: &ImageConfig,
+        progress: Progress,
+    ) -> Result<ExtendedImage, StorageError> {
+        progress.step("making up an image");
+        let below = self.find(base)?;
+        // One package of the fake's has scripts.
+        let scripts = additions.packages.iter().any(|package| package == "with-scripts");
+        let config = below.config.with(config);
+        let info =
+            self.add(name, "made up", &config, format!("{} {additions:?}", below.digest).as_bytes())?;
+        let unfinished = if scripts { vec!["configure".to_owned()] } else { Vec::new() };
+        Ok(ExtendedImage { info, unfinished })
+    }
+
+    async fn name_image(&self, reference: &str, name: &str) -> Result<ImageInfo, StorageError> {
+        let found = self.find(reference)?;
+        let mut images = lock(&self.shared.images);
+        for image in images.values_mut() {
+            image.names.retain(|other| other != name);
+        }
+        let unknown = || StorageError::UnknownImage(reference.to_owned());
+        let image = images.get_mut(&found.digest).ok_or_else(unknown)?;
+        image.names.push(name.to_owned());
+        Ok(image.clone())
+    }
+
+    async fn build_key(&self, text: &str, files: &[RecipeFile]) -> Result<String, StorageError> {
+        Ok(digest(format!("{text} {files:?}").as_bytes()))
+    }
+
+    async fn cached_build(&self, key: &str) -> Result<Option<String>, StorageError> {
+        let found = lock(&self.shared.builds).get(key).cloned();
+        Ok(found.filter(|digest| self.find(digest).is_ok()))
+    }
+
+    async fn remember_build(&self, key: &str, digest: &str) -> Result<(), StorageError> {
+        lock(&self.shared.builds).insert(key.to_owned(), digest.to_owned());
+        Ok(())
     }
 
     async fn remove_image(&self, reference: &str, in_use: &[String]) -> Result<(), StorageError> {

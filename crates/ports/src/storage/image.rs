@@ -86,12 +86,49 @@ pub struct RecipeFile {
     /// Its text.
     #[serde(default)]
     pub content: Option<String>,
-    /// Instead of `content`: a file on the host, absolute, or relative to the recipe.
+    /// Instead of `content`: a file or a folder on the host, absolute, or relative to the recipe.
     #[serde(default)]
     pub source: Option<String>,
-    /// Permission bits in octal, for example "0755".
+    /// Permission bits in octal, for example "0755"; of a file only. A file of the host keeps its own without.
     #[serde(default)]
     pub mode: Option<String>,
+}
+
+/// Everything that a recipe puts on top of an image without a VM. The host resolves and fetches it: a guest needs no network.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Additions {
+    /// Debian packages, resolved against those that the image has, from the package sources of the host.
+    #[serde(default)]
+    pub packages: Vec<String>,
+    /// Requirements as `pip` takes them, for the Python of the image.
+    #[serde(default)]
+    pub pip: Vec<String>,
+    /// Packages as `npm` takes them, for the Node of the image.
+    #[serde(default)]
+    pub npm: Vec<String>,
+    /// Files and folders.
+    #[serde(default)]
+    pub files: Vec<RecipeFile>,
+}
+
+impl Additions {
+    /// True if nothing is put on top.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { packages, pip, npm, files } = self;
+        packages.is_empty() && pip.is_empty() && npm.is_empty() && files.is_empty()
+    }
+}
+
+/// An image with additions.
+#[derive(Debug, Clone)]
+pub struct ExtendedImage {
+    /// The image.
+    pub info: ImageInfo,
+    /// Commands that have to run in a VM of it, in order: packages with scripts wait in it for their installation. While there
+    /// are any, nothing else of the [`Additions`] is in the image.
+    pub unfinished: Vec<String>,
 }
 
 /// Immutable root file systems, content-addressed. An image is there whole or not at all.
@@ -123,6 +160,50 @@ pub trait ImageStore: Send + Sync {
         data: ByteStream,
         progress: Progress,
     ) -> Result<ImageInfo, StorageError>;
+
+    /// Makes an image of a layer (a tar stream with whiteouts, OCI image specification) over the image `base`, and points `name`
+    /// to it. `config` is merged over that of `base`.
+    async fn add_layer(
+        &self,
+        name: &str,
+        base: &str,
+        description: &str,
+        config: &ImageConfig,
+        data: ByteStream,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError>;
+
+    /// Finds what is wrong with additions before anything is fetched or started.
+    ///
+    /// # Errors
+    /// [`StorageError::BadInput`] names the first that cannot be used.
+    async fn check_additions(&self, additions: &Additions) -> Result<(), StorageError>;
+
+    /// Makes an image of the image `base` with additions, and points `name` to it. `config` is merged over that of `base`. If the
+    /// future is dropped nothing is left behind.
+    ///
+    /// # Errors
+    /// [`StorageError::BadInput`] names a package that does not exist, or that `base` cannot have.
+    async fn extend_image(
+        &self,
+        name: &str,
+        base: &str,
+        additions: &Additions,
+        config: &ImageConfig,
+        progress: Progress,
+    ) -> Result<ExtendedImage, StorageError>;
+
+    /// Points a further name to an image (away from what it pointed to before).
+    async fn name_image(&self, reference: &str, name: &str) -> Result<ImageInfo, StorageError>;
+
+    /// The key of a build in the cache: over `text` and the contents of all files of the host in `files`.
+    async fn build_key(&self, text: &str, files: &[RecipeFile]) -> Result<String, StorageError>;
+
+    /// Digest of the image that a build with this key had made; `None` if there is none any more.
+    async fn cached_build(&self, key: &str) -> Result<Option<String>, StorageError>;
+
+    /// Remembers the image that a build with this key made.
+    async fn remember_build(&self, key: &str, digest: &str) -> Result<(), StorageError>;
 
     /// Removes a name, and the image with its last name. `in_use`: digests that VMs depend on; those are refused.
     async fn remove_image(&self, reference: &str, in_use: &[String]) -> Result<(), StorageError>;

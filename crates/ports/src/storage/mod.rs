@@ -7,6 +7,9 @@ mod kernel;
 
 pub use disk::{Space, VmFiles, VmStorage};
 pub use error::StorageError;
-pub use image::{FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, RecipeFile, ResolvedImage};
+pub use image::{
+    Additions, ExtendedImage, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, RecipeFile,
+    ResolvedImage,
+};
 pub use kernel::{KernelInfo, KernelSource, KernelStore, ResolvedKernel};
 pub use microvm_types::template::DiskFormat;

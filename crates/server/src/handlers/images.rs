@@ -8,7 +8,7 @@ use microvm_api::operations::image;
 use microvm_api::progress::ProgressLine;
 use microvm_core::{ImageBase, ImageRecipe};
 use microvm_ports::StorageError;
-use microvm_ports::storage::{ImageSource as StoreSource, RecipeFile};
+use microvm_ports::storage::{Additions, ImageSource as StoreSource, RecipeFile};
 use microvm_types::Listed;
 
 use crate::call::Call;
@@ -62,8 +62,15 @@ pub(crate) async fn add(
             mode: file.mode,
         })
         .collect();
-    let recipe =
-        ImageRecipe { name: request.name, base, files, commands: request.commands, config: request.config };
+    let additions = Additions { packages: request.packages, pip: request.pip, npm: request.npm, files };
+    let recipe = ImageRecipe {
+        name: request.name,
+        base,
+        additions,
+        commands: request.commands,
+        config: request.config,
+        cache: !request.no_cache,
+    };
     Ok(progress(move |progress| async move {
         let info = app.services.catalog.build_image(&recipe, progress).await?;
         Ok(ProgressLine::Image { image: app.image(info) })

@@ -1,4 +1,4 @@
-//! Writes uncompressed EROFS images from a tree in memory.
+//! Writes uncompressed EROFS images from a tree in memory, and reads them back into one.
 //!
 //! Why our own: it needs no root and no mount, a hostile archive never touches a file system of the host, equal input
 //! gives equal bytes, and it works beside any version of the distribution's tools.
@@ -16,6 +16,7 @@ mod directory;
 mod format;
 mod layout;
 mod memory;
+mod read;
 mod spool;
 mod tree;
 mod write;
@@ -25,6 +26,7 @@ mod xattr;
 mod tests;
 
 pub(crate) use memory::TreeMemory;
+pub(crate) use read::read;
 pub(crate) use spool::{FileData, Spool};
 pub(crate) use tree::{Attributes, Kind, NodeId, PathError, Tree};
 pub(crate) use write::{Written, write};

@@ -17,13 +17,27 @@ const LOOK_EVERY: u64 = 8 << 20;
 #[allow(clippy::cast_possible_truncation, reason = "64 KiB fit everywhere")]
 const CHUNK_LENGTH: usize = CHUNK as usize;
 
-/// Place of the content of one file in the spool.
+/// The file that holds the content of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The spool.
+    Spool,
+    /// The image below, which is read when the new one is written.
+    Base {
+        /// Where the content leaves its blocks, and the offset at which it goes on.
+        tail: Option<(u64, u64)>,
+    },
+}
+
+/// Place of the content of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileData {
     /// Length as the file shows it.
     pub(crate) size: u64,
-    /// First byte in the spool.
+    /// First byte in the file that holds it.
     pub(super) offset: u64,
+    /// The file that holds it.
+    pub(super) origin: Origin,
     /// For files with holes: runs of chunks, whether they hold data and how many they are. The spool has the chunks with
     /// data only. `None`: all of it is there.
     pub(super) runs: Option<Vec<(bool, u32)>>,
@@ -38,7 +52,7 @@ impl FileData {
     /// A file without content.
     #[cfg(test)]
     pub(crate) const fn empty() -> Self {
-        Self { size: 0, offset: 0, runs: None }
+        Self { size: 0, offset: 0, origin: Origin::Spool, runs: None }
     }
 
     /// Bytes that are really stored.
@@ -57,6 +71,8 @@ pub(crate) struct Spool {
     length: u64,
     /// Length at the last look for room.
     looked_at: u64,
+    /// The image that is built on, with its path.
+    base: Option<(Utf8PathBuf, File)>,
 }
 
 impl Spool {
@@ -68,7 +84,7 @@ impl Spool {
             .create_new(true)
             .open(&path)
             .map_err(io_error("creating", &path))?;
-        Ok(Self { path, file: BufWriter::with_capacity(1 << 18, file), length: 0, looked_at: 0 })
+        Ok(Self { path, file: BufWriter::with_capacity(1 << 18, file), length: 0, looked_at: 0, base: None })
     }
 
     /// Begins a file. Nothing else can be written before it is finished.
@@ -81,6 +97,11 @@ impl Spool {
             runs: Vec::new(),
             holes: false,
         }
+    }
+
+    /// Makes contents of an image available that was read into the tree.
+    pub(super) fn set_base(&mut self, path: Utf8PathBuf, file: File) {
+        self.base = Some((path, file));
     }
 
     /// A file with the given content.
@@ -97,16 +118,15 @@ impl Spool {
         }
         self.file.flush().map_err(io_error("writing", &self.path))?;
         let mut content = vec![0; usize::try_from(data.size).unwrap_or(0)];
-        let read = self.file.get_ref().read_exact_at(&mut content, data.offset);
-        read.map_err(io_error("reading", &self.path))?;
+        read_content((&self.path, self.file.get_ref()), self.base.as_ref(), data, 0, &mut content)?;
         Ok(Some(content))
     }
 
     /// Ends writing and gives the file for reading.
     pub(super) fn into_reader(self) -> Result<SpoolReader, StorageError> {
-        let Self { path, file, .. } = self;
+        let Self { path, file, base, .. } = self;
         let file = file.into_inner().map_err(|error| io_error("writing", &path)(error.into_error()))?;
-        Ok(SpoolReader { path, file })
+        Ok(SpoolReader { path, file, base })
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
@@ -182,7 +202,8 @@ impl SpoolFile<'_> {
         } else {
             self.spool.append(&rest)?;
         }
-        Ok(FileData { size: self.size, offset: self.offset, runs: self.holes.then_some(self.runs) })
+        let runs = self.holes.then_some(self.runs);
+        Ok(FileData { size: self.size, offset: self.offset, origin: Origin::Spool, runs })
     }
 
     fn flush_chunk(&mut self) -> Result<(), StorageError> {
@@ -204,16 +225,43 @@ impl SpoolFile<'_> {
     }
 }
 
+/// Fills `buffer` with what a file stores from `at` on; holes are not counted.
+fn read_content(
+    spool: (&Utf8Path, &File),
+    base: Option<&(Utf8PathBuf, File)>,
+    data: &FileData,
+    at: u64,
+    buffer: &mut [u8],
+) -> Result<(), StorageError> {
+    let exact = |(path, file): (&Utf8Path, &File), offset, buffer: &mut [u8]| {
+        file.read_exact_at(buffer, offset).map_err(io_error("reading", path))
+    };
+    let Origin::Base { tail } = data.origin else { return exact(spool, data.offset + at, buffer) };
+    let (path, file) = base.ok_or_else(|| {
+        microvm_durable::error::bad_input("the image", "its base was read and is not there any more")
+    })?;
+    let base = (&**path, file);
+    let in_blocks = tail.map_or(u64::MAX, |(from, _)| from).saturating_sub(at);
+    let split = usize::try_from(in_blocks).unwrap_or(usize::MAX).min(buffer.len());
+    let (blocks, rest) = buffer.split_at_mut(split);
+    exact(base, data.offset + at, blocks)?;
+    match tail {
+        Some((from, offset)) if !rest.is_empty() => exact(base, offset + (at + split as u64 - from), rest),
+        _ => Ok(()),
+    }
+}
+
 /// A finished spool.
 pub(super) struct SpoolReader {
     path: Utf8PathBuf,
     file: File,
+    base: Option<(Utf8PathBuf, File)>,
 }
 
 impl SpoolReader {
-    /// Fills `buffer` from a place in the spool.
-    pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StorageError> {
-        self.file.read_exact_at(buffer, offset).map_err(io_error("reading", &self.path))
+    /// Fills `buffer` with what a file stores from `at` on; holes are not counted.
+    pub(super) fn read(&self, data: &FileData, at: u64, buffer: &mut [u8]) -> Result<(), StorageError> {
+        read_content((&self.path, &self.file), self.base.as_ref(), data, at, buffer)
     }
 
     /// Its path, for messages.

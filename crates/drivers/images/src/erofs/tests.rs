@@ -106,6 +106,13 @@ impl Drop for Mount {
     }
 }
 
+/// An image that is read and written again is the same, byte for byte.
+fn again(path: &Utf8Path, written: &Written) {
+    let mut copy = Image::new();
+    read(path, &mut copy.tree, &mut copy.spool, &Cancel::default()).unwrap();
+    assert_eq!(&copy.write().2, written);
+}
+
 fn content(length: usize) -> Vec<u8> {
     (0..length).map(|index| u8::try_from(index % 251).unwrap() + 1).collect()
 }
@@ -137,6 +144,7 @@ fn every_kind_of_entry_comes_back_as_it_went_in() {
     let data = image.spool.store(&content(5000)).unwrap();
     image.put_with(b"attributes", Attributes { xattrs, ..Attributes::root(0o4755) }, Kind::File(data));
     let (_directory, path, written) = image.write();
+    again(&path, &written);
     assert_eq!(microvm_durable::files::sha256_file(&path).unwrap(), (written.sha256, written.size));
     fsck(&path);
     let Some(mount) = Mount::of(&path) else { return };
@@ -199,6 +207,7 @@ fn holes_take_no_room() {
     let data = file.finish().unwrap();
     image.put(b"zeros", Kind::File(data));
     let (_directory, path, written) = image.write();
+    again(&path, &written);
     assert!(written.size < 1 << 20, "{}", written.size);
     let Some(mount) = Mount::of(&path) else { return };
     use std::os::unix::fs::FileExt;

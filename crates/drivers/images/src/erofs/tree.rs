@@ -250,6 +250,11 @@ impl Tree {
         Ok(self.resolve(parents)?.ok().and_then(|parent| self.child(parent, name)))
     }
 
+    /// True if a path names a directory, links on the way and at its end followed.
+    pub(crate) fn leads_to_directory(&self, path: &[u8]) -> bool {
+        components(path).is_ok_and(|parts| matches!(self.resolve(&parts), Ok(Ok(_))))
+    }
+
     fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
         match &self.node(parent).kind {
             Kind::Directory(entries) => entries.get(name).copied(),

@@ -166,7 +166,7 @@ impl Metadata<'_> {
                 (DataLayout::Inline, Kind::File(data)) => {
                     let tail = usize::try_from(placed.size % BLOCK).unwrap_or(0);
                     let mut bytes = vec![0; tail];
-                    self.spool.read(data.offset + placed.size - tail as u64, &mut bytes)?;
+                    self.spool.read(data, placed.size - tail as u64, &mut bytes)?;
                     output.write(&bytes)?;
                 }
                 (DataLayout::Inline, kind) => {
@@ -278,7 +278,7 @@ fn write_blocks(
             while done < length {
                 cancel.check()?;
                 let count = usize::try_from(length - done).unwrap_or(usize::MAX).min(buffer.len());
-                spool.read(data.offset + done, &mut buffer[..count])?;
+                spool.read(data, done, &mut buffer[..count])?;
                 output.write(&buffer[..count])?;
                 done += count as u64;
             }

@@ -82,6 +82,26 @@ pub(super) fn encode(xattrs: &[Xattr]) -> Vec<u8> {
     bytes
 }
 
+/// Length of the bytes behind an inode with this `i_xattr_icount`, which is not 0.
+pub(super) fn length(count: u16) -> usize {
+    HEADER + 4 * (usize::from(count) - 1)
+}
+
+/// The attributes that [`encode`] wrote; `None` if it did not.
+pub(super) fn decode(bytes: &[u8]) -> Option<Vec<Xattr>> {
+    let mut found = Vec::new();
+    let mut rest = bytes.get(HEADER..).unwrap_or_default();
+    while let Some((head, after)) = rest.split_at_checked(4) {
+        let (name, value) = (usize::from(head[0]), usize::from(u16::from_le_bytes([head[2], head[3]])));
+        let prefix = PREFIXES.iter().find(|(_, index)| *index == head[1])?.0;
+        let name_bytes = after.get(..name)?;
+        let value_bytes = after.get(name..name + value)?;
+        found.push(Xattr { name: [prefix, name_bytes].concat(), value: value_bytes.to_vec() });
+        rest = after.get((name + value).next_multiple_of(4)..).unwrap_or_default();
+    }
+    Some(found)
+}
+
 /// `i_xattr_icount` for so many bytes of [`encode`].
 pub(super) fn count(length: usize) -> u16 {
     if length == 0 { 0 } else { u16::try_from((length - HEADER) / 4 + 1).unwrap_or(u16::MAX) }

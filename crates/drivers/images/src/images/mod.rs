@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! names/<name>            the digest it stands for
+//! builds/<key>            the digest that a build with these inputs had
 //! <digest>/root.erofs     the file system; one file with several names where images have equal files
 //! <digest>/manifest.json  SHA-256 of the file system, configuration, source
 //! ```
@@ -9,6 +10,7 @@
 //! The digest of an image is over its files and its configuration: whoever refers to it gets the user and the variables it
 //! had then, whatever else is imported later. Images of older versions have the digest of their files alone; they keep it.
 
+mod builds;
 mod identity;
 mod names;
 mod publish;
@@ -48,6 +50,8 @@ struct ImageManifest {
 pub(crate) struct ImageFiles {
     directory: Utf8PathBuf,
     pub(crate) names: NameFiles,
+    /// The build cache.
+    builds: Utf8PathBuf,
     /// For work in progress.
     work: Utf8PathBuf,
     clock: Arc<dyn Clock>,
@@ -57,16 +61,18 @@ pub(crate) struct ImageFiles {
 }
 
 impl ImageFiles {
-    /// Images in `directory`, which have names in `names` and are made in `work`.
+    /// Images in `directory`, which have names in `names`, a build cache in `builds`, and are made in `work`.
     pub(crate) fn new(
         directory: Utf8PathBuf,
         names: Utf8PathBuf,
+        builds: Utf8PathBuf,
         work: Utf8PathBuf,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             directory,
             names: NameFiles::new(names),
+            builds,
             work,
             clock,
             verified: VerifiedFiles::default(),

@@ -32,7 +32,10 @@ impl Builder {
         if !self.has_acls {
             return Ok(());
         }
-        let (users, groups) = (self.database(b"etc/passwd")?, self.database(b"etc/group")?);
+        let (users, groups) = (
+            self.content(b"etc/passwd", NAMES_MAX)?.unwrap_or_default(),
+            self.content(b"etc/group", NAMES_MAX)?.unwrap_or_default(),
+        );
         let id = |principal, name: &[u8]| match principal {
             Principal::User => id_of(&users, name),
             Principal::Group => id_of(&groups, name),
@@ -47,14 +50,6 @@ impl Builder {
             waiting.extend(below.map(|(name, child)| (child, [&path[..], b"/", name].concat())));
         }
         Ok(())
-    }
-
-    /// Content of a small file of the image; nothing if there is none.
-    fn database(&mut self, path: &[u8]) -> Result<Vec<u8>, StorageError> {
-        let Ok(Some(node)) = self.tree.find(path) else { return Ok(Vec::new()) };
-        let Kind::File(data) = &self.tree.node(node).kind else { return Ok(Vec::new()) };
-        let data = data.clone();
-        Ok(self.spool.content(&data, NAMES_MAX)?.unwrap_or_default())
     }
 
     fn translate(

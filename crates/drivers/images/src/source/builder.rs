@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use microvm_durable::cancel::Cancel;
 use microvm_durable::error::bad_input;
 use microvm_ports::storage::ImageConfig;
@@ -57,6 +57,39 @@ impl Builder {
             bytes: 0,
             reported: 0,
         })
+    }
+
+    /// Begins with everything that an image of the store has.
+    pub(crate) fn begin_with(&mut self, path: &Utf8Path, config: ImageConfig) -> Result<(), StorageError> {
+        crate::erofs::read(path, &mut self.tree, &mut self.spool, &self.cancel)?;
+        self.tree.next_layer();
+        self.config = config;
+        Ok(())
+    }
+
+    /// Content of a small file of the image, links on the way to its folder followed; `None` if there is none.
+    pub(crate) fn content(&mut self, path: &[u8], most: u64) -> Result<Option<Vec<u8>>, StorageError> {
+        let Ok(Some(node)) = self.tree.find(path) else { return Ok(None) };
+        let Kind::File(data) = &self.tree.node(node).kind else { return Ok(None) };
+        let data = data.clone();
+        self.spool.content(&data, most)
+    }
+
+    /// Puts a file of root's with this content at a path.
+    pub(crate) fn put(&mut self, path: &str, mode: u16, content: &[u8]) -> Result<(), StorageError> {
+        let data = self.spool.store(content)?;
+        self.insert(path, path.as_bytes(), Attributes::root(mode), Kind::File(data))
+    }
+
+    /// Names in a directory of the image; none if there is no such directory.
+    pub(crate) fn names(&self, directory: &[u8]) -> Vec<String> {
+        let Ok(Some(node)) = self.tree.find(directory) else { return Vec::new() };
+        self.tree.children(node).map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    /// True if there is anything at a path.
+    pub(crate) fn has(&self, path: &[u8]) -> bool {
+        matches!(self.tree.find(path), Ok(Some(_)))
     }
 
     /// Puts an entry at a path. `what` names the source in errors.

@@ -26,12 +26,39 @@ const XATTR_MAX: usize = 64 << 10;
 pub(crate) fn add_folder(builder: &mut Builder, folder: &Utf8Path) -> Result<(), StorageError> {
     let own = rustix::process::geteuid().as_raw();
     let own = (own != 0).then_some((own, rustix::process::getegid().as_raw()));
+    add_folder_at(
+        builder,
+        folder,
+        b"",
+        own.map_or(Owners::Kept, |(uid, gid)| Owners::WithoutCaller(uid, gid)),
+    )
+}
+
+/// Owners of what comes from a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owners {
+    /// Those on the host.
+    Kept,
+    /// Those on the host, with root in the place of this user and this group.
+    WithoutCaller(u32, u32),
+    /// Root.
+    Root,
+}
+
+/// Takes in everything below `folder` at `place` in the image; see [`add_folder`].
+pub(crate) fn add_folder_at(
+    builder: &mut Builder,
+    folder: &Utf8Path,
+    place: &[u8],
+    owners: Owners,
+) -> Result<(), StorageError> {
     let mut seen: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
-    let mut pending: Vec<(PathBuf, Vec<u8>)> = vec![(folder.as_std_path().to_owned(), Vec::new())];
+    let mut pending: Vec<(PathBuf, Vec<u8>)> = vec![(folder.as_std_path().to_owned(), place.to_vec())];
     while let Some((path, inside)) = pending.pop() {
         builder.cancel.check()?;
         let shown = shown(&path);
-        let metadata = fs::symlink_metadata(&path).map_err(io_error("examining", &shown))?;
+        let metadata = if inside == place { fs::metadata(&path) } else { fs::symlink_metadata(&path) };
+        let metadata = metadata.map_err(io_error("examining", &shown))?;
         let file_type = metadata.file_type();
         if file_type.is_socket() {
             continue;
@@ -65,7 +92,7 @@ pub(crate) fn add_folder(builder: &mut Builder, folder: &Utf8Path) -> Result<(),
                 Kind::BlockDevice(major, minor)
             }
         };
-        let mut attributes = attributes(&metadata, own);
+        let mut attributes = attributes(&metadata, owners);
         attributes.xattrs = xattrs(&path, &shown)?;
         if inside.is_empty() {
             (attributes.mode, attributes.uid, attributes.gid) = (0o755, 0, 0);
@@ -90,13 +117,14 @@ fn read_file(builder: &mut Builder, path: &Path, shown: &Utf8Path) -> Result<Kin
     Ok(Kind::File(data))
 }
 
-fn attributes(metadata: &Metadata, own: Option<(u32, u32)>) -> Attributes {
+fn attributes(metadata: &Metadata, owners: Owners) -> Attributes {
     let owner = (metadata.uid(), metadata.gid());
-    let (uid, gid) = match own {
-        Some((uid, gid)) => {
+    let (uid, gid) = match owners {
+        Owners::WithoutCaller(uid, gid) => {
             (if owner.0 == uid { 0 } else { owner.0 }, if owner.1 == gid { 0 } else { owner.1 })
         }
-        None => owner,
+        Owners::Kept => owner,
+        Owners::Root => (0, 0),
     };
     Attributes {
         mode: u16::try_from(metadata.mode() & 0o7777).unwrap_or(0),

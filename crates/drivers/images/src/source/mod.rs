@@ -2,17 +2,23 @@
 //! the host.
 
 mod acl;
+pub(crate) mod additions;
 pub(crate) mod apt_sources;
+pub(crate) mod build_key;
 pub(crate) mod builder;
 mod choice;
 pub(crate) mod compression;
+mod deb;
 pub(crate) mod debian;
 pub(crate) mod docker;
 pub(crate) mod folder;
 #[cfg(test)]
 mod fuzz;
+mod npm;
 pub(crate) mod oci;
+mod packages;
 pub(crate) mod path;
+mod pip;
 pub(crate) mod recipe;
 pub(crate) mod registry;
 pub(crate) mod tar_image;

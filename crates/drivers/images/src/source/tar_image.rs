@@ -23,6 +23,8 @@ pub(crate) enum Whiteouts {
     Plain,
     /// Something of an earlier layer is gone (OCI image specification, "Whiteouts").
     Oci,
+    /// Nothing; and directories that are there, also through links, stay as they are (as dpkg does it).
+    Package,
 }
 
 /// Reads an unpacked tar stream.
@@ -40,12 +42,18 @@ pub(crate) fn add_tar(
     let cancel = builder.cancel.clone();
     let bad = |error: io::Error| bad_input(what, error.to_string());
     let mut tar = read_tar(cancel.reader(reader));
-    if whiteouts == Whiteouts::Plain {
+    if whiteouts != Whiteouts::Oci {
         tar = tar.strict();
     }
     while let Some(entry) = tar.next_entry().map_err(bad)? {
         builder.cancel.check()?;
         if whiteouts == Whiteouts::Oci && apply_whiteout(builder, what, &entry.path)? {
+            continue;
+        }
+        if whiteouts == Whiteouts::Package
+            && entry.kind == EntryType::Directory
+            && builder.tree.leads_to_directory(&entry.path)
+        {
             continue;
         }
         add_entry(builder, what, &mut tar, entry)?;

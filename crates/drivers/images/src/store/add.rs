@@ -5,17 +5,28 @@ use futures::StreamExt;
 use microvm_durable::cancel::Cancel;
 use microvm_durable::workspace::Workspace;
 use microvm_ports::guest::ByteStream;
-use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource, RecipeFile};
+use microvm_ports::storage::{Additions, ExtendedImage, ImageConfig, ImageInfo, ImageSource, RecipeFile};
 use microvm_ports::{Progress, StorageError};
 
 use super::{Images, Inner};
 use crate::images::check_name;
 use crate::source::builder::Builder;
 use crate::source::tar_image::{Whiteouts, add_tar};
-use crate::source::{debian, path, recipe, registry};
+use crate::source::{additions, debian, path, recipe, registry};
 
 /// Parts of a stream that wait to be taken in.
 const STREAM_DEPTH: usize = 16;
+
+/// Meaning of a tar stream.
+pub(super) enum StreamKind {
+    /// A whole root.
+    Root,
+    /// A layer over an image.
+    Layer {
+        /// Name or digest of that image.
+        base: String,
+    },
+}
 
 impl Inner {
     fn builder(
@@ -90,10 +101,35 @@ impl Images {
         }
     }
 
+    pub(super) async fn extend(
+        &self,
+        name: &str,
+        base: &str,
+        additions: &Additions,
+        config: &ImageConfig,
+        progress: Progress,
+    ) -> Result<ExtendedImage, StorageError> {
+        check_name(name)?;
+        let (name, base, additions, config) =
+            (name.to_owned(), base.to_owned(), additions.clone(), config.clone());
+        self.blocking(move |inner, cancel| {
+            let below = inner.images.resolve_image(&base)?;
+            let workspace = inner.workspace()?;
+            let mut builder = inner.builder(&workspace, cancel, progress)?;
+            builder.begin_with(&below.path, below.info.config)?;
+            let unfinished = additions::add(&mut builder, &workspace, &inner.cache, &additions)?;
+            let described = additions::describe(&base, &additions);
+            let info = inner.images.publish_image(&name, described, &config, builder, &workspace)?;
+            Ok(ExtendedImage { info, unfinished })
+        })
+        .await
+    }
+
     pub(super) async fn add_from_stream(
         &self,
         name: &str,
         description: &str,
+        kind: StreamKind,
         config: &ImageConfig,
         mut data: ByteStream,
         progress: Progress,
@@ -104,13 +140,17 @@ impl Images {
         let work = self.blocking(move |inner, cancel| {
             let workspace = inner.workspace()?;
             let mut builder = inner.builder(&workspace, cancel, progress)?;
+            let whiteouts = match &kind {
+                StreamKind::Root => Whiteouts::Plain,
+                StreamKind::Layer { base } => {
+                    let below = inner.images.resolve_image(base)?;
+                    builder.begin_with(&below.path, below.info.config)?;
+                    Whiteouts::Oci
+                }
+            };
             let reader = StreamReader { receiver, part: Bytes::new() };
-            add_tar(
-                &mut builder,
-                "the stream",
-                crate::source::compression::decompress("the stream", reader)?,
-                Whiteouts::Plain,
-            )?;
+            let reader = crate::source::compression::decompress("the stream", reader)?;
+            add_tar(&mut builder, "the stream", reader, whiteouts)?;
             inner.images.publish_image(&name, description, &config, builder, &workspace)
         });
         let pump = async move {

@@ -3,11 +3,14 @@
 use async_trait::async_trait;
 use microvm_durable::workspace::remove_leftovers;
 use microvm_ports::guest::ByteStream;
-use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource, RecipeFile, ResolvedImage};
+use microvm_ports::storage::{
+    Additions, ExtendedImage, ImageConfig, ImageInfo, ImageSource, RecipeFile, ResolvedImage,
+};
 use microvm_ports::{ImageStore, Progress, StorageError};
 use microvm_types::Listed;
 
 use super::Images;
+use super::add::StreamKind;
 
 #[async_trait]
 impl ImageStore for Images {
@@ -39,7 +42,56 @@ impl ImageStore for Images {
         data: ByteStream,
         progress: Progress,
     ) -> Result<ImageInfo, StorageError> {
-        self.add_from_stream(name, description, config, data, progress).await
+        self.add_from_stream(name, description, StreamKind::Root, config, data, progress).await
+    }
+
+    async fn add_layer(
+        &self,
+        name: &str,
+        base: &str,
+        description: &str,
+        config: &ImageConfig,
+        data: ByteStream,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError> {
+        let kind = StreamKind::Layer { base: base.to_owned() };
+        self.add_from_stream(name, description, kind, config, data, progress).await
+    }
+
+    async fn check_additions(&self, additions: &Additions) -> Result<(), StorageError> {
+        let additions = additions.clone();
+        self.blocking(move |_, _| crate::source::additions::check(&additions)).await
+    }
+
+    async fn extend_image(
+        &self,
+        name: &str,
+        base: &str,
+        additions: &Additions,
+        config: &ImageConfig,
+        progress: Progress,
+    ) -> Result<ExtendedImage, StorageError> {
+        self.extend(name, base, additions, config, progress).await
+    }
+
+    async fn name_image(&self, reference: &str, name: &str) -> Result<ImageInfo, StorageError> {
+        let (reference, name) = (reference.to_owned(), name.to_owned());
+        self.blocking(move |inner, _| inner.images.add_name(&reference, &name, &inner.workspace()?)).await
+    }
+
+    async fn build_key(&self, text: &str, files: &[RecipeFile]) -> Result<String, StorageError> {
+        let (text, files) = (text.to_owned(), files.to_vec());
+        self.blocking(move |_, cancel| crate::source::build_key::of(&text, &files, &cancel)).await
+    }
+
+    async fn cached_build(&self, key: &str) -> Result<Option<String>, StorageError> {
+        let key = key.to_owned();
+        self.blocking(move |inner, _| inner.images.cached_build(&key)).await
+    }
+
+    async fn remember_build(&self, key: &str, digest: &str) -> Result<(), StorageError> {
+        let (key, digest) = (key.to_owned(), digest.to_owned());
+        self.blocking(move |inner, _| inner.images.remember_build(&key, &digest, &inner.workspace()?)).await
     }
 
     async fn remove_image(&self, reference: &str, in_use: &[String]) -> Result<(), StorageError> {

@@ -27,6 +27,8 @@ struct Inner {
     root: Utf8PathBuf,
     /// For work in progress.
     work: Utf8PathBuf,
+    /// For packages that were fetched; all of it can be removed at any time.
+    cache: Utf8PathBuf,
     limits: ArchiveLimits,
     images: ImageFiles,
     kernels: KernelFiles,
@@ -51,14 +53,16 @@ impl Images {
         };
         let (images, names) = (directory("images")?, directory("images/names")?);
         let (kernels, work) = (directory("kernels")?, directory("tmp")?);
+        let (builds, cache) = (directory("images/builds")?, directory("cache")?);
         remove_leftovers(&work)?;
         Ok(Self(Arc::new(Inner {
             limits: config.limits,
-            images: ImageFiles::new(images, names, work.clone(), Arc::clone(&clock)),
+            images: ImageFiles::new(images, names, builds, work.clone(), Arc::clone(&clock)),
             kernels: KernelFiles::new(kernels, work.clone(), config.agent, clock),
             tree_memory: TreeMemory::of(config.limits.memory),
             root,
             work,
+            cache,
         })))
     }
 

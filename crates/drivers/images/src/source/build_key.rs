@@ -1,0 +1,78 @@
+//! The key of a build in the cache: everything that its image depends on, hashed.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
+use microvm_durable::error::io_error;
+use microvm_durable::files::hex;
+use microvm_ports::StorageError;
+use microvm_ports::storage::RecipeFile;
+use sha2::{Digest, Sha256};
+
+/// First line of what is hashed; another one when a build makes another image of equal inputs.
+const DOMAIN: &str = "microvm build 1";
+
+/// Hashes `text` and the files of the host: names, modes, links and contents, and no times.
+pub(crate) fn of(text: &str, files: &[RecipeFile], cancel: &Cancel) -> Result<String, StorageError> {
+    let mut hasher = Sha256::new();
+    part(&mut hasher, DOMAIN.as_bytes());
+    part(&mut hasher, text.as_bytes());
+    for file in files {
+        for field in [Some(&file.path), file.content.as_ref(), file.mode.as_ref()] {
+            part(&mut hasher, field.map_or(b"\0", |text| text.as_bytes()));
+        }
+        if let Some(source) = &file.source {
+            tree(&mut hasher, source, cancel)?;
+        }
+    }
+    Ok(hex(&hasher.finalize()))
+}
+
+/// A part with its length, so that parts cannot be shifted into one another.
+fn part(hasher: &mut Sha256, bytes: &[u8]) {
+    hasher.update((bytes.len() as u64).to_le_bytes());
+    hasher.update(bytes);
+}
+
+fn tree(hasher: &mut Sha256, source: &str, cancel: &Cancel) -> Result<(), StorageError> {
+    let root = PathBuf::from(source);
+    let mut pending = vec![root.clone()];
+    while let Some(path) = pending.pop() {
+        cancel.check()?;
+        let shown = path.to_string_lossy().into_owned();
+        let shown = Utf8Path::new(&shown);
+        let metadata = if path == root { fs::metadata(&path) } else { fs::symlink_metadata(&path) };
+        let metadata = metadata.map_err(io_error("examining", shown))?;
+        part(hasher, path.strip_prefix(&root).unwrap_or(&path).as_os_str().as_bytes());
+        part(hasher, &metadata.mode().to_le_bytes());
+        if metadata.is_dir() {
+            let entries = fs::read_dir(&path).map_err(io_error("listing", shown))?;
+            let mut below: Vec<PathBuf> = entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<_, _>>()
+                .map_err(io_error("listing", shown))?;
+            below.sort_unstable();
+            pending.extend(below);
+        } else if metadata.is_symlink() {
+            let target = fs::read_link(&path).map_err(io_error("reading the link", shown))?;
+            part(hasher, target.as_os_str().as_bytes());
+        } else if metadata.is_file() {
+            hasher.update(metadata.len().to_le_bytes());
+            let mut file = File::open(&path).map_err(io_error("opening", shown))?;
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                let count = file.read(&mut buffer).map_err(io_error("reading", shown))?;
+                if count == 0 {
+                    break;
+                }
+                hasher.update(&buffer[..count]);
+            }
+        }
+    }
+    Ok(())
+}

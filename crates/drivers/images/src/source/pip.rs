@@ -1,0 +1,210 @@
+//! Python packages: wheels that the host's `pip` chooses for the Python of an image, put beside that Python.
+
+use camino::Utf8Path;
+use microvm_durable::error::{bad_input, io_error};
+use microvm_durable::files::{make_directory, names_in};
+use microvm_durable::tool::Tool;
+use microvm_durable::workspace::Workspace;
+use microvm_ports::StorageError;
+
+use super::builder::Builder;
+use super::folder::{Owners, add_folder_at};
+use crate::erofs::Kind;
+
+const PIP: Tool =
+    Tool { program: "pip3", package: "python3-pip", purpose: "adding Python packages to images" };
+/// The newest glibc whose wheels are asked for; wheels for older ones run on newer ones.
+const GLIBC_MINOR_MAX: u32 = 40;
+/// glibc of an image that does not say which it has: that of the oldest Debian with support.
+const GLIBC_MINOR: u32 = 31;
+
+/// The Python of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Python {
+    /// Its version, as `3.11`.
+    version: String,
+    /// Its program.
+    program: String,
+    /// The folder that it imports from, and in which packages are put.
+    packages: String,
+    /// The folder of programs of packages.
+    programs: &'static str,
+}
+
+/// Puts requirements and all that they need in.
+pub(super) fn add(
+    builder: &mut Builder,
+    workspace: &Workspace,
+    requirements: &[String],
+) -> Result<(), StorageError> {
+    let python = find(builder).ok_or_else(|| {
+        bad_input(
+            "`pip` in the recipe",
+            "the image has no python3: add `packages: [python3]`, or build on an image that has it",
+        )
+    })?;
+    let target = workspace.join("pip");
+    make_directory(&target, 0o755)?;
+    let mut command = PIP.bound_command()?;
+    command.args([
+        "install",
+        "--target",
+        target.as_str(),
+        "--only-binary=:all:",
+        "--no-compile",
+        "--no-input",
+    ]);
+    command.args(["--disable-pip-version-check", "--no-warn-script-location", "--ignore-installed"]);
+    command.args(["--python-version", &python.version, "--implementation", "cp"]);
+    for platform in platforms(builder)? {
+        command.args(["--platform", &platform]);
+    }
+    command.env("PIP_ROOT_USER_ACTION", "ignore").args(requirements);
+    let progress = builder.progress.clone();
+    progress.step(format!("pip: {}", requirements.join(" ")));
+    let cancel = builder.cancel.clone();
+    let mut missing = None;
+    let ran = PIP.run(command, &cancel, |line| {
+        if let Some(rest) = line.strip_prefix("ERROR: No matching distribution found for ") {
+            missing = Some(rest.to_owned());
+        } else if line.starts_with("Collecting ") || line.starts_with("Installing ") {
+            progress.step(format!("pip: {line}"));
+        }
+    });
+    if let Some(missing) = missing {
+        return Err(bad_input(
+            format!("the pip requirement `{missing}`"),
+            format!(
+                "there is no such package or version, or no wheel of it for Python {} on linux-{}; \
+                 packages without wheels are built by `commands`",
+                python.version,
+                std::env::consts::ARCH
+            ),
+        ));
+    }
+    ran?;
+    put(builder, &python, &target)
+}
+
+/// Moves what pip made into the image.
+fn put(builder: &mut Builder, python: &Python, target: &Utf8Path) -> Result<(), StorageError> {
+    for name in names_in(target)? {
+        let from = target.join(&name);
+        if name == "bin" {
+            for script in names_in(&from)? {
+                point_to(&from.join(&script), &python.program)?;
+            }
+            add_folder_at(builder, &from, python.programs.as_bytes(), Owners::Root)?;
+        } else if from.is_dir() {
+            add_folder_at(builder, &from, format!("{}/{name}", python.packages).as_bytes(), Owners::Root)?;
+        } else {
+            let content = std::fs::read(&from).map_err(io_error("reading", &from))?;
+            builder.put(&format!("{}/{name}", python.packages), 0o644, &content)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a script that pip wrote for the host's Python one of the image's.
+fn point_to(script: &Utf8Path, program: &str) -> Result<(), StorageError> {
+    let content = std::fs::read(script).map_err(io_error("reading", script))?;
+    let Some(rest) = content.strip_prefix(b"#!") else { return Ok(()) };
+    let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
+    if !rest[..end].windows(6).any(|part| part == b"python") {
+        return Ok(());
+    }
+    let new = [format!("#!{program}").as_bytes(), &rest[end..]].concat();
+    std::fs::write(script, new).map_err(io_error("writing", script))
+}
+
+/// The `python3` that is first on the usual path of the image.
+fn find(builder: &Builder) -> Option<Python> {
+    for bin in ["usr/local/bin", "usr/bin"] {
+        let link = format!("{bin}/python3");
+        let Ok(Some(node)) = builder.tree.find(link.as_bytes()) else { continue };
+        let named = match &builder.tree.node(node).kind {
+            Kind::Symlink(target) => version_of(&String::from_utf8_lossy(target)),
+            _ => None,
+        };
+        let beside = || builder.names(bin.as_bytes()).iter().find_map(|name| version_of(name));
+        let version = named.or_else(beside)?;
+        let local = bin == "usr/local/bin";
+        let packages = if local {
+            format!("usr/local/lib/python{version}/site-packages")
+        } else if builder.has(b"usr/lib/python3/dist-packages") {
+            format!("usr/local/lib/python{version}/dist-packages")
+        } else {
+            format!("usr/lib/python{version}/site-packages")
+        };
+        let programs = if local || packages.starts_with("usr/local") { "usr/local/bin" } else { "usr/bin" };
+        return Some(Python { version, program: format!("/{link}"), packages, programs });
+    }
+    None
+}
+
+/// `3.11` of `/usr/bin/python3.11`.
+fn version_of(name: &str) -> Option<String> {
+    let version = name.rsplit('/').next()?.strip_prefix("python")?;
+    let minor = version.strip_prefix("3.")?;
+    (!minor.is_empty() && minor.bytes().all(|byte| byte.is_ascii_digit())).then(|| version.to_owned())
+}
+
+/// Platforms of wheels that run in the image, the most special first.
+fn platforms(builder: &mut Builder) -> Result<Vec<String>, StorageError> {
+    let machine = std::env::consts::ARCH;
+    if builder.names(b"lib").iter().any(|name| name.starts_with("ld-musl-")) {
+        return Ok((0..=2).rev().map(|minor| format!("musllinux_1_{minor}_{machine}")).collect());
+    }
+    let minor = glibc_minor(builder)?.min(GLIBC_MINOR_MAX);
+    let mut platforms: Vec<String> =
+        (5..=minor).rev().map(|minor| format!("manylinux_2_{minor}_{machine}")).collect();
+    platforms.extend(
+        ["manylinux2014", "manylinux2010", "manylinux1", "linux"].map(|name| format!("{name}_{machine}")),
+    );
+    Ok(platforms)
+}
+
+/// Minor version of the image's glibc, by its dpkg.
+fn glibc_minor(builder: &mut Builder) -> Result<u32, StorageError> {
+    let status = builder.content(b"var/lib/dpkg/status", super::packages::STATUS_MAX)?.unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    let stanza = status.split("\n\n").find(|stanza| stanza.starts_with("Package: libc6\n"));
+    let version = stanza.and_then(|stanza| stanza.lines().find_map(|line| line.strip_prefix("Version: 2.")));
+    let digits = version.map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
+    Ok(digits.and_then(|digits| digits.parse().ok()).unwrap_or(GLIBC_MINOR))
+}
+
+#[cfg(test)]
+mod tests {
+    use camino::Utf8PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_names_of_programs() {
+        for (name, version) in [
+            ("python3.11", Some("3.11")),
+            ("/usr/bin/python3.9", Some("3.9")),
+            ("python3", None),
+            ("python3.11-config", None),
+            ("pythonw", None),
+        ] {
+            assert_eq!(version_of(name).as_deref(), version, "{name}");
+        }
+    }
+
+    #[test]
+    fn scripts_are_pointed_to_the_python_of_the_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = Utf8PathBuf::from_path_buf(folder.path().join("tool")).unwrap();
+        for (before, after) in [
+            (&b"#!/opt/of host/python3.12\nimport x\n"[..], &b"#!/usr/bin/python3\nimport x\n"[..]),
+            (b"#!/bin/sh\nexec\n", b"#!/bin/sh\nexec\n"),
+            (b"\x7fELF", b"\x7fELF"),
+        ] {
+            std::fs::write(&script, before).unwrap();
+            point_to(&script, "/usr/bin/python3").unwrap();
+            assert_eq!(std::fs::read(&script).unwrap(), after);
+        }
+    }
+}
