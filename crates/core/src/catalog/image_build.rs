@@ -84,8 +84,11 @@ impl Catalog {
                 self.build_on(recipe, &info, *cache, &mut temporary, &progress).await
             }
         };
-        temporary.remove().await;
-        built
+        let gone = temporary.remove().await;
+        built.map(|mut info| {
+            info.names.retain(|name| !gone.contains(name));
+            info
+        })
     }
 
     /// Takes the result of an equal build, or builds and remembers.
@@ -138,8 +141,10 @@ impl Catalog {
                 let step = Step { name: &place(false), commands: &added.unfinished, config: &nothing };
                 below = self.build_in_vm(&step, &below, progress).await?;
                 let rest = Additions { packages: Vec::new(), ..additions.clone() };
-                let added = images.extend_image(&place(last), &below.digest, &rest, over, progress.clone());
-                below = added.await?.info;
+                let finished = place(last);
+                let added =
+                    images.extend_image(&finished, &below.digest, &rest, over, progress.clone()).await?;
+                below = added.info;
             } else if last && !whole {
                 below = images.name_image(&below.digest, name).await?;
             }
@@ -235,21 +240,22 @@ impl Temporary<'_> {
         name
     }
 
-    /// Removes the images that nothing else needs, and the names of all.
-    async fn remove(self) {
+    /// Removes the images that nothing else needs, and the names of all; returns these.
+    async fn remove(self) -> Vec<String> {
         let images = &self.catalog.context.shared.ports.images;
-        for name in self.names {
+        for name in &self.names {
             // A step that failed never used its name.
-            let Ok(found) = images.image(&name).await else { continue };
+            let Ok(found) = images.image(name).await else { continue };
             let removed = if self.catalog.is_needed(&found.info.digest) {
-                images.remove_image_name(&name).await
+                images.remove_image_name(name).await
             } else {
-                images.remove_image(&name, &[]).await
+                images.remove_image(name, &[]).await
             };
             if let Err(error) = removed {
                 tracing::warn!(image = name, %error, "an image between the steps of a build could not be removed");
             }
         }
+        self.names
     }
 }
 

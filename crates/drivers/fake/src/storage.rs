@@ -352,7 +352,7 @@ impl ImageStore for FakeStorage {
         let config = below.config.with(config);
         let info =
             self.add(name, "made up", &config, format!("{} {additions:?}", below.digest).as_bytes())?;
-        let unfinished = if scripts { vec!["configure".to_owned()] } else { Vec::new() };
+        let unfinished = if scripts { vec!["true".to_owned()] } else { Vec::new() };
         Ok(ExtendedImage { info, unfinished })
     }
 
