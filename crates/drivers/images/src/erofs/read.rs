@@ -101,7 +101,7 @@ impl Image {
 
     fn inode(&self, number: u64) -> Result<Inode, StorageError> {
         let offset = number.saturating_mul(SLOT);
-        let mut head = [0; INODE as usize];
+        let mut head = [0; 64];
         self.bytes(offset, &mut head)?;
         let format = u16_at(&head, 0);
         if format & 1 != 1 {
