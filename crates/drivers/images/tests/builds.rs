@@ -1,5 +1,5 @@
 //! Images on top of images: files, folders, layers, the build cache, and what goes wrong on the way.
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests fail by panicking and say why they skip")]
 
 mod common;
 
