@@ -10,6 +10,7 @@ use microvm_types::{Action, ByteSize, ErrorKind, Listed, Unreadable};
 
 use crate::convert;
 use crate::failure::Failure;
+use crate::requirements;
 use crate::session::Session;
 
 /// Free space below which `doctor` warns: an image and a busy scratch disk.
@@ -84,12 +85,21 @@ pub(crate) async fn doctor(app: &Session) -> Doctor {
             Err(error) => checks.push(broken("hypervisor", &error)),
         }),
     }
+    checks.extend(requirements(&app.settings.root));
     checks.push(kernels(app).await);
     checks.push(images(app).await);
     checks.push(snapshots(app));
     checks.push(space(&app.settings.root));
     checks.push(strays(app).await);
     Doctor { checks, hypervisor }
+}
+
+/// The host beside what is recommended.
+fn requirements(root: &Utf8Path) -> Vec<Check> {
+    match info(root, Duration::ZERO) {
+        Ok(host) => requirements::checks(&host, Utf8Path::new("/etc/os-release")),
+        Err(failure) => vec![check("host size", CheckStatus::Failed, failure.0.detail, None)],
+    }
 }
 
 /// Stored records and files that cannot be read.

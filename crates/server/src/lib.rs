@@ -32,6 +32,7 @@ mod listener;
 mod metrics;
 mod observe;
 mod reply;
+mod requirements;
 mod routes;
 mod serve;
 mod session;
