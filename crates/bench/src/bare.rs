@@ -17,6 +17,7 @@ use tokio::process::{Child, Command};
 
 use crate::error::BenchError;
 use crate::error::failed;
+use crate::{bare_line, bare_qmp};
 
 /// Time that a bare machine may take to answer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -104,9 +105,10 @@ impl BareHost {
 
     /// Starts a bare machine; what was made for it is removed if that fails.
     pub(crate) async fn start(&self, spec: &MachineSpec) -> Result<BareMachine, BenchError> {
-        let (program, arguments) =
-            self.qemu.bare_command(spec).await.map_err(|error| failed("describing the machine", &error))?;
-        let outcome = start(&*self.connector, spec, program, arguments).await;
+        let recipe =
+            self.qemu.recipe(spec).await.map_err(|error| failed("describing the machine", &error))?;
+        let arguments = bare_line::arguments(&recipe, &spec.directory);
+        let outcome = start(&*self.connector, spec, recipe.program, arguments).await;
         if outcome.is_err() {
             let _ = self.disks.remove_vm_files(&spec.id).await;
         }
@@ -179,12 +181,13 @@ async fn start(
         .map_err(|error| failed("starting a bare QEMU", &error))?;
     let mut epoch = 1;
     if let MachineStart::Incoming(state) = &spec.start {
-        listening(&spec.directory.join("qmp.sock"), started).await;
+        listening(&spec.directory.join(bare_qmp::SOCKET), started).await;
         let device_state = state.parts.as_single();
         let device_state = device_state
             .ok_or_else(|| failed("loading a state", &"it has other parts than a device state"))?;
-        let loaded = Qemu::bare_load(&spec.directory, device_state).await;
-        loaded.map_err(|error| failed("loading a state into a bare machine", &error))?;
+        let (directory, device_state) = (spec.directory.clone(), device_state.clone());
+        let loaded = tokio::task::spawn_blocking(move || bare_qmp::load(&directory, &device_state)).await;
+        loaded.map_err(|error| failed("loading a state into a bare machine", &error))??;
         epoch = CHILD_EPOCH;
     }
     let socket = spec.directory.join("agent.sock");

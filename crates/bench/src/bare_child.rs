@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use microvm_driver_qemu::Qemu;
 use microvm_ports::StorageError;
 use microvm_ports::branch::{IncomingState, MemoryPages, StateMemory};
 use microvm_ports::capabilities::MemoryShape;
@@ -12,6 +11,7 @@ use microvm_types::VmRef;
 use microvm_types::vm::Origin;
 
 use crate::bare::{BareHost, BareMachine, IMAGE, bare_spec};
+use crate::bare_qmp;
 use crate::error::BenchError;
 use crate::{Scene, failed};
 
@@ -65,14 +65,15 @@ impl BareHost {
 
     /// Shortest pause of a bare machine for a branch in which no memory is copied.
     pub(crate) async fn pause(&self, machine: &BareMachine) -> Result<Duration, BenchError> {
-        let tops = self.snapshots.prepare_tops(&machine.id, &[]).await;
+        let tops = self.snapshots.prepare_overlays(&machine.id, &[]).await;
         let tops = tops.map_err(|error| failed("making a new top", &error))?;
-        let [top] = tops.as_slice() else {
+        let [overlay] = tops.as_slice() else {
             return Err(failed("making a new top", &"there is not exactly one disk"));
         };
         let directory = self.disks.vm_directory(&machine.id);
-        Qemu::bare_pause(&directory, SCRATCH, top)
-            .await
-            .map_err(|error| failed("pausing a bare machine", &error))
+        let overlay = overlay.clone();
+        let paused =
+            tokio::task::spawn_blocking(move || bare_qmp::pause(&directory, SCRATCH, &overlay)).await;
+        paused.map_err(|error| failed("pausing a bare machine", &error))?
     }
 }

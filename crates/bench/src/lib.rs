@@ -11,6 +11,8 @@
 
 mod bare;
 mod bare_child;
+mod bare_line;
+mod bare_qmp;
 mod boot;
 mod channel;
 mod density;

@@ -39,7 +39,7 @@ impl CappedLog {
     /// Goes on with the log at `path`, which is made if it is missing; `cap` in bytes. A symbolic link is refused.
     ///
     /// # Errors
-    /// What the system says if the file cannot be opened.
+    /// Those of the system if the file cannot be opened.
     pub fn open(path: Utf8PathBuf, cap: u64) -> io::Result<Self> {
         let file = open(&path)?;
         let written = file.metadata()?.len();
@@ -61,7 +61,7 @@ impl CappedLog {
     /// Adds `bytes`, which stay together in one file.
     ///
     /// # Errors
-    /// What the system says if they cannot be written.
+    /// Those of the system if they cannot be written.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.written >= self.cap {
             if let Some(start) = self.start {
@@ -104,7 +104,7 @@ fn write_start(path: &Utf8Path, start: u64, old_length: u64) -> io::Result<()> {
     options.open(start_file(path))?.write_all(format!("{start:020} {old_length:020}\n").as_bytes())
 }
 
-/// What [`write_start`] noted; `None` if nothing was, as in versions before.
+/// Offset that [`write_start`] noted; `None` if nothing was, as in versions before.
 fn read_start(path: &Utf8Path) -> io::Result<Option<(u64, u64)>> {
     let text = tail_of_file(&start_file(path), 64)?;
     if text.is_empty() {
@@ -116,7 +116,7 @@ fn read_start(path: &Utf8Path) -> io::Result<Option<(u64, u64)>> {
     numbers.map(Some).ok_or_else(unreadable)
 }
 
-/// How often a reader looks again when it came while the files changed places.
+/// Number of times that a reader looks again if the files changed places meanwhile.
 const LOOKS: usize = 1_000;
 
 /// Bytes of a capped log, at most `limit`: the newest, or with `from` those at that offset and after it (the oldest that

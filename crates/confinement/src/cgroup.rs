@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Group of all VMs below each hierarchy.
 const PARENT: &str = "microvm";
 
-/// Where a controller's hierarchy is mounted, if it is.
+/// Mount point of a controller's hierarchy, if there is one.
 fn hierarchies() -> io::Result<Vec<(&'static str, PathBuf)>> {
     let root = Path::new("/sys/fs/cgroup");
     let controllers = if_there(fs::read_to_string(root.join("cgroup.controllers")))?.unwrap_or_default();
@@ -38,7 +38,7 @@ fn if_there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Whether limits can be set on this host by this user, or why not. Makes a group and removes it again: a mounted
+/// Succeeds if limits can be set on this host by this user, else tells the reason. Makes a group and removes it again: a mounted
 /// hierarchy may be read-only or not delegated.
 pub(crate) fn try_out() -> Result<String, String> {
     if !nix::unistd::geteuid().is_root() {

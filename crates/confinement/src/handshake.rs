@@ -1,8 +1,8 @@
-//! What server and supervisor say to each other: one JSON document per line over a socket pair.
+//! Messages between server and supervisor: one JSON document per line over a socket pair.
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::ProcessRecord;
+use crate::process::record::ProcessRecord;
 
 /// The server's last word before the VMM starts.
 pub(crate) const GO: &[u8] = b"go\n";
@@ -19,7 +19,7 @@ pub(crate) enum Report {
     Failed {
         /// Which step.
         step: String,
-        /// What the system said.
+        /// Error of the system.
         detail: String,
     },
 }

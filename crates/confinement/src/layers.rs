@@ -1,4 +1,4 @@
-//! What of the cage this host can offer.
+//! Layers of the cage that this host can offer.
 
 use std::collections::BTreeMap;
 

@@ -19,35 +19,28 @@
 //! namespaces, a root file system of its own, no capabilities, no new privileges, Landlock, cgroup limits. The VMM's
 //! own system call filter comes on top. What this crate does *not* do: know a VMM's command line.
 
-mod bpf;
 mod cage;
-mod call_filter;
 mod capped_log;
 mod cgroup;
 mod clone;
+mod descriptors;
+mod filters;
 mod first_call;
-mod folder_filter;
-mod folders;
 mod handshake;
 mod layers;
-mod open_filter;
-mod ownership;
 mod process;
-mod read_only;
-mod record;
 mod spawn;
 mod spec;
-mod stray;
 mod supervisor;
 
+pub use cage::folders::FOLDER_STEP;
 pub use capped_log::{CappedLog, LogPart, read as read_log, tail};
-pub use folders::FOLDER_STEP;
 pub use layers::{CGROUP_LIMITS, Layer, layers};
 pub use process::ProcessIdentity;
-pub use record::{ExitRecord, ProcessRecord};
+pub use process::record::{ExitRecord, ProcessRecord};
+pub use process::stray::end_strays;
 pub use spawn::{SpawnError, Spawned, spawn};
 pub use spec::{CageSpec, FileOwner, Folder, Listener, Mount, MountAccess, OpenFile};
-pub use stray::end_strays;
 pub use supervisor::supervise;
 
 /// First argument of the program that makes it a supervisor.

@@ -12,11 +12,11 @@ use tokio::process::Command;
 
 use crate::SUPERVISOR_COMMAND;
 use crate::handshake::{GO, Report};
-use crate::record::ProcessRecord;
+use crate::process::record::ProcessRecord;
+use crate::process::stray::{MARK, mark};
 use crate::spec::CageSpec;
-use crate::stray::{MARK, mark};
 
-/// Why a caged process could not be started.
+/// Failure of starting a caged process.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     /// The supervisor could not be started or spoken to.
@@ -24,7 +24,7 @@ pub enum SpawnError {
     Supervisor {
         /// Which step.
         step: &'static str,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
@@ -33,7 +33,7 @@ pub enum SpawnError {
     Cage {
         /// Which step.
         step: String,
-        /// What the system said.
+        /// Error of the system.
         detail: String,
     },
     /// It took too long.
@@ -44,7 +44,7 @@ pub enum SpawnError {
 /// A caged process that runs.
 #[derive(Debug)]
 pub struct Spawned {
-    /// What runs.
+    /// Its processes.
     pub record: ProcessRecord,
 }
 

@@ -1,4 +1,4 @@
-//! What a caged process gets.
+//! Specification of a caged process.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ pub struct CageSpec {
     pub console_cap: u64,
     /// User and group id outside the cage; `None`: those of the server (which is then not root).
     pub user: Option<u32>,
-    /// Whether to set the two limits below by cgroups; decided once from [`crate::layers()`], so that a host that offers
+    /// True to set the limits below by cgroups; decided once from [`crate::layers()`], so that a host that offers
     /// them never starts a VMM without.
     pub limits: bool,
     /// Most memory of the process in bytes, page cache of its files included.
@@ -48,13 +48,13 @@ pub struct CageSpec {
     /// Bytes that a file may have which it writes; `None`: no limit. A disk image must not grow to the end of the host's disk.
     #[serde(default)]
     pub file_limit: Option<u64>,
-    /// Whether its memory may be of huge pages, where it asks for them.
+    /// True if its memory may be of huge pages, where it asks for them.
     pub huge_pages: bool,
-    /// Whether to give it a descriptor by which the server learns what it writes to its memory, where the kernel can.
+    /// True to give it a descriptor by which the server learns what it writes to its memory, where the kernel can.
     pub write_tracking: bool,
 }
 
-/// What may be done with a mounted path.
+/// Access to a mounted path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MountAccess {
@@ -69,13 +69,13 @@ pub enum MountAccess {
 /// A host path shown in the cage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Where it is on the host.
+    /// Path on the host.
     pub source: Utf8PathBuf,
-    /// Where it appears.
+    /// Path in the cage.
     pub target: Utf8PathBuf,
     /// Leave it out if it is not there, instead of failing.
     pub optional: bool,
-    /// What may be done with it.
+    /// Access to it.
     pub access: MountAccess,
 }
 
@@ -83,11 +83,11 @@ pub struct Mount {
 /// owner's; files of others it meets as a stranger.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Folder {
-    /// Where it is on the host; no symbolic link may be on the way.
+    /// Path on the host, without symbolic links on the way.
     pub source: Utf8PathBuf,
-    /// Where it appears.
+    /// Path in the cage.
     pub target: Utf8PathBuf,
-    /// Whether it may change anything.
+    /// True if the process may change anything in it.
     pub writable: bool,
 }
 
@@ -102,9 +102,9 @@ impl CageSpec {
 /// A file handed over as a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenFile {
-    /// Where it is on the host.
+    /// Path on the host.
     pub path: Utf8PathBuf,
-    /// Whether it may be written.
+    /// True if it may be written.
     pub writable: bool,
     /// Number of the descriptor.
     pub descriptor: i32,

@@ -12,20 +12,19 @@ use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
-use crate::cage::{self, CageError};
-use crate::call_filter;
+use crate::cage::folders;
+use crate::cage::{self, CageError, LOCK_STEP, OPEN_STEP, opens_inside};
 use crate::capped_log::CappedLog;
 use crate::cgroup;
 use crate::clone::{Side, clone};
+use crate::descriptors::duplicate;
+use crate::filters::open_filter::{self, OpenFilter};
+use crate::filters::{call_filter, folder_filter};
 use crate::first_call;
-use crate::folder_filter;
-use crate::folders;
 use crate::handshake::{GO, Report};
 use crate::layers::NAMESPACES;
-use crate::open_filter::{self, OpenFilter};
+use crate::process::record::{ExitRecord, ProcessRecord, SupervisorLock};
 use crate::process::{ProcessIdentity, boot_id};
-use crate::read_only::{LOCK_STEP, OPEN_STEP, opens_inside};
-use crate::record::{ExitRecord, ProcessRecord, SupervisorLock};
 use crate::spec::{CageSpec, FileOwner};
 
 /// Cap of `vmm.log`, the VMM's own messages, in bytes.
@@ -35,8 +34,6 @@ const VMM_OOM_SCORE: &str = "500";
 /// The supervisor's words to the child.
 const BUILD: &[u8; 1] = b"b";
 const EXECUTE: &[u8; 1] = b"x";
-/// Lowest number our own descriptors are moved to, above all numbers a [`CageSpec`] names.
-const OWN_DESCRIPTORS: RawFd = 100;
 
 /// Body of the hidden command: standard input is the socket to the server. Returns when the VMM has ended.
 #[must_use]
@@ -104,16 +101,6 @@ fn report(server: &mut UnixStream, report: &Report) -> io::Result<()> {
     let mut line = serde_json::to_vec(report)?;
     line.push(b'\n');
     server.write_all(&line)
-}
-
-/// A descriptor of ours, close-on-exec and out of the way of those the VMM gets.
-pub(crate) fn duplicate(descriptor: impl AsFd) -> io::Result<OwnedFd> {
-    #[allow(unsafe_code)]
-    // SAFETY: fcntl on a valid descriptor; the result is a new one that nobody else owns.
-    unsafe {
-        let new = libc::fcntl(descriptor.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, OWN_DESCRIPTORS);
-        if new < 0 { Err(io::Error::last_os_error()) } else { Ok(std::os::fd::FromRawFd::from_raw_fd(new)) }
-    }
 }
 
 fn own_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -274,7 +261,7 @@ fn await_word(go: &mut File, wanted: &[u8; 1]) -> Result<(), CageError> {
     }
 }
 
-/// Where the child writes to.
+/// Descriptors that the child writes to.
 struct ChildEnds<'a> {
     messages: &'a OwnedFd,
     filter: &'a OwnedFd,

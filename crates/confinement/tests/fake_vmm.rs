@@ -24,7 +24,7 @@ const FAKE: &str = "fake-vmm";
 const WAITING: &str = "fake-vmm-that-waits";
 const SHARING: &str = "fake-vmm-that-shares";
 const NAME: &str = "a_taken_over_vmm_is_held";
-/// Where it finds its memory base, and a folder of its user's, in the cage.
+/// Paths in the cage of its memory base, and of a folder of its user's.
 const MEMORY: &str = "/memory";
 const FOLDER: &str = "/share";
 /// Numbers of the descriptors that it is handed.
@@ -119,7 +119,7 @@ fn be_hostile(secret: &str) {
     attempt!("own write", libc::SYS_pwrite64, OWN, c"x".as_ptr(), 1, LARGEST - 1);
     attempt!("huge write", libc::SYS_pwrite64, OWN, c"x".as_ptr(), 1, LARGEST);
     attempt!("huge file", libc::SYS_ftruncate, OWN, 1_i64 << 40);
-    // What every VMM needs goes on working.
+    // Calls that every VMM needs still work.
     attempt!("unix", libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0);
     tell("thread", std::thread::spawn(|| 1).join().unwrap_or(-1));
 }
@@ -270,7 +270,7 @@ async fn end_those_that_nothing_tells_of() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// Whether it has ended already; one that nobody has waited for has.
+/// True if it has ended already, waited for or not.
 async fn has_ended(process: ProcessIdentity) -> bool {
     match process.open().unwrap() {
         Some(process) => {

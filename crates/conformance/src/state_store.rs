@@ -1,4 +1,4 @@
-//! What every [`StateStore`] must do.
+//! Suite of every [`StateStore`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -139,7 +139,7 @@ fn a_golden_snapshot_that_cannot_be_made_tells_why_and_leaves_nothing() {
         Operation::CreateFiles,
         Operation::Launch,
         Operation::Connect,
-        Operation::PrepareTops,
+        Operation::PrepareOverlays,
         Operation::Branch,
         Operation::WriteSnapshot,
         Operation::SnapshotSource,

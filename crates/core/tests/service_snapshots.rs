@@ -223,14 +223,14 @@ fn a_branch_that_fails_leaves_the_vm_as_it_was() {
     server.run(async {
         service.vms.create(named("dev")).await.unwrap();
         say(service, "dev", "echo kept > /root/note").await;
-        for step in [Operation::PrepareTops, Operation::Branch, Operation::ForkPoint] {
+        for step in [Operation::PrepareOverlays, Operation::Branch, Operation::ForkPoint] {
             host.hypervisor.script().next(step, Fault::Fail);
             host.storage.script().next(step, Fault::Fail);
             service.branches.fork(&vm("dev"), forks(2, "try-{n}")).await.unwrap_err();
             assert_eq!(vms(service), ["dev"], "{step:?}");
             host.clear_faults();
         }
-        for step in [Operation::PrepareTops, Operation::Branch, Operation::WriteSnapshot] {
+        for step in [Operation::PrepareOverlays, Operation::Branch, Operation::WriteSnapshot] {
             host.hypervisor.script().next(step, Fault::Fail);
             host.storage.script().next(step, Fault::Fail);
             snap(service, "dev", "s").await.unwrap_err();
@@ -496,7 +496,7 @@ fn snapshots_and_vms_on_them_outlive_the_server() {
 #[test]
 fn a_server_that_dies_in_a_fork_or_snapshot_leaves_no_half() {
     let steps = [
-        Operation::PrepareTops,
+        Operation::PrepareOverlays,
         Operation::Branch,
         Operation::ForkPoint,
         Operation::WriteSnapshot,

@@ -78,11 +78,11 @@ fn a_fork_looks_at_its_parent_once_and_at_the_image_once_for_all_children() {
         drop(server.run(server.service.branches.fork(&vm("web"), forks(3, "child-{n}"))).unwrap());
     });
     let children = [(CreateFiles, 3), (FinishFiles, 3)];
-    let mut wanted = once(&[Image, FindFiles, PrepareTops, ForkPoint]);
+    let mut wanted = once(&[Image, FindFiles, PrepareOverlays, ForkPoint]);
     wanted.extend(children);
     assert_eq!(forked, wanted);
     let taken = calls(&host, || drop(server.run(snap(&server.service, "child-1", "good")).unwrap()));
-    assert_eq!(taken, once(&[FindFiles, PrepareTops, WriteSnapshot]));
+    assert_eq!(taken, once(&[FindFiles, PrepareOverlays, WriteSnapshot]));
     let restored = calls(&host, || {
         drop(server.run(server.service.branches.restore("good", restored("again"))).unwrap());
     });

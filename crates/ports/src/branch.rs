@@ -1,12 +1,12 @@
-//! Branching a living machine: its whole state at one moment, while it goes on.
+//! Branching of living machines: the whole state of one moment, while the machine runs on.
 //!
 //! ```text
 //!  running ──stop──▶ state parts ──┐
-//!                    new disk tops ├─▶ cont ──▶ Branch { parts, memory, disks } ──▶ files, children
+//!                    new overlays  ├─▶ cont ──▶ Branch { parts, memory, disks } ──▶ files, children
 //!                    changed pages ┘
 //! ```
 //!
-//! Memory is seen as an immutable base file and the pages that differ from it ([`MemoryPages`]); disks as a writable top
+//! Memory is seen as an immutable base file and the pages that differ from it ([`MemoryPages`]); disks as a writable overlay
 //! over frozen layers. Both are taken in one pause, so that they never disagree.
 
 use std::collections::BTreeMap;
@@ -28,12 +28,12 @@ use crate::storage::StorageError;
 /// Bytes of one page of memory on x86-64 and on arm64 as distributions configure it.
 pub const PAGE_SIZE: usize = 4_096;
 
-/// Pages in a row: number of the first one from the start of the guest's memory, and how many.
+/// Pages in a row. Pages are numbered from the start of the guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRange {
     /// Number of the first page.
     pub first: u64,
-    /// How many pages, at least one.
+    /// Number of pages, at least one.
     pub count: u64,
 }
 
@@ -64,20 +64,20 @@ impl PageRange {
 /// Content of some pages.
 #[derive(Clone, Default)]
 pub struct MemoryPages {
-    /// Which pages: ascending, not touching each other.
+    /// The pages: ascending ranges that do not touch each other.
     pub ranges: Vec<PageRange>,
     /// Their content, one after the other in the order of `ranges`.
     pub data: Bytes,
 }
 
 impl MemoryPages {
-    /// How many bytes of content.
+    /// Bytes of content.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.data.len() as u64
     }
 
-    /// Whether there are none.
+    /// True if there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.data.is_empty()
@@ -175,7 +175,7 @@ impl StateMemory {
     }
 }
 
-/// What must be the same where a saved state is loaded: VMM build, processor, machine … by name. Opaque to core.
+/// Needs of a saved state by name; each must be met with an equal value where it is loaded: VMM build, processor, machine … by name. Opaque to core.
 pub type Compatibility = BTreeMap<String, String>;
 
 /// The state a machine is launched from instead of booting.
@@ -185,7 +185,7 @@ pub struct IncomingState {
     pub parts: StateParts,
     /// Its memory, in the form that the driver loads.
     pub memory: StateMemory,
-    /// What the state needs.
+    /// Needs of the state.
     pub compatibility: Compatibility,
 }
 
@@ -199,7 +199,7 @@ pub struct DiskChange {
     pub path: Utf8PathBuf,
 }
 
-/// What is not the driver's to do in a save, and has to be done around its pause. Given by whoever asks for a save, so that
+/// Steps around the pause of a save that are not the driver's. Given by whoever asks for a save, so that
 /// a driver knows neither guests nor disk stores.
 #[async_trait]
 pub trait PauseSteps: Send + Sync {
@@ -239,17 +239,17 @@ impl std::fmt::Debug for BranchRequest {
 /// Time of each step of a branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BranchTimes {
-    /// From the request to stand still to the first instruction after it; zero if it stood still already.
+    /// From the request to pause to the first instruction after it; zero if the machine was paused already.
     pub pause: Duration,
-    /// Making the processors stand still.
+    /// Pausing the processors.
     pub stop: Duration,
     /// Saving the device state.
     pub device_state: Duration,
-    /// Switching the disks to their new tops.
+    /// Switching the disks to their new overlays.
     pub disks: Duration,
     /// Finding and copying the changed pages; runs beside the two above.
     pub memory: Duration,
-    /// Letting the processors run.
+    /// Resuming the processors.
     pub resume: Duration,
     /// Copying memory while the processors ran, before all that; zero if all of it was copied in the pause.
     #[serde(default)]
@@ -271,7 +271,7 @@ pub struct Branch {
     pub ended: bool,
 }
 
-/// Why a branch failed. The machine does what it did before, or has ended.
+/// Failure of a branch. The machine does what it did before, or has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum BranchError {
     /// The machine itself refused or ended.
@@ -292,18 +292,18 @@ pub enum BranchError {
     Memory {
         /// Which step.
         step: &'static str,
-        /// What the system said.
+        /// Error of the system.
         cause: std::io::Error,
     },
     /// The disks could not be frozen.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// A new disk top cannot be used.
-    #[error("the new top of disk {serial} cannot be used: {detail}")]
+    /// A new overlay of a disk cannot be used.
+    #[error("the new overlay of disk {serial} cannot be used: {detail}")]
     Disk {
         /// Which disk.
         serial: String,
-        /// Why.
+        /// Reason.
         detail: String,
     },
 }
@@ -324,7 +324,7 @@ impl BranchError {
 /// Branches one living machine.
 #[async_trait]
 pub trait Brancher: Send + Sync {
-    /// What a machine launched from a branch of this one needs.
+    /// Needs of a machine that is launched from a branch of this one.
     fn compatibility(&self) -> &Compatibility;
 
     /// Behaviour of the machine in a save, and form of the saved memory.
@@ -341,18 +341,18 @@ pub trait Brancher: Send + Sync {
     }
 
     /// Takes the machine's whole state at one moment; afterwards it does what it did before, writing to the new layers, or
-    /// has ended where [`Brancher::kind`] says so. Dropping the future does not interrupt a branch that has begun: the machine is never left standing still.
+    /// has ended where [`Brancher::kind`] says so. Dropping the future does not interrupt a branch that has begun: the machine is never left paused.
     ///
     /// # Errors
-    /// See [`BranchError`]. The disks may write to their new tops already.
+    /// See [`BranchError`]. The disks may write to their new overlays already.
     async fn branch(&self, request: BranchRequest) -> Result<Branch, BranchError>;
 }
 
 /// Shortens chains of layers of running machines.
 #[async_trait]
 pub trait Flattener: Send + Sync {
-    /// Makes a writable disk independent of all layers between its top and its lowest file, while the machine runs. Returns
-    /// the file name of the top that holds everything then; `None` if there was nothing to do. A branch interrupts it; it
+    /// Makes a writable disk independent of all layers between its overlay and its lowest file, while the machine runs. Returns
+    /// the file name of the overlay that holds everything then; `None` if there was nothing to do. A branch interrupts it; it
     /// fails then and nothing has changed.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-/// Where time and random numbers come from.
+/// Source of time and random numbers.
 #[async_trait]
 pub trait Clock: Send + Sync {
     /// Wall clock in milliseconds since 1970-01-01T00:00:00Z.

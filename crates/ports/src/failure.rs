@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use microvm_types::ErrorKind;
 
-/// Why a machine ended.
+/// Reason for the end of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MachineExit {
     /// The guest powered itself off.
@@ -31,7 +31,7 @@ impl std::fmt::Display for MachineExit {
     }
 }
 
-/// Why a machine could not be launched or found again.
+/// Failure of launching a machine or finding it again.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// The VMM program is not installed.
@@ -39,7 +39,7 @@ pub enum LaunchError {
     ProgramMissing {
         /// Program looked for.
         program: String,
-        /// How to get it.
+        /// Advice on getting it.
         advice: String,
     },
     /// The VMM program is older than this driver can use.
@@ -60,11 +60,11 @@ pub enum LaunchError {
         "the saved state needs {what} `{needed}`, here is `{here}`: restore it where it was saved, or start anew"
     )]
     Incompatible {
-        /// What differs.
+        /// Name of the need that is not met.
         what: String,
-        /// What the state was saved with.
+        /// Value that the state was saved with.
         needed: String,
-        /// What is here.
+        /// Value on this host.
         here: String,
     },
     /// A folder of the host cannot be shared.
@@ -88,7 +88,7 @@ pub enum LaunchError {
     Process {
         /// Which step.
         step: &'static str,
-        /// What the host said.
+        /// Error of the host.
         detail: String,
     },
     /// The VMM process ended before it was ready.
@@ -102,7 +102,7 @@ pub enum LaunchError {
     Timeout {
         /// Which step.
         step: &'static str,
-        /// How long was waited.
+        /// Time that was waited.
         after: Duration,
     },
     /// No machine of that record exists any more.
@@ -129,7 +129,7 @@ impl LaunchError {
     }
 }
 
-/// Why an operation on a living machine failed.
+/// Failure of an operation on a living machine.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// The machine has ended.
@@ -138,7 +138,7 @@ pub enum MachineError {
     /// The VMM refused.
     #[error("the VMM refused to {action}: {detail}")]
     Refused {
-        /// What was asked of it.
+        /// Action that was asked of it.
         action: &'static str,
         /// Its answer.
         detail: String,
@@ -146,9 +146,9 @@ pub enum MachineError {
     /// The VMM did not answer in time.
     #[error("the VMM did not {action} within {after:?}")]
     Timeout {
-        /// What was asked of it.
+        /// Action that was asked of it.
         action: &'static str,
-        /// How long was waited.
+        /// Time that was waited.
         after: Duration,
     },
 }

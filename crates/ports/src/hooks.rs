@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use microvm_types::template::HookAction;
 
-/// Why a hook did not succeed.
+/// Failure of a hook.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
     /// The program could not be started.
@@ -13,7 +13,7 @@ pub enum HookError {
     Start {
         /// Program of the hook.
         program: String,
-        /// What the system said.
+        /// Error of the system.
         detail: String,
     },
     /// The program ended with a failure.
@@ -31,7 +31,7 @@ pub enum HookError {
     Webhook {
         /// Address of the hook.
         address: String,
-        /// What went wrong.
+        /// Fault.
         detail: String,
     },
     /// It took too long; a program is killed with its process group then.

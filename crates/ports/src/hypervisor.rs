@@ -17,7 +17,7 @@ use crate::storage::KernelInfo;
 /// Everything needed to launch one machine; paths are absolute and complete.
 #[derive(Debug, Clone)]
 pub struct MachineSpec {
-    /// Whose machine it is.
+    /// VM that the machine belongs to.
     pub id: VmId,
     /// Its name, for process listings.
     pub name: Name,
@@ -25,7 +25,7 @@ pub struct MachineSpec {
     pub vcpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// How it begins.
+    /// Start of the machine.
     pub start: MachineStart,
     /// Devices; the guest sees those of one kind in this order. The first two disks are image and scratch disk.
     pub devices: Vec<Device>,
@@ -76,7 +76,7 @@ impl MachineSpec {
     }
 }
 
-/// How a machine begins.
+/// Start of a machine.
 #[derive(Debug, Clone)]
 pub enum MachineStart {
     /// From nothing.
@@ -123,7 +123,7 @@ pub trait Hypervisor: Send + Sync {
         None
     }
 
-    /// How many more machines of `memory_mib` MiB, each beginning with `own_bytes` of pages of its own, this host can back
+    /// Number of further machines of `memory_mib` MiB, each beginning with `own_bytes` of pages of its own, this host can back
     /// right now: a careful guess, for refusing many at once before any is begun. `None`: not known.
     async fn room(&self, memory_mib: u32, own_bytes: u64) -> Option<usize> {
         let _ = (memory_mib, own_bytes);

@@ -11,7 +11,7 @@ use crate::branch::Brancher;
 use crate::failure::{MachineError, MachineExit};
 use crate::guest::GuestEndpoint;
 
-/// What a driver needs to find a machine again; stored as JSON with the VM, opaque to core.
+/// Data by which a driver finds a machine again; stored as JSON with the VM, opaque to core.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineRecord {
     /// Name of the driver that made it.
@@ -20,14 +20,14 @@ pub struct MachineRecord {
     pub data: serde_json::Value,
 }
 
-/// What a machine is doing, as far as its VMM says.
+/// State of a machine, as its VMM reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MachineState {
-    /// Exists; processors stand still.
+    /// The processors are paused.
     Paused,
-    /// Processors run.
+    /// The processors run.
     Running,
-    /// Processors stand still because a write of the guest's found no space on the host; a resume tries that write again.
+    /// The processors are paused because a write of the guest found no space on the host; a resume tries that write again.
     DiskFull,
     /// Its process is gone. Nothing comes after this.
     Exited(MachineExit),
@@ -36,19 +36,19 @@ pub enum MachineState {
 /// One living machine. Methods may be called from any task, at the same time; the driver orders them.
 #[async_trait]
 pub trait Machine: Send + Sync {
-    /// What is needed to find it again.
+    /// Data by which its driver finds it again.
     fn record(&self) -> MachineRecord;
 
-    /// Where its guest channel is reached.
+    /// Address of its guest channel.
     fn endpoint(&self) -> GuestEndpoint;
 
     /// Its state, fed by events of the VMM, never by polling.
     fn state(&self) -> watch::Receiver<MachineState>;
 
-    /// Lets the processors run. Running already is fine.
+    /// Resumes the processors. A running machine is fine.
     async fn resume(&self) -> Result<(), MachineError>;
 
-    /// Makes the processors stand still. Standing still already is fine.
+    /// Pauses the processors. A paused machine is fine.
     async fn pause(&self) -> Result<(), MachineError>;
 
     /// Ends the machine: asks the VMM to quit, then kills the process when half of `deadline` has passed. Returns when

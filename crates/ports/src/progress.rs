@@ -1,4 +1,4 @@
-//! How long work tells where it is.
+//! Progress of long work.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// One report: a step by name, and how much of it is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressReport {
-    /// What is being done, in a few words ("building the root file system").
+    /// Step under way, in a few words ("building the root file system").
     pub step: String,
     /// Units done so far (bytes, packages …).
     pub done: u64,

@@ -4,8 +4,8 @@
 //!  memory of a snapshot = memory of its parent (or zeros) + packed pages that differ
 //!  disk of a snapshot   = frozen layers, newest first, over the empty disk they began with
 //!
-//!  prepare_tops ─▶ Brancher::branch ─┬▶ write_snapshot   durable: manifest, checksums, parent
-//!                                    └▶ fork_point       for children that are launched at once
+//!  prepare_overlays ─▶ Brancher::branch ─┬▶ write_snapshot   durable: manifest, checksums, parent
+//!                                         └▶ fork_point       for children that are launched at once
 //!  snapshot_source / fork_point ─▶ BranchSource ─▶ create_vm_files_from ─▶ launch (incoming)
 //! ```
 //!
@@ -25,7 +25,7 @@ use crate::progress::Progress;
 use crate::state_parts::StateParts;
 use crate::storage::{StorageError, VmFiles};
 
-/// What a state is made of besides its files.
+/// Description of a saved state, beside its files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateDescription {
     /// Memory in MiB.
@@ -36,13 +36,13 @@ pub struct StateDescription {
     /// the form that is asked for. Snapshots of earlier versions do not tell.
     #[serde(default, skip_serializing_if = "MemoryShape::is_usual")]
     pub memory: MemoryShape,
-    /// What a machine that loads it needs.
+    /// Needs of a machine that loads it.
     pub compatibility: Compatibility,
     /// Core's own description, as JSON; travels with an export and is opaque to storage.
     pub record: serde_json::Value,
 }
 
-/// A writable disk of the user's.
+/// A writable disk that belongs to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserDisk {
     /// Serial number of the disk.
@@ -51,15 +51,15 @@ pub struct UserDisk {
     pub path: Utf8PathBuf,
 }
 
-/// A branch to be kept. Its VM was prepared by [`SnapshotStore::prepare_tops`] before it was branched.
+/// A branch to be kept. Its VM was prepared by [`SnapshotStore::prepare_overlays`] before it was branched.
 #[derive(Debug, Clone)]
 pub struct BranchFiles {
     /// Which VM was branched.
     pub vm: VmId,
-    /// Its state. What is below its new layers, which [`SnapshotStore::prepare_tops`] made, is its disk, also when the VM was
+    /// Its state. What is below its new layers, which [`SnapshotStore::prepare_overlays`] made, is its disk, also when the VM was
     /// prepared and branched again since.
     pub branch: Branch,
-    /// What else is known of it.
+    /// Description of the state.
     pub description: StateDescription,
 }
 
@@ -70,7 +70,7 @@ pub struct SnapshotInfo {
     pub id: SnapshotId,
     /// The snapshot its memory builds on; `None`: it is whole in itself.
     pub parent: Option<SnapshotId>,
-    /// What it is made of.
+    /// Description of the state.
     pub description: StateDescription,
     /// Bytes of memory that differ from the parent.
     pub memory_bytes: u64,
@@ -89,7 +89,7 @@ pub struct Damage {
     pub first_byte: u64,
     /// The byte after the last one of the damaged range.
     pub end_byte: u64,
-    /// What was expected and what was found.
+    /// Expected and found content.
     pub detail: String,
 }
 
@@ -107,7 +107,7 @@ impl Damage {
 /// Everything needed to launch machines from one state. While a clone of it lives its files stay.
 #[derive(Clone)]
 pub struct BranchSource {
-    /// What it is made of.
+    /// Description of the state.
     pub description: StateDescription,
     /// Everything but memory and disks.
     pub parts: StateParts,
@@ -123,7 +123,7 @@ impl std::fmt::Debug for BranchSource {
     }
 }
 
-/// What a snapshot from elsewhere may be at most.
+/// Limits of an imported snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImportLimits {
     /// Memory of its VM in MiB.
@@ -142,17 +142,17 @@ impl Default for ImportLimits {
 /// Keeps saved states. A snapshot is there whole or not at all.
 #[async_trait]
 pub trait SnapshotStore: Send + Sync {
-    /// Makes a new empty top for every writable disk of a VM, and notes durably that the old ones lie below it. Harmless
-    /// if the branch is never made: an empty top shows what is below. `own`: the VM's writable disks that are files of
+    /// Makes a new empty overlay for every writable disk of a VM, and notes durably that the old ones lie below it. Harmless
+    /// if the branch is never made: an empty overlay shows what is below. `own`: the VM's writable disks that are files of
     /// the user's; a disk that is the VM's own copy already is known without.
     ///
     /// # Errors
     /// [`StorageError::BadInput`] for a disk of the user's that cannot be branched.
-    async fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<DiskChange>, StorageError>;
+    async fn prepare_overlays(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<DiskChange>, StorageError>;
 
-    /// Notes that the top of a VM's disk holds everything that the layers below it did: they are not the VM's any more. `top`
+    /// Notes that the overlay of a VM's disk holds everything that the layers below it did: they are not the VM's any more. `overlay`
     /// was the current one when [`crate::branch::Flattener::flatten`] began.
-    async fn note_flattened(&self, vm: &VmId, top: &Utf8Path) -> Result<(), StorageError>;
+    async fn note_flattened(&self, vm: &VmId, overlay: &Utf8Path) -> Result<(), StorageError>;
 
     /// Keeps a branch as a durable snapshot. Only what differs from `parent` is written; with `full`, or if the VM's
     /// memory does not stem from `parent`, or if that is gone, it is whole in itself. If the future is dropped
@@ -193,7 +193,7 @@ pub trait SnapshotStore: Send + Sync {
         load: MemoryShape,
     ) -> Result<BranchSource, StorageError>;
 
-    /// Makes the directory and disks of a new VM on top of a state, or nothing at all.
+    /// Makes the directory and disks of a new VM over a state, or nothing at all.
     async fn create_vm_files_from(&self, vm: &VmId, source: &BranchSource) -> Result<VmFiles, StorageError>;
 
     /// Puts a VM without a machine back on a state: what it wrote since is gone.

@@ -1,10 +1,10 @@
-//! What must survive a crash of the server.
+//! State that must survive a crash of the server.
 
 use async_trait::async_trait;
 use microvm_types::vm::VmRecord;
 use microvm_types::{ErrorKind, Name, VmId};
 
-/// Why the store refused or failed.
+/// Refusal or failure of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another VM of this tenant has the name.
@@ -18,19 +18,19 @@ pub enum StateError {
     Unreadable {
         /// Which row.
         id: String,
-        /// What is wrong with it.
+        /// Fault of it.
         reason: String,
     },
     /// There is no room for it.
     #[error("no space left for the state database while {action}: free some space and try again")]
     Full {
-        /// What was being done.
+        /// Action under way.
         action: &'static str,
     },
     /// The database itself failed.
     #[error("the state database failed while {action}")]
     Database {
-        /// What was being done.
+        /// Action under way.
         action: &'static str,
         /// The driver's error.
         #[source]
@@ -51,7 +51,7 @@ impl StateError {
     }
 }
 
-/// What the store holds.
+/// Content of the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoredVms {
     /// Readable rows, in order of creation.
@@ -61,7 +61,7 @@ pub struct StoredVms {
     pub unreadable: Vec<(String, String)>,
 }
 
-/// What a document is about. Few and small: each is read whole when the server starts.
+/// Kind of a document. Few and small: each is read whole when the server starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DocumentKind {
     /// A pool, by its name.
@@ -70,7 +70,7 @@ pub enum DocumentKind {
     GoldenChoice,
     /// When a golden snapshot was last used, by its id.
     GoldenUse,
-    /// What is kept of the description of an imported snapshot, by its id.
+    /// Kept part of the description of an imported snapshot, by its id.
     ImportedSnapshot,
 }
 
@@ -90,7 +90,7 @@ impl DocumentKind {
     }
 }
 
-/// What the store holds of one kind of document.
+/// Documents of one kind in the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoredDocuments {
     /// Keys with readable documents.

@@ -1,4 +1,4 @@
-//! What every [`Guest`] must do. The commands used are those of any small Linux system (and of the fake).
+//! Suite of every [`Guest`]. The commands used are those of any small Linux system (and of the fake).
 
 mod archives;
 mod files;
@@ -33,7 +33,7 @@ pub trait GuestHarness: Send + Sync {
     }
 }
 
-/// What the checks share.
+/// Common ground of the checks.
 pub(super) struct Scene {
     pub(super) guest: Arc<dyn Guest>,
     next: AtomicU64,

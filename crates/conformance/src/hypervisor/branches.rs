@@ -1,4 +1,4 @@
-//! What a machine does when it is branched, and what a child of the branch is.
+//! Branching of machines, and the children that are launched from branches.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ pub(super) async fn run(suite: &mut Suite, scene: &Scene<'_>) {
     suite.check("a branch that cannot be leaves the machine as it was", refused(scene)).await;
 }
 
-/// Whether this driver has no branches; says so then.
+/// Returns true, and says so, if this driver has no branches.
 pub(super) async fn skipped(suite: &Suite, scene: &Scene<'_>) -> bool {
     let lacks = scene.abilities().await.save == SaveKind::None;
     if lacks {
@@ -56,7 +56,7 @@ impl Scene<'_> {
         self.branch_by(parent, self.save(parent, Some(guest), false)).await
     }
 
-    /// How a machine is saved.
+    /// Request to save a machine.
     fn save(&self, parent: &Launched, guest: Option<&Arc<dyn Guest>>, stay_paused: bool) -> BranchRequest {
         let steps = Steps {
             snapshots: self.harness.snapshots(),
@@ -90,7 +90,7 @@ impl Scene<'_> {
         self.harness.snapshots().fork_point(files, 2, load).await.must("making a fork point")
     }
 
-    /// A machine like `parent` that goes on from `source`, with its files made.
+    /// A machine like `parent` that is launched from `source`, with its files made.
     pub(super) async fn child_spec(&self, parent: &Launched, source: &BranchSource) -> MachineSpec {
         self.child_spec_of(self.id(), parent, source).await
     }
@@ -133,7 +133,7 @@ impl Scene<'_> {
     }
 }
 
-/// Who the child of this number is.
+/// Identity of the child with this number.
 pub(super) fn identity(who: u8) -> Identity {
     Identity {
         host_name: format!("child-{who}"),
@@ -143,7 +143,7 @@ pub(super) fn identity(who: u8) -> Identity {
     }
 }
 
-/// What a shell prints for a script.
+/// Output of a script in a shell.
 pub(super) async fn say(guest: &dyn Guest, script: &str) -> String {
     let handle = guest.exec(&shell(script, false)).await.must("starting a shell");
     rest(handle).await
@@ -196,7 +196,7 @@ impl PauseSteps for Steps {
     async fn freeze_disks(&self) -> Result<Vec<DiskChange>, StorageError> {
         match &self.layers {
             Some(layers) => Ok(layers.clone()),
-            None => self.snapshots.prepare_tops(&self.vm, &[]).await,
+            None => self.snapshots.prepare_overlays(&self.vm, &[]).await,
         }
     }
 }
@@ -233,7 +233,7 @@ async fn stops(scene: &Scene<'_>) {
     scene.end(&child).await;
 }
 
-/// The state that a machine goes on from.
+/// The state that a machine is launched from.
 fn incoming(source: &BranchSource) -> IncomingState {
     IncomingState {
         parts: source.parts.clone(),
@@ -247,7 +247,7 @@ async fn goes_on(scene: &Scene<'_>) {
     let process = guest.exec(&shell(REMEMBERING, true)).await.must("starting a process");
     for _ in 0..2 {
         drop(scene.branch(&parent, &guest).await);
-        assert_eq!(*parent.machine.state().borrow(), MachineState::Running, "it stands still");
+        assert_eq!(*parent.machine.state().borrow(), MachineState::Running, "it is paused");
         guest.ping().await.must("pinging over the channel of before");
     }
     assert_eq!(told(process, "parent").await, "before-parent");
@@ -381,21 +381,23 @@ async fn refused(scene: &Scene<'_>) {
         }),
         ..scene.save(&parent, None, false)
     };
-    let error = brancher.branch(request(Vec::new())).await.must_fail("branching without a new top");
+    let error = brancher.branch(request(Vec::new())).await.must_fail("branching without a new overlay");
     assert!(matches!(error, BranchError::Disk { .. }), "wrong error: {error}");
-    let mut tops =
-        scene.harness.snapshots().prepare_tops(&parent.spec.id, &[]).await.must("preparing new tops");
-    tops[0].path = parent.spec.directory.join("nothing-here");
-    let error = brancher.branch(request(tops)).await.must_fail("branching to a top that is not there");
+    let mut overlays =
+        scene.harness.snapshots().prepare_overlays(&parent.spec.id, &[]).await.must("preparing new overlays");
+    overlays[0].path = parent.spec.directory.join("nothing-here");
+    let error =
+        brancher.branch(request(overlays)).await.must_fail("branching to an overlay that is not there");
     assert!(matches!(error, BranchError::Disk { .. }), "wrong error: {error}");
-    assert_eq!(*parent.machine.state().borrow(), MachineState::Running, "it stands still");
+    assert_eq!(*parent.machine.state().borrow(), MachineState::Running, "it is paused");
     guest.ping().await.must("pinging after refused branches");
-    // The tops of refused branches stay below those of the next one.
+    // The overlays of refused branches stay below those of the next one.
     let source = scene.branch(&parent, &guest).await;
     let (child, _guest) = scene.child(&parent, &source, 2).await;
     scene.end(&child).await;
     scene.end(&parent).await;
-    let tops = scene.harness.snapshots().prepare_tops(&parent.spec.id, &[]).await.must("preparing new tops");
-    let error = brancher.branch(request(tops)).await.must_fail("branching a dead machine");
+    let overlays =
+        scene.harness.snapshots().prepare_overlays(&parent.spec.id, &[]).await.must("preparing new overlays");
+    let error = brancher.branch(request(overlays)).await.must_fail("branching a dead machine");
     assert!(matches!(error, BranchError::Machine(MachineError::Exited(_))), "wrong error: {error}");
 }

@@ -1,4 +1,4 @@
-//! What every [`Hypervisor`] must do.
+//! Suite of every [`Hypervisor`].
 
 mod branches;
 mod shares;
@@ -42,7 +42,7 @@ pub trait HypervisorHarness: Send + Sync {
     /// A machine that boots to an agent, with its directory and disks made, for a VM of this id.
     async fn spec(&self, id: &VmId) -> MachineSpec;
 
-    /// Where the directories and disks of [`HypervisorHarness::spec`] are made; keeps the states of branched machines.
+    /// Storage of the directories and disks of [`HypervisorHarness::spec`]; keeps the states of branched machines.
     fn snapshots(&self) -> Arc<dyn SnapshotStore>;
 
     /// The same storage, for the directories of VMs.
@@ -68,7 +68,7 @@ pub trait HypervisorHarness: Send + Sync {
     }
 }
 
-/// How long a machine may take to end.
+/// Time that a machine has to end.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(super) struct Scene<'a> {

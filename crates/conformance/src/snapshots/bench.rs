@@ -70,7 +70,7 @@ impl<'a> Bench<'a> {
         self.harness.write_disk(disk, text).await
     }
 
-    /// Writes to the newest top of a VM.
+    /// Writes to the newest overlay of a VM.
     pub(super) async fn write(&self, number: u64, text: &str) {
         let disk = self.files(number).await.scratch;
         self.write_to(&disk, text).await;
@@ -96,7 +96,7 @@ impl<'a> Bench<'a> {
     }
 
     pub(super) async fn prepare(&self, number: u64) -> Vec<DiskChange> {
-        self.snapshots().prepare_tops(&vm_id(number), &[]).await.must("preparing a branch")
+        self.snapshots().prepare_overlays(&vm_id(number), &[]).await.must("preparing a branch")
     }
 
     /// A branch of a booted VM.

@@ -209,8 +209,8 @@ pub(super) async fn reset(harness: &dyn SnapshotHarness) {
         bench.shows(1, "again").await;
         assert!(file.is_file(), "the driver's files are gone");
     }
-    let tops = std::fs::read_dir(bench.files(1).await.directory).must("listing").count();
-    assert!(tops <= 4, "{tops} files: old disks are left");
+    let overlays = std::fs::read_dir(bench.files(1).await.directory).must("listing").count();
+    assert!(overlays <= 4, "{overlays} files: old disks are left");
 }
 
 pub(super) async fn garbage(harness: &dyn SnapshotHarness) {

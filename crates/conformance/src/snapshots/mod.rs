@@ -1,4 +1,4 @@
-//! What every [`SnapshotStore`] must do.
+//! Suite of every [`SnapshotStore`].
 //!
 //! ```text
 //!  Bench (one store) ── vm ──▶ prepare ──▶ branch (made up here) ──▶ fork_point / write_snapshot
@@ -66,7 +66,7 @@ pub trait SnapshotHarness: Send + Sync {
     /// Writes as a machine would: from then on the disk shows `text`. `false` if this host lacks the tool for it.
     async fn write_disk(&self, disk: &MachineDisk, text: &str) -> bool;
 
-    /// What the disk shows; empty if nothing was ever written.
+    /// Text that the disk shows; empty if nothing was ever written.
     async fn read_disk(&self, disk: &MachineDisk) -> String;
 
     /// Flips one bit in the middle of a part of a snapshot.
@@ -90,7 +90,7 @@ pub trait SnapshotHarness: Send + Sync {
 /// If a check fails.
 pub async fn run(harness: &dyn SnapshotHarness) {
     let mut suite = Suite::new("snapshots", harness.limit());
-    suite.check("new tops over a disk change nothing", tops_change_nothing(harness)).await;
+    suite.check("new overlays over a disk change nothing", overlays_change_nothing(harness)).await;
     suite
         .check("a whole memory in a file is kept, and given in every form", shapes::whole_files(harness))
         .await;
@@ -122,19 +122,19 @@ pub async fn run(harness: &dyn SnapshotHarness) {
     suite.finish();
 }
 
-async fn tops_change_nothing(harness: &dyn SnapshotHarness) {
+async fn overlays_change_nothing(harness: &dyn SnapshotHarness) {
     let bench = Bench::new(harness).await;
-    bench.snapshots().prepare_tops(&vm_id(9), &[]).await.must_fail("preparing a VM that is not there");
+    bench.snapshots().prepare_overlays(&vm_id(9), &[]).await.must_fail("preparing a VM that is not there");
     bench.vm(1).await;
     bench.write(1, "first").await;
     let before = bench.files(1).await;
-    let tops = bench.prepare(1).await;
-    assert_eq!(tops.len(), 1, "one writable disk, {} tops", tops.len());
-    assert_eq!(tops[0].serial, before.scratch.serial);
-    assert!(tops[0].path.is_file(), "{} is not a file", tops[0].path);
+    let overlays = bench.prepare(1).await;
+    assert_eq!(overlays.len(), 1, "one writable disk, {} overlays", overlays.len());
+    assert_eq!(overlays[0].serial, before.scratch.serial);
+    assert!(overlays[0].path.is_file(), "{} is not a file", overlays[0].path);
     let after = bench.files(1).await;
-    assert_eq!(after.scratch.path, tops[0].path, "the new top is not the disk");
-    assert_eq!(after.scratch.backing.first(), Some(&before.scratch.path), "the old top is not below it");
+    assert_eq!(after.scratch.path, overlays[0].path, "the new overlay is not the disk");
+    assert_eq!(after.scratch.backing.first(), Some(&before.scratch.path), "the old overlay is not below it");
     bench.shows(1, "first").await;
     // Never branched: the machine went on writing to what it had.
     if bench.write_to(&before.scratch, "second").await {
@@ -151,7 +151,7 @@ async fn fork_point(harness: &dyn SnapshotHarness) {
     bench.vm(1).await;
     bench.write(1, "at the fork").await;
     let files = bench.branch(1, &[(3, page(1)), (4, page(2)), (900, page(3))]).await;
-    // The parent goes on at once.
+    // The parent runs on at once.
     bench.write(1, "after the fork").await;
     let source = bench
         .snapshots()

@@ -60,7 +60,7 @@ struct Bench {
 impl Bench {
     async fn branch(&self, vm: &VmId, base: &Utf8Path, pages: &MemoryPages) -> (BranchFiles, Duration) {
         let begin = Instant::now();
-        let disks = self.storage.prepare_tops(vm, &[]).await.unwrap();
+        let disks = self.storage.prepare_overlays(vm, &[]).await.unwrap();
         let took = begin.elapsed();
         let files = BranchFiles {
             vm: vm.clone(),
@@ -138,7 +138,7 @@ async fn measure(bench: &mut Bench) {
         first.push(begin.elapsed());
         bench.storage.collect_snapshot_garbage(0).await.unwrap();
     }
-    tell("prepare_tops", &mut prepare, "");
+    tell("prepare_overlays", &mut prepare, "");
     tell("fork_point of a booted VM (90 MiB over zeros)", &mut first, "");
     let golden = bench.id();
     for round in 0..3 {

@@ -33,7 +33,7 @@ async fn branch(
     base: &Utf8Path,
     mib: usize,
 ) -> Result<BranchFiles, StorageError> {
-    let disks = storage.prepare_tops(vm, &[]).await?;
+    let disks = storage.prepare_overlays(vm, &[]).await?;
     let ranges = vec![PageRange { first: 5, count: (mib << 20 >> 12) as u64 }];
     let data = (1..=251u8).cycle().take(mib * 256 * PAGE_SIZE).collect::<Vec<u8>>().into();
     let branch = Branch {
@@ -126,7 +126,7 @@ async fn a_full_disk_at_any_point_is_told_and_harms_nothing() {
                 .import_snapshot(&snapshot_id(8), &export, ImportLimits::default(), Progress::ignored())
                 .await
                 .map(drop),
-            storage.prepare_tops(&vm_id(1), &[]).await.map(drop),
+            storage.prepare_overlays(&vm_id(1), &[]).await.map(drop),
         ];
         for (step, result) in results.into_iter().enumerate() {
             match result {

@@ -75,7 +75,7 @@ async fn branch(home: &Home, vm: &VmId, own: &[UserDisk]) -> Result<BranchFiles,
     // The VMM has its disks locked.
     let locked: Vec<_> = own.iter().filter_map(|disk| std::fs::File::open(&disk.path).ok()).collect();
     locked.iter().for_each(|file| file.lock().unwrap());
-    let disks = home.storage.prepare_tops(vm, own).await?;
+    let disks = home.storage.prepare_overlays(vm, own).await?;
     let branch = Branch {
         parts: StateParts::single(vec![3; 1000].into()),
         memory: StateMemory::Pages { base, pages: MemoryPages::default() },
@@ -306,7 +306,7 @@ async fn what_failed_or_cannot_be_leaves_nothing() {
     let other = user.path.with_extension("other");
     std::fs::copy(&user.path, &other).unwrap();
     let replaced = UserDisk { serial: "replaced".into(), path: other };
-    let error = storage.prepare_tops(&vm, &[replaced]).await.map(drop).unwrap_err();
+    let error = storage.prepare_overlays(&vm, &[replaced]).await.map(drop).unwrap_err();
     assert!(error.to_string().contains("another file"), "{error}");
     // A top that is not one of ours any more is never written back, not even the part that can be read.
     let (_, top) = fork(&home, &vm, std::slice::from_ref(&user)).await;

@@ -1,4 +1,4 @@
-//! Time and chance that stand still.
+//! A frozen clock, with random numbers that are known.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;

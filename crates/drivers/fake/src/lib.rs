@@ -10,46 +10,23 @@
 //! so a "restarted server" is a new server over a clone. Every operation can be told to fail or to hang ([`Script`]),
 //! and machines end on demand ([`FakeHypervisor::end`]).
 //!
-//! A branch writes the guest (processes, identity, epoch) into pages of its memory and its files to the top of its disk,
+//! A branch writes the guest (processes, identity, epoch) into pages of its memory and its files to the overlay of its disk,
 //! where storage finds them; a child reads both. A program in the middle of a command begins that command again there.
 //!
 //! What they do *not* do: run real programs, keep anything after the process ends, or use any resource worth naming.
 
-mod archive;
-mod branch;
-mod character;
 mod clock;
-mod closed;
-mod connector;
-mod disks;
-mod echo;
-mod exported;
 mod guest;
+mod holes;
 mod hooks;
 mod hypervisor;
-mod machine;
-mod memory;
-mod pairs;
-mod process;
-mod programs;
-mod saved;
-mod saved_guest;
 mod script;
-mod shell;
-mod snapshots;
-mod sparse;
 mod state;
 mod storage;
-mod system;
-mod tree;
 
-pub use character::Character;
 pub use clock::FrozenClock;
-pub use connector::FakeConnector;
-pub use guest::FakeGuest;
 pub use hooks::FakeHooks;
-pub use hypervisor::FakeHypervisor;
-pub use machine::FakeMachine;
+pub use hypervisor::{Character, FakeConnector, FakeGuest, FakeHypervisor, FakeMachine};
 pub use script::{Fault, Operation, Script};
 pub use state::MemoryStore;
 pub use storage::FakeStorage;

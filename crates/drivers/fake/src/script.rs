@@ -1,4 +1,4 @@
-//! What is to go wrong, and when.
+//! Planned faults, by operation.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,8 +50,8 @@ pub enum Operation {
     RemoveFiles,
     /// `VmStorage::write_back`
     WriteBack,
-    /// `SnapshotStore::prepare_tops`
-    PrepareTops,
+    /// `SnapshotStore::prepare_overlays`
+    PrepareOverlays,
     /// `SnapshotStore::write_snapshot`
     WriteSnapshot,
     /// `SnapshotStore::fork_point`
@@ -76,7 +76,7 @@ pub enum Operation {
     List,
 }
 
-/// What happens instead of the operation.
+/// Fault in place of the operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It fails and changes nothing.
@@ -97,7 +97,7 @@ struct Planned {
     calls: HashMap<Operation, u64>,
 }
 
-/// What an operation has to do after asking the script.
+/// Answer of the script to an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Go,
@@ -124,14 +124,14 @@ impl Script {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).faults.clear();
     }
 
-    /// How many times `operation` was called, faults included.
+    /// Number of times that `operation` was called, faults included.
     #[must_use]
     pub fn calls(&self, operation: Operation) -> u64 {
         let planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         planned.calls.get(&operation).copied().unwrap_or(0)
     }
 
-    /// How many times each operation was called, faults included.
+    /// Number of times that each operation was called, faults included.
     #[must_use]
     pub fn all_calls(&self) -> HashMap<Operation, u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).calls.clone()

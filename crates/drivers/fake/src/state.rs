@@ -28,7 +28,7 @@ impl MemoryStore {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner).push((id.to_string(), reason));
     }
 
-    /// What is to go wrong.
+    /// Planned faults.
     #[must_use]
     pub const fn script(&self) -> &Script {
         &self.script

@@ -245,7 +245,7 @@ fn usage(path: &std::path::Path) -> u64 {
     metadata.blocks() * 512 + below.sum::<u64>()
 }
 
-/// What a top or layer begins with.
+/// First content of an overlay or layer.
 const NOTHING_WRITTEN: &str = "a made-up disk";
 
 #[async_trait]

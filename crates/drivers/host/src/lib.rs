@@ -1,4 +1,4 @@
-//! What the host itself gives: its clock, its randomness, and a way to run hooks on it.
+//! The host itself: its clock, its random numbers, and hooks that run on it.
 //!
 //! What this driver does *not* do: touch VMs. Hooks get what they need to know as JSON and run with the server's rights.
 

@@ -1,4 +1,4 @@
-//! What an operator may set about QEMU.
+//! Settings of the driver.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub enum AcceleratorChoice {
     /// KVM if it can run stock kernels, else TCG.
     #[default]
     Auto,
-    /// KVM, come what may.
+    /// KVM; a host without it is refused.
     Kvm,
     /// Emulation.
     Tcg,
@@ -25,13 +25,13 @@ pub struct QemuConfig {
     pub launcher: Utf8PathBuf,
     /// Which accelerator to use.
     pub accelerator: AcceleratorChoice,
-    /// How long QEMU may take from its start to its QMP greeting.
+    /// Time limit from the start of QEMU to its QMP greeting.
     pub start_deadline: Duration,
-    /// How long QEMU may take to answer one QMP command.
+    /// Time limit of the answer to one QMP command.
     pub command_deadline: Duration,
     /// Cap of the console log of one VM in bytes; twice that is kept at most.
     pub console_cap: u64,
-    /// Whether VMMs are started so that the kernel can note what they write to their guest's memory, which makes the
+    /// True if VMMs are started so that the kernel can note what they write to their guest's memory, which makes the
     /// pause of a live branch short. It is not where the kernel cannot (before Linux 6.9).
     pub write_tracking: bool,
 }

@@ -16,18 +16,20 @@ use microvm_types::VmId;
 use tokio::sync::OnceCell;
 
 use crate::branch::Saving;
-use crate::command_line::{self, CommandLine, Surroundings};
-use crate::compatibility;
 use crate::config::QemuConfig;
-use crate::console;
-use crate::host_memory;
 use crate::machine::QemuMachine;
+use crate::machine::record::Record;
+use crate::machine::standby::{Waiting, WaitingRoom};
+use crate::memory::host_memory;
+use crate::probe::compatibility;
 use crate::probe::{self, Host};
 use crate::process;
-use crate::users::{UserLease, Users};
-use crate::waiting::{Waiting, WaitingRoom};
+use crate::process::command_line::{self, CommandLine, Surroundings};
+use crate::process::console;
+use crate::process::users::{UserLease, Users};
+use crate::recipe::Recipe;
 
-/// How long a process may take to end after SIGKILL; a host in trouble takes seconds.
+/// Time that a process has to end after SIGKILL; a host in trouble takes seconds.
 const SWEEP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// QEMU machines on this host.
@@ -45,18 +47,13 @@ impl Qemu {
         Self { config, host: OnceCell::new(), users: Arc::default(), waiting: WaitingRoom::default() }
     }
 
-    /// Program and arguments of a QEMU for `spec` without a cage, running at once, with its sockets in the directory of
-    /// `spec`: the floor that launching is measured against. User disks are not supported.
+    /// The command line of a machine of `spec`, which is not started.
     ///
     /// # Errors
     /// As [`Hypervisor::launch`] for what the host lacks.
-    pub async fn bare_command(
-        &self,
-        spec: &MachineSpec,
-    ) -> Result<(camino::Utf8PathBuf, Vec<String>), LaunchError> {
+    pub async fn recipe(&self, spec: &MachineSpec) -> Result<Recipe, LaunchError> {
         let host = self.host().await?;
-        let line = command_line::build(spec, host.accelerator.kind, host.tsc_khz, Surroundings::Bare)?;
-        Ok((host.program.clone(), line.arguments))
+        Ok(Recipe::of(host.program.clone(), line(host, spec, Surroundings::Caged)?))
     }
 
     /// Abilities of this driver on a host that lacks nothing.
@@ -69,7 +66,7 @@ impl Qemu {
         self.host.get_or_try_init(|| probe::probe(&self.config)).await
     }
 
-    /// Looks whether the machine can be made here.
+    /// Checks that the machine can be made here.
     async fn plan(&self, spec: &MachineSpec) -> Result<(&Host, Saving), LaunchError> {
         if spec.vcpus == 0 || spec.memory_mib == 0 {
             let detail = format!("{} processors and {} MiB of memory", spec.vcpus, spec.memory_mib);
@@ -176,13 +173,7 @@ impl Hypervisor for Qemu {
         directory: &Utf8Path,
         record: &MachineRecord,
     ) -> Result<Arc<dyn Machine>, LaunchError> {
-        if record.driver != self.name() {
-            return Err(LaunchError::Gone(format!("it belongs to the driver `{}`", record.driver)));
-        }
-        let unreadable =
-            |error: serde_json::Error| LaunchError::Gone(format!("its record cannot be read: {error}"));
-        let process: ProcessRecord =
-            serde_json::from_value(record.data["process"].clone()).map_err(unreadable)?;
+        let Record { process, version, user, saving, .. } = Record::read(record)?;
         // Only what is known to be gone is: a machine that cannot be looked at now is adopted later.
         let unknown = |error: std::io::Error| LaunchError::Process {
             step: "looking for its process",
@@ -194,15 +185,12 @@ impl Hypervisor for Qemu {
                 "it works for another root directory, which this one is a copy of".to_owned(),
             ));
         }
-        let version = record.data["version"].as_str().unwrap_or_default().to_owned();
         if !lives {
             let LaunchError::Died { detail } = process::died(directory) else {
                 return Err(LaunchError::Gone("its process is gone".to_owned()));
             };
             return Err(LaunchError::Gone(detail));
         }
-        let saving = serde_json::from_value(record.data["saving"].clone()).ok();
-        let user = record.data["user"].as_u64().and_then(|user| u32::try_from(user).ok());
         if let Some(user) = user {
             self.users.keep(user);
         }
@@ -229,9 +217,8 @@ impl Hypervisor for Qemu {
     ) -> Result<(), LaunchError> {
         // Its user id is free again when its process has ended.
         let _waiting = self.waiting.take(id);
-        let known: Option<ProcessRecord> = record
-            .filter(|record| record.driver == self.name())
-            .and_then(|record| serde_json::from_value(record.data["process"].clone()).ok());
+        // What cannot be read is found by what the directory shows.
+        let known = record.and_then(|record| Record::read(record).ok()).map(|record| record.process);
         let ended = ProcessRecord::end_all(directory, id.as_str(), known.as_ref(), SWEEP_DEADLINE).await;
         ended.map_err(|error| not_ended("ending its process", &error))
     }
@@ -287,7 +274,7 @@ fn line(host: &Host, spec: &MachineSpec, surroundings: Surroundings) -> Result<C
     command_line::build(spec, host.accelerator.kind, host.tsc_khz, surroundings)
 }
 
-/// What a machine needs at once beyond its pages: QEMU's own 64 MiB at most (measured 30 to 40 for an idle child).
+/// MiB that a machine needs at once beyond its pages: QEMU's own 64 MiB at most (measured 30 to 40 for an idle child).
 const VMM_MIB: u64 = 64;
 
 /// MiB that a machine will need soon. Memory is taken as it is used, so this is a guess in the VM's favour: a quarter of

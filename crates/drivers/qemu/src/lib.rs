@@ -5,34 +5,31 @@
 //!                                                        resume ─▶ Running ⇄ Paused ─▶ Exited
 //! ```
 //!
+//! Families, each using only those below it:
+//!
+//! ```text
+//!  hypervisor   launch, adopt, sweep, standby
+//!  machine      one living machine: state by events, record, VMMs that wait
+//!  branch       saving in one short pause, loading, flattening
+//!  process      command line, cage, user ids, logs        disks    nodes, descriptors, answers
+//!  control      QMP                                       probe    host, hardware, needs of saved states
+//!  memory       the guest's memory as the host sees it
+//! ```
+//!
 //! State is fed by QMP events and by the process descriptor, never by polling. What this driver does *not* do: make
 //! disks, speak to the guest, or decide anything.
 
-mod accelerator;
-mod bare;
 mod branch;
-mod command_line;
-mod compatibility;
 mod config;
-mod console;
+mod control;
 mod disks;
-mod flatten;
-mod host_memory;
 mod hypervisor;
-mod incoming;
 mod machine;
 mod memory;
-mod new_tops;
 mod probe;
 mod process;
-mod qmp;
-mod shares;
-mod socket;
-mod state_file;
-mod timestamp_counter;
-mod usage;
-mod users;
-mod waiting;
+mod recipe;
 
 pub use config::{AcceleratorChoice, QemuConfig};
 pub use hypervisor::Qemu;
+pub use recipe::Recipe;

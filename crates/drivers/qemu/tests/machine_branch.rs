@@ -38,14 +38,14 @@ fn may_have_huge_pages(bench: &Bench, id: &VmId) -> bool {
     status.lines().any(|line| line == "THP_enabled:\t1")
 }
 
-/// Branches a machine; its scratch disk goes on writing to a new top in the directory of `top_of`.
-async fn branch(bench: &Bench, machine: &dyn Machine, top_of: u64) -> (Branch, DiskChange) {
-    let top = scratch(&bench.make_spec(&id(top_of)).await).clone();
-    let top = DiskChange { serial: "scratch".to_owned(), path: top.path };
-    let request = save_to(vec![top.clone()], false);
+/// Branches a machine; its scratch disk goes on writing to a new overlay in the directory of `overlay_of`.
+async fn branch(bench: &Bench, machine: &dyn Machine, overlay_of: u64) -> (Branch, DiskChange) {
+    let overlay = scratch(&bench.make_spec(&id(overlay_of)).await).clone();
+    let overlay = DiskChange { serial: "scratch".to_owned(), path: overlay.path };
+    let request = save_to(vec![overlay.clone()], false);
     let branch = machine.brancher().unwrap().branch(request).await.unwrap();
     eprintln!("{:?}: {} KiB changed", branch.times, branch.memory.page_bytes() >> 10);
-    (branch, top)
+    (branch, overlay)
 }
 
 /// The scratch disk of a machine.
@@ -103,7 +103,7 @@ async fn branched_and_its_child_again(write_tracking: bool) {
     parent.resume().await.unwrap();
     let guest = connect(&*parent, 1, "parent").await;
     run(&*guest, "echo before > /root/file; mkfifo /tmp/p; (while read x < /tmp/p; do echo $x-$$ >> /root/log; done) & ").await;
-    let (first, top) = branch(&bench, &*parent, first_id + 1).await;
+    let (first, overlay) = branch(&bench, &*parent, first_id + 1).await;
     assert_eq!(first.times.ahead > Duration::ZERO, offered.is_on(), "{:?}", first.times);
     assert_eq!(run(&*guest, "echo parent > /root/mine; cat /root/file").await, "before");
 
@@ -146,9 +146,9 @@ async fn branched_and_its_child_again(write_tracking: bool) {
         run(&*grandchild_guest, "cat /root/file /root/mine; wc -l < /root/log").await,
         "before\nof the child\n1"
     );
-    // The parent wrote to its new top, nothing below it.
+    // The parent wrote to its new overlay, nothing below it.
     assert!(run(&*guest, "sync; cat /root/mine").await == "parent");
-    assert!(top.path.metadata().unwrap().len() > 0);
+    assert!(overlay.path.metadata().unwrap().len() > 0);
     // What is switched off is off for machines that were launched before, too.
     drop(child);
     let config = QemuConfig { write_tracking: false, ..QemuConfig::new(bench.launcher.clone()) };
@@ -205,8 +205,8 @@ async fn a_machine_without_its_supervisor_is_branched_like_any_other() {
     for round in 1..=3 {
         let word = format!("round {round}");
         run(&*guest, &format!("echo {word} > /root/file; sync")).await;
-        let (state, top) = branch(&bench, &*parent, 51 + 10 * round).await;
-        assert!(top.path.exists() && state.memory.page_bytes() > 0);
+        let (state, overlay) = branch(&bench, &*parent, 51 + 10 * round).await;
+        assert!(overlay.path.exists() && state.memory.page_bytes() > 0);
         assert_eq!(run(&*guest, "cat /root/file").await, word, "it goes on");
     }
     parent.kill(LIMIT).await.unwrap();
@@ -216,7 +216,7 @@ async fn a_machine_without_its_supervisor_is_branched_like_any_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_starts_again_over_a_top_of_a_branch_that_was_never_made() {
+async fn a_machine_starts_again_over_an_overlay_of_a_branch_that_was_never_made() {
     let Some(bench) = Bench::open("built").await else { return };
     let mut spec = bench.make_spec(&id(31)).await;
     for (epoch, script) in [(1, "echo kept > /root/file; sync"), (2, "true")] {
@@ -228,7 +228,7 @@ async fn a_machine_starts_again_over_a_top_of_a_branch_that_was_never_made() {
             assert_eq!(run(&*guest, "cat /root/file").await, "kept");
         }
         machine.kill(LIMIT).await.unwrap();
-        bench.storage.prepare_tops(&spec.id, &[]).await.unwrap();
+        bench.storage.prepare_overlays(&spec.id, &[]).await.unwrap();
         assert!(spec.replace_disk(&bench.storage.vm_files(&spec.id).await.unwrap().scratch));
         assert!(scratch(&spec).backing[0].starts_with(&spec.directory));
     }

@@ -90,10 +90,10 @@ struct Scene {
 }
 
 impl Scene {
-    /// A branch of the machine, which stands still afterwards: so there is something to compare with.
+    /// A branch of the machine, which stays paused afterwards: so there is something to compare with.
     async fn branch(&self) -> BranchFiles {
-        let tops = self.bench.storage.prepare_tops(&self.spec.id, &[]).await.unwrap();
-        let request = save_to(tops, true);
+        let overlays = self.bench.storage.prepare_overlays(&self.spec.id, &[]).await.unwrap();
+        let request = save_to(overlays, true);
         let brancher = self.machine.brancher().unwrap();
         let branch = brancher.branch(request).await.unwrap();
         let pages = branch.memory.pages().unwrap();
@@ -108,7 +108,7 @@ impl Scene {
         BranchFiles { vm: self.spec.id.clone(), branch, description }
     }
 
-    /// Launches a machine from a state of this one. It stands still before its first instruction.
+    /// Launches a machine from a state of this one. It is paused before its first instruction.
     async fn child(&self, number: u64, source: &BranchSource) -> (MachineSpec, Arc<dyn Machine>) {
         let files = self.bench.storage.create_vm_files_from(&id(number), source).await.unwrap();
         let start = MachineStart::Incoming(IncomingState {

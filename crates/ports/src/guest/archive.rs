@@ -15,7 +15,7 @@ pub struct PushedArchive {
     pub left_out: LeftOut,
 }
 
-/// How holes of files stand in an archive.
+/// Form of the holes of files in an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holes {
     /// As the zeros they are read as: any reader of tar streams understands it.
@@ -28,7 +28,7 @@ pub enum Holes {
 pub struct PulledArchive {
     /// The tar stream.
     pub data: ByteStream,
-    /// What is not in it: there when `data` has ended. An agent that is older than this sends nothing, and the receiver
+    /// Entries that are missing in it: there when `data` has ended. An agent that is older than this sends nothing, and the receiver
     /// fails.
     pub left_out: oneshot::Receiver<LeftOut>,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use microvm_types::ErrorKind;
 
-/// Why a guest could not do what was asked, or could not be reached.
+/// Failure of a request to a guest, or of reaching it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum GuestError {
     /// The agent did what was asked of it and failed: no such file, no such user …
@@ -12,7 +12,7 @@ pub enum GuestError {
     Refused {
         /// The class of the failure as the agent gave it.
         kind: ErrorKind,
-        /// What the agent says, limited in length and cleaned of control characters.
+        /// Message of the agent, limited in length and cleaned of control characters.
         message: String,
     },
     /// The channel is closed; nothing more will come from this guest in this epoch.
@@ -21,9 +21,9 @@ pub enum GuestError {
     /// The guest did not answer in time.
     #[error("the guest did not {action} within {after:?}")]
     Timeout {
-        /// What was asked of it.
+        /// Action that was asked of it.
         action: &'static str,
-        /// How long was waited.
+        /// Time that was waited.
         after: Duration,
     },
     /// The guest broke the rules of the protocol; the channel is closed with it.
@@ -51,7 +51,7 @@ impl GuestError {
     }
 }
 
-/// Why a channel ended.
+/// Reason for the end of a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
     /// The machine or the guest closed it.

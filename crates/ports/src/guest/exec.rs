@@ -14,7 +14,7 @@ use super::GuestError;
 /// Events of one process in order; see [`ProcessEvent`].
 pub type ProcessEvents = Pin<Box<dyn Stream<Item = ProcessEvent> + Send>>;
 
-/// What a process of the guest does.
+/// Event of a process in the guest.
 #[derive(Debug, Clone)]
 pub enum ProcessEvent {
     /// Bytes of standard output, or of the terminal.
@@ -30,7 +30,7 @@ pub enum ProcessEvent {
     Lost(GuestError),
 }
 
-/// What can be sent to a process.
+/// Input of a process.
 #[derive(Debug, Clone)]
 pub enum ProcessInput {
     /// Bytes for its standard input, or typed at its terminal.
@@ -54,9 +54,9 @@ pub struct ProcessHandle {
     pub stdout_offset: u64,
     /// Offset of the first byte of standard error that will come.
     pub stderr_offset: u64,
-    /// What it does.
+    /// Its events.
     pub events: ProcessEvents,
-    /// What it is sent.
+    /// Its input.
     pub input: Arc<dyn ProcessWriter>,
 }
 
@@ -88,7 +88,7 @@ pub trait GuestExec: Send + Sync {
     async fn attach(&self, process: &ProcessId, from: OutputOffsets) -> Result<ProcessHandle, GuestError>;
 
     /// Looks at the output that is kept of a process, beside whoever takes it: neither is disturbed, and the process is not
-    /// held up. With `follow` it goes on until the process ends, else to what there was at this moment. Input is ignored.
+    /// held up. With `follow` it lasts until the process ends, else it ends with the present output. Input is ignored.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](microvm_types::ErrorKind::Unsupported) from an agent that is older than this request. If the process writes faster than the

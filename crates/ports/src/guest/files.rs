@@ -32,7 +32,7 @@ pub trait GuestFiles: Send + Sync {
         data: ContentStream,
     ) -> Result<u64, GuestError>;
 
-    /// What is at a path; symbolic links are not followed.
+    /// Description of the entry at a path; symbolic links are not followed.
     async fn stat(&self, path: &GuestPath) -> Result<FileStat, GuestError>;
 
     /// Entries of a directory down to `depth` levels (1: its own), at most 100,000; whether that is all is said.

@@ -1,17 +1,17 @@
-//! What a guest is told about itself.
+//! Identity of a guest.
 
 /// A shared folder as the guest mounts it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestShare {
-    /// What the machine calls it.
+    /// Name by which the machine offers it.
     pub tag: String,
     /// Absolute path in the guest.
     pub target: String,
-    /// Whether it is mounted read-only.
+    /// True if it is mounted read-only.
     pub read_only: bool,
 }
 
-/// What a VM is told about itself at the start of every epoch: after a boot, a fork or a restore. The wall clock is
+/// Identity that a VM is given at the start of every epoch: after a boot, a fork or a restore. The wall clock is
 /// taken when it is sent. Values of `environment` may be secrets: they are never logged.
 #[derive(Clone, Default)]
 pub struct Identity {

@@ -14,6 +14,6 @@ pub trait GuestInfo: Send + Sync {
     /// All processes of the guest.
     async fn guest_processes(&self) -> Result<Vec<GuestProcess>, GuestError>;
 
-    /// How the guest is doing.
+    /// Health of the guest.
     async fn health(&self) -> Result<GuestHealth, GuestError>;
 }

@@ -45,7 +45,7 @@ pub type GuestPath = [u8];
 /// Bulk data in order. The producer is held up when the consumer does not take it.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, GuestError>> + Send>>;
 
-/// How the channel of a machine is reached from the host.
+/// Address of the channel of a machine on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuestEndpoint {
@@ -82,7 +82,7 @@ pub trait GuestConnector: Send + Sync {
 /// wait for each other.
 #[async_trait]
 pub trait Guest: GuestExec + GuestFiles + GuestArchives + GuestPorts + GuestInfo + GuestPower {
-    /// What the agent said of itself.
+    /// Description of the agent by itself.
     fn agent(&self) -> &AgentInfo;
 
     /// Becomes `Some` when the channel ends, with the reason.

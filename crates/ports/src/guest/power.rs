@@ -1,4 +1,4 @@
-//! What becomes of the machine, as its guest is told of it.
+//! Power of a guest: switching off, and notice of what happens to its machine.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{GuestError, Identity};
 /// it has stopped sending for as long as it lives.
 pub type InputProbe = Box<dyn Fn() -> u64 + Send + Sync>;
 
-/// Tells a guest that its machine has a new identity, pauses, goes on or is to end.
+/// Tells a guest that its machine has a new identity, pauses, resumes or is to end.
 #[async_trait]
 pub trait GuestPower: Send + Sync {
     /// Gives a running guest another identity, that of `epoch`, and waits until the agent has confirmed every part.
@@ -21,14 +21,14 @@ pub trait GuestPower: Send + Sync {
     /// confirmed ([`ErrorKind::Conflict`](microvm_types::ErrorKind::Conflict)): the guest is then not to be used.
     async fn identify(&self, epoch: u64, identity: &Identity) -> Result<(), GuestError>;
 
-    /// Sets the guest's wall clock to the host's. A guest's clocks stand still with its machine, so it is told the time
+    /// Sets the guest's wall clock to the host's. A guest's clocks stop with its machine, so it is told the time
     /// whenever it runs again in the same epoch; an identity has the time with it.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](microvm_types::ErrorKind::Unsupported) from an agent that is older than this request.
     async fn tell_time(&self) -> Result<(), GuestError>;
 
-    /// Stops expecting heartbeats (the machine is going to stand still), or expects them again.
+    /// Stops expecting heartbeats (the machine is going to be paused), or expects them again.
     fn expect_heartbeats(&self, expected: bool);
 
     /// Stops sending until the answer is dropped, and tells how many bytes are still on their way to the machine: what

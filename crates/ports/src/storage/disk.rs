@@ -46,7 +46,7 @@ pub trait VmStorage: Send + Sync {
     /// off, and [`VmStorage::is_unfinished`]. Doing it again is fine.
     async fn finish_vm_files(&self, id: &VmId) -> Result<(), StorageError>;
 
-    /// Whether the directory of a VM is what an interrupted creation or removal left: the only ones that may be removed
+    /// True if an interrupted creation or removal left the directory of a VM: the only ones that may be removed
     /// without a record that says so. One made by an older version never is.
     async fn is_unfinished(&self, id: &VmId) -> Result<bool, StorageError>;
 
@@ -69,7 +69,7 @@ pub trait VmStorage: Send + Sync {
     /// Ids of all VM directories, known to the store or not; leftovers of interrupted work are removed on the way.
     async fn vm_directories(&self) -> Result<Vec<VmId>, StorageError>;
 
-    /// Where the directory of a VM is or would be.
+    /// Path of the directory of a VM, which need not exist.
     fn vm_directory(&self, id: &VmId) -> Utf8PathBuf;
 
     /// The immutable all-zero memory file of so many MiB, made if missing. Takes no space on disk.

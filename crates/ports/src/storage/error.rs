@@ -3,7 +3,7 @@
 use camino::Utf8PathBuf;
 use microvm_types::{Action, ErrorKind, Remedy};
 
-/// Why storage refused or failed.
+/// Refusal or failure of storage.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// No image of that name or digest.
@@ -23,7 +23,7 @@ pub enum StorageError {
     Damaged {
         /// Which thing.
         what: String,
-        /// What was expected and what was found.
+        /// Expected and found content.
         detail: String,
     },
     /// The input is not what it should be: an archive with an entry that leaves its root, a recipe with a mistake …
@@ -31,7 +31,7 @@ pub enum StorageError {
     BadInput {
         /// Which input.
         what: String,
-        /// What is wrong with it.
+        /// Fault of it.
         detail: String,
     },
     /// Still used by VMs.
@@ -49,7 +49,7 @@ pub enum StorageError {
     NotWrittenBack {
         /// The user's file.
         path: Utf8PathBuf,
-        /// Why not.
+        /// Reason.
         reason: String,
     },
     /// A name that is taken.
@@ -62,9 +62,9 @@ pub enum StorageError {
     DiskFull {
         /// File system by a path on it.
         path: Utf8PathBuf,
-        /// What was being done.
+        /// Action under way.
         action: String,
-        /// How much, for people.
+        /// Amount, for people.
         needed: String,
     },
     /// All VMs together would take more of the disk than they may.
@@ -72,13 +72,13 @@ pub enum StorageError {
         "{action} needs {needed} more, and the VMs and snapshots of this root hold {held} of the {limit} that they may take together: delete some, or raise the disk limit of the server"
     )]
     OverDiskLimit {
-        /// What was being done.
+        /// Action under way.
         action: String,
-        /// How much it needs, for people.
+        /// Amount that it needs, for people.
         needed: String,
-        /// How much is held, for people.
+        /// Amount in use, for people.
         held: String,
-        /// How much may be held, for people.
+        /// Limit, for people.
         limit: String,
     },
     /// A tool that is needed is not installed.
@@ -105,11 +105,11 @@ pub enum StorageError {
     /// Reading or writing failed.
     #[error("{action} {path} failed: {cause}")]
     Io {
-        /// What was being done.
+        /// Action under way.
         action: &'static str,
         /// With which file.
         path: Utf8PathBuf,
-        /// What the system said.
+        /// Error of the system.
         cause: std::io::Error,
     },
 }
@@ -131,7 +131,7 @@ impl StorageError {
         }
     }
 
-    /// What can be done about it.
+    /// Remedy.
     #[must_use]
     pub fn remedies(&self) -> Vec<Remedy> {
         match self {

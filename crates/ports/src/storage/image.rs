@@ -34,22 +34,22 @@ pub struct ImageInfo {
     pub size: u64,
     /// When it was made, milliseconds since 1970-01-01T00:00:00Z.
     pub created_ms: i64,
-    /// Where it came from, in a few words.
+    /// Origin in a few words.
     pub source: String,
-    /// How programs run in it.
+    /// Configuration of programs that run in it.
     pub config: ImageConfig,
 }
 
 /// An image ready for use: its file was verified against its digest.
 #[derive(Debug, Clone)]
 pub struct ResolvedImage {
-    /// What it is.
+    /// Description of the image.
     pub info: ImageInfo,
     /// Its file.
     pub path: Utf8PathBuf,
 }
 
-/// Where a new image comes from.
+/// Source of a new image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum ImageSource {

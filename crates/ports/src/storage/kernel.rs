@@ -24,16 +24,16 @@ pub struct KernelInfo {
     pub size: u64,
     /// When it was put there, milliseconds since 1970-01-01T00:00:00Z.
     pub created_ms: i64,
-    /// Where it came from, in a few words.
+    /// Origin in a few words.
     pub source: String,
-    /// Whether it is what `default` means now.
+    /// True if `default` means this kernel now.
     pub is_default: bool,
 }
 
 /// A kernel ready for use, verified, with the initial file system that holds our agent.
 #[derive(Debug, Clone)]
 pub struct ResolvedKernel {
-    /// What it is.
+    /// Description of the kernel.
     pub info: KernelInfo,
     /// The kernel image.
     pub path: Utf8PathBuf,
@@ -41,7 +41,7 @@ pub struct ResolvedKernel {
     pub initramfs: Utf8PathBuf,
 }
 
-/// Where a kernel comes from.
+/// Source of a kernel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum KernelSource {
@@ -69,7 +69,7 @@ pub trait KernelStore: Send + Sync {
     /// initial file system if the agent has changed since.
     async fn kernel(&self, name: &str) -> Result<ResolvedKernel, StorageError>;
 
-    /// Whether a kernel can mount folders of the host (9P over virtio), as far as can be seen from here: `true` where that
+    /// True if a kernel can mount folders of the host (9P over virtio), as far as can be seen from here: `true` where that
     /// is not known.
     async fn mounts_shares(&self, name: &str) -> Result<bool, StorageError>;
 

@@ -27,6 +27,6 @@ impl PauseSteps for Steps {
     }
 
     async fn freeze_disks(&self) -> Result<Vec<DiskChange>, StorageError> {
-        self.snapshots.prepare_tops(&self.vm, &self.own).await
+        self.snapshots.prepare_overlays(&self.vm, &self.own).await
     }
 }

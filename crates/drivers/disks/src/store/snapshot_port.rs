@@ -16,9 +16,9 @@ use crate::snapshots::SourceHandle;
 
 #[async_trait]
 impl SnapshotStore for Disks {
-    async fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<DiskChange>, StorageError> {
+    async fn prepare_overlays(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<DiskChange>, StorageError> {
         let (vm, own) = (vm.clone(), own.to_vec());
-        self.blocking(move |inner, _| inner.tops.prepare_tops(&vm, &own)).await
+        self.blocking(move |inner, _| inner.tops.prepare_overlays(&vm, &own)).await
     }
 
     async fn note_flattened(&self, vm: &VmId, top: &Utf8Path) -> Result<(), StorageError> {

@@ -92,7 +92,11 @@ pub(crate) struct FrozenOwn {
 
 impl Tops {
     /// Makes a new top for every disk and notes them. `own`: writable disks of the user's, for those that have none yet.
-    pub(crate) fn prepare_tops(&self, vm: &VmId, own: &[UserDisk]) -> Result<Vec<DiskChange>, StorageError> {
+    pub(crate) fn prepare_overlays(
+        &self,
+        vm: &VmId,
+        own: &[UserDisk],
+    ) -> Result<Vec<DiskChange>, StorageError> {
         let lock = self.ground.disk_lock(vm);
         let _alone = lock.hold();
         let mut disk = self.vms.read_disk(vm)?;

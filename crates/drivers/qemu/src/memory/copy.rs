@@ -139,7 +139,7 @@ fn read(mapping: &Mapping, ranges: &[PageRange], mut content: &mut [u8]) -> io::
     Ok(())
 }
 
-/// Writes pages into a guest's memory; its processors must stand still.
+/// Writes pages into a guest's memory; its processors must be paused.
 pub(crate) fn inject(mapping: &Mapping, pages: &MemoryPages) -> io::Result<()> {
     let pid = Pid::from_raw(mapping.process.pid);
     let mut content: &[u8] = &pages.data;

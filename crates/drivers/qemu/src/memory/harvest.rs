@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  begin      changed pages counted, memory for them touched; where the kernel notes writes: copied
-//!  complete   the guest stands still: what was written since is copied, or everything
+//!  complete   the guest is paused: what was written since is copied, or everything
 //!  into_pages the guest runs again: both copies become one
 //! ```
 
@@ -14,11 +14,11 @@ use microvm_ports::BranchError;
 use microvm_ports::branch::{MemoryPages, PageRange};
 
 use super::copy::{Copied, PageBuffer, total};
+use super::host_memory;
 use super::mapping::{Mapping, MemoryFile};
 use super::merge::merge;
 use super::scan::changed_pages;
 use super::write_log::WriteLog;
-use crate::host_memory;
 
 /// Room for pages that change between counting and stopping, on top of an eighth of those counted.
 const SLACK: usize = 4 << 20;
@@ -28,7 +28,7 @@ const HOST_RESERVE_MIB: u64 = 128;
 /// A harvest before the pause.
 pub(crate) struct Harvest {
     mapping: Mapping,
-    /// What was copied already, where the kernel notes what is written after that.
+    /// Pages that were copied already, where the kernel notes later writes.
     ahead: Option<Ahead>,
     /// For what is copied in the pause.
     buffer: PageBuffer,
@@ -70,12 +70,12 @@ impl Harvest {
         Ok(Self { mapping, ahead: Some(ahead), buffer: late })
     }
 
-    /// How long was copied already; zero if nothing was.
+    /// Time that copying has taken so far; zero if nothing was copied.
     pub(crate) fn took(&self) -> Duration {
         self.ahead.as_ref().map_or(Duration::ZERO, |ahead| ahead.took)
     }
 
-    /// To be called while the guest stands still.
+    /// To be called while the guest is paused.
     pub(crate) fn complete(self) -> Result<Harvested, BranchError> {
         let ranges = match &self.ahead {
             Some(ahead) => ahead.log.written(),

@@ -1,4 +1,4 @@
-//! Where the guest's memory lies in the QEMU process.
+//! Place of the guest's memory in the QEMU process.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;

@@ -1,4 +1,4 @@
-//! Puts what was copied while a guest ran and what was copied again while it stood still together.
+//! Puts pages that were copied while a guest ran together with those that were copied again in its pause.
 
 use microvm_ports::branch::{MemoryPages, PageRange};
 
@@ -38,7 +38,7 @@ pub(super) fn merge<E>(
     Ok(Copied { ranges: layout.ranges, buffer }.into())
 }
 
-/// Where each page of some ranges lies, when they lie one after the other.
+/// Place of each page of some ranges, which lie one after the other.
 struct Layout {
     ranges: Vec<PageRange>,
     /// Of the first byte of each range.

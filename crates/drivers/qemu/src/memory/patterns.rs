@@ -1,6 +1,6 @@
-//! What was put together is compared with its source, page by page, after writes in many patterns.
+//! Compares memory that was put together with its source, page by page, after writes in many patterns.
 //!
-//! A process that maps a file privately stands in for a VMM: this one. What it has in memory when it stands still must be
+//! A process that maps a file privately stands in for a VMM: this one. Its memory when nothing writes any more must be
 //! what the base file and the harvested pages make together, and what another memory is after they were injected.
 #![allow(unsafe_code)] // Mapping a file and discarding pages, as a VMM does.
 
@@ -38,7 +38,7 @@ impl Numbers {
 struct Memory {
     file: tempfile::NamedTempFile,
     map: MmapMut,
-    /// What the process notes writes with; a VMM is given one when it begins.
+    /// Descriptor that the process notes writes with; a VMM is given one when it begins.
     _notes: Option<OwnedFd>,
 }
 
@@ -78,7 +78,7 @@ impl Memory {
         }
     }
 
-    /// Harvests while `busy` writes, for as long as memory is copied ahead; then everything stands still.
+    /// Harvests while `busy` writes, for as long as memory is copied ahead; then nothing writes any more.
     fn harvest(&mut self, ahead: bool, busy: impl Fn(&mut [u8], &AtomicBool) + Sync) -> MemoryPages {
         let (process, file) = (self.mapping().process, self.memory_file());
         let (stop, map) = (AtomicBool::new(false), &mut self.map);

@@ -54,7 +54,7 @@ struct Region {
     categories: u64,
 }
 
-/// What a scan is for.
+/// Purpose of a scan.
 #[derive(Clone, Copy)]
 enum Purpose {
     /// All changed pages.
@@ -186,7 +186,7 @@ fn take(
     } else if walk_end > at {
         Ok(walk_end)
     } else {
-        Err(io::Error::other("the kernel's scan of the page map stands still"))
+        Err(io::Error::other("the kernel's scan of the page map makes no progress"))
     }
 }
 
@@ -290,6 +290,6 @@ mod tests {
         ] {
             assert!(take(&mut Vec::new(), &list, all, &MAPPING, at, u64::MAX).is_err(), "{list:?}");
         }
-        assert!(take(&mut Vec::new(), &[], all, &MAPPING, at, at).is_err(), "a scan that stands still");
+        assert!(take(&mut Vec::new(), &[], all, &MAPPING, at, at).is_err(), "a scan without progress");
     }
 }

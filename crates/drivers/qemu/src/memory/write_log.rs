@@ -1,5 +1,5 @@
 //! The kernel's note of which pages a guest writes: its memory is copied while it runs, and only what was written meanwhile
-//! is copied again while it stands still (docs/design/0018).
+//! is copied again while it is paused (docs/design/0018).
 #![allow(unsafe_code)]
 
 use std::io;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use super::mapping::Mapping;
 use super::scan;
 
-/// What the link to such a descriptor in /proc reads.
+/// Target of the link to such a descriptor in /proc.
 const USERFAULTFD: &str = "anon_inode:[userfaultfd]";
 
 // linux/userfaultfd.h: version, requests (`_IOWR(0xAA, number, struct)`), the feature of Linux 6.7 by which the kernel
@@ -62,7 +62,7 @@ impl WriteLog {
         scan::protect_changed(&self.mapping)
     }
 
-    /// What has changed since the last [`WriteLog::protect_changed`].
+    /// Pages that have changed since the last [`WriteLog::protect_changed`].
     pub(crate) fn written(&self) -> io::Result<Vec<PageRange>> {
         scan::written_pages(&self.mapping)
     }
@@ -89,7 +89,7 @@ pub(super) fn own_descriptor() -> io::Result<OwnedFd> {
     }
 }
 
-/// Whether the kernel notes writes and VMMs can be given the descriptor for it; else why not.
+/// Succeeds if the kernel notes writes and VMMs can be given the descriptor for it; else tells the reason.
 pub(crate) fn copies_ahead() -> Result<(), String> {
     if cfg!(not(target_arch = "x86_64")) {
         return Err("not on this processor".to_owned());

@@ -1,0 +1,16 @@
+//! Fake machines: launching, branching and loading them, and reaching their guests.
+
+mod branch;
+mod character;
+mod connector;
+mod guest;
+mod host;
+mod machine;
+mod memory;
+mod sparse;
+
+pub use character::Character;
+pub use connector::FakeConnector;
+pub use guest::FakeGuest;
+pub use host::FakeHypervisor;
+pub use machine::FakeMachine;

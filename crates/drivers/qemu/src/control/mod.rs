@@ -1,0 +1,4 @@
+//! The control connection to a VMM: QMP over a unix socket.
+
+pub(crate) mod qmp;
+pub(crate) mod socket;
