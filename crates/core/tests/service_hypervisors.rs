@@ -20,7 +20,7 @@ use microvm_ports::guest::{Guest, GuestConnector, GuestEndpoint, GuestError, Ide
 use microvm_ports::hypervisor::{
     Capabilities, ConsolePart, Hypervisor, LaunchError, Loader, Machine, MachineRecord, MachineSpec,
 };
-use microvm_types::template::HypervisorChoice;
+use microvm_types::template::{HypervisorChoice, Overrides};
 use microvm_types::{Phase, VmId};
 use support::{Host, code, named, say};
 
@@ -149,6 +149,40 @@ fn a_template_names_its_driver_and_a_vm_keeps_it() {
             service.vms.delete(&vm(name)).await.unwrap();
         }
         assert!(host.hypervisor.machines().is_empty() && qemu.machines().is_empty(), "a machine is left");
+    });
+}
+
+#[test]
+fn a_request_names_another_driver_than_its_template_and_the_vm_sleeps_and_wakes_there() {
+    let (host, qemu) = host();
+    let server = host.serve();
+    let service = &server.service;
+    let over = |name: &str, hypervisor: &str| CreateRequest {
+        overrides: Overrides {
+            hypervisor: Some(HypervisorChoice::try_from(hypervisor.to_owned()).unwrap()),
+            ..Overrides::default()
+        },
+        ..named(name)
+    };
+    server.run(async {
+        let made = service.vms.create(over("dev", "qemu")).await.unwrap().record;
+        assert_eq!(made.template.hypervisor.to_string(), "qemu");
+        assert_eq!(
+            service.vms.create(named("auto")).await.unwrap().record.template.hypervisor.to_string(),
+            "fake-stops"
+        );
+        assert_eq!(code(service.vms.create(over("no", "nowhere")).await), "unknown_hypervisor");
+        say(service, "dev", "echo before > /root/note").await;
+        service.branches.fork(&vm("dev"), forks(1, "child")).await.unwrap();
+        service.vms.hibernate(&vm("dev")).await.unwrap();
+        assert_eq!(qemu.machines().len(), 1, "only its child is left");
+        service.vms.start(&vm("dev")).await.unwrap();
+        assert_eq!(say(service, "dev", "cat /root/note").await, "before");
+        assert_eq!((host.hypervisor.machines().len(), qemu.machines().len()), (1, 2), "it woke elsewhere");
+        for name in ["dev", "child"] {
+            let record = service.vms.get(&vm(name)).unwrap().record;
+            assert_eq!(record.template.hypervisor.to_string(), "qemu", "{name}");
+        }
     });
 }
 

@@ -295,6 +295,10 @@ pub struct Overrides {
     /// See [`Template::boot_timeout_ms`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_timeout_ms: Option<u64>,
+    /// See [`Template::hypervisor`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub hypervisor: Option<HypervisorChoice>,
     /// See [`Template::extra_disks`]; added to the template's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_disks: Vec<ExtraDisk>,
@@ -327,6 +331,7 @@ impl Template {
             start_commands,
             init,
             boot_timeout_ms,
+            hypervisor,
             extra_disks,
             shares,
             hooks,
@@ -340,6 +345,7 @@ impl Template {
         set(&mut self.start_commands, start_commands);
         set(&mut self.init, init);
         set(&mut self.boot_timeout_ms, boot_timeout_ms);
+        set(&mut self.hypervisor, hypervisor);
         self.kernel_arguments.extend(kernel_arguments);
         self.environment.extend(environment);
         self.extra_disks.extend(extra_disks);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::{Args, ValueEnum};
 use microvm_api::CreateVm;
-use microvm_types::template::{NetworkMode, Overrides};
+use microvm_types::template::{HypervisorChoice, NetworkMode, Overrides};
 use microvm_types::{ByteSize, Name, Share};
 
 use crate::pairs::pair;
@@ -38,6 +38,9 @@ pub(crate) struct MachineOptions {
     /// Kernel, instead of the template's
     #[arg(long)]
     kernel: Option<String>,
+    /// Hypervisor that runs the VM, by the name that `doctor` shows, instead of the template's
+    #[arg(long, value_name = "NAME", value_parser = hypervisor)]
+    hypervisor: Option<HypervisorChoice>,
     /// Virtual processors
     #[arg(long, value_name = "COUNT")]
     cpus: Option<u32>,
@@ -84,6 +87,7 @@ impl MachineOptions {
             overrides: Overrides {
                 image: self.image.clone(),
                 kernel: self.kernel.clone(),
+                hypervisor: self.hypervisor.clone(),
                 disk_mib: self.disk,
                 network,
                 environment,
@@ -114,6 +118,11 @@ fn share(text: &str) -> Result<Share, String> {
         format!("`{}` is not UTF-8: share a folder whose path is text", path.to_string_lossy())
     })?;
     Ok(share)
+}
+
+/// `auto`, or the name of a driver.
+fn hypervisor(text: &str) -> Result<HypervisorChoice, String> {
+    HypervisorChoice::try_from(text.to_owned()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

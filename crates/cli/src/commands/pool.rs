@@ -17,7 +17,7 @@ use crate::output::whole;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Pool {
     /// Create a pool; it is filled in the background
-    Create(Create),
+    Create(Box<Create>),
     /// List pools
     #[command(visible_alias = "list")]
     Ls,

@@ -15,6 +15,9 @@ use microvm_ports::storage::KernelSource;
 use microvm_ports::{KernelStore, Progress, StorageError};
 use microvm_types::kernel::DeviceDiscovery;
 
+/// Names of the drivers that a kernel has built in.
+const DRIVERS: &[u8] = b"virtio-mmio\0virtio_blk\0virtio_console\0erofs\0ext4\0overlay\0";
+
 /// The smallest thing that looks like a kernel with a PVH entry.
 fn kernel() -> Vec<u8> {
     let mut bytes = vec![0; 0x200];
@@ -30,6 +33,7 @@ fn kernel() -> Vec<u8> {
     bytes[0x108] = 18;
     bytes[0x10c..0x110].copy_from_slice(b"Xen\0");
     bytes[0x180..0x19c].copy_from_slice(b"Linux version 6.1.0-test (x)");
+    bytes[0x1a0..0x1a0 + DRIVERS.len()].copy_from_slice(DRIVERS);
     bytes
 }
 
@@ -74,6 +78,22 @@ async fn a_kernel_of_the_users_is_stored_verified_and_gets_an_initial_file_syste
     ));
     home.storage.kernel("mine").await.unwrap();
     assert!(home.work().is_empty());
+}
+
+#[tokio::test]
+async fn a_kernel_that_needs_modules_is_refused_with_what_it_lacks() {
+    let home = Home::new();
+    let path = home.path("vmlinux");
+    let mut modular = kernel();
+    modular[0x1a0..0x1a0 + b"virtio-mmio\0virtio_blk\0".len()].fill(0);
+    std::fs::write(&path, modular).unwrap();
+    let source = KernelSource::File { path, discovery: DeviceDiscovery::Acpi };
+    let error = home.storage.add_kernel("mine", &source, Progress::ignored()).await.unwrap_err();
+    assert!(matches!(error, StorageError::BadInput { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("CONFIG_VIRTIO_MMIO=y, CONFIG_VIRTIO_BLK=y,"), "{text}");
+    assert!(text.contains("`distribution`") && !text.contains("EROFS"), "{text}");
+    assert!(home.storage.kernels().await.unwrap().found.is_empty() && home.work().is_empty());
 }
 
 #[tokio::test]

@@ -14,8 +14,8 @@ use microvm_types::kernel::DeviceDiscovery;
 
 use super::modules::Module;
 use super::{
-    KernelFiles, KernelManifest, MANIFEST, MODULES, STAMP, StoredFile, build, bzimage, distribution, elf,
-    read,
+    KernelFiles, KernelManifest, MANIFEST, MODULES, STAMP, StoredFile, build, built_in, bzimage,
+    distribution, elf, read,
 };
 
 /// Largest kernel file of a user's.
@@ -121,6 +121,17 @@ fn from_file(path: &Utf8Path, discovery: DeviceDiscovery) -> Result<NewKernel, S
     }
     let release = bzimage::release(&content);
     let kernel = bzimage::extract_vmlinux(&content).unwrap_or(content);
+    // One that stays compressed cannot be looked into: the guest's console tells if it was wrong.
+    let missing = if elf::is_elf64(&kernel) { built_in::missing(&kernel) } else { Vec::new() };
+    if !missing.is_empty() {
+        return Err(bad_input(
+            path.as_str(),
+            format!(
+                "it needs modules, and a kernel of your own is started without any: build it with {}, or use the kernel `distribution`",
+                missing.iter().map(|option| format!("{option}=y")).collect::<Vec<_>>().join(", ")
+            ),
+        ));
+    }
     Ok(NewKernel {
         kernel,
         release,

@@ -2,6 +2,7 @@
 
 mod add;
 mod build;
+mod built_in;
 mod bzimage;
 mod cpio;
 mod distribution;
