@@ -9,6 +9,7 @@ use microvm_types::exec::{ExecRequest, ExitStatus, ProcessInfo, TerminalSize};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::milliseconds::Seconds;
 use crate::output::Omitted;
 use crate::problem::Problem;
 
@@ -108,6 +109,7 @@ pub enum CommandLine {
 
 /// A command to run to its end, its output collected (at most 10 MB of each stream).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Execute {
     /// The command.
     pub command: CommandLine,
@@ -126,7 +128,7 @@ pub struct Execute {
 }
 
 const fn default_timeout() -> u64 {
-    30
+    300
 }
 
 /// Result of a one-shot command.
@@ -155,6 +157,9 @@ pub struct Executed {
     pub process: ProcessId,
     /// Duration in milliseconds.
     pub execution_time_ms: u64,
+    /// The same in seconds, to the millisecond.
+    #[serde(default)]
+    pub duration_seconds: Seconds,
     /// Why it did not end well, in words.
     pub error: Option<String>,
     /// When it ended (RFC 3339 with offset).
@@ -193,6 +198,6 @@ mod tests {
         let json = serde_json::to_value(&exited).unwrap();
         assert_eq!((json["type"].as_str(), json["code"].as_u64()), (Some("exited"), Some(3)));
         let shell: Execute = serde_json::from_str(r#"{"command":"ls | wc"}"#).unwrap();
-        assert_eq!((shell.command, shell.timeout), (CommandLine::Shell("ls | wc".into()), 30));
+        assert_eq!((shell.command, shell.timeout), (CommandLine::Shell("ls | wc".into()), 300));
     }
 }

@@ -33,6 +33,16 @@ pub struct ListVms {
     pub waiting: bool,
 }
 
+/// Options of a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct DeleteVm {
+    /// Delete it also if disk files of yours cannot take what it wrote to them since it was branched (their folder or file
+    /// system is gone, or they were changed): that is lost.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub forget_disks: bool,
+}
+
 /// Options of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct StartVm {
@@ -222,7 +232,15 @@ pub struct ListSnapshots {
     pub golden: bool,
 }
 
-/// Snapshots to be removed; one of the first three has to be given.
+/// Manner of a snapshot, in place of the body's `full`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct TakeSnapshot {
+    /// `false`: make it whole in itself instead of building on its parent.
+    pub incremental: Option<bool>,
+}
+
+/// Snapshots to be removed; if none of the first three is given, those older than the server's age for snapshots without a
+/// name of their own (30 days).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct CleanUpSnapshots {
     /// Those older than this many days.

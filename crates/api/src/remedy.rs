@@ -34,7 +34,7 @@ pub const fn request(action: Action) -> Option<(&'static str, &'static str)> {
         // No server answers, or no single request does it.
         Action::StartServer | Action::RestartVm => return None,
         Action::ListVms => of::<vm::List>(),
-        Action::RemoveVm => of::<vm::Delete>(),
+        Action::RemoveVm | Action::ForgetDisks => of::<vm::Delete>(),
         Action::StartVm | Action::StartVmCold => of::<vm::Start>(),
         Action::ResumeVm => of::<vm::Resume>(),
         Action::StopVmByForce => of::<vm::Stop>(),

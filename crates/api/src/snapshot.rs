@@ -245,6 +245,9 @@ pub struct Cleaned {
     pub message: String,
     /// Names of those removed.
     pub removed: Vec<Name>,
+    /// Those that were to go and could not be removed, with the reason of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Unreadable>,
 }
 
 /// All snapshots together.
@@ -254,10 +257,19 @@ pub struct SnapshotStatistics {
     pub total_snapshots: usize,
     /// Number of golden ones.
     pub golden_snapshots: usize,
-    /// Bytes on disk.
+    /// Bytes on disk of those that users took.
     pub total_size_bytes: u64,
+    /// Bytes on disk of golden ones.
+    #[serde(default)]
+    pub golden_size_bytes: u64,
+    /// Bytes on disk of the memory of hibernated VMs.
+    #[serde(default)]
+    pub hibernation_size_bytes: u64,
     /// VMs (living or gone) that have any.
     pub vms_with_snapshots: usize,
+    /// Those of each VM, by its id.
+    #[serde(default)]
+    pub vms: BTreeMap<String, SnapshotsOfVm>,
     /// When the oldest was taken (RFC 3339 with offset).
     pub oldest_snapshot: Option<String>,
     /// When the newest was taken (RFC 3339 with offset).
@@ -265,6 +277,17 @@ pub struct SnapshotStatistics {
     /// Snapshots that cannot be read and are not counted above.
     #[serde(default)]
     pub unreadable_snapshots: usize,
+}
+
+/// Snapshots of one VM that users took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SnapshotsOfVm {
+    /// Name of the VM when the newest was taken.
+    pub vm_name: Name,
+    /// How many.
+    pub snapshots: usize,
+    /// Bytes on disk.
+    pub size_bytes: u64,
 }
 
 /// A file on the server's host.

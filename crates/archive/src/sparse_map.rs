@@ -105,22 +105,30 @@ fn number(digits: &[u8]) -> Option<u64> {
 }
 
 impl SparseMap {
-    /// Finds where a file of `size` bytes has data. `data` and `hole` say where the next stretch of data or the next hole
-    /// begins from an offset on, as lseek(2) does; `None`: nowhere before the end of the file, or nobody knows.
+    /// Finds where a file of `size` bytes has data, of which so many `blocks` are on the disk, 512 bytes each (`st_blocks` of
+    /// stat(2)). `data` and `hole` say where the next stretch of data or the next hole begins from an offset on, as lseek(2)
+    /// does; `None`: nowhere before the end of the file.
     ///
-    /// Returns `None` if the file is to be packed as any other: it has no holes that would make up for the map.
-    pub fn find(
+    /// Returns `None` if the file is to be packed as any other: it has no holes that would make up for the map; or a seek has
+    /// failed. Where the disk cannot say what is data all of it is: reading it then fails, and zeros would not.
+    pub fn find<E>(
         size: u64,
-        mut data: impl FnMut(u64) -> Option<u64>,
-        mut hole: impl FnMut(u64) -> Option<u64>,
+        blocks: u64,
+        mut data: impl FnMut(u64) -> Result<Option<u64>, E>,
+        mut hole: impl FnMut(u64) -> Result<Option<u64>, E>,
     ) -> Option<Self> {
+        if blocks.saturating_mul(512) >= size {
+            return None;
+        }
         let mut segments: Vec<Segment> = Vec::new();
         let mut position = 0;
         while position < size {
-            let Some(begin) = data(position).filter(|begin| (position..size).contains(begin)) else { break };
+            let found = data(position).ok()?;
+            let Some(begin) = found.filter(|begin| (position..size).contains(begin)) else { break };
             // What would be too many segments becomes one, zeros and all.
             let last = segments.len() + 1 == MAX_SEGMENTS;
-            let end = hole(begin).filter(|end| !last && (begin + 1..size).contains(end)).unwrap_or(size);
+            let found = hole(begin).ok()?;
+            let end = found.filter(|end| !last && (begin + 1..size).contains(end)).unwrap_or(size);
             let (begin, end) = (begin / BLOCK * BLOCK, end.next_multiple_of(BLOCK).min(size));
             match segments.last_mut().filter(|before| before.offset + before.length >= begin) {
                 Some(before) => before.length = end - before.offset,
@@ -250,9 +258,31 @@ mod tests {
 
     /// The map of a file with data in these ranges.
     fn found(size: u64, ranges: &[(u64, u64)]) -> Option<SparseMap> {
-        let data = |from: u64| ranges.iter().find(|range| range.1 > from).map(|range| range.0.max(from));
-        let hole = |from: u64| ranges.iter().find(|range| range.1 > from).map(|range| range.1);
-        SparseMap::find(size, data, hole)
+        found_until(size, ranges, usize::MAX)
+    }
+
+    /// As [`found`], on a disk of which so many seeks go well.
+    fn found_until(size: u64, ranges: &[(u64, u64)], good: usize) -> Option<SparseMap> {
+        let seeks = std::cell::Cell::new(0);
+        let seek = |place: Option<u64>| {
+            seeks.set(seeks.get() + 1);
+            if seeks.get() > good { Err("the disk fails") } else { Ok(place) }
+        };
+        let range = |from: u64| ranges.iter().find(|range| range.1 > from);
+        let data = |from| seek(range(from).map(|range| range.0.max(from)));
+        let hole = |from| seek(range(from).map(|range| range.1));
+        SparseMap::find(size, 0, data, hole)
+    }
+
+    #[test]
+    fn where_a_seek_fails_all_of_a_file_is_data() {
+        let ranges = [(4096, 8192), (65_536, 69_632)];
+        // Data and hole of each, and that there is no more.
+        for good in 0..5 {
+            assert_eq!(found_until(1 << 20, &ranges, good), None, "{good} seeks went well");
+        }
+        assert_eq!(found_until(1 << 20, &ranges, 5), found(1 << 20, &ranges));
+        assert!(found(1 << 20, &ranges).is_some());
     }
 
     #[test]
@@ -273,16 +303,18 @@ mod tests {
         assert_eq!(found(1 << 20, &[(0, 1 << 20)]), None);
         assert_eq!(found(0, &[]), None);
         assert_eq!(found(1024, &[]), None);
-        assert_eq!(SparseMap::find(9000, |_| Some(0), |_| None), None);
+        assert_eq!(SparseMap::find(9000, 0, |_| Ok::<_, ()>(Some(0)), |_| Ok(None)), None);
+        let holes = SparseMap::find(1 << 20, 2048, |_| Ok::<_, ()>(None), |_| Ok(None));
+        assert_eq!(holes, None, "all of it is on the disk");
         assert_eq!(found(1 << 40, &[]).unwrap().segments(), []);
     }
 
     #[test]
     fn too_many_segments_become_one_at_the_end() {
         let size = (MAX_SEGMENTS as u64 + 100) * 8192;
-        let data = |from: u64| Some(from.next_multiple_of(8192));
-        let hole = |from: u64| Some(from + 4096);
-        let map = SparseMap::find(size, data, hole).unwrap();
+        let data = |from: u64| Ok::<_, ()>(Some(from.next_multiple_of(8192)));
+        let hole = |from: u64| Ok(Some(from + 4096));
+        let map = SparseMap::find(size, 0, data, hole).unwrap();
         assert_eq!(map.segments().len(), MAX_SEGMENTS);
         let last = map.segments().last().unwrap();
         assert_eq!(last.offset + last.length, size);

@@ -11,6 +11,10 @@ pub(crate) fn command(advice: &Advice) -> String {
         Action::StartServer => "`microvm serve` starts one".to_owned(),
         Action::ListVms => "`microvm ls` lists the VMs".to_owned(),
         Action::RemoveVm => format!("`microvm rm {}` deletes one", vm()),
+        Action::ForgetDisks => format!(
+            "`microvm rm --forget-disks {}` deletes it, and what it wrote to disks that cannot take it is lost",
+            vm()
+        ),
         Action::StartVm => format!("`microvm start {}` starts it", vm()),
         Action::StartVmCold => format!("`microvm start --cold {}` boots it from its disk", vm()),
         Action::RestartVm => format!("`microvm stop {0}`, then `microvm start {0}`", vm()),

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -45,6 +46,8 @@ pub(crate) async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engin
         waiting_vmms: waiting_vmms(usual.waiting_vmms)?,
         prove_snapshots: prove_snapshots()?,
         disk_reserve: disk_reserve(usual.disk_reserve)?,
+        snapshots_per_vm: snapshots_per_vm(usual.snapshots_per_vm)?,
+        unnamed_snapshot_age: snapshot_age(usual.unnamed_snapshot_age)?,
         ..usual
     };
     Ok(Engine::open(ports, settings).await?)
@@ -70,6 +73,29 @@ fn prove_snapshots() -> anyhow::Result<bool> {
         Ok("off") => Ok(false),
         Ok(other) => anyhow::bail!("MICROVM_PROVE_SNAPSHOTS is `{other}`: it must be on or off"),
     }
+}
+
+/// Most snapshots of one VM without a name of their own.
+fn snapshots_per_vm(usual: usize) -> anyhow::Result<usize> {
+    let Ok(text) = env::var("MICROVM_SNAPSHOTS_PER_VM") else { return Ok(usual) };
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => anyhow::bail!("MICROVM_SNAPSHOTS_PER_VM is `{text}`: it must be a number, 1 or more"),
+    }
+}
+
+/// Age at which snapshots without a name of their own go.
+fn snapshot_age(usual: Option<Duration>) -> anyhow::Result<Option<Duration>> {
+    let Ok(text) = env::var("MICROVM_SNAPSHOT_AGE") else { return Ok(usual) };
+    if text == "0" {
+        return Ok(None);
+    }
+    let age = crate::duration::parse(&text);
+    age.map(Some).map_err(|error| {
+        anyhow::anyhow!(
+            "MICROVM_SNAPSHOT_AGE is `{text}` ({error}): it must be an age such as 30d, or 0 for none"
+        )
+    })
 }
 
 /// Free space that VMs which grow must leave.

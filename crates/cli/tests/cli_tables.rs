@@ -106,7 +106,7 @@ fn answer(path: &str) -> Value {
         }),
         "/snapshots" => json!({ "snapshots": snapshots }),
         "/snapshots/statistics" => json!({
-            "total_snapshots": 3, "golden_snapshots": 1, "total_size_bytes": 25_165_824, "vms_with_snapshots": 1,
+            "total_snapshots": 3, "golden_snapshots": 1, "total_size_bytes": 25_165_824, "golden_size_bytes": 8_388_608, "vms_with_snapshots": 1,
             "oldest_snapshot": "2026-01-01T00:00:00.000-05:00", "newest_snapshot": null
         }),
         "/templates/code/golden" => json!({ "versions": [

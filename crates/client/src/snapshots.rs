@@ -5,7 +5,7 @@ use std::time::Duration;
 use microvm_api::operation::{SnapshotRef, SnapshotVm, TemplateRef};
 use microvm_api::operations::{snapshot, template, vm};
 use microvm_api::progress::ProgressLine;
-use microvm_api::queries::{CleanUpSnapshots, ListSnapshots, RemoveSnapshot};
+use microvm_api::queries::{CleanUpSnapshots, ListSnapshots, RemoveSnapshot, TakeSnapshot};
 use microvm_api::query::RawBytes;
 use microvm_api::snapshot::{
     BegunSnapshot, Cleaned, CreateSnapshot, ForkVm, Forked, GoldenList, GoldenVersion, RestoreSnapshot,
@@ -42,7 +42,7 @@ impl Client {
         request: &CreateSnapshot,
     ) -> Result<Snapshot, ClientError> {
         let request = CreateSnapshot { wait: true, ..request.clone() };
-        match self.tell::<snapshot::Create>(vm, &request).await? {
+        match self.call::<snapshot::Create>(vm, &TakeSnapshot::default(), &request).await? {
             Made::Created(snapshot) => Ok(snapshot),
             Made::Accepted(_) => unexpected("was not waited for"),
         }
@@ -55,7 +55,7 @@ impl Client {
         request: &CreateSnapshot,
     ) -> Result<BegunSnapshot, ClientError> {
         let request = CreateSnapshot { wait: false, ..request.clone() };
-        match self.tell::<snapshot::Create>(vm, &request).await? {
+        match self.call::<snapshot::Create>(vm, &TakeSnapshot::default(), &request).await? {
             Made::Accepted(begun) => Ok(begun),
             Made::Created(_) => unexpected("was waited for"),
         }

@@ -3,7 +3,7 @@
 use microvm_api::exec::{Execute, Executed, ProcessList, SendSignal};
 use microvm_api::guest::{GuestProcesses, HealthReply, Ping, SystemInfoReply};
 use microvm_api::operations::{guest, process, vm};
-use microvm_api::queries::{self, ListVms, NoQuery, StartVm, WaitForVm};
+use microvm_api::queries::{self, DeleteVm, ListVms, NoQuery, StartVm, WaitForVm};
 use microvm_api::query::{FilterPair, FilterState, RawBytes};
 use microvm_api::vm::{
     Counters, Event, KillVm, Killed, RenameVm, ResizeVm, RestartVm, Stats, StopVm, UpdateVm,
@@ -140,7 +140,12 @@ impl Client {
 
     /// Removes a VM, whatever it is doing.
     pub async fn delete_vm(&self, vm: &VmRef) -> Result<(), ClientError> {
-        self.ask::<vm::Delete>(vm).await
+        self.call::<vm::Delete>(vm, &DeleteVm { forget_disks: false }, ()).await
+    }
+
+    /// Removes a VM, also if disk files of the user's cannot take what it wrote to them: that is lost.
+    pub async fn delete_vm_forgetting_disks(&self, vm: &VmRef) -> Result<(), ClientError> {
+        self.call::<vm::Delete>(vm, &DeleteVm { forget_disks: true }, ()).await
     }
 
     /// Counters of a running VM.

@@ -56,6 +56,7 @@ pub fn sample_record(number: u32, name: &str) -> VmRecord {
         origin: microvm_types::vm::Origin::Boot,
         pool: None,
         epoch: u64::MAX,
+        generation: 7,
         created_ms: 1_700_000_000_000 + i64::from(number),
         updated_ms: i64::MAX,
         started_ms: Some(-1),

@@ -110,6 +110,7 @@ pub(crate) async fn create(
         origin,
         pool,
         epoch,
+        generation: 0,
         created_ms: now,
         updated_ms: now,
         started_ms: None,

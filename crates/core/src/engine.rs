@@ -1,5 +1,6 @@
 //! The engine: what edges open, and what each caller gets of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use microvm_types::Caller;
@@ -64,6 +65,15 @@ impl Engine {
         golden::remove_stray_builders(&shared);
         server.pools.load().await?;
         shared.actors.spawn(kept::keep_clean(Arc::clone(&shared)));
+        let of_tenants = {
+            let shared = Arc::clone(&shared);
+            move || {
+                let tenants: BTreeSet<String> =
+                    shared.snapshots.all().into_iter().map(|one| one.record.tenant).collect();
+                tenants.iter().map(|tenant| Snapshots::new(&Context::server(&shared, tenant))).collect()
+            }
+        };
+        shared.actors.spawn(kept::keep_young(Arc::clone(&shared), of_tenants));
         shared.actors.spawn(golden::keep_young(server.goldens));
         shared.actors.spawn(vms::room::keep_room(Arc::clone(&shared)));
         shared.litter.notify_one();

@@ -63,7 +63,7 @@ pub use events::{Cause, Event, Events, Observer, Tier, What};
 pub use golden::{GoldenVersion, Goldens};
 pub use host::{Host, HostUnreadable};
 pub use hypervisors::Hypervisors;
-pub use kept::{SnapshotFilter, SnapshotStatistics, Snapshots};
+pub use kept::{Pruned, SnapshotFilter, SnapshotStatistics, Snapshots, SnapshotsOfVm};
 pub use pools::{AcquireRequest, PoolChange, PoolRequest, PoolView, Pools};
 pub use ports::Ports;
 pub use settings::{HostLimits, Settings};

@@ -56,6 +56,8 @@ pub struct Settings {
     pub golden: bool,
     /// Most snapshots of one VM without a name of their own; the oldest of them goes.
     pub snapshots_per_vm: usize,
+    /// Age at which snapshots without a name of their own go by themselves; `None`: at none.
+    pub unnamed_snapshot_age: Option<Duration>,
     /// Most named snapshots of one VM; `None`: whoever names one keeps it.
     pub named_snapshots_per_vm: Option<usize>,
     /// Whether a VM has to come up from each snapshot that a user takes before it counts as taken. It costs what a fork
@@ -84,6 +86,7 @@ impl Default for Settings {
             golden: true,
             // FEATURES row A33.
             snapshots_per_vm: 10,
+            unnamed_snapshot_age: Some(Duration::from_secs(30 * 24 * 3_600)),
             named_snapshots_per_vm: None,
             prove_snapshots: false,
             waiting_vmms: 1,

@@ -15,9 +15,9 @@ use microvm_core::{
 };
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::Progress;
-use microvm_types::Phase;
 use microvm_types::template::{DiskFormat, Overrides};
 use microvm_types::vm::Limits;
+use microvm_types::{Action, ErrorKind, Phase};
 use support::{Host, code, named, say, until};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -91,7 +91,7 @@ fn two_restores_and_a_delete_at_once_leave_whole_vms_or_none() {
             assert_eq!(snapshots(service), [""; 0]);
             assert_eq!(code(service.branches.restore("s", restored("late")).await), "snapshot_not_found");
             for name in vms(service) {
-                service.vms.delete(&vm(&name)).await.unwrap();
+                service.vms.delete(&vm(&name), false).await.unwrap();
             }
         });
         drop(server);
@@ -116,9 +116,10 @@ fn a_clock_that_is_set_back_confuses_no_snapshot() {
         snap(service, "dev", "third").await.unwrap();
         assert_eq!(snapshots(service), ["first", "second", "third"], "the newest one is last");
         // Nothing is older than it is: what lies in the future has no age.
-        let pruned = service.snapshots.prune(None, Some(Duration::from_secs(60)), true).await.unwrap();
+        let pruned =
+            service.snapshots.prune(None, Some(Duration::from_secs(60)), true).await.unwrap().removed;
         assert_eq!(pruned, [], "nothing is a minute old");
-        let pruned = service.snapshots.prune(Some(1), None, true).await.unwrap();
+        let pruned = service.snapshots.prune(Some(1), None, true).await.unwrap().removed;
         assert_eq!(pruned.len(), 2);
         assert_eq!(snapshots(service), ["third"], "the newest one stays");
         // A VM keeps the newest ones, whatever the clock says.
@@ -298,12 +299,12 @@ fn a_server_that_dies_while_it_prunes_leaves_whole_snapshots() {
                     assert_eq!(service.snapshots.verify(name, Progress::ignored()).await.unwrap(), []);
                     service.branches.restore(name, restored("copy")).await.unwrap();
                     assert_eq!(format!("s-{}", say(service, "copy", "cat /root/note").await), *name);
-                    service.vms.delete(&vm("copy")).await.unwrap();
+                    service.vms.delete(&vm("copy"), false).await.unwrap();
                 }
                 service.snapshots.prune(Some(0), None, true).await.unwrap();
                 assert_eq!(snapshots(service), [""; 0]);
                 assert_eq!(say(service, "dev", "cat /root/note").await, "4");
-                service.vms.delete(&vm("dev")).await.unwrap();
+                service.vms.delete(&vm("dev"), false).await.unwrap();
             });
             drop(second);
             host.assert_empty(&format!("after {good} {fault:?}"));
@@ -333,7 +334,7 @@ fn disks_of_the_users_take_part_in_branches() {
         service.vms.stop(&vm("dev"), false, None).await.unwrap();
         assert_eq!(host.storage.script().calls(Operation::WriteBack), written + 1);
         service.vms.start(&vm("dev")).await.unwrap();
-        service.vms.delete(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev"), false).await.unwrap();
         std::fs::remove_file(&path).unwrap();
         for name in ["try-1", "copy", "deep"] {
             service.vms.stop(&vm(name), false, None).await.unwrap();
@@ -341,13 +342,13 @@ fn disks_of_the_users_take_part_in_branches() {
         }
         // What cannot be written back keeps the VM, with the reason.
         host.storage.script().next(Operation::WriteBack, Fault::Fail);
-        assert!(service.vms.delete(&vm("deep")).await.is_err());
+        assert!(service.vms.delete(&vm("deep"), false).await.is_err());
         let failed = service.vms.get(&vm("deep")).unwrap().record;
         assert_eq!(failed.phase(), Phase::Failed);
         assert!(failed.failure.unwrap().contains("could not be deleted"));
         service.snapshots.remove("s", false).await.unwrap();
         for name in vms(service) {
-            service.vms.delete(&vm(&name)).await.unwrap();
+            service.vms.delete(&vm(&name), false).await.unwrap();
         }
         // A qcow2 file is refused before the VM stands still.
         std::fs::write(&path, b"QFI\xfb and so on").unwrap();
@@ -358,7 +359,7 @@ fn disks_of_the_users_take_part_in_branches() {
         let branches = host.hypervisor.script().calls(Operation::Branch);
         assert_eq!(code(service.branches.fork(&vm("other"), forks(1, "no")).await), "disk_not_shareable");
         assert_eq!(host.hypervisor.script().calls(Operation::Branch), branches);
-        service.vms.delete(&vm("other")).await.unwrap();
+        service.vms.delete(&vm("other"), false).await.unwrap();
     });
     drop(server);
     host.assert_empty("after all");
@@ -390,7 +391,7 @@ fn a_guest_cannot_change_what_its_disk_is_taken_for() {
         assert_eq!(format(record.id.as_str()), DiskFormat::Raw);
         service.branches.fork(&vm("dev"), forks(1, "child")).await.unwrap();
         snap(service, "dev", "s").await.unwrap();
-        service.vms.delete(&vm("child")).await.unwrap();
+        service.vms.delete(&vm("child"), false).await.unwrap();
         // Whoever gives the file to another VM can say what it is.
         let mut request = named("other");
         request.overrides.extra_disks =
@@ -431,8 +432,33 @@ fn a_sleeping_vm_that_cannot_be_woken_boots_from_its_disk_if_asked() {
         assert_eq!(say(service, "dev", "cat /root/note").await, "kept");
         service.vms.stop(&vm("dev"), false, None).await.unwrap();
         service.vms.start_cold(&vm("dev")).await.unwrap();
-        service.vms.delete(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev"), false).await.unwrap();
     });
     drop(server);
     host.assert_empty("after all");
+}
+
+#[test]
+fn a_vm_whose_disk_is_gone_for_good_is_deleted_by_who_gives_it_up() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data.img");
+        std::fs::write(&path, [0; 512]).unwrap();
+        let mut request = named("dev");
+        request.overrides.extra_disks =
+            serde_json::from_value(serde_json::json!([{ "name": "data", "path": path }])).unwrap();
+        service.vms.create(request).await.unwrap();
+        service.vms.stop(&vm("dev"), true, None).await.unwrap();
+        host.storage.script().next(Operation::WriteBack, Fault::Fail);
+        let error = service.vms.delete(&vm("dev"), false).await.unwrap_err();
+        assert_eq!((error.code(), error.kind()), ("disk_not_written_back", ErrorKind::Conflict));
+        assert_eq!(error.remedies(), [Action::ForgetDisks.of("dev")]);
+        assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Failed);
+        host.storage.script().next(Operation::WriteBack, Fault::Fail);
+        service.vms.delete(&vm("dev"), true).await.unwrap();
+        host.assert_empty_in(service);
+    });
 }

@@ -98,8 +98,33 @@ fn hibernation_works_however_a_machine_is_saved() {
         let service = &server.service;
         server.run(async {
             assert_eq!(say(service, "dev", "cat /root/note").await, "before");
-            service.vms.delete(&vm("dev")).await.unwrap();
+            service.vms.delete(&vm("dev"), false).await.unwrap();
             host.assert_empty_in(service);
+        });
+    }
+}
+
+#[test]
+fn a_hibernation_that_fails_leaves_the_vm_as_it_was_however_its_machine_is_saved() {
+    for character in Character::ALL {
+        let host = host(character);
+        let server = host.serve();
+        let service = &server.service;
+        server.run(async {
+            service.vms.create(named("dev")).await.unwrap();
+            let process = wait_in(service, "dev").await;
+            // What it saved cannot be kept.
+            host.storage.script().next(Operation::WriteSnapshot, Fault::Fail);
+            service.vms.hibernate(&vm("dev")).await.unwrap_err();
+            assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Running, "{character:?}");
+            assert!(is_in(service, "dev", &process).await, "{character:?}: it was booted anew");
+            // It is kept, and that cannot be stored: where the machine is gone the VM sleeps all the same.
+            host.store.script().next(Operation::Update, Fault::Fail);
+            let stops = character.abilities().save == SaveKind::Stops;
+            assert_eq!(service.vms.hibernate(&vm("dev")).await.is_ok(), stops, "{character:?}");
+            let phase = if stops { Phase::Hibernated } else { Phase::Running };
+            assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), phase, "{character:?}");
+            assert!(is_in(service, "dev", &process).await, "{character:?}: it was booted anew");
         });
     }
 }

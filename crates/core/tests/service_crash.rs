@@ -54,10 +54,10 @@ fn a_create_that_was_never_answered_is_undone() {
                 if let Ok(vm) = second.service.vms.get(&dev()) {
                     assert_eq!((step, fault), (Operation::Update, Fault::HangAfterwards), "{vm:?}");
                     drop(second.service.vms.guest(&dev(), OperationName::GUEST_EXEC).await.unwrap());
-                    second.service.vms.delete(&dev()).await.unwrap();
+                    second.service.vms.delete(&dev(), false).await.unwrap();
                 }
                 second.service.vms.create(named("dev")).await.unwrap();
-                second.service.vms.delete(&dev()).await.unwrap();
+                second.service.vms.delete(&dev(), false).await.unwrap();
             });
             host.assert_empty(&format!("after a crash at {step:?} {fault:?}"));
         }
@@ -74,14 +74,14 @@ fn a_delete_is_finished_by_the_next_server() {
             let first = host.serve();
             first.run(first.service.vms.create(named("dev"))).unwrap();
             script_of(&host, step).next(step, fault);
-            let _ = first.run_a_moment(first.service.vms.delete(&dev()));
+            let _ = first.run_a_moment(first.service.vms.delete(&dev(), false));
             drop(first);
             host.clear_faults();
             let second = host.serve();
             second.run(async {
                 if second.service.vms.get(&dev()).is_ok() {
                     // Not begun, or being finished; asking again must do.
-                    let _ = second.service.vms.delete(&dev()).await;
+                    let _ = second.service.vms.delete(&dev(), false).await;
                 }
             });
             host.assert_empty(&format!("after a crash of delete at {step:?} {fault:?}"));

@@ -75,7 +75,7 @@ fn whoever_asked_is_told_with_what_happened() {
     server.run(until("it is noticed", || !heard.0.lock().unwrap().is_empty()));
     let events = heard.take();
     let [(_, _, Phase::Failed, "server", "")] = phases(&events)[..] else { panic!("{events:?}") };
-    server.run(ada.vms.delete(&events[0].vm.clone().into())).unwrap();
+    server.run(ada.vms.delete(&events[0].vm.clone().into(), false)).unwrap();
     let name = events[0].name.as_str();
     let deleted =
         [(name, Phase::Failed, Deleting, "ada", "request-1"), (name, Deleting, Deleted, "ada", "request-1")];
@@ -133,7 +133,7 @@ fn watchers_are_told_changes_and_nothing_that_only_counts() {
     server.run(async {
         server.service.vms.create(named("web")).await.unwrap();
         server.service.branches.fork(&vm("web"), forks(1, "child")).await.unwrap();
-        server.service.vms.delete(&vm("web")).await.unwrap();
+        server.service.vms.delete(&vm("web"), false).await.unwrap();
         let mut told = Vec::new();
         while told.last() != Some(&Phase::Deleted) {
             let event = watched.next().await.unwrap();

@@ -68,7 +68,7 @@ fn the_first_vm_boots_for_all_and_leaves_nothing_of_its_own() {
         assert!(!kept.contains("alpha"), "the golden snapshot tells of who asked first: {kept}");
         assert_eq!(plain.labels.get("owner"), None);
         for name in ["first", "second", "plain"] {
-            service.vms.delete(&vm(name)).await.unwrap();
+            service.vms.delete(&vm(name), false).await.unwrap();
         }
     });
     host.assert_empty("after all of a golden snapshot");
@@ -106,7 +106,7 @@ fn a_golden_snapshot_that_no_vm_comes_up_from_is_not_trusted() {
             let record = service.vms.create(named("dev")).await.unwrap().record;
             assert_eq!(golden_of(&record.origin), &goldens(service)[0]);
             for name in ["booted", "dev"] {
-                service.vms.delete(&vm(name)).await.unwrap();
+                service.vms.delete(&vm(name), false).await.unwrap();
             }
         });
         host.assert_empty("after a golden snapshot that was no good");
@@ -164,7 +164,7 @@ fn a_golden_snapshot_that_cannot_be_made_tells_why_and_leaves_nothing() {
             }
             service.vms.create(named("next")).await.unwrap();
             for name in ["dev", "next"] {
-                service.vms.delete(&vm(name)).await.unwrap();
+                service.vms.delete(&vm(name), false).await.unwrap();
             }
         });
         drop(server);
@@ -256,7 +256,7 @@ fn what_somebody_makes_of_a_golden_snapshot_is_theirs() {
     let second = host.serve();
     second.run(async {
         // Leftovers are removed in the background, the oldest first.
-        second.service.vms.delete(&vm("one")).await.unwrap();
+        second.service.vms.delete(&vm("one"), false).await.unwrap();
         assert_eq!(say(&second.service, "mine", "echo lives").await, "lives");
     });
 }
@@ -302,7 +302,7 @@ fn golden_versions_are_chosen_and_the_choice_outlives_the_server() {
         assert!(versions[2].current && !versions[0].current && !versions[1].current);
         for name in ["one", "two", "three", "four", "five"] {
             say(service, name, "true").await;
-            service.vms.delete(&vm(name)).await.unwrap();
+            service.vms.delete(&vm(name), false).await.unwrap();
         }
     });
     drop(second);
@@ -333,10 +333,10 @@ fn a_server_that_dies_while_it_makes_or_uses_a_golden_snapshot_leaves_no_half() 
             let second = host.serve();
             let service = &second.service;
             second.run(async {
-                let _ = service.vms.delete(&vm("dev")).await;
+                let _ = service.vms.delete(&vm("dev"), false).await;
                 let made = service.vms.create(named("dev")).await.unwrap().record;
                 golden_of(&made.origin);
-                service.vms.delete(&vm("dev")).await.unwrap();
+                service.vms.delete(&vm("dev"), false).await.unwrap();
                 // A golden machine that was running when the server died is taken up and ends by its idle limit.
                 for left in service.vms.list(&microvm_core::VmFilter::default()).unwrap() {
                     assert!(
@@ -344,7 +344,7 @@ fn a_server_that_dies_while_it_makes_or_uses_a_golden_snapshot_leaves_no_half() 
                         "{:?} is left after {step:?} {fault:?}",
                         left.record
                     );
-                    service.vms.delete(&left.record.id.clone().into()).await.unwrap();
+                    service.vms.delete(&left.record.id.clone().into(), false).await.unwrap();
                 }
             });
             drop(second);

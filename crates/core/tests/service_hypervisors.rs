@@ -146,7 +146,7 @@ fn a_template_names_its_driver_and_a_vm_keeps_it() {
             assert_eq!(say(service, name, "hostname").await, name);
         }
         for name in ["auto", "named", "child", "back", "other"] {
-            service.vms.delete(&vm(name)).await.unwrap();
+            service.vms.delete(&vm(name), false).await.unwrap();
         }
         assert!(host.hypervisor.machines().is_empty() && qemu.machines().is_empty(), "a machine is left");
     });

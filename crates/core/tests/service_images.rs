@@ -86,7 +86,7 @@ fn the_base_of_a_build_that_is_also_the_image_of_a_vm_stays() {
         let kept = images.image(&old.digest).await.unwrap().info;
         assert_eq!(kept.names, Vec::<String>::new());
         // Without anybody that needs it, the base goes with the build.
-        server.service.vms.delete(&"dev".parse().unwrap()).await.unwrap();
+        server.service.vms.delete(&"dev".parse().unwrap(), false).await.unwrap();
         server.service.catalog.build_image(&recipe, Progress::ignored()).await.unwrap();
         images.image(&old.digest).await.unwrap_err();
     });

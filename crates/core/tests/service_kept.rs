@@ -7,10 +7,11 @@ mod support;
 use std::time::Duration;
 
 use microvm_core::{Services, SnapshotFilter, SnapshotRequest, VmFilter};
+use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::{Progress, StateStore as _};
 use microvm_types::vm::Rest;
 use microvm_types::{Phase, VmRef};
-use support::{Host, named, say};
+use support::{Host, named, say, until};
 
 fn dev() -> VmRef {
     "dev".parse().unwrap()
@@ -42,12 +43,13 @@ fn limits_by_count_and_age_spare_what_somebody_named() {
         assert_eq!(kept.iter().filter(|name| name.starts_with("s-")).count(), 12, "{kept:?}");
         assert_eq!(kept.iter().filter(|name| name.starts_with("dev-")).count(), 10, "{kept:?}");
         host.clock.advance(3_600_000);
-        let removed = service.snapshots.prune(Some(3), None, false).await.unwrap();
+        let removed = service.snapshots.prune(Some(3), None, false).await.unwrap().removed;
         assert_eq!(removed.len(), 7);
-        let removed = service.snapshots.prune(None, Some(Duration::from_secs(60)), false).await.unwrap();
+        let removed =
+            service.snapshots.prune(None, Some(Duration::from_secs(60)), false).await.unwrap().removed;
         assert_eq!(removed.len(), 3);
         assert_eq!(names(service), (0..12).map(|number| format!("s-{number}")).collect::<Vec<_>>());
-        assert_eq!(service.snapshots.prune(Some(1), None, true).await.unwrap().len(), 11);
+        assert_eq!(service.snapshots.prune(Some(1), None, true).await.unwrap().removed.len(), 11);
     });
 }
 
@@ -89,8 +91,106 @@ fn a_hibernated_vm_says_so_also_one_that_an_older_version_called_stopped() {
         assert_eq!(say(service, "dev", "cat /root/note").await, "dream");
         assert_eq!(service.vms.get(&dev()).unwrap().record.phase(), Phase::Running);
         service.vms.hibernate(&dev()).await.unwrap();
-        service.vms.delete(&dev()).await.unwrap();
+        service.vms.delete(&dev(), false).await.unwrap();
     });
     drop(server);
     host.assert_empty("after a hibernated VM was deleted");
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_read_is_told_and_removed_by_its_id() {
+    let host = Host { named_limit: None, ..Host::new() };
+    let first = host.serve();
+    let ids: Vec<_> = first.run(async {
+        first.service.vms.create(named("dev")).await.unwrap();
+        for name in ["one", "two"] {
+            snap(&first.service, Some(name)).await;
+        }
+        let all = first.service.snapshots.list(&SnapshotFilter::default()).unwrap();
+        all.into_iter().map(|one| one.record.id).collect()
+    });
+    drop(first);
+    host.storage.damage_snapshot(&ids[1], "manifest");
+    let second = host.serve();
+    second.run(async {
+        let service = &second.service;
+        assert_eq!(names(service), ["one"]);
+        let told = service.snapshots.unreadable().unwrap();
+        assert_eq!(told[0].name, ids[1].to_string());
+        assert!(!service.snapshots.remove_unreadable(ids[0].as_str()).await.unwrap(), "one that can be read");
+        assert!(!service.snapshots.remove_unreadable("two").await.unwrap(), "its name is not known");
+        assert!(service.snapshots.remove_unreadable(ids[1].as_str()).await.unwrap());
+        assert_eq!(service.snapshots.unreadable().unwrap(), []);
+        assert_eq!(service.host.unreadable().unwrap().snapshots, []);
+    });
+    drop(second);
+    assert_eq!(host.serve().service.snapshots.unreadable().unwrap(), []);
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_removed_keeps_no_other() {
+    let host = Host { named_limit: None, ..Host::new() };
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        service.vms.create(named("dev")).await.unwrap();
+        for _ in 0..10 {
+            snap(service, None).await;
+        }
+        let before = names(service);
+        host.storage.script().next(Operation::RemoveSnapshot, Fault::Fail);
+        snap(service, None).await;
+        let after = names(service);
+        assert_eq!((after.len(), &after[0], &after[1]), (10, &before[0], &before[2]), "{after:?}");
+        host.storage.script().next(Operation::RemoveSnapshot, Fault::Fail);
+        let pruned = service.snapshots.prune(Some(1), None, false).await.unwrap();
+        assert_eq!((pruned.removed.len(), pruned.kept.len()), (8, 1));
+        assert!(pruned.kept[0].reason.contains("a fault was planned here"), "{:?}", pruned.kept);
+    });
+}
+
+#[test]
+fn snapshots_without_a_name_of_their_own_go_after_30_days() {
+    let host = Host { named_limit: None, ..Host::new() };
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        service.vms.create(named("dev")).await.unwrap();
+        snap(service, Some("kept")).await;
+        snap(service, None).await;
+        host.clock.advance(29 * 24 * 3_600_000);
+        snap(service, None).await;
+        let left = || names(service);
+        assert_eq!(left().len(), 3);
+        // It looks once a day.
+        host.clock.advance(2 * 24 * 3_600_000);
+        until("the old one has gone", || left().len() == 2).await;
+        assert_eq!(left()[0], "kept");
+        assert_eq!(service.snapshots.prune_old().await.unwrap(), microvm_core::Pruned::default());
+    });
+}
+
+#[test]
+fn statistics_tell_golden_snapshots_and_sleeping_memory_apart_and_count_per_vm() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let dev = service.vms.create(named("dev")).await.unwrap().record.id;
+        let asleep = service.vms.create(named("asleep")).await.unwrap().record.id;
+        service.vms.hibernate(&"asleep".parse().unwrap()).await.unwrap();
+        for name in ["one", "two"] {
+            snap(service, Some(name)).await;
+        }
+        let all = service.snapshots.statistics().unwrap();
+        assert_eq!((all.count, all.golden), (2, 1));
+        let of_dev = &all.vms[&dev];
+        assert_eq!((of_dev.name.as_str(), of_dev.count, of_dev.bytes), ("dev", 2, all.bytes));
+        assert!(!all.vms.contains_key(&asleep), "nobody took a snapshot of it");
+        let listed =
+            service.snapshots.list(&SnapshotFilter { golden: true, ..SnapshotFilter::default() }).unwrap();
+        let bytes: u64 = listed.iter().map(|one| one.info.own_bytes).sum();
+        assert_eq!(all.bytes + all.golden_bytes, bytes);
+        assert!(all.golden_bytes > 0 && all.hibernation_bytes > 0, "{all:?}");
+    });
 }

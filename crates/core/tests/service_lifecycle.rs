@@ -14,7 +14,7 @@ use microvm_ports::guest::ProcessEvent;
 use microvm_ports::hypervisor::MachineExit;
 use microvm_types::exec::ExecRequest;
 use microvm_types::template::{Hook, NetworkMode, Overrides};
-use microvm_types::vm::{Limits, NewVm};
+use microvm_types::vm::{Limits, NewVm, Rest};
 use microvm_types::{OperationName, Phase, VmId, VmRef};
 use support::{Host, Server, code, named, until};
 
@@ -69,9 +69,9 @@ fn a_vm_is_created_used_stopped_started_paused_and_deleted() {
         assert_eq!(service.vms.stop(&vm("dev"), false, None).await.unwrap().record.phase(), Phase::Stopped);
         assert_eq!(code(service.vms.pause(&vm("dev")).await), "wrong_phase");
         assert_eq!(service.vms.start(&vm("dev")).await.unwrap().record.phase(), Phase::Running);
-        service.vms.delete(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev"), false).await.unwrap();
         assert_eq!(code(service.vms.get(&vm("dev"))), "vm_not_found");
-        assert_eq!(code(service.vms.delete(&vm("dev")).await), "vm_not_found");
+        assert_eq!(code(service.vms.delete(&vm("dev"), false).await), "vm_not_found");
     });
     host.assert_empty("after a whole life");
 }
@@ -133,7 +133,7 @@ fn a_hanging_start_is_overtaken_by_a_delete() {
         while server.service.vms.get(&vm("dev")).is_err() || host.hypervisor.machines().is_empty() {
             tokio::task::yield_now().await;
         }
-        server.service.vms.delete(&vm("dev")).await.unwrap();
+        server.service.vms.delete(&vm("dev"), false).await.unwrap();
         assert_eq!(create.await.unwrap().unwrap_err().code(), "overtaken");
         while changed(&mut events).await.1 != Phase::Deleted {}
     });
@@ -183,7 +183,7 @@ fn a_guest_that_powers_off_stops_and_one_that_resets_starts_again() {
                 break;
             }
         }
-        service.vms.delete(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev"), false).await.unwrap();
     });
     host.assert_empty("after an ephemeral VM ended");
 }
@@ -220,7 +220,7 @@ fn a_guest_that_resets_in_a_loop_rests_before_it_starts_again() {
         while changed(&mut events).await.1 != Phase::Stopped {}
         service.vms.start(&vm("dev")).await.unwrap();
         assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Running);
-        service.vms.delete(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev"), false).await.unwrap();
     });
     host.assert_empty("after restarts");
 }
@@ -232,7 +232,10 @@ fn two_deletes_at_once_both_succeed() {
     server.run(async {
         server.service.vms.create(named("dev")).await.unwrap();
         let target = vm("dev");
-        let (a, b) = tokio::join!(server.service.vms.delete(&target), server.service.vms.delete(&target));
+        let (a, b) = tokio::join!(
+            server.service.vms.delete(&target, false),
+            server.service.vms.delete(&target, false)
+        );
         // On a busy host one may be done before the other has looked for the VM.
         let fine =
             |outcome: &Result<(), ServiceError>| matches!(outcome, Ok(()) | Err(ServiceError::UnknownVm(_)));
@@ -261,7 +264,7 @@ fn hooks_run_in_order_and_can_refuse() {
             ["before_create", "before_start", "after_create", "after_start", "before_delete", "after_delete"];
         let hooks = points.iter().map(|at| hook(at, "/bin/true")).collect();
         let id = server.service.vms.create(with(hooks)).await.unwrap().record.id;
-        server.service.vms.delete(&id.into()).await.unwrap();
+        server.service.vms.delete(&id.into(), false).await.unwrap();
         assert_eq!(host.hooks.events()[1..], points.map(str::to_owned));
     });
 }
@@ -316,7 +319,7 @@ fn detached_work_that_cannot_be_asked_for_is_not_ended_by_the_idle_limit() {
         // Its actor does one thing after the other: it answers when it has decided.
         let decided = server.service.vms.resume(&vm("dev")).await.unwrap();
         assert_eq!(decided.record.phase(), Phase::Running);
-        server.service.vms.delete(&vm("dev")).await.unwrap();
+        server.service.vms.delete(&vm("dev"), false).await.unwrap();
     });
 }
 
@@ -357,11 +360,59 @@ fn detached_work_that_stands_still_or_sleeps_is_not_ended_by_the_idle_limit() {
                 })
                 .await;
                 if works {
-                    server.service.vms.delete(&vm("dev")).await.unwrap();
+                    server.service.vms.delete(&vm("dev"), false).await.unwrap();
                 }
             });
         }
     }
+}
+
+#[test]
+fn what_is_paused_by_hand_stays_so_while_its_idle_limit_asks_for_work() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        let mut request = named("dev");
+        request.vm.limits = Limits { idle_seconds: Some(3), ..Limits::default() };
+        service.vms.create(request).await.unwrap();
+        service.vms.pause(&vm("dev")).await.unwrap();
+        let asked = || host.hypervisor.script().calls(Operation::Processes);
+        let before = asked();
+        // It is being asked from here on.
+        host.hypervisor.script().next(Operation::Processes, Fault::Hang);
+        host.clock.advance(10_000);
+        until("it is asked", || asked() > before).await;
+        let guest = service.vms.guest(&vm("dev"), OperationName::GUEST_EXEC).await;
+        assert_eq!(code(guest), "vm_not_running");
+        assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Paused);
+    });
+}
+
+#[test]
+fn what_is_paused_by_hand_is_not_woken_by_who_came_while_it_rested() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        let mut request = named("dev");
+        request.vm.limits = Limits { pause_seconds: Some(1), ..Limits::default() };
+        service.vms.create(request).await.unwrap();
+        let record = || service.vms.get(&vm("dev")).unwrap().record;
+        for _ in 0..20 {
+            until("it rests", || {
+                host.clock.advance(1_500);
+                record().life.rest() == Some(&Rest::Paused)
+            })
+            .await;
+            let dev = vm("dev");
+            let (paused, _) =
+                futures::join!(service.vms.pause(&dev), service.vms.guest(&dev, OperationName::GUEST_EXEC));
+            paused.unwrap();
+            assert_eq!((record().phase(), record().life.rest()), (Phase::Paused, None));
+            service.vms.resume(&dev).await.unwrap();
+        }
+    });
 }
 
 #[test]
@@ -394,7 +445,7 @@ fn what_sleeps_and_cannot_be_woken_to_be_asked_is_not_deleted() {
         until("it is woken to be asked", || host.hypervisor.script().calls(Operation::Processes) > asked)
             .await;
         until("it lives", || matches!(phase(&second), Some(Phase::Running | Phase::Hibernated))).await;
-        second.service.vms.delete(&vm("dev")).await.unwrap();
+        second.service.vms.delete(&vm("dev"), false).await.unwrap();
     });
 }
 
@@ -433,6 +484,6 @@ fn labels_of_the_server_are_its_own() {
         let fork =
             ForkRequest { count: 1, vm: NewVm { labels, ..NewVm::default() }, ..ForkRequest::default() };
         assert_eq!(code(server.service.branches.fork(&vm("dev"), fork).await), "invalid_field");
-        server.service.vms.delete(&vm("dev")).await.unwrap();
+        server.service.vms.delete(&vm("dev"), false).await.unwrap();
     });
 }

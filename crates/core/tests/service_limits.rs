@@ -40,8 +40,9 @@ async fn storm(service: &Services, round: usize, vms: usize) -> BTreeMap<String,
 
 async fn clear(service: &Services) {
     let all = service.vms.list(&VmFilter::default()).unwrap();
-    let gone =
-        join_all(all.iter().map(|vm| async { service.vms.delete(&vm.record.id.clone().into()).await }));
+    let gone = join_all(
+        all.iter().map(|vm| async { service.vms.delete(&vm.record.id.clone().into(), false).await }),
+    );
     gone.await.into_iter().for_each(|outcome| outcome.unwrap());
 }
 

@@ -128,14 +128,14 @@ fn a_pool_never_has_more_than_its_maximum() {
             assert_eq!(service.pools.get("py").unwrap().handed_out, 3);
             // Room is made by deleting one.
             let first = good[0].as_ref().unwrap().0.record.id.clone();
-            service.vms.delete(&first.into()).await.unwrap();
+            service.vms.delete(&first.into(), false).await.unwrap();
             take(service, "next").await.unwrap();
             assert_eq!(code(take(service, "more").await), "pool_exhausted");
             service.pools.resize("py", PoolChange { max: Some(4), ..PoolChange::default() }).await.unwrap();
             take(service, "more").await.unwrap();
             service.pools.remove("py").await.unwrap();
             for left in everything(service) {
-                let _ = service.vms.delete(&left.record.id.into()).await;
+                let _ = service.vms.delete(&left.record.id.into(), false).await;
             }
             until("all are gone", || everything(service).is_empty()).await;
         });
@@ -320,7 +320,7 @@ fn a_pool_that_goes_leaves_what_was_handed_out() {
             .await;
             assert_eq!(say(service, "mine", "hostname").await, "mine");
             assert_eq!(code(service.pools.get("py")), "pool_not_found");
-            service.vms.delete(&vm("mine")).await.unwrap();
+            service.vms.delete(&vm("mine"), false).await.unwrap();
             // Nothing is made afterwards.
             for _ in 0..100 {
                 tokio::task::yield_now().await;
@@ -418,7 +418,7 @@ fn a_server_that_dies_in_a_fill_or_claim_hands_nothing_out_twice() {
                         match take(service, "next").await {
                             Err(ServiceError::PoolExhausted { .. }) if told => tokio::task::yield_now().await,
                             Err(ServiceError::PoolExhausted { .. }) => {
-                                drop(service.vms.delete(&vm("mine")).await)
+                                drop(service.vms.delete(&vm("mine"), false).await)
                             }
                             other => return other.unwrap(),
                         }

@@ -43,7 +43,7 @@ fn a_lost_channel_is_opened_again_and_the_machine_goes_on() {
             assert_eq!((view.record.phase(), view.unreachable), (Phase::Running, None));
             assert_eq!(view.record.started_ms, before.started_ms, "it was not started again");
             assert_eq!(host.hypervisor.script().calls(Operation::Kill), kills);
-            service.vms.delete(&dev()).await.unwrap();
+            service.vms.delete(&dev(), false).await.unwrap();
         }
     });
 }
@@ -162,7 +162,7 @@ fn an_unreachable_vm_can_be_stopped_started_and_deleted_at_once() {
         host.hypervisor.script().next(Operation::Connect, Fault::Hang);
         assert!(host.hypervisor.close_channel(&id, lost()));
         until("it is unreachable", || service.vms.get(&dev()).unwrap().unreachable.is_some()).await;
-        service.vms.delete(&dev()).await.unwrap();
+        service.vms.delete(&dev(), false).await.unwrap();
     });
     drop(server);
     host.assert_empty("after an unreachable VM was deleted");

@@ -67,7 +67,7 @@ fn machine_and_guest_are_told_of_the_real_folder() {
         std::fs::remove_file(&real).unwrap();
         std::fs::create_dir(&real).unwrap();
         server.service.vms.start(&vm("dev")).await.unwrap();
-        server.service.vms.delete(&vm("dev")).await.unwrap();
+        server.service.vms.delete(&vm("dev"), false).await.unwrap();
     });
 }
 
@@ -131,6 +131,6 @@ fn a_vm_with_a_folder_is_never_branched_and_goes_on() {
         assert_eq!(say(service, "dev", "echo here").await, "here");
         assert!(service.snapshots.list(&SnapshotFilter::default()).unwrap().is_empty());
         assert_eq!(host.hypervisor.script().calls(Operation::Launch), 1);
-        service.vms.delete(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev"), false).await.unwrap();
     });
 }

@@ -73,13 +73,13 @@ fn children_have_all_of_their_parent_and_are_their_own() {
         // A child of a child when all before it are gone.
         let second = service.branches.fork(&vm("try-2"), forks(1, "deep")).await.unwrap();
         for gone in ["dev", "try-1", "try-2", "try-3"] {
-            service.vms.delete(&vm(gone)).await.unwrap();
+            service.vms.delete(&vm(gone), false).await.unwrap();
         }
         assert_eq!(say(service, "deep", "cat /root/note").await, "before");
         service.vms.stop(&vm("deep"), false, None).await.unwrap();
         service.vms.start(&vm("deep")).await.unwrap();
         assert_eq!(say(service, "deep", "cat /root/note").await, "before", "its disk went with its parents");
-        service.vms.delete(&second.vms[0].record.id.clone().into()).await.unwrap();
+        service.vms.delete(&second.vms[0].record.id.clone().into(), false).await.unwrap();
     });
     host.assert_empty("after all forks");
 }
@@ -204,7 +204,7 @@ fn a_dropped_fork_leaves_nothing() {
         server.run(async {
             if let Some(Ok(_)) = outcome {
                 for name in ["try-1", "try-2", "try-3"] {
-                    service.vms.delete(&vm(name)).await.unwrap();
+                    service.vms.delete(&vm(name), false).await.unwrap();
                 }
             }
             until("children go", || vms(service) == ["dev"] && host.hypervisor.machines().len() == 1).await;
@@ -287,13 +287,13 @@ fn a_snapshot_is_restored_and_its_vm_put_back() {
         service.branches.rollback(&vm("dev"), "two").await.unwrap();
         assert_eq!(say(service, "dev", "cat /root/note").await, "two");
         // Its own snapshot outlives it.
-        service.vms.delete(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev"), false).await.unwrap();
         service.branches.restore("one", restored("late")).await.unwrap();
         // A name that is used again names another VM.
         service.vms.create(named("dev")).await.unwrap();
         let refused = service.branches.rollback(&vm("dev"), "one").await.unwrap_err();
         assert!(refused.to_string().contains("an earlier VM of that name"), "{refused}");
-        service.vms.delete(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev"), false).await.unwrap();
         assert_eq!(say(service, "late", "cat /root/note /root/log").await, "one\nstarted");
     });
 }
@@ -539,7 +539,7 @@ fn a_server_that_dies_in_a_fork_or_snapshot_leaves_no_half() {
                 }
                 service.branches.fork(&vm("dev"), forks(2, "again-{n}")).await.unwrap();
                 for name in vms(service) {
-                    service.vms.delete(&vm(&name)).await.unwrap();
+                    service.vms.delete(&vm(&name), false).await.unwrap();
                 }
             });
             drop(second);

@@ -46,11 +46,11 @@ fn create_finds_what_it_needs_once_and_makes_its_files_once() {
     };
     // One stop that finds (image beside kernel), one that makes files (beside memory); the end of it is noted beside the row.
     let cold = CreateRequest { boot: BootChoice::Cold, ..named("cold") };
-    assert_eq!(create(cold), once(&[Image, Kernel, CreateFiles, ZeroMemory, FinishFiles]));
+    assert_eq!(create(cold), once(&[Image, Kernel, CreateFiles, ZeroMemory, KeepRecord]));
     let stopped = CreateRequest { start: false, ..named("stopped") };
-    assert_eq!(create(stopped), once(&[Image, Kernel, CreateFiles, ZeroMemory, FinishFiles]));
+    assert_eq!(create(stopped), once(&[Image, Kernel, CreateFiles, ZeroMemory, KeepRecord]));
     create(named("first"));
-    assert_eq!(create(named("second")), once(&[Image, Kernel, SnapshotSource, CreateFiles, FinishFiles]));
+    assert_eq!(create(named("second")), once(&[Image, Kernel, SnapshotSource, CreateFiles, KeepRecord]));
 }
 
 #[test]
@@ -60,11 +60,11 @@ fn a_start_finds_once() {
     let stopped = CreateRequest { start: false, ..named("web") };
     server.run(server.service.vms.create(stopped)).unwrap();
     let started = calls(&host, || drop(server.run(server.service.vms.start(&vm("web"))).unwrap()));
-    assert_eq!(started, once(&[Image, Kernel, FindFiles, ZeroMemory]));
+    assert_eq!(started, once(&[Image, Kernel, FindFiles, ZeroMemory, KeepRecord]));
     server.run(server.service.vms.hibernate(&vm("web"))).unwrap();
     let woken = calls(&host, || drop(server.run(server.service.vms.start(&vm("web"))).unwrap()));
     let removed = [(RemoveSnapshot, 1)];
-    let mut wanted = once(&[Image, SnapshotSource, ResetFiles]);
+    let mut wanted = once(&[Image, SnapshotSource, ResetFiles, KeepRecord]);
     wanted.extend(removed);
     assert_eq!(woken, wanted);
 }
@@ -77,7 +77,7 @@ fn a_fork_looks_at_its_parent_once_and_at_the_image_once_for_all_children() {
     let forked = calls(&host, || {
         drop(server.run(server.service.branches.fork(&vm("web"), forks(3, "child-{n}"))).unwrap());
     });
-    let children = [(CreateFiles, 3), (FinishFiles, 3)];
+    let children = [(CreateFiles, 3), (KeepRecord, 3)];
     let mut wanted = once(&[Image, FindFiles, PrepareOverlays, ForkPoint]);
     wanted.extend(children);
     assert_eq!(forked, wanted);
@@ -86,11 +86,11 @@ fn a_fork_looks_at_its_parent_once_and_at_the_image_once_for_all_children() {
     let restored = calls(&host, || {
         drop(server.run(server.service.branches.restore("good", restored("again"))).unwrap());
     });
-    assert_eq!(restored, once(&[Image, SnapshotSource, CreateFiles, FinishFiles]));
+    assert_eq!(restored, once(&[Image, SnapshotSource, CreateFiles, KeepRecord]));
 }
 
 #[test]
-fn a_vm_of_a_pool_is_handed_out_without_storage() {
+fn a_vm_of_a_pool_is_handed_out_with_no_more_of_storage_than_its_record() {
     let host = Host::new();
     let server = served(&host);
     let (template, overrides) = (None, Overrides::default());
@@ -103,5 +103,5 @@ fn a_vm_of_a_pool_is_handed_out_without_storage() {
     let acquired = calls(&host, || {
         drop(server.run(server.service.pools.acquire("warm", AcquireRequest::default())).unwrap());
     });
-    assert_eq!(acquired, HashMap::new());
+    assert_eq!(acquired, once(&[KeepRecord]));
 }

@@ -13,7 +13,7 @@ fn vm(name: &str) -> VmRef {
 }
 
 #[test]
-fn a_lost_database_costs_no_disk_and_brings_all_back_when_it_is_found() {
+fn a_lost_database_costs_no_disk_of_an_earlier_version_and_brings_all_back_when_it_is_found() {
     let mut host = Host::new();
     let first = host.serve();
     let service = &first.service;
@@ -26,6 +26,7 @@ fn a_lost_database_costs_no_disk_and_brings_all_back_when_it_is_found() {
         (id, asleep)
     });
     drop(first);
+    host.forget_records();
     let found_later = std::mem::take(&mut host.store);
     // Twice: what is left alone stays so.
     for _ in 0..2 {
@@ -39,7 +40,7 @@ fn a_lost_database_costs_no_disk_and_brings_all_back_when_it_is_found() {
             // The service works, and its own VMs are no strays.
             service.vms.create(named("dev")).await.unwrap();
             assert_eq!(service.host.strays().await.unwrap().len(), 2);
-            service.vms.delete(&vm("dev")).await.unwrap();
+            service.vms.delete(&vm("dev"), false).await.unwrap();
         });
     }
     host.store = found_later;
@@ -83,6 +84,7 @@ fn a_vm_that_the_last_server_could_not_mark_as_whole_is_no_leftover() {
     second.run(async { assert_eq!(say(&second.service, "dev", "echo lives").await, "lives") });
     drop(second);
     host.store = MemoryStore::default();
+    host.forget_records();
     let third = host.serve();
     let strays: Vec<_> =
         third.run(third.service.host.strays()).unwrap().into_iter().map(|vm| vm.id).collect();
@@ -97,10 +99,10 @@ fn a_vm_whose_machine_cannot_be_ended_is_not_deleted() {
         let service = &server.service;
         let id = service.vms.create(named("dev")).await.unwrap().record.id;
         host.hypervisor.script().next(Operation::Sweep, Fault::Fail);
-        service.vms.delete(&vm("dev")).await.unwrap_err();
+        service.vms.delete(&vm("dev"), false).await.unwrap_err();
         assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Failed);
         assert!(microvm_ports::VmStorage::vm_directory(&host.storage, &id).exists());
-        service.vms.delete(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev"), false).await.unwrap();
         // Nor is a second machine started on its disk, or the disk put back under it.
         service.vms.create(named("dev")).await.unwrap();
         host.hypervisor.script().next(Operation::Sweep, Fault::Fail);
@@ -114,7 +116,7 @@ fn a_vm_whose_machine_cannot_be_ended_is_not_deleted() {
         assert_eq!(host.hypervisor.script().calls(Operation::Launch), launched, "a second one was started");
         service.vms.start(&vm("dev")).await.unwrap();
         assert_eq!(say(service, "dev", "echo lives").await, "lives");
-        service.vms.delete(&vm("dev")).await.unwrap();
+        service.vms.delete(&vm("dev"), false).await.unwrap();
     });
     host.assert_empty("after two deletes");
 }
@@ -156,7 +158,7 @@ fn put_back(host: &Host, record: &microvm_types::vm::VmRecord) {
 }
 
 #[test]
-fn an_older_row_of_a_vm_removes_neither_its_disk_nor_what_it_sleeps_on() {
+fn an_older_row_of_a_vm_of_an_earlier_version_removes_neither_its_disk_nor_what_it_sleeps_on() {
     let host = Host::new();
     let first = host.serve();
     let (awake, asleep, earlier) = first.run(async {
@@ -170,6 +172,7 @@ fn an_older_row_of_a_vm_removes_neither_its_disk_nor_what_it_sleeps_on() {
         (service.vms.get(&vm("dev")).unwrap().record, service.vms.get(&vm("asleep")).unwrap().record, earlier)
     });
     drop(first);
+    host.forget_records();
     // From before `dev` was reported, and before `asleep` fell asleep.
     let mut creating = awake.clone();
     (creating.life, creating.machine, creating.epoch) = (Life::stored(Phase::Creating, None, false), None, 0);
@@ -188,6 +191,7 @@ fn an_older_row_of_a_vm_removes_neither_its_disk_nor_what_it_sleeps_on() {
         assert!(host.hypervisor.machines().contains_key(&awake.id), "its machine was ended");
     });
     drop(second);
+    host.forget_records();
     // Whoever starts it instead gets one machine on its disk, at the first attempt.
     let (again, other) = (Host::new(), "dev");
     let before = again.serve();
@@ -197,6 +201,7 @@ fn an_older_row_of_a_vm_removes_neither_its_disk_nor_what_it_sleeps_on() {
         before.service.vms.get(&vm(other)).unwrap().record
     });
     drop(before);
+    again.forget_records();
     let mut unknown = running.clone();
     (unknown.life, unknown.machine, unknown.epoch) = (Life::stored(Phase::Creating, None, false), None, 0);
     put_back(&again, &unknown);

@@ -42,7 +42,7 @@ fn two_tenants_use_the_same_names_and_see_only_their_own() {
         let stranger = of_red.id.clone().into();
         assert_eq!(code(blue.vms.get(&stranger)), "vm_not_found");
         assert_eq!(code(blue.vms.guest(&stranger, OperationName::GUEST_EXEC).await), "vm_not_found");
-        assert_eq!(code(blue.vms.delete(&stranger).await), "vm_not_found");
+        assert_eq!(code(blue.vms.delete(&stranger, false).await), "vm_not_found");
         assert_eq!(code(blue.branches.fork(&stranger, forks(1, "stolen")).await), "vm_not_found");
 
         let kept = snap(&red, "web", "good").await.unwrap();

@@ -93,6 +93,7 @@ fn a_root_of_the_program_before_this_work_is_taken_over() {
         }
     });
     drop(server);
+    host.forget_records();
 
     let server = host.serve();
     let all = &server.service;

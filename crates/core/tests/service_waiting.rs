@@ -60,7 +60,7 @@ fn the_next_child_gets_the_vmm_that_waits_and_the_end_of_the_vm_ends_it() {
         service.vms.stop(&vm("dev"), true, None).await.unwrap();
         none_waits(&host, &directory(&host, &last)).await;
         for name in ["dev", "first", "second", "third", "more-1", "more-2", "more-3"] {
-            service.vms.delete(&vm(name)).await.unwrap();
+            service.vms.delete(&vm(name), false).await.unwrap();
         }
         host.assert_empty_in(service);
     });
@@ -85,7 +85,7 @@ fn a_fork_that_fails_ends_the_vmm_that_waited_for_it() {
         child(service, "fourth").await;
         waiting(service, &host).await;
         for name in ["dev", "first", "third", "fourth"] {
-            service.vms.delete(&vm(name)).await.unwrap();
+            service.vms.delete(&vm(name), false).await.unwrap();
         }
     });
     server.run(server.engine.close());

@@ -169,7 +169,9 @@ pub trait SnapshotStore: Send + Sync {
     ) -> Result<SnapshotInfo, StorageError>;
 
     /// Makes a branch ready to launch `count` machines from it at once, without keeping it. `load`: the form of memory that
-    /// they are launched with.
+    /// they are launched with. A file that its memory was saved to is removed, unless the machine has ended with the save
+    /// ([`Branch::ended`](crate::branch::Branch::ended)): the state is then used once more after the machine itself goes on
+    /// from it.
     ///
     /// # Errors
     /// [`StorageError::BadInput`] for a memory that cannot be given in that form.

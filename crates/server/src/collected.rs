@@ -188,6 +188,7 @@ mod tests {
             omitted,
             process: "00000000000000000000".parse().unwrap(),
             execution_time_ms: 1,
+            duration_seconds: std::time::Duration::from_millis(1).into(),
             error: None,
             timestamp: "now".to_owned(),
         }

@@ -117,7 +117,9 @@ fn snapshots(app: &Session) -> Check {
     if unreadable.is_empty() {
         return check("snapshots", CheckStatus::Ok, "the description of every snapshot can be read", None);
     }
-    cannot_be_read("snapshots", &unreadable)
+    let found = cannot_be_read("snapshots", &unreadable);
+    let remove = unreadable.iter().map(|one| Action::RemoveSnapshot.of(&one.name).into());
+    Check { remedies: remove.collect(), ..found }
 }
 
 /// Program, accelerator and confinement of one driver.

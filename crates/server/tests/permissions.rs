@@ -31,7 +31,7 @@ async fn walk(router: axum::Router, wanted: u16) {
             let path = route.path.replace(['{', '}'], "");
             let request = Request::builder()
                 .method(route.method.as_str())
-                .uri(format!("{}{path}{ending}?path=/", microvm_api::PREFIX))
+                .uri(format!("{}{path}{ending}", microvm_api::PREFIX))
                 .body(Body::empty())
                 .unwrap();
             let response = router.clone().oneshot(request).await.unwrap();
@@ -65,6 +65,67 @@ impl Authenticator for Limited {
     }
 }
 
+/// The parameters that a route needs to do anything, of those that it has.
+fn query_of(route: &microvm_api::operation::Row) -> String {
+    let document = microvm_api::document::document(operations::all(), "0.0.0");
+    let path = format!("{}{}", microvm_api::PREFIX, route.path);
+    let all = document["paths"][path][route.method.as_str().to_lowercase()]["parameters"].as_array().cloned();
+    let names: Vec<String> = all
+        .into_iter()
+        .flatten()
+        .filter(|parameter| parameter["in"] == "query")
+        .filter_map(|parameter| parameter["name"].as_str().map(str::to_owned))
+        .collect();
+    let given =
+        [("path", "/x"), ("keep", "1")].into_iter().filter(|(name, _)| names.iter().any(|has| has == name));
+    given.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parameters_and_fields_that_a_route_does_not_have_are_refused() {
+    let app = App::new(support::service().await, support::settings("/tmp".into()), CancellationToken::new());
+    let router = router(Arc::new(app.with_authenticator(Arc::new(Anybody))));
+    let call = async |method: &str, path: &str, body: &'static str| {
+        let uri = format!("{}{path}", microvm_api::PREFIX);
+        let request = Request::builder().method(method).uri(uri).header("content-type", "application/json");
+        let response = router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    };
+    for (method, path, named) in [
+        ("GET", "/vms?limit=0&foo=bar", "`limit`"),
+        ("GET", "/vms?lable=a%3Db", "`label` was probably meant"),
+        ("POST", "/snapshots/dev?incremental=false&parent_snapshot=none", "`parent_snapshot`"),
+        ("DELETE", "/vms/dev?force", "`force`"),
+        ("GET", "/system/doctor?verbose", "it takes none"),
+    ] {
+        let (status, text) = call(method, path, "{}").await;
+        assert!(status == 400 && text.contains(named), "{method} {path}: {status} {text}");
+    }
+    // Where everything is known the VM is looked for.
+    assert_eq!(call("POST", "/snapshots/dev?incremental=false", "{}").await.0, 404);
+    let (status, text) = call("POST", "/snapshots/dev?incremental=true", r#"{"full": true}"#).await;
+    assert!(status == 400 && text.contains("says the opposite"), "{status} {text}");
+    let mut walked = 0;
+    for route in operations::all() {
+        let document = microvm_api::document::document(operations::all(), "0.0.0");
+        let operation = &document["paths"][format!("{}{}", microvm_api::PREFIX, route.path)]
+            [route.method.as_str().to_lowercase()];
+        if operation["requestBody"]["content"]["application/json"].is_null() {
+            continue;
+        }
+        let path =
+            route.path.replace("{port}", "80").replace("{process}", &"0".repeat(20)).replace(['{', '}'], "");
+        let query = query_of(route);
+        let (status, text) =
+            call(route.method.as_str(), &format!("{path}?{query}"), r#"{"no_such_field": 1}"#).await;
+        assert!(status == 400 && text.contains("no_such_field"), "{route:?}: {status} {text}");
+        walked += 1;
+    }
+    assert!(walked > 15, "only {walked} routes");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_permission_of_a_route_is_all_that_its_handler_needs() {
     let mut served = 0;
@@ -76,7 +137,7 @@ async fn the_permission_of_a_route_is_all_that_its_handler_needs() {
             route.path.replace("{port}", "80").replace("{process}", &"0".repeat(20)).replace(['{', '}'], "");
         let request = Request::builder()
             .method(route.method.as_str())
-            .uri(format!("{}{path}?path=/x&keep=1", microvm_api::PREFIX))
+            .uri(format!("{}{path}?{}", microvm_api::PREFIX, query_of(route)))
             .header("content-type", "application/json")
             .body(Body::from(r#"{"name": "x", "path": "/x", "source": {"kind": "image", "reference": "x"}}"#))
             .unwrap();

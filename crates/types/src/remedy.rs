@@ -22,6 +22,8 @@ pub enum Action {
     StartVmCold,
     /// Stop and start a VM.
     RestartVm,
+    /// Delete a VM whose disk files cannot take what it wrote.
+    ForgetDisks,
     /// Let a paused VM run.
     ResumeVm,
     /// End a VM whose agent does not answer.
@@ -60,13 +62,14 @@ pub enum Action {
 
 impl Action {
     /// All actions, for tables and tests.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::StartServer,
         Self::ListVms,
         Self::RemoveVm,
         Self::StartVm,
         Self::StartVmCold,
         Self::RestartVm,
+        Self::ForgetDisks,
         Self::ResumeVm,
         Self::StopVmByForce,
         Self::ShowConsole,

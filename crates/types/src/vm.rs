@@ -139,6 +139,11 @@ pub struct VmRecord {
     pub pool: Option<PoolMember>,
     /// How many times its channel was opened; the next handshake uses this number plus one.
     pub epoch: u64,
+    /// Number of changes after which an older copy of this record would do harm: a machine began or ended, memory went to
+    /// disk or came back, the VM was acquired or renamed. The VM's directory holds the record as of the newest of them. 0 in
+    /// records of servers that did not count.
+    #[serde(default)]
+    pub generation: u64,
     /// Creation, milliseconds since 1970-01-01T00:00:00Z.
     pub created_ms: i64,
     /// Last change of this record, same unit.

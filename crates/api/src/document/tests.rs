@@ -116,3 +116,44 @@ fn headers_of_answers_are_described() {
     assert_eq!(names("/vms", "post", "201"), ["x-request-id"]);
     assert_eq!(names("/vms", "post", "default"), ["x-request-id"]);
 }
+
+/// Whatever a request's body may have is described, and what it may not have is refused.
+#[test]
+fn bodies_of_requests_have_no_further_fields() {
+    fn walk<'a>(
+        schema: &'a Value,
+        all: &'a Value,
+        seen: &mut BTreeSet<&'a str>,
+        open: &mut Vec<String>,
+        at: &str,
+    ) {
+        if let Some(reference) = schema["$ref"].as_str() {
+            let name = reference.rsplit('/').next().unwrap();
+            if seen.insert(name) {
+                walk(&all[name], all, seen, open, name);
+            }
+            return;
+        }
+        let properties = schema["properties"].as_object();
+        if properties.is_some_and(|properties| !properties.is_empty())
+            && schema["additionalProperties"] != false
+        {
+            open.push(at.to_owned());
+        }
+        let parts = properties.into_iter().flat_map(|properties| properties.values());
+        let lists = ["oneOf", "anyOf", "allOf"].iter().filter_map(|kind| schema[kind].as_array()).flatten();
+        for part in parts.chain(lists).chain([&schema["items"], &schema["additionalProperties"]]) {
+            walk(part, all, seen, open, at);
+        }
+    }
+    let document = whole();
+    let (schemas, mut seen, mut open) = (&document["components"]["schemas"], BTreeSet::new(), Vec::new());
+    for entry in document["paths"].as_object().unwrap().values() {
+        for operation in entry.as_object().unwrap().values() {
+            let body = &operation["requestBody"]["content"]["application/json"]["schema"];
+            walk(body, schemas, &mut seen, &mut open, "a body");
+        }
+    }
+    assert!(seen.len() > 15, "{seen:?}");
+    assert_eq!(open, Vec::<String>::new(), "unknown fields of these are taken and ignored");
+}

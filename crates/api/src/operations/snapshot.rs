@@ -4,7 +4,7 @@ use microvm_types::VmRef;
 
 use crate::operation::{Array, CreatedOrAccepted, Json, Lines, LongJson, Nothing, SnapshotRef, SnapshotVm};
 use crate::progress::ProgressLine;
-use crate::queries::{CleanUpSnapshots, ListSnapshots, NoQuery, RemoveSnapshot};
+use crate::queries::{CleanUpSnapshots, ListSnapshots, NoQuery, RemoveSnapshot, TakeSnapshot};
 use crate::snapshot::{
     BegunSnapshot, Cleaned, CreateSnapshot, RestoreSnapshot, Restored, Snapshot, SnapshotFile, SnapshotList,
     SnapshotStatistics, Verification,
@@ -21,7 +21,8 @@ crate::rows! {
 
     /// Remove old snapshots
     ///
-    /// One of `days_old`, `older_than_seconds` and `keep` has to be given.
+    /// With none of `days_old`, `older_than_seconds` and `keep` those go that go by themselves: without a name of their own, and
+    /// older than 30 days (a setting of the server).
     CleanUp = "snapshot.clean_up", Post "/snapshots/cleanup", SnapshotDelete, Never, Withheld, ((), CleanUpSnapshots) Nothing => Json<Cleaned>;
 
     /// Import an exported snapshot
@@ -37,7 +38,7 @@ crate::rows! {
     /// Take a snapshot of a running VM
     ///
     /// The VM goes on. With `wait` false the answer comes as soon as it does, and writing goes on.
-    Create = "snapshot.create", Post "/snapshots/{vm}", SnapshotCreate, Never, Offered, (VmRef, NoQuery) Json<CreateSnapshot> => CreatedOrAccepted<Snapshot, BegunSnapshot>;
+    Create = "snapshot.create", Post "/snapshots/{vm}", SnapshotCreate, Never, Offered, (VmRef, TakeSnapshot) Json<CreateSnapshot> => CreatedOrAccepted<Snapshot, BegunSnapshot>;
 
     /// Show a snapshot
     Get = "snapshot.get", Get "/snapshots/{vm}/{snapshot}", SnapshotRead, Safe, Offered, ((SnapshotVm, SnapshotRef), NoQuery) Nothing => Json<Snapshot>;

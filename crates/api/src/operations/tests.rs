@@ -52,7 +52,10 @@ fn queries_come_back() {
     again::<snapshot::List>("vm=a&golden=true");
     again::<snapshot::CleanUp>("days_old=1&older_than_seconds=2&keep=3&named=true");
     again::<snapshot::Remove>("cascade=true");
-    again::<vm::Get>("whatever=%");
+    again::<snapshot::Create>("incremental=false");
+    again::<vm::Delete>("forget_disks");
+    again::<vm::Get>("");
+    assert!(query::read::<<vm::Get as Operation>::Query>("whatever").is_err());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use microvm_types::VmRef;
 
 use crate::operation::{Bytes, Created, Json, LongJson, Nothing, Whole};
-use crate::queries::{ConsolePart, ListVms, NoQuery, StartVm, WaitForVm};
+use crate::queries::{ConsolePart, DeleteVm, ListVms, NoQuery, StartVm, WaitForVm};
 use crate::snapshot::{ForkVm, Forked};
 use crate::vm::{
     Counters, CreateVm, Event, KillVm, Killed, RenameVm, ResizeVm, RestartVm, Stats as Numbers, StopVm,
@@ -28,7 +28,7 @@ crate::rows! {
     /// Delete a VM
     ///
     /// Whatever it is doing. Its snapshots stay.
-    Delete = "vm.delete", Delete "/vms/{vm}", VmDelete, Never, Offered, (VmRef, NoQuery) Nothing => Nothing;
+    Delete = "vm.delete", Delete "/vms/{vm}", VmDelete, Never, Offered, (VmRef, DeleteVm) Nothing => Nothing;
 
     /// Start a VM
     ///

@@ -2,8 +2,8 @@
 //!
 //! The fields of the struct are the parameters. Lists are parameters that are given several times; a flag is `true`, `1` or
 //! nothing after its name, or `false` or `0`. Guest paths are bytes, not text: in a query every byte outside the unreserved
-//! set of RFC 3986 is percent-encoded, and decoding gives the bytes back, whether they are UTF-8 or not. Parameters that
-//! the struct does not have are ignored.
+//! set of RFC 3986 is percent-encoded, and decoding gives the bytes back, whether they are UTF-8 or not. A parameter that
+//! the struct does not have is refused.
 
 mod read;
 mod types;
@@ -27,6 +27,16 @@ pub enum QueryError {
     /// A parameter is given twice.
     #[error("the query parameter `{0}` is given twice")]
     Twice(&'static str),
+    /// A parameter that the operation does not have.
+    #[error("there is no query parameter `{name}` here: {}", known(.nearest.as_deref(), .all))]
+    Unknown {
+        /// Its name, shortened.
+        name: String,
+        /// The parameter that was probably meant.
+        nearest: Option<String>,
+        /// All parameters of the operation.
+        all: Vec<&'static str>,
+    },
     /// A parameter that has to be there is not.
     #[error("the query parameter `{0}` is missing")]
     Missing(&'static str),
@@ -107,6 +117,27 @@ fn decode(text: &str) -> Result<Vec<u8>, QueryError> {
         }
     }
     Ok(bytes)
+}
+
+/// Least likeness of two names (0 to 1) of which one may be meant for the other.
+const LIKENESS: f64 = 0.8;
+
+fn unknown(name: &[u8], all: &'static [&'static str]) -> QueryError {
+    let name = shown(name);
+    let likeness = |known: &&'static str| strsim::jaro_winkler(&name, known);
+    let nearest = all.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let nearest = nearest.filter(|known| likeness(known) >= LIKENESS).map(|known| (*known).to_owned());
+    QueryError::Unknown { name, nearest, all: all.to_vec() }
+}
+
+/// The end of a refusal: which parameters there are.
+fn known(nearest: Option<&str>, all: &[&str]) -> String {
+    let all: Vec<String> = all.iter().map(|name| format!("`{name}`")).collect();
+    match (nearest, all.as_slice()) {
+        (_, []) => "it takes none".to_owned(),
+        (Some(nearest), _) => format!("`{nearest}` was probably meant"),
+        (None, all) => format!("it takes {}", all.join(", ")),
+    }
 }
 
 /// Bytes of a caller as they are shown in errors.

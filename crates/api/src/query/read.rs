@@ -6,7 +6,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::{QueryError, decode, shown};
+use super::{QueryError, decode, shown, unknown};
 
 /// The raw query of a URL.
 pub(super) struct Query<'a>(pub(super) &'a str);
@@ -78,8 +78,12 @@ impl<'de> de::Deserializer<'de> for Query<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Failure> {
-        // An operation without parameters reads no query, not even a broken one.
-        let pairs = if fields.is_empty() { Pairs::new() } else { self.pairs().map_err(Failure::Query)? };
+        let pairs = self.pairs().map_err(Failure::Query)?;
+        if let Some((name, _)) =
+            pairs.iter().find(|(name, _)| !fields.iter().any(|field| field.as_bytes() == name))
+        {
+            return Err(Failure::Query(unknown(name, fields)));
+        }
         visitor.visit_map(Fields { pairs, fields: fields.iter(), name: "" })
     }
 

@@ -21,6 +21,9 @@ struct All {
     word: Option<Word>,
 }
 
+#[derive(Debug, Deserialize)]
+struct Nothing {}
+
 const fn one() -> u32 {
     1
 }
@@ -56,8 +59,7 @@ fn a_flag_whose_value_was_not_set_says_nothing() {
 
 #[test]
 fn reads_what_it_should() {
-    let query =
-        "path=/a%FFb%20c&recursive&mode=0755&label=a%3Db&unknown=%FF&label=c%3Dd&owner=&word=the_second";
+    let query = "path=/a%FFb%20c&recursive&mode=0755&label=a%3Db&label=c%3Dd&owner=&word=the_second";
     let wanted = All {
         recursive: true,
         mode: Some(Mode(0o755)),
@@ -78,6 +80,14 @@ fn refuses_the_rest() {
     let refused = |query: &str| read::<All>(query).unwrap_err();
     assert_eq!(refused(""), QueryError::Missing("path"));
     assert_eq!(refused("path=%f"), QueryError::Escape);
+    let told = |query: &str| refused(query).to_string();
+    assert_eq!(
+        told("path=/&recursve"),
+        "there is no query parameter `recursve` here: `recursive` was probably meant"
+    );
+    assert!(told("path=/&foo=bar").contains("it takes `path`, `recursive`"), "{}", told("path=/&foo=bar"));
+    let none = read::<Nothing>("limit=0").unwrap_err().to_string();
+    assert_eq!(none, "there is no query parameter `limit` here: it takes none");
     assert_eq!(refused("path=/&path=/"), QueryError::Twice("path"));
     let value = |name, value: &str, wanted: &str| QueryError::Value {
         name,

@@ -27,6 +27,9 @@ pub(crate) struct Rm {
     /// Ignore VMs that do not exist
     #[arg(short, long)]
     force: bool,
+    /// Delete VMs also if files that are disks of theirs (`extra_disks`) cannot take what they wrote to them; that is lost
+    #[arg(long)]
+    forget_disks: bool,
 }
 
 impl Rm {
@@ -40,7 +43,7 @@ impl Rm {
         vms.extend(self.vms.into_iter().map(|vm| (vm, None)));
         let (mut done, mut failed) = (Vec::new(), None);
         for (vm, name) in vms {
-            match delete(context, vm, name).await {
+            match delete(context, vm, name, self.forget_disks).await {
                 Ok(name) => {
                     if !context.output.is_json() {
                         context.output.line(name.as_str())?;
@@ -59,7 +62,12 @@ impl Rm {
 }
 
 /// Deletes a VM; its name.
-async fn delete(context: &Context, vm: VmRef, name: Option<Name>) -> Result<Name, ClientError> {
+async fn delete(
+    context: &Context,
+    vm: VmRef,
+    name: Option<Name>,
+    forget_disks: bool,
+) -> Result<Name, ClientError> {
     let (vm, name) = match name {
         Some(name) => (vm, name),
         // Its id from here on: the name may be somebody else's in a moment.
@@ -68,5 +76,10 @@ async fn delete(context: &Context, vm: VmRef, name: Option<Name>) -> Result<Name
             (VmRef::from(found.id), found.name)
         }
     };
-    context.client.delete_vm(&vm).await.map(|()| name)
+    let client = &context.client;
+    let deleted = match forget_disks {
+        true => client.delete_vm_forgetting_disks(&vm).await,
+        false => client.delete_vm(&vm).await,
+    };
+    deleted.map(|()| name)
 }

@@ -7,7 +7,7 @@ use camino::Utf8PathBuf;
 use clap::{Args, Subcommand};
 use microvm_api::progress::ProgressLine;
 use microvm_api::snapshot::{CreateSnapshot, Snapshot as Body, SnapshotFile};
-use microvm_types::{ByteSize, ErrorKind, Name, SnapshotId, VmRef};
+use microvm_types::{ByteSize, ErrorKind, Name, SnapshotId, Unreadable, VmRef};
 
 use crate::commands::lifecycle::{each_name, keep_first};
 use crate::context::Context;
@@ -111,13 +111,15 @@ pub(crate) struct Remove {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Those that others build on stay, and those that somebody named, unless --named. Prints the names of those removed.
+Without --keep and --older-than it removes those older than 30 days (MICROVM_SNAPSHOT_AGE of the server), as the
+server does by itself once a day.
 
 Examples:
   microvm snapshot prune --keep 3
   microvm snapshot prune --named --older-than 30d")]
 pub(crate) struct Prune {
     /// Keep this number of each VM's newest snapshots
-    #[arg(long, value_name = "COUNT", required_unless_present = "older_than")]
+    #[arg(long, value_name = "COUNT")]
     keep: Option<usize>,
     /// Remove snapshots older than this, for example 12h or 30d
     #[arg(long, value_name = "AGE", value_parser = duration::parse)]
@@ -176,7 +178,7 @@ impl Snapshot {
                 let list = client.list_snapshots(which.vm.as_ref(), which.golden).await?;
                 let text = tree(&list.snapshots);
                 context.output.value(&list, text.trim_end())?;
-                return Ok(whole("the snapshot", &list.unreadable));
+                return Ok(unreadable(&list.unreadable));
             }
             Self::Stats => return stats(context).await,
             Self::Prune(which) => {
@@ -187,6 +189,10 @@ impl Snapshot {
                 } else if !names.is_empty() {
                     context.output.line(&names.join("\n"))?;
                 }
+                for one in &cleaned.kept {
+                    say(&format!("the snapshot {} could not be removed: {}", one.name, one.reason));
+                }
+                return Ok(if cleaned.kept.is_empty() { 0 } else { FAULTY });
             }
             Self::Export(wish) => {
                 let file = SnapshotFile { path: absolute(&wish.file)?.into_string(), name: None };
@@ -232,7 +238,17 @@ async fn list(context: &Context, which: List) -> Result<u8, CliError> {
         .collect();
     let header = ["NAME", "VM", "PARENT", "SIZE", "PAUSE", "AGE", "DESCRIPTION"];
     context.output.table(&list, &header, rows)?;
-    Ok(whole("the snapshot", &list.unreadable))
+    Ok(unreadable(&list.unreadable))
+}
+
+/// Names the snapshots that cannot be read, with the way out, and gives the exit code of the list.
+fn unreadable(all: &[Unreadable]) -> u8 {
+    if !all.is_empty() {
+        say(
+            "a snapshot that cannot be read is removed with `microvm snapshot rm ID`, if no copy of its `manifest.json` can be put back",
+        );
+    }
+    whole("the snapshot", all)
 }
 
 /// One line per snapshot, children below their parents.
@@ -310,6 +326,8 @@ async fn stats(context: &Context) -> Result<u8, CliError> {
         ("snapshots", all.total_snapshots.to_string()),
         ("golden snapshots", all.golden_snapshots.to_string()),
         ("size", ByteSize(all.total_size_bytes).to_string()),
+        ("size of golden snapshots", ByteSize(all.golden_size_bytes).to_string()),
+        ("size of hibernated memory", ByteSize(all.hibernation_size_bytes).to_string()),
         ("VMs with snapshots", all.vms_with_snapshots.to_string()),
         ("oldest", all.oldest_snapshot.clone().unwrap_or_else(none)),
         ("newest", all.newest_snapshot.clone().unwrap_or_else(none)),

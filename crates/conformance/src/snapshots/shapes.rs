@@ -44,6 +44,15 @@ pub(super) async fn whole_files(harness: &dyn SnapshotHarness) {
         assert_ne!(source.memory.file(), Some(Utf8Path::new(&path)));
         assert!(!path.exists(), "what was saved is left beside what was made of it");
     }
+    // The machine of one that ended with its save goes on from it first, and then it is used by whoever asked for it.
+    let (mut files, path) = in_a_file(&bench, &[(3, 1), (900, 3)]).await;
+    files.branch.ended = true;
+    let own = bench.snapshots().fork_point(files.clone(), 1, MemoryShape::WholeFile).await;
+    bench.has_memory(&own.must("going on from it"), &[(3, 1), (900, 3)]);
+    files.branch.ended = false;
+    let next = bench.snapshots().fork_point(files, 2, MemoryShape::WholeFile).await;
+    bench.has_memory(&next.must("using it once more"), &[(3, 1), (900, 3)]);
+    assert!(!path.exists(), "what was saved is left beside what was made of it");
     let (first, path) = in_a_file(&bench, &[(3, 1), (900, 3)]).await;
     assert_eq!(bench.keep(1, first).await.memory_bytes, 2 * 4096, "zeros are kept");
     assert!(!path.exists(), "what was saved is left beside the snapshot");

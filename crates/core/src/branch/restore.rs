@@ -119,6 +119,7 @@ pub(super) fn record_of(snapshot: &Snapshot, new: &NewVm) -> VmRecord {
         origin: Origin::Boot,
         pool: None,
         epoch: record.epoch,
+        generation: 0,
         created_ms: 0,
         updated_ms: 0,
         started_ms: None,

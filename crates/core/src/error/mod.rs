@@ -202,6 +202,16 @@ pub enum ServiceError {
         /// Why not.
         cause: Box<ServiceError>,
     },
+    /// A VM is not deleted because a disk file of the user's cannot take what the VM wrote to it.
+    #[error(
+        "the VM `{vm}` is not deleted: {cause}; bring the file back, or give up what the VM wrote to its disks"
+    )]
+    KeptByDisk {
+        /// Its name.
+        vm: microvm_types::Name,
+        /// Which file, and why not.
+        cause: StorageError,
+    },
     /// A golden snapshot was made, and no VM came up from it. It was removed.
     #[error(
         "no VM of the template `{template}` came up from its golden snapshot, which was removed: {cause}; a VM that boots (`cold`) does not need one"

@@ -72,15 +72,21 @@ pub(crate) async fn drop_oldest(shared: &Shared, vm: &VmId) {
 async fn drop_oldest_of(shared: &Shared, vm: &VmId, named: bool, limit: usize) {
     let mut of_vm = shared.snapshots.of_vm(vm);
     of_vm.retain(|one| is_named(&one.record) == named);
-    while of_vm.len() > limit {
-        // Never the newest: it was just taken.
-        let older = &of_vm[..of_vm.len() - 1];
-        let Some(at) = older.iter().position(|one| may_go(shared, one)) else { return };
-        let oldest = of_vm.remove(at);
-        tracing::info!(snapshot = %oldest.record.name, limit, named, "the VM has too many snapshots, its oldest goes");
-        if let Err(error) = absorb(shared, &oldest).await {
-            tracing::warn!(snapshot = %oldest.record.name, %error, "it could not be removed");
+    let mut left = of_vm.len();
+    // Never the newest: it was just taken.
+    of_vm.pop();
+    for oldest in of_vm {
+        if left <= limit {
             return;
+        }
+        if !may_go(shared, &oldest) {
+            continue;
+        }
+        tracing::info!(snapshot = %oldest.record.name, limit, named, "the VM has too many snapshots, its oldest goes");
+        match absorb(shared, &oldest).await {
+            Ok(()) => left -= 1,
+            // The next one goes in its place.
+            Err(error) => tracing::warn!(snapshot = %oldest.record.name, %error, "it could not be removed"),
         }
     }
 }

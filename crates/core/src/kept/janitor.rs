@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Snapshots;
 use crate::vm::shared::Shared;
 
 /// Bytes of materialised memory kept beyond what VMs use, so that restoring the same snapshots again is fast.
@@ -27,6 +28,38 @@ pub(crate) async fn keep_clean(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.ending.cancelled() => return,
             () = tokio::time::sleep(REST) => {}
+        }
+    }
+}
+
+/// Rest between two looks for snapshots that are too old.
+const OLD_EVERY: Duration = Duration::from_secs(24 * 3_600);
+
+/// Lives as long as the server: removes snapshots that are too old when it starts, and once a day. `of_tenants`: those of each
+/// tenant that has any, asked for anew each time.
+pub(crate) async fn keep_young(shared: Arc<Shared>, of_tenants: impl Fn() -> Vec<Snapshots>) {
+    loop {
+        for snapshots in of_tenants() {
+            match snapshots.prune_old().await {
+                Ok(pruned) => {
+                    let (removed, kept) = (pruned.removed.len(), pruned.kept.len());
+                    if removed + kept > 0 {
+                        tracing::info!(removed, kept, "snapshots without a name of their own were too old");
+                    }
+                    for one in pruned.kept {
+                        tracing::warn!(
+                            snapshot = one.name,
+                            reason = one.reason,
+                            "it is too old and could not be removed"
+                        );
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "old snapshots could not be looked for"),
+            }
+        }
+        tokio::select! {
+            () = shared.ending.cancelled() => return,
+            () = shared.ports.clock.sleep(OLD_EVERY) => {}
         }
     }
 }

@@ -6,16 +6,17 @@ mod janitor;
 mod load;
 pub(crate) mod names;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use camino::Utf8Path;
 use microvm_ports::Progress;
 use microvm_ports::snapshot::Damage;
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
-use microvm_types::{Name, OperationName, Unreadable, VmId, VmRef};
+use microvm_types::{Name, OperationName, SnapshotId, Unreadable, VmId, VmRef};
 
 pub(crate) use self::absorb::{absorb, drop_oldest, remove};
-pub(crate) use self::janitor::keep_clean;
+pub(crate) use self::janitor::{keep_clean, keep_young};
 pub(crate) use self::load::{load, remove_stray_sleeps};
 use self::names::is_named;
 use crate::context::Context;
@@ -36,16 +37,40 @@ pub struct SnapshotFilter {
 pub struct SnapshotStatistics {
     /// How many somebody asked for.
     pub count: usize,
+    /// Their bytes on disk.
+    pub bytes: u64,
     /// How many are golden.
     pub golden: usize,
-    /// Bytes on disk.
-    pub bytes: u64,
-    /// VMs (living or gone) that have any.
-    pub vms: usize,
+    /// Their bytes on disk.
+    pub golden_bytes: u64,
+    /// Bytes on disk of the memory of hibernated VMs.
+    pub hibernation_bytes: u64,
+    /// Those that somebody asked for, by VM (living or gone).
+    pub vms: BTreeMap<VmId, SnapshotsOfVm>,
     /// When the oldest was taken, milliseconds since 1970-01-01T00:00:00Z.
     pub oldest_ms: Option<i64>,
     /// When the newest was taken, same unit.
     pub newest_ms: Option<i64>,
+}
+
+/// Snapshots of one VM that somebody asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotsOfVm {
+    /// Name of the VM when the newest was taken.
+    pub name: Name,
+    /// How many.
+    pub count: usize,
+    /// Their bytes on disk.
+    pub bytes: u64,
+}
+
+/// Outcome of [`Snapshots::prune`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Names of those removed.
+    pub removed: Vec<Name>,
+    /// Those that were to go and could not be removed, with the reason of each.
+    pub kept: Vec<Unreadable>,
 }
 
 /// Snapshots that were taken.
@@ -118,23 +143,42 @@ impl Snapshots {
         remove(&self.context.shared, snapshot, reference, cascade).await
     }
 
-    /// Removes those older than `older_than` and, per VM, all but the newest `keep`; never one that another VM's build on.
-    /// Those that somebody named stay, and are not counted, unless `named`. Returns the names of those removed.
+    /// Removes a snapshot that cannot be read, by its id; `false` if no such snapshot of the caller's tenant is known. A file
+    /// that was repaired meanwhile goes as well.
     ///
     /// # Errors
-    /// Storage errors; what was removed until then stays removed.
+    /// `InUse` if others build on it.
+    pub async fn remove_unreadable(&self, id: &str) -> Result<bool, ServiceError> {
+        self.context.authorise(OperationName::SNAPSHOT_REMOVE)?;
+        let shared = &self.context.shared;
+        let known = shared.unreadable.snapshots.of(&self.context.caller.tenant);
+        let Ok(id) = id.parse::<SnapshotId>() else { return Ok(false) };
+        if !known.iter().any(|one| one.name == id.as_str()) {
+            return Ok(false);
+        }
+        shared.ports.snapshots.remove_snapshot(&id).await?;
+        shared.unreadable.snapshots.remove(id.as_str());
+        shared.litter.notify_one();
+        Ok(true)
+    }
+
+    /// Removes those older than `older_than` and, per VM, all but the newest `keep`; never one that another VM's build on.
+    /// Those that somebody named stay, and are not counted, unless `named`. One that cannot be removed keeps no other.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
     pub async fn prune(
         &self,
         keep: Option<usize>,
         older_than: Option<Duration>,
         named: bool,
-    ) -> Result<Vec<Name>, ServiceError> {
+    ) -> Result<Pruned, ServiceError> {
         self.context.authorise(OperationName::SNAPSHOT_CLEAN_UP)?;
         let now = self.context.shared.ports.clock.now_ms();
         let age_ms = older_than.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         let mut all = self.matching(&SnapshotFilter::default());
         all.retain(|one| named || !is_named(&one.record));
-        let mut removed = Vec::new();
+        let mut pruned = Pruned::default();
         // Newest first: a child that goes as well needs nothing written into it.
         for snapshot in all.iter().rev() {
             let too_old = age_ms.is_some_and(|age| now.saturating_sub(snapshot.record.created_ms) > age);
@@ -143,14 +187,31 @@ impl Snapshots {
             });
             let too_many = keep.is_some_and(|keep| newer.count() >= keep);
             if (too_old || too_many) && absorb::may_go(&self.context.shared, snapshot) {
-                absorb(&self.context.shared, snapshot).await?;
-                removed.push(snapshot.record.name.clone());
+                let name = snapshot.record.name.clone();
+                match absorb(&self.context.shared, snapshot).await {
+                    Ok(()) => pruned.removed.push(name),
+                    Err(error) => pruned.kept.push(Unreadable::new(name.as_str(), error)),
+                }
             }
         }
-        if !removed.is_empty() {
+        if !pruned.removed.is_empty() {
             self.context.shared.litter.notify_one();
         }
-        Ok(removed)
+        Ok(pruned)
+    }
+
+    /// Removes those without a name of their own that are older than the server's age for them, as it does by itself once a day.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub async fn prune_old(&self) -> Result<Pruned, ServiceError> {
+        match self.context.shared.settings.unnamed_snapshot_age {
+            Some(age) => self.prune(None, Some(age), false).await,
+            None => {
+                self.context.authorise(OperationName::SNAPSHOT_CLEAN_UP)?;
+                Ok(Pruned::default())
+            }
+        }
     }
 
     /// All snapshots together.
@@ -159,24 +220,32 @@ impl Snapshots {
     /// [`ServiceError::Forbidden`].
     pub fn statistics(&self) -> Result<SnapshotStatistics, ServiceError> {
         self.context.authorise(OperationName::SNAPSHOT_STATISTICS)?;
-        let all = self.all();
-        let by_wish: Vec<&Snapshot> =
-            all.iter().filter(|one| one.record.purpose == SnapshotPurpose::User).collect();
-        let mut vms: Vec<&VmId> = by_wish.iter().map(|one| &one.record.vm).collect();
-        vms.dedup();
-        vms.sort();
-        vms.dedup();
-        Ok(SnapshotStatistics {
-            count: by_wish.len(),
-            golden: all
-                .iter()
-                .filter(|one| matches!(one.record.purpose, SnapshotPurpose::Golden { .. }))
-                .count(),
-            bytes: all.iter().map(|one| one.info.own_bytes).sum(),
-            vms: vms.len(),
-            oldest_ms: by_wish.first().map(|one| one.record.created_ms),
-            newest_ms: by_wish.last().map(|one| one.record.created_ms),
-        })
+        let mut found = SnapshotStatistics::default();
+        // Oldest first.
+        for Snapshot { record, info } in self.all() {
+            match record.purpose {
+                SnapshotPurpose::Golden { .. } => {
+                    found.golden += 1;
+                    found.golden_bytes += info.own_bytes;
+                    continue;
+                }
+                SnapshotPurpose::Hibernation => {
+                    found.hibernation_bytes += info.own_bytes;
+                    continue;
+                }
+                SnapshotPurpose::User => {}
+            }
+            found.count += 1;
+            found.bytes += info.own_bytes;
+            found.oldest_ms = found.oldest_ms.or(Some(record.created_ms));
+            found.newest_ms = Some(record.created_ms);
+            let empty = || SnapshotsOfVm { name: record.vm_name.clone(), count: 0, bytes: 0 };
+            let of_vm = found.vms.entry(record.vm.clone()).or_insert_with(empty);
+            of_vm.name = record.vm_name.clone();
+            of_vm.count += 1;
+            of_vm.bytes += info.own_bytes;
+        }
+        Ok(found)
     }
 
     /// Writes a snapshot, whole in itself, as one file of this host; returns its size in bytes.

@@ -23,6 +23,11 @@ impl Part {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((tenant.map(str::to_owned), one));
     }
 
+    /// Forgets one that is gone.
+    pub(crate) fn remove(&self, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, one)| one.name != name);
+    }
+
     /// Those of one tenant. What belongs to nobody who can be told is for whoever owns the host to mend: it is told to the
     /// local tenant.
     pub(crate) fn of(&self, tenant: &str) -> Vec<Unreadable> {

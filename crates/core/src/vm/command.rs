@@ -6,6 +6,7 @@ use std::time::Duration;
 use microvm_ports::Progress;
 use microvm_ports::branch::BranchTimes;
 use microvm_ports::snapshot::BranchSource;
+use microvm_ports::storage::LostDisks;
 use microvm_types::lifecycle::{Work, permits};
 use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::vm::{NewVm, VmRecord};
@@ -39,7 +40,12 @@ pub(crate) enum Command {
     /// Pause it for whoever acquires it from its pool.
     PutIntoPool(Reply),
     Resume(Reply),
-    Delete(Reply),
+    /// Let it go on for whoever wants its guest, if it rests until then. What was paused by hand meanwhile stays so.
+    Wake(Reply),
+    Delete {
+        lost: LostDisks,
+        reply: Reply,
+    },
     ResizeMemory {
         memory_mib: u32,
         reply: Reply,

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use microvm_ports::storage::LostDisks;
 use microvm_types::VmId;
 
-use super::command::Command;
 use super::shared::Shared;
 use crate::error::ServiceError;
 use crate::undo::{self, Undo};
@@ -35,7 +35,7 @@ pub(crate) async fn remove(guard: VmGuard, what: &'static str) {
 
 /// Deletes a VM by its id, whoever owns it.
 pub(crate) async fn delete(shared: &Shared, id: &VmId) -> Result<(), ServiceError> {
-    shared.registry.by_id(id)?.delete().await
+    shared.registry.by_id(id)?.delete(LostDisks::GiveUpRemoved).await
 }
 
 /// Deletes a VM without waiting for it.
@@ -46,7 +46,7 @@ pub(crate) fn delete_in_background(shared: &Arc<Shared>, id: &VmId) {
     }
     if let Ok(handle) = shared.registry.by_id(id) {
         shared.actors.spawn(async move {
-            let _ = handle.ask(Command::Delete).await;
+            let _ = handle.delete(LostDisks::GiveUpRemoved).await;
         });
     }
 }

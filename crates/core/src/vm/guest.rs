@@ -64,16 +64,13 @@ impl VmHandle {
 
     /// Wakes a VM that rests until somebody wants it.
     async fn wake(&self) -> Result<(), ServiceError> {
-        let (rest, phase) = {
+        let rests = {
             let now = self.published.borrow();
-            (now.record.life.rest().cloned(), now.record.phase())
+            matches!(
+                (now.record.life.rest(), now.record.phase()),
+                (Some(Rest::Paused), Phase::Paused) | (Some(Rest::Asleep { .. }), Phase::Hibernated)
+            )
         };
-        match (rest, phase) {
-            (Some(Rest::Paused), Phase::Paused) => self.ask(Command::Resume).await,
-            (Some(Rest::Asleep { .. }), Phase::Hibernated) => {
-                self.ask(|reply| Command::Start { cold: false, reply }).await
-            }
-            _ => Ok(()),
-        }
+        if rests { self.ask(Command::Wake).await } else { Ok(()) }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use microvm_ports::storage::LostDisks;
 use microvm_types::vm::VmRecord;
 use microvm_types::{Name, VmId, VmRef};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -71,9 +72,10 @@ impl VmHandle {
         outcome.await.map_err(|_| lost())?
     }
 
-    /// Deletes the VM. One that is gone already is fine.
-    pub(crate) async fn delete(&self) -> Result<(), ServiceError> {
-        match self.ask(|reply: Reply| Command::Delete(reply)).await {
+    /// Deletes the VM. One that is gone already is fine. `lost`: what becomes of writes to disks of the user's that cannot take
+    /// them.
+    pub(crate) async fn delete(&self, lost: LostDisks) -> Result<(), ServiceError> {
+        match self.ask(|reply: Reply| Command::Delete { lost, reply }).await {
             Err(ServiceError::UnknownVm(_)) if self.published.borrow().gone() => Ok(()),
             other => other,
         }

@@ -8,6 +8,7 @@ mod wait;
 use std::time::Duration;
 
 use microvm_ports::hypervisor::{ConsolePart, MachineCounters};
+use microvm_ports::storage::LostDisks;
 use microvm_types::template::Template;
 use microvm_types::vm::{PoolMember, VmRecord};
 use microvm_types::{OperationName, Unreadable, VmRef};
@@ -180,13 +181,15 @@ impl Vms {
         self.context.command(vm, Command::Hibernate).await
     }
 
-    /// Removes a VM whatever it is doing: machine, files, row. Two callers at once both succeed.
+    /// Removes a VM whatever it is doing: machine, files, row. Two callers at once both succeed. `forget_disks`: also if disk
+    /// files of the user's cannot take what the VM wrote to them since it was branched, which is given up.
     ///
     /// # Errors
     /// See [`ServiceError`].
-    pub async fn delete(&self, vm: &VmRef) -> Result<(), ServiceError> {
+    pub async fn delete(&self, vm: &VmRef, forget_disks: bool) -> Result<(), ServiceError> {
         self.context.authorise(OperationName::VM_DELETE)?;
-        self.context.find(vm)?.delete().await
+        let lost = if forget_disks { LostDisks::Forget } else { LostDisks::GiveUpRemoved };
+        self.context.find(vm)?.delete(lost).await
     }
 
     /// The guest of a running VM, for one operation in it. A VM whose channel is being opened again after a restart of the

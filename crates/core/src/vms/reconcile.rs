@@ -1,5 +1,7 @@
 //! Making store and reality agree when the server starts.
 
+mod newest;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -7,6 +9,7 @@ use camino::Utf8PathBuf;
 use microvm_ports::state::StoredVms;
 use microvm_types::{Life, VmId};
 
+use self::newest::Newest;
 use crate::error::ServiceError;
 use crate::events::Cause;
 use crate::state::Demand;
@@ -14,7 +17,8 @@ use crate::vm;
 use crate::vm::command::Beginning;
 use crate::vm::shared::Shared;
 
-/// The directory of a VM that no record knows. It is left alone: the record may be in another copy of the database.
+/// The directory of a VM that no record knows and that has none itself. It is left alone: the record may be in another copy
+/// of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StrayVm {
     /// Its id.
@@ -23,38 +27,40 @@ pub struct StrayVm {
     pub directory: Utf8PathBuf,
 }
 
-/// Ends and removes what interrupted creations left, then takes up every VM the store knows. Returns when every VM has an
-/// actor; the actors adopt their machines at the same time, each on its own. One damaged row or one stubborn directory does
-/// not keep the others from being served.
+/// Ends and removes what interrupted creations left, then takes up every VM that the store or its own directory knows. Returns
+/// when every VM has an actor; the actors adopt their machines at the same time, each on its own. One damaged row or one
+/// stubborn directory does not keep the others from being served.
 ///
-/// A whole VM that the store does not know stays as it is, with its machine: that the store does not know it says something
-/// about the store.
+/// A whole VM that neither knows stays as it is, with its machine: that the store does not know it says something about the
+/// store.
 pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> {
-    let stored = shared.ports.store.vms().await?;
+    let mut stored = shared.ports.store.vms().await?;
     for (id, reason) in &stored.unreadable {
         shared.unreadable.vms.add("VM", None, id, reason);
     }
-    let known: HashSet<&str> = stored
+    let known: HashSet<String> = stored
         .records
         .iter()
-        .map(|record| record.id.as_str())
-        .chain(stored.unreadable.iter().map(|(id, _)| id.as_str()))
+        .map(|record| record.id.to_string())
+        .chain(stored.unreadable.iter().map(|(id, _)| id.clone()))
         .collect();
-    for id in shared.ports.vm_storage.vm_directories().await? {
+    let directories = shared.ports.vm_storage.vm_directories().await?;
+    let mut newest = Newest::new(shared, &stored.records).await?;
+    for record in &mut stored.records {
+        if directories.contains(&record.id) {
+            newest.take(record).await;
+        }
+    }
+    for id in directories {
         if known.contains(id.as_str()) {
             continue;
         }
-        let outcome = match shared.ports.vm_storage.is_unfinished(&id).await {
-            Ok(true) => remove_unfinished(shared, &id).await,
-            Ok(false) => {
-                let directory = shared.ports.vm_storage.vm_directory(&id);
-                tracing::error!(vm = %id, %directory, "no record knows this VM: it is left as it is, with its disk; a copy of the database that knows it brings it back");
-                Ok(())
+        match newest.unknown(&id).await {
+            Ok(Some(record)) => stored.records.push(record),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(vm = %id, %error, "what an interrupted creation left could not be removed");
             }
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = outcome {
-            tracing::error!(vm = %id, %error, "what an interrupted creation left could not be removed");
         }
     }
     end_strays(shared, &stored).await;
@@ -93,13 +99,6 @@ async fn end_strays(shared: &Shared, stored: &StoredVms) {
         }
         Err(error) => tracing::error!(%error, "machines that nothing tells of could not be looked for"),
     }
-}
-
-async fn remove_unfinished(shared: &Shared, id: &VmId) -> Result<(), ServiceError> {
-    tracing::warn!(vm = %id, "removing what an interrupted creation left");
-    let directory = shared.ports.vm_storage.vm_directory(id);
-    shared.ports.hypervisors.sweep(id, &directory).await?;
-    Ok(shared.ports.vm_storage.remove_vm_files(id).await?)
 }
 
 /// Finds VMs that have a disk and no record.

@@ -289,9 +289,12 @@ async fn what_a_snapshot_that_cannot_be_read_may_build_on_stays() {
         let written = storage.write_snapshot(&snapshot_id(number), ready, false, Progress::ignored()).await;
         assert_eq!(written.unwrap().parent, (number == 2).then(|| snapshot_id(1)));
     }
-    let manifest = root.join("snapshots").join(snapshot_id(2).as_str()).join("manifest.json");
+    let directory = root.join("snapshots").join(snapshot_id(2).as_str());
+    let (manifest, uses) = (directory.join("manifest.json"), directory.join("uses.json"));
     let whole = std::fs::read(&manifest).unwrap();
     std::fs::write(&manifest, b"of a later version").unwrap();
+    // As those of earlier versions are.
+    std::fs::remove_file(&uses).unwrap();
     let refused = storage.remove_snapshot(&snapshot_id(1)).await.unwrap_err();
     assert!(matches!(&refused, StorageError::InUse { users, .. } if users.contains(snapshot_id(2).as_str())));
     let refused = storage.absorb_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap_err();
@@ -302,4 +305,61 @@ async fn what_a_snapshot_that_cannot_be_read_may_build_on_stays() {
     std::fs::write(&manifest, b"lost").unwrap();
     storage.remove_snapshot(&snapshot_id(2)).await.unwrap();
     storage.remove_snapshot(&snapshot_id(1)).await.unwrap();
+}
+
+/// Snapshots 1 to 4 of one VM, each on the one before it, and its directory.
+async fn four(root: &Utf8Path) -> Disks {
+    let storage = common::open(root.to_owned()).unwrap();
+    let vm = vm_id(1);
+    storage.create_vm_files(&vm, 64).await.unwrap();
+    let zero = storage.zero_memory(MEMORY_MIB).await.unwrap();
+    for number in 1..=4 {
+        let ready = branch(&storage, &vm, &zero, number.try_into().unwrap()).await.unwrap();
+        storage.write_snapshot(&snapshot_id(number), ready, false, Progress::ignored()).await.unwrap();
+    }
+    storage
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_read_keeps_only_what_it_builds_on() {
+    let root = tempfile::tempdir().unwrap();
+    let root = Utf8Path::from_path(root.path()).unwrap().join("store");
+    let storage = four(&root).await;
+    let directory = root.join("snapshots").join(snapshot_id(3).as_str());
+    std::fs::write(directory.join("manifest.json"), b"lost").unwrap();
+    let layers = || std::fs::read_dir(root.join("layers")).unwrap().count();
+    let before = layers();
+    // It is known to build on the second, and on nothing that builds on itself.
+    storage.absorb_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap();
+    let refused = storage.absorb_snapshot(&snapshot_id(2), Progress::ignored()).await.unwrap_err();
+    assert!(matches!(refused, StorageError::Damaged { .. }), "{refused}");
+    storage.remove_snapshot(&snapshot_id(2)).await.unwrap_err();
+    storage.remove_snapshot(&snapshot_id(4)).await.unwrap();
+    storage.collect_snapshot_garbage(0).await.unwrap();
+    assert!(layers() <= before, "{} layers, {before} before", layers());
+    let kept = storage.snapshots().await.unwrap();
+    assert_eq!(kept.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false]);
+    storage.remove_snapshot(&snapshot_id(3)).await.unwrap();
+    storage.remove_snapshot(&snapshot_id(2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_a_snapshot_that_tells_nothing_of_itself_later_ones_go() {
+    let root = tempfile::tempdir().unwrap();
+    let root = Utf8Path::from_path(root.path()).unwrap().join("store");
+    let storage = four(&root).await;
+    for number in [2, 3] {
+        let directory = root.join("snapshots").join(snapshot_id(number).as_str());
+        std::fs::remove_file(directory.join("uses.json")).unwrap();
+        if number == 2 {
+            std::fs::write(directory.join("manifest.json"), b"lost").unwrap();
+        }
+    }
+    storage.remove_snapshot(&snapshot_id(4)).await.unwrap();
+    // Lists note what earlier versions did not.
+    storage.snapshots().await.unwrap();
+    assert!(root.join("snapshots").join(snapshot_id(3).as_str()).join("uses.json").exists());
+    let refused = storage.remove_snapshot(&snapshot_id(1)).await.unwrap_err();
+    assert!(matches!(&refused, StorageError::InUse { users, .. } if users.contains(snapshot_id(2).as_str())));
+    storage.remove_snapshot(&snapshot_id(3)).await.unwrap();
 }

@@ -16,6 +16,7 @@ use microvm_ports::branch::{Branch, BranchTimes, Compatibility, DiskChange, Memo
 use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::hypervisor::MachineDisk;
 use microvm_ports::snapshot::{BranchFiles, BranchSource, StateDescription, UserDisk};
+use microvm_ports::storage::LostDisks;
 use microvm_ports::{Progress, SnapshotStore, StorageError, VmStorage};
 use microvm_types::{ErrorKind, SnapshotId, VmId};
 
@@ -148,7 +149,7 @@ async fn children_keep_the_moment_and_the_file_gets_everything_back() {
     assert_eq!(sees(&later.own[0]).last(), Some(copy));
     assert_eq!(sees(&later.own[0]).len(), 3, "what was written between both branches is a layer");
 
-    storage.write_back(&vm, false).await.unwrap();
+    storage.write_back(&vm, LostDisks::Keep).await.unwrap();
     assert!(storage.vm_files(&vm).await.unwrap().own.is_empty());
     assert_eq!(at(&user.path, 0, 14), "over the first");
     assert_eq!(at(&user.path, CLUSTER as u64, 14), "after the fork");
@@ -159,11 +160,11 @@ async fn children_keep_the_moment_and_the_file_gets_everything_back() {
         ("first".into(), "second".into()),
         "children keep theirs"
     );
-    storage.write_back(&vm, false).await.unwrap();
+    storage.write_back(&vm, LostDisks::Keep).await.unwrap();
 
     // A child's copy is its own: nothing is written back, and it goes with the child, in any order.
     write(&files.own[0].path, 0, "of the child");
-    storage.write_back(&child, false).await.unwrap();
+    storage.write_back(&child, LostDisks::Keep).await.unwrap();
     assert_eq!(at(&user.path, 0, 14), "over the first");
     assert_eq!(storage.vm_files(&child).await.unwrap().own.len(), 1);
     storage.remove_vm_files(&vm).await.unwrap();
@@ -187,7 +188,7 @@ async fn snapshots_hold_the_disk_and_rollback_brings_it_back() {
     let top = data_top(&files.branch.disks).to_owned();
     storage.write_snapshot(&snapshot_id(1), files, false, Progress::ignored()).await.unwrap();
     write(&top, 0, "to be undone");
-    storage.write_back(&vm, false).await.unwrap();
+    storage.write_back(&vm, LostDisks::Keep).await.unwrap();
     assert_eq!(at(&user.path, 0, 12), "to be undone");
     assert_eq!(storage.verify_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap(), []);
 
@@ -199,7 +200,7 @@ async fn snapshots_hold_the_disk_and_rollback_brings_it_back() {
     let source = storage.snapshot_source(&snapshot_id(1), 1, MemoryShape::PagesOverBase).await.unwrap();
     let files = storage.reset_vm_files(&vm, &source).await.unwrap();
     write(&files.own[0].path, 2, "again");
-    storage.write_back(&vm, false).await.unwrap();
+    storage.write_back(&vm, LostDisks::Keep).await.unwrap();
     assert_eq!(
         (at(&user.path, 0, 12), at(&user.path, 2 * CLUSTER as u64, 5)),
         ("first\0\0\0\0\0\0\0".into(), "again".into())
@@ -235,7 +236,7 @@ async fn a_file_that_others_use_or_changed_is_not_touched() {
     drop(source);
     write(&top, 1, "kept");
     let expect_refused = async |why: &str| {
-        let error = storage.write_back(&vm, false).await.unwrap_err();
+        let error = storage.write_back(&vm, LostDisks::Keep).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
         assert!(error.to_string().contains(why), "{error}");
         assert_eq!(at(&user.path, CLUSTER as u64, 4), "\0\0\0\0");
@@ -251,17 +252,17 @@ async fn a_file_that_others_use_or_changed_is_not_touched() {
     expect_refused("another size").await;
     // Not there for a moment: what the VM wrote is kept, unless it is given up.
     std::fs::rename(&user.path, user.path.with_extension("old")).unwrap();
-    let error = storage.write_back(&vm, false).await.unwrap_err();
+    let error = storage.write_back(&vm, LostDisks::Keep).await.unwrap_err();
     assert!(error.to_string().contains("not there"), "{error}");
     assert_eq!(storage.vm_files(&vm).await.unwrap().own.len(), 1);
     // Nor is it given up while its file system may only not be mounted: its directory is gone with it.
     let (folder, aside) = (home.path("disks"), home.path("unmounted"));
     std::fs::rename(&folder, &aside).unwrap();
-    let error = storage.write_back(&vm, true).await.unwrap_err();
+    let error = storage.write_back(&vm, LostDisks::GiveUpRemoved).await.unwrap_err();
     assert!(error.to_string().contains("not mounted"), "{error}");
     assert_eq!(storage.vm_files(&vm).await.unwrap().own.len(), 1);
     std::fs::rename(&aside, &folder).unwrap();
-    storage.write_back(&vm, true).await.unwrap();
+    storage.write_back(&vm, LostDisks::GiveUpRemoved).await.unwrap();
     assert!(storage.vm_files(&vm).await.unwrap().own.is_empty());
 }
 
@@ -280,7 +281,7 @@ async fn what_failed_or_cannot_be_leaves_nothing() {
     let child = storage.create_vm_files_from(&vm_id(2), &source).await.unwrap();
     assert_eq!(at(sees(&child.own[0]).last().unwrap(), CLUSTER as u64, 7), "the VMM");
     write(&top, 3, "more");
-    storage.write_back(&vm, false).await.unwrap();
+    storage.write_back(&vm, LostDisks::Keep).await.unwrap();
     assert_eq!(
         (at(&user.path, CLUSTER as u64, 7), at(&user.path, 3 * CLUSTER as u64, 4)),
         ("the VMM".into(), "more".into())
@@ -316,10 +317,10 @@ async fn what_failed_or_cannot_be_leaves_nothing() {
     let mut entry = [0; 8];
     file.read_exact_at(&mut entry, 40).unwrap();
     file.write_all_at(&(1u64 << 50).to_be_bytes(), u64::from_be_bytes(entry) + 8).unwrap();
-    assert!(storage.write_back(&vm, false).await.is_err());
+    assert!(storage.write_back(&vm, LostDisks::Keep).await.is_err());
     assert_eq!(at(&user.path, CLUSTER as u64, 7), "the VMM");
     std::fs::write(&top, b"garbage of a VMM").unwrap();
-    assert!(storage.write_back(&vm, false).await.is_err());
+    assert!(storage.write_back(&vm, LostDisks::Keep).await.is_err());
     assert_eq!(at(&user.path, CLUSTER as u64, 7), "the VMM");
 }
 
@@ -334,7 +335,7 @@ async fn child_that_writes_back_until_it_is_killed() {
     let Ok(path) = std::env::var(CHILD_STORE) else { return };
     let storage = common::open(path.into()).unwrap();
     println!("begins");
-    storage.write_back(&vm_id(1), false).await.unwrap();
+    storage.write_back(&vm_id(1), LostDisks::Keep).await.unwrap();
     println!("done");
 }
 
@@ -372,7 +373,7 @@ async fn a_write_back_that_was_killed_at_any_point_is_done_again() {
         interrupted += u32::from(!done);
         // The next server, whatever the last one came to.
         let storage = common::open(home.path("store")).unwrap();
-        storage.write_back(&vm, false).await.unwrap();
+        storage.write_back(&vm, LostDisks::Keep).await.unwrap();
         assert!(storage.vm_files(&vm).await.unwrap().own.is_empty(), "it is not done");
         for cluster in 1..=CHANGED {
             let expected = format!("cluster {cluster}");
@@ -382,4 +383,31 @@ async fn a_write_back_that_was_killed_at_any_point_is_done_again() {
     }
     println!("{interrupted} of 12 were killed before they were done");
     assert!(interrupted > 0, "none was killed in the middle");
+}
+
+#[tokio::test]
+async fn writes_that_no_file_can_take_any_more_are_given_up_by_who_asks_for_it() {
+    let home = Home::new();
+    let user = user_file(&home);
+    let storage = &home.storage;
+    let vm = vm_id(1);
+    storage.create_vm_files(&vm, 64).await.unwrap();
+    let (source, top) = fork(&home, &vm, std::slice::from_ref(&user)).await;
+    drop(source);
+    write(&top, 1, "lost");
+    // Gone for good, folder and all.
+    std::fs::remove_dir_all(home.path("disks")).unwrap();
+    for lost in [LostDisks::Keep, LostDisks::GiveUpRemoved] {
+        let error = storage.write_back(&vm, lost).await.unwrap_err();
+        assert!(matches!(error, StorageError::NotWrittenBack { .. }), "{error}");
+    }
+    storage.write_back(&vm, LostDisks::Forget).await.unwrap();
+    assert!(storage.vm_files(&vm).await.unwrap().own.is_empty());
+    // What a file can take it gets, also then.
+    let user = user_file(&home);
+    let (source, top) = fork(&home, &vm, std::slice::from_ref(&user)).await;
+    drop(source);
+    write(&top, 1, "kept");
+    storage.write_back(&vm, LostDisks::Forget).await.unwrap();
+    assert_eq!(at(&user.path, CLUSTER as u64, 4), "kept");
 }

@@ -44,6 +44,8 @@ pub enum Operation {
     FindFiles,
     /// `VmStorage::finish_vm_files`
     FinishFiles,
+    /// `VmStorage::keep_record`
+    KeepRecord,
     /// `VmStorage::zero_memory`
     ZeroMemory,
     /// `VmStorage::remove_vm_files`

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_types::VmId;
 use microvm_types::template::DiskFormat;
+use microvm_types::vm::VmRecord;
 
 use super::error::StorageError;
 use crate::device::MachineDisk;
@@ -28,6 +29,17 @@ pub struct Space {
     pub total: u64,
 }
 
+/// What becomes of writes to a disk file of the user's that cannot take them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostDisks {
+    /// They are kept, and it is an error.
+    Keep,
+    /// They are given up if the file was surely removed: its folder is there, on the same file system.
+    GiveUpRemoved,
+    /// They are given up, whatever keeps them from the file.
+    Forget,
+}
+
 /// Files of VMs.
 #[async_trait]
 pub trait VmStorage: Send + Sync {
@@ -50,6 +62,16 @@ pub trait VmStorage: Send + Sync {
     /// without a record that says so. One made by an older version never is.
     async fn is_unfinished(&self, id: &VmId) -> Result<bool, StorageError>;
 
+    /// Keeps a copy of the record of a VM in the VM's directory, durably and in place of an earlier one: by it an older copy
+    /// of the database is known as one. The directory is finished then, see [`VmStorage::finish_vm_files`].
+    async fn keep_record(&self, record: &VmRecord) -> Result<(), StorageError>;
+
+    /// The copy that [`VmStorage::keep_record`] made last; `None` if there is none, as in a directory made by an older version.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] if it cannot be read or is that of another VM.
+    async fn kept_record(&self, id: &VmId) -> Result<Option<VmRecord>, StorageError>;
+
     /// The files of a VM made earlier.
     async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError>;
 
@@ -62,9 +84,8 @@ pub trait VmStorage: Send + Sync {
     ///
     /// # Errors
     /// [`StorageError::NotWrittenBack`] if somebody else uses or has changed a file: nothing was written to it, and what
-    /// the VM wrote is kept. The same for a file that is not there, unless `give_up_missing`: then it is passed over, and
-    /// what the VM wrote is lost.
-    async fn write_back(&self, id: &VmId, give_up_missing: bool) -> Result<(), StorageError>;
+    /// the VM wrote is kept. The same for a file that is not there, unless `lost` says otherwise.
+    async fn write_back(&self, id: &VmId, lost: LostDisks) -> Result<(), StorageError>;
 
     /// Ids of all VM directories, known to the store or not; leftovers of interrupted work are removed on the way.
     async fn vm_directories(&self) -> Result<Vec<VmId>, StorageError>;

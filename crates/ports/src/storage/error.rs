@@ -122,9 +122,12 @@ impl StorageError {
             Self::UnknownImage(_) | Self::UnknownKernel(_) | Self::NoKernel | Self::UnknownSnapshot(_) => {
                 ErrorKind::NotFound
             }
-            Self::Damaged { .. } | Self::Io { .. } | Self::ToolFailed { .. } => ErrorKind::Internal,
+            Self::Io { .. } | Self::ToolFailed { .. } => ErrorKind::Internal,
             Self::BadInput { .. } => ErrorKind::Invalid,
-            Self::InUse { .. } | Self::NameTaken(_) | Self::NotWrittenBack { .. } => ErrorKind::Conflict,
+            // What is stored is wrong, not the program: it is for whoever asked to remove it and make it again.
+            Self::Damaged { .. } | Self::InUse { .. } | Self::NameTaken(_) | Self::NotWrittenBack { .. } => {
+                ErrorKind::Conflict
+            }
             Self::DiskFull { .. } | Self::OverDiskLimit { .. } => ErrorKind::Exhausted,
             Self::ToolMissing { .. } => ErrorKind::Unsupported,
             Self::Registry(_) => ErrorKind::Unavailable,

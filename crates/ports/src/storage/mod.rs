@@ -5,7 +5,7 @@ mod error;
 mod image;
 mod kernel;
 
-pub use disk::{Space, VmFiles, VmStorage};
+pub use disk::{LostDisks, Space, VmFiles, VmStorage};
 pub use error::StorageError;
 pub use image::{
     Additions, ExtendedImage, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, RecipeFile,

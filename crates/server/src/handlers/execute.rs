@@ -57,11 +57,13 @@ pub(crate) async fn execute(
         _ if status.timed_out => Some(format!("its time of {:?} was up", timeout(&request))),
         status => status.signal.map(|signal| format!("it was ended by signal {signal}")),
     };
+    let took = begun.elapsed();
     let done = Executed {
         success: status.whole_code() == 0,
         exit_code: status.whole_code().into(),
         process: process.id,
-        execution_time_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        execution_time_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        duration_seconds: took.into(),
         error,
         timestamp: app.now(),
         stdout: String::new(),

@@ -12,7 +12,7 @@ use microvm_api::progress::ProgressLine;
 use microvm_api::queries::CleanUpSnapshots;
 use microvm_api::snapshot::{
     BegunSnapshot, Cleaned, Forked, Restored, Snapshot as SnapshotBody, SnapshotList, SnapshotStatistics,
-    Verification,
+    SnapshotsOfVm, Verification,
 };
 use microvm_core::{ForkRequest, RestoreRequest, Snapshot, SnapshotFilter, SnapshotRequest};
 use microvm_ports::Progress;
@@ -82,9 +82,15 @@ pub(crate) async fn of_vm(
 
 pub(crate) async fn create(
     app: Session,
-    Call { path: vm, body: wish, .. }: Call<snapshot::Create>,
+    Call { path: vm, query, body: wish, .. }: Call<snapshot::Create>,
 ) -> Result<Reply<CreatedOrAccepted<SnapshotBody, BegunSnapshot>>, Failure> {
-    let request = SnapshotRequest { name: wish.name, description: wish.description, full: wish.full };
+    if wish.full && query.incremental == Some(true) {
+        let detail =
+            "incremental: it is true, and `full` of the body says the opposite: leave one of them out";
+        return Err(Failure::invalid("query_invalid", detail));
+    }
+    let full = wish.full || query.incremental == Some(false);
+    let request = SnapshotRequest { name: wish.name, description: wish.description, full };
     if !wish.wait {
         let begun = app.services.branches.begin_snapshot(&vm, request).await?;
         let body =
@@ -120,7 +126,11 @@ pub(crate) async fn remove(
     app: Session,
     Call { path: (SnapshotVm(vm), SnapshotRef(snapshot)), query, .. }: Call<snapshot::Remove>,
 ) -> Result<Done, Failure> {
-    let found = find(&app, &vm, &snapshot)?;
+    let found = match find(&app, &vm, &snapshot) {
+        Ok(found) => found,
+        Err(_) if app.services.snapshots.remove_unreadable(&snapshot).await? => return Ok(Done),
+        Err(error) => return Err(error),
+    };
     app.services.snapshots.remove(found.record.id.as_str(), query.cascade).await?;
     Ok(Done)
 }
@@ -173,12 +183,21 @@ pub(crate) async fn cleanup(
 ) -> Result<Json<Cleaned>, Failure> {
     let CleanUpSnapshots { days_old: days, older_than_seconds: seconds, keep, named } = query;
     let seconds = seconds.or(days.map(|days| days.saturating_mul(SECONDS_PER_DAY)));
-    if seconds.is_none() && keep.is_none() {
-        let detail = "say which ones are to go: days_old=N, older_than_seconds=N or keep=N";
+    let snapshots = &app.services.snapshots;
+    let age = seconds.map(Duration::from_secs);
+    let pruned = if age.is_none() && keep.is_none() && !named {
+        snapshots.prune_old().await?
+    } else if age.is_none() && keep.is_none() {
+        let detail = "named: say which named ones are to go, with days_old=N, older_than_seconds=N or keep=N";
         return Err(Failure::invalid("query_invalid", detail));
+    } else {
+        snapshots.prune(keep, age, named).await?
+    };
+    let mut message = format!("{} snapshots removed", pruned.removed.len());
+    if !pruned.kept.is_empty() {
+        message.push_str(&format!(", {} could not be removed", pruned.kept.len()));
     }
-    let removed = app.services.snapshots.prune(keep, seconds.map(Duration::from_secs), named).await?;
-    Ok(Json(Cleaned { message: format!("{} snapshots removed", removed.len()), removed }))
+    Ok(Json(Cleaned { message, removed: pruned.removed, kept: pruned.kept }))
 }
 
 pub(crate) async fn statistics(
@@ -190,7 +209,17 @@ pub(crate) async fn statistics(
         total_snapshots: all.count,
         golden_snapshots: all.golden,
         total_size_bytes: all.bytes,
-        vms_with_snapshots: all.vms,
+        golden_size_bytes: all.golden_bytes,
+        hibernation_size_bytes: all.hibernation_bytes,
+        vms_with_snapshots: all.vms.len(),
+        vms: all
+            .vms
+            .into_iter()
+            .map(|(id, of_vm)| {
+                let (snapshots, size_bytes) = (of_vm.count, of_vm.bytes);
+                (id.to_string(), SnapshotsOfVm { vm_name: of_vm.name, snapshots, size_bytes })
+            })
+            .collect(),
         oldest_snapshot: all.oldest_ms.map(|time| app.time(time)),
         newest_snapshot: all.newest_ms.map(|time| app.time(time)),
         unreadable_snapshots: app.services.snapshots.unreadable()?.len(),

@@ -97,8 +97,11 @@ pub(crate) async fn get(app: Session, Call { path: vm, .. }: Call<vm::Get>) -> R
     Ok(Json(app.vm(app.services.vms.get(&vm)?)))
 }
 
-pub(crate) async fn delete(app: Session, Call { path: vm, .. }: Call<vm::Delete>) -> Result<Done, Failure> {
-    app.services.vms.delete(&vm).await?;
+pub(crate) async fn delete(
+    app: Session,
+    Call { path: vm, query, .. }: Call<vm::Delete>,
+) -> Result<Done, Failure> {
+    app.services.vms.delete(&vm, query.forget_disks).await?;
     Ok(Done)
 }
 

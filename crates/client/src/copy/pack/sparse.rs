@@ -1,6 +1,5 @@
 //! Files with holes in a tar stream.
 
-use std::cell::Cell;
 use std::fs::{File, Metadata};
 use std::io::{self, Cursor, Read};
 use std::os::fd::AsFd as _;
@@ -13,23 +12,16 @@ use rustix::io::Errno;
 
 /// Where a file has data; `None` if it is to be packed as any other.
 pub(super) fn map(file: &File, metadata: &Metadata) -> Option<SparseMap> {
-    // `st_blocks` counts 512 bytes (stat(2)).
-    if metadata.blocks().saturating_mul(512) >= metadata.len() {
-        return None;
-    }
-    // Where the disk cannot say what is data all of it is: reading it then fails, and zeros would not.
-    let failed = Cell::new(false);
     let next = |from: SeekFrom| match seek(file.as_fd(), from) {
-        Ok(place) => Some(place),
-        Err(error) => {
-            failed.set(failed.get() || error != Errno::NXIO);
-            None
-        }
+        Ok(place) => Ok(Some(place)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error),
     };
-    let map =
-        SparseMap::find(metadata.len(), |from| next(SeekFrom::Data(from)), |from| next(SeekFrom::Hole(from)));
+    let (size, blocks) = (metadata.len(), metadata.blocks());
+    let data = |from| next(SeekFrom::Data(from));
+    let map = SparseMap::find(size, blocks, data, |from| next(SeekFrom::Hole(from)));
     // Whoever reads it the ordinary way begins at its begin.
-    next(SeekFrom::Start(0)).and(map).filter(|_| !failed.get())
+    next(SeekFrom::Start(0)).ok().and(map)
 }
 
 /// The content of an entry: the map, then the data of all segments.

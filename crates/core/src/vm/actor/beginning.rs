@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use microvm_ports::snapshot::BranchSource;
-use microvm_ports::storage::VmFiles;
+use microvm_ports::storage::{LostDisks, VmFiles};
 use microvm_types::lifecycle::{LifecycleEvent, Work};
 use microvm_types::template::HookPoint;
 use microvm_types::vm::VmRecord;
 
-use super::disks::{Missing, write_back};
+use super::disks::write_back;
 use super::ending::{end_last_machine, still_lives, stopped_by_force, sweep_or_log};
 use super::inbox::Interrupted;
+use super::journal::Journal;
 use super::memory;
 use super::power::Vm;
 use crate::error::ServiceError;
@@ -23,7 +24,7 @@ use crate::vm::command::Command;
 const fn overtakes(command: &Command) -> Option<&'static str> {
     match command {
         Command::Stop { .. } => Some("stopped"),
-        Command::Delete(_) => Some("deleted"),
+        Command::Delete { .. } => Some("deleted"),
         _ => None,
     }
 }
@@ -38,14 +39,18 @@ impl Vm {
         // VM runs, so that a crash after it undoes the creation too.
         let (record, id) = (self.journal.record.clone(), self.journal.record.id.clone());
         let row = ports.store.insert_vm(&record);
-        // Its directory is no leftover any more. After the row is changed: a row that says `creating` of a whole directory is
-        // then surely older than it (a copy of the database that was put back), and removes nothing.
-        let finish = ports.vm_storage.finish_vm_files(&id);
+        // Its directory is no leftover any more when the record is kept there. After the row is changed: a row that says
+        // `creating` of a whole directory is then surely older than it (a copy of the database that was put back), and removes
+        // nothing.
+        let finish = async |journal: &Journal| match journal.has_kept {
+            true => Ok(()),
+            false => ports.vm_storage.finish_vm_files(&id).await,
+        };
         if start {
             let (row, up) = futures::join!(row, self.make_files_and_bring_up(planned));
             row?;
             self.running(up?).await?;
-            finish.await?;
+            finish(&self.journal).await?;
             let _ = self.journal.hook(HookPoint::AfterCreate).await;
             let _ = self.journal.hook(HookPoint::AfterStart).await;
         } else {
@@ -53,7 +58,7 @@ impl Vm {
             row?;
             files?;
             self.journal.request(LifecycleEvent::Created).await?;
-            finish.await?;
+            finish(&self.journal).await?;
             let _ = self.journal.hook(HookPoint::AfterCreate).await;
         }
         Ok(())
@@ -73,7 +78,7 @@ impl Vm {
         let from = if cold { None } else { memory::of(&journal.shared, &journal.record).await? };
         if from.is_none() {
             // A boot is one on the user's own disk files.
-            write_back(journal, Missing::Keep).await?;
+            write_back(journal, LostDisks::Keep).await?;
         }
         journal.request(LifecycleEvent::Start).await?;
         self.bring_up_after_request(from).await

@@ -28,6 +28,7 @@ const FLATTEN_SOON: usize = 12;
 const FLATTEN_NOW: usize = 48;
 
 /// A branch that was taken.
+#[derive(Clone)]
 pub(super) struct Branched {
     pub(super) files: BranchFiles,
     pub(super) times: BranchTimes,

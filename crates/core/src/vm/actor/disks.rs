@@ -1,24 +1,17 @@
 //! Disks of the user's that a VM writes to: what branches put over them goes back into them.
 
+use microvm_ports::storage::LostDisks;
+
 use super::journal::Journal;
 use crate::error::ServiceError;
 
-/// What becomes of writes to a file of the user's that is not there any more.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
-    /// They are kept, and it is an error.
-    Keep,
-    /// They are given up.
-    GiveUp,
-}
-
 /// Gives the user's disk files what the VM wrote since they were branched. The VM has no machine.
-pub(super) async fn write_back(journal: &Journal, missing: Missing) -> Result<(), ServiceError> {
+pub(super) async fn write_back(journal: &Journal, lost: LostDisks) -> Result<(), ServiceError> {
     if journal.record.template.extra_disks.iter().all(|disk| disk.read_only) {
         return Ok(());
     }
     let storage = &journal.shared.ports.vm_storage;
-    storage.write_back(&journal.record.id, missing == Missing::GiveUp).await?;
+    storage.write_back(&journal.record.id, lost).await?;
     // Layers may be unreferenced now.
     journal.shared.litter.notify_one();
     Ok(())
@@ -26,7 +19,7 @@ pub(super) async fn write_back(journal: &Journal, missing: Missing) -> Result<()
 
 /// Writes back at the end of a machine; what fails now is done before the next start, or at the removal.
 pub(super) async fn write_back_or_log(journal: &Journal) {
-    if let Err(error) = write_back(journal, Missing::Keep).await {
+    if let Err(error) = write_back(journal, LostDisks::Keep).await {
         tracing::warn!(vm = %journal.record.id, %error, "the VM keeps what it wrote to its disks until then");
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use microvm_ports::hypervisor::MachineExit;
+use microvm_ports::storage::LostDisks;
 use microvm_ports::{Guest, GuestError, Machine};
 use microvm_types::Phase;
 use microvm_types::guest::ShutdownMode;
@@ -10,7 +11,7 @@ use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::template::HookPoint;
 
 use super::VmActor;
-use super::disks::{Missing, write_back, write_back_or_log};
+use super::disks::{write_back, write_back_or_log};
 use super::journal::Journal;
 use super::power::Vm;
 use crate::error::ServiceError;
@@ -34,7 +35,7 @@ impl Vm {
         let ended = self.end_machine(if force || !was_running { None } else { Some(grace) }).await;
         still_lives(&mut self.journal, ended).await?;
         // It has stopped in any case; whoever asked must know that a file of theirs is behind.
-        let written_back = write_back(&self.journal, Missing::Keep).await;
+        let written_back = write_back(&self.journal, LostDisks::Keep).await;
         self.journal.note(LifecycleEvent::Stopped, None).await;
         let _ = self.journal.hook(HookPoint::AfterStop).await;
         written_back
@@ -85,7 +86,7 @@ impl Vm {
         };
         let limited = tokio::time::timeout(grace + grace / 2, polite);
         let impatient = |command: &Command| {
-            matches!(command, Command::Delete(_) | Command::Stop { force: true, .. }).then_some(())
+            matches!(command, Command::Delete { .. } | Command::Stop { force: true, .. }).then_some(())
         };
         let outcome = self.inbox.unless(&self.journal.shared.ending, impatient, limited).await;
         matches!(outcome, Ok(Ok(Ok(_))))

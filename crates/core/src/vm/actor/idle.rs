@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use microvm_ports::GuestError;
-use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::vm::Rest;
 use microvm_types::{ErrorKind, Phase};
 use tokio::time::Instant;
@@ -118,33 +117,49 @@ async fn lists_detached_work(journal: &Journal) -> Result<bool, ServiceError> {
 
 impl Vm {
     /// True if a process lives that somebody started to live on by itself (start commands are servers for requests, which
-    /// count themselves). Asked once in an idle time. A VM that is paused or hibernated is woken for the question; if it has
-    /// such work it goes on, and rests again by its own limits, but for one that was paused by hand.
+    /// count themselves). Asked once in an idle time. A VM that rests is woken for the question; if it has such work it goes on,
+    /// and rests again by its own limits.
     ///
     /// # Errors
     /// If that is not known: the VM does not wake, or its agent does not tell.
     async fn has_detached_work(&mut self) -> Result<bool, ServiceError> {
-        let by_hand = self.journal.phase() == Phase::Paused && self.journal.record.life.rest().is_none();
-        let awake = match self.journal.phase() {
-            Phase::Running => Ok(()),
-            Phase::Paused => self.resume().await,
+        match self.journal.phase() {
+            Phase::Running => {}
+            Phase::Paused if is_paused_by_hand(&self.journal) => {
+                return has_detached_work_under_pause(self).await;
+            }
+            Phase::Paused => self.resume().await?,
             // One whose last wake failed still has its memory on disk.
             Phase::Hibernated | Phase::Failed if self.journal.record.life.asleep().is_some() => {
-                self.start(false).await
+                self.start(false).await?;
             }
             // It has no processes.
             _ => return Ok(false),
-        };
-        let has_work = match awake {
-            Ok(()) => lists_detached_work(&self.journal).await,
-            Err(error) => Err(error),
-        };
-        // A resume whose agent does not answer lets the processors go on all the same.
-        if by_hand && !matches!(has_work, Ok(false)) && self.journal.phase() == Phase::Running {
-            self.pause(|life| life.apply(LifecycleEvent::Pause)).await?;
         }
-        has_work
+        lists_detached_work(&self.journal).await
     }
+}
+
+fn is_paused_by_hand(journal: &Journal) -> bool {
+    journal.phase() == Phase::Paused && journal.record.life.rest().is_none()
+}
+
+/// As [`Vm::has_detached_work`], of a VM that was paused by hand: its processors run for the question only. It is not shown as
+/// running, so that nobody gets its guest meanwhile.
+async fn has_detached_work_under_pause(vm: &mut Vm) -> Result<bool, ServiceError> {
+    let Vm { journal, reach, .. } = vm;
+    let machine = journal.living()?;
+    machine.resume().await?;
+    let has_work = async {
+        if journal.guest.is_none() {
+            reach.connect(journal, &machine).await?;
+        }
+        reach.tell_time(journal).await;
+        lists_detached_work(journal).await
+    }
+    .await;
+    machine.pause().await?;
+    has_work
 }
 
 impl VmActor {
@@ -153,7 +168,14 @@ impl VmActor {
         // What is paused or hibernated goes on with everything later; only an end loses work.
         if limit == Limit::Idle {
             let uses = self.vm.activity.uses();
-            match self.vm.has_detached_work().await {
+            let has_work = match self.vm.has_detached_work().await {
+                // To end it in good order its processors have to run.
+                Ok(false) if is_paused_by_hand(&self.vm.journal) && !is_wanted_since(&self.vm, uses) => {
+                    self.vm.resume().await.map(|()| false)
+                }
+                other => other,
+            };
+            match has_work {
                 // Somebody came while it was asked, and may have seen it awake.
                 Ok(false) if is_wanted_since(&self.vm, uses) => return,
                 Ok(false) => {}

@@ -72,7 +72,7 @@ impl Inbox {
     pub(super) fn close(&mut self) {
         self.orders.close();
         while let Some(order) = self.pending.pop_front().or_else(|| self.orders.try_recv().ok()) {
-            if let Command::Delete(reply) = order.command {
+            if let Command::Delete { reply, .. } = order.command {
                 let _ = reply.send(Ok(()));
             }
         }
@@ -85,15 +85,22 @@ mod tests {
 
     use tokio::sync::oneshot;
 
+    use microvm_ports::storage::LostDisks;
+
     use super::*;
     use crate::events::Cause;
+    use crate::vm::command::Reply;
 
     fn order(command: Command) -> Order {
         Order { command, cause: Cause::server() }
     }
 
+    fn delete(reply: Reply) -> Command {
+        Command::Delete { lost: LostDisks::GiveUpRemoved, reply }
+    }
+
     fn is_delete(command: &Command) -> Option<&'static str> {
-        matches!(command, Command::Delete(_)).then_some("deleted")
+        matches!(command, Command::Delete { .. }).then_some("deleted")
     }
 
     #[tokio::test]
@@ -103,12 +110,12 @@ mod tests {
         let ending = CancellationToken::new();
         sender.send(order(Command::Pause(oneshot::channel().0))).await.unwrap();
         assert!(matches!(inbox.unless(&ending, is_delete, async { 7 }).await, Ok(7)));
-        sender.send(order(Command::Delete(oneshot::channel().0))).await.unwrap();
+        sender.send(order(delete(oneshot::channel().0))).await.unwrap();
         let never = std::future::pending::<()>();
         let interrupted = inbox.unless(&ending, is_delete, never).await;
         assert!(matches!(interrupted, Err(Interrupted::Order("deleted"))));
         assert!(matches!(inbox.pending(), Some(Order { command: Command::Pause(_), .. })));
-        assert!(matches!(inbox.pending(), Some(Order { command: Command::Delete(_), .. })));
+        assert!(matches!(inbox.pending(), Some(Order { command: Command::Delete { .. }, .. })));
         assert!(inbox.pending().is_none() && inbox.is_empty());
         ending.cancel();
         let late = tokio::time::sleep(Duration::from_secs(3_600));
@@ -121,7 +128,7 @@ mod tests {
         let mut inbox = Inbox::new(orders);
         let (deleted, first) = oneshot::channel();
         let (paused, second) = oneshot::channel();
-        sender.send(order(Command::Delete(deleted))).await.unwrap();
+        sender.send(order(delete(deleted))).await.unwrap();
         sender.send(order(Command::Pause(paused))).await.unwrap();
         inbox.close();
         assert!(first.await.unwrap().is_ok());

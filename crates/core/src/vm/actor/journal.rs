@@ -6,7 +6,7 @@ use microvm_ports::{Guest, Machine};
 use microvm_types::lifecycle::{Admission, Denied, LifecycleEvent, Work, admit, permits};
 use microvm_types::template::HookPoint;
 use microvm_types::vm::{Rest, VmRecord};
-use microvm_types::{Life, Phase};
+use microvm_types::{Life, Name, Phase, SnapshotId};
 use tokio::sync::watch;
 
 use crate::error::ServiceError;
@@ -27,6 +27,10 @@ pub(super) struct Journal {
     pub(super) cause: Cause,
     /// The phase that was told last.
     told: Phase,
+    /// Essence of the record that is kept in the VM's directory, or of what was stored before there was one.
+    kept: Essence,
+    /// True if the directory has what was to be kept there last.
+    pub(super) has_kept: bool,
     published: watch::Sender<Published>,
 }
 
@@ -37,8 +41,19 @@ impl Journal {
         published: watch::Sender<Published>,
         cause: Cause,
     ) -> Self {
-        let told = record.phase();
-        Self { shared, record, machine: None, guest: None, unreachable: None, cause, told, published }
+        let (told, kept) = (record.phase(), Essence::of(&record));
+        Self {
+            shared,
+            record,
+            machine: None,
+            guest: None,
+            unreachable: None,
+            cause,
+            told,
+            kept,
+            has_kept: true,
+            published,
+        }
     }
 
     pub(super) const fn phase(&self) -> Phase {
@@ -105,11 +120,16 @@ impl Journal {
         change(&mut record)?;
         record.failure = None;
         record.updated_ms = self.now_ms();
-        let stored = async { Ok::<_, ServiceError>(self.shared.ports.store.update_vm(&record).await?) };
+        let essence = self.count(&mut record);
+        let stored = async {
+            self.shared.ports.store.update_vm(&record).await?;
+            Ok::<_, ServiceError>(self.keep_if_new(&record, &essence).await)
+        };
         // Both to their end: half a write, or half a wake, is none.
         let (stored, done) = futures::join!(stored, work(self, &record));
         let done = done?;
-        stored?;
+        self.has_kept = stored?;
+        self.kept = essence;
         self.record = record;
         if self.phase() != Phase::Running {
             // Only of a VM that runs an answer is missed.
@@ -123,7 +143,10 @@ impl Journal {
     /// Takes a record over that differs in what people chose, not in its life: stored first, then true.
     pub(super) async fn replace(&mut self, mut record: VmRecord) -> Result<(), ServiceError> {
         record.updated_ms = self.now_ms();
+        let essence = self.count(&mut record);
         self.shared.ports.store.update_vm(&record).await?;
+        self.has_kept = self.keep_if_new(&record, &essence).await;
+        self.kept = essence;
         self.record = record;
         self.publish();
         self.tell(None);
@@ -174,10 +197,39 @@ impl Journal {
     /// Stores the record and shows it.
     pub(super) async fn save(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
         self.record.updated_ms = self.now_ms();
-        let saved = self.shared.ports.store.update_vm(&self.record).await;
+        let mut record = self.record.clone();
+        let essence = self.count(&mut record);
+        self.record.generation = record.generation;
+        let saved = self.shared.ports.store.update_vm(&record).await;
+        // Kept even if it could not be stored: it is so, and the next server believes what is newer.
+        self.has_kept = self.keep_if_new(&record, &essence).await;
+        self.kept = essence;
         self.publish();
         self.tell(reason);
         Ok(saved?)
+    }
+
+    /// Counts a change after which an older record would do harm.
+    fn count(&self, record: &mut VmRecord) -> Essence {
+        let essence = Essence::of(record);
+        if essence != self.kept {
+            record.generation += 1;
+        }
+        essence
+    }
+
+    /// Keeps a record in the VM's directory if what matters of it is new. After the row: a directory that is newer than its
+    /// row then surely tells of an older copy of the database. A failure is logged only: the row is newer then, and is
+    /// believed.
+    async fn keep_if_new(&self, record: &VmRecord, essence: &Essence) -> bool {
+        if *essence == self.kept {
+            return true;
+        }
+        let kept = self.shared.ports.vm_storage.keep_record(record).await;
+        if let Err(error) = &kept {
+            tracing::warn!(vm = %record.id, %error, "an older copy of the database would not be known by this VM's directory");
+        }
+        kept.is_ok()
     }
 
     /// Shows the VM as it is now.
@@ -212,5 +264,29 @@ impl Journal {
             what,
             at_ms: self.now_ms(),
         });
+    }
+}
+
+/// What a server that believes an older record would do harm by: it ends machines, puts disks back, or hands the VM out.
+#[derive(Debug, PartialEq, Eq)]
+struct Essence {
+    made: bool,
+    machine: Option<serde_json::Value>,
+    asleep: Option<SnapshotId>,
+    waits_in_pool: bool,
+    is_pooled: bool,
+    name: Name,
+}
+
+impl Essence {
+    fn of(record: &VmRecord) -> Self {
+        Self {
+            made: !matches!(record.phase(), Phase::Creating),
+            machine: record.machine.clone(),
+            asleep: record.life.asleep().cloned(),
+            waits_in_pool: record.is_pools(),
+            is_pooled: record.phase() == Phase::Pooled,
+            name: record.name.clone(),
+        }
     }
 }

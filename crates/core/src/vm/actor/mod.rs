@@ -31,13 +31,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use microvm_ports::hypervisor::MachineExit;
+use microvm_ports::storage::LostDisks;
 use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::vm::VmRecord;
 use tokio::sync::{mpsc, watch};
 
 use self::branching::Branching;
-use self::disks::{Missing, write_back};
+use self::disks::write_back;
 use self::idle::{IdleCare, Limit};
 use self::inbox::Inbox;
 use self::journal::Journal;
@@ -195,7 +196,7 @@ impl VmActor {
                     Ok(true) => vm.stop(force, grace).await,
                     // What could not be written back when it stopped is tried again. What a sleeping VM has is its own.
                     Ok(false) if vm.journal.record.life.asleep().is_none() => {
-                        write_back(&vm.journal, Missing::Keep).await
+                        write_back(&vm.journal, LostDisks::Keep).await
                     }
                     other => other.map(|_| ()),
                 };
@@ -226,10 +227,13 @@ impl VmActor {
                 };
                 let _ = reply.send(outcome);
             }
-            Command::Delete(reply) => {
+            Command::Wake(reply) => {
+                let _ = reply.send(power::wake(vm).await);
+            }
+            Command::Delete { lost, reply } => {
                 vm.restarting.cancel();
                 let outcome = match vm.journal.admits(LifecycleEvent::Delete) {
-                    Ok(true) => self.delete().await,
+                    Ok(true) => self.delete(lost).await,
                     other => other.map(|_| ()),
                 };
                 let _ = reply.send(outcome);

@@ -6,7 +6,7 @@ use microvm_ports::Progress;
 use microvm_types::lifecycle::{Denied, LifecycleEvent, Work};
 use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::vm::Rest;
-use microvm_types::{Life, Phase};
+use microvm_types::{Life, Phase, SnapshotId};
 use tokio::sync::oneshot;
 
 use super::branching::{self, Branching};
@@ -15,6 +15,7 @@ use super::journal::Journal;
 use super::memory;
 use super::reach::Reach;
 use super::retries::Retries;
+use super::saving;
 use crate::error::ServiceError;
 use crate::launch::shares::check_whole;
 use crate::undo;
@@ -117,14 +118,8 @@ impl Vm {
         journal.expect_heartbeats(false);
         // Nobody gets a guest whose machine is going to pause; who asks now waits for how it ends.
         journal.hide_guest();
-        let asleep = async {
-            let (branched, record) = branching::take_for(journal, &order).await?;
-            let (_, asleep) = undo::keep(branching::write(journal, order, branched, record).await?);
-            journal.shared.snapshots.insert(asleep);
-            let id = id.clone();
-            journal.request_by(|life| life.fall_asleep(id)).await
-        };
-        if let Err(error) = asleep.await {
+        if let Err(error) = self.fall_asleep(order, &id).await {
+            let journal = &mut self.journal;
             memory::end(&journal.shared, &journal.record, Some(id)).await;
             self.stay_awake().await;
             self.journal.publish();
@@ -133,6 +128,33 @@ impl Vm {
         self.end_machine_or_log().await;
         self.journal.note(LifecycleEvent::Hibernated, None).await;
         Ok(())
+    }
+
+    /// Writes memory and processor state to disk and notes that the VM sleeps on them. If that fails the machine goes on; one
+    /// that has ended with its save is launched again from what it saved.
+    async fn fall_asleep(&mut self, order: SnapshotOrder, id: &SnapshotId) -> Result<(), ServiceError> {
+        let (branched, record) = branching::take_for(&self.journal, &order).await?;
+        let saved = branched.files.branch.ended.then(|| branched.clone());
+        match (branching::write(&self.journal, order, branched, record).await, saved) {
+            (Ok(written), saved) => {
+                let (_, asleep) = undo::keep(written);
+                self.journal.shared.snapshots.insert(asleep);
+                let sleep = |life: &mut Life| life.fall_asleep(id.clone());
+                if saved.is_none() {
+                    return self.journal.request_by(sleep).await;
+                }
+                // Its machine is gone, and what it saved is whole: it sleeps, whether or not that can be stored.
+                self.journal.note_by(sleep, None).await;
+                Ok(())
+            }
+            (Err(error), None) => Err(error),
+            (Err(error), Some(mut saved)) => {
+                if let Err(failed) = saving::go_on_after(self, &mut saved).await {
+                    tracing::error!(vm = %self.journal.record.id, %failed, "it ended with its save, and does not go on from it");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Lets a machine that was to hibernate and does not go on.
@@ -209,5 +231,14 @@ impl Vm {
             },
             Err(error) => tracing::warn!(%error, "the free space cannot be told"),
         }
+    }
+}
+
+/// Lets a VM that rests until somebody wants it go on. One that was paused by hand since that was asked for stays paused.
+pub(super) async fn wake(vm: &mut Vm) -> Result<(), ServiceError> {
+    match (vm.journal.record.life.rest(), vm.journal.phase()) {
+        (Some(Rest::Paused), Phase::Paused) => vm.resume().await,
+        (Some(Rest::Asleep { .. }), Phase::Hibernated) => vm.start(false).await,
+        _ => Ok(()),
     }
 }

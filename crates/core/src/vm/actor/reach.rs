@@ -104,8 +104,9 @@ impl Reach {
         inbox: &mut Inbox,
         machine: &Arc<dyn Machine>,
     ) -> Result<(), GuestError> {
-        let ends =
-            |command: &Command| matches!(command, Command::Stop { .. } | Command::Delete(_)).then_some(());
+        let ends = |command: &Command| {
+            matches!(command, Command::Stop { .. } | Command::Delete { .. }).then_some(())
+        };
         let connect = connect_in_some_epoch(&journal.shared, &journal.record, machine);
         let opened = inbox.unless(&journal.shared.ending, ends, connect).await;
         let (guest, epoch) = opened.unwrap_or(Err(GuestError::Closed(CloseReason::Local)))?;

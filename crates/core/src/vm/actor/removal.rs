@@ -1,11 +1,13 @@
 //! Removing a VM with all that belongs to it.
 
-use microvm_ports::StateError;
+use microvm_ports::storage::LostDisks;
+use microvm_ports::{StateError, StorageError};
 use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::template::HookPoint;
+use microvm_types::vm::VmRecord;
 
-use super::disks::{Missing, write_back};
+use super::disks::write_back;
 use super::{VmActor, memory};
 use crate::error::ServiceError;
 
@@ -17,40 +19,40 @@ impl VmActor {
         if journal.phase() != Phase::Deleting {
             journal.note_unstored(LifecycleEvent::Delete);
         }
-        if let Err(error) = self.erase().await {
+        if let Err(error) = self.erase(LostDisks::GiveUpRemoved).await {
             tracing::error!(vm = %self.vm.journal.record.id, %error, "what a failed creation left could not be removed");
         }
     }
 
-    /// Removes the VM unless a hook refuses.
-    pub(super) async fn delete(&mut self) -> Result<(), ServiceError> {
+    /// Removes the VM unless a hook refuses. `lost`: what becomes of writes to disks of the user's that cannot take them.
+    pub(super) async fn delete(&mut self, lost: LostDisks) -> Result<(), ServiceError> {
         self.vm.journal.hook(HookPoint::BeforeDelete).await?;
-        self.remove().await
+        self.remove(lost).await
     }
 
     /// Removes a VM that is to go by itself. Hooks are told, and not asked: there is nobody to read a refusal.
     pub(super) async fn erase_ephemeral(&mut self) {
         let _ = self.vm.journal.hook(HookPoint::BeforeDelete).await;
-        if let Err(error) = self.remove().await {
+        if let Err(error) = self.remove(LostDisks::GiveUpRemoved).await {
             tracing::warn!(vm = %self.vm.journal.record.id, %error, "an ephemeral VM could not be deleted");
         }
     }
 
-    async fn remove(&mut self) -> Result<(), ServiceError> {
+    async fn remove(&mut self, lost: LostDisks) -> Result<(), ServiceError> {
         // Whether or not this can be stored (the disk may be full, which is why it is deleted), the VM goes.
         self.vm.journal.note(LifecycleEvent::Delete, None).await;
-        self.erase().await?;
+        self.erase(lost).await?;
         let _ = self.vm.journal.hook(HookPoint::AfterDelete).await;
         Ok(())
     }
 
     /// Ends the machine and removes files, row and name, in this order, so that what is left after a crash at any
     /// point is found again. If something cannot be removed the VM stays, failed, and can be deleted again.
-    async fn erase(&mut self) -> Result<(), ServiceError> {
+    async fn erase(&mut self, lost: LostDisks) -> Result<(), ServiceError> {
         let ended = self.vm.end_machine(None).await;
         let journal = &mut self.vm.journal;
         let written_back = match &ended {
-            Ok(()) => write_back(journal, Missing::GiveUp).await,
+            Ok(()) => write_back(journal, lost).await.map_err(|error| kept_by_disk(&journal.record, error)),
             Err(_) => Ok(()),
         };
         if ended.is_ok() && written_back.is_ok() {
@@ -87,5 +89,15 @@ impl VmActor {
         journal.note_unstored(LifecycleEvent::Deleted);
         self.vm.inbox.close();
         Ok(())
+    }
+}
+
+/// The VM stays because a disk of the user's cannot take what it wrote: who deletes it may give that up.
+fn kept_by_disk(record: &VmRecord, error: ServiceError) -> ServiceError {
+    match error {
+        ServiceError::Storage(cause @ StorageError::NotWrittenBack { .. }) => {
+            ServiceError::KeptByDisk { vm: record.name.clone(), cause }
+        }
+        other => other,
     }
 }

@@ -14,23 +14,23 @@ use crate::vm::command::{ForkPoint, SnapshotOrder, Written};
 
 /// Makes a state for `count` children; the VM goes on.
 pub(super) async fn fork_point(vm: &mut Vm, count: usize) -> Result<ForkPoint, ServiceError> {
-    let branched = branching::take(&vm.journal).await?;
-    go_on_after(vm, &branched).await?;
+    let mut branched = branching::take(&vm.journal).await?;
+    go_on_after(vm, &mut branched).await?;
     vm.branching.fork_point(&vm.journal, branched, count).await
 }
 
 /// Writes a snapshot. Unless it is to stay paused, the VM goes on meanwhile.
 pub(super) async fn snapshot(vm: &mut Vm, order: SnapshotOrder) -> Result<Written, ServiceError> {
-    let (branched, record) = branching::take_for(&vm.journal, &order).await?;
+    let (mut branched, record) = branching::take_for(&vm.journal, &order).await?;
     if !order.stay_paused {
-        go_on_after(vm, &branched).await?;
+        go_on_after(vm, &mut branched).await?;
     }
     branching::write(&vm.journal, order, branched, record).await
 }
 
 /// Launches the machine again if it has ended with its save. The VM's phase stays what it is; if the machine does not
 /// come up the VM is lost, its state is not: it is gone on from by whoever asked for it.
-async fn go_on_after(vm: &mut Vm, branched: &Branched) -> Result<(), ServiceError> {
+pub(super) async fn go_on_after(vm: &mut Vm, branched: &mut Branched) -> Result<(), ServiceError> {
     if !branched.files.branch.ended {
         return Ok(());
     }
@@ -41,6 +41,8 @@ async fn go_on_after(vm: &mut Vm, branched: &Branched) -> Result<(), ServiceErro
     }
     match launch_again(vm, branched).await {
         Ok(up) => {
+            // Whoever uses the state next is the last one.
+            branched.files.branch.ended = false;
             vm.install(up);
             if was_paused {
                 vm.journal.expect_heartbeats(false);

@@ -10,10 +10,11 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::Writer;
 use super::difference::difference;
-use super::manifest::{MEMORY, MemoryPart, SnapshotManifest, write_manifest};
+use super::manifest::{MEMORY, MemoryPart, SnapshotManifest};
 use super::open_memory::{Bases, MEMORY_STAMP};
 use super::page_file::{PAGE, content_pages};
 use super::part::remember;
+use super::uses::write_described;
 use super::write::SPARE;
 use super::write_pages::{packed_length, write_pages};
 use crate::ground::snapshot_key;
@@ -31,7 +32,7 @@ impl Writer {
         }
         let gone = self.records.snapshot_manifest(id)?;
         let mut references = self.catalog.references()?;
-        references.require_readable_but(id)?;
+        references.require_known_users(id)?;
         let children = references.parents.remove(id).unwrap_or_default();
         let mut changed = Vec::new();
         for (done, child) in children.iter().enumerate() {
@@ -87,7 +88,7 @@ impl Writer {
             },
             ..snapshot
         };
-        let sha256 = write_manifest(&new.join(super::manifest::MANIFEST), &manifest)?;
+        let sha256 = write_described(&new.join(super::manifest::MANIFEST), &manifest)?;
         sync_directory(&new)?;
         cancel.check()?;
         renameat_with(CWD, new.as_std_path(), CWD, old.as_std_path(), RenameFlags::EXCHANGE)

@@ -143,7 +143,10 @@ impl Children {
             let path = self.memories.materialise(&view, &name, cancel)?;
             ReadyMemory { name: Some(name), path, pages: MemoryPages::default() }
         };
-        forget_saved(files)?;
+        // The machine itself goes on from it first.
+        if !files.branch.ended {
+            forget_saved(files)?;
+        }
         Ok(BranchSource {
             description: files.description.clone(),
             parts: files.branch.parts.clone(),

@@ -28,12 +28,11 @@ impl Catalog {
         let bases = names_in(&self.ground.directories.memory)?;
         let watch = self.ground.pins.watch();
         let references = self.references()?;
-        if !references.unreadable.is_empty() {
-            let what = references.unreadable.join("; ");
-            tracing::warn!(%what, "no garbage is collected: what these name cannot be told. Remove or repair them");
-            return Ok(freed);
+        let layers_unknown = references.layers_unknown();
+        if let Some(what) = &layers_unknown {
+            tracing::warn!(%what, "no layer is removed: which of them these name cannot be told. Remove or repair them");
         }
-        for name in layers {
+        for name in layers.into_iter().filter(|_| layers_unknown.is_none()) {
             cancel.check()?;
             let id = name.split('.').next().unwrap_or_default();
             let known = SnapshotId::is_valid(id) && !references.layers.contains_key(id);
@@ -41,6 +40,10 @@ impl Catalog {
             if known && let Some(removed) = watch.unless_used(&layer_key(id), || remove_counting(&path)) {
                 freed += removed?;
             }
+        }
+        if !references.unreadable_vms.is_empty() {
+            // One of them may run over any memory.
+            return Ok(freed);
         }
         let mut kept = Vec::new();
         for name in bases {

@@ -21,7 +21,10 @@ impl Catalog {
         let mut all = Vec::new();
         for id in self.records.snapshot_ids()? {
             match self.records.read_snapshot(&id) {
-                Ok(Ok((manifest, sha256))) => all.push(Ok(self.info(manifest, sha256, &references))),
+                Ok(Ok((manifest, sha256))) => {
+                    self.records.note_uses(&manifest);
+                    all.push(Ok(self.info(manifest, sha256, &references)));
+                }
                 Ok(Err(damage)) => all.push(Err((id, damage))),
                 // Removed meanwhile.
                 Err(StorageError::UnknownSnapshot(_)) => {}

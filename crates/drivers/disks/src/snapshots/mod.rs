@@ -31,6 +31,7 @@ mod references;
 mod remove;
 mod reset_vm;
 mod source;
+mod uses;
 mod verify;
 mod view;
 mod write;

@@ -17,28 +17,36 @@ pub(crate) struct References {
     pub(crate) bases: HashSet<String>,
     /// Snapshots that others build on, with those others.
     pub(crate) parents: HashMap<SnapshotId, Vec<SnapshotId>>,
-    /// Manifests that could not be read: what they name is not known.
-    pub(crate) unreadable: Vec<String>,
-    /// Snapshots among them: what they build on is not known.
-    pub(crate) unreadable_snapshots: Vec<SnapshotId>,
+    /// Manifests of VMs that could not be read: the layers and memory that these name are not known.
+    pub(crate) unreadable_vms: Vec<String>,
+    /// Snapshots of which it cannot be told what they build on.
+    pub(crate) unknown: Vec<SnapshotId>,
 }
 
 impl References {
-    /// Fails if a snapshot other than `id` cannot be read: it may build on `id`.
+    /// Fails if a snapshot may build on `id` of which it cannot be told what it builds on. An older one cannot: ids sort by
+    /// time, and a snapshot builds on what was there before it.
     ///
     /// # Errors
     /// [`StorageError::InUse`] with the snapshots that cannot be read.
-    pub(crate) fn require_readable_but(&self, id: &SnapshotId) -> Result<(), StorageError> {
-        let others: Vec<&str> =
-            self.unreadable_snapshots.iter().filter(|other| *other != id).map(SnapshotId::as_str).collect();
-        if others.is_empty() {
+    pub(crate) fn require_known_users(&self, id: &SnapshotId) -> Result<(), StorageError> {
+        let later: Vec<&str> =
+            self.unknown.iter().filter(|other| *other > id).map(SnapshotId::as_str).collect();
+        if later.is_empty() {
             return Ok(());
         }
         let users = format!(
             "perhaps {}, whose manifest cannot be read: repair it from a copy, or remove it first",
-            others.join(", ")
+            later.join(", ")
         );
         Err(StorageError::InUse { name: format!("snapshot {id}"), users })
+    }
+
+    /// Layers may be named by what cannot be read: all of these, in words.
+    pub(crate) fn layers_unknown(&self) -> Option<String> {
+        let snapshots = self.unknown.iter().map(|id| format!("snapshot {id}"));
+        let all: Vec<String> = self.unreadable_vms.iter().cloned().chain(snapshots).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 }
 
@@ -56,7 +64,9 @@ impl Catalog {
                     found.bases.extend(disk.memory_base);
                 }
                 Err(_) if self.vms.is_reserved(&id) => {}
-                Err(error) if exists(&self.ground.vm_path(&id)) => found.unreadable.push(error.to_string()),
+                Err(error) if exists(&self.ground.vm_path(&id)) => {
+                    found.unreadable_vms.push(error.to_string())
+                }
                 Err(_) => {}
             }
         }
@@ -70,10 +80,17 @@ impl Catalog {
                         found.parents.entry(parent).or_default().push(id);
                     }
                 }
-                Ok(Err(damage)) => {
-                    found.unreadable.push(format!("snapshot {id}: {}", damage.detail));
-                    found.unreadable_snapshots.push(id);
-                }
+                Ok(Err(_)) => match self.records.uses(&id) {
+                    Some(uses) => {
+                        for layer in uses.layers {
+                            *found.layers.entry(layer).or_default() += 1;
+                        }
+                        if let Some(parent) = uses.parent {
+                            found.parents.entry(parent).or_default().push(id);
+                        }
+                    }
+                    None => found.unknown.push(id),
+                },
                 // Removed meanwhile.
                 Err(StorageError::UnknownSnapshot(_)) => {}
                 Err(error) => return Err(error),

@@ -22,7 +22,7 @@ impl Catalog {
         let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         let watch = self.ground.pins.watch();
         let references = self.references()?;
-        references.require_readable_but(id)?;
+        references.require_known_users(id)?;
         let in_use = |users: String| StorageError::InUse { name: format!("snapshot {id}"), users };
         if let Some(children) = references.parents.get(id) {
             let children: Vec<&str> = children.iter().map(SnapshotId::as_str).collect();

@@ -233,6 +233,14 @@ mod tests {
         usize::try_from(page).unwrap()
     }
 
+    #[test]
+    fn a_file_whose_seeks_fail_has_no_extents_that_are_believed() {
+        // Of a pipe lseek(2) tells nothing (ESPIPE), as a disk that fails (EIO).
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let reader = File::from(std::os::fd::OwnedFd::from(reader));
+        assert!(extents(&reader, Utf8Path::new("pipe")).is_err());
+    }
+
     fn branch(pages: &[(u64, u8)]) -> MemoryPages {
         let mut pages: Vec<(u64, u8)> = pages.to_vec();
         pages.sort_unstable();

@@ -15,11 +15,12 @@ use super::difference::difference;
 use super::fork_point::forget_saved;
 use super::manifest::{
     DiskPart, LAYERS_MAX, LayerPart, MEMORY, MemoryPart, OwnDiskPart, SnapshotManifest, StatePart,
-    check_description, write_manifest,
+    check_description,
 };
 use super::open_memory::{Bases, DEPTH_MAX, MEMORY_STAMP};
 use super::page_file::{PAGE, content_pages};
 use super::part::{Part, measure, remember};
+use super::uses::write_described;
 use super::view::View;
 use super::write_pages::{packed_length, write_pages};
 use super::{Records, Writer};
@@ -228,7 +229,7 @@ impl Records {
         manifest: &SnapshotManifest,
         cancel: &Cancel,
     ) -> Result<String, StorageError> {
-        let sha256 = write_manifest(&new.join(super::manifest::MANIFEST), manifest)?;
+        let sha256 = write_described(&new.join(super::manifest::MANIFEST), manifest)?;
         sync_directory(new)?;
         cancel.check()?;
         let target = self.ground.snapshot_path(&manifest.id);

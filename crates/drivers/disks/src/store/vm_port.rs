@@ -4,9 +4,10 @@ use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_durable::files::{canonical, disk_usage};
 use microvm_durable::workspace::remove_leftovers;
-use microvm_ports::storage::{DiskFormat, Space, VmFiles};
+use microvm_ports::storage::{DiskFormat, LostDisks, Space, VmFiles};
 use microvm_ports::{StorageError, VmStorage};
 use microvm_types::VmId;
+use microvm_types::vm::VmRecord;
 
 use super::Disks;
 use crate::vms::manifest::DiskManifest;
@@ -39,6 +40,16 @@ impl VmStorage for Disks {
         self.blocking(move |inner, _| inner.vms.is_unfinished(&id)).await
     }
 
+    async fn keep_record(&self, record: &VmRecord) -> Result<(), StorageError> {
+        let record = record.clone();
+        self.blocking(move |inner, _| inner.vms.keep_record(&record)).await
+    }
+
+    async fn kept_record(&self, id: &VmId) -> Result<Option<VmRecord>, StorageError> {
+        let id = id.clone();
+        self.blocking(move |inner, _| inner.vms.kept_record(&id)).await
+    }
+
     async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError> {
         let id = id.clone();
         self.blocking(move |inner, _| inner.vms.find(&id)).await
@@ -49,9 +60,9 @@ impl VmStorage for Disks {
         self.blocking(move |inner, _| inner.vms.remove(&id)).await
     }
 
-    async fn write_back(&self, id: &VmId, give_up_missing: bool) -> Result<(), StorageError> {
+    async fn write_back(&self, id: &VmId, lost: LostDisks) -> Result<(), StorageError> {
         let id = id.clone();
-        self.blocking(move |inner, cancel| inner.tops.write_back(&id, give_up_missing, &cancel)).await
+        self.blocking(move |inner, cancel| inner.tops.write_back(&id, lost, &cancel)).await
     }
 
     async fn vm_directories(&self) -> Result<Vec<VmId>, StorageError> {

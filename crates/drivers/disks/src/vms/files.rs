@@ -15,6 +15,7 @@ use microvm_types::VmId;
 
 use super::VmDisks;
 use super::manifest::{Chain, DiskManifest, MANIFEST, is_top};
+use super::record::RECORD;
 
 /// Serial number by which the agent finds the disk.
 pub(crate) const SCRATCH_SERIAL: &str = "scratch";
@@ -216,6 +217,8 @@ fn remove_in_place(directory: &Utf8Path) -> Result<(), StorageError> {
             tracing::debug!(%error, "a disk is removed without being emptied first");
         }
     }
+    // By its record a VM that no row knows would be taken up again.
+    remove_all(&directory.join(RECORD))?;
     // Without a manifest nothing is written back any more, and by the mark in its place what is left is known as garbage; to
     // rename takes no room.
     match std::fs::rename(directory.join(MANIFEST), directory.join(UNFINISHED)) {

@@ -10,6 +10,7 @@ pub(crate) mod own_disk;
 pub(crate) mod qcow2;
 mod qcow2_map;
 pub(crate) mod qcow2_overlay;
+pub(crate) mod record;
 pub(crate) mod scratch;
 pub(crate) mod tops;
 mod write_back;

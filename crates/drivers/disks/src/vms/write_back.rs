@@ -11,10 +11,11 @@ use microvm_durable::device::Device;
 use microvm_durable::error::io_error;
 use microvm_durable::files::exists;
 use microvm_ports::StorageError;
+use microvm_ports::storage::LostDisks;
 use microvm_types::VmId;
 
 use super::Tops;
-use super::manifest::{Home, MANIFEST, OwnDisk};
+use super::manifest::{DiskManifest, Home, MANIFEST, OwnDisk};
 use super::own_disk::{Left, open, size_of};
 use super::qcow2_map::{CLUSTER, Cluster, PER_TABLE, Qcow2Map};
 
@@ -50,12 +51,7 @@ pub(super) fn read_padded(
 
 impl Tops {
     /// See [`microvm_ports::VmStorage::write_back`].
-    pub(crate) fn write_back(
-        &self,
-        vm: &VmId,
-        give_up_missing: bool,
-        cancel: &Cancel,
-    ) -> Result<(), StorageError> {
+    pub(crate) fn write_back(&self, vm: &VmId, lost: LostDisks, cancel: &Cancel) -> Result<(), StorageError> {
         let directory = self.ground.vm_path(vm);
         // Without a manifest it is the rest of a removal.
         if !exists(&directory.join(MANIFEST)) {
@@ -68,44 +64,67 @@ impl Tops {
         for serial in serials.collect::<Vec<_>>() {
             let Some(index) = disk.own.iter().position(|own| own.serial == serial) else { continue };
             let Some(home) = disk.own[index].home.clone() else { continue };
-            if is_missing(&home.path)? {
-                let refused = |reason: &str| {
-                    Err(StorageError::NotWrittenBack { path: home.path.clone(), reason: reason.to_owned() })
-                };
-                if !give_up_missing {
-                    return refused("it is not there");
+            match self.write_back_one(vm, &mut disk, index, lost, cancel) {
+                Ok(()) => {}
+                Err(error) if lost == LostDisks::Forget => {
+                    cancel.check()?;
+                    tracing::warn!(%vm, disk = serial, path = %home.path, %error, "what the VM wrote to this disk is given up, as was asked");
                 }
-                if !was_removed(&home)? {
-                    return refused("its directory is gone, or the file system that it is on is not mounted");
-                }
-                tracing::warn!(%vm, disk = serial, path = %home.path, "the file of a disk is gone: nothing is written back to it");
-            } else {
-                let file = open(&home.path, true)?;
-                check_untouched(&file, &home, &disk.own[index])?;
-                let source = self.content(&directory, &disk.own[index], &home)?;
-                // From here on its changes are ours.
-                if let Some(home) = disk.own[index].home.as_mut().filter(|home| home.left.is_some()) {
-                    home.left = None;
-                    self.vms.write_disk(vm, &disk)?;
-                }
-                match source.write(&file, &home.path, disk.own[index].bytes, cancel) {
-                    Ok(bytes) => {
-                        tracing::info!(%vm, disk = serial, path = %home.path, bytes, "written back");
-                    }
-                    Err(error) => {
-                        // Whoever changes it until this is tried again is noticed; nothing is known of its content.
-                        let left = Left::of(&file, &home.path).ok();
-                        disk.own[index].home = Some(Home { left, holds_base: false, ..home });
-                        self.vms.write_disk(vm, &disk)?;
-                        return Err(error);
-                    }
-                }
+                Err(error) => return Err(error),
             }
             disk.own.remove(index);
             self.vms.write_disk(vm, &disk)?;
             self.vms.remove_stray_tops(&directory, &disk)?;
         }
         Ok(())
+    }
+
+    /// Writes one disk back to its file, or passes it over where `lost` allows that.
+    fn write_back_one(
+        &self,
+        vm: &VmId,
+        disk: &mut DiskManifest,
+        index: usize,
+        lost: LostDisks,
+        cancel: &Cancel,
+    ) -> Result<(), StorageError> {
+        let directory = self.ground.vm_path(vm);
+        let serial = disk.own[index].serial.clone();
+        let Some(home) = disk.own[index].home.clone() else { return Ok(()) };
+        if is_missing(&home.path)? {
+            let refused = |reason: &str| {
+                Err(StorageError::NotWrittenBack { path: home.path.clone(), reason: reason.to_owned() })
+            };
+            if lost == LostDisks::Keep {
+                return refused("it is not there");
+            }
+            if !was_removed(&home)? {
+                return refused("its directory is gone, or the file system that it is on is not mounted");
+            }
+            tracing::warn!(%vm, disk = serial, path = %home.path, "the file of a disk is gone: nothing is written back to it");
+            return Ok(());
+        }
+        let file = open(&home.path, true)?;
+        check_untouched(&file, &home, &disk.own[index])?;
+        let source = self.content(&directory, &disk.own[index], &home)?;
+        // From here on its changes are ours.
+        if let Some(home) = disk.own[index].home.as_mut().filter(|home| home.left.is_some()) {
+            home.left = None;
+            self.vms.write_disk(vm, disk)?;
+        }
+        match source.write(&file, &home.path, disk.own[index].bytes, cancel) {
+            Ok(bytes) => {
+                tracing::info!(%vm, disk = serial, path = %home.path, bytes, "written back");
+                Ok(())
+            }
+            Err(error) => {
+                // Whoever changes it until this is tried again is noticed; nothing is known of its content.
+                let left = Left::of(&file, &home.path).ok();
+                disk.own[index].home = Some(Home { left, holds_base: false, ..home });
+                self.vms.write_disk(vm, disk)?;
+                Err(error)
+            }
+        }
     }
 
     fn content(&self, directory: &Utf8Path, own: &OwnDisk, home: &Home) -> Result<Source, StorageError> {

@@ -183,9 +183,11 @@ pub(crate) fn pages_of(memory: &Memory) -> MemoryPages {
 }
 
 /// A memory that a machine has saved as one file, which goes.
-pub(crate) fn whole(path: &Utf8Path, memory_mib: u32) -> Result<Memory, StorageError> {
+pub(crate) fn whole(path: &Utf8Path, memory_mib: u32, used_again: bool) -> Result<Memory, StorageError> {
     let memory = read_whole(path, memory_mib)?;
-    fs::remove_file(path).map_err(|cause| reading(path, cause))?;
+    if !used_again {
+        fs::remove_file(path).map_err(|cause| reading(path, cause))?;
+    }
     Ok(memory)
 }
 

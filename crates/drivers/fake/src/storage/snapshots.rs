@@ -67,7 +67,7 @@ impl FakeStorage {
                 let memory = memory_of(below, pages, files.description.memory_mib)?;
                 (base, memory)
             }
-            StateMemory::File(path) => (None, whole(path, files.description.memory_mib)?),
+            StateMemory::File(path) => (None, whole(path, files.description.memory_mib, files.branch.ended)?),
             StateMemory::Sparse { changes, previous } => {
                 let memory_mib = files.description.memory_mib;
                 let below = match previous {
@@ -395,7 +395,12 @@ impl SnapshotStore for FakeStorage {
 
     async fn snapshots(&self) -> Result<Vec<Result<SnapshotInfo, (SnapshotId, Damage)>>, StorageError> {
         let saved = lock(&self.shared.saved);
-        Ok(saved.snapshots.iter().map(|(id, snapshot)| Ok(Self::info(id, snapshot))).collect())
+        let all = saved.snapshots.iter().map(|(id, snapshot)| match &snapshot.damage {
+            // Without its manifest nothing is known of it.
+            Some(damage) if damage.part == "manifest" => Err((id.clone(), damage.clone())),
+            _ => Ok(Self::info(id, snapshot)),
+        });
+        Ok(all.collect())
     }
 
     async fn verify_snapshot(

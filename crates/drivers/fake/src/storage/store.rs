@@ -12,10 +12,11 @@ use microvm_ports::hypervisor::MachineDisk;
 use microvm_ports::progress::Progress;
 use microvm_ports::storage::{
     Additions, DiskFormat, ExtendedImage, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore,
-    KernelInfo, KernelSource, KernelStore, RecipeFile, ResolvedImage, ResolvedKernel, Space, StorageError,
-    VmFiles, VmStorage,
+    KernelInfo, KernelSource, KernelStore, LostDisks, RecipeFile, ResolvedImage, ResolvedKernel, Space,
+    StorageError, VmFiles, VmStorage,
 };
 use microvm_types::kernel::DeviceDiscovery;
+use microvm_types::vm::VmRecord;
 use microvm_types::{Listed, Unreadable, VmId};
 use sha2::{Digest, Sha256};
 
@@ -48,6 +49,8 @@ pub(crate) const FIRST_OVERLAY: &str = "scratch.qcow2";
 pub(crate) const EMPTY_DISK: &[u8] = b"a made-up disk";
 /// Marks the directory of a VM whose creation has not been reported.
 pub(crate) const UNFINISHED: &str = "unfinished";
+/// Copy of the record of a VM, in its directory.
+const RECORD: &str = "record.json";
 /// Its serial number.
 pub(crate) const SCRATCH: &str = "scratch";
 
@@ -514,6 +517,31 @@ impl VmStorage for FakeStorage {
         Ok(directory.join(UNFINISHED).exists() || !lock(&self.shared.saved).disks.contains_key(id))
     }
 
+    async fn keep_record(&self, record: &VmRecord) -> Result<(), StorageError> {
+        let path = self.vm_directory(&record.id).join(RECORD);
+        let verdict = self.ask(Operation::KeepRecord, &path).await?;
+        let kept = serde_json::to_vec(record).map_err(|error| io("writing", &path)(error.into()))?;
+        fs::write(&path, kept).map_err(io("writing", &path))?;
+        let marker = path.with_file_name(UNFINISHED);
+        if marker.exists() {
+            fs::remove_file(&marker).map_err(io("removing", &marker))?;
+        }
+        verdict.finish().await;
+        Ok(())
+    }
+
+    async fn kept_record(&self, id: &VmId) -> Result<Option<VmRecord>, StorageError> {
+        let path = self.vm_directory(id).join(RECORD);
+        match fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io("reading", &path)(error)),
+            Ok(kept) => serde_json::from_slice(&kept).map(Some).map_err(|error| StorageError::Damaged {
+                what: format!("the record in the directory of VM {id}"),
+                detail: error.to_string(),
+            }),
+        }
+    }
+
     async fn vm_files(&self, id: &VmId) -> Result<VmFiles, StorageError> {
         let verdict = self.ask(Operation::FindFiles, &self.vm_directory(id)).await?;
         let files = self.found(id)?;
@@ -535,8 +563,17 @@ impl VmStorage for FakeStorage {
         Ok(())
     }
 
-    async fn write_back(&self, id: &VmId, _give_up_missing: bool) -> Result<(), StorageError> {
-        let verdict = self.ask(Operation::WriteBack, &self.vm_directory(id)).await?;
+    async fn write_back(&self, id: &VmId, lost: LostDisks) -> Result<(), StorageError> {
+        let directory = self.vm_directory(id);
+        let verdict = match self.ask(Operation::WriteBack, &directory).await {
+            Err(_) if lost == LostDisks::Forget => Verdict::Go,
+            // As where the file system of the user's disk is gone.
+            Err(_) if lost == LostDisks::GiveUpRemoved => {
+                let reason = "its directory is gone".to_owned();
+                return Err(StorageError::NotWrittenBack { path: directory, reason });
+            }
+            other => other?,
+        };
         if let Some(disk) = lock(&self.shared.saved).disks.get_mut(id).filter(|disk| !disk.copies) {
             disk.own.clear();
         }
