@@ -111,6 +111,14 @@ pub(crate) enum Command {
     /// Forward TCP ports of this host to a VM
     #[command(subcommand)]
     Port(commands::port::Port),
+    /// Print a configuration for ssh, rsync, scp and editors
+    SshConfig(commands::ssh::SshConfig),
+    /// Connect standard input and output with an sshd in a VM
+    #[command(hide = true)]
+    SshProxy(commands::ssh::SshProxy),
+    /// Connect standard input and output with the server
+    #[command(hide = true)]
+    DialStdio,
     /// Manage images: the file systems that VMs start from
     #[command(subcommand)]
     Image(commands::image::Image),
@@ -164,6 +172,9 @@ mod tests {
             "microvm fork dev --commands f --parallel 2",
             "microvm port forward dev 80 0:22 127.0.0.1:8080:80",
             "microvm run -p 8080:80 x",
+            "microvm ssh-config dev --user me --alias x",
+            "microvm ssh-proxy dev",
+            "microvm dial-stdio",
             "microvm shell dev -u me",
             "microvm attach dev --detach-keys ctrl-a,d",
             "microvm events -f --vm dev --state running",

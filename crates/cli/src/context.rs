@@ -2,11 +2,11 @@
 
 use microvm_client::Client;
 
-use crate::autostart;
 use crate::error::CliError;
 use crate::format::Format;
 use crate::output::Output;
 use crate::settings::Settings;
+use crate::{autostart, remote};
 
 /// The client, and where data goes.
 #[derive(Debug)]
@@ -16,9 +16,15 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Connects, starting a server if none listens.
+    /// Connects to the server that `MICROVM_HOST` names, or to that of the root, which is started if none listens.
     pub(crate) async fn open(settings: Settings, format: Format) -> Result<Self, CliError> {
-        let client = autostart::connected(&settings).await?;
+        let client = match remote::client()? {
+            Some(client) => {
+                client.ready().await?;
+                client
+            }
+            None => autostart::connected(&settings).await?,
+        };
         Ok(Self { output: Output::new(format), client })
     }
 }

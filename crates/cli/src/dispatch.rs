@@ -5,6 +5,7 @@ use microvm_types::ErrorKind;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::arguments::{Arguments, Command};
+use crate::commands;
 use crate::commands::lifecycle::Verb;
 use crate::context::Context;
 use crate::error::CliError;
@@ -23,7 +24,7 @@ pub(crate) fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
     }
     let beside = matches!(
         arguments.command,
-        Command::Run(_) | Command::Exec(_) | Command::Shell(_) | Command::Attach(_)
+        Command::Run(_) | Command::Exec(_) | Command::Shell(_) | Command::Attach(_) | Command::SshProxy(_)
     );
     let outcome = with_settings(arguments);
     if beside { outcome.map_err(CliError::beside_commands) } else { outcome }
@@ -52,6 +53,14 @@ fn with_settings(arguments: Arguments) -> Result<u8, CliError> {
             return command.run(&settings, format).await;
         }
         if let Command::Info(command) = arguments.command {
+            let context = Context::open(settings.clone(), format).await?;
+            return command.run(&context, &settings).await;
+        }
+        if let Command::SshConfig(command) = arguments.command {
+            let context = Context::open(settings.clone(), format).await?;
+            return command.run(&context, &settings).await;
+        }
+        if let Command::SshProxy(command) = arguments.command {
             let context = Context::open(settings.clone(), format).await?;
             return command.run(&context, &settings).await;
         }
@@ -98,6 +107,7 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Resize(command) => command.run(context).await,
         Command::Pool(command) => command.run(context).await,
         Command::Port(command) => command.run(context).await,
+        Command::DialStdio => commands::dial_stdio::run(context).await,
         Command::Golden(command) => command.run(context).await,
         Command::Fork(command) => command.run(context).await,
         Command::Snapshot(command) => command.run(context).await,
@@ -108,6 +118,8 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Template(command) => command.run(context).await,
         Command::Verify(command) => command.run(context).await,
         Command::Info(_)
+        | Command::SshConfig(_)
+        | Command::SshProxy(_)
         | Command::Version(_)
         | Command::Server(_)
         | Command::Serve(_)

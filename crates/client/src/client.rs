@@ -10,8 +10,10 @@ use microvm_api::Problem;
 use microvm_api::operation::{Method, Operation, Retry};
 use microvm_types::ErrorKind;
 use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
 
 use crate::connection::Connections;
+use crate::endpoint::Endpoint;
 use crate::error::ClientError;
 use crate::transfer::{self, Body};
 
@@ -28,10 +30,29 @@ impl Client {
     /// A client for the server behind a unix socket. Nothing is opened yet.
     #[must_use]
     pub fn new(socket: impl Into<Utf8PathBuf>) -> Self {
-        Self { connections: Arc::new(Connections::new(socket.into())) }
+        Self::at(Endpoint::Socket(socket.into()))
     }
 
-    /// Path of the server's socket.
+    /// A client whose every connection is the standard input and output of a program: program and arguments, for example
+    /// `ssh`. Nothing is started yet. Standard error of the program is that of this process.
+    #[must_use]
+    pub fn through(program: Vec<String>) -> Self {
+        Self::at(Endpoint::Program(program))
+    }
+
+    fn at(endpoint: Endpoint) -> Self {
+        Self { connections: Arc::new(Connections::new(endpoint)) }
+    }
+
+    /// A connection to the server without any protocol on it, for whoever passes bytes on.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn dial(&self) -> Result<UnixStream, ClientError> {
+        self.connections.stream().await
+    }
+
+    /// Path of the server's socket; the name of the program if one leads there.
     #[must_use]
     pub fn socket(&self) -> &Utf8Path {
         self.connections.path()

@@ -3,15 +3,16 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use hyper::Response;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
+use crate::endpoint::Endpoint;
 use crate::error::ClientError;
-use crate::socket;
 use crate::transfer::Body;
 
 /// Idle connections kept at most.
@@ -24,19 +25,24 @@ const IDLE_TIME: Duration = Duration::from_secs(20);
 /// Connections to one server.
 #[derive(Debug)]
 pub(crate) struct Connections {
-    path: Utf8PathBuf,
+    endpoint: Endpoint,
     idle: Mutex<Vec<(Instant, SendRequest<Body>)>>,
     /// Drives the connections; ends them all when dropped.
     drivers: Mutex<JoinSet<()>>,
 }
 
 impl Connections {
-    pub(crate) fn new(path: Utf8PathBuf) -> Self {
-        Self { path, idle: Mutex::default(), drivers: Mutex::default() }
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, idle: Mutex::default(), drivers: Mutex::default() }
     }
 
     pub(crate) fn path(&self) -> &Utf8Path {
-        &self.path
+        self.endpoint.path()
+    }
+
+    /// A connection of its own, for a stream.
+    pub(crate) async fn stream(&self) -> Result<UnixStream, ClientError> {
+        self.endpoint.connect().await
     }
 
     /// A connection that was kept, if one is still good.
@@ -51,7 +57,7 @@ impl Connections {
     }
 
     async fn open(&self) -> Result<SendRequest<Body>, ClientError> {
-        let stream = socket::connect(&self.path).await?;
+        let stream = self.stream().await?;
         let action = "connect";
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::lost(action))?;

@@ -28,6 +28,14 @@ pub enum ClientError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The program that leads to the server cannot be started.
+    #[error("`{program}`, which leads to the server, cannot be started: {source}")]
+    Program {
+        /// The program.
+        program: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Somebody else listens on the socket; nothing was sent.
     #[error(
         "the server on {path} belongs to uid {uid}, who is neither you nor root: nothing was sent to it; choose another root with --root"
@@ -80,7 +88,7 @@ impl ClientError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoServer { .. } | Self::Lost { .. } => ErrorKind::Unavailable,
+            Self::NoServer { .. } | Self::Program { .. } | Self::Lost { .. } => ErrorKind::Unavailable,
             Self::Socket { .. } | Self::ForeignServer { .. } => ErrorKind::Forbidden,
             Self::Problem(problem) | Self::Local(problem) => problem.kind,
             Self::Answer(_) | Self::Damaged { .. } | Self::Output(_) => ErrorKind::Internal,
@@ -96,6 +104,7 @@ impl ClientError {
             Self::Socket { .. } => "socket_unusable",
             Self::ForeignServer { .. } => "server_foreign",
             Self::Problem(problem) | Self::Local(problem) => &problem.code,
+            Self::Program { .. } => "program_unusable",
             Self::Lost { .. } => "connection_lost",
             Self::Answer(_) => "answer_not_understood",
             Self::Damaged { .. } => "transfer_damaged",

@@ -11,6 +11,7 @@ mod call;
 mod client;
 mod connection;
 pub mod copy;
+mod endpoint;
 mod error;
 mod exec;
 mod files;

@@ -14,7 +14,6 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::client::{Client, problem_from};
 use crate::error::ClientError;
-use crate::socket;
 
 pub(crate) type Socket = WebSocketStream<UnixStream>;
 
@@ -24,7 +23,7 @@ pub(crate) fn lost(action: &'static str, error: &tungstenite::Error) -> ClientEr
 
 impl Client {
     pub(crate) async fn websocket(&self, uri: &str, action: &'static str) -> Result<Socket, ClientError> {
-        let stream = socket::connect(self.socket()).await?;
+        let stream = self.dial().await?;
         // What may wait in memory to be sent is bounded; a full buffer holds the sender up.
         let limits = WebSocketConfig::default()
             .max_message_size(Some(FRAME_MAX + 1024))

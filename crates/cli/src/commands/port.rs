@@ -21,7 +21,8 @@ pub(crate) enum Port {
 #[command(after_help = "\
 TCP connections to 127.0.0.1 go to the guest's loopback, through the channel of its agent: the VM needs no network.
 Each direction ends by itself. Prints what is forwarded, then works until Ctrl-C or the VM is deleted. Connections wait
-while the VM is paused and break when it stops; the next one after `start` works. A connection wakes a hibernated VM.
+while the VM is paused, and new ones are refused; all break when it stops, and new ones work again after `start`. A new
+connection wakes a hibernated VM.
 
 Examples:
   microvm port forward dev 8080:80
