@@ -1,7 +1,7 @@
 //! Images.
 
-use microvm_types::Unreadable;
 pub use microvm_types::image::ImageConfig;
+use microvm_types::{Unreadable, VmRef};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -115,6 +115,29 @@ pub struct AddImage {
     /// True if it is built although an equal build has made it before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_cache: bool,
+}
+
+/// An image to be made of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CommitImage {
+    /// Name or id of the VM, which runs.
+    pub vm: VmRef,
+    /// Name of the image.
+    pub name: String,
+    /// Settings of programs that run in it, merged over those of the VM's image.
+    #[serde(default)]
+    pub config: ImageConfig,
+}
+
+/// A further name of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TagImage {
+    /// Name or digest of the image.
+    pub image: String,
+    /// Name that it gets; taken from another image that has it.
+    pub name: String,
 }
 
 /// Result of a clean-up.

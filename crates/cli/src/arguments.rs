@@ -89,6 +89,7 @@ pub(crate) enum Command {
     Rename(commands::rename::Rename),
     /// Change limits, labels and metadata of VMs
     Update(commands::update::Update),
+    Commit(commands::commit::Commit),
     /// Delete VMs, running ones included
     Rm(commands::rm::Rm),
     /// Change the memory of a running VM

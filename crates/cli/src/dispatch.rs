@@ -93,6 +93,7 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Kill(command) => command.run(context).await,
         Command::Rename(command) => command.run(context).await,
         Command::Update(command) => command.run(context).await,
+        Command::Commit(command) => command.run(context).await,
         Command::Cp(command) => command.run(context).await,
         Command::Ls(command) => command.run(context).await,
         Command::Inspect(command) => command.run(context).await,

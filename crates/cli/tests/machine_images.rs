@@ -105,3 +105,32 @@ fn a_built_image_has_all_that_its_commands_left() {
     }
     assert!(!made.iter().any(|line| line.starts_with("('/opt/a/socket'")), "a socket is in the image");
 }
+
+/// Changes of every kind that overlayfs has a form of its own for, and a process that goes on writing two files in turn.
+const CHANGE: &str = "\
+rm /usr/bin/yes; mv /usr/share/bash-completion /usr/share/renamed; rm -r /usr/share/apport; mkdir /usr/share/apport; \
+echo 1 > /usr/share/apport/new; ln /usr/bin/env /root/env; chmod 700 /usr/bin/env; \
+(i=0; while :; do i=$((i+1)); echo $i >> /root/a; echo $i >> /root/b; done) > /dev/null 2>&1 < /dev/null &";
+
+#[test]
+fn a_commit_of_a_vm_that_writes_is_of_one_moment() {
+    let Some(home) = Home::open() else { return };
+    home.must(&["create", "--name", "writer", "--image", "debian-python"]);
+    home.must(&["exec", "writer", "--", "sh", "-c", CHANGE]);
+    home.must(&["commit", "writer", "committed", "--change", "WORKDIR /usr"]);
+    let look = "pwd; cmp /usr/bin/env /root/env && stat -c '%a %h' /root/env; ls /usr/bin/yes /usr/share/bash-completion 2>&1 | wc -l; \
+                ls /usr/share/renamed | wc -l; ls /usr/share/apport; tail -qn1 /root/a /root/b";
+    let found = home.must(&["run", "--image", "committed", "--", "sh", "-c", look]);
+    let lines: Vec<&str> = found.lines().collect();
+    assert_eq!(lines[..3], ["/usr", "700 2", "2"], "{found}");
+    assert!(lines[3].parse::<u32>().unwrap() > 0, "a renamed directory is empty: {found}");
+    assert_eq!(lines[4], "new", "{found}");
+    let (a, b): (u64, u64) = (lines[5].parse().unwrap(), lines[6].parse().unwrap());
+    assert!(a >= 1 && (a == b || a == b + 1), "two moments: {a} and {b}");
+    // The VM runs on, and so does what writes in it.
+    let last =
+        || home.must(&["exec", "writer", "--", "tail", "-n1", "/root/b"]).trim().parse::<u64>().unwrap();
+    let before = last();
+    assert!(before >= b && last() > before, "nothing is written any more");
+    home.must(&["rm", "-f", "writer"]);
+}

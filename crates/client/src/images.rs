@@ -1,6 +1,6 @@
 //! Images and kernels.
 
-use microvm_api::image::{AddImage, Freed, Image, ImageList};
+use microvm_api::image::{AddImage, CommitImage, Freed, Image, ImageList, TagImage};
 use microvm_api::kernel::{AddKernel, Kernel, KernelList};
 use microvm_api::operation::{ImageRef, KernelRef};
 use microvm_api::operations::{image, kernel};
@@ -26,6 +26,16 @@ impl Client {
     /// Makes an image; the lines tell how far it is.
     pub async fn add_image(&self, request: &AddImage) -> Result<Lines<ProgressLine>, ClientError> {
         self.tell::<image::Add>(&(), request).await
+    }
+
+    /// Makes an image of a VM; the lines tell how far it is.
+    pub async fn commit(&self, request: &CommitImage) -> Result<Lines<ProgressLine>, ClientError> {
+        self.tell::<image::Commit>(&(), request).await
+    }
+
+    /// Gives an image a further name.
+    pub async fn tag_image(&self, request: &TagImage) -> Result<Image, ClientError> {
+        self.tell::<image::Tag>(&(), request).await
     }
 
     /// Removes a name, and the image with its last name.

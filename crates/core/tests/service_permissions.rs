@@ -56,6 +56,8 @@ async fn call_all(all: &Services) -> Refused {
     let file = camino::Utf8Path::new("/nowhere/at/all");
     let Services { vms, branches, snapshots, goldens, pools, catalog, host } = all;
     refusals! {
+        "Catalog::commit": catalog.commit(&web, "x", &ImageConfig::default(), Progress::ignored()).await,
+        "Catalog::tag_image": catalog.tag_image("none", "x").await,
         "Vms::create": vms.create(named("web")).await,
         "Vms::list": vms.list(&VmFilter::default()),
         "Vms::get": vms.get(&web),

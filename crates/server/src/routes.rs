@@ -135,6 +135,8 @@ fn store(routes: Routes) -> Routes {
         .on(image::List, images::list)
         .on(image::Add, images::add)
         .on(image::Prune, images::prune)
+        .on(image::Commit, images::commit)
+        .on(image::Tag, images::tag)
         .on(image::Get, images::get)
         .on(image::Remove, images::remove)
         .on(kernel::List, kernels::list)

@@ -89,6 +89,8 @@ operations! {
     IMAGE_LIST "image.list" ImageRead,
     IMAGE_ADD "image.add" ImageWrite,
     IMAGE_PRUNE "image.prune" ImageWrite,
+    IMAGE_COMMIT "image.commit" ImageWrite,
+    IMAGE_TAG "image.tag" ImageWrite,
     IMAGE_GET "image.get" ImageRead,
     IMAGE_REMOVE "image.remove" ImageWrite,
     KERNEL_LIST "kernel.list" ImageRead,

@@ -84,6 +84,7 @@ async fn dispatch<P: Platform>(
             Reply::Written(P::push_archive(stream, request.path, owner).await?)
         }
         Operation::PullArchive(request) => return P::pull_archive(stream, request).await,
+        Operation::PullLayer(_) => return P::pull_layer(stream).await,
         Operation::PullRoot(request) => return P::pull_root(stream, request.path).await,
         Operation::ConnectPort(request) => return tcp::connect(stream, request.port).await,
         Operation::HashFile(request) => blocking(move || P::hash(&request.path)).await?,

@@ -218,6 +218,12 @@ pub(crate) trait Files {
         request: PullArchive,
     ) -> impl Future<Output = AgentResult<()>> + Send;
 
+    /// Sends the changes of the guest's root against its image as a tar stream of a layer, all of one moment.
+    ///
+    /// # Errors
+    /// As for [`Self::pull_archive`]; if the system has no such thing.
+    fn pull_layer(stream: &Arc<StreamHandle>) -> impl Future<Output = AgentResult<()>> + Send;
+
     /// Sends the root of the guest's image as a tar stream, without what is mounted over it.
     ///
     /// # Errors

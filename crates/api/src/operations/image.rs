@@ -1,6 +1,6 @@
 //! Images.
 
-use crate::image::{AddImage, Freed, Image, ImageList};
+use crate::image::{AddImage, CommitImage, Freed, Image, ImageList, TagImage};
 use crate::operation::{ImageRef, Json, Lines, LongJson, Nothing};
 use crate::progress::ProgressLine;
 use crate::queries::NoQuery;
@@ -18,6 +18,15 @@ crate::rows! {
 
     /// Remove unreferenced images
     Prune = "image.prune", Post "/images/prune", ImageWrite, Never, Withheld, ((), NoQuery) Nothing => Json<Freed>;
+
+    /// Make an image of a VM
+    ///
+    /// The changes of the VM's root disk as a layer over its image. The VM runs on; what writes to its disk waits until it is read.
+    /// Lines of type `progress`, then one of type `image` or `failed`.
+    Commit = "image.commit", Post "/images/commit", ImageWrite, Never, Withheld, ((), NoQuery) LongJson<CommitImage> => Lines<ProgressLine>;
+
+    /// Give an image a further name
+    Tag = "image.tag", Post "/images/tag", ImageWrite, Never, Withheld, ((), NoQuery) LongJson<TagImage> => Json<Image>;
 
     /// Show an image
     Get = "image.get", Get "/images/{name}", ImageRead, Safe, Offered, (ImageRef, NoQuery) Nothing => Json<Image>;

@@ -2,8 +2,9 @@
 
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand};
-use microvm_api::image::{AddImage, Image as ImageBody, ImageConfig, ImageSource};
+use microvm_api::image::{AddImage, Image as ImageBody, ImageConfig, ImageSource, TagImage};
 use microvm_api::progress::ProgressLine;
+use microvm_client::{ClientError, Lines};
 use microvm_types::ByteSize;
 
 use crate::commands::lifecycle::each_name;
@@ -29,6 +30,8 @@ If a layout or an archive holds several images, write PATH:TAG to choose one.")]
     Import(Import),
     /// Fetch an image from a registry
     Pull(Pull),
+    /// Give an image a further name
+    Tag(Tag),
     /// Remove images
     Rm(Remove),
     /// Show everything about an image
@@ -100,6 +103,15 @@ pub(crate) struct Pull {
     ca_file: Option<Utf8PathBuf>,
 }
 
+/// Give an image a further name
+#[derive(Debug, Args)]
+pub(crate) struct Tag {
+    /// Name or digest
+    image: String,
+    /// Further name; an image that has it loses it
+    name: String,
+}
+
 /// Remove images
 #[derive(Debug, Args)]
 pub(crate) struct Remove {
@@ -143,6 +155,11 @@ impl Image {
                     client.remove_image(image).await
                 })
                 .await;
+            }
+            Self::Tag(tag) => {
+                let request = TagImage { image: tag.image, name: tag.name };
+                let image = client.tag_image(&request).await?;
+                context.output.value(&image, &format!("{} {}", request.name, image.digest))?;
             }
             Self::Build(build) => {
                 let (file, name) = build.recipe_and_name();
@@ -194,12 +211,19 @@ fn last_part(reference: &str) -> String {
 }
 
 async fn add(context: &Context, request: &AddImage) -> Result<(), CliError> {
+    follow(context, &request.name, context.client.add_image(request)).await
+}
+
+/// Shows how far an image is, and prints it when it is there.
+pub(crate) async fn follow(
+    context: &Context,
+    name: &str,
+    lines: impl Future<Output = Result<Lines<ProgressLine>, ClientError>>,
+) -> Result<(), CliError> {
     let mut interrupts = Interrupts::new()?;
-    let work = async { progress::follow(context.client.add_image(request).await?).await };
+    let work = async { progress::follow(lines.await?).await };
     match interrupts.unless(work).await? {
-        ProgressLine::Image { image } => {
-            context.output.value(&image, &format!("{} {}", request.name, image.digest))
-        }
+        ProgressLine::Image { image } => context.output.value(&image, &format!("{name} {}", image.digest)),
         _ => Err(progress::unexpected()),
     }
 }

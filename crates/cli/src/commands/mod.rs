@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod bench;
+pub(crate) mod commit;
 pub(crate) mod completions;
 pub(crate) mod cp;
 pub(crate) mod create;

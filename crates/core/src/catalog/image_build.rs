@@ -9,7 +9,7 @@ use microvm_ports::{Guest, Progress, PulledArchive};
 use microvm_types::exec::ExecRequest;
 use microvm_types::template::Overrides;
 use microvm_types::vm::{Limits, NewVm};
-use microvm_types::{OperationName, VmId};
+use microvm_types::{OperationName, VmId, VmRef};
 
 use super::Catalog;
 use crate::creation::CreateRequest;
@@ -89,6 +89,36 @@ impl Catalog {
             info.names.retain(|name| !gone.contains(name));
             info
         })
+    }
+
+    /// Makes an image of the changes of a running VM's root disk over its image. The VM runs on; what writes to its disk waits until
+    /// the changes are read.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotRunning`]; storage errors.
+    pub async fn commit(
+        &self,
+        vm: &VmRef,
+        name: &str,
+        config: &ImageConfig,
+        progress: Progress,
+    ) -> Result<ImageInfo, ServiceError> {
+        self.context.authorise(OperationName::IMAGE_COMMIT)?;
+        let handle = self.context.owned(vm)?;
+        let record = handle.record();
+        let guest = handle.guest(&self.context.shared).await?;
+        let description = format!("{} with the changes of VM {}", short(&record.image_digest), record.name);
+        let layer = Layer { name, base: &record.image_digest, description: &description, config };
+        self.add_changes(&*guest, &layer, &progress).await
+    }
+
+    /// Gives an image a further name, which another image may lose by that.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn tag_image(&self, reference: &str, name: &str) -> Result<ImageInfo, ServiceError> {
+        self.context.authorise(OperationName::IMAGE_TAG)?;
+        Ok(self.context.shared.ports.images.name_image(reference, name).await?)
     }
 
     /// Takes the result of an equal build, or builds and remembers.
@@ -198,14 +228,24 @@ impl Catalog {
         for (index, command) in step.commands.iter().enumerate() {
             run_command(&*guest, command, index, step.commands.len(), progress).await?;
         }
-        progress.step("reading the result");
-        let config = base.config.clone().with(step.config);
-        let tree = guest.pull_root(b"/").await?;
-        let description = format!("built on {} with {} commands", short(&base.digest), step.commands.len());
-        let PulledArchive { data, left_out } = tree;
+        let description = format!("{} with {} commands", short(&base.digest), step.commands.len());
+        let layer =
+            Layer { name: step.name, base: &base.digest, description: &description, config: step.config };
+        self.add_changes(&*guest, &layer, progress).await
+    }
+
+    /// Makes an image of what a guest has changed.
+    async fn add_changes(
+        &self,
+        guest: &dyn Guest,
+        layer: &Layer<'_>,
+        progress: &Progress,
+    ) -> Result<ImageInfo, ServiceError> {
+        progress.step("reading the changes");
+        let PulledArchive { data, left_out } = guest.pull_layer().await?;
         let images = &self.context.shared.ports.images;
-        let image =
-            images.add_image_from_stream(step.name, &description, &config, data, progress.clone()).await?;
+        let Layer { name, base, description, config } = layer;
+        let image = images.add_layer(name, base, description, config, data, progress.clone()).await?;
         if let Ok(left_out) = left_out.await {
             for entry in &left_out.entries {
                 progress.step(format!("left out {}: {}", entry.path, entry.reason));
@@ -216,6 +256,16 @@ impl Catalog {
         }
         Ok(image)
     }
+}
+
+/// Changes of a guest that become an image.
+struct Layer<'a> {
+    /// Name of the image.
+    name: &'a str,
+    /// Digest of the image of the guest.
+    base: &'a str,
+    description: &'a str,
+    config: &'a ImageConfig,
 }
 
 /// Commands of a build that run in one VM.

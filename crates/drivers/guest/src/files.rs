@@ -152,6 +152,11 @@ pub(crate) async fn pull_root(channel: &Arc<Channel>, path: &[u8]) -> Result<Pul
     packed(channel, Operation::PullRoot(Path { path: path.to_vec() })).await
 }
 
+/// Packs the changes of the root against the image.
+pub(crate) async fn pull_layer(channel: &Arc<Channel>) -> Result<PulledArchive, GuestError> {
+    packed(channel, Operation::PullLayer(Empty {})).await
+}
+
 async fn packed(channel: &Arc<Channel>, operation: Operation) -> Result<PulledArchive, GuestError> {
     use futures::StreamExt as _;
     let stream = channel.open(operation)?;

@@ -233,6 +233,11 @@ impl GuestArchives for SocketGuest {
         self.short("pack its root", files::pull_root(&self.channel, path)).await
     }
 
+    async fn pull_layer(&self) -> Result<PulledArchive, GuestError> {
+        // Everything that waits in the guest's memory is written first.
+        self.long("pack its changes", files::pull_layer(&self.channel)).await
+    }
+
     async fn hash_file(&self, path: &GuestPath) -> Result<String, GuestError> {
         // Large files take their time.
         self.long("hash the file", files::hash(&self.channel, path)).await

@@ -69,6 +69,14 @@ pub trait GuestArchives: Send + Sync {
     /// exactly; sockets, which mean nothing without their owner, and what the agent itself wrote into `/etc/hosts` do not.
     async fn pull_root(&self, path: &GuestPath) -> Result<PulledArchive, GuestError>;
 
+    /// Packs the changes of the guest's root against its image as a layer (OCI image specification: a tar stream with
+    /// whiteouts), all of one moment: writes to the root wait until it is packed. What is left out is as for
+    /// [`Self::pull_root`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](microvm_types::ErrorKind::Unsupported) from an agent that is older than this.
+    async fn pull_layer(&self) -> Result<PulledArchive, GuestError>;
+
     /// SHA-256 of a file, computed in the guest (slow under emulation; only on request).
     async fn hash_file(&self, path: &GuestPath) -> Result<String, GuestError>;
 }

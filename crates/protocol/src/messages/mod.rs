@@ -122,6 +122,10 @@ pub enum Operation {
     /// `Unsupported`.
     #[prost(message, tag = "28")]
     PullRoot(Path),
+    /// Tar stream of the changes of the root against the image (a layer with whiteouts), as for `PullRoot`. Writes to the root wait
+    /// until it is packed. An older agent answers `Unsupported`.
+    #[prost(message, tag = "29")]
+    PullLayer(Empty),
 }
 
 /// Body of a `Message` frame.

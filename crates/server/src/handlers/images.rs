@@ -2,7 +2,7 @@
 
 use axum::Json;
 use camino::Utf8PathBuf;
-use microvm_api::image::{Freed, Image, ImageList, ImageSource};
+use microvm_api::image::{CommitImage, Freed, Image, ImageList, ImageSource, TagImage};
 use microvm_api::operation::{ImageRef, Lines};
 use microvm_api::operations::image;
 use microvm_api::progress::ProgressLine;
@@ -75,6 +75,25 @@ pub(crate) async fn add(
         let info = app.services.catalog.build_image(&recipe, progress).await?;
         Ok(ProgressLine::Image { image: app.image(info) })
     }))
+}
+
+pub(crate) async fn commit(
+    app: Session,
+    Call { body: request, .. }: Call<image::Commit>,
+) -> Result<Reply<Lines<ProgressLine>>, Failure> {
+    Ok(progress(move |progress| async move {
+        let CommitImage { vm, name, config } = request;
+        let info = app.services.catalog.commit(&vm, &name, &config, progress).await?;
+        Ok(ProgressLine::Image { image: app.image(info) })
+    }))
+}
+
+pub(crate) async fn tag(
+    app: Session,
+    Call { body: TagImage { image, name }, .. }: Call<image::Tag>,
+) -> Result<Json<Image>, Failure> {
+    let info = app.services.catalog.tag_image(&image, &name).await?;
+    Ok(Json(app.image(info)))
 }
 
 fn base(source: ImageSource) -> Result<ImageBase, Failure> {

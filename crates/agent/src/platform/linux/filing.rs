@@ -70,6 +70,10 @@ impl Files for Linux {
         files::pack(stream, request).await
     }
 
+    async fn pull_layer(stream: &Arc<StreamHandle>) -> AgentResult<()> {
+        files::pack_layer(stream).await
+    }
+
     async fn pull_root(stream: &Arc<StreamHandle>, path: Vec<u8>) -> AgentResult<()> {
         files::pack_root(stream, path).await
     }

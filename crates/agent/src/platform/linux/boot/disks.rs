@@ -16,19 +16,19 @@ pub(super) struct Disk {
 
 /// Waits for the disk with this serial number.
 pub(super) fn find(serial: &str, events: &mut DeviceEvents, deadline: Instant) -> Result<Disk, BootError> {
-    let device = events.wait_for(&format!("disk with the serial `{serial}`"), deadline, || {
-        for entry in fs::read_dir("/sys/block").ok()?.flatten() {
-            let found = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
-            let device = format!("/dev/{}", entry.file_name().to_string_lossy());
-            if found.trim() == serial && fs::metadata(&device).is_ok() {
-                return Some(device);
-            }
-        }
-        None
-    })?;
+    let device = events.wait_for(&format!("disk with the serial `{serial}`"), deadline, || device(serial))?;
     let file_system = file_system(&device)?
         .ok_or_else(|| BootError::FileSystem { disk: format!("{device} (`{serial}`)") })?;
     Ok(Disk { device, file_system })
+}
+
+/// The device of the disk with this serial number, if it is there.
+pub(super) fn device(serial: &str) -> Option<String> {
+    fs::read_dir("/sys/block").ok()?.flatten().find_map(|entry| {
+        let found = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
+        let device = format!("/dev/{}", entry.file_name().to_string_lossy());
+        (found.trim() == serial && fs::metadata(&device).is_ok()).then_some(device)
+    })
 }
 
 /// EROFS and ext4 both keep their superblock at 1 KiB: magic at 0 and at 56 of it.

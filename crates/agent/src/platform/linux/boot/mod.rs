@@ -72,6 +72,11 @@ pub(crate) fn prepare() -> Result<Parameters, BootError> {
     Ok(parameters)
 }
 
+/// The device of the scratch disk.
+pub(crate) fn scratch_device() -> Option<String> {
+    disks::device("scratch")
+}
+
 /// What the kernel command line says to the agent.
 #[derive(Debug, Default)]
 pub(crate) struct Parameters {

@@ -34,13 +34,8 @@ pub(in crate::platform::linux) async fn pack_root(
     blocking(move || {
         let root = absolute(&path)?;
         let view = without_mounts(root)?;
-        let mut packer = Packer {
-            sender: Sender { stream: &stream, runtime: &runtime },
-            base: PathBuf::from(format!("/proc/self/fd/{}/.", view.as_raw_fd())),
-            pending: Vec::new(),
-            links: Links::default(),
-            left_out: LeftOut::default(),
-        };
+        let base = PathBuf::from(format!("/proc/self/fd/{}/.", view.as_raw_fd()));
+        let mut packer = Packer::new(Sender { stream: &stream, runtime: &runtime }, base);
         packer.walk()?;
         packer.pending.extend_from_slice(&[0; 1024]);
         packer.flush()?;
@@ -52,22 +47,42 @@ pub(in crate::platform::linux) async fn pack_root(
 
 /// The tree at `path` as a mount of its own that nothing is mounted in: below `/proc`, `/run` or `/etc/hostname` shows what
 /// the disks hold.
-fn without_mounts(path: &Path) -> AgentResult<OwnedFd> {
+pub(super) fn without_mounts(path: &Path) -> AgentResult<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     open_tree(rustix::fs::CWD, path, flags).map_err(failed("look below the mounts of", path))
 }
 
-struct Packer<'a> {
+/// Packs entries one after the other.
+pub(super) struct Packer<'a> {
     sender: Sender<'a>,
     /// Where the tree is found.
-    base: PathBuf,
+    pub(super) base: PathBuf,
     /// Headers and small files that wait, so that thousands of them do not make thousands of frames.
-    pending: Vec<u8>,
+    pub(super) pending: Vec<u8>,
     links: Links,
-    left_out: LeftOut,
+    pub(super) left_out: LeftOut,
 }
 
-impl Packer<'_> {
+impl<'a> Packer<'a> {
+    /// A packer of the tree at `base`.
+    pub(super) fn new(sender: Sender<'a>, base: PathBuf) -> Self {
+        Self { sender, base, pending: Vec::new(), links: Links::default(), left_out: LeftOut::default() }
+    }
+
+    /// An entry without content, attributes and time.
+    pub(super) fn plain(&mut self, header: Header, name: &[u8]) {
+        let entry = Entry { name, ..Entry::default() };
+        let entry = header::Entry {
+            name: entry.name,
+            target: None,
+            size: 0,
+            map: None,
+            modified: (0, 0),
+            records: &entry.records,
+        };
+        header::append(&mut self.pending, header, &entry);
+    }
+
     fn walk(&mut self) -> AgentResult<()> {
         let mut waiting = vec![self.base.clone()];
         while let Some(path) = waiting.pop() {
@@ -90,7 +105,7 @@ impl Packer<'_> {
         Ok(())
     }
 
-    fn entry(&mut self, path: &Path, shown: &Path, metadata: &Metadata) -> AgentResult<()> {
+    pub(super) fn entry(&mut self, path: &Path, shown: &Path, metadata: &Metadata) -> AgentResult<()> {
         let name = shown.as_os_str().as_bytes();
         let kind = metadata.file_type();
         if kind.is_socket() {
@@ -195,7 +210,7 @@ impl Packer<'_> {
         self.pending.resize(self.pending.len() + rest, 0);
     }
 
-    fn flush(&mut self) -> AgentResult<()> {
+    pub(super) fn flush(&mut self) -> AgentResult<()> {
         let pending = std::mem::take(&mut self.pending);
         if pending.is_empty() { Ok(()) } else { self.sender.data(pending) }
     }
