@@ -122,6 +122,7 @@ pub struct AddImage {
 #[serde(deny_unknown_fields)]
 pub struct CommitImage {
     /// Name or id of the VM, which runs.
+    #[schema(value_type = String)]
     pub vm: VmRef,
     /// Name of the image.
     pub name: String,

@@ -154,7 +154,7 @@ pub(crate) async fn pull_root(channel: &Arc<Channel>, path: &[u8]) -> Result<Pul
 
 /// Packs the changes of the root against the image.
 pub(crate) async fn pull_layer(channel: &Arc<Channel>) -> Result<PulledArchive, GuestError> {
-    packed(channel, Operation::PullLayer(Empty {})).await
+    packed(channel, Operation::PullLayer(microvm_protocol::messages::Empty {})).await
 }
 
 async fn packed(channel: &Arc<Channel>, operation: Operation) -> Result<PulledArchive, GuestError> {

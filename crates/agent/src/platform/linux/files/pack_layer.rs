@@ -92,6 +92,7 @@ impl Drop for Frozen<'_> {
     }
 }
 
+#[allow(unsafe_code, reason = "no library has these two requests")]
 fn request(mount: &OwnedFd, code: libc::Ioctl) -> std::io::Result<()> {
     // SAFETY: the descriptor is open, and the kernel does not read the argument of these two.
     match unsafe { libc::ioctl(mount.as_raw_fd(), code, 0) } {
