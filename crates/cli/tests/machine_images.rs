@@ -108,8 +108,8 @@ fn a_built_image_has_all_that_its_commands_left() {
 
 /// Changes of every kind that overlayfs has a form of its own for, and a process that goes on writing two files in turn.
 const CHANGE: &str = "\
-rm /usr/bin/yes; mv /usr/share/bash-completion /usr/share/renamed; rm -r /usr/share/apport; mkdir /usr/share/apport; \
-echo 1 > /usr/share/apport/new; ln /usr/bin/env /root/env; chmod 700 /usr/bin/env; \
+rm /usr/bin/yes; mv /usr/share/bash-completion /usr/share/renamed; rm -r /usr/share/python3; mkdir /usr/share/python3; \
+echo 1 > /usr/share/python3/new; ln /usr/bin/env /root/env; chmod 700 /usr/bin/env; \
 (i=0; while :; do i=$((i+1)); echo $i >> /root/a; echo $i >> /root/b; done) > /dev/null 2>&1 < /dev/null &";
 
 #[test]
@@ -119,7 +119,7 @@ fn a_commit_of_a_vm_that_writes_is_of_one_moment() {
     home.must(&["exec", "writer", "--", "sh", "-c", CHANGE]);
     home.must(&["commit", "writer", "committed", "--change", "WORKDIR /usr"]);
     let look = "pwd; cmp /usr/bin/env /root/env && stat -c '%a %h' /root/env; ls /usr/bin/yes /usr/share/bash-completion 2>&1 | wc -l; \
-                ls /usr/share/renamed | wc -l; ls /usr/share/apport; tail -qn1 /root/a /root/b";
+                ls /usr/share/renamed | wc -l; ls /usr/share/python3; tail -qn1 /root/a /root/b";
     let found = home.must(&["run", "--image", "committed", "--", "sh", "-c", look]);
     let lines: Vec<&str> = found.lines().collect();
     assert_eq!(lines[..3], ["/usr", "700 2", "2"], "{found}");

@@ -43,7 +43,7 @@ pub(in crate::platform::linux) async fn pack_layer(stream: &Arc<StreamHandle>) -
         let joined = without_mounts(Path::new("/"))?;
         let base =
             |fd: &OwnedFd, below: &str| PathBuf::from(format!("/proc/self/fd/{}/{below}", fd.as_raw_fd()));
-        let frozen = Frozen::new(&scratch)?;
+        let frozen = Frozen::new(&base(&scratch, "upper"))?;
         let mut layer = Layer {
             upper: base(&scratch, "upper"),
             packer: Packer::new(Sender { stream: &stream, runtime: &runtime }, base(&joined, ".")),
@@ -75,27 +75,29 @@ fn mount_again() -> AgentResult<OwnedFd> {
 }
 
 /// A file system that takes no writes until this is dropped.
-struct Frozen<'a>(&'a OwnedFd);
+struct Frozen(fs::File);
 
-impl<'a> Frozen<'a> {
-    fn new(mount: &'a OwnedFd) -> AgentResult<Self> {
-        request(mount, FREEZE).map_err(failed("freeze", Path::new("/")))?;
-        Ok(Self(mount))
+impl Frozen {
+    fn new(directory: &Path) -> AgentResult<Self> {
+        // The descriptor of the mount itself is none that takes requests.
+        let directory = fs::File::open(directory).map_err(failed("open", Path::new("/")))?;
+        request(&directory, FREEZE).map_err(failed("freeze", Path::new("/")))?;
+        Ok(Self(directory))
     }
 }
 
-impl Drop for Frozen<'_> {
+impl Drop for Frozen {
     fn drop(&mut self) {
-        if let Err(error) = request(self.0, THAW) {
+        if let Err(error) = request(&self.0, THAW) {
             crate::core::console::say(&format!("the root stays frozen: {error}"));
         }
     }
 }
 
 #[allow(unsafe_code, reason = "no library has these two requests")]
-fn request(mount: &OwnedFd, code: libc::Ioctl) -> std::io::Result<()> {
+fn request(directory: &fs::File, code: libc::Ioctl) -> std::io::Result<()> {
     // SAFETY: the descriptor is open, and the kernel does not read the argument of these two.
-    match unsafe { libc::ioctl(mount.as_raw_fd(), code, 0) } {
+    match unsafe { libc::ioctl(directory.as_raw_fd(), code, 0) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     }
