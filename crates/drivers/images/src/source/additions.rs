@@ -1,21 +1,19 @@
 //! Everything that a recipe puts on top of an image of the store: packages, wheels, modules of Node, files.
 
 use camino::Utf8Path;
-use microvm_durable::error::bad_input;
 use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
 use microvm_ports::storage::Additions;
 
 use super::builder::Builder;
-use super::{npm, packages, pip, recipe};
+use super::{npm, packages, pip, recipe, words};
 
 /// Finds what is wrong with additions without the network and without the image.
 pub(crate) fn check(additions: &Additions) -> Result<(), StorageError> {
     let Additions { packages, pip, npm, files } = additions;
     packages::check_names(packages)?;
-    for (kind, words) in [("pip requirement", pip), ("npm package", npm)] {
-        check_words(kind, words)?;
-    }
+    words::check_pip(pip)?;
+    words::check_npm(npm)?;
     recipe::check_files(files)
 }
 
@@ -60,22 +58,4 @@ pub(crate) fn describe(base: &str, additions: &Additions) -> String {
         parts.push(format!("{} files", files.len()));
     }
     if parts.is_empty() { base.to_owned() } else { format!("{base} with {}", parts.join(", ")) }
-}
-
-/// Words become arguments of tools: none may be taken for an option, or for a path of the host.
-fn check_words(kind: &str, words: &[String]) -> Result<(), StorageError> {
-    let fine = |word: &str| {
-        !word.is_empty()
-            && word.len() <= 512
-            && !word.starts_with(['-', '.', '/', '~'])
-            && !word.starts_with("file:")
-            && !word.chars().any(char::is_control)
-    };
-    match words.iter().find(|word| !fine(word)) {
-        Some(word) => Err(bad_input(
-            format!("the {kind} `{}`", word.escape_debug()),
-            "write the name of a package, and a version if one is meant; files of the host go to `files`",
-        )),
-        None => Ok(()),
-    }
 }

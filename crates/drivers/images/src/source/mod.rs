@@ -22,3 +22,4 @@ mod pip;
 pub(crate) mod recipe;
 pub(crate) mod registry;
 pub(crate) mod tar_image;
+mod words;

@@ -31,22 +31,34 @@ const CONFIGURE: &str = "export DEBIAN_FRONTEND=noninteractive; \
     rm -f /var/cache/apt/archives/*.deb && \
     { command -v ldconfig > /dev/null && ldconfig; rm -rf /var/lib/dpkg/*-old /var/cache/debconf/*-old; true; }";
 
-/// Names go onto a command line: `name`, `name:arch`, `name=version` or `name/release`.
+/// Names go onto a command line: `name`, `name:arch`, and either with `=version`. A path would be a package of the host.
 pub(super) fn check_names(packages: &[String]) -> Result<(), StorageError> {
-    let fine = |name: &str| {
-        name.len() <= 128
-            && name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.:=~_/".contains(&byte))
-            && !name.ends_with(['+', '-'])
-            || matches!(name.strip_suffix("++"), Some(rest) if !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric()))
-    };
-    match packages.iter().find(|package| !fine(package)) {
+    match packages.iter().find(|package| !is_name(package)) {
         Some(package) => Err(bad_input(
             format!("the package name `{}`", package.escape_debug()),
-            "it has characters that no package name has",
+            "write `name`, `name:architecture`, or either with `=version`",
         )),
         None => Ok(()),
     }
+}
+
+fn is_name(word: &str) -> bool {
+    let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let (name, version) = word.split_once('=').map_or((word, None), |(name, version)| (name, Some(version)));
+    let (name, architecture) =
+        name.split_once(':').map_or((name, None), |(name, architecture)| (name, Some(architecture)));
+    // For apt a `-` at the end removes a package. A `+` at the end installs one and belongs to names such as `g++`.
+    word.len() <= 128
+        && name.bytes().next().is_some_and(lower)
+        && !name.ends_with('-')
+        && name.bytes().all(|byte| lower(byte) || b"+-.".contains(&byte))
+        && architecture
+            .is_none_or(|text| !text.is_empty() && text.bytes().all(|byte| lower(byte) || byte == b'-'))
+        && architecture.is_none_or(|text| !text.ends_with('-'))
+        && version.is_none_or(|text| {
+            text.starts_with(|c: char| c.is_ascii_digit())
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.:~".contains(&byte))
+        })
 }
 
 /// Puts packages and all that they need in; returns the commands that finish it in a VM, if any are needed.
@@ -234,5 +246,48 @@ impl Apt {
             }
         })?;
         Ok(names.into_iter().map(|name| self.cache.join("archives").join(name)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_named_with_architecture_and_version_and_nothing_else() {
+        for word in [
+            "git",
+            "g++",
+            "libstdc++6",
+            "python3.11",
+            "libc6:amd64",
+            "gcc-12:arm64=12.2.0-14+deb12u1",
+            "a=1:2~rc1",
+        ] {
+            assert!(check_names(&[word.to_owned()]).is_ok(), "{word}");
+        }
+        for word in [
+            "",
+            "-y",
+            "--x",
+            "git-",
+            "./x.deb",
+            "/x.deb",
+            "x/y.deb",
+            "git/bookworm",
+            "git:",
+            "git=",
+            "git=-1",
+            "a b",
+            "git:-",
+            "git:amd64-",
+            "a\nb",
+            "~nfoo",
+            "?x",
+            "^x",
+            "Git",
+        ] {
+            assert!(check_names(&[word.to_owned()]).is_err(), "{word:?}");
+        }
     }
 }

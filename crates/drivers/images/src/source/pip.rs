@@ -1,8 +1,11 @@
 //! Python packages: wheels that the host's `pip` chooses for the Python of an image, put beside that Python.
 
+use std::process::Command;
+
 use camino::Utf8Path;
+use microvm_durable::cancel::Cancel;
 use microvm_durable::error::{bad_input, io_error};
-use microvm_durable::files::{make_directory, names_in};
+use microvm_durable::files::{make_directory, names_in, write_new};
 use microvm_durable::tool::Tool;
 use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
@@ -13,6 +16,10 @@ use crate::erofs::Kind;
 
 const PIP: Tool =
     Tool { program: "pip3", package: "python3-pip", purpose: "adding Python packages to images" };
+/// A module that keeps Python from starting programs.
+const GUARD: &str = include_str!("pip_guard.py");
+/// Its words when something wanted to.
+const REFUSED: &str = "no program may be started";
 /// The newest glibc whose wheels are asked for; wheels for older ones run on newer ones.
 const GLIBC_MINOR_MAX: u32 = 40;
 /// glibc of an image that does not say which it has: that of the oldest Debian with support.
@@ -43,28 +50,15 @@ pub(super) fn add(
             "the image has no python3: add `packages: [python3]`, or build on an image that has it",
         )
     })?;
-    let target = workspace.join("pip");
-    make_directory(&target, 0o755)?;
-    let mut command = PIP.bound_command()?;
-    command.args([
-        "install",
-        "--target",
-        target.as_str(),
-        "--only-binary=:all:",
-        "--no-compile",
-        "--no-input",
-    ]);
-    command.args(["--disable-pip-version-check", "--no-warn-script-location", "--ignore-installed"]);
-    command.args(["--python-version", &python.version, "--implementation", "cp"]);
-    for platform in platforms(builder)? {
-        command.args(["--platform", &platform]);
-    }
-    command.env("PIP_ROOT_USER_ACTION", "ignore").args(requirements);
+    let platforms = platforms(builder)?;
+    let command = command(PIP, &workspace.join("pip"), &python, &platforms, requirements, &builder.cancel)?;
+    let target = workspace.join("pip/target");
     let progress = builder.progress.clone();
     progress.step(format!("pip: {}", requirements.join(" ")));
     let cancel = builder.cancel.clone();
-    let mut missing = None;
+    let (mut missing, mut refused) = (None, false);
     let ran = PIP.run(command, &cancel, |line| {
+        refused |= line.contains(REFUSED);
         if let Some(rest) = line.strip_prefix("ERROR: No matching distribution found for ") {
             missing = Some(rest.to_owned());
         } else if line.starts_with("Collecting ") || line.starts_with("Installing ") {
@@ -82,8 +76,66 @@ pub(super) fn add(
             ),
         ));
     }
+    if let (Err(_), true) = (&ran, refused) {
+        return Err(bad_input(
+            format!("the pip requirements `{}`", requirements.join(" ")),
+            "pip wanted to start a program on the host, as it does for packages that are built or come from an address; \
+             such packages are installed by `commands`",
+        ));
+    }
     ran?;
     put(builder, &python, &target)
+}
+
+/// The command that fetches wheels into `target` of a new folder. Nothing that it fetches is run: it starts no programs, and
+/// neither the working directory nor the word of a requirement leads to a file of the host.
+fn command(
+    pip: Tool,
+    folder: &Utf8Path,
+    python: &Python,
+    platforms: &[String],
+    requirements: &[String],
+    cancel: &Cancel,
+) -> Result<Command, StorageError> {
+    let (target, guard, empty) = (folder.join("target"), folder.join("guard"), folder.join("empty"));
+    for directory in [folder, &target, &guard, &empty] {
+        make_directory(directory, 0o755)?;
+    }
+    // Python imports this module before anything else.
+    write_new(&guard.join("sitecustomize.py"), 0o644, GUARD.as_bytes())?;
+    let bound = || -> Result<Command, StorageError> {
+        let mut command = pip.bound_command()?;
+        let before = std::env::var("PYTHONPATH").ok().filter(|path| !path.is_empty());
+        let path = before.map_or_else(|| guard.to_string(), |before| format!("{guard}:{before}"));
+        command.current_dir(&empty).env("PYTHONPATH", path).env("PIP_ROOT_USER_ACTION", "ignore");
+        Ok(command)
+    };
+    let mut version = bound()?;
+    version.arg("--version");
+    pip.run(version, cancel, |_| {})?;
+    if !guard.join("active").exists() {
+        return Err(bad_input(
+            "the host's pip3",
+            "its Python ignores PYTHONPATH, so it cannot be kept from running scripts of packages; \
+             install pip3 from the host's distribution",
+        ));
+    }
+    let mut command = bound()?;
+    command.args([
+        "install",
+        "--target",
+        target.as_str(),
+        "--only-binary=:all:",
+        "--no-compile",
+        "--no-input",
+    ]);
+    command.args(["--disable-pip-version-check", "--no-warn-script-location", "--ignore-installed"]);
+    command.args(["--python-version", &python.version, "--implementation", "cp"]);
+    for platform in platforms {
+        command.args(["--platform", platform]);
+    }
+    command.arg("--").args(requirements);
+    Ok(command)
 }
 
 /// Moves what pip made into the image.
@@ -191,6 +243,53 @@ mod tests {
         ] {
             assert_eq!(version_of(name).as_deref(), version, "{name}");
         }
+    }
+
+    /// Runs a fake pip as the real one would be run; returns the error, if any, and what it recorded.
+    fn run(script: &str) -> (Result<(), StorageError>, String) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let program = folder.join("pip3");
+        std::fs::write(&program, script.replace("RECORD", folder.join("record").as_str())).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let pip = Tool { program: program.into_string().leak(), ..PIP };
+        let python = Python {
+            version: "3.11".to_owned(),
+            program: "/usr/bin/python3".to_owned(),
+            packages: String::new(),
+            programs: "usr/bin",
+        };
+        let cancel = Cancel::default();
+        let words = ["a==1".to_owned(), "b".to_owned()];
+        let command =
+            command(pip, &folder.join("pip"), &python, &["linux_x86_64".to_owned()], &words, &cancel);
+        let ran = command.and_then(|command| pip.run(command, &cancel, |_| {}));
+        (ran, std::fs::read_to_string(folder.join("record")).unwrap_or_default())
+    }
+
+    #[test]
+    fn pip_takes_wheels_only_and_starts_no_program() {
+        let script = "#!/usr/bin/env python3\nimport os, subprocess, sys\n\
+            starts = [lambda: subprocess.run(['true']), lambda: os.system('true'), os.fork, lambda: os.execv('/bin/true', ['x'])]\n\
+            for start in starts:\n    try:\n        start()\n        print('STARTED', file=open('RECORD', 'a'))\n    \
+            except PermissionError:\n        pass\n\
+            print(*sys.argv[1:], *os.listdir('.'), file=open('RECORD', 'a'))\n";
+        let (ran, record) = run(script);
+        ran.unwrap();
+        assert!(!record.contains("STARTED"), "{record}");
+        let last = record.lines().last().unwrap();
+        assert!(
+            last.contains(" --only-binary=:all: ") && last.ends_with(" linux_x86_64 -- a==1 b"),
+            "{last}"
+        );
+    }
+
+    #[test]
+    fn a_pip_that_cannot_be_held_is_refused_before_it_fetches() {
+        let (ran, record) = run("#!/bin/sh\necho \"$@\" >> RECORD\n");
+        assert!(ran.unwrap_err().to_string().contains("PYTHONPATH"));
+        assert_eq!(record, "--version\n");
     }
 
     #[test]
