@@ -195,5 +195,22 @@ fn a_row_that_an_earlier_version_stored_later_is_no_older_one() {
         host.store.update_vm(&earlier).await.unwrap();
     });
     let second = host.serve();
-    second.run(phase(&second.service, "dev", Phase::Hibernated));
+    let counted = second.run(async {
+        phase(&second.service, "dev", Phase::Hibernated).await;
+        let (row, kept) =
+            (record(&second.service, "dev"), host.storage.kept_record(&earlier.id).await.unwrap());
+        assert_eq!(kept.map(|kept| (kept.generation, kept.phase())), Some((10, Phase::Hibernated)));
+        assert_eq!(row.generation, 10);
+        // The next change reaches the row only.
+        host.storage.script().next(Operation::KeepRecord, Fault::Fail);
+        second.service.vms.start(&vm("dev")).await.unwrap();
+        record(&second.service, "dev").generation
+    });
+    drop(second);
+    let third = host.serve();
+    third.run(async {
+        phase(&third.service, "dev", Phase::Running).await;
+        assert_eq!(record(&third.service, "dev").generation, counted);
+        assert_eq!(say(&third.service, "dev", "echo there").await, "there");
+    });
 }

@@ -363,3 +363,32 @@ async fn of_a_snapshot_that_tells_nothing_of_itself_later_ones_go() {
     assert!(matches!(&refused, StorageError::InUse { users, .. } if users.contains(snapshot_id(2).as_str())));
     storage.remove_snapshot(&snapshot_id(3)).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_manifest_with_no_state_or_too_many_parts_is_damaged() {
+    let root = tempfile::tempdir().unwrap();
+    let root = Utf8Path::from_path(root.path()).unwrap().join("store");
+    let storage = four(&root).await;
+    let (id, path) = (snapshot_id(4), root.join("snapshots").join(snapshot_id(4).as_str()));
+    let path = path.join("manifest.json");
+    let whole: serde_json::Value = microvm_durable::manifest::decode(&std::fs::read(&path).unwrap()).unwrap();
+    let part = whole["device_state"].clone();
+    let parts: serde_json::Map<_, _> =
+        (0..StateParts::MOST).map(|number| (format!("part-{number}"), part.clone())).collect();
+    let (mut none, mut many) = (whole.clone(), whole);
+    none.as_object_mut().unwrap().remove("device_state");
+    many["state_parts"] = parts.into();
+    for (body, count) in [(none, 0), (many, StateParts::MOST + 1)] {
+        std::fs::write(&path, microvm_durable::manifest::encode(&body)).unwrap();
+        let found = storage.verify_snapshot(&id, Progress::ignored()).await.unwrap();
+        assert_eq!(found.iter().map(|damage| damage.part.as_str()).collect::<Vec<_>>(), ["manifest"]);
+        assert!(found[0].detail.contains(&format!("{count} parts")), "{}", found[0].detail);
+        let listed = storage.snapshots().await.unwrap();
+        assert_eq!(listed.iter().filter(|snapshot| snapshot.is_err()).count(), 1);
+        let source = storage
+            .snapshot_source(&id, 1, MemoryShape::PagesOverBase, Progress::ignored())
+            .await
+            .map(|_| ());
+        assert!(matches!(source, Err(StorageError::Damaged { .. })), "{source:?}");
+    }
+}

@@ -126,6 +126,37 @@ impl Qemu {
         let version = host.version.clone();
         QemuMachine::attach(&self.config, &spec.directory, process, version, user, Some(saving)).await
     }
+
+    /// Connects to a machine that an earlier server started, if it lives.
+    async fn adopt_by(
+        &self,
+        directory: &Utf8Path,
+        record: &MachineRecord,
+    ) -> Result<QemuMachine, LaunchError> {
+        let Record { process, version, user, saving, .. } = Record::read(record)?;
+        // Only what is known to be gone is: a machine that cannot be looked at now is adopted later.
+        let unknown = |error: std::io::Error| LaunchError::Process {
+            step: "looking for its process",
+            detail: error.to_string(),
+        };
+        let lives = process.vmm_lives().map_err(unknown)?;
+        if lives && process.belongs_elsewhere(directory).map_err(unknown)? {
+            return Err(LaunchError::Gone(
+                "it works for another root directory, which this one is a copy of".to_owned(),
+            ));
+        }
+        if !lives {
+            let LaunchError::Died { detail } = process::died(directory) else {
+                return Err(LaunchError::Gone("its process is gone".to_owned()));
+            };
+            return Err(LaunchError::Gone(detail));
+        }
+        if let Some(user) = user {
+            self.users.keep(user);
+        }
+        let user = UserLease { users: Arc::clone(&self.users), user };
+        QemuMachine::attach(&self.config, directory, process, version, user, saving).await
+    }
 }
 
 impl std::fmt::Debug for Qemu {
@@ -173,29 +204,17 @@ impl Hypervisor for Qemu {
         directory: &Utf8Path,
         record: &MachineRecord,
     ) -> Result<Arc<dyn Machine>, LaunchError> {
-        let Record { process, version, user, saving, .. } = Record::read(record)?;
-        // Only what is known to be gone is: a machine that cannot be looked at now is adopted later.
-        let unknown = |error: std::io::Error| LaunchError::Process {
-            step: "looking for its process",
-            detail: error.to_string(),
-        };
-        let lives = process.vmm_lives().map_err(unknown)?;
-        if lives && process.belongs_elsewhere(directory).map_err(unknown)? {
-            return Err(LaunchError::Gone(
-                "it works for another root directory, which this one is a copy of".to_owned(),
-            ));
+        match self.adopt_by(directory, record).await {
+            Ok(machine) => Ok(Arc::new(machine)),
+            Err(error) => {
+                // It may live: its user id goes to no other machine.
+                let may_live = !matches!(error, LaunchError::Gone(_) | LaunchError::Died { .. });
+                if let Some(user) = Record::user_of(record).filter(|_| may_live) {
+                    self.users.keep(user);
+                }
+                Err(error)
+            }
         }
-        if !lives {
-            let LaunchError::Died { detail } = process::died(directory) else {
-                return Err(LaunchError::Gone("its process is gone".to_owned()));
-            };
-            return Err(LaunchError::Gone(detail));
-        }
-        if let Some(user) = user {
-            self.users.keep(user);
-        }
-        let user = UserLease { users: Arc::clone(&self.users), user };
-        Ok(Arc::new(QemuMachine::attach(&self.config, directory, process, version, user, saving).await?))
     }
 
     async fn end_strays(
@@ -307,5 +326,25 @@ fn not_ended(step: &'static str, error: &std::io::Error) -> LaunchError {
         LaunchError::Timeout { step, after: SWEEP_DEADLINE }
     } else {
         LaunchError::Process { step, detail: error.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_user_id_of_a_machine_that_cannot_be_adopted_stays_taken() {
+        let qemu = Qemu::new(QemuConfig::new("microvm".into()));
+        let (id, directory) = (VmId::from_parts(1, 1), Utf8Path::new("/nowhere"));
+        let data =
+            |user: u32| serde_json::json!({ "format": 2, "process": "of a newer program", "user": user });
+        let record = MachineRecord { driver: probe::NAME.to_owned(), data: data(7) };
+        let error = qemu.adopt(&id, directory, &record).await.unwrap_err();
+        assert!(matches!(error, LaunchError::Process { .. }), "{error}");
+        assert!(qemu.users.has(7));
+        let other = MachineRecord { driver: "other".to_owned(), data: data(8) };
+        assert!(matches!(qemu.adopt(&id, directory, &other).await, Err(LaunchError::Gone(_))));
+        assert!(!qemu.users.has(8), "of a machine that is gone nothing is taken");
     }
 }

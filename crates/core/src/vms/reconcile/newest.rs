@@ -49,7 +49,8 @@ impl<'a> Newest<'a> {
                     tracing::warn!(vm = %row.id, %error, "its row stays older until its next change");
                 }
             }
-            Ok(Some(kept)) if kept.generation >= row.generation => {}
+            Ok(Some(kept)) if kept.generation > row.generation => self.count_on(row, kept.generation).await,
+            Ok(Some(kept)) if kept.generation == row.generation => {}
             Ok(_) if matches!(row.phase(), Phase::Creating | Phase::Deleting) => {}
             Ok(_) => {
                 if let Err(error) = storage.keep_record(row).await {
@@ -59,6 +60,19 @@ impl<'a> Newest<'a> {
             Err(error) => {
                 tracing::error!(vm = %row.id, %error, "the row of this VM is believed, its directory cannot tell whether it is the newest");
             }
+        }
+    }
+
+    /// Counts a row, which an older server stored and which is believed, beyond the copy in the VM's directory: that would be
+    /// the newer one at the next start, if the next change of the row did not reach the directory.
+    async fn count_on(&self, row: &mut VmRecord, kept: u64) {
+        row.generation = kept.saturating_add(1);
+        if let Err(error) = self.shared.ports.store.update_vm(row).await {
+            tracing::warn!(vm = %row.id, %error, "its row counts as older than its directory until its next change");
+        }
+        let is_kept = !matches!(row.phase(), Phase::Creating | Phase::Deleting);
+        if is_kept && let Err(error) = self.shared.ports.vm_storage.keep_record(row).await {
+            tracing::warn!(vm = %row.id, %error, "this VM's directory keeps an older record until its next change");
         }
     }
 

@@ -193,6 +193,10 @@ impl Records {
             Ok(manifest) if manifest.id != *id => {
                 Err(whole(format!("it belongs to snapshot {}", manifest.id)))
             }
+            Ok(manifest) if !(1..=StateParts::MOST).contains(&manifest.state().count()) => {
+                let (count, most) = (manifest.state().count(), StateParts::MOST);
+                Err(whole(format!("it tells of {count} parts of a state, 1 to {most} are possible")))
+            }
             Ok(manifest) => Ok((manifest, sha256(&bytes))),
         })
     }

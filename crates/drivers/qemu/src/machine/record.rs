@@ -3,7 +3,8 @@
 use microvm_confinement::ProcessRecord;
 use microvm_ports::LaunchError;
 use microvm_ports::hypervisor::MachineRecord;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::branch::Saving;
@@ -25,18 +26,31 @@ pub(crate) struct Record {
     /// Supervisor and VMM.
     pub(crate) process: ProcessRecord,
     /// Version of QEMU that runs the machine.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub(crate) version: String,
     /// User id of the VMM; `None`: the server's own.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub(crate) user: Option<u32>,
     /// Facts that a save needs; machines of the first servers lack them and cannot be branched.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub(crate) saving: Option<Saving>,
 }
 
 const fn first_format() -> u32 {
     FIRST_FORMAT
+}
+
+/// Reads a part that a machine can do without: nothing of a part that this program cannot read. A machine whose record had
+/// to be whole would be out of reach for ever, while its VMM goes on.
+fn or_nothing<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + DeserializeOwned,
+{
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).unwrap_or_else(|error| {
+        tracing::warn!(%error, part = std::any::type_name::<T>(), "a part of the record of a machine cannot be read, the machine goes on without it");
+        T::default()
+    }))
 }
 
 impl Record {
@@ -71,6 +85,11 @@ impl Record {
             return Err(unreadable(format!("it has version {format}, this program reads up to {FORMAT}")));
         }
         Self::deserialize(&stored.data).map_err(|error| unreadable(error.to_string()))
+    }
+
+    /// User id of the VMM in a record that need not be readable; `None` if it tells none.
+    pub(crate) fn user_of(stored: &MachineRecord) -> Option<u32> {
+        stored.data["user"].as_u64().and_then(|user| user.try_into().ok())
     }
 }
 
@@ -127,6 +146,23 @@ mod tests {
             first.as_object_mut().unwrap().remove(later);
         }
         assert!(Record::read(&stored(first)).unwrap().saving.is_none());
+    }
+
+    #[test]
+    fn a_part_that_cannot_be_read_costs_that_part_only() {
+        let mut earlier = of_before();
+        // As programs wrote it before the file of the memory was told.
+        earlier["saving"].as_object_mut().unwrap().remove("memory_base");
+        let read = Record::read(&stored(earlier)).unwrap();
+        assert_eq!((read.version.as_str(), read.user), ("7.2.22", Some(1_610_612_737)));
+        assert!(read.saving.is_none());
+        for (part, bad) in [("version", json!(7)), ("user", json!("nobody")), ("saving", json!([]))] {
+            let mut broken = of_before();
+            broken[part] = bad;
+            let read = Record::read(&stored(broken)).unwrap();
+            assert_eq!(read.version.is_empty(), part == "version");
+            assert_eq!((read.user.is_none(), read.saving.is_none()), (part == "user", part == "saving"));
+        }
     }
 
     #[test]

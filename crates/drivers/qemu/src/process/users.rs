@@ -32,6 +32,12 @@ impl Users {
     pub(crate) fn keep(&self, user: u32) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(user);
     }
+
+    /// True if a machine of this server has this user id.
+    #[cfg(test)]
+    pub(crate) fn has(&self, user: u32) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&user)
+    }
 }
 
 /// A user id in use; free again when this is dropped with its machine's handle.
