@@ -65,10 +65,10 @@ impl BareHost {
 
     /// Shortest pause of a bare machine for a branch in which no memory is copied.
     pub(crate) async fn pause(&self, machine: &BareMachine) -> Result<Duration, BenchError> {
-        let tops = self.snapshots.prepare_overlays(&machine.id, &[]).await;
-        let tops = tops.map_err(|error| failed("making a new top", &error))?;
-        let [overlay] = tops.as_slice() else {
-            return Err(failed("making a new top", &"there is not exactly one disk"));
+        let overlays = self.snapshots.prepare_overlays(&machine.id, &[]).await;
+        let overlays = overlays.map_err(|error| failed("making a new overlay", &error))?;
+        let [overlay] = overlays.as_slice() else {
+            return Err(failed("making a new overlay", &"there is not exactly one disk"));
         };
         let directory = self.disks.vm_directory(&machine.id);
         let overlay = overlay.clone();

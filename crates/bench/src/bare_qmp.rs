@@ -126,8 +126,7 @@ pub(crate) fn pause(directory: &Utf8Path, disk: usize, overlay: &DiskChange) -> 
     let node = blocks.as_array().into_iter().flatten().find(is_it);
     let node = node.and_then(|block| block["inserted"]["node-name"].as_str());
     let node = node.ok_or_else(|| wrong(&format!("it does not name the node of {device}")))?.to_owned();
-    // A machine may be paused several times: each name is longer than the one before.
-    let (next, cache) = (format!("{node}x"), json!({ "no-flush": true }));
+    let (next, cache) = (next_name(&node), json!({ "no-flush": true }));
     let file = json!({ "driver": "file", "filename": overlay.path, "locking": "off", "cache": cache });
     let description = json!({
         "driver": "qcow2", "node-name": next, "discard": "unmap", "cache": cache, "file": file, "backing": null,
@@ -142,4 +141,31 @@ pub(crate) fn pause(directory: &Utf8Path, disk: usize, overlay: &DiskChange) -> 
     qmp.call("transaction", switch)?;
     qmp.call("cont", json!({}))?;
     Ok(began.elapsed())
+}
+
+/// Name of the node over `node`. A machine may be paused several times, and QEMU takes names of up to 31 characters: they are
+/// numbered.
+fn next_name(node: &str) -> String {
+    let (stem, number) = node.rsplit_once("-x").unwrap_or((node, "0"));
+    match number.parse::<u64>() {
+        Ok(number) => format!("{stem}-x{}", number.saturating_add(1)),
+        Err(_) => format!("{node}-x1"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::next_name;
+
+    #[test]
+    fn names_of_nodes_stay_short_over_many_pauses() {
+        let mut node = "scratch".to_owned();
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..1_000 {
+            node = next_name(&node);
+            assert!(node.len() <= 31 && seen.insert(node.clone()), "{node}");
+        }
+        assert_eq!(node, "scratch-x1000");
+        assert_eq!(next_name("disk-xyz"), "disk-xyz-x1");
+    }
 }

@@ -191,7 +191,8 @@ pub trait Hypervisor: Send + Sync {
 /// Loads saved states.
 #[async_trait]
 pub trait Loader: Send + Sync {
-    /// Needs of states that this driver saves on this host, of machines that boot `kernel` and have no further devices.
+    /// Needs of states that this driver saves on this host, of machines that boot `kernel` and have no further devices (of a
+    /// machine with some, its [`crate::Brancher`] tells them: it may be of another machine type).
     ///
     /// # Errors
     /// As [`Hypervisor::probe`].

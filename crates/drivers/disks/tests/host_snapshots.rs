@@ -392,3 +392,37 @@ async fn a_manifest_with_no_state_or_too_many_parts_is_damaged() {
         assert!(matches!(source, Err(StorageError::Damaged { .. })), "{source:?}");
     }
 }
+
+#[tokio::test]
+async fn a_sparse_save_is_refused_where_holes_are_not_told_page_by_page() {
+    use std::os::unix::fs::FileExt;
+    if !is_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let root = Utf8Path::from_path(root.path()).unwrap();
+    let storage = common::open(root.join("store")).unwrap();
+    let vm = vm_id(1);
+    storage.create_vm_files(&vm, 64).await.unwrap();
+    let zero = storage.zero_memory(MEMORY_MIB).await.unwrap();
+    // On ramfs lseek(2) tells of no holes.
+    let disk = SmallDisk::mount_as("ramfs", "1m");
+    let coarse = Utf8Path::from_path(disk.0.path()).unwrap();
+    for (number, (directory, is_kept)) in (1..).zip([(coarse, false), (root, true)]) {
+        let changes = directory.join("changes");
+        let file = std::fs::File::create_new(&changes).unwrap();
+        file.set_len(u64::from(MEMORY_MIB) << 20).unwrap();
+        file.write_all_at(&[7; PAGE_SIZE], 5 * PAGE_SIZE as u64).unwrap();
+        let mut ready = branch(&storage, &vm, &zero, 1).await.unwrap();
+        ready.branch.memory = StateMemory::Sparse { changes, previous: None };
+        ready.description.memory = MemoryShape::SparseFileOverPrevious;
+        let written = storage.write_snapshot(&snapshot_id(number), ready, false, Progress::ignored()).await;
+        assert_eq!(written.is_ok(), is_kept, "{written:?}");
+        assert!(is_kept || written.unwrap_err().to_string().contains("holes of one page"));
+        assert_eq!(
+            std::fs::read_dir(directory).unwrap().count(),
+            if is_kept { 2 } else { 1 },
+            "the probe is gone"
+        );
+    }
+}

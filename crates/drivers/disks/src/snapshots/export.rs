@@ -15,7 +15,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::Exchange;
 use super::difference::difference;
-use super::export_format::{ExportManifest, MAGIC, VERSION};
+use super::export_format::{ExportManifest, MAGIC, version_of};
 use super::manifest::{MEMORY, MemoryPart, SnapshotManifest, damage};
 use super::open_memory::Bases;
 use super::page_file::{PAGE, content_pages};
@@ -97,7 +97,7 @@ impl Exchange {
             .open(path)
             .map_err(io_error("creating", path))?;
         file.write_all(MAGIC)
-            .and_then(|()| file.write_all(&VERSION.to_le_bytes()))
+            .and_then(|()| file.write_all(&version_of(snapshot).to_le_bytes()))
             .map_err(io_error("writing", path))?;
         let total: u64 = pieces.iter().map(|piece| piece.part.length).sum();
         write_stream(&file, &manifest, &pieces, &|done| {

@@ -13,6 +13,7 @@ use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::snapshot::{BranchFiles, BranchSource};
 
 use super::handle::SourceHandle;
+use super::holes;
 use super::memory_base::base_name;
 use super::page_file::PAGE;
 use super::view::{BaseFile, Overlay, View};
@@ -70,6 +71,20 @@ impl Memories {
         }
     }
 
+    /// Refuses pages that are told by the holes of a file where the file system does not tell these exactly.
+    fn check_holes(&self, changes: &Utf8Path) -> Result<(), StorageError> {
+        let directory = changes.parent().unwrap_or(changes);
+        let probe = directory.join(format!(".holes.{}-{}", std::process::id(), self.ground.number()));
+        if holes::are_exact(&probe)? {
+            return Ok(());
+        }
+        let detail = format!(
+            "its memory was saved as changed pages in a sparse file, and the file system of {directory} does not tell holes of one \
+             page: keep the root directory on one with blocks of 4 KiB (ext4, XFS, btrfs), or use another hypervisor"
+        );
+        Err(bad_input("the branch", detail))
+    }
+
     /// The memory of a branch.
     pub(crate) fn branch_view(&self, files: &BranchFiles, base: Option<&str>) -> Result<View, StorageError> {
         let pages = (u64::from(files.description.memory_mib) << 20) / PAGE;
@@ -80,6 +95,7 @@ impl Memories {
                 return Ok(View { pages, base, overlays: Vec::new() });
             }
             StateMemory::Sparse { changes, previous } => {
+                self.check_holes(changes)?;
                 let base = previous.as_deref().map(|path| open_saved(path, pages)).transpose()?;
                 let overlay = Overlay::of_sparse(open_saved(changes, pages)?)?;
                 return Ok(View { pages, base, overlays: vec![overlay] });

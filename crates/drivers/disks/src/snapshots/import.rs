@@ -15,7 +15,7 @@ use microvm_types::SnapshotId;
 use rustix::fs::{Mode, OFlags};
 
 use super::Exchange;
-use super::export_format::{ExportManifest, MAGIC, MANIFEST_MAX, VERSION, WINDOW_LOG};
+use super::export_format::{ExportManifest, MAGIC, MANIFEST_MAX, VERSIONS, WINDOW_LOG};
 use super::import_disk::ImportedLayers;
 use super::manifest::{LAYERS_MAX, MEMORY, check_description};
 use super::memory_base::MEMORY_MAX_MIB;
@@ -110,9 +110,12 @@ impl Exchange {
         if !start.starts_with(MAGIC) {
             return Err(parts.wrong("it is not an exported snapshot"));
         }
-        if start[16..] != VERSION.to_le_bytes() {
-            let version = u32::from_le_bytes([start[16], start[17], start[18], start[19]]);
-            return Err(parts.wrong(format!("it has version {version}, this program reads {VERSION}")));
+        let version = u32::from_le_bytes([start[16], start[17], start[18], start[19]]);
+        if !VERSIONS.contains(&version) {
+            let (first, last) = (VERSIONS.start(), VERSIONS.end());
+            return Err(
+                parts.wrong(format!("it has version {version}, this program reads {first} to {last}"))
+            );
         }
         let stream = std::mem::replace(&mut parts.stream, Box::new(std::io::empty()));
         let mut decoder = zstd::stream::read::Decoder::new(stream)

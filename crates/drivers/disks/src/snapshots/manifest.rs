@@ -13,6 +13,7 @@ use microvm_types::SnapshotId;
 use serde::{Deserialize, Serialize};
 
 use super::Records;
+use super::older;
 use super::page_file::PAGE;
 use super::part::Part;
 
@@ -29,6 +30,7 @@ pub(crate) const LAYERS_MAX: usize = 128;
 pub(crate) struct SnapshotManifest {
     pub(crate) id: SnapshotId,
     pub(crate) parent: Option<SnapshotId>,
+    #[serde(serialize_with = "older::with_discovery")]
     pub(crate) description: StateDescription,
     /// The part of the state named [`StateParts::DEVICE_STATE`], in the file that it has had since the first version.
     #[serde(default, skip_serializing_if = "Option::is_none")]

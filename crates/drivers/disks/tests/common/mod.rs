@@ -70,9 +70,13 @@ pub(crate) struct SmallDisk(pub(crate) tempfile::TempDir);
 
 impl SmallDisk {
     pub(crate) fn mount(size: &str) -> Self {
+        Self::mount_as("tmpfs", size)
+    }
+
+    pub(crate) fn mount_as(kind: &str, size: &str) -> Self {
         let point = tempfile::tempdir().unwrap();
         let status = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .args(["-t", kind, "-o", &format!("size={size}"), kind])
             .arg(point.path())
             .status()
             .unwrap();

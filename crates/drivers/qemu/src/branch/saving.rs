@@ -6,10 +6,12 @@ use camino::Utf8PathBuf;
 use microvm_ports::LaunchError;
 use microvm_ports::branch::Compatibility;
 use microvm_ports::hypervisor::{MachineDisk, MachineSpec};
+use microvm_types::kernel::DeviceDiscovery;
 use serde::{Deserialize, Serialize};
 
 use crate::disks;
 use crate::memory::MemoryFile;
+use crate::probe::compatibility;
 
 /// Facts about a machine that a save needs; a part of its record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,6 +24,10 @@ pub(crate) struct Saving {
     #[serde(default, rename = "first_tops")]
     pub(crate) first_overlays: BTreeMap<String, String>,
     pub(crate) compatibility: Compatibility,
+    /// Source from which the kernel learnt of its devices. Earlier versions cannot branch a machine whose record lacks it; here
+    /// the machine type in the compatibility tells it.
+    #[serde(default)]
+    discovery: Option<DeviceDiscovery>,
     /// True if the host reads and writes all its disks through its page cache.
     #[serde(default)]
     pub(crate) buffered_disks: bool,
@@ -38,12 +44,14 @@ impl Saving {
         let name = |disk: &MachineDisk| disk.path.file_name().unwrap_or_default().to_owned();
         let first_overlays =
             spec.writable_disks().map(|(_, disk)| (disk.serial.clone(), name(disk))).collect();
+        let discovery = compatibility::discovery(&compatibility).ok();
         Ok(Self {
             memory_base: memory_base.to_owned(),
             memory,
             disks,
             first_overlays,
             compatibility,
+            discovery,
             buffered_disks: spec.disks().all(disks::is_buffered),
         })
     }

@@ -138,6 +138,18 @@ mod tests {
         assert!(!saving.buffered_disks, "what is not told must not be believed");
         let written = Record::new(read.process, read.version, read.user, read.saving).store();
         assert_eq!(written.data["format"], 2);
+        assert_eq!(
+            written.data["saving"],
+            of_before()["saving"]
+                .as_object()
+                .map(|saving| {
+                    // Earlier versions need all that they wrote, to branch a machine after a rollback.
+                    let mut saving = saving.clone();
+                    saving.insert("buffered_disks".to_owned(), json!(false));
+                    Value::Object(saving)
+                })
+                .unwrap()
+        );
         let again = Record::read(&written).unwrap();
         assert_eq!(again.saving.unwrap().compatibility, saving.compatibility);
         // The first servers kept no more than the process.
