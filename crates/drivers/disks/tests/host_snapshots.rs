@@ -385,10 +385,7 @@ async fn a_manifest_with_no_state_or_too_many_parts_is_damaged() {
         assert!(found[0].detail.contains(&format!("{count} parts")), "{}", found[0].detail);
         let listed = storage.snapshots().await.unwrap();
         assert_eq!(listed.iter().filter(|snapshot| snapshot.is_err()).count(), 1);
-        let source = storage
-            .snapshot_source(&id, 1, MemoryShape::PagesOverBase, Progress::ignored())
-            .await
-            .map(|_| ());
+        let source = storage.snapshot_source(&id, 1, MemoryShape::PagesOverBase).await.map(|_| ());
         assert!(matches!(source, Err(StorageError::Damaged { .. })), "{source:?}");
     }
 }
