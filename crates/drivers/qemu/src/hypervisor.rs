@@ -340,8 +340,8 @@ mod tests {
         let data =
             |user: u32| serde_json::json!({ "format": 2, "process": "of a newer program", "user": user });
         let record = MachineRecord { driver: probe::NAME.to_owned(), data: data(7) };
-        let error = qemu.adopt(&id, directory, &record).await.unwrap_err();
-        assert!(matches!(error, LaunchError::Process { .. }), "{error}");
+        let outcome = qemu.adopt(&id, directory, &record).await;
+        assert!(matches!(outcome, Err(LaunchError::Process { .. })), "it may live");
         assert!(qemu.users.has(7));
         let other = MachineRecord { driver: "other".to_owned(), data: data(8) };
         assert!(matches!(qemu.adopt(&id, directory, &other).await, Err(LaunchError::Gone(_))));
