@@ -250,6 +250,11 @@ impl Tree {
         Ok(self.resolve(parents)?.ok().and_then(|parent| self.child(parent, name)))
     }
 
+    /// True if a path names a directory itself, not a link to one.
+    pub(crate) fn is_directory(&self, path: &[u8]) -> bool {
+        matches!(self.find(path), Ok(Some(id)) if self.node(id).is_directory())
+    }
+
     /// True if a path names a directory, links on the way and at its end followed.
     pub(crate) fn leads_to_directory(&self, path: &[u8]) -> bool {
         components(path).is_ok_and(|parts| matches!(self.resolve(&parts), Ok(Ok(_))))

@@ -1,5 +1,6 @@
 //! The key of a build in the cache: everything that its image depends on, hashed.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -14,10 +15,12 @@ use microvm_ports::StorageError;
 use microvm_ports::storage::RecipeFile;
 use sha2::{Digest, Sha256};
 
-/// First line of what is hashed; another one when a build makes another image of equal inputs.
-const DOMAIN: &str = "microvm build 1";
+use super::folder::xattrs;
 
-/// Hashes `text` and the files of the host: names, modes, links and contents, and no times.
+/// First line of what is hashed; another one when a build makes another image of equal inputs.
+const DOMAIN: &str = "microvm build 2";
+
+/// Hashes `text` and the files of the host: names, modes, links, devices, extended attributes and contents, and no times.
 pub(crate) fn of(text: &str, files: &[RecipeFile], cancel: &Cancel) -> Result<String, StorageError> {
     let mut hasher = Sha256::new();
     part(&mut hasher, DOMAIN.as_bytes());
@@ -42,6 +45,7 @@ fn part(hasher: &mut Sha256, bytes: &[u8]) {
 fn tree(hasher: &mut Sha256, source: &str, cancel: &Cancel) -> Result<(), StorageError> {
     let root = PathBuf::from(source);
     let mut pending = vec![root.clone()];
+    let mut linked: HashMap<(u64, u64), u64> = HashMap::new();
     while let Some(path) = pending.pop() {
         cancel.check()?;
         let shown = path.to_string_lossy().into_owned();
@@ -50,6 +54,18 @@ fn tree(hasher: &mut Sha256, source: &str, cancel: &Cancel) -> Result<(), Storag
         let metadata = metadata.map_err(io_error("examining", shown))?;
         part(hasher, path.strip_prefix(&root).unwrap_or(&path).as_os_str().as_bytes());
         part(hasher, &metadata.mode().to_le_bytes());
+        part(hasher, &metadata.rdev().to_le_bytes());
+        for xattr in xattrs(&path, shown)? {
+            part(hasher, &xattr.name);
+            part(hasher, &xattr.value);
+        }
+        hasher.update([0]);
+        if metadata.nlink() > 1 && !metadata.is_dir() {
+            // Names of one file get one number, in the order in which they are met.
+            let next = linked.len() as u64;
+            let number = linked.entry((metadata.dev(), metadata.ino())).or_insert(next);
+            part(hasher, &number.to_le_bytes());
+        }
         if metadata.is_dir() {
             let entries = fs::read_dir(&path).map_err(io_error("listing", shown))?;
             let mut below: Vec<PathBuf> = entries
@@ -75,4 +91,48 @@ fn tree(hasher: &mut Sha256, source: &str, cancel: &Cancel) -> Result<(), Storag
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_attributes_and_devices_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let key = || {
+            let source = Some(path.to_str().unwrap().to_owned());
+            let file = RecipeFile { path: "/x".to_owned(), content: None, source, mode: None };
+            of("", &[file], &Cancel::default()).unwrap()
+        };
+        for name in ["a", "b", "c"] {
+            fs::write(path.join(name), "x").unwrap();
+        }
+        let mut keys = vec![key()];
+        fs::remove_file(path.join("b")).unwrap();
+        fs::hard_link(path.join("a"), path.join("b")).unwrap();
+        keys.push(key());
+        fs::remove_file(path.join("b")).unwrap();
+        fs::hard_link(path.join("c"), path.join("b")).unwrap();
+        keys.push(key());
+        let flags = rustix::fs::XattrFlags::empty();
+        for value in [b"1", b"2"] {
+            rustix::fs::setxattr(path.join("a"), "user.x", value, flags).unwrap();
+            keys.push(key());
+        }
+        if rustix::process::geteuid().is_root() {
+            use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+            for minor in [3, 5] {
+                mknodat(CWD, path.join("d"), FileType::CharacterDevice, Mode::RUSR, makedev(1, minor))
+                    .unwrap();
+                keys.push(key());
+                fs::remove_file(path.join("d")).unwrap();
+            }
+        }
+        assert_eq!(key(), keys[4]);
+        for (index, one) in keys.iter().enumerate() {
+            assert!(!keys[..index].contains(one), "{index}");
+        }
+    }
 }

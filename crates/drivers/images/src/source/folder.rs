@@ -1,7 +1,7 @@
 //! An image from a folder of the host.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, FileType, Metadata};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -46,6 +46,10 @@ pub(crate) enum Owners {
 }
 
 /// Takes in everything below `folder` at `place` in the image; see [`add_folder`].
+///
+/// With [`Owners::Root`] it is laid over what the image has: directories that are there, also behind links, stay as they are and
+/// get the entries; nothing replaces a directory. Set-id bits and capabilities were given to other users of the host, and are left
+/// out: as root's they would mean more.
 pub(crate) fn add_folder_at(
     builder: &mut Builder,
     folder: &Utf8Path,
@@ -63,19 +67,17 @@ pub(crate) fn add_folder_at(
         if file_type.is_socket() {
             continue;
         }
+        if owners == Owners::Root && is_there(builder, folder, &inside, file_type)? {
+            list(&path, &shown, &inside, &mut pending)?;
+            continue;
+        }
         let shared = metadata.nlink() > 1 && !file_type.is_dir();
         if shared && let Some(first) = seen.get(&(metadata.dev(), metadata.ino())) {
             builder.tree.hard_link(&inside, first).map_err(|error| path_error(folder.as_str(), error))?;
             continue;
         }
         let kind = if file_type.is_dir() {
-            for entry in fs::read_dir(&path).map_err(io_error("listing", &shown))? {
-                let entry = entry.map_err(io_error("listing", &shown))?;
-                let mut name = inside.clone();
-                name.push(b'/');
-                name.extend(entry.file_name().as_bytes());
-                pending.push((entry.path(), name));
-            }
+            list(&path, &shown, &inside, &mut pending)?;
             Kind::Directory(std::collections::BTreeMap::new())
         } else if file_type.is_symlink() {
             let target = fs::read_link(&path).map_err(io_error("reading the link", &shown))?;
@@ -94,6 +96,10 @@ pub(crate) fn add_folder_at(
         };
         let mut attributes = attributes(&metadata, owners);
         attributes.xattrs = xattrs(&path, &shown)?;
+        if owners == Owners::Root {
+            attributes.mode &= if file_type.is_dir() { 0o1777 } else { 0o777 };
+            attributes.xattrs.retain(|xattr| xattr.name != b"security.capability");
+        }
         if inside.is_empty() {
             (attributes.mode, attributes.uid, attributes.gid) = (0o755, 0, 0);
         }
@@ -103,6 +109,51 @@ pub(crate) fn add_folder_at(
         }
     }
     Ok(())
+}
+
+/// Notes the entries of a directory of the host.
+fn list(
+    path: &Path,
+    shown: &Utf8Path,
+    inside: &[u8],
+    pending: &mut Vec<(PathBuf, Vec<u8>)>,
+) -> Result<(), StorageError> {
+    for entry in fs::read_dir(path).map_err(io_error("listing", shown))? {
+        let entry = entry.map_err(io_error("listing", shown))?;
+        let name = [inside, b"/", entry.file_name().as_bytes()].concat();
+        pending.push((entry.path(), name));
+    }
+    Ok(())
+}
+
+/// True if an entry is a directory that the image has already.
+fn is_there(
+    builder: &Builder,
+    folder: &Utf8Path,
+    inside: &[u8],
+    new: FileType,
+) -> Result<bool, StorageError> {
+    if new.is_dir() {
+        return Ok(builder.tree.leads_to_directory(inside));
+    }
+    // A link may take the place of a link, never that of a directory.
+    let replaces = if new.is_symlink() {
+        builder.tree.is_directory(inside)
+    } else {
+        builder.tree.leads_to_directory(inside)
+    };
+    if replaces { Err(over_directory(folder.as_str(), inside)) } else { Ok(false) }
+}
+
+/// The refusal of an entry that would take the place of a directory of the image.
+pub(super) fn over_directory(what: &str, path: &[u8]) -> StorageError {
+    bad_input(
+        what,
+        format!(
+            "the image has a directory at `{}`, or a link to one: name the file inside of it, or remove it with `commands`",
+            String::from_utf8_lossy(path).escape_debug()
+        ),
+    )
 }
 
 fn read_file(builder: &mut Builder, path: &Path, shown: &Utf8Path) -> Result<Kind, StorageError> {
@@ -137,7 +188,7 @@ fn attributes(metadata: &Metadata, owners: Owners) -> Attributes {
 }
 
 /// Attributes that belong into an image; a file system without them has none.
-fn xattrs(path: &Path, shown: &Utf8Path) -> Result<Vec<Xattr>, StorageError> {
+pub(super) fn xattrs(path: &Path, shown: &Utf8Path) -> Result<Vec<Xattr>, StorageError> {
     let failed = |error| errno("reading the extended attributes of", shown)(error);
     let mut names = vec![0u8; XATTR_MAX];
     let length = match rustix::fs::llistxattr(path, &mut names[..]) {
@@ -159,4 +210,116 @@ fn xattrs(path: &Path, shown: &Utf8Path) -> Result<Vec<Xattr>, StorageError> {
 
 fn shown(path: &Path) -> camino::Utf8PathBuf {
     path.to_string_lossy().into_owned().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use microvm_durable::cancel::Cancel;
+    use microvm_ports::Progress;
+
+    use super::*;
+    use crate::config::ArchiveLimits;
+    use crate::erofs::TreeMemory;
+
+    /// An image with merged directories, and a folder of the host.
+    struct Case {
+        builder: Builder,
+        folder: camino::Utf8PathBuf,
+        _scratch: tempfile::TempDir,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            let scratch = tempfile::tempdir().unwrap();
+            let path = Utf8Path::from_path(scratch.path()).unwrap();
+            let (limits, memory) = (ArchiveLimits::default(), TreeMemory::of(1 << 20));
+            let mut builder =
+                Builder::new(path.join("spool"), limits, memory, Cancel::default(), Progress::ignored())
+                    .unwrap();
+            let directory = || Kind::Directory(std::collections::BTreeMap::new());
+            let owned = Attributes { uid: 7, ..Attributes::root(0o1777) };
+            builder.insert("", b"usr/lib", owned, directory()).unwrap();
+            builder.insert("", b"etc", Attributes::root(0o755), directory()).unwrap();
+            for (link, target) in
+                [(&b"lib"[..], &b"usr/lib"[..]), (b"abs", b"/usr/lib"), (b"gone", b"nowhere")]
+            {
+                builder.insert("", link, Attributes::root(0o777), Kind::Symlink(target.into())).unwrap();
+            }
+            builder.put("usr/lib/old", 0o644, b"old").unwrap();
+            builder.tree.next_layer();
+            let folder = path.join("folder");
+            fs::create_dir(&folder).unwrap();
+            Self { builder, folder, _scratch: scratch }
+        }
+
+        fn add(&mut self, place: &str) -> Result<(), StorageError> {
+            add_folder_at(&mut self.builder, &self.folder, place.as_bytes(), Owners::Root)
+        }
+
+        fn attributes(&self, path: &str) -> &Attributes {
+            &self.builder.tree.node(self.builder.tree.find(path.as_bytes()).unwrap().unwrap()).attributes
+        }
+    }
+
+    #[test]
+    fn a_folder_goes_into_directories_behind_links() {
+        for place in ["", "lib", "abs"] {
+            let mut case = Case::new();
+            let below = if place.is_empty() { case.folder.join("lib/sub") } else { case.folder.join("sub") };
+            fs::create_dir_all(&below).unwrap();
+            fs::write(below.join("new"), "new").unwrap();
+            case.add(place).unwrap();
+            for link in ["lib", "abs"] {
+                assert!(!case.builder.tree.is_directory(link.as_bytes()), "{place}");
+            }
+            for file in ["usr/lib/old", "usr/lib/sub/new"] {
+                assert!(case.builder.has(file.as_bytes()), "{place} {file}");
+            }
+            // The directory keeps mode, owner and time.
+            assert_eq!(*case.attributes("usr/lib"), Attributes { uid: 7, ..Attributes::root(0o1777) });
+        }
+    }
+
+    #[test]
+    fn nothing_replaces_a_directory_and_links_replace_links() {
+        for name in ["lib", "etc"] {
+            let mut case = Case::new();
+            fs::write(case.folder.join(name), "x").unwrap();
+            assert!(case.add("").unwrap_err().to_string().contains("directory"), "{name}");
+            let mut case = Case::new();
+            symlink("elsewhere", case.folder.join(name)).unwrap();
+            assert_eq!(case.add("").is_err(), name == "etc");
+        }
+        let mut case = Case::new();
+        fs::create_dir(case.folder.join("gone")).unwrap();
+        case.add("").unwrap();
+        assert!(case.builder.tree.is_directory(b"gone"));
+    }
+
+    #[test]
+    fn set_id_bits_and_capabilities_do_not_become_roots() {
+        let mut case = Case::new();
+        for (name, mode) in [("tool", 0o6755), ("shared", 0o3777)] {
+            let path = case.folder.join(name);
+            if name == "tool" {
+                fs::write(&path, "x").unwrap()
+            } else {
+                fs::create_dir(&path).unwrap()
+            }
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        if rustix::process::geteuid().is_root() {
+            // VFS_CAP_REVISION_2 with CAP_NET_RAW.
+            let value = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            let flags = rustix::fs::XattrFlags::empty();
+            let path = case.folder.join("tool");
+            rustix::fs::setxattr(path.as_std_path(), "security.capability", &value, flags).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o6755)).unwrap();
+        }
+        case.add("opt").unwrap();
+        assert_eq!((case.attributes("opt/tool").mode, case.attributes("opt/shared").mode), (0o755, 0o1777));
+        assert_eq!(case.attributes("opt/tool").xattrs, []);
+    }
 }

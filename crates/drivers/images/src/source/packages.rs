@@ -21,14 +21,15 @@ const APT: Tool = Tool { program: "apt-get", package: "apt", purpose: "adding De
 /// Largest status file of dpkg that is read: 50,000 packages.
 pub(super) const STATUS_MAX: u64 = 64 << 20;
 const STATUS: &str = "var/lib/dpkg/status";
-/// Where packages wait for their installation, in the image.
-const WAITING: &str = "var/cache/apt/archives";
+/// Where packages wait for their installation, in the image: a folder that nothing else uses, and that goes with them. What the image
+/// has in the folder of its own apt is neither installed nor removed.
+const WAITING: &str = "var/cache/microvm-packages";
 /// Age of package lists at which they are fetched again.
 const LISTS_FOR: Duration = Duration::from_secs(3_600);
 /// Unpacks and configures what waits. Synced writes are of no use on a disk that goes with its VM.
 const CONFIGURE: &str = "export DEBIAN_FRONTEND=noninteractive; \
-    dpkg --force-unsafe-io --force-confdef --force-confold --install /var/cache/apt/archives/*.deb && \
-    rm -f /var/cache/apt/archives/*.deb && \
+    dpkg --force-unsafe-io --force-confdef --force-confold --install /var/cache/microvm-packages/*.deb && \
+    rm -rf /var/cache/microvm-packages && \
     { command -v ldconfig > /dev/null && ldconfig; rm -rf /var/lib/dpkg/*-old /var/cache/debconf/*-old; true; }";
 
 /// Names go onto a command line: `name`, `name:arch`, and either with `=version`. A path would be a package of the host.
@@ -93,7 +94,12 @@ pub(super) fn add(
         }
     }
     builder.put(STATUS, 0o644, format!("{}\n\n", stanzas.trim_end()).as_bytes())?;
-    for path in &waiting {
+    wait(builder, &waiting)
+}
+
+/// Lays packages down that have to be installed in a VM; returns the commands for that.
+fn wait(builder: &mut Builder, waiting: &[Utf8PathBuf]) -> Result<Vec<String>, StorageError> {
+    for path in waiting {
         let content = std::fs::read(path).map_err(io_error("reading", path))?;
         builder.put(&format!("{WAITING}/{}", path.file_name().unwrap_or_default()), 0o644, &content)?;
     }
@@ -251,7 +257,31 @@ impl Apt {
 
 #[cfg(test)]
 mod tests {
+    use microvm_durable::cancel::Cancel;
+    use microvm_ports::Progress;
+
     use super::*;
+    use crate::config::ArchiveLimits;
+    use crate::erofs::TreeMemory;
+
+    #[test]
+    fn packages_of_the_image_itself_are_not_installed() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let (limits, memory) = (ArchiveLimits::default(), TreeMemory::of(1 << 20));
+        let mut builder =
+            Builder::new(folder.join("spool"), limits, memory, Cancel::default(), Progress::ignored())
+                .unwrap();
+        builder.put("var/cache/apt/archives/own.deb", 0o644, b"own").unwrap();
+        std::fs::write(folder.join("new_1_all.deb"), "new").unwrap();
+        let commands = wait(&mut builder, &[folder.join("new_1_all.deb")]).unwrap();
+        assert_eq!(builder.names(WAITING.as_bytes()), ["new_1_all.deb"]);
+        assert_eq!(builder.names(b"var/cache/apt/archives"), ["own.deb"]);
+        let [command] = &commands[..] else { panic!("{commands:?}") };
+        assert_eq!(command.matches(&format!("/{WAITING}")).count(), 2);
+        assert!(!command.contains("apt/archives"), "{command}");
+        assert!(wait(&mut builder, &[]).unwrap().is_empty());
+    }
 
     #[test]
     fn packages_are_named_with_architecture_and_version_and_nothing_else() {

@@ -51,6 +51,9 @@ pub(crate) fn add_files(builder: &mut Builder, files: &[RecipeFile]) -> Result<(
                 (builder.file(&what, &mut input, metadata.len(), None)?, mode)
             }
         };
+        if builder.tree.leads_to_directory(file.path.as_bytes()) {
+            return Err(folder::over_directory(&what, file.path.as_bytes()));
+        }
         let attributes = Attributes::root(mode.unwrap_or(own_mode));
         builder.insert(&what, file.path.as_bytes(), attributes, Kind::File(data))?;
     }
