@@ -64,6 +64,7 @@ impl Engine {
         kept::remove_stray_sleeps(&shared).await;
         golden::remove_stray_builders(&shared);
         server.pools.load().await?;
+        shared.actors.spawn(server.catalog.forget_cut_builds());
         shared.actors.spawn(kept::keep_clean(Arc::clone(&shared)));
         let of_tenants = {
             let shared = Arc::clone(&shared);

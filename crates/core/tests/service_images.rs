@@ -191,3 +191,89 @@ fn two_builds_of_one_recipe_at_once_both_succeed() {
         );
     });
 }
+
+async fn are_between_steps(host: &Host) -> bool {
+    let found = host.storage.images().await.unwrap().found;
+    found.iter().flat_map(|image| &image.names).any(|name| name.starts_with("build-"))
+}
+
+async fn until_none_is_between_steps(host: &Host) {
+    let gone = async {
+        while are_between_steps(host).await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), gone).await.unwrap();
+}
+
+#[test]
+fn a_build_that_is_dropped_or_cut_off_leaves_no_name() {
+    let host = Host::new();
+    let server = host.serve();
+    let stray = format!("build-{}", microvm_types::VmId::from_parts(1, 7));
+    let leave_stray = async || {
+        let info = host.storage.image("debian-python").await.unwrap().info;
+        host.storage.name_image(&info.digest, &stray).await.unwrap();
+    };
+    server.run(async {
+        let catalog = &server.service.catalog;
+        let started = std::sync::Arc::new(tokio::sync::Notify::new());
+        let heard = std::sync::Arc::clone(&started);
+        let progress = Progress::to(move |report| {
+            if report.step.starts_with("starting a VM") {
+                heard.notify_one();
+            }
+        });
+        let dropped = recipe("dropped", packages(&["jq"]), &["true"]);
+        tokio::select! {
+            biased;
+            () = started.notified() => {}
+            built = catalog.build_image(&dropped, progress) => panic!("{built:?}"),
+        }
+        until_none_is_between_steps(&host).await;
+        // The form is reserved, and what of it no build holds goes with the garbage.
+        let refused = catalog.build_image(&recipe(&stray, packages(&["jq"]), &[]), Progress::ignored()).await;
+        assert!(refused.unwrap_err().to_string().contains("between the steps"));
+        leave_stray().await;
+        catalog.collect_garbage().await.unwrap();
+        assert!(!are_between_steps(&host).await);
+        leave_stray().await;
+    });
+    drop(server);
+    let server = host.serve();
+    server.run(until_none_is_between_steps(&host));
+}
+
+#[test]
+fn a_build_whose_files_changed_meanwhile_is_not_remembered() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("source");
+        let build = async |name: &str, meanwhile: &'static str| {
+            std::fs::write(&source, "1").unwrap();
+            let files = vec![microvm_ports::storage::RecipeFile {
+                path: "/x".to_owned(),
+                content: None,
+                source: Some(source.to_str().unwrap().to_owned()),
+                mode: None,
+            }];
+            let cached = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let (heard, changed) = (std::sync::Arc::clone(&cached), source.clone());
+            let progress = Progress::to(move |report| {
+                if report.step.contains("cache") {
+                    heard.store(true, std::sync::atomic::Ordering::Relaxed);
+                } else {
+                    std::fs::write(&changed, meanwhile).unwrap();
+                }
+            });
+            let additions = Additions { files, ..Additions::default() };
+            server.service.catalog.build_image(&recipe(name, additions, &[]), progress).await.unwrap();
+            cached.load(std::sync::atomic::Ordering::Relaxed)
+        };
+        assert!(!build("one", "2").await);
+        assert!(!build("two", "1").await);
+        assert!(build("three", "1").await);
+    });
+}

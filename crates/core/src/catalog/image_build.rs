@@ -12,6 +12,7 @@ use microvm_types::vm::{Limits, NewVm};
 use microvm_types::{OperationName, VmId, VmRef};
 
 use super::Catalog;
+use super::between::{Between, is_reserved};
 use crate::creation::CreateRequest;
 use crate::error::ServiceError;
 use crate::vm::guard;
@@ -61,10 +62,18 @@ impl Catalog {
         self.context.authorise(OperationName::IMAGE_ADD)?;
         let images = &self.context.shared.ports.images;
         let ImageRecipe { name, base, additions, commands, config, cache } = recipe;
+        if is_reserved(name) {
+            return Err(StorageError::BadInput {
+                what: format!("the image name `{name}`"),
+                detail: "names of this form are those of images between the steps of builds: choose another"
+                    .to_owned(),
+            }
+            .into());
+        }
         images.check_additions(additions).await?;
         let Additions { packages, pip, npm, files } = additions;
         let simple = commands.is_empty() && packages.is_empty() && pip.is_empty() && npm.is_empty();
-        let mut temporary = Temporary { catalog: self, names: Vec::new() };
+        let mut temporary = Between::new(self);
         let built = match base {
             ImageBase::Source(source) if simple => {
                 Ok(images.add_image(name, source, files, config, progress).await?)
@@ -127,7 +136,7 @@ impl Catalog {
         recipe: &ImageRecipe,
         base: &ImageInfo,
         cache: bool,
-        temporary: &mut Temporary<'_>,
+        temporary: &mut Between,
         progress: &Progress,
     ) -> Result<ImageInfo, ServiceError> {
         let images = &self.context.shared.ports.images;
@@ -144,7 +153,17 @@ impl Catalog {
             return Ok(images.name_image(&digest, name).await?);
         }
         let built = self.build_steps(recipe, base, temporary, progress).await?;
-        images.remember_build(&key, &built.digest).await?;
+        // Files that were changed meanwhile went in as they were then or as they are now. And the image is built, whatever
+        // becomes of the cache.
+        let remembered = async {
+            if images.build_key(&text, files).await? == key {
+                images.remember_build(&key, &built.digest).await?;
+            }
+            Ok::<_, StorageError>(())
+        };
+        if let Err(error) = remembered.await {
+            tracing::warn!(image = name, %error, "a build could not be put into the cache");
+        }
         Ok(built)
     }
 
@@ -152,7 +171,7 @@ impl Catalog {
         &self,
         recipe: &ImageRecipe,
         base: &ImageInfo,
-        temporary: &mut Temporary<'_>,
+        temporary: &mut Between,
         progress: &Progress,
     ) -> Result<ImageInfo, ServiceError> {
         let images = &self.context.shared.ports.images;
@@ -274,39 +293,6 @@ struct Step<'a> {
     name: &'a str,
     commands: &'a [String],
     config: &'a ImageConfig,
-}
-
-/// Names of images between the steps of a build.
-struct Temporary<'a> {
-    catalog: &'a Catalog,
-    names: Vec<String>,
-}
-
-impl Temporary<'_> {
-    /// A name that nobody uses.
-    fn name(&mut self) -> String {
-        let name = format!("build-{}", self.catalog.context.shared.ports.new_vm_id());
-        self.names.push(name.clone());
-        name
-    }
-
-    /// Removes the images that nothing else needs, and the names of all; returns these.
-    async fn remove(self) -> Vec<String> {
-        let images = &self.catalog.context.shared.ports.images;
-        for name in &self.names {
-            // A step that failed never used its name.
-            let Ok(found) = images.image(name).await else { continue };
-            let removed = if self.catalog.is_needed(&found.info.digest) {
-                images.remove_image_name(name).await
-            } else {
-                images.remove_image(name, &[]).await
-            };
-            if let Err(error) = removed {
-                tracing::warn!(image = name, %error, "an image between the steps of a build could not be removed");
-            }
-        }
-        self.names
-    }
 }
 
 fn short(digest: &str) -> &str {

@@ -1,6 +1,7 @@
 //! Parts that actors and services share.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
 use microvm_types::SnapshotId;
 use microvm_types::template::Template;
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) ready_vmms: watch::Sender<usize>,
     /// Told when something was removed that may have left files behind.
     pub(crate) litter: Notify,
+    /// Names of images between the steps of builds that go on.
+    pub(crate) build_names: Mutex<BTreeSet<String>>,
     pub(crate) events: Spine,
     pub(crate) ending: CancellationToken,
     pub(crate) actors: TaskTracker,
@@ -59,6 +62,7 @@ impl Shared {
             standby_places: Arc::new(Semaphore::new(MOST_ON_HOST)),
             ready_vmms: watch::Sender::new(0),
             litter: Notify::new(),
+            build_names: Mutex::default(),
             events: Spine::new(),
             ending: CancellationToken::new(),
             actors: TaskTracker::new(),

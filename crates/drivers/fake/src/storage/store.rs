@@ -372,7 +372,12 @@ impl ImageStore for FakeStorage {
     }
 
     async fn build_key(&self, text: &str, files: &[RecipeFile]) -> Result<String, StorageError> {
-        Ok(digest(format!("{text} {files:?}").as_bytes()))
+        let mut key = format!("{text} {files:?}");
+        for source in files.iter().filter_map(|file| file.source.as_ref()) {
+            let path = camino::Utf8Path::new(source);
+            key += &digest(&fs::read(path).map_err(io("reading", path))?);
+        }
+        Ok(digest(key.as_bytes()))
     }
 
     async fn cached_build(&self, key: &str) -> Result<Option<String>, StorageError> {

@@ -1,0 +1,109 @@
+//! Names of images between the steps of a build: held while the build goes on, and removed with it.
+
+use std::sync::PoisonError;
+
+use microvm_types::VmId;
+
+use super::Catalog;
+use crate::error::ServiceError;
+
+/// Begins every such name; the rest is an id.
+const FORM: &str = "build-";
+
+/// True for names that only builds may give.
+pub(super) fn is_reserved(name: &str) -> bool {
+    name.strip_prefix(FORM).is_some_and(|id| id.parse::<VmId>().is_ok())
+}
+
+/// Names that one build gave. When the build is dropped, they are removed in the background.
+pub(super) struct Between {
+    catalog: Catalog,
+    names: Vec<String>,
+}
+
+impl Between {
+    pub(super) fn new(catalog: &Catalog) -> Self {
+        Self { catalog: catalog.clone(), names: Vec::new() }
+    }
+
+    /// A name that nobody uses.
+    pub(super) fn name(&mut self) -> String {
+        let shared = &self.catalog.context.shared;
+        let name = format!("{FORM}{}", shared.ports.new_vm_id());
+        shared.build_names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        self.names.push(name.clone());
+        name
+    }
+
+    /// Removes the images that nothing else needs, and the names of all; returns these.
+    pub(super) async fn remove(mut self) -> Vec<String> {
+        for name in &self.names {
+            self.catalog.remove_between(name).await;
+        }
+        // Nothing is left for the drop.
+        std::mem::take(&mut self.names)
+    }
+}
+
+impl Drop for Between {
+    fn drop(&mut self) {
+        let shared = &self.catalog.context.shared;
+        // A server that ends removes them when it starts again.
+        if self.names.is_empty() || shared.ending.is_cancelled() {
+            return;
+        }
+        let (catalog, names) = (self.catalog.clone(), std::mem::take(&mut self.names));
+        shared.actors.spawn(async move {
+            for name in names {
+                catalog.remove_between(&name).await;
+            }
+        });
+    }
+}
+
+impl Catalog {
+    /// Removes one name, and its image if nothing else needs that. A failure is logged: the build has something else to tell.
+    async fn remove_between(&self, name: &str) {
+        let shared = &self.context.shared;
+        let images = &shared.ports.images;
+        // A step that failed never used its name.
+        if let Ok(found) = images.image(name).await {
+            let removed = if self.is_needed(&found.info.digest) {
+                images.remove_image_name(name).await
+            } else {
+                images.remove_image(name, &[]).await
+            };
+            if let Err(error) = removed {
+                tracing::warn!(image = name, %error, "an image between the steps of a build could not be removed");
+            }
+        }
+        shared.build_names.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// Removes, when a server begins, what builds left that were cut off with an earlier one.
+    pub(crate) fn forget_cut_builds(&self) -> impl Future<Output = ()> + use<> {
+        let catalog = self.clone();
+        async move {
+            let removed = async {
+                catalog.require_known_users().await?;
+                catalog.remove_stray_builds().await
+            };
+            if let Err(error) = removed.await {
+                tracing::warn!(%error, "images of builds that were cut off could not be removed");
+            }
+        }
+    }
+
+    /// Removes the names of this form that no build holds.
+    pub(super) async fn remove_stray_builds(&self) -> Result<(), ServiceError> {
+        let shared = &self.context.shared;
+        let listed = shared.ports.images.images().await?;
+        for name in listed.found.into_iter().flat_map(|image| image.names).filter(|name| is_reserved(name)) {
+            let held = shared.build_names.lock().unwrap_or_else(PoisonError::into_inner).contains(&name);
+            if !held {
+                self.remove_between(&name).await;
+            }
+        }
+        Ok(())
+    }
+}
