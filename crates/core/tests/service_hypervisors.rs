@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use branches::{forks, restored, snap, vm};
 use camino::Utf8Path;
-use microvm_core::{CreateRequest, Hypervisors};
+use microvm_core::{AcquireRequest, CreateRequest, Hypervisors, PoolRequest};
 use microvm_driver_fake::{Character, FakeHypervisor};
 use microvm_ports::StateStore as _;
 use microvm_ports::guest::{Guest, GuestConnector, GuestEndpoint, GuestError, Identity};
@@ -21,6 +21,7 @@ use microvm_ports::hypervisor::{
     Capabilities, ConsolePart, Hypervisor, LaunchError, Loader, Machine, MachineRecord, MachineSpec,
 };
 use microvm_types::template::{HypervisorChoice, Overrides};
+use microvm_types::vm::VmRecord;
 use microvm_types::{Phase, VmId};
 use support::{Host, code, named, say};
 
@@ -152,18 +153,17 @@ fn a_template_names_its_driver_and_a_vm_keeps_it() {
     });
 }
 
+/// A request that names a driver.
+fn over(name: &str, hypervisor: &str) -> CreateRequest {
+    let hypervisor = Some(HypervisorChoice::try_from(hypervisor.to_owned()).unwrap());
+    CreateRequest { overrides: Overrides { hypervisor, ..Overrides::default() }, ..named(name) }
+}
+
 #[test]
 fn a_request_names_another_driver_than_its_template_and_the_vm_sleeps_and_wakes_there() {
     let (host, qemu) = host();
     let server = host.serve();
     let service = &server.service;
-    let over = |name: &str, hypervisor: &str| CreateRequest {
-        overrides: Overrides {
-            hypervisor: Some(HypervisorChoice::try_from(hypervisor.to_owned()).unwrap()),
-            ..Overrides::default()
-        },
-        ..named(name)
-    };
     server.run(async {
         let made = service.vms.create(over("dev", "qemu")).await.unwrap().record;
         assert_eq!(made.template.hypervisor.to_string(), "qemu");
@@ -183,6 +183,44 @@ fn a_request_names_another_driver_than_its_template_and_the_vm_sleeps_and_wakes_
             let record = service.vms.get(&vm(name)).unwrap().record;
             assert_eq!(record.template.hypervisor.to_string(), "qemu", "{name}");
         }
+    });
+}
+
+#[test]
+fn a_restored_snapshot_and_a_pool_keep_the_driver_of_their_request() {
+    let (host, qemu) = host();
+    let server = host.serve();
+    let service = &server.service;
+    let driver = |record: &VmRecord| record.template.hypervisor.to_string();
+    server.run(async {
+        service.vms.create(over("dev", "qemu")).await.unwrap();
+        say(service, "dev", "echo before > /root/note").await;
+        snap(service, "dev", "one").await.unwrap();
+        service.branches.restore("one", restored("back")).await.unwrap();
+        assert_eq!(driver(&service.vms.get(&vm("back")).unwrap().record), "qemu");
+        assert_eq!(say(service, "back", "cat /root/note").await, "before");
+        let pool = PoolRequest {
+            name: "py".parse().unwrap(),
+            template: None,
+            overrides: over("py", "qemu").overrides,
+            min: 1,
+            max: 3,
+            max_age_seconds: None,
+        };
+        service.pools.create(pool).await.unwrap();
+    });
+    drop(server);
+    // The next server fills the pool by the same driver.
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        for name in ["first", "second"] {
+            let request = AcquireRequest { name: Some(name.parse().unwrap()), ..AcquireRequest::default() };
+            let acquired = service.pools.acquire("py", request).await.unwrap().0.record;
+            assert_eq!(driver(&acquired), "qemu");
+            assert!(qemu.machines().contains_key(&acquired.id), "{name} runs elsewhere");
+        }
+        assert!(host.hypervisor.machines().is_empty(), "something runs on the first driver");
     });
 }
 

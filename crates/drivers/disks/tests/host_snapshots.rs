@@ -423,3 +423,42 @@ async fn a_sparse_save_is_refused_where_holes_are_not_told_page_by_page() {
         );
     }
 }
+
+#[tokio::test]
+async fn exports_have_the_lowest_version_that_tells_all_of_their_state() {
+    let root = tempfile::tempdir().unwrap();
+    let root = Utf8Path::from_path(root.path()).unwrap();
+    let storage = common::open(root.join("store")).unwrap();
+    let vm = vm_id(1);
+    storage.create_vm_files(&vm, 64).await.unwrap();
+    let zero = storage.zero_memory(MEMORY_MIB).await.unwrap();
+    let needs = [("VMM", "QEMU 7.2.22"), ("machine", "microvm,acpi=off,rtc=on")];
+    let single = StateParts::single(vec![3; 100].into());
+    let several: StateParts = ["configuration", "state"]
+        .map(|name| (name.parse().unwrap(), vec![3; 100].into()))
+        .into_iter()
+        .collect();
+    for (number, (version, parts)) in (1..).zip([(1, single), (2, several)]) {
+        let mut ready = branch(&storage, &vm, &zero, 1).await.unwrap();
+        ready.branch.parts = parts;
+        ready.description.compatibility = needs.map(|(name, need)| (name.to_owned(), need.to_owned())).into();
+        let (id, file) = (snapshot_id(number), root.join(format!("export-{number}")));
+        storage.write_snapshot(&id, ready, true, Progress::ignored()).await.unwrap();
+        let manifest =
+            std::fs::read(root.join("store/snapshots").join(id.as_str()).join("manifest.json")).unwrap();
+        let manifest: serde_json::Value = microvm_durable::manifest::decode(&manifest).unwrap();
+        assert_eq!(manifest["description"]["discovery"], "command_line", "earlier versions need it");
+        storage.export_snapshot(&id, &file, Progress::ignored()).await.unwrap();
+        let mut bytes = std::fs::read(&file).unwrap();
+        assert_eq!(bytes[16..20], u32::to_le_bytes(version));
+        let import = async |number: u64| {
+            let limits = ImportLimits::default();
+            storage.import_snapshot(&snapshot_id(number), &file, limits, Progress::ignored()).await
+        };
+        import(number + 10).await.unwrap();
+        bytes[16] = 3;
+        std::fs::write(&file, &bytes).unwrap();
+        let refused = import(number + 20).await.unwrap_err().to_string();
+        assert!(refused.contains("version 3"), "{refused}");
+    }
+}
