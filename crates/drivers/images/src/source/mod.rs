@@ -19,6 +19,7 @@ pub(crate) mod oci;
 mod packages;
 pub(crate) mod path;
 mod pip;
+mod pip_replace;
 pub(crate) mod recipe;
 pub(crate) mod registry;
 pub(crate) mod tar_image;

@@ -3,10 +3,11 @@
 //! `apt-get` gets a root of its own: the status file of the image, the package sources of the host for the image's release, and
 //! a cache that stays. Packages without scripts are put in here; the others wait in the image for a VM.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::time::{Duration, SystemTime};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::cancel::Cancel;
 use microvm_durable::error::{bad_input, io_error};
 use microvm_durable::files::{remove_all, write_new};
 use microvm_durable::tool::Tool;
@@ -26,6 +27,8 @@ const STATUS: &str = "var/lib/dpkg/status";
 const WAITING: &str = "var/cache/microvm-packages";
 /// Age of package lists at which they are fetched again.
 const LISTS_FOR: Duration = Duration::from_secs(3_600);
+/// Time between two attempts to lock the cache.
+const LOCK_EVERY: Duration = Duration::from_millis(100);
 /// Unpacks and configures what waits. Synced writes are of no use on a disk that goes with its VM.
 const CONFIGURE: &str = "export DEBIAN_FRONTEND=noninteractive; \
     dpkg --force-unsafe-io --force-confdef --force-confold --install /var/cache/microvm-packages/*.deb && \
@@ -77,7 +80,7 @@ pub(super) fn add(
         )
     })?;
     let suite = suite(builder)?;
-    let apt = Apt::prepare(workspace, cache, &suite, &status)?;
+    let apt = Apt::prepare(workspace, cache, &suite, &status, &builder.cancel)?;
     let mut waiting = Vec::new();
     let mut stanzas = String::from_utf8_lossy(&status).into_owned();
     for path in apt.fetch(builder, packages)? {
@@ -132,6 +135,19 @@ fn suite(builder: &mut Builder) -> Result<String, StorageError> {
     }
 }
 
+/// Waits for the lock of the cache, and gives up when the build is given up. The system tells nobody that a lock is free, so it is
+/// tried again and again.
+fn lock_unless(lock: &File, path: &Utf8Path, cancel: &Cancel) -> Result<(), StorageError> {
+    loop {
+        cancel.check()?;
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_EVERY),
+            Err(TryLockError::Error(error)) => return Err(io_error("locking", path)(error)),
+        }
+    }
+}
+
 /// A root of apt's own.
 struct Apt {
     configuration: Utf8PathBuf,
@@ -148,6 +164,7 @@ impl Apt {
         cache: &Utf8Path,
         suite: &str,
         status: &[u8],
+        cancel: &Cancel,
     ) -> Result<Self, StorageError> {
         let cache = cache.join("apt").join(suite);
         let (empty, etc) = (workspace.join("archives"), workspace.join("apt"));
@@ -160,7 +177,7 @@ impl Apt {
         }
         let lock_path = cache.join("lock");
         let lock = File::create(&lock_path).map_err(io_error("opening", &lock_path))?;
-        lock.lock().map_err(io_error("locking", &lock_path))?;
+        lock_unless(&lock, &lock_path, cancel)?;
         write_new(&etc.join("status"), 0o644, status)?;
         for (number, entries) in apt_sources::of_host(suite)?.into_iter().enumerate() {
             let (text, ending) = match entries {
@@ -257,12 +274,27 @@ impl Apt {
 
 #[cfg(test)]
 mod tests {
-    use microvm_durable::cancel::Cancel;
     use microvm_ports::Progress;
 
     use super::*;
     use crate::config::ArchiveLimits;
     use crate::erofs::TreeMemory;
+
+    #[test]
+    fn a_build_that_is_given_up_waits_for_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8Path::from_path(folder.path()).unwrap().join("lock");
+        let (held, waiting) = (File::create(&path).unwrap(), File::create(&path).unwrap());
+        held.lock().unwrap();
+        let cancel = Cancel::default();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| lock_unless(&waiting, &path, &cancel));
+            cancel.cancel();
+            waits.join().unwrap().unwrap_err();
+        });
+        drop(held);
+        lock_unless(&waiting, &path, &Cancel::default()).unwrap();
+    }
 
     #[test]
     fn packages_of_the_image_itself_are_not_installed() {

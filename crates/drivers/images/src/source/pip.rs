@@ -140,6 +140,7 @@ fn command(
 
 /// Moves what pip made into the image.
 fn put(builder: &mut Builder, python: &Python, target: &Utf8Path) -> Result<(), StorageError> {
+    super::pip_replace::remove_old(builder, &python.packages, target)?;
     for name in names_in(target)? {
         let from = target.join(&name);
         if name == "bin" {
