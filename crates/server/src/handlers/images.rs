@@ -61,7 +61,8 @@ pub(crate) async fn add(
             source: file.source,
             mode: file.mode,
         })
-        .collect();
+        .collect::<Vec<_>>();
+    check_sources(&files)?;
     let additions = Additions { packages: request.packages, pip: request.pip, npm: request.npm, files };
     let recipe = ImageRecipe {
         name: request.name,
@@ -107,6 +108,11 @@ fn base(source: ImageSource) -> Result<ImageBase, Failure> {
     }))
 }
 
+/// Refuses sources that would be relative to the working directory of the server.
+fn check_sources(files: &[RecipeFile]) -> Result<(), Failure> {
+    files.iter().filter_map(|file| file.source.as_ref()).try_for_each(|source| absolute(source).map(drop))
+}
+
 /// A path on the server's host; the server's own folder means nothing to the caller.
 pub(crate) fn absolute(path: &str) -> Result<Utf8PathBuf, Failure> {
     let path = Utf8PathBuf::from(path);
@@ -117,5 +123,24 @@ pub(crate) fn absolute(path: &str) -> Result<Utf8PathBuf, Failure> {
             "path_invalid",
             format!("`{path}` is not an absolute path on the server's host"),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_of_files_are_absolute() {
+        let file = |source: Option<&str>| RecipeFile {
+            path: "/x".to_owned(),
+            content: None,
+            source: source.map(str::to_owned),
+            mode: None,
+        };
+        assert!(check_sources(&[file(None), file(Some("/srv/x"))]).is_ok());
+        for source in ["app", "./app", "../app", ""] {
+            assert!(check_sources(&[file(Some("/srv/x")), file(Some(source))]).is_err(), "{source}");
+        }
     }
 }
