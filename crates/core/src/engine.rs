@@ -7,7 +7,7 @@ use microvm_types::Caller;
 use microvm_types::vm::LOCAL_TENANT;
 
 use crate::branch::Branches;
-use crate::catalog::Catalog;
+use crate::catalog::{self, Catalog};
 use crate::context::Context;
 use crate::error::ServiceError;
 use crate::events::Observer;
@@ -64,7 +64,7 @@ impl Engine {
         kept::remove_stray_sleeps(&shared).await;
         golden::remove_stray_builders(&shared);
         server.pools.load().await?;
-        shared.actors.spawn(server.catalog.forget_cut_builds());
+        shared.actors.spawn(catalog::between::remove_cut_off(server.catalog.clone()));
         shared.actors.spawn(kept::keep_clean(Arc::clone(&shared)));
         let of_tenants = {
             let shared = Arc::clone(&shared);

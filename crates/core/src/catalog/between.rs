@@ -38,7 +38,7 @@ impl Between {
     /// Removes the images that nothing else needs, and the names of all; returns these.
     pub(super) async fn remove(mut self) -> Vec<String> {
         for name in &self.names {
-            self.catalog.remove_between(name).await;
+            remove(&self.catalog, name).await;
         }
         // Nothing is left for the drop.
         std::mem::take(&mut self.names)
@@ -55,55 +55,50 @@ impl Drop for Between {
         let (catalog, names) = (self.catalog.clone(), std::mem::take(&mut self.names));
         shared.actors.spawn(async move {
             for name in names {
-                catalog.remove_between(&name).await;
+                remove(&catalog, &name).await;
             }
         });
     }
 }
 
-impl Catalog {
-    /// Removes one name, and its image if nothing else needs that. A failure is logged: the build has something else to tell.
-    async fn remove_between(&self, name: &str) {
-        let shared = &self.context.shared;
-        let images = &shared.ports.images;
-        // A step that failed never used its name.
-        if let Ok(found) = images.image(name).await {
-            let removed = if self.is_needed(&found.info.digest) {
-                images.remove_image_name(name).await
-            } else {
-                images.remove_image(name, &[]).await
-            };
-            if let Err(error) = removed {
-                tracing::warn!(image = name, %error, "an image between the steps of a build could not be removed");
-            }
+/// Removes one name, and its image if nothing else needs that. A failure is logged: the build has something else to tell.
+async fn remove(catalog: &Catalog, name: &str) {
+    let shared = &catalog.context.shared;
+    let images = &shared.ports.images;
+    // A step that failed never used its name.
+    if let Ok(found) = images.image(name).await {
+        let removed = if catalog.is_needed(&found.info.digest) {
+            images.remove_image_name(name).await
+        } else {
+            images.remove_image(name, &[]).await
+        };
+        if let Err(error) = removed {
+            tracing::warn!(image = name, %error, "an image between the steps of a build could not be removed");
         }
-        shared.build_names.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
+    shared.build_names.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+}
 
-    /// Removes, when a server begins, what builds left that were cut off with an earlier one.
-    pub(crate) fn forget_cut_builds(&self) -> impl Future<Output = ()> + use<> {
-        let catalog = self.clone();
-        async move {
-            let removed = async {
-                catalog.require_known_users().await?;
-                catalog.remove_stray_builds().await
-            };
-            if let Err(error) = removed.await {
-                tracing::warn!(%error, "images of builds that were cut off could not be removed");
-            }
-        }
+/// Removes, when a server begins, what builds left that were cut off with an earlier one.
+pub(crate) async fn remove_cut_off(catalog: Catalog) {
+    let removed = async {
+        catalog.require_known_users().await?;
+        remove_strays(&catalog).await
+    };
+    if let Err(error) = removed.await {
+        tracing::warn!(%error, "images of builds that were cut off could not be removed");
     }
+}
 
-    /// Removes the names of this form that no build holds.
-    pub(super) async fn remove_stray_builds(&self) -> Result<(), ServiceError> {
-        let shared = &self.context.shared;
-        let listed = shared.ports.images.images().await?;
-        for name in listed.found.into_iter().flat_map(|image| image.names).filter(|name| is_reserved(name)) {
-            let held = shared.build_names.lock().unwrap_or_else(PoisonError::into_inner).contains(&name);
-            if !held {
-                self.remove_between(&name).await;
-            }
+/// Removes the names of this form that no build holds.
+pub(super) async fn remove_strays(catalog: &Catalog) -> Result<(), ServiceError> {
+    let shared = &catalog.context.shared;
+    let listed = shared.ports.images.images().await?;
+    for name in listed.found.into_iter().flat_map(|image| image.names).filter(|name| is_reserved(name)) {
+        let held = shared.build_names.lock().unwrap_or_else(PoisonError::into_inner).contains(&name);
+        if !held {
+            remove(catalog, &name).await;
         }
-        Ok(())
     }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Images, kernels and templates: what VMs are made of.
 
-mod between;
+pub(crate) mod between;
 mod image_build;
 mod templates;
 
@@ -83,7 +83,7 @@ impl Catalog {
     pub async fn collect_garbage(&self) -> Result<u64, ServiceError> {
         self.context.authorise(OperationName::IMAGE_PRUNE)?;
         self.require_known_users().await?;
-        self.remove_stray_builds().await?;
+        between::remove_strays(self).await?;
         Ok(self.context.shared.ports.images.collect_garbage(&self.images_in_use()).await?)
     }
 
