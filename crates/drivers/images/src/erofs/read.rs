@@ -1,6 +1,6 @@
 //! Reads an image of the store back into a tree: names and attributes now, contents when the new image is written.
 //!
-//! Only what [`super::write`] makes is read (see the module's own page); its file was verified against its digest before.
+//! Only what [`mod@super::write`] makes is read (see the module's own page); its file was verified against its digest before.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
