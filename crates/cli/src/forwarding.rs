@@ -144,7 +144,9 @@ fn refused(pair: PortPair, error: &std::io::Error) -> CliError {
         ),
         E::PermissionDenied => (
             ErrorKind::Forbidden,
-            format!("{error}: ports below 1024 are for root, choose another one (8{host:03}:{guest})"),
+            format!(
+                "{error}: ports below 1024 are for root, choose another one (0:{guest} takes any that is free)"
+            ),
         ),
         _ => (ErrorKind::Unavailable, error.to_string()),
     };

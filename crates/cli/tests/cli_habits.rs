@@ -272,3 +272,20 @@ async fn ports_of_this_host_lead_into_a_vm() {
     assert_eq!(forward.wait().unwrap().code(), Some(130));
     assert_eq!(told(&server, &["port", "forward", "nobody", "1"]).await.0, 102);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_to_be_kept_is_kept_whatever_comes_of_its_results() {
+    let server = service::start().await;
+    let file = server.root.join("file");
+    std::fs::write(&file, "no directory").unwrap();
+    let below = file.join("results");
+    let said = told(&server, &["run", "--keep", "--name", "kept", "--out", below.as_str(), "true"]).await;
+    assert_ne!(said.0, 0, "{said:?}");
+    assert_eq!(names(&server).await, ["kept"]);
+    // A command that never ran has done nothing to keep.
+    assert_eq!(told(&server, &["run", "--keep", "--name", "none", "no-such-program"]).await.0, 127);
+    assert_eq!(names(&server).await, ["kept"]);
+    // Variables without a command would be lost without a word.
+    let said = told(&server, &["fork", "kept", "-e", "A=1"]).await;
+    assert!(said.0 == 101 && said.2.contains("--env"), "{said:?}");
+}

@@ -1,6 +1,7 @@
 //! Ports of this host's loopback that lead to ports of a guest.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use microvm_types::VmRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -8,6 +9,12 @@ use tokio::task::JoinSet;
 
 use crate::client::Client;
 use crate::error::ClientError;
+
+/// Connections of one port at once; further ones wait in the queue of the listening socket. Each takes two descriptors here
+/// and more in the server, whose own limit is 2,048 connections.
+const MOST_CONNECTIONS: usize = 512;
+/// Rest after a connection could not be accepted for want of something.
+const REST: Duration = Duration::from_millis(100);
 
 /// A port of this host's loopback, listened on.
 #[derive(Debug)]
@@ -54,10 +61,13 @@ impl Forward {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                accepted = self.listener.accept() => {
-                    let (local, _) = accepted?;
-                    connections.spawn(connect(client.clone(), vm.clone(), self.guest, local));
-                }
+                accepted = self.listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
+                    Ok((local, _)) => {
+                        connections.spawn(connect(client.clone(), vm.clone(), self.guest, local));
+                    }
+                    Err(error) if passes(&error) => tokio::time::sleep(REST).await,
+                    Err(error) => return Err(error),
+                },
                 Some(ended) = connections.join_next() => {
                     // A panic is reported where it happened.
                     if let Ok(Err(error)) = ended {
@@ -67,6 +77,21 @@ impl Forward {
             }
         }
     }
+}
+
+/// True for failures of accept(2) that are about one connection, or about descriptors and memory that others will give back.
+fn passes(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [
+        Errno::CONNABORTED,
+        Errno::INTR,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::PROTO,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
 }
 
 async fn connect(client: Client, vm: VmRef, port: u16, mut local: TcpStream) -> Result<(), ClientError> {
@@ -87,5 +112,19 @@ async fn connect(client: Client, vm: VmRef, port: u16, mut local: TcpStream) -> 
             // That the local end went away is its own business.
             if matches!(error, ClientError::Source(_) | ClientError::Output(_)) { Ok(()) } else { Err(error) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_descriptors_passes_and_a_socket_that_is_none_does_not() {
+        let failure = |errno: rustix::io::Errno| std::io::Error::from(errno);
+        for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::CONNABORTED, rustix::io::Errno::NOBUFS] {
+            assert!(passes(&failure(errno)), "{errno}");
+        }
+        assert!(!passes(&failure(rustix::io::Errno::BADF)) && !passes(&std::io::Error::other("x")));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -61,7 +62,7 @@ pub(crate) struct Fork {
     count: usize,
     #[arg(long, help = concat!("Names of the children; ", number!(), " stands for the number"))]
     name: Option<String>,
-    /// Label to filter by
+    /// Label of the new VMs
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
     /// Kill the command and all its children after this time (exit code 124)
@@ -108,6 +109,18 @@ struct Outcome {
 /// A command under way in a child.
 type Command = (VmRef, ProcessId);
 
+/// Uses the children whose turn has not come, so that they do not take themselves for forgotten.
+async fn keep_awake(context: &Context, children: &[VmId], started: &RefCell<Vec<Command>>) -> Infallible {
+    loop {
+        tokio::time::sleep(Duration::from_secs(IDLE_NET / 5)).await;
+        let begun: Vec<VmRef> = started.borrow().iter().map(|(vm, _)| vm.clone()).collect();
+        let waiting = children.iter().map(|id| VmRef::from(id.clone())).filter(|vm| !begun.contains(vm));
+        // One that does not answer is told of when its turn comes.
+        let pings = waiting.map(|vm| async move { context.client.ping(&vm).await.map(drop) });
+        let _ = futures_util::future::join_all(pings).await;
+    }
+}
+
 /// Passes a signal on to the commands of all children and gives them time to end by themselves.
 async fn give_time(
     context: &Context,
@@ -138,6 +151,11 @@ impl Fork {
             std::fs::create_dir_all(folder).map_err(|error| CliError::file("making", folder, &error))?;
         }
         let runs = !commands.is_empty();
+        if !runs && !environment.is_empty() {
+            let detail =
+                "--env and --env-file are for a command, and there is none: give one, or leave them out";
+            return Err(CliError::invalid("no_command", detail));
+        }
         let mut request = ForkVm {
             count: if runs { commands.len() } else { self.count },
             name: self.name.clone(),
@@ -170,6 +188,7 @@ impl Fork {
             let mut running = pin!(self.in_children(context, children, &started));
             tokio::select! {
                 outcome = &mut running => outcome,
+                never = keep_awake(context, &ids, &started) => match never {},
                 signal = interrupts.next() => {
                     give_time(context, &started, signal, &mut running, &mut interrupts).await;
                     Err(CliError::Interrupted(signal))

@@ -57,7 +57,7 @@ pub(crate) struct MachineOptions {
     /// polling there: the guest gets no events (inotify) of changes made by the host
     #[arg(long = "share", value_name = "HOST_DIR:GUEST_DIR[:MODE]", value_parser = share)]
     shares: Vec<Share>,
-    /// Label to filter by
+    /// Label of the VM
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
     /// Free text kept with the VM

@@ -27,7 +27,7 @@ pub(crate) struct Restore {
     /// Number of VMs
     #[arg(long, default_value_t = 1)]
     count: usize,
-    /// Label to filter by
+    /// Label of the new VMs
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
 }

@@ -1,5 +1,7 @@
 //! `microvm run`: a new VM for one command.
 
+use std::cell::Cell;
+use std::convert::Infallible;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -153,14 +155,19 @@ impl Run {
         if !context.output.is_json() && !self.quiet {
             forwarding.lines(name.as_str()).iter().for_each(|line| say(line));
         }
-        let outcome = tokio::select! {
-            outcome = self.in_vm(context, created, request, &mut interrupts) => outcome,
-            ended = forwarding.serve(&context.client, &vm) => match ended {
-                Ok(never) => match never {},
-                Err(error) => Err(error),
-            },
+        // Ports that are lost are told; the command goes on.
+        let serving = async {
+            let Err(error) = forwarding.serve(&context.client, &vm).await;
+            say(&error.detail());
+            std::future::pending::<Infallible>().await
         };
-        if self.keep && outcome.is_ok() {
+        let ran = Cell::new(false);
+        let outcome = tokio::select! {
+            outcome = self.in_vm(context, created, request, &mut interrupts, &ran) => outcome,
+            never = serving => match never {},
+        };
+        // What a command has done is kept, also if its results could not be copied or it was interrupted.
+        if self.keep && ran.get() {
             if !context.output.is_json() {
                 say(&format!("the VM is kept: {name}"));
             }
@@ -176,6 +183,7 @@ impl Run {
         created: Vm,
         mut request: ExecRequest,
         interrupts: &mut Interrupts,
+        ran: &Cell<bool>,
     ) -> Result<u8, CliError> {
         let client = &context.client;
         let vm = VmRef::from(created.id.clone());
@@ -191,6 +199,7 @@ impl Run {
             }
         };
         let session = interrupts.unless(start).await?;
+        ran.set(true);
         let wiring = Wiring {
             stdin: self.options.interactive,
             terminal: self.options.tty,
