@@ -1,6 +1,7 @@
 //! A guest as its agent describes it.
 
-use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, SystemInfo};
+use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, SystemInfo, Verdict};
+use microvm_types::{Name, Phase, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -46,6 +47,41 @@ pub struct HealthReply {
     pub success: bool,
     /// Measurements of the agent.
     pub health: GuestHealth,
+    /// Judgement: `unhealthy` from 95 % of memory or disk on; `degraded` from 85 % of processors, memory or disk on, or while
+    /// start commands are not done.
+    pub verdict: Verdict,
     /// When (RFC 3339 with offset).
     pub timestamp: String,
+}
+
+/// Health of all VMs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GuestsHealth {
+    /// VMs in order of creation. None is woken for the question.
+    pub vms: Vec<HealthOfGuest>,
+    /// When (RFC 3339 with offset).
+    pub timestamp: String,
+}
+
+/// Health of one VM among all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HealthOfGuest {
+    /// Its id.
+    pub id: VmId,
+    /// Its name.
+    pub name: Name,
+    /// Its state.
+    pub state: Phase,
+    /// Judgement; absent: it does not run. A running one that does not answer, and one that has failed, is `unhealthy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// Round trip to its agent in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip_us: Option<u64>,
+    /// Measurements of its agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<GuestHealth>,
+    /// Why there are none, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }

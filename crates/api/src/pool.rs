@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use microvm_types::pool::{DEFAULT_MAX, DEFAULT_MIN};
 use microvm_types::template::Overrides;
 use microvm_types::vm::Limits;
 use microvm_types::{Name, Unreadable};
@@ -58,13 +59,29 @@ pub struct CreatePool {
     /// Changes to the template.
     #[serde(default)]
     pub overrides: Overrides,
-    /// Warm VMs it is kept filled with.
+    /// Labels of its VMs, on top of the template's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Free text that each of its VMs gets when it is acquired, below what is asked for then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Warm VMs it is kept filled with; 5 if absent.
+    #[serde(default = "default_min")]
     pub min: usize,
-    /// Most VMs of it at once, those handed out included.
+    /// Most VMs of it at once, those handed out included; 20 if absent.
+    #[serde(default = "default_max")]
     pub max: usize,
     /// Seconds after which a waiting VM is replaced; an hour if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age_seconds: Option<u64>,
+}
+
+const fn default_min() -> usize {
+    DEFAULT_MIN
+}
+
+const fn default_max() -> usize {
+    DEFAULT_MAX
 }
 
 /// Changes of a pool; absent fields stay.
@@ -98,6 +115,21 @@ pub struct Acquire {
     /// Limits of its life and its idle time.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// A VM to be given back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// Its name or id.
+    pub vm: String,
+}
+
+/// A VM that was given back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Released {
+    /// True if a new VM takes its place; false if enough of them wait.
+    pub replaced: bool,
 }
 
 /// A VM that was handed out.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use microvm_types::guest::Verdict;
 use microvm_types::template::Template;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -107,6 +108,30 @@ pub struct Liveness {
     pub version: String,
     /// When (RFC 3339 with offset).
     pub timestamp: String,
+}
+
+/// Health of the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// The worst of its components.
+    pub status: Verdict,
+    /// The components that requests need.
+    pub components: Vec<Component>,
+    /// Version of this program.
+    pub version: String,
+    /// When (RFC 3339 with offset).
+    pub timestamp: String,
+}
+
+/// One component of the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Component {
+    /// Its name: `store`, `hypervisor`, `disk` or `guests`.
+    pub name: String,
+    /// Judgement.
+    pub status: Verdict,
+    /// What was seen, in words.
+    pub detail: String,
 }
 
 /// All templates by name.

@@ -26,8 +26,15 @@ pub struct Vm {
     pub vcpus: u32,
     /// Memory in MiB, for clients that read this name.
     pub memory_mb: u32,
-    /// Memory in MiB.
+    /// Memory that it has now, in MiB: after a resize less than `memory_max_mib`.
     pub memory_mib: u32,
+    /// Memory that it was created with, in MiB, and the most that a resize can give it.
+    #[serde(default)]
+    pub memory_max_mib: u32,
+    /// Time from its own launch until its agent answered, the last time it started, in milliseconds; absent: it never did, or
+    /// an older server started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_time_ms: Option<u64>,
     /// Size of its scratch disk in MiB.
     pub disk_mib: u32,
     /// Name of its template.

@@ -36,6 +36,8 @@ pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
         overrides,
         min: WAITING,
         max: 4 * WAITING,
+        labels: std::collections::BTreeMap::new(),
+        metadata: std::collections::BTreeMap::new(),
         max_age_seconds: None,
     };
     scene.client.create_pool(&wanted).await?;

@@ -174,6 +174,8 @@ async fn acquires(scene: &Scene, tries: usize) -> Result<Tally, BenchError> {
         overrides,
         min: WAITING,
         max: 4 * WAITING,
+        labels: std::collections::BTreeMap::new(),
+        metadata: std::collections::BTreeMap::new(),
         max_age_seconds: None,
     };
     scene.client.create_pool(&wanted).await?;

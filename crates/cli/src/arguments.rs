@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Inspect(commands::inspect::Inspect),
     /// List the processes of a VM
     Ps(commands::ps::Ps),
+    /// Show the health of VMs
+    Health(commands::health::Health),
     /// Show the console of a VM, or the kept output of a process
     Logs(commands::logs::Logs),
     /// Show the resource use of VMs

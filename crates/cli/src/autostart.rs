@@ -27,7 +27,7 @@ const NO_LINK: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 /// A client of a server that answers.
 pub(crate) async fn connected(settings: &Settings) -> Result<Client, CliError> {
     let client = Client::new(microvm_server::socket_path(&settings.root));
-    match client.ready().await {
+    match client.live().await {
         Ok(_) => Ok(client),
         Err(ClientError::NoServer { .. }) => {
             start(settings.clone(), client.clone()).await?;
@@ -42,14 +42,14 @@ async fn start(settings: Settings, client: Client) -> Result<(), CliError> {
     let root = settings.root.clone();
     let lock = blocking(move || start_lock(&root)).await?;
     // Somebody else may have started it while we waited for the lock.
-    if client.ready().await.is_ok() {
+    if client.live().await.is_ok() {
         return Ok(());
     }
     say(&format!("starting a server on {} (log: {}/server.log)", settings.root, settings.root));
     let root = settings.root.clone();
     blocking(move || spawn(&root)).await?;
     drop(lock);
-    Ok(client.ready().await.map(drop)?)
+    Ok(client.live().await.map(drop)?)
 }
 
 async fn blocking<T: Send + 'static>(

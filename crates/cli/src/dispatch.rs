@@ -98,6 +98,7 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Ls(command) => command.run(context).await,
         Command::Inspect(command) => command.run(context).await,
         Command::Ps(command) => command.run(context).await,
+        Command::Health(command) => command.run(context).await,
         Command::Logs(command) => command.run(context).await,
         Command::Pause(targets) => targets.run(context, Verb::Pause).await,
         Command::Resume(targets) => targets.run(context, Verb::Resume).await,

@@ -64,7 +64,7 @@ fn answer(path: &str) -> Value {
         ),
     ];
     match path {
-        "/health/ready" => {
+        "/health/live" => {
             json!({ "status": "ready", "service": "microvm", "version": "0.1.0", "timestamp": ago(0) })
         }
         "/vms" => json!({ "vms": [

@@ -2,8 +2,8 @@
 
 use microvm_api::operation::PoolRef;
 use microvm_api::operations::pool;
-use microvm_api::pool::{Acquire, Acquired, CreatePool, Pool, PoolList, ResizePool};
-use microvm_types::Name;
+use microvm_api::pool::{Acquire, Acquired, CreatePool, Pool, PoolList, Release, Released, ResizePool};
+use microvm_types::{Name, VmRef};
 
 use crate::client::Client;
 use crate::error::ClientError;
@@ -40,7 +40,12 @@ impl Client {
         self.ask::<pool::Remove>(&path_of(name)).await
     }
 
-    /// Takes a VM of a pool.
+    /// Gives a VM back to its pool.
+    pub async fn release(&self, pool: &Name, vm: &VmRef) -> Result<Released, ClientError> {
+        self.tell::<pool::Release>(&path_of(pool), &Release { vm: vm.to_string() }).await
+    }
+
+    /// Hands out a running VM of a pool.
     pub async fn acquire(&self, pool: &Name, request: &Acquire) -> Result<Acquired, ClientError> {
         self.tell::<pool::Acquire>(&path_of(pool), request).await
     }

@@ -1,9 +1,9 @@
 //! The host, the server and its templates.
 
-use microvm_api::operation::TemplateRef;
+use microvm_api::operation::{ComponentRef, TemplateRef};
 use microvm_api::operations::{system, template};
 use microvm_api::progress::ProgressLine;
-use microvm_api::system::{Doctor, HostInfo, Liveness, TemplateList, TemplateText};
+use microvm_api::system::{Component, Doctor, Health, HostInfo, Liveness, TemplateList, TemplateText};
 use microvm_types::template::Template;
 
 use crate::client::Client;
@@ -13,9 +13,24 @@ use crate::lines::Lines;
 /// Each method is one request; see the REST reference for what it does. All fail with [`ClientError`].
 #[expect(clippy::missing_errors_doc, reason = "said once for all above")]
 impl Client {
+    /// Whether a server answers, whatever it can do now.
+    pub async fn live(&self) -> Result<Liveness, ClientError> {
+        self.ask::<system::Live>(&()).await
+    }
+
     /// Whether the server can serve requests.
     pub async fn ready(&self) -> Result<Liveness, ClientError> {
         self.ask::<system::Ready>(&()).await
+    }
+
+    /// Health of the server, component by component.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        self.ask::<system::Health>(&()).await
+    }
+
+    /// Health of one component of the server.
+    pub async fn health_of(&self, component: &str) -> Result<Component, ClientError> {
+        self.ask::<system::HealthOf>(&ComponentRef::from(component)).await
     }
 
     /// The host.

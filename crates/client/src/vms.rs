@@ -1,7 +1,7 @@
 //! Operations on VMs and what is in them.
 
 use microvm_api::exec::{Execute, Executed, ProcessList, SendSignal};
-use microvm_api::guest::{GuestProcesses, HealthReply, Ping, SystemInfoReply};
+use microvm_api::guest::{GuestProcesses, GuestsHealth, HealthReply, Ping, SystemInfoReply};
 use microvm_api::operations::{guest, process, vm};
 use microvm_api::queries::{self, DeleteVm, ListVms, NoQuery, StartVm, WaitForVm};
 use microvm_api::query::{FilterPair, FilterState, RawBytes};
@@ -146,6 +146,11 @@ impl Client {
     /// Removes a VM, also if disk files of the user's cannot take what it wrote to them: that is lost.
     pub async fn delete_vm_forgetting_disks(&self, vm: &VmRef) -> Result<(), ClientError> {
         self.call::<vm::Delete>(vm, &DeleteVm { forget_disks: true }, ()).await
+    }
+
+    /// Health of all VMs, each running guest asked.
+    pub async fn health_of_guests(&self) -> Result<GuestsHealth, ClientError> {
+        self.ask::<guest::HealthOfAll>(&()).await
     }
 
     /// Counters of a running VM.

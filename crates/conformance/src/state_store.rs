@@ -57,6 +57,8 @@ pub fn sample_record(number: u32, name: &str) -> VmRecord {
         pool: None,
         epoch: u64::MAX,
         generation: 7,
+        boot_ms: Some(120),
+        memory_now_mib: Some(64),
         created_ms: 1_700_000_000_000 + i64::from(number),
         updated_ms: i64::MAX,
         started_ms: Some(-1),

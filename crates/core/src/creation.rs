@@ -111,6 +111,8 @@ pub(crate) async fn create(
         pool,
         epoch,
         generation: 0,
+        boot_ms: None,
+        memory_now_mib: None,
         created_ms: now,
         updated_ms: now,
         started_ms: None,

@@ -1,15 +1,19 @@
 //! The host: questions about all tenants together, and about what the engine found there.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use microvm_ports::DocumentKind;
 use microvm_ports::hypervisor::Capabilities;
 use microvm_ports::storage::{ImageInfo, KernelInfo};
-use microvm_types::{Listed, OperationName, Phase, Unreadable};
+use microvm_types::guest::Verdict;
+use microvm_types::{ByteSize, Listed, OperationName, Phase, Unreadable};
 use tokio::sync::watch;
 
 use crate::context::Context;
 use crate::error::ServiceError;
 use crate::pools::{PoolView, view};
+use crate::vm::registry::VmHandle;
 use crate::vm::standby::MOST_ON_HOST;
 use crate::vms::reconcile::{self, StrayVm};
 
@@ -28,6 +32,24 @@ pub struct HostUnreadable {
     pub snapshots: Vec<Unreadable>,
     /// Records of pools; the VMs that wait in them are left alone.
     pub pools: Vec<Unreadable>,
+}
+
+/// Least free space of a root, in bytes, with which the server takes on work.
+const LEAST_SPACE: u64 = 256 << 20;
+/// Free space, in bytes, below which somebody should make room.
+const LITTLE_SPACE: u64 = 2 << 30;
+/// Time for the answer of one component.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Judgement of one component of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComponentHealth {
+    /// Its name: `store`, `hypervisor`, `disk` or `guests`.
+    pub name: &'static str,
+    /// Judgement.
+    pub verdict: Verdict,
+    /// What was seen, in words.
+    pub detail: String,
 }
 
 impl Host {
@@ -86,6 +108,49 @@ impl Host {
         Ok(HostUnreadable { vms: all.vms.all(), snapshots: all.snapshots.all(), pools: all.pools.all() })
     }
 
+    /// Asks every component that requests need whether it works now: the store is read, the hypervisor is probed, the free
+    /// space is looked at, and the guests that do not answer are counted.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub async fn health(&self) -> Result<[ComponentHealth; 4], ServiceError> {
+        self.context.authorise(OperationName::SYSTEM_HEALTH)?;
+        let ports = &self.context.shared.ports;
+        let store = async {
+            let read = ports.store.documents(DocumentKind::Pool).await;
+            read.map(|_| (Verdict::Healthy, "it can be read".to_owned())).map_err(|error| error.to_string())
+        };
+        let hypervisor = async {
+            let Some(driver) = ports.hypervisors.all().next() else { return Err("there is none".to_owned()) };
+            let found = driver.probe().await.map_err(|error| error.to_string())?;
+            Ok((Verdict::Healthy, format!("{} {}", found.driver, found.version)))
+        };
+        let disk = async {
+            let space = ports.vm_storage.space().await.map_err(|error| error.to_string())?;
+            let verdict = match space.free {
+                free if free < LEAST_SPACE => Verdict::Unhealthy,
+                free if free < LITTLE_SPACE => Verdict::Degraded,
+                _ => Verdict::Healthy,
+            };
+            Ok((verdict, format!("{} free", ByteSize(space.free))))
+        };
+        let guests = async {
+            let all = self.context.shared.registry.all();
+            let views = all.iter().map(VmHandle::view).filter(|vm| vm.record.phase() == Phase::Running);
+            let (running, lost) =
+                views.fold((0, 0), |(all, lost), vm| (all + 1, lost + usize::from(vm.unreachable.is_some())));
+            let verdict = if lost == 0 { Verdict::Healthy } else { Verdict::Degraded };
+            Ok((verdict, format!("{lost} of {running} running guests do not answer")))
+        };
+        let (store, hypervisor, disk, guests) = futures::join!(
+            judged("store", store),
+            judged("hypervisor", hypervisor),
+            judged("disk", disk),
+            judged("guests", guests)
+        );
+        Ok([store, hypervisor, disk, guests])
+    }
+
     /// Number of VMMs that wait for the next children of forked VMs, ready to be taken.
     ///
     /// # Errors
@@ -126,4 +191,17 @@ impl Host {
         let shared = &self.context.shared;
         Ok(shared.pools.all().iter().map(|pool| view(shared, pool)).collect())
     }
+}
+
+/// What a component answers within its time.
+async fn judged(
+    name: &'static str,
+    answer: impl Future<Output = Result<(Verdict, String), String>>,
+) -> ComponentHealth {
+    let (verdict, detail) = match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(reason)) => (Verdict::Unhealthy, reason),
+        Err(_) => (Verdict::Unhealthy, format!("it did not answer within {PATIENCE:?}")),
+    };
+    ComponentHealth { name, verdict, detail }
 }

@@ -203,6 +203,8 @@ fn a_clock_that_is_set_back_keeps_pools_as_they_are() {
             min: 2,
             max: 4,
             max_age_seconds: Some(60),
+            labels: std::collections::BTreeMap::new(),
+            metadata: std::collections::BTreeMap::new(),
         };
         service.pools.create(request).await.unwrap();
         let waiting = |service: &Services| {

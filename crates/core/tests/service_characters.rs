@@ -148,6 +148,8 @@ fn golden_snapshots_and_pools_work_however_a_machine_is_saved() {
                 min: 2,
                 max: 3,
                 max_age_seconds: None,
+                labels: std::collections::BTreeMap::new(),
+                metadata: std::collections::BTreeMap::new(),
             };
             service.pools.create(pool).await.unwrap();
             until("two wait", || service.pools.get("py").unwrap().waiting == 2).await;

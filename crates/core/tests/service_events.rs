@@ -89,7 +89,16 @@ fn a_vm_of_a_pool_is_its_new_owners() {
     let heard = Heard::by(&server);
     let ada = server.engine.as_caller(&Caller::local("ada"), "request-1");
     let (template, overrides, name) = (None, Overrides::default(), "warm".parse().unwrap());
-    let pool = PoolRequest { name, template, overrides, min: 1, max: 1, max_age_seconds: None };
+    let pool = PoolRequest {
+        name,
+        template,
+        overrides,
+        min: 1,
+        max: 1,
+        max_age_seconds: None,
+        labels: std::collections::BTreeMap::new(),
+        metadata: std::collections::BTreeMap::new(),
+    };
     server.run(async {
         ada.pools.create(pool).await.unwrap();
         until("it waits", || ada.pools.get("warm").unwrap().waiting == 1).await;

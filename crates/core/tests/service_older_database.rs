@@ -57,6 +57,8 @@ fn vms_are_taken_up_as_their_directories_know_them_not_as_an_older_database_does
             min: 1,
             max: 3,
             max_age_seconds: None,
+            labels: std::collections::BTreeMap::new(),
+            metadata: std::collections::BTreeMap::new(),
         };
         service.pools.create(pool).await.unwrap();
         until("one waits", || waiting(service).len() == 1).await;

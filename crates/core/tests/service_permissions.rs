@@ -43,6 +43,8 @@ async fn call_all(all: &Services) -> Refused {
         min: 1,
         max: 1,
         max_age_seconds: None,
+        labels: BTreeMap::new(),
+        metadata: BTreeMap::new(),
     };
     let recipe = ImageRecipe {
         name: "x".to_owned(),
@@ -108,6 +110,7 @@ async fn call_all(all: &Services) -> Refused {
         "Pools::resize": pools.resize("none", PoolChange::default()).await,
         "Pools::remove": pools.remove("none").await,
         "Pools::acquire": pools.acquire("none", AcquireRequest::default()).await,
+        "Pools::release": pools.release("none", &web).await,
         "Pools::unreadable": pools.unreadable(),
         "Catalog::images": catalog.images().await,
         "Catalog::kernels": catalog.kernels().await,
@@ -127,6 +130,7 @@ async fn call_all(all: &Services) -> Refused {
         "Host::kernels": host.kernels().await,
         "Host::strays": host.strays().await,
         "Host::unreadable": host.unreadable(),
+        "Host::health": host.health().await,
         "Host::ready_vmms": host.ready_vmms(),
         "Host::standby_vmms": host.standby_vmms(),
         "Host::phases": host.phases(),

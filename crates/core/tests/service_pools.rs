@@ -28,6 +28,8 @@ fn pool(name: &str, min: usize, max: usize) -> PoolRequest {
         min,
         max,
         max_age_seconds: None,
+        labels: std::collections::BTreeMap::new(),
+        metadata: std::collections::BTreeMap::new(),
     }
 }
 
@@ -451,5 +453,61 @@ fn the_record_of_a_pool_that_cannot_be_read_is_not_overwritten() {
         let stored = host.store.documents(DocumentKind::Pool).await.unwrap();
         assert_eq!(stored.documents, [("py".to_owned(), odd)]);
         server.service.pools.create(pool("other", 0, 1)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_vm_that_is_given_back_is_deleted_and_replaced_unless_enough_wait() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        service.pools.create(pool("py", 1, 2)).await.unwrap();
+        filled(service, "py", 1).await;
+        let (mine, _) = take(service, "mine").await.unwrap();
+        filled(service, "py", 1).await;
+        // Enough wait: nothing takes its place.
+        assert!(!service.pools.release("py", &vm("mine")).await.unwrap());
+        let left = everything(service);
+        assert!(left.len() == 1 && left[0].record.id != mine.record.id, "{left:?}");
+        // The pool is full while both are handed out; what is given back makes room.
+        take(service, "one").await.unwrap();
+        filled(service, "py", 1).await;
+        take(service, "two").await.unwrap();
+        assert_eq!(code(take(service, "three").await), "pool_exhausted");
+        assert!(service.pools.release("py", &vm("one")).await.unwrap());
+        filled(service, "py", 1).await;
+        assert!(take(service, "three").await.is_ok());
+        service.vms.create(named("other")).await.unwrap();
+        assert_eq!(code(service.pools.release("py", &vm("other")).await), "invalid_field");
+        assert_eq!(service.vms.get(&vm("other")).unwrap().record.phase(), Phase::Running);
+    });
+}
+
+#[test]
+fn labels_and_metadata_of_a_pool_are_those_of_its_vms() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let pairs = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let request = PoolRequest {
+            labels: pairs(&[("team", "red")]),
+            metadata: pairs(&[("ticket", "1"), ("owner", "pool")]),
+            ..pool("py", 1, 3)
+        };
+        service.pools.create(request).await.unwrap();
+        filled(service, "py", 1).await;
+        // One that waited, and one that is made for whoever asks.
+        for name in ["waited", "made"] {
+            let mut request =
+                AcquireRequest { name: Some(name.parse().unwrap()), ..AcquireRequest::default() };
+            request.vm.metadata = pairs(&[("owner", "me")]);
+            let record = service.pools.acquire("py", request).await.unwrap().0.record;
+            assert_eq!(record.labels["team"], "red", "{name}");
+            assert_eq!((record.metadata["ticket"].as_str(), record.metadata["owner"].as_str()), ("1", "me"));
+        }
     });
 }

@@ -578,3 +578,22 @@ fn a_hypervisor_without_branches_says_so() {
         assert_eq!(code(service.goldens.versions("linux-default").await), "no_branching");
     });
 }
+
+#[test]
+fn a_vm_tells_how_long_it_took_itself_to_be_ready() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        let boot_ms = |name: &str| service.vms.get(&vm(name)).unwrap().record.boot_ms;
+        let stopped = microvm_core::CreateRequest { start: false, ..named("later") };
+        service.vms.create(stopped).await.unwrap();
+        assert_eq!(boot_ms("later"), None, "it never started");
+        service.vms.create(named("dev")).await.unwrap();
+        service.branches.fork(&vm("dev"), forks(1, "child")).await.unwrap();
+        service.vms.start(&vm("later")).await.unwrap();
+        for name in ["dev", "child", "later"] {
+            assert!(boot_ms(name).is_some(), "{name}");
+        }
+    });
+}

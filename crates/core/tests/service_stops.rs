@@ -95,7 +95,16 @@ fn a_vm_of_a_pool_is_handed_out_with_no_more_of_storage_than_its_record() {
     let server = served(&host);
     let (template, overrides) = (None, Overrides::default());
     let name = "warm".parse().unwrap();
-    let pool = PoolRequest { name, template, overrides, min: 1, max: 1, max_age_seconds: None };
+    let pool = PoolRequest {
+        name,
+        template,
+        overrides,
+        min: 1,
+        max: 1,
+        max_age_seconds: None,
+        labels: std::collections::BTreeMap::new(),
+        metadata: std::collections::BTreeMap::new(),
+    };
     server.run(async {
         server.service.pools.create(pool).await.unwrap();
         until("it waits", || server.service.pools.get("warm").unwrap().waiting == 1).await;

@@ -22,7 +22,16 @@ fn names(service: &Services) -> Vec<String> {
 
 fn pool(name: &str) -> PoolRequest {
     let (template, overrides) = (None, Overrides::default());
-    PoolRequest { name: name.parse().unwrap(), template, overrides, min: 1, max: 2, max_age_seconds: None }
+    PoolRequest {
+        name: name.parse().unwrap(),
+        template,
+        overrides,
+        min: 1,
+        max: 2,
+        max_age_seconds: None,
+        labels: std::collections::BTreeMap::new(),
+        metadata: std::collections::BTreeMap::new(),
+    }
 }
 
 #[test]

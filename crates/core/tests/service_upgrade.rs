@@ -51,7 +51,16 @@ fn a_root_of_the_program_before_this_work_is_taken_over() {
         all.vms.pause(&vm("held")).await.unwrap();
         snap(all, "web", "good").await.unwrap();
         let (template, overrides, name) = (None, Overrides::default(), "warm".parse().unwrap());
-        let pool = PoolRequest { name, template, overrides, min: 1, max: 2, max_age_seconds: None };
+        let pool = PoolRequest {
+            name,
+            template,
+            overrides,
+            min: 1,
+            max: 2,
+            max_age_seconds: None,
+            labels: std::collections::BTreeMap::new(),
+            metadata: std::collections::BTreeMap::new(),
+        };
         all.pools.create(pool).await.unwrap();
         until("it waits", || all.pools.get("warm").unwrap().waiting == 1).await;
         let shown =

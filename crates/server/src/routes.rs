@@ -90,6 +90,7 @@ pub(crate) fn all() -> Routes {
         .on(guest::SystemInfo, guests::system_info)
         .on(guest::Processes, guests::processes)
         .on(guest::Health, guests::health)
+        .on(guest::HealthOfAll, guests::health_of_all)
         .on(guest::Run, execute::execute)
         .on(guest::Exec, exec::exec)
         .on(guest::Connect, ports::connect)
@@ -131,6 +132,7 @@ fn store(routes: Routes) -> Routes {
         .on(pool::Remove, pools::remove)
         .on(pool::Resize, pools::resize)
         .on(pool::Acquire, pools::acquire)
+        .on(pool::Release, pools::release)
         .on(event::Follow, events::events)
         .on(image::List, images::list)
         .on(image::Add, images::add)
@@ -158,6 +160,8 @@ fn store(routes: Routes) -> Routes {
         .on(system::Stop, host::stop)
         .on(system::Live, host::live)
         .on(system::Ready, host::ready)
+        .on(system::Health, host::health)
+        .on(system::HealthOf, host::health_of)
         .on(system::OpenApi, host::openapi)
 }
 

@@ -105,6 +105,75 @@ pub struct GuestHealth {
     pub start_commands_done: bool,
 }
 
+/// Judgement of a part of the system, or of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Verdict {
+    /// Nothing is wrong.
+    Healthy,
+    /// It works, and something needs care.
+    Degraded,
+    /// It does not work, or will not in a moment.
+    Unhealthy,
+}
+
+impl Verdict {
+    /// The word used in the API and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// Use of processors, memory or disk in percent from which on a guest is degraded.
+pub const DEGRADED_PERCENT: f64 = 85.0;
+/// Use of memory or disk in percent from which on a guest is unhealthy: its next process, or its next write, may fail.
+pub const UNHEALTHY_PERCENT: f64 = 95.0;
+
+impl GuestHealth {
+    /// Judgement by the thresholds: unhealthy if memory or disk are used to [`UNHEALTHY_PERCENT`] or more; degraded if
+    /// processors, memory or disk are to [`DEGRADED_PERCENT`] or more, or start commands are not done.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let fullest = self.memory_percent.max(self.disk_percent);
+        if fullest >= UNHEALTHY_PERCENT {
+            Verdict::Unhealthy
+        } else if fullest.max(self.cpu_percent) >= DEGRADED_PERCENT || !self.start_commands_done {
+            Verdict::Degraded
+        } else {
+            Verdict::Healthy
+        }
+    }
+}
+
+#[cfg(test)]
+mod verdicts {
+    use super::{GuestHealth, Verdict};
+
+    #[test]
+    fn a_guest_is_judged_by_its_fullest_resource() {
+        let judged = |cpu_percent, memory_percent, disk_percent, start_commands_done| {
+            GuestHealth { cpu_percent, memory_percent, disk_percent, start_commands_done }.verdict()
+        };
+        assert_eq!(judged(84.9, 84.9, 84.9, true), Verdict::Healthy);
+        for degraded in
+            [judged(100.0, 1.0, 1.0, true), judged(0.0, 85.0, 0.0, true), judged(0.0, 0.0, 94.9, true)]
+        {
+            assert_eq!(degraded, Verdict::Degraded);
+        }
+        assert_eq!(judged(0.0, 0.0, 0.0, false), Verdict::Degraded);
+        assert_eq!(
+            (judged(0.0, 95.0, 0.0, true), judged(0.0, 0.0, 99.0, true)),
+            (Verdict::Unhealthy, Verdict::Unhealthy)
+        );
+    }
+}
+
 /// How a guest is asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -50,6 +50,7 @@ operations! {
     GUEST_SYSTEM_INFO "guest.system_info" GuestRead,
     GUEST_PROCESSES "guest.processes" GuestRead,
     GUEST_HEALTH "guest.health" GuestRead,
+    GUEST_HEALTH_OF_ALL "guest.health_of_all" VmRead,
     GUEST_EXECUTE "guest.execute" GuestExecute,
     GUEST_EXEC "guest.exec" GuestExecute,
     GUEST_CONNECT "guest.connect" GuestExecute,
@@ -85,6 +86,7 @@ operations! {
     POOL_REMOVE "pool.remove" VmDelete,
     POOL_RESIZE "pool.resize" VmOperate,
     POOL_ACQUIRE "pool.acquire" VmCreate,
+    POOL_RELEASE "pool.release" VmDelete,
     EVENT_FOLLOW "event.follow" VmRead,
     IMAGE_LIST "image.list" ImageRead,
     IMAGE_ADD "image.add" ImageWrite,
@@ -112,6 +114,8 @@ operations! {
     SYSTEM_STOP "system.stop" SystemOperate,
     SYSTEM_LIVE "system.live" SystemRead,
     SYSTEM_READY "system.ready" SystemRead,
+    SYSTEM_HEALTH "system.health" SystemRead,
+    SYSTEM_HEALTH_COMPONENT "system.health_component" SystemRead,
     SYSTEM_OPENAPI "system.openapi" SystemRead,
 }
 

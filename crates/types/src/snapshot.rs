@@ -43,6 +43,9 @@ pub struct SnapshotRecord {
     pub vm_name: Name,
     /// That VM's template with all overrides.
     pub template: Template,
+    /// Memory that its guest was asked to make do with, in MiB; `None`: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_now_mib: Option<u32>,
     /// Digest of the image below its disk.
     pub image_digest: String,
     /// That VM's labels.

@@ -1,6 +1,7 @@
 //! Templates: named recipes for VMs, with per-request overrides.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +109,102 @@ pub enum HookPoint {
     BeforeDelete,
     /// After it was removed.
     AfterDelete,
+    /// Before it is paused, as somebody asked.
+    BeforePause,
+    /// After it was paused.
+    AfterPause,
+    /// Before it is resumed, as somebody asked.
+    BeforeResume,
+    /// After it was resumed.
+    AfterResume,
+    /// Before a snapshot of it is taken for somebody.
+    BeforeSnapshot,
+    /// After that snapshot was written.
+    AfterSnapshot,
+    /// Before it goes back to a snapshot, or is made of one.
+    BeforeRestore,
+    /// After it runs from that snapshot.
+    AfterRestore,
+    /// Before children are forked from it.
+    BeforeFork,
+    /// After their state was taken.
+    AfterFork,
+    /// After it has failed: its machine was lost, or did not come up.
+    OnFailure,
+}
+
+impl HookPoint {
+    /// All points, for tables and tests.
+    pub const ALL: [Self; 19] = [
+        Self::BeforeCreate,
+        Self::AfterCreate,
+        Self::BeforeStart,
+        Self::AfterStart,
+        Self::BeforeStop,
+        Self::AfterStop,
+        Self::BeforeDelete,
+        Self::AfterDelete,
+        Self::BeforePause,
+        Self::AfterPause,
+        Self::BeforeResume,
+        Self::AfterResume,
+        Self::BeforeSnapshot,
+        Self::AfterSnapshot,
+        Self::BeforeRestore,
+        Self::AfterRestore,
+        Self::BeforeFork,
+        Self::AfterFork,
+        Self::OnFailure,
+    ];
+
+    /// The word used in templates and messages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BeforeCreate => "before_create",
+            Self::AfterCreate => "after_create",
+            Self::BeforeStart => "before_start",
+            Self::AfterStart => "after_start",
+            Self::BeforeStop => "before_stop",
+            Self::AfterStop => "after_stop",
+            Self::BeforeDelete => "before_delete",
+            Self::AfterDelete => "after_delete",
+            Self::BeforePause => "before_pause",
+            Self::AfterPause => "after_pause",
+            Self::BeforeResume => "before_resume",
+            Self::AfterResume => "after_resume",
+            Self::BeforeSnapshot => "before_snapshot",
+            Self::AfterSnapshot => "after_snapshot",
+            Self::BeforeRestore => "before_restore",
+            Self::AfterRestore => "after_restore",
+            Self::BeforeFork => "before_fork",
+            Self::AfterFork => "after_fork",
+            Self::OnFailure => "on_failure",
+        }
+    }
+
+    /// True if a hook there may refuse what it comes before.
+    #[must_use]
+    pub const fn may_refuse(self) -> bool {
+        matches!(
+            self,
+            Self::BeforeCreate
+                | Self::BeforeStart
+                | Self::BeforeStop
+                | Self::BeforeDelete
+                | Self::BeforePause
+                | Self::BeforeResume
+                | Self::BeforeSnapshot
+                | Self::BeforeRestore
+                | Self::BeforeFork
+        )
+    }
+}
+
+impl fmt::Display for HookPoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
 }
 
 /// What a hook does. The event is handed over as JSON: on standard input, or as the body of a POST.

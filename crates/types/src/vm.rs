@@ -144,6 +144,12 @@ pub struct VmRecord {
     /// records of servers that did not count.
     #[serde(default)]
     pub generation: u64,
+    /// Time from its launch until its agent answered, the last time it started, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_ms: Option<u64>,
+    /// Memory that its guest was asked to make do with, in MiB; `None`: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_now_mib: Option<u32>,
     /// Creation, milliseconds since 1970-01-01T00:00:00Z.
     pub created_ms: i64,
     /// Last change of this record, same unit.

@@ -25,8 +25,8 @@ pub use body::{
 };
 pub use header::Header;
 pub use path::{
-    ImageRef, KernelRef, PathError, PathParameters, PoolRef, Port, Segment, SnapshotRef, SnapshotVm,
-    TemplateRef,
+    ComponentRef, ImageRef, KernelRef, PathError, PathParameters, PoolRef, Port, Segment, SnapshotRef,
+    SnapshotVm, TemplateRef,
 };
 pub use row::Row;
 

@@ -208,6 +208,8 @@ references! {
     SnapshotVm, "vm", "Id or name of the VM that the snapshot was taken of, which may be gone; `-` for any VM.";
     /// A snapshot.
     SnapshotRef, "snapshot", "Id or name of a snapshot.";
+    /// A component of the server.
+    ComponentRef, "component", "Name of a component of the server.";
     /// A pool.
     PoolRef, "pool", "Name of a pool.";
     /// An image.

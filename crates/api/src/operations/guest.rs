@@ -3,7 +3,7 @@
 use microvm_types::VmRef;
 
 use crate::exec::{ClientMessage, Execute, Executed, ServerMessage};
-use crate::guest::{GuestProcesses, HealthReply, Ping as Pong, SystemInfoReply};
+use crate::guest::{GuestProcesses, GuestsHealth, HealthReply, Ping as Pong, SystemInfoReply};
 use crate::operation::{Handshake, Json, LongJson, Nothing, Port, Socket};
 use crate::queries::NoQuery;
 
@@ -26,6 +26,11 @@ crate::rows! {
 
     /// Show the health of the guest
     Health = "guest.health", Get "/vms/{vm}/guest/health", GuestRead, Safe, Offered, (VmRef, NoQuery) Nothing => Json<HealthReply>;
+
+    /// Show the health of all VMs
+    ///
+    /// Every running guest is pinged and asked for its measurements; one that rests is not woken.
+    HealthOfAll = "guest.health_of_all", Get "/guests/health", VmRead, Safe, Offered, ((), NoQuery) Nothing => Json<GuestsHealth>;
 
     /// Run a command and collect its output
     ///

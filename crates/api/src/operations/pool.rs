@@ -1,7 +1,9 @@
 //! Pools.
 
 use crate::operation::{Created, Json, LongJson, Nothing, PoolRef};
-use crate::pool::{Acquire as Wish, Acquired, CreatePool, Pool, PoolList, ResizePool};
+use crate::pool::{
+    Acquire as Wish, Acquired, CreatePool, Pool, PoolList, Release as GiveBack, Released, ResizePool,
+};
 use crate::queries::NoQuery;
 
 crate::rows! {
@@ -26,4 +28,10 @@ crate::rows! {
     ///
     /// An empty pool answers with a VM that is forked or booted; `tier` says which.
     Acquire = "pool.acquire", Post "/pools/{pool}/acquire", VmCreate, Never, Offered, (PoolRef, NoQuery) LongJson<Wish> => Created<Acquired>;
+
+    /// Give a VM back to its pool
+    ///
+    /// It is deleted, with all that was done in it; where fewer wait than shall, a new one from the golden snapshot takes its
+    /// place. What was handed out is never handed to anyone else.
+    Release = "pool.release", Post "/pools/{pool}/release", VmDelete, Never, Offered, (PoolRef, NoQuery) Json<GiveBack> => Json<Released>;
 }

@@ -1,9 +1,9 @@
 //! The host and the server itself.
 
-use crate::operation::{AnyJson, Json, Lines, MetricsText, Nothing, Whole};
+use crate::operation::{AnyJson, ComponentRef, Json, Lines, MetricsText, Nothing, Whole};
 use crate::progress::ProgressLine;
 use crate::queries::NoQuery;
-use crate::system::{Doctor as Findings, HostInfo, Liveness};
+use crate::system::{Component, Doctor as Findings, Health as Status, HostInfo, Liveness};
 
 crate::rows! {
     /// Show the host
@@ -28,7 +28,19 @@ crate::rows! {
     /// Tell whether the server is alive
     Live = "system.live", Get "/health/live", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Json<Liveness>;
 
+    /// Show the health of the server
+    ///
+    /// Every component that requests need is asked.
+    Health = "system.health", Get "/health", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Json<Status>;
+
+    /// Show the health of one component
+    ///
+    /// `store`, `hypervisor`, `disk` or `guests`.
+    HealthOf = "system.health_component", Get "/health/component/{component}", SystemRead, Safe, Withheld, (ComponentRef, NoQuery) Nothing => Json<Component>;
+
     /// Tell whether the server is ready for requests
+    ///
+    /// Every component that requests need is asked; 503 with the reasons (`not_ready`) if one is unhealthy.
     Ready = "system.ready", Get "/health/ready", SystemRead, Safe, Withheld, ((), NoQuery) Nothing => Json<Liveness>;
 
     /// Read this interface as an OpenAPI document

@@ -25,7 +25,7 @@ impl Version {
     pub(crate) async fn run(self, settings: &Settings, format: Format) -> Result<u8, CliError> {
         let own = env!("CARGO_PKG_VERSION");
         let client = Client::new(microvm_server::socket_path(&settings.root));
-        let server = match client.ready().await {
+        let server = match client.live().await {
             Ok(liveness) => Some(liveness.version),
             Err(ClientError::NoServer { .. }) => None,
             Err(error) => return Err(error.into()),

@@ -12,6 +12,7 @@ pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod fork;
 pub(crate) mod golden;
+pub(crate) mod health;
 pub(crate) mod image;
 pub(crate) mod info;
 pub(crate) mod inspect;

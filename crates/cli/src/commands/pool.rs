@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use microvm_api::pool::{CreatePool, Pool as Body, ResizePool};
-use microvm_types::Name;
+use microvm_types::pool::{DEFAULT_MAX, DEFAULT_MIN};
+use microvm_types::{ErrorKind, Name, VmRef};
 
 use crate::commands::lifecycle::each_name;
 use crate::commands::machine::MachineOptions;
@@ -25,6 +26,8 @@ pub(crate) enum Pool {
     Show(Named),
     /// Change the sizes of a pool
     Resize(Resize),
+    /// Give VMs back to their pool
+    Release(Release),
     /// Remove pools and the VMs that wait in them
     Rm(Remove),
 }
@@ -44,10 +47,10 @@ pub(crate) struct Create {
     #[command(flatten)]
     machine: MachineOptions,
     /// Number of VMs kept ready
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = DEFAULT_MIN)]
     min: usize,
     /// Limit of VMs at once, acquired ones included
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = DEFAULT_MAX)]
     max: usize,
     /// Replace VMs that waited for this time
     #[arg(long, value_name = "AGE", value_parser = duration::parse, default_value = "1h")]
@@ -77,6 +80,22 @@ pub(crate) struct Resize {
     max_age: Option<Duration>,
 }
 
+/// Give VMs back to their pool
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A VM that is given back is deleted, with all that was done in it; where fewer wait than shall, a new one from the
+golden snapshot takes its place. Prints the names of those given back.
+
+Examples:
+  microvm pool release py dev")]
+pub(crate) struct Release {
+    /// Name of the pool
+    pool: Name,
+    /// Names or ids of the VMs
+    #[arg(required = true, value_name = "VM")]
+    vms: Vec<VmRef>,
+}
+
 /// Remove pools and the VMs that wait in them
 #[derive(Debug, Args)]
 pub(crate) struct Remove {
@@ -91,6 +110,11 @@ impl Pool {
         match self {
             Self::Create(wish) => {
                 let machine = wish.machine.request(std::collections::BTreeMap::new());
+                if machine.name.is_some() {
+                    let detail = "--name is for one VM: the name of a pool is the argument, and its VMs get theirs when they \
+                                  are acquired";
+                    return Err(CliError::new(ErrorKind::Invalid, "usage", detail));
+                }
                 let mut overrides = machine.overrides;
                 overrides.vcpus = machine.vcpus.or(overrides.vcpus);
                 overrides.memory_mib = machine.memory_mib.or(overrides.memory_mib);
@@ -98,6 +122,8 @@ impl Pool {
                     name: wish.pool,
                     template: machine.template,
                     overrides,
+                    labels: machine.labels,
+                    metadata: machine.metadata,
                     min: wish.min,
                     max: wish.max,
                     max_age_seconds: Some(wish.max_age.as_secs().max(1)),
@@ -118,6 +144,11 @@ impl Pool {
                 let request = ResizePool { min: wish.min, max: wish.max, max_age_seconds };
                 let pool = client.resize_pool(&wish.pool, &request).await?;
                 context.output.value(&pool, pool.name.as_str())?;
+            }
+            Self::Release(which) => {
+                let pool = &which.pool;
+                let release = async |vm: &VmRef| client.release(pool, vm).await.map(drop);
+                return each_name(context, which.vms, release).await;
             }
             Self::Rm(which) => {
                 return each_name(context, which.pools, async |pool: &Name| client.remove_pool(pool).await)

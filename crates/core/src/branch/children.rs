@@ -107,6 +107,7 @@ pub(super) fn child_record(
         origin: _,
         pool: _,
         generation: _,
+        boot_ms: _,
         created_by: _,
         created_ms: _,
         updated_ms: _,
@@ -118,6 +119,7 @@ pub(super) fn child_record(
         metadata,
         limits,
         epoch,
+        memory_now_mib,
     } = from;
     Ok(VmRecord {
         id,
@@ -136,6 +138,8 @@ pub(super) fn child_record(
         pool: None,
         epoch,
         generation: 0,
+        boot_ms: None,
+        memory_now_mib,
         created_ms: now,
         updated_ms: now,
         started_ms: None,

@@ -76,7 +76,8 @@ impl Branches {
         let load = ports.load_shape(&snapshot.record.template).await?;
         let source = ports.snapshots.snapshot_source(&snapshot.record.id, 1, load).await?;
         let epoch = snapshot.record.epoch;
-        handle.ask(|reply| Command::Rollback { source, epoch, reply }).await?;
+        let memory_now_mib = snapshot.record.memory_now_mib;
+        handle.ask(|reply| Command::Rollback { source, epoch, memory_now_mib, reply }).await?;
         Ok(handle.view())
     }
 }
@@ -120,6 +121,8 @@ pub(super) fn record_of(snapshot: &Snapshot, new: &NewVm) -> VmRecord {
         pool: None,
         epoch: record.epoch,
         generation: 0,
+        boot_ms: None,
+        memory_now_mib: record.memory_now_mib,
         created_ms: 0,
         updated_ms: 0,
         started_ms: None,

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use microvm_ports::storage::LostDisks;
 use microvm_types::vm::{NewVm, Origin, PoolMember};
-use microvm_types::{Name, OperationName};
+use microvm_types::{Name, OperationName, VmRef};
 use tokio::time::Instant;
 
 use super::Pools;
@@ -37,6 +38,10 @@ impl Pools {
         let began = Instant::now();
         crate::admission::check_labels(&request.vm.labels)?;
         let pool = self.find(pool)?;
+        let mut request = request;
+        for (key, text) in pool.lock().record.metadata.clone() {
+            request.vm.metadata.entry(key).or_insert(text);
+        }
         if request.vm.limits.hibernate_seconds.is_some() {
             crate::launch::shares::check_whole(&pool.lock().record.template)?;
         }
@@ -67,6 +72,26 @@ impl Pools {
         let tier = if view.record.origin == Origin::Boot { Tier::Boot } else { Tier::Fork };
         self.tell(&view, tier, began.elapsed());
         Ok((view, tier))
+    }
+
+    /// Takes back a VM that was handed out: it is deleted with all that was done in it, and where fewer wait than shall, a new
+    /// one takes its place. True if one does.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`] if it was not handed out by this pool; whatever keeps it from being deleted.
+    pub async fn release(&self, pool: &str, vm: &VmRef) -> Result<bool, ServiceError> {
+        self.context.authorise(OperationName::POOL_RELEASE)?;
+        let pool = self.find(pool)?;
+        let handle = self.context.find(vm)?;
+        let name = pool.lock().record.name.clone();
+        let is_handed_out = |member: &PoolMember| member.pool == name && !member.waiting;
+        if !handle.record().pool.as_ref().is_some_and(is_handed_out) {
+            let reason = format!("`{vm}` was not acquired from the pool `{name}`");
+            return Err(ServiceError::Invalid { field: "vm", reason });
+        }
+        handle.delete(LostDisks::GiveUpRemoved).await?;
+        let inner = pool.lock();
+        Ok(inner.waiting.len() < inner.record.min)
     }
 
     /// Hands out a VM that waits; `None` if none does that is fit for it.

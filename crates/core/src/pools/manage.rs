@@ -1,5 +1,6 @@
 //! Making, changing and removing pools.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use microvm_ports::DocumentKind;
@@ -26,6 +27,10 @@ pub struct PoolRequest {
     pub template: Option<String>,
     /// Changes to the template.
     pub overrides: Overrides,
+    /// Labels of its VMs, on top of the template's.
+    pub labels: BTreeMap<String, String>,
+    /// Free text of its VMs.
+    pub metadata: BTreeMap<String, String>,
     /// Warm VMs it is kept filled with.
     pub min: usize,
     /// Most VMs of it at once.
@@ -117,7 +122,8 @@ impl Pools {
     pub async fn create(&self, request: PoolRequest) -> Result<PoolView, ServiceError> {
         self.context.authorise(OperationName::POOL_CREATE)?;
         let settings = &self.context.shared.settings;
-        let template = self.context.shared.template(request.template.as_deref())?.with(request.overrides);
+        let mut template = self.context.shared.template(request.template.as_deref())?.with(request.overrides);
+        template.labels.extend(request.labels);
         admission::check(&template, &settings.limits)?;
         admission::check_labels(&template.labels)?;
         self.context.shared.ports.images.image(&template.image).await?;
@@ -125,6 +131,7 @@ impl Pools {
             name: request.name,
             tenant: self.context.caller.tenant.clone(),
             template,
+            metadata: request.metadata,
             min: request.min,
             max: request.max,
             max_age_seconds: request.max_age_seconds.unwrap_or(DEFAULT_AGE_SECONDS),

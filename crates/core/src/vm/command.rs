@@ -61,6 +61,7 @@ pub(crate) enum Command {
     Rollback {
         source: BranchSource,
         epoch: u64,
+        memory_now_mib: Option<u32>,
         reply: Reply,
     },
     Rehearse(Reply),

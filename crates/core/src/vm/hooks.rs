@@ -12,10 +12,6 @@ use crate::ports::Ports;
 /// Runs all hooks of `record` for one point, in order. A `before_*` hook that fails and says `abort` stops the
 /// operation; every other failure is logged.
 pub(crate) async fn run(ports: &Ports, record: &VmRecord, point: HookPoint) -> Result<(), ServiceError> {
-    let before = matches!(
-        point,
-        HookPoint::BeforeCreate | HookPoint::BeforeStart | HookPoint::BeforeStop | HookPoint::BeforeDelete
-    );
     for hook in record.template.hooks.iter().filter(|hook| hook.at == point) {
         let event = json!({
             "event": hook.at,
@@ -26,9 +22,9 @@ pub(crate) async fn run(ports: &Ports, record: &VmRecord, point: HookPoint) -> R
         else {
             continue;
         };
-        tracing::warn!(vm = %record.id, hook = ?point, error = %cause, "hook failed");
-        if before && hook.on_failure == HookFailure::Abort {
-            return Err(ServiceError::Hook { point: format!("{point:?}"), cause });
+        tracing::warn!(vm = %record.id, hook = %point, error = %cause, "hook failed");
+        if point.may_refuse() && hook.on_failure == HookFailure::Abort {
+            return Err(ServiceError::Hook { point: point.to_string(), cause });
         }
     }
     Ok(())

@@ -1,11 +1,15 @@
 //! Information that a guest gives about itself.
 
+use std::time::Duration;
+
 use axum::Json;
-use microvm_api::guest::{GuestProcesses, HealthReply, Ping, SystemInfoReply};
+use futures_util::StreamExt as _;
+use microvm_api::guest::{GuestProcesses, GuestsHealth, HealthOfGuest, HealthReply, Ping, SystemInfoReply};
 use microvm_api::operation::{self, Nothing, Operation};
 use microvm_api::operations::guest;
-use microvm_types::VmRef;
-use microvm_types::guest::GuestProcess;
+use microvm_core::VmFilter;
+use microvm_types::guest::{GuestProcess, Verdict};
+use microvm_types::{Name, Phase, VmId, VmRef};
 
 use crate::call::Call;
 use crate::failure::Failure;
@@ -52,5 +56,50 @@ pub(crate) async fn health(
     Call { path: vm, .. }: Call<guest::Health>,
 ) -> Result<Json<HealthReply>, Failure> {
     let health = app.guest(&vm).await?.health().await?;
-    Ok(Json(HealthReply { success: true, health, timestamp: app.now() }))
+    let verdict = health.verdict();
+    Ok(Json(HealthReply { success: true, health, verdict, timestamp: app.now() }))
+}
+
+/// Time for the answers of one guest among all.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Guests that are asked at once.
+const AT_ONCE: usize = 16;
+
+pub(crate) async fn health_of_all(
+    app: Session,
+    _: Call<guest::HealthOfAll>,
+) -> Result<Json<GuestsHealth>, Failure> {
+    let all = app.services.vms.list(&VmFilter::default())?;
+    let asked =
+        all.into_iter().map(|vm| health_of_one(&app, vm.record.id, vm.record.name, vm.record.life.phase()));
+    let vms = futures_util::stream::iter(asked).buffered(AT_ONCE).collect().await;
+    Ok(Json(GuestsHealth { vms, timestamp: app.now() }))
+}
+
+async fn health_of_one(app: &Session, id: VmId, name: Name, state: Phase) -> HealthOfGuest {
+    let mut found =
+        HealthOfGuest { id, name, state, verdict: None, round_trip_us: None, health: None, error: None };
+    if state == Phase::Failed {
+        found.verdict = Some(Verdict::Unhealthy);
+    }
+    // One that rests is not woken.
+    if state != Phase::Running {
+        return found;
+    }
+    let asked = async {
+        let guest = app.guest(&VmRef::from(found.id.clone())).await.map_err(|error| error.to_string())?;
+        let round_trip = guest.ping().await.map_err(|error| error.to_string())?;
+        let health = guest.health().await.map_err(|error| error.to_string())?;
+        Ok::<_, String>((round_trip, health))
+    };
+    let answer = tokio::time::timeout(PATIENCE, asked).await;
+    match answer.unwrap_or_else(|_| Err(format!("it did not answer within {PATIENCE:?}"))) {
+        Ok((round_trip, health)) => {
+            found.round_trip_us = Some(u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX));
+            found.verdict = Some(health.verdict());
+            found.health = Some(health);
+        }
+        Err(error) => (found.verdict, found.error) = (Some(Verdict::Unhealthy), Some(error)),
+    }
+    found
 }

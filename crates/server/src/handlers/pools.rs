@@ -4,7 +4,7 @@ use axum::Json;
 use microvm_api::milliseconds::Milliseconds;
 use microvm_api::operation::{Created, PoolRef};
 use microvm_api::operations::pool;
-use microvm_api::pool::{Acquired, Pool, PoolList};
+use microvm_api::pool::{Acquired, Pool, PoolList, Released};
 use microvm_core::{AcquireRequest, PoolChange, PoolRequest};
 use microvm_types::vm::NewVm;
 use tokio::time::Instant;
@@ -36,6 +36,8 @@ pub(crate) async fn create(
         name: wish.name,
         template: wish.template,
         overrides: wish.overrides,
+        labels: wish.labels,
+        metadata: wish.metadata,
         min: wish.min,
         max: wish.max,
         max_age_seconds: wish.max_age_seconds,
@@ -75,4 +77,12 @@ pub(crate) async fn acquire(
         duration_ms: Milliseconds::from(began.elapsed()),
     };
     Ok(Reply::created(body))
+}
+
+pub(crate) async fn release(
+    app: Session,
+    Call { path: PoolRef(name), body: wish, .. }: Call<pool::Release>,
+) -> Result<Json<Released>, Failure> {
+    let replaced = app.services.pools.release(&name, &wish.vm.parse()?).await?;
+    Ok(Json(Released { replaced }))
 }

@@ -4,11 +4,13 @@ use axum::Json;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use microvm_api::document::document;
-use microvm_api::operation::{AnyJson, Lines, MetricsText, Whole};
+use microvm_api::operation::{AnyJson, ComponentRef, Lines, MetricsText, Whole};
 use microvm_api::operations::{self, system};
 use microvm_api::progress::ProgressLine;
-use microvm_api::system::{Doctor, HostInfo, Liveness};
+use microvm_api::system::{Component, Doctor, Health, HostInfo, Liveness};
+use microvm_core::ComponentHealth;
 use microvm_types::ErrorKind;
+use microvm_types::guest::Verdict;
 
 use crate::call::Call;
 use crate::failure::Failure;
@@ -74,8 +76,40 @@ pub(crate) async fn live(app: Session, _: Call<system::Live>) -> Json<Liveness> 
     Json(liveness(&app, "alive"))
 }
 
-pub(crate) async fn ready(app: Session, _: Call<system::Ready>) -> Json<Liveness> {
-    Json(liveness(&app, "ready"))
+pub(crate) async fn ready(app: Session, _: Call<system::Ready>) -> Result<Json<Liveness>, Failure> {
+    let ill = app.services.host.health().await?.into_iter().filter(|one| one.verdict == Verdict::Unhealthy);
+    let reasons: Vec<String> = ill.map(|one| format!("{}: {}", one.name, one.detail)).collect();
+    if reasons.is_empty() {
+        return Ok(Json(liveness(&app, "ready")));
+    }
+    let detail = format!("the server cannot serve requests now: {}", reasons.join("; "));
+    Err(Failure::new(ErrorKind::Unavailable, "not_ready", detail))
+}
+
+pub(crate) async fn health(app: Session, _: Call<system::Health>) -> Result<Json<Health>, Failure> {
+    let components = app.services.host.health().await?;
+    let status = components.iter().map(|one| one.verdict).max().unwrap_or(Verdict::Healthy);
+    Ok(Json(Health {
+        status,
+        components: components.into_iter().map(component).collect(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        timestamp: app.now(),
+    }))
+}
+
+pub(crate) async fn health_of(
+    app: Session,
+    Call { path: ComponentRef(name), .. }: Call<system::HealthOf>,
+) -> Result<Json<Component>, Failure> {
+    let found = app.services.host.health().await?.into_iter().find(|one| one.name == name);
+    found.map(|one| Json(component(one))).ok_or_else(|| {
+        let detail = format!("there is no component `{name}`: there are store, hypervisor, disk and guests");
+        Failure::new(ErrorKind::NotFound, "component_not_found", detail)
+    })
+}
+
+fn component(found: ComponentHealth) -> Component {
+    Component { name: found.name.to_owned(), status: found.verdict, detail: found.detail }
 }
 
 fn liveness(app: &Session, status: &str) -> Liveness {

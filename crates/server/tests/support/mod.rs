@@ -54,6 +54,12 @@ pub(crate) async fn open_with(store: MemoryStore, unreadable: &str) -> Arc<Engin
     on(store, storage, FakeHypervisor::default()).await
 }
 
+/// The same with storage of the caller's.
+#[allow(dead_code, reason = "not every test file needs one")]
+pub(crate) async fn service_in(storage: FakeStorage) -> Arc<Engine> {
+    on(MemoryStore::default(), storage, FakeHypervisor::default()).await
+}
+
 async fn on(store: MemoryStore, storage: FakeStorage, hypervisor: FakeHypervisor) -> Arc<Engine> {
     let storage = Arc::new(storage);
     let ports = Ports {

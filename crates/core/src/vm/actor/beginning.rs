@@ -6,7 +6,7 @@ use microvm_ports::snapshot::BranchSource;
 use microvm_ports::storage::{LostDisks, VmFiles};
 use microvm_types::lifecycle::{LifecycleEvent, Work};
 use microvm_types::template::HookPoint;
-use microvm_types::vm::VmRecord;
+use microvm_types::vm::{Origin, VmRecord};
 
 use super::disks::write_back;
 use super::ending::{end_last_machine, still_lives, stopped_by_force, sweep_or_log};
@@ -34,6 +34,10 @@ impl Vm {
     pub(super) async fn create(&mut self, start: bool, planned: Planned) -> Result<(), ServiceError> {
         let ports = self.journal.shared.ports.clone();
         self.journal.hook(HookPoint::BeforeCreate).await?;
+        let restored = matches!(self.journal.record.origin, Origin::Snapshot { .. });
+        if restored {
+            self.journal.hook(HookPoint::BeforeRestore).await?;
+        }
         // The row is written while files are made and the machine boots. A crash before it is there leaves a directory
         // that no row knows, which the next server removes with all that runs in it; the row says `creating` until the
         // VM runs, so that a crash after it undoes the creation too.
@@ -53,6 +57,9 @@ impl Vm {
             finish(&self.journal).await?;
             let _ = self.journal.hook(HookPoint::AfterCreate).await;
             let _ = self.journal.hook(HookPoint::AfterStart).await;
+            if restored {
+                let _ = self.journal.hook(HookPoint::AfterRestore).await;
+            }
         } else {
             let (row, files) = futures::join!(row, planned.make_files(&ports, &record));
             row?;
@@ -133,7 +140,10 @@ impl Vm {
                 sweep_or_log(&self.journal).await;
                 match error {
                     ServiceError::Overtaken(_) => stopped_by_force(&mut self.journal).await,
-                    _ => self.journal.note(LifecycleEvent::Lost, Some(error.to_string())).await,
+                    _ => {
+                        self.journal.note(LifecycleEvent::Lost, Some(error.to_string())).await;
+                        let _ = self.journal.hook(HookPoint::OnFailure).await;
+                    }
                 }
                 Err(error)
             }
@@ -165,6 +175,10 @@ impl Vm {
         let Self { journal, reach, .. } = self;
         journal.record.epoch = up.epoch;
         journal.record.image_digest.clone_from(&up.image_digest);
+        if up.boot {
+            // A new guest has all of it.
+            journal.record.memory_now_mib = None;
+        }
         reach.learn(up.config.clone());
         journal.tell_what(What::Started { boot: up.boot, took: up.took });
         let (machine, guest) = up.keep();
@@ -179,6 +193,7 @@ impl Vm {
         let now = self.journal.now_ms();
         self.activity.touch(now);
         let slept = self.journal.record.life.asleep().cloned();
+        self.journal.record.boot_ms = Some(u64::try_from(up.took.as_millis()).unwrap_or(u64::MAX));
         self.install(up);
         self.restarting.holds();
         let journal = &mut self.journal;

@@ -102,6 +102,7 @@ pub(super) async fn take_for(
             vm_name: vm.name.clone(),
             template: vm.template.clone(),
             image_digest: vm.image_digest.clone(),
+            memory_now_mib: vm.memory_now_mib,
             labels: vm.labels.clone(),
             epoch: vm.epoch,
             created_ms: journal.now_ms(),

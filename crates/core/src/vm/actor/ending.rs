@@ -201,6 +201,7 @@ impl VmActor {
         self.vm.end_machine_or_log().await;
         let journal = &mut self.vm.journal;
         journal.note(LifecycleEvent::Lost, Some(reason)).await;
+        let _ = journal.hook(HookPoint::OnFailure).await;
         if let Some(member) = &journal.record.pool {
             journal.shared.pools.vm_gone(&journal.record.tenant, &member.pool);
         }

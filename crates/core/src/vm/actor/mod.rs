@@ -16,6 +16,7 @@ mod change;
 mod claim;
 mod disks;
 mod ending;
+mod hooks;
 mod idle;
 mod inbox;
 mod journal;
@@ -204,7 +205,7 @@ impl VmActor {
             }
             Command::Pause(reply) => {
                 let outcome = match vm.journal.admits(LifecycleEvent::Pause) {
-                    Ok(true) => vm.pause(|life| life.apply(LifecycleEvent::Pause)).await,
+                    Ok(true) => hooks::pause(vm).await,
                     Ok(false) => {
                         vm.journal.record.life.stay_paused();
                         vm.journal.save(None).await
@@ -222,7 +223,7 @@ impl VmActor {
             }
             Command::Resume(reply) => {
                 let outcome = match vm.journal.admits(LifecycleEvent::Resume) {
-                    Ok(true) => vm.resume().await,
+                    Ok(true) => hooks::resume(vm).await,
                     other => other.map(|_| ()),
                 };
                 let _ = reply.send(outcome);
@@ -242,10 +243,10 @@ impl VmActor {
                 let _ = reply.send(vm.resize_memory(memory_mib).await);
             }
             Command::Fork { count, reply } => {
-                let _ = reply.send(saving::fork_point(vm, count).await);
+                let _ = reply.send(hooks::fork(vm, count).await);
             }
             Command::Snapshot { order, reply } => {
-                let _ = reply.send(saving::snapshot(vm, order).await);
+                let _ = reply.send(hooks::snapshot(vm, order).await);
             }
             Command::Hibernate(reply) => {
                 let _ = reply.send(vm.hibernate().await);
@@ -260,8 +261,13 @@ impl VmActor {
             Command::Claim { claim, reply } => {
                 let _ = reply.send(self.claim(claim).await);
             }
-            Command::Rollback { source, epoch, reply } => {
-                let _ = reply.send(vm.rollback(source, epoch).await);
+            Command::Rollback { source, epoch, memory_now_mib, reply } => {
+                let outcome = hooks::rollback(vm, source, epoch).await;
+                if outcome.is_ok() {
+                    vm.journal.record.memory_now_mib = memory_now_mib;
+                    vm.journal.save_or_log(None).await;
+                }
+                let _ = reply.send(outcome);
             }
         }
     }

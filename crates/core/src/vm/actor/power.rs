@@ -173,7 +173,7 @@ impl Vm {
     }
 
     /// Asks a running guest to make do with less memory, in MiB.
-    pub(super) async fn resize_memory(&self, memory_mib: u32) -> Result<(), ServiceError> {
+    pub(super) async fn resize_memory(&mut self, memory_mib: u32) -> Result<(), ServiceError> {
         self.journal.permits(Work::ResizeMemory)?;
         let limit = self.journal.record.template.memory_mib;
         if memory_mib > limit {
@@ -190,7 +190,8 @@ impl Vm {
         }
         let machine = self.journal.living()?;
         machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
-        Ok(())
+        self.journal.record.memory_now_mib = (memory_mib < limit).then_some(memory_mib);
+        self.journal.save(None).await
     }
 
     /// Notes that the VMM has stopped the VM because one of its writes found no space.

@@ -1,0 +1,54 @@
+//! Requests with the hooks before and after them.
+
+use microvm_ports::snapshot::BranchSource;
+use microvm_types::lifecycle::LifecycleEvent;
+use microvm_types::snapshot::SnapshotPurpose;
+use microvm_types::template::HookPoint;
+
+use super::power::Vm;
+use super::saving;
+use crate::error::ServiceError;
+use crate::vm::command::{ForkPoint, SnapshotOrder, Written};
+
+/// Pauses the VM as somebody asked.
+pub(super) async fn pause(vm: &mut Vm) -> Result<(), ServiceError> {
+    vm.journal.hook(HookPoint::BeforePause).await?;
+    vm.pause(|life| life.apply(LifecycleEvent::Pause)).await?;
+    let _ = vm.journal.hook(HookPoint::AfterPause).await;
+    Ok(())
+}
+
+/// Resumes the VM as somebody asked.
+pub(super) async fn resume(vm: &mut Vm) -> Result<(), ServiceError> {
+    vm.journal.hook(HookPoint::BeforeResume).await?;
+    vm.resume().await?;
+    let _ = vm.journal.hook(HookPoint::AfterResume).await;
+    Ok(())
+}
+
+/// Makes a state for `count` children.
+pub(super) async fn fork(vm: &mut Vm, count: usize) -> Result<ForkPoint, ServiceError> {
+    vm.journal.hook(HookPoint::BeforeFork).await?;
+    let point = saving::fork_point(vm, count).await?;
+    let _ = vm.journal.hook(HookPoint::AfterFork).await;
+    Ok(point)
+}
+
+/// Writes a snapshot; hooks are told of those that somebody asked for.
+pub(super) async fn snapshot(vm: &mut Vm, order: SnapshotOrder) -> Result<Written, ServiceError> {
+    if order.purpose != SnapshotPurpose::User {
+        return saving::snapshot(vm, order).await;
+    }
+    vm.journal.hook(HookPoint::BeforeSnapshot).await?;
+    let written = saving::snapshot(vm, order).await?;
+    let _ = vm.journal.hook(HookPoint::AfterSnapshot).await;
+    Ok(written)
+}
+
+/// Puts the VM back to a state of its own.
+pub(super) async fn rollback(vm: &mut Vm, source: BranchSource, epoch: u64) -> Result<(), ServiceError> {
+    vm.journal.hook(HookPoint::BeforeRestore).await?;
+    vm.rollback(source, epoch).await?;
+    let _ = vm.journal.hook(HookPoint::AfterRestore).await;
+    Ok(())
+}
