@@ -36,7 +36,7 @@ pub struct ImageList {
 
 /// Where a new image comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case", tag = "kind")]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
 pub enum ImageSource {
     /// A folder, an OCI layout folder, a `docker save` archive or a plain tar on the server's host.
     Path {

@@ -38,7 +38,7 @@ pub struct KernelList {
 
 /// Where a kernel comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case", tag = "kind")]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
 pub enum KernelSource {
     /// The distribution's package.
     Distribution,

@@ -113,9 +113,9 @@ operations! {
     SYSTEM_METRICS "system.metrics" SystemRead,
     SYSTEM_STOP "system.stop" SystemOperate,
     SYSTEM_LIVE "system.live" SystemRead,
-    SYSTEM_READY "system.ready" SystemRead,
     SYSTEM_HEALTH "system.health" SystemRead,
     SYSTEM_HEALTH_COMPONENT "system.health_component" SystemRead,
+    SYSTEM_READY "system.ready" SystemRead,
     SYSTEM_OPENAPI "system.openapi" SystemRead,
 }
 
