@@ -206,6 +206,8 @@ fn a_restored_snapshot_and_a_pool_keep_the_driver_of_their_request() {
             min: 1,
             max: 3,
             max_age_seconds: None,
+            labels: std::collections::BTreeMap::new(),
+            metadata: std::collections::BTreeMap::new(),
         };
         service.pools.create(pool).await.unwrap();
     });
