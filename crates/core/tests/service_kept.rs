@@ -128,6 +128,32 @@ fn a_snapshot_that_cannot_be_read_is_told_and_removed_by_its_id() {
 }
 
 #[test]
+fn memory_that_a_vm_sleeps_on_is_not_removed_as_unreadable() {
+    let host = Host { named_limit: None, ..Host::new() };
+    let first = host.serve();
+    let asleep = first.run(async {
+        first.service.vms.create(named("dev")).await.unwrap();
+        let dev = "dev".parse().unwrap();
+        first.service.vms.hibernate(&dev).await.unwrap();
+        // Looking at its guest neither wakes it nor uses it.
+        let guest = first.service.vms.guest_at_hand(&dev, microvm_types::OperationName::GUEST_HEALTH_OF_ALL);
+        assert!(guest.unwrap().is_none());
+        let record = first.service.vms.get(&dev).unwrap().record;
+        record.life.asleep().unwrap().clone()
+    });
+    drop(first);
+    host.storage.damage_snapshot(&asleep, "manifest");
+    let second = host.serve();
+    second.run(async {
+        let refused = second.service.snapshots.remove_unreadable(asleep.as_str()).await.unwrap_err();
+        assert!(refused.to_string().contains("`dev`, which sleeps on it"), "{refused}");
+        second.service.vms.delete(&"dev".parse().unwrap(), false).await.unwrap();
+        let gone = second.service.snapshots.remove_unreadable(asleep.as_str()).await;
+        assert!(gone.is_ok(), "{gone:?}");
+    });
+}
+
+#[test]
 fn a_snapshot_that_cannot_be_removed_keeps_no_other() {
     let host = Host { named_limit: None, ..Host::new() };
     let server = host.serve();

@@ -316,6 +316,10 @@ fn hooks_are_told_of_pauses_snapshots_restores_forks_and_failures_and_can_refuse
             "on_failure",
         ];
         assert_eq!(told(), wanted);
+        // Hooks that prepare for something are not told of what cannot be done.
+        assert!(service.branches.fork(&dev, fork()).await.is_err());
+        assert!(service.branches.snapshot(&dev, snapshot("two"), Progress::ignored()).await.is_err());
+        assert_eq!(told(), wanted);
         // A new VM of the snapshot is one that is restored.
         service
             .branches

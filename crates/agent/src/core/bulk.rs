@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use microvm_protocol::mux::{Incoming, StreamError, StreamHandle};
@@ -92,6 +93,8 @@ impl Read for Receiver {
 pub(crate) struct Sender<'a> {
     pub(crate) stream: &'a StreamHandle,
     pub(crate) runtime: &'a Handle,
+    /// Counts what was sent, for a watchdog.
+    pub(crate) sent: Option<&'a AtomicU64>,
 }
 
 impl Sender<'_> {
@@ -100,7 +103,9 @@ impl Sender<'_> {
     /// # Errors
     /// If the stream ended.
     pub(crate) fn data(&self, bytes: impl Into<Bytes>) -> AgentResult<()> {
-        Ok(self.runtime.block_on(self.stream.send_data(bytes.into()))?)
+        self.runtime.block_on(self.stream.send_data(bytes.into()))?;
+        self.note();
+        Ok(())
     }
 
     /// Sends a run of zero bytes as their count.
@@ -111,6 +116,14 @@ impl Sender<'_> {
         if count == 0 {
             return Ok(());
         }
-        Ok(self.runtime.block_on(self.stream.send_zeros(count))?)
+        self.runtime.block_on(self.stream.send_zeros(count))?;
+        self.note();
+        Ok(())
+    }
+
+    fn note(&self) {
+        if let Some(sent) = self.sent {
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

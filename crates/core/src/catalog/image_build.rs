@@ -17,7 +17,7 @@ use crate::creation::CreateRequest;
 use crate::error::ServiceError;
 use crate::vm::guard;
 use crate::vm::shared::Shared;
-use crate::vms::Vms;
+use crate::vms::create_as_asked;
 
 /// What an image is built on.
 #[derive(Debug, Clone)]
@@ -62,14 +62,7 @@ impl Catalog {
         self.context.authorise(OperationName::IMAGE_ADD)?;
         let images = &self.context.shared.ports.images;
         let ImageRecipe { name, base, additions, commands, config, cache } = recipe;
-        if is_reserved(name) {
-            return Err(StorageError::BadInput {
-                what: format!("the image name `{name}`"),
-                detail: "names of this form are those of images between the steps of builds: choose another"
-                    .to_owned(),
-            }
-            .into());
-        }
+        check_free(name)?;
         images.check_additions(additions).await?;
         let Additions { packages, pip, npm, files } = additions;
         let simple = commands.is_empty() && packages.is_empty() && pip.is_empty() && npm.is_empty();
@@ -113,6 +106,7 @@ impl Catalog {
         progress: Progress,
     ) -> Result<ImageInfo, ServiceError> {
         self.context.authorise(OperationName::IMAGE_COMMIT)?;
+        check_free(name)?;
         let handle = self.context.owned(vm)?;
         let record = handle.record();
         let guest = handle.guest(&self.context.shared).await?;
@@ -127,6 +121,7 @@ impl Catalog {
     /// Storage errors.
     pub async fn tag_image(&self, reference: &str, name: &str) -> Result<ImageInfo, ServiceError> {
         self.context.authorise(OperationName::IMAGE_TAG)?;
+        check_free(name)?;
         Ok(self.context.shared.ports.images.name_image(reference, name).await?)
     }
 
@@ -227,7 +222,7 @@ impl Catalog {
             start: true,
             ..CreateRequest::default()
         };
-        let vm = Vms::new(&self.context).create_as_asked(request).await?.record.id;
+        let vm = create_as_asked(&self.context, request).await?.record.id;
         // Removed also when the build is dropped in the middle (then by its actor, in the background).
         let vm = guard::guard(&self.context.shared, vm);
         let outcome = self.run_step(step, base, progress, &vm.id).await;
@@ -293,6 +288,18 @@ struct Step<'a> {
     name: &'a str,
     commands: &'a [String],
     config: &'a ImageConfig,
+}
+
+/// Refuses names that builds use between their steps: such an image would be removed.
+fn check_free(name: &str) -> Result<(), StorageError> {
+    if !is_reserved(name) {
+        return Ok(());
+    }
+    Err(StorageError::BadInput {
+        what: format!("the image name `{name}`"),
+        detail: "names of this form are those of images between the steps of builds: choose another"
+            .to_owned(),
+    })
 }
 
 fn short(digest: &str) -> &str {

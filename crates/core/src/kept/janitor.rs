@@ -34,11 +34,19 @@ pub(crate) async fn keep_clean(shared: Arc<Shared>) {
 
 /// Rest between two looks for snapshots that are too old.
 const OLD_EVERY: Duration = Duration::from_secs(24 * 3_600);
+/// Rest before the first look: a host that has just booted may have a wrong clock until it has asked for the time, and by a clock
+/// that is ahead everything is old.
+const OLD_FIRST: Duration = Duration::from_secs(3_600);
 
-/// Lives as long as the server: removes snapshots that are too old when it starts, and once a day. `of_tenants`: those of each
+/// Lives as long as the server: removes snapshots that are too old an hour after it starts, and once a day. `of_tenants`: those of each
 /// tenant that has any, asked for anew each time.
 pub(crate) async fn keep_young(shared: Arc<Shared>, of_tenants: impl Fn() -> Vec<Snapshots>) {
+    let mut rest = OLD_FIRST;
     loop {
+        tokio::select! {
+            () = shared.ending.cancelled() => return,
+            () = shared.ports.clock.sleep(rest) => rest = OLD_EVERY,
+        }
         for snapshots in of_tenants() {
             match snapshots.prune_old().await {
                 Ok(pruned) => {
@@ -56,10 +64,6 @@ pub(crate) async fn keep_young(shared: Arc<Shared>, of_tenants: impl Fn() -> Vec
                 }
                 Err(error) => tracing::warn!(%error, "old snapshots could not be looked for"),
             }
-        }
-        tokio::select! {
-            () = shared.ending.cancelled() => return,
-            () = shared.ports.clock.sleep(OLD_EVERY) => {}
         }
     }
 }

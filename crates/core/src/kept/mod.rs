@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use camino::Utf8Path;
-use microvm_ports::Progress;
 use microvm_ports::snapshot::Damage;
+use microvm_ports::{Progress, StorageError};
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
 use microvm_types::{Name, OperationName, SnapshotId, Unreadable, VmId, VmRef};
 
@@ -155,6 +155,15 @@ impl Snapshots {
         let Ok(id) = id.parse::<SnapshotId>() else { return Ok(false) };
         if !known.iter().any(|one| one.name == id.as_str()) {
             return Ok(false);
+        }
+        // Only the record of the VM tells, and the memory may be whole: a copy may have been put back meanwhile.
+        let records = shared.registry.all().into_iter().map(|vm| vm.record());
+        if let Some(sleeper) = records.into_iter().find(|record| record.life.asleep() == Some(&id)) {
+            let users = format!(
+                "the VM `{}`, which sleeps on it: give up its memory or delete it first",
+                sleeper.name
+            );
+            return Err(StorageError::InUse { name: id.to_string(), users }.into());
         }
         shared.ports.snapshots.remove_snapshot(&id).await?;
         shared.unreadable.snapshots.remove(id.as_str());

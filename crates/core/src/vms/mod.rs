@@ -5,8 +5,10 @@ pub(crate) mod reconcile;
 pub(crate) mod room;
 mod wait;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use microvm_ports::Guest;
 use microvm_ports::hypervisor::{ConsolePart, MachineCounters};
 use microvm_ports::storage::LostDisks;
 use microvm_types::template::Template;
@@ -27,6 +29,17 @@ use crate::vm::lease::GuestLease;
 use crate::vm::registry::VmHandle;
 use crate::vm::view::{VmFilter, VmView};
 
+/// Creates a VM for an operation that was authorised.
+pub(crate) async fn create_as_asked(
+    context: &Context,
+    request: CreateRequest,
+) -> Result<VmView, ServiceError> {
+    let template = context.shared.template(request.template.as_deref())?.with(request.overrides.clone());
+    admission::check_labels(&request.vm.labels)?;
+    admission::check_labels(&template.labels)?;
+    Vms::new(context).create_from(template, request, None).await
+}
+
 /// VMs and their life.
 #[derive(Debug, Clone)]
 pub struct Vms {
@@ -45,16 +58,7 @@ impl Vms {
     /// See [`ServiceError`]; in particular a name that is taken, sizes that cannot be, and a boot that failed.
     pub async fn create(&self, request: CreateRequest) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_CREATE)?;
-        self.create_as_asked(request).await
-    }
-
-    /// Creates a VM for an operation that was authorised.
-    pub(crate) async fn create_as_asked(&self, request: CreateRequest) -> Result<VmView, ServiceError> {
-        let template =
-            self.context.shared.template(request.template.as_deref())?.with(request.overrides.clone());
-        admission::check_labels(&request.vm.labels)?;
-        admission::check_labels(&template.labels)?;
-        self.create_from(template, request, None).await
+        create_as_asked(&self.context, request).await
     }
 
     /// Creates a VM of a template that was made for it.
@@ -200,6 +204,19 @@ impl Vms {
     pub async fn guest(&self, vm: &VmRef, operation: OperationName) -> Result<GuestLease, ServiceError> {
         self.context.authorise(operation)?;
         self.context.owned(vm)?.guest(&self.context.shared).await
+    }
+
+    /// The guest of a VM if it can be talked to at this moment: nothing is woken or waited for, and it counts as no use.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownVm`]; [`ServiceError::Forbidden`] if the caller may not do the operation.
+    pub fn guest_at_hand(
+        &self,
+        vm: &VmRef,
+        operation: OperationName,
+    ) -> Result<Option<Arc<dyn Guest>>, ServiceError> {
+        self.context.authorise(operation)?;
+        Ok(self.context.owned(vm)?.published.borrow().guest.clone())
     }
 
     /// Counters of a VM that has a machine.

@@ -10,6 +10,7 @@ use microvm_types::vm::{Origin, VmRecord};
 
 use super::disks::write_back;
 use super::ending::{end_last_machine, still_lives, stopped_by_force, sweep_or_log};
+use super::hooks;
 use super::inbox::Interrupted;
 use super::journal::Journal;
 use super::memory;
@@ -142,7 +143,7 @@ impl Vm {
                     ServiceError::Overtaken(_) => stopped_by_force(&mut self.journal).await,
                     _ => {
                         self.journal.note(LifecycleEvent::Lost, Some(error.to_string())).await;
-                        let _ = self.journal.hook(HookPoint::OnFailure).await;
+                        hooks::tell_failure(&self.journal);
                     }
                 }
                 Err(error)

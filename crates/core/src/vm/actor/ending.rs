@@ -12,6 +12,7 @@ use microvm_types::template::HookPoint;
 
 use super::VmActor;
 use super::disks::{write_back, write_back_or_log};
+use super::hooks;
 use super::journal::Journal;
 use super::power::Vm;
 use crate::error::ServiceError;
@@ -201,7 +202,7 @@ impl VmActor {
         self.vm.end_machine_or_log().await;
         let journal = &mut self.vm.journal;
         journal.note(LifecycleEvent::Lost, Some(reason)).await;
-        let _ = journal.hook(HookPoint::OnFailure).await;
+        hooks::tell_failure(journal);
         if let Some(member) = &journal.record.pool {
             journal.shared.pools.vm_gone(&journal.record.tenant, &member.pool);
         }

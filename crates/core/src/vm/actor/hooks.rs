@@ -1,14 +1,18 @@
 //! Requests with the hooks before and after them.
 
+use std::sync::Arc;
+
 use microvm_ports::snapshot::BranchSource;
-use microvm_types::lifecycle::LifecycleEvent;
+use microvm_types::lifecycle::{LifecycleEvent, Work};
 use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::template::HookPoint;
 
+use super::journal::Journal;
 use super::power::Vm;
 use super::saving;
 use crate::error::ServiceError;
 use crate::vm::command::{ForkPoint, SnapshotOrder, Written};
+use crate::vm::hooks;
 
 /// Pauses the VM as somebody asked.
 pub(super) async fn pause(vm: &mut Vm) -> Result<(), ServiceError> {
@@ -28,6 +32,8 @@ pub(super) async fn resume(vm: &mut Vm) -> Result<(), ServiceError> {
 
 /// Makes a state for `count` children.
 pub(super) async fn fork(vm: &mut Vm, count: usize) -> Result<ForkPoint, ServiceError> {
+    // A hook may quiesce something: only where the work can be done.
+    vm.journal.permits(Work::Branch)?;
     vm.journal.hook(HookPoint::BeforeFork).await?;
     let point = saving::fork_point(vm, count).await?;
     let _ = vm.journal.hook(HookPoint::AfterFork).await;
@@ -39,6 +45,7 @@ pub(super) async fn snapshot(vm: &mut Vm, order: SnapshotOrder) -> Result<Writte
     if order.purpose != SnapshotPurpose::User {
         return saving::snapshot(vm, order).await;
     }
+    vm.journal.permits(Work::Branch)?;
     vm.journal.hook(HookPoint::BeforeSnapshot).await?;
     let written = saving::snapshot(vm, order).await?;
     let _ = vm.journal.hook(HookPoint::AfterSnapshot).await;
@@ -47,8 +54,21 @@ pub(super) async fn snapshot(vm: &mut Vm, order: SnapshotOrder) -> Result<Writte
 
 /// Puts the VM back to a state of its own.
 pub(super) async fn rollback(vm: &mut Vm, source: BranchSource, epoch: u64) -> Result<(), ServiceError> {
+    vm.journal.permits(Work::Rollback)?;
     vm.journal.hook(HookPoint::BeforeRestore).await?;
     vm.rollback(source, epoch).await?;
     let _ = vm.journal.hook(HookPoint::AfterRestore).await;
     Ok(())
+}
+
+/// Runs the hooks of a failure beside everything else: one that asks for something of this VM must not wait for whoever waits for
+/// it.
+pub(super) fn tell_failure(journal: &Journal) {
+    let (shared, record) = (Arc::clone(&journal.shared), journal.record.clone());
+    journal.shared.actors.spawn(async move {
+        tokio::select! {
+            () = shared.ending.cancelled() => {}
+            _ = hooks::run(&shared.ports, &record, HookPoint::OnFailure) => {}
+        }
+    });
 }

@@ -36,7 +36,7 @@ pub(in crate::platform::linux) async fn pack(
             request.exclude.iter().map(|path| absolute(path)).collect::<AgentResult<_>>()?;
         let metadata = fs::symlink_metadata(root).map_err(failed("look at", root))?;
         let mut packer = Packer {
-            sender: Sender { stream: &stream, runtime: &runtime },
+            sender: Sender { stream: &stream, runtime: &runtime, sent: None },
             device: metadata.dev(),
             exclude,
             holes: request.holes,

@@ -10,7 +10,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use microvm_protocol::frame::GUEST_BULK;
 use microvm_protocol::messages::{Packed, Reply};
@@ -43,18 +45,29 @@ pub(in crate::platform::linux) async fn pack_layer(stream: &Arc<StreamHandle>) -
         let joined = without_mounts(Path::new("/"))?;
         let base =
             |fd: &OwnedFd, below: &str| PathBuf::from(format!("/proc/self/fd/{}/{below}", fd.as_raw_fd()));
+        let sent = AtomicU64::new(0);
         let frozen = Frozen::new(&base(&scratch, "upper"))?;
-        let mut layer = Layer {
-            upper: base(&scratch, "upper"),
-            packer: Packer::new(Sender { stream: &stream, runtime: &runtime }, base(&joined, ".")),
-            files: HashMap::new(),
-        };
-        layer.walk()?;
-        layer.other_names()?;
-        layer.packer.pending.extend_from_slice(&[0; 1024]);
-        layer.packer.flush()?;
+        let watchdog = Watchdog::new(PATIENCE);
+        let packed = std::thread::scope(|scope| {
+            scope.spawn(|| watchdog.watch(&frozen, &sent));
+            let _ending = Ending(&watchdog);
+            let sender = Sender { stream: &stream, runtime: &runtime, sent: Some(&sent) };
+            let mut layer = Layer {
+                upper: base(&scratch, "upper"),
+                packer: Packer::new(sender, base(&joined, ".")),
+                files: HashMap::new(),
+            };
+            layer.walk()?;
+            layer.other_names()?;
+            if watchdog.has_thawed() {
+                return Err(stood_still());
+            }
+            layer.packer.pending.extend_from_slice(&[0; 1024]);
+            layer.packer.flush()?;
+            if watchdog.has_thawed() { Err(stood_still()) } else { Ok(layer.packer.left_out) }
+        });
         drop(frozen);
-        let packed = Packed { left_out: Some(layer.packer.left_out) };
+        let packed = Packed { left_out: Some(packed?) };
         Ok(runtime.block_on(stream.send_message(Reply::Packed(packed)))?)
     })
     .await
@@ -74,23 +87,100 @@ fn mount_again() -> AgentResult<OwnedFd> {
     mounted().map_err(|error| AgentError::internal(format!("mount the scratch disk {device} again: {error}")))
 }
 
-/// A file system that takes no writes until this is dropped.
-struct Frozen(fs::File);
+/// Time without any progress after which a frozen root is thawed.
+///
+/// A lookup of the packer can wait for a lock of overlayfs that a writer holds who waits for the thaw; and a host that takes no
+/// data must not keep a guest from writing.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn stood_still() -> AgentError {
+    AgentError::internal(format!(
+        "reading the changes made no progress for {PATIENCE:?}, so the root was thawed and they are not of one moment: try again"
+    ))
+}
+
+/// Thaws a root that nothing is read of any more.
+struct Watchdog {
+    patience: Duration,
+    ended: Mutex<bool>,
+    woken: Condvar,
+    thawed: AtomicBool,
+}
+
+/// Ends the watch however the packing ends.
+struct Ending<'a>(&'a Watchdog);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl Watchdog {
+    fn new(patience: Duration) -> Self {
+        let (ended, woken, thawed) = (Mutex::default(), Condvar::default(), AtomicBool::default());
+        Self { patience, ended, woken, thawed }
+    }
+
+    /// Returns when [`Self::end`] was called, or the root was thawed because `sent` stood still.
+    fn watch(&self, frozen: &Frozen, sent: &AtomicU64) {
+        let mut before = sent.load(Ordering::Relaxed);
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let waited = self.woken.wait_timeout_while(ended, self.patience, |ended| !*ended);
+            let (now_ended, time) = waited.unwrap_or_else(PoisonError::into_inner);
+            ended = now_ended;
+            if *ended {
+                return;
+            }
+            let now = sent.load(Ordering::Relaxed);
+            if time.timed_out() && now == before {
+                self.thawed.store(true, Ordering::Release);
+                frozen.thaw();
+                return;
+            }
+            before = now;
+        }
+    }
+
+    fn end(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.woken.notify_all();
+    }
+
+    fn has_thawed(&self) -> bool {
+        self.thawed.load(Ordering::Acquire)
+    }
+}
+
+/// A file system that takes no writes until this is dropped or thawed.
+struct Frozen {
+    directory: fs::File,
+    thawed: AtomicBool,
+}
 
 impl Frozen {
     fn new(directory: &Path) -> AgentResult<Self> {
         // The descriptor of the mount itself is none that takes requests.
         let directory = fs::File::open(directory).map_err(failed("open", Path::new("/")))?;
         request(&directory, FREEZE).map_err(failed("freeze", Path::new("/")))?;
-        Ok(Self(directory))
+        Ok(Self { directory, thawed: AtomicBool::new(false) })
+    }
+
+    /// Lets writers go on; a second call does nothing.
+    fn thaw(&self) {
+        if self.thawed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Err(error) = request(&self.directory, THAW) {
+            crate::core::console::say(&format!("the root stays frozen: {error}"));
+        }
     }
 }
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        if let Err(error) = request(&self.0, THAW) {
-            crate::core::console::say(&format!("the root stays frozen: {error}"));
-        }
+        self.thaw();
     }
 }
 
@@ -210,5 +300,35 @@ impl Layer<'_> {
         header.set_gid(0);
         self.packer.plain(header, marked.as_os_str().as_bytes());
         if self.packer.pending.len() >= GUEST_BULK { self.packer.flush() } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unfrozen() -> Frozen {
+        // Nothing is frozen in a test: a thaw that was asked for is all that is seen.
+        Frozen { directory: fs::File::open("/proc/self").unwrap(), thawed: AtomicBool::new(false) }
+    }
+
+    #[test]
+    fn a_watch_that_is_ended_thaws_nothing() {
+        let (watchdog, frozen, sent) =
+            (Watchdog::new(Duration::from_millis(50)), unfrozen(), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let watching = scope.spawn(|| watchdog.watch(&frozen, &sent));
+            watchdog.end();
+            watching.join().unwrap();
+        });
+        assert!(!watchdog.has_thawed() && !frozen.thawed.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn a_root_that_nothing_is_read_of_is_thawed() {
+        let (watchdog, frozen, sent) =
+            (Watchdog::new(Duration::from_millis(50)), unfrozen(), AtomicU64::new(0));
+        watchdog.watch(&frozen, &sent);
+        assert!(watchdog.has_thawed() && frozen.thawed.load(Ordering::Acquire));
     }
 }

@@ -35,7 +35,7 @@ pub(in crate::platform::linux) async fn pack_root(
         let root = absolute(&path)?;
         let view = without_mounts(root)?;
         let base = PathBuf::from(format!("/proc/self/fd/{}/.", view.as_raw_fd()));
-        let mut packer = Packer::new(Sender { stream: &stream, runtime: &runtime }, base);
+        let mut packer = Packer::new(Sender { stream: &stream, runtime: &runtime, sent: None }, base);
         packer.walk()?;
         packer.pending.extend_from_slice(&[0; 1024]);
         packer.flush()?;

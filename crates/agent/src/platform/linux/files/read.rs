@@ -31,7 +31,7 @@ pub(in crate::platform::linux) async fn read(
         }
         runtime.block_on(stream.send_message(Reply::Stat(describe(path, &metadata))))?;
         let until = request.length.map_or(u64::MAX, |length| request.offset.saturating_add(length));
-        Sender { stream: &stream, runtime: &runtime }.file(&file, path, request.offset, until)?;
+        Sender { stream: &stream, runtime: &runtime, sent: None }.file(&file, path, request.offset, until)?;
         Ok(())
     })
     .await
