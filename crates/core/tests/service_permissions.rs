@@ -78,6 +78,7 @@ async fn call_all(all: &Services) -> Refused {
         "Vms::stats": vms.stats(&web).await,
         "Vms::delete": vms.delete(&web, false).await,
         "Vms::guest": vms.guest(&web, OperationName::GUEST_EXEC).await,
+        "Vms::guest_at_hand": vms.guest_at_hand(&web, OperationName::GUEST_HEALTH_OF_ALL),
         "Vms::counters": vms.counters(&web).await,
         "Vms::console": vms.console(&web, None, 1).await,
         "Vms::events": vms.events(),
