@@ -89,7 +89,7 @@ impl Forwarding {
         self.0.iter().map(one).collect()
     }
 
-    /// Connects whoever comes, until the future is dropped.
+    /// Accepts connections and connects them to the guest, until the future is dropped.
     ///
     /// # Errors
     /// If no connections are accepted any more.
@@ -106,7 +106,7 @@ impl Forwarding {
         })
     }
 
-    /// Connects whoever comes until the VM is deleted.
+    /// Accepts connections and connects them to the guest, until the VM is deleted.
     ///
     /// # Errors
     /// That the VM was deleted, or what [`Self::serve`] fails with.

@@ -115,7 +115,7 @@ async fn keep_awake(context: &Context, children: &[VmId], started: &RefCell<Vec<
         tokio::time::sleep(Duration::from_secs(IDLE_NET / 5)).await;
         let begun: Vec<VmRef> = started.borrow().iter().map(|(vm, _)| vm.clone()).collect();
         let waiting = children.iter().map(|id| VmRef::from(id.clone())).filter(|vm| !begun.contains(vm));
-        // One that does not answer is told of when its turn comes.
+        // A failure is reported when the command of that child is started.
         let pings = waiting.map(|vm| async move { context.client.ping(&vm).await.map(drop) });
         let _ = futures_util::future::join_all(pings).await;
     }

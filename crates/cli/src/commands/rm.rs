@@ -70,7 +70,7 @@ async fn delete(
 ) -> Result<Name, ClientError> {
     let (vm, name) = match name {
         Some(name) => (vm, name),
-        // Its id from here on: the name may be somebody else's in a moment.
+        // By id from here on: another VM may get the name meanwhile.
         None => {
             let found = context.client.vm(&vm).await?;
             (VmRef::from(found.id), found.name)

@@ -155,7 +155,7 @@ impl Run {
         if !context.output.is_json() && !self.quiet {
             forwarding.lines(name.as_str()).iter().for_each(|line| say(line));
         }
-        // Ports that are lost are told; the command goes on.
+        // A failure of port forwarding is reported and does not end the command.
         let serving = async {
             let Err(error) = forwarding.serve(&context.client, &vm).await;
             say(&error.detail());
@@ -276,7 +276,7 @@ impl Run {
     }
 
     async fn prepare(&self, context: &Context, vm: &VmRef) -> Result<Moved, CliError> {
-        // They are for the command: whoever runs it can fill them.
+        // The user that the command runs as can write to these directories.
         let owner = self.options.owner();
         if let Some(script) = self.script() {
             script.send(&context.client, vm, &owner).await?;
