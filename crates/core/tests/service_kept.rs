@@ -6,9 +6,9 @@ mod support;
 
 use std::time::Duration;
 
-use microvm_core::{Services, SnapshotFilter, SnapshotRequest, VmFilter};
+use microvm_core::{ForkRequest, Services, SnapshotFilter, SnapshotRequest, VmFilter};
 use microvm_driver_fake::{Fault, Operation};
-use microvm_ports::{Progress, StateStore as _};
+use microvm_ports::{Progress, SnapshotStore as _, StateStore as _};
 use microvm_types::vm::Rest;
 use microvm_types::{Phase, VmRef};
 use support::{Host, named, say, until};
@@ -218,5 +218,76 @@ fn statistics_tell_golden_snapshots_and_sleeping_memory_apart_and_count_per_vm()
         let bytes: u64 = listed.iter().map(|one| one.info.own_bytes).sum();
         assert_eq!(all.bytes + all.golden_bytes, bytes);
         assert!(all.golden_bytes > 0 && all.hibernation_bytes > 0, "{all:?}");
+    });
+}
+
+#[test]
+fn memory_goes_from_disk_only_while_a_machine_has_it() {
+    for machine_fails in [false, true] {
+        let host = Host::new();
+        let server = host.serve();
+        server.run(async {
+            let service = &server.service;
+            service.vms.create(named("dev")).await.unwrap();
+            say(service, "dev", "echo kept > /root/note").await;
+            // Its memory is whole on disk, and that it sleeps cannot be stored.
+            host.store.script().next(Operation::Update, Fault::Fail);
+            if machine_fails {
+                host.hypervisor.script().next(Operation::Resume, Fault::Fail);
+            }
+            let outcome = service.vms.hibernate(&dev()).await;
+            let (expected, slept) =
+                if machine_fails { (Phase::Hibernated, 1) } else { (Phase::Running, 0) };
+            assert_eq!(outcome.is_ok(), machine_fails, "{outcome:?}");
+            assert_eq!(service.vms.get(&dev()).unwrap().record.phase(), expected);
+            assert_eq!(host.storage.snapshots().await.unwrap().len(), slept);
+            host.clear_faults();
+            assert_eq!(say(service, "dev", "cat /root/note").await, "kept");
+        });
+    }
+}
+
+#[test]
+fn a_machine_that_stands_still_after_a_failed_hibernation_is_shown_so_and_woken() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        service.vms.create(named("dev")).await.unwrap();
+        host.storage.script().next(Operation::WriteSnapshot, Fault::Fail);
+        host.hypervisor.script().next(Operation::Resume, Fault::Fail);
+        service.vms.hibernate(&dev()).await.unwrap_err();
+        let record = service.vms.get(&dev()).unwrap().record;
+        assert_eq!((record.phase(), record.life.rest()), (Phase::Paused, Some(&Rest::Paused)));
+        assert_eq!(say(service, "dev", "echo here").await, "here");
+    });
+}
+
+#[test]
+fn a_hibernated_vm_is_woken_for_a_fork_a_snapshot_and_a_resize() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        service.vms.create(named("dev")).await.unwrap();
+        say(service, "dev", "echo kept > /root/note").await;
+        let phase = || service.vms.get(&dev()).unwrap().record.phase();
+        service.vms.hibernate(&dev()).await.unwrap();
+        let fork = ForkRequest { count: 1, name: Some("child".into()), ..ForkRequest::default() };
+        service.branches.fork(&dev(), fork).await.unwrap();
+        assert_eq!(phase(), Phase::Running);
+        assert_eq!(say(service, "child", "cat /root/note").await, "kept");
+        service.vms.hibernate(&dev()).await.unwrap();
+        snap(service, Some("asleep")).await;
+        assert_eq!((phase(), names(service)), (Phase::Running, vec!["asleep".to_owned()]));
+        service.vms.hibernate(&dev()).await.unwrap();
+        // The fake machine has no balloon: it is asked for it, so it was awake.
+        let refused = service.vms.resize_memory(&dev(), 128).await.unwrap_err();
+        assert_eq!((refused.code(), phase()), ("no_balloon", Phase::Running), "{refused}");
+        // One that cannot be woken is neither forked nor lost.
+        service.vms.hibernate(&dev()).await.unwrap();
+        host.hypervisor.upgrade("2.0");
+        let refused = service.branches.fork(&dev(), ForkRequest { count: 1, ..ForkRequest::default() }).await;
+        assert_eq!((refused.unwrap_err().code(), phase()), ("vm_cannot_wake", Phase::Hibernated));
     });
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use microvm_core::{
-    CreateRequest, Events, ForkRequest, RestoreRequest, ServiceError, SnapshotRequest, VmFilter, What,
+    CreateRequest, Events, ForkRequest, RestoreRequest, ServiceError, SnapshotRequest, VmFilter, What, VmChange,
 };
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::Progress;
@@ -461,6 +461,41 @@ fn what_is_paused_by_hand_stays_so_while_its_idle_limit_asks_for_work() {
         let guest = service.vms.guest(&vm("dev"), OperationName::GUEST_EXEC).await;
         assert_eq!(code(guest), "vm_not_running");
         assert_eq!(service.vms.get(&vm("dev")).unwrap().record.phase(), Phase::Paused);
+    });
+}
+
+#[test]
+fn what_cannot_be_paused_again_after_it_was_asked_for_work_is_shown_as_running() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        let mut request = named("dev");
+        request.vm.limits = Limits { idle_seconds: Some(3), ..Limits::default() };
+        service.vms.create(request).await.unwrap();
+        detach(&server, "dev").await;
+        let phase = || service.vms.get(&vm("dev")).unwrap().record.phase();
+        let asked = || host.hypervisor.script().calls(Operation::Processes);
+        let mut events = service.vms.events().unwrap();
+        for failures in [1, 2] {
+            service.vms.pause(&vm("dev")).await.unwrap();
+            while changed(&mut events).await.1 != Phase::Paused {}
+            let before = asked();
+            for _ in 0..failures {
+                host.hypervisor.script().next(Operation::Pause, Fault::Fail);
+            }
+            until("it is asked", || {
+                host.clock.advance(10_000);
+                asked() > before
+            })
+            .await;
+            // Its actor does one thing after the other: what it does next is done after the question.
+            service.vms.change(&vm("dev"), VmChange::default()).await.unwrap();
+            let expected = if failures == 1 { Phase::Paused } else { Phase::Running };
+            assert_eq!(phase(), expected, "{failures} failures");
+        }
+        while changed(&mut events).await.1 != Phase::Running {}
+        assert_eq!(support::say(service, "dev", "echo runs").await, "runs");
     });
 }
 

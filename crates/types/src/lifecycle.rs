@@ -218,8 +218,9 @@ impl Work {
 pub const fn permits(phase: Phase, work: Work) -> Result<(), Denied> {
     use Phase as P;
     let permitted = match work {
-        Work::Branch | Work::Hibernate => matches!(phase, P::Running | P::Paused),
-        Work::ResizeMemory => matches!(phase, P::Running | P::Paused),
+        Work::Hibernate => matches!(phase, P::Running | P::Paused),
+        // One that is hibernated is woken for it, as for a command in it.
+        Work::Branch | Work::ResizeMemory => matches!(phase, P::Running | P::Paused | P::Hibernated),
         Work::Rehearse => matches!(phase, P::Running),
         Work::Rollback => {
             matches!(phase, P::Running | P::Paused | P::Stopped | P::Hibernated | P::Failed)
@@ -428,14 +429,17 @@ mod tests {
         }
     }
 
-    /// Work needs a machine, unless it brings its own.
+    /// Work needs a machine, unless it brings its own or wakes the VM.
     #[test]
     fn work_is_permitted_only_where_it_can_be_done() {
         for phase in Phase::ALL {
             for work in Work::ALL {
                 if permits(phase, work).is_ok() {
                     assert!(!phase.is_transient(), "{work:?} while {phase}");
-                    assert!(phase.has_machine() || work == Work::Rollback, "{work:?} while {phase}");
+                    assert!(
+                        phase.has_machine() || phase == Phase::Hibernated || work == Work::Rollback,
+                        "{work:?} while {phase}"
+                    );
                     assert_ne!(phase, Phase::Pooled, "{work:?}: what waits in a pool is nobody's");
                 }
             }

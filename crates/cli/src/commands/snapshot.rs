@@ -21,7 +21,7 @@ use crate::{duration, progress};
 /// Verbs for snapshots.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Snapshot {
-    /// Take a snapshot of a running or paused VM; the VM keeps running
+    /// Take a snapshot of a running, paused or hibernated VM, which runs on
     Create(Create),
     /// List snapshots
     #[command(visible_alias = "list")]
@@ -44,7 +44,7 @@ pub(crate) enum Snapshot {
     Import(Import),
 }
 
-/// Take a snapshot of a running or paused VM; the VM keeps running
+/// Take a snapshot of a running, paused or hibernated VM, which runs on
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Memory, processes and disk are taken at one moment; the VM stands still for some milliseconds. Only what changed

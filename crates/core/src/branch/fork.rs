@@ -41,7 +41,7 @@ pub struct Forked {
 }
 
 impl Branches {
-    /// Forks a running or paused VM: children with its memory, processes and files, each with an identity of its own; it
+    /// Forks a running or paused VM, or one that hibernates, which is woken for it: children with its memory, processes and files, each with an identity of its own; it
     /// goes on. All of them come up, or none is left.
     ///
     /// # Errors

@@ -42,7 +42,8 @@ pub struct BegunSnapshot {
 }
 
 impl Branches {
-    /// Takes a snapshot of a running or paused VM, which goes on after some milliseconds; returns when every byte is safe.
+    /// Takes a snapshot of a running or paused VM, or of one that hibernates, which is woken for it. It goes on after
+    /// some milliseconds; returns when every byte is safe.
     /// If the VM has as many snapshots without names of their own as are allowed, the oldest of them goes that nothing of
     /// another VM builds on; the same for named ones if they are limited. If the future is dropped the snapshot is written all the same.
     ///

@@ -160,6 +160,7 @@ const fn storage_code(error: &StorageError) -> &'static str {
         StorageError::InUse { .. } => "in_use",
         StorageError::NameTaken(_) => "name_taken",
         StorageError::NotWrittenBack { .. } => "disk_not_written_back",
+        StorageError::HalfWrittenBack { .. } => "disk_half_written_back",
         StorageError::DiskFull { .. } => "disk_full",
         StorageError::OverDiskLimit { .. } => "disk_limit",
         StorageError::ToolMissing { .. } => "tool_missing",

@@ -462,3 +462,45 @@ async fn exports_have_the_lowest_version_that_tells_all_of_their_state() {
         assert!(refused.contains("version 3"), "{refused}");
     }
 }
+
+#[tokio::test]
+async fn what_a_snapshot_is_noted_to_build_on_follows_its_manifest() {
+    let root = tempfile::tempdir().unwrap();
+    let root = Utf8Path::from_path(root.path()).unwrap().join("store");
+    let storage = four(&root).await;
+    let uses = root.join("snapshots").join(snapshot_id(3).as_str()).join("uses.json");
+    let older = std::fs::read(&uses).unwrap();
+    storage.absorb_snapshot(&snapshot_id(2), Progress::ignored()).await.unwrap();
+    let newer = std::fs::read(&uses).unwrap();
+    assert_ne!(older, newer, "it builds on the first now");
+    // As after a repair by hand from two copies.
+    std::fs::write(&uses, older).unwrap();
+    storage.snapshots().await.unwrap();
+    assert_eq!(std::fs::read(&uses).unwrap(), newer);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_there_is_told_though_what_it_was_made_of_stays() {
+    if !is_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let root = Utf8Path::from_path(root.path()).unwrap().join("store");
+    let storage = common::open(root.clone()).unwrap();
+    let vm = vm_id(1);
+    storage.create_vm_files(&vm, 64).await.unwrap();
+    let zero = storage.zero_memory(MEMORY_MIB).await.unwrap();
+    let mut ready = branch(&storage, &vm, &zero, 1).await.unwrap();
+    let saved = root.join("vms").join(vm.as_str()).join("saved");
+    std::fs::write(&saved, vec![7; (MEMORY_MIB as usize) << 20]).unwrap();
+    (ready.branch.memory, ready.branch.ended) = (StateMemory::File(saved.clone()), true);
+    ready.description.memory = MemoryShape::WholeFile;
+    // A file that something is mounted on cannot be removed.
+    let mount = |arguments: &[&str]| assert!(std::process::Command::new("mount").args(arguments).status().unwrap().success());
+    mount(&["--bind", saved.as_str(), saved.as_str()]);
+    let written = storage.write_snapshot(&snapshot_id(1), ready, false, Progress::ignored()).await;
+    let unmounted = std::process::Command::new("umount").arg(&saved).status().unwrap();
+    assert!(unmounted.success());
+    assert_eq!(written.unwrap().id, snapshot_id(1), "its machine has ended: this is the only copy");
+    assert_eq!(storage.verify_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap(), []);
+}

@@ -386,6 +386,48 @@ async fn a_write_back_that_was_killed_at_any_point_is_done_again() {
 }
 
 #[tokio::test]
+async fn a_file_with_half_of_what_the_vm_wrote_is_not_left_so() {
+    for round in 0..60 {
+        let home = Home::new();
+        let user = user_file(&home);
+        let vm = vm_id(1);
+        home.storage.create_vm_files(&vm, 64).await.unwrap();
+        let (source, top) = fork(&home, &vm, std::slice::from_ref(&user)).await;
+        drop(source);
+        for cluster in 1..=CHANGED {
+            write(&top, cluster, &format!("cluster {cluster}"));
+        }
+        killed_after(&home, std::time::Duration::from_millis(round * 5));
+        let written = |cluster: u64| at(&user.path, cluster * CLUSTER as u64, 8) == "cluster ";
+        if !written(1) || written(CHANGED) {
+            continue;
+        }
+        // It was killed in the middle. Neither who gives the rest up nor anybody else leaves the file half written.
+        let storage = common::open(home.path("store")).unwrap();
+        let file = std::fs::File::open(&user.path).unwrap();
+        file.lock().unwrap();
+        for lost in [LostDisks::Forget, LostDisks::Keep, LostDisks::GiveUpRemoved] {
+            let error = storage.write_back(&vm, lost).await.unwrap_err();
+            assert!(matches!(error, StorageError::HalfWrittenBack { .. }), "{error}");
+            assert_eq!(error.kind(), ErrorKind::Conflict);
+            assert_eq!(storage.vm_files(&vm).await.unwrap().own.len(), 1, "the VM keeps all of it");
+        }
+        file.unlock().unwrap();
+        if round % 2 == 0 {
+            storage.write_back(&vm, LostDisks::Forget).await.unwrap();
+            assert!((1..=CHANGED).all(written), "it has everything");
+        } else {
+            // Somebody else has no use for half of a disk either: it is moved away, and the VM can go.
+            std::fs::rename(&user.path, user.path.with_extension("half")).unwrap();
+            storage.write_back(&vm, LostDisks::Forget).await.unwrap();
+        }
+        assert!(storage.vm_files(&vm).await.unwrap().own.is_empty());
+        return;
+    }
+    panic!("none was killed in the middle");
+}
+
+#[tokio::test]
 async fn writes_that_no_file_can_take_any_more_are_given_up_by_who_asks_for_it() {
     let home = Home::new();
     let user = user_file(&home);

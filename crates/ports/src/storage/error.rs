@@ -52,6 +52,16 @@ pub enum StorageError {
         /// Reason.
         reason: String,
     },
+    /// A disk file of the user's has been given a part of what its VM wrote, and cannot take the rest.
+    #[error(
+        "{path} has a part of what the VM wrote to its disk, and the rest could not be written: {reason}; the VM keeps all of it: mend that and try again, or move the file away, which is worth nothing without the rest, and give up what the VM wrote"
+    )]
+    HalfWrittenBack {
+        /// The user's file.
+        path: Utf8PathBuf,
+        /// Reason.
+        reason: String,
+    },
     /// A name that is taken.
     #[error("the name `{0}` is taken")]
     NameTaken(String),
@@ -125,9 +135,11 @@ impl StorageError {
             Self::Io { .. } | Self::ToolFailed { .. } => ErrorKind::Internal,
             Self::BadInput { .. } => ErrorKind::Invalid,
             // What is stored is wrong, not the program: it is for whoever asked to remove it and make it again.
-            Self::Damaged { .. } | Self::InUse { .. } | Self::NameTaken(_) | Self::NotWrittenBack { .. } => {
-                ErrorKind::Conflict
-            }
+            Self::Damaged { .. }
+            | Self::InUse { .. }
+            | Self::NameTaken(_)
+            | Self::NotWrittenBack { .. }
+            | Self::HalfWrittenBack { .. } => ErrorKind::Conflict,
             Self::DiskFull { .. } | Self::OverDiskLimit { .. } => ErrorKind::Exhausted,
             Self::ToolMissing { .. } => ErrorKind::Unsupported,
             Self::Registry(_) => ErrorKind::Unavailable,

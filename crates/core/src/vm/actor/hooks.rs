@@ -34,6 +34,7 @@ pub(super) async fn resume(vm: &mut Vm) -> Result<(), ServiceError> {
 pub(super) async fn fork(vm: &mut Vm, count: usize) -> Result<ForkPoint, ServiceError> {
     // A hook may quiesce something: only where the work can be done.
     vm.journal.permits(Work::Branch)?;
+    vm.wake_if_hibernated().await?;
     vm.journal.hook(HookPoint::BeforeFork).await?;
     let point = saving::fork_point(vm, count).await?;
     let _ = vm.journal.hook(HookPoint::AfterFork).await;
@@ -46,6 +47,7 @@ pub(super) async fn snapshot(vm: &mut Vm, order: SnapshotOrder) -> Result<Writte
         return saving::snapshot(vm, order).await;
     }
     vm.journal.permits(Work::Branch)?;
+    vm.wake_if_hibernated().await?;
     vm.journal.hook(HookPoint::BeforeSnapshot).await?;
     let written = saving::snapshot(vm, order).await?;
     let _ = vm.journal.hook(HookPoint::AfterSnapshot).await;

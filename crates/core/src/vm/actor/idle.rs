@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use microvm_ports::GuestError;
+use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::vm::Rest;
 use microvm_types::{ErrorKind, Phase};
 use tokio::time::Instant;
@@ -145,7 +146,7 @@ fn is_paused_by_hand(journal: &Journal) -> bool {
 }
 
 /// As [`Vm::has_detached_work`], of a VM that was paused by hand: its processors run for the question only. It is not shown as
-/// running, so that nobody gets its guest meanwhile.
+/// running, so that nobody gets its guest meanwhile; if it cannot be paused again it runs, and is shown so.
 async fn has_detached_work_under_pause(vm: &mut Vm) -> Result<bool, ServiceError> {
     let Vm { journal, reach, .. } = vm;
     let machine = journal.living()?;
@@ -158,7 +159,15 @@ async fn has_detached_work_under_pause(vm: &mut Vm) -> Result<bool, ServiceError
         lists_detached_work(journal).await
     }
     .await;
-    machine.pause().await?;
+    // Once more: what was busy for a moment may be done, and nobody expects it to run.
+    if machine.pause().await.is_err()
+        && let Err(error) = machine.pause().await
+    {
+        let reason = format!("it ran to be asked for its work, and does not pause again: {error}");
+        tracing::warn!(vm = %journal.record.id, reason, "a VM that was paused by hand runs");
+        journal.expect_heartbeats(true);
+        journal.note(LifecycleEvent::Resume, Some(reason)).await;
+    }
     has_work
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use microvm_ports::Progress;
+use microvm_ports::hypervisor::MachineState;
 use microvm_types::lifecycle::{Denied, LifecycleEvent, Work};
 use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::vm::Rest;
@@ -119,11 +120,19 @@ impl Vm {
         // Nobody gets a guest whose machine is going to pause; who asks now waits for how it ends.
         journal.hide_guest();
         if let Err(error) = self.fall_asleep(order, &id).await {
+            let goes_on = self.stay_awake().await;
             let journal = &mut self.journal;
-            memory::end(&journal.shared, &journal.record, Some(id)).await;
-            self.stay_awake().await;
-            self.journal.publish();
-            return Err(error);
+            let is_whole = journal.shared.snapshots.by_id(&id).is_ok();
+            if goes_on || !is_whole || !matches!(journal.phase(), Phase::Running | Phase::Paused) {
+                // What is on disk goes only where the memory that was saved is still in a machine.
+                if goes_on {
+                    memory::end(&journal.shared, &journal.record, Some(id)).await;
+                }
+                journal.publish();
+                return Err(error);
+            }
+            tracing::warn!(vm = %journal.record.id, %error, "its machine does not go on, and its memory is whole on disk: it hibernates");
+            journal.note_by(|life| life.fall_asleep(id), None).await;
         }
         self.end_machine_or_log().await;
         self.journal.note(LifecycleEvent::Hibernated, None).await;
@@ -157,19 +166,32 @@ impl Vm {
         }
     }
 
-    /// Lets a machine that was to hibernate and does not go on.
-    async fn stay_awake(&mut self) {
+    /// Lets a machine that was to hibernate and does not go on. False if it has none any more, or one that does not run as
+    /// it is to.
+    async fn stay_awake(&mut self) -> bool {
         let Self { journal, reach, .. } = self;
-        let running = journal.phase() == Phase::Running;
-        if let (true, Some(machine)) = (running, journal.machine.clone())
-            && let Err(error) = machine.resume().await
-        {
-            tracing::error!(vm = %journal.record.id, %error, "it is left paused after it could not be hibernated");
+        let Some(machine) = journal.machine.clone() else { return false };
+        if matches!(*machine.state().borrow(), MachineState::Exited(_)) {
+            return false;
         }
-        journal.expect_heartbeats(running);
-        if running {
-            reach.tell_time(journal).await;
+        if journal.phase() != Phase::Running {
+            return true;
         }
+        if let Err(error) = machine.resume().await {
+            tracing::error!(vm = %journal.record.id, %error, "it does not go on after it could not be hibernated");
+            // Shown as what it is; the next request tries again.
+            let reason = Some(format!("it does not go on after it could not be hibernated: {error}"));
+            journal.note_by(|life| life.pause_because(Rest::Paused), reason).await;
+            return false;
+        }
+        journal.expect_heartbeats(true);
+        reach.tell_time(journal).await;
+        true
+    }
+
+    /// Wakes a VM that hibernates, for work that needs its machine.
+    pub(super) async fn wake_if_hibernated(&mut self) -> Result<(), ServiceError> {
+        if self.journal.phase() == Phase::Hibernated { self.start(false).await } else { Ok(()) }
     }
 
     /// Asks a running guest to make do with less memory, in MiB.
@@ -188,6 +210,7 @@ impl Vm {
                 ),
             });
         }
+        self.wake_if_hibernated().await?;
         let machine = self.journal.living()?;
         machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
         self.journal.record.memory_now_mib = (memory_mib < limit).then_some(memory_mib);

@@ -129,8 +129,51 @@ impl<'a> Newest<'a> {
     }
 }
 
-/// True if a row is of an older copy of the database than a copy in the VM's directory. An older server, which drops the
-/// count, may have stored the row after the copy was kept.
+/// True if a row is of an older copy of the database than a copy in the VM's directory.
+///
+/// A row that counts lower is older. A row that counts 0 was stored by an older server, which drops the count, before or after
+/// the copy was kept: of those two the one of the later epoch is newer, of one epoch the one whose machine has ended, and
+/// between records that tell the same of the machine the clock decides, which then costs a name or a label at most.
 fn is_older(row: &VmRecord, kept: &VmRecord) -> bool {
-    kept.generation > row.generation && (row.generation > 0 || kept.updated_ms >= row.updated_ms)
+    if kept.generation <= row.generation {
+        return false;
+    }
+    if row.generation > 0 {
+        return true;
+    }
+    let age = |record: &VmRecord| (record.epoch, record.machine.is_none());
+    age(kept).cmp(&age(row)).then(kept.updated_ms.cmp(&row.updated_ms)).is_ge()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(generation: u64, epoch: u64, machine: bool, updated_ms: i64) -> VmRecord {
+        serde_json::from_value(serde_json::json!({
+            "id": VmId::from_parts(1, 1), "name": "dev", "tenant": "local", "phase": "running", "failure": null,
+            "template": { "name": "t", "image": "i" }, "image_digest": "", "labels": {}, "metadata": {},
+            "limits": {}, "machine": machine.then_some(1), "epoch": epoch, "generation": generation,
+            "created_ms": 1, "updated_ms": updated_ms, "started_ms": null,
+        }))
+        .unwrap_or_else(|error| panic!("a record: {error}"))
+    }
+
+    #[test]
+    fn no_clock_decides_which_machine_a_vm_has() {
+        let kept = record(7, 5, true, 1_000);
+        for (row, older, why) in [
+            (record(7, 5, true, 2_000), false, "it counts as high"),
+            (record(6, 9, false, 2_000), true, "it counts lower"),
+            (record(0, 6, true, 1), false, "started later, by a server whose clock was set back"),
+            (record(0, 5, false, 1), false, "its machine has ended since, by the same server"),
+            (record(0, 4, false, 2_000), true, "of an earlier epoch, by a clock that was ahead"),
+            (record(0, 5, true, 999), true, "of the same machine, earlier"),
+            (record(0, 5, true, 1_001), false, "of the same machine, later"),
+        ] {
+            assert_eq!(is_older(&row, &kept), older, "{why}");
+        }
+        let ended = record(7, 5, false, 1_000);
+        assert!(is_older(&record(0, 5, true, 2_000), &ended), "the machine had ended when the copy was kept");
+    }
 }

@@ -43,7 +43,8 @@ impl Catalog {
         Ok(self.info(manifest, sha256, &self.references()?))
     }
 
-    fn info(&self, manifest: SnapshotManifest, sha256: String, references: &References) -> SnapshotInfo {
+    /// Description of one snapshot where `references` were looked up, with or without it.
+    pub(crate) fn info(&self, manifest: SnapshotManifest, sha256: String, references: &References) -> SnapshotInfo {
         let own_layers = self
             .records
             .snapshot_layers(&manifest)

@@ -1,7 +1,7 @@
 //! `uses.json` of a snapshot: what it builds on, once more. A manifest that cannot be read any more blocks nothing else then.
 
 use camino::Utf8Path;
-use microvm_durable::files::{exists, remove_all};
+use microvm_durable::files::remove_all;
 use microvm_durable::manifest;
 use microvm_ports::StorageError;
 use microvm_types::SnapshotId;
@@ -47,14 +47,15 @@ impl Records {
         (uses.id == *id).then_some(uses)
     }
 
-    /// Notes what a snapshot builds on if that was not noted: earlier versions did not.
+    /// Notes what a snapshot builds on if that was not noted, or noted otherwise: earlier versions did not, and a manifest that
+    /// was put back from a copy may name other layers.
     pub(crate) fn note_uses(&self, snapshot: &SnapshotManifest) {
         let path = self.ground.snapshot_path(&snapshot.id).join(USES);
-        if exists(&path) && self.uses(&snapshot.id).is_some() {
+        let uses = Uses::of(snapshot);
+        if self.uses(&snapshot.id).as_ref() == Some(&uses) {
             return;
         }
-        let noted: Result<(), StorageError> =
-            remove_all(&path).and_then(|()| manifest::write(&path, &Uses::of(snapshot)));
+        let noted: Result<(), StorageError> = remove_all(&path).and_then(|()| manifest::write(&path, &uses));
         if let Err(error) = noted {
             tracing::debug!(snapshot = %snapshot.id, %error, "what it builds on is noted in its manifest only");
         }

@@ -127,10 +127,17 @@ impl Writer {
             disk: self.seal_disk(&frozen, cancel, progress)?,
             own_disks: self.seal_own(&frozen, cancel, progress)?,
         };
+        // Whatever may fail of describing it fails before it is there: who is told that it failed may remove it.
+        let mut references = self.catalog.references()?;
+        for (layer, _) in self.records.snapshot_layers(&manifest) {
+            *references.layers.entry(layer.id.clone()).or_default() += 1;
+        }
         let sha256 = self.records.publish_snapshot(&new, &manifest, cancel)?;
-        forget_saved(files)?;
+        if let Err(error) = forget_saved(files) {
+            tracing::warn!(snapshot = %id, %error, "the file that its machine saved stays until the next save or the end of the VM");
+        }
         self.note_parent(&files.vm, id);
-        self.catalog.snapshot_info(manifest, sha256)
+        Ok(self.catalog.info(manifest, sha256, &references))
     }
 
     fn seal_disk(
@@ -240,7 +247,11 @@ impl Records {
             }
             other => other.map_err(io_error("renaming to", &target))?,
         }
-        sync_directory(&self.ground.directories.snapshots)?;
+        if let Err(error) = sync_directory(&self.ground.directories.snapshots) {
+            // Whoever is told that it failed does not know of it; the first error is the one to tell.
+            let _ = std::fs::rename(&target, new);
+            return Err(error);
+        }
         Ok(sha256)
     }
 }

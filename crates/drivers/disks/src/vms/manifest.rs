@@ -98,6 +98,9 @@ pub(crate) struct Home {
     /// True if it still has what the base has.
     #[serde(default)]
     pub(crate) holds_base: bool,
+    /// True from before the first byte is written back to it until it has all of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) begun: bool,
 }
 
 impl Home {
@@ -105,6 +108,15 @@ impl Home {
     pub(crate) fn is_another(&self, there: &std::fs::Metadata) -> bool {
         let inode = std::os::unix::fs::MetadataExt::ino(there);
         self.inode.is_some_and(|known| known != inode) || Device::differ(self.device, Device::of(there))
+    }
+}
+
+impl OwnDisk {
+    /// True if the user's file may have a part of what the VM wrote. Earlier versions noted only that its state was not known
+    /// any more.
+    pub(crate) fn has_begun(&self) -> bool {
+        let of_earlier = |home: &Home| self.base.is_some() && home.left.is_none();
+        self.home.as_ref().is_some_and(|home| home.begun || of_earlier(home))
     }
 }
 

@@ -66,6 +66,11 @@ impl Tops {
             let Some(home) = disk.own[index].home.clone() else { continue };
             match self.write_back_one(vm, &mut disk, index, lost, cancel) {
                 Ok(()) => {}
+                // One that cannot even be opened takes nothing, whatever is mended.
+                Err(error) if disk.own[index].has_begun() && open(&home.path, true).is_ok() => {
+                    cancel.check()?;
+                    return Err(half_written(&home, error, lost));
+                }
                 Err(error) if lost == LostDisks::Forget => {
                     cancel.check()?;
                     tracing::warn!(%vm, disk = serial, path = %home.path, %error, "what the VM wrote to this disk is given up, as was asked");
@@ -107,9 +112,9 @@ impl Tops {
         let file = open(&home.path, true)?;
         check_untouched(&file, &home, &disk.own[index])?;
         let source = self.content(&directory, &disk.own[index], &home)?;
-        // From here on its changes are ours.
-        if let Some(home) = disk.own[index].home.as_mut().filter(|home| home.left.is_some()) {
-            home.left = None;
+        // From here on its changes are ours, and it is worth nothing without the rest.
+        if let Some(home) = disk.own[index].home.as_mut() {
+            (home.left, home.begun) = (None, true);
             self.vms.write_disk(vm, disk)?;
         }
         match source.write(&file, &home.path, disk.own[index].bytes, cancel) {
@@ -120,7 +125,7 @@ impl Tops {
             Err(error) => {
                 // Whoever changes it until this is tried again is noticed; nothing is known of its content.
                 let left = Left::of(&file, &home.path).ok();
-                disk.own[index].home = Some(Home { left, holds_base: false, ..home });
+                disk.own[index].home = Some(Home { left, holds_base: false, begun: true, ..home });
                 self.vms.write_disk(vm, disk)?;
                 Err(error)
             }
@@ -143,6 +148,18 @@ impl Tops {
             _ => None,
         };
         Ok(Source { maps, base })
+    }
+}
+
+/// The error of a write-back that had begun and could not be ended.
+fn half_written(home: &Home, error: StorageError, lost: LostDisks) -> StorageError {
+    match error {
+        // Tried again by itself: told as what it is, by its kind.
+        other if lost != LostDisks::Forget && !matches!(other, StorageError::NotWrittenBack { .. }) => other,
+        StorageError::NotWrittenBack { reason, .. } => {
+            StorageError::HalfWrittenBack { path: home.path.clone(), reason }
+        }
+        other => StorageError::HalfWrittenBack { path: home.path.clone(), reason: other.to_string() },
     }
 }
 
