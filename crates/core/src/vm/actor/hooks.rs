@@ -8,7 +8,7 @@ use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::template::HookPoint;
 
 use super::journal::Journal;
-use super::power::Vm;
+use super::power::{Vm, wake_hibernated};
 use super::saving;
 use crate::error::ServiceError;
 use crate::vm::command::{ForkPoint, SnapshotOrder, Written};
@@ -34,7 +34,7 @@ pub(super) async fn resume(vm: &mut Vm) -> Result<(), ServiceError> {
 pub(super) async fn fork(vm: &mut Vm, count: usize) -> Result<ForkPoint, ServiceError> {
     // A hook may quiesce something: only where the work can be done.
     vm.journal.permits(Work::Branch)?;
-    vm.wake_if_hibernated().await?;
+    wake_hibernated(vm).await?;
     vm.journal.hook(HookPoint::BeforeFork).await?;
     let point = saving::fork_point(vm, count).await?;
     let _ = vm.journal.hook(HookPoint::AfterFork).await;
@@ -47,7 +47,7 @@ pub(super) async fn snapshot(vm: &mut Vm, order: SnapshotOrder) -> Result<Writte
         return saving::snapshot(vm, order).await;
     }
     vm.journal.permits(Work::Branch)?;
-    vm.wake_if_hibernated().await?;
+    wake_hibernated(vm).await?;
     vm.journal.hook(HookPoint::BeforeSnapshot).await?;
     let written = saving::snapshot(vm, order).await?;
     let _ = vm.journal.hook(HookPoint::AfterSnapshot).await;

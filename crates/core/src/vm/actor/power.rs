@@ -189,11 +189,6 @@ impl Vm {
         true
     }
 
-    /// Wakes a VM that hibernates, for work that needs its machine.
-    pub(super) async fn wake_if_hibernated(&mut self) -> Result<(), ServiceError> {
-        if self.journal.phase() == Phase::Hibernated { self.start(false).await } else { Ok(()) }
-    }
-
     /// Asks a running guest to make do with less memory, in MiB.
     pub(super) async fn resize_memory(&mut self, memory_mib: u32) -> Result<(), ServiceError> {
         self.journal.permits(Work::ResizeMemory)?;
@@ -210,7 +205,7 @@ impl Vm {
                 ),
             });
         }
-        self.wake_if_hibernated().await?;
+        wake_hibernated(self).await?;
         let machine = self.journal.living()?;
         machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
         self.journal.record.memory_now_mib = (memory_mib < limit).then_some(memory_mib);
@@ -256,6 +251,11 @@ impl Vm {
             Err(error) => tracing::warn!(%error, "the free space cannot be told"),
         }
     }
+}
+
+/// Wakes a VM that hibernates, for work that needs its machine.
+pub(super) async fn wake_hibernated(vm: &mut Vm) -> Result<(), ServiceError> {
+    if vm.journal.phase() == Phase::Hibernated { vm.start(false).await } else { Ok(()) }
 }
 
 /// Lets a VM that rests until somebody wants it go on. One that was paused by hand since that was asked for stays paused.
