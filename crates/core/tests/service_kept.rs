@@ -236,8 +236,7 @@ fn memory_goes_from_disk_only_while_a_machine_has_it() {
                 host.hypervisor.script().next(Operation::Resume, Fault::Fail);
             }
             let outcome = service.vms.hibernate(&dev()).await;
-            let (expected, slept) =
-                if machine_fails { (Phase::Hibernated, 1) } else { (Phase::Running, 0) };
+            let (expected, slept) = if machine_fails { (Phase::Hibernated, 1) } else { (Phase::Running, 0) };
             assert_eq!(outcome.is_ok(), machine_fails, "{outcome:?}");
             assert_eq!(service.vms.get(&dev()).unwrap().record.phase(), expected);
             assert_eq!(host.storage.snapshots().await.unwrap().len(), slept);

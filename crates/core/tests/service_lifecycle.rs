@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use microvm_core::{
-    CreateRequest, Events, ForkRequest, RestoreRequest, ServiceError, SnapshotRequest, VmFilter, What, VmChange,
+    CreateRequest, Events, ForkRequest, RestoreRequest, ServiceError, SnapshotRequest, VmChange, VmFilter,
+    What,
 };
 use microvm_driver_fake::{Fault, Operation};
 use microvm_ports::Progress;

@@ -496,7 +496,9 @@ async fn a_snapshot_that_is_there_is_told_though_what_it_was_made_of_stays() {
     (ready.branch.memory, ready.branch.ended) = (StateMemory::File(saved.clone()), true);
     ready.description.memory = MemoryShape::WholeFile;
     // A file that something is mounted on cannot be removed.
-    let mount = |arguments: &[&str]| assert!(std::process::Command::new("mount").args(arguments).status().unwrap().success());
+    let mount = |arguments: &[&str]| {
+        assert!(std::process::Command::new("mount").args(arguments).status().unwrap().success())
+    };
     mount(&["--bind", saved.as_str(), saved.as_str()]);
     let written = storage.write_snapshot(&snapshot_id(1), ready, false, Progress::ignored()).await;
     let unmounted = std::process::Command::new("umount").arg(&saved).status().unwrap();

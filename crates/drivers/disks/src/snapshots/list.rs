@@ -44,7 +44,12 @@ impl Catalog {
     }
 
     /// Description of one snapshot where `references` were looked up, with or without it.
-    pub(crate) fn info(&self, manifest: SnapshotManifest, sha256: String, references: &References) -> SnapshotInfo {
+    pub(crate) fn info(
+        &self,
+        manifest: SnapshotManifest,
+        sha256: String,
+        references: &References,
+    ) -> SnapshotInfo {
         let own_layers = self
             .records
             .snapshot_layers(&manifest)
