@@ -1,5 +1,6 @@
 //! Signals that ask us to end: Ctrl-C, a polite kill, a closed terminal or lost connection, Ctrl-\.
 
+use microvm_client::sandbox::EndRequests;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::CliError;
@@ -25,8 +26,20 @@ impl Interrupts {
         })
     }
 
-    /// The next one's number. Nothing is lost if the future is dropped.
-    pub(crate) async fn next(&mut self) -> u8 {
+    /// Does `work` unless a signal comes first.
+    pub(crate) async fn unless<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, CliError>>,
+    ) -> Result<T, CliError> {
+        tokio::select! {
+            outcome = work => outcome,
+            signal = self.next() => Err(CliError::Interrupted(signal)),
+        }
+    }
+}
+
+impl EndRequests for Interrupts {
+    async fn next(&mut self) -> u8 {
         let hang_up = async {
             match &mut self.hang_up {
                 Some(hang_up) => hang_up.recv().await,
@@ -38,17 +51,6 @@ impl Interrupts {
             _ = self.interrupt.recv() => 2,
             _ = self.quit.recv() => 3,
             _ = self.terminate.recv() => 15,
-        }
-    }
-
-    /// Does `work` unless a signal comes first.
-    pub(crate) async fn unless<T>(
-        &mut self,
-        work: impl Future<Output = Result<T, CliError>>,
-    ) -> Result<T, CliError> {
-        tokio::select! {
-            outcome = work => outcome,
-            signal = self.next() => Err(CliError::Interrupted(signal)),
         }
     }
 }

@@ -154,6 +154,13 @@ impl ClientError {
         Self::refused(kind, LOCAL_FILE, format!("{action} {path:?} failed ({error}): {advice}"))
     }
 
+    /// The server ended the output of a process without its status; the code is `process_lost`.
+    #[must_use]
+    pub fn no_status() -> Self {
+        let detail = "the server ended the output without saying how the command ended: attach to it again";
+        Self::refused(ErrorKind::Unavailable, "process_lost", detail)
+    }
+
     pub(crate) fn lost(action: &'static str) -> impl Fn(hyper::Error) -> Self {
         move |error| Self::Lost { action, detail: error.to_string() }
     }

@@ -196,7 +196,7 @@ pub(crate) async fn to_its_end(
             exit_code,
             exit: status,
             process,
-            outputs: collected.outputs(&rest),
+            outputs: session::outputs(collected, &rest),
         })?;
     }
     if status.timed_out {

@@ -89,7 +89,7 @@ impl Logs {
             Err(error) => Err(error),
             Ok((exit, all)) => {
                 if context.output.is_json() {
-                    context.output.json(&Kept { process, exit, outputs: all.outputs(GONE) })?;
+                    context.output.json(&Kept { process, exit, outputs: session::outputs(all, GONE) })?;
                 }
                 Ok(0)
             }

@@ -9,33 +9,28 @@ use microvm_api::image::Image;
 use microvm_api::output::Outputs;
 use microvm_api::{Problem, Vm};
 use microvm_client::Client;
-use microvm_client::copy::{self, Budget, Moved, OutsideLinks, Rules};
+use microvm_client::copy::Moved;
+use microvm_client::sandbox::{self, Claim, Creation, Gathered, Script, Workspace};
 use microvm_types::exec::{ExecRequest, ExitStatus};
 use microvm_types::files::LeftOut;
-use microvm_types::vm::Limits;
-use microvm_types::{ByteSize, ErrorKind, Name, VmRef};
+use microvm_types::{ByteSize, Name, VmRef};
 use serde::Serialize;
 
-use crate::claim::{self, Claim};
 use crate::commands::exec::CommandOptions;
 use crate::commands::machine::MachineOptions;
 use crate::context::Context;
-use crate::entry_point;
 use crate::error::{CliError, NO_PROGRAM};
 use crate::forwarding::{Forwarding, PortPair};
 use crate::interrupts::Interrupts;
 use crate::left_out;
+use crate::leftovers;
 use crate::notice::say;
 use crate::progress;
-use crate::script::Script;
 use crate::session::{self, Wiring};
 
 /// Shown while a VM is made.
 pub(crate) const CREATING: &str =
     "creating the VM; the first one of a template boots and is saved, later ones are forked";
-
-/// Seconds without use after which the VM deletes itself, if this program was killed before it could delete it.
-const IDLE_NET: u64 = 300;
 
 /// Run a command in a new VM, then delete the VM
 #[derive(Debug, Args)]
@@ -123,10 +118,21 @@ struct Report {
 
 /// Outcome of copying the command's output directory.
 #[derive(Default)]
-struct Gathered {
+struct Copied {
     results: Option<serde_json::Value>,
     moved: Moved,
     failure: Option<CliError>,
+}
+
+/// The VM of a creation; tells what a failed one may have left.
+fn made(creation: Creation) -> Result<Vm, CliError> {
+    let (error, left) = match creation {
+        Creation::Made(vm) => return Ok(*vm),
+        Creation::Failed { error, leftovers } => (error.into(), leftovers),
+        Creation::Ended { signal, leftovers } => (CliError::Interrupted(signal), leftovers),
+    };
+    leftovers::tell(left);
+    Err(error)
 }
 
 impl Run {
@@ -142,14 +148,14 @@ impl Run {
         let mut create = self.machine.request(std::collections::BTreeMap::new());
         create.pool = self.pool.clone();
         if create.name.is_none() {
-            create.name = Some(made_up_name()?);
+            create.name = Some(sandbox::random_name("run")?);
         }
         if !self.keep {
-            create.limits = Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), ..Limits::default() };
+            create.limits = sandbox::temporary();
         }
         let claim = Claim::new()?;
         let creation = claim.create(&context.client, create, &mut interrupts);
-        let created = progress::while_waiting(CREATING, self.quiet, creation).await?;
+        let created = made(progress::while_waiting(CREATING, self.quiet, creation).await)?;
         let (id, name) = (created.id.clone(), created.name.clone());
         let vm = VmRef::from(id.clone());
         if !context.output.is_json() && !self.quiet {
@@ -172,7 +178,7 @@ impl Run {
                 say(&format!("the VM is kept: {name}"));
             }
         } else {
-            claim::delete(&context.client, &id).await;
+            leftovers::delete(&context.client, &id).await;
         }
         outcome
     }
@@ -208,24 +214,25 @@ impl Run {
             detach_keys: None,
         };
         let (status, collected) = session::stream(client, &vm, session, wiring, interrupts).await?;
-        let mut gathered = self.collect(context, &created, interrupts).await;
+        let mut gathered = self.gather(client, &created, interrupts).await;
+        let failure = gathered.failure.take();
         gathered.moved.left_out.merge(sent.left_out);
         if context.output.is_json() {
             context.output.json(&Report {
                 vm: created,
                 exit_code: status.shell_code(),
                 exit: status,
-                outputs: collected.outputs("without `--output json` all is printed"),
+                outputs: session::outputs(collected, "without `--output json` all is printed"),
                 results: gathered.results,
                 left_out: gathered.moved.left_out.clone(),
-                output_problem: gathered.failure.as_ref().map(CliError::detail),
+                output_problem: failure.as_ref().map(CliError::detail),
             })?;
         }
         if status.timed_out {
             say("the command was killed because its time was up");
         }
         let incomplete = left_out::tell(&gathered.moved);
-        match (status.shell_code(), gathered.failure) {
+        match (status.shell_code(), failure) {
             (0, None) => Ok(incomplete),
             (0, Some(failure)) => Err(failure),
             (code, failure) => {
@@ -266,7 +273,7 @@ impl Run {
         if let Some(script) = self.script() {
             return Ok(script.words(&self.command[1..]));
         }
-        let words = entry_point::words(&image.config, self.entrypoint.as_deref(), &self.command);
+        let words = sandbox::entry_point(&image.config, self.entrypoint.as_deref(), &self.command);
         if words.is_empty() {
             let name = image.names.first().unwrap_or(&image.digest);
             let detail = format!("the image {name} does not say what to run: give a command");
@@ -277,50 +284,25 @@ impl Run {
 
     async fn prepare(&self, context: &Context, vm: &VmRef) -> Result<Moved, CliError> {
         // The user that the command runs as can write to these directories.
-        let owner = self.options.owner();
+        let workspace = Workspace { owner: self.options.owner() };
         if let Some(script) = self.script() {
-            script.send(&context.client, vm, &owner).await?;
+            script.send(&context.client, vm, &workspace.owner).await?;
         }
         if self.in_directory.is_none() && self.out_directory.is_none() {
             return Ok(Moved::default());
         }
-        for folder in [b"/workspace/input".as_slice(), b"/workspace/output", b"/workspace/work"] {
-            context.client.make_directory(vm, folder, Some(&owner)).await?;
-        }
-        if let Some(input) = &self.in_directory {
-            return Ok(copy::push_directory(&context.client, vm, input, b"/workspace/input", &owner).await?);
-        }
-        Ok(Moved::default())
+        Ok(workspace.prepare(&context.client, vm, self.in_directory.as_deref()).await?)
     }
 
     /// Takes the output out of the VM. The command has ended by now: whatever fails here stands beside its exit code.
-    async fn collect(&self, context: &Context, vm: &Vm, interrupts: &mut Interrupts) -> Gathered {
-        let mut gathered = Gathered::default();
-        let Some(output) = &self.out_directory else { return gathered };
-        let budget = Budget::chosen(self.max_bytes, vm.disk_mib);
-        let rules = Rules { budget, links: OutsideLinks::Keep };
-        let (id, from) = (vm.id.clone().into(), b"/workspace/output");
-        let pulled = async {
-            Ok(copy::pull_directory(&context.client, &id, from, vm.path_style, output, rules).await?)
-        };
-        let outcome = interrupts.unless(pulled).await.and_then(|moved| {
-            gathered.moved = moved;
-            Ok(copy::results(output)?)
-        });
-        match outcome {
-            Ok(results) => gathered.results = results,
-            Err(failure) => gathered.failure = Some(failure),
+    async fn gather(&self, client: &Client, vm: &Vm, interrupts: &mut Interrupts) -> Copied {
+        let Some(output) = &self.out_directory else { return Copied::default() };
+        let gathering = async { Ok(Workspace::gather(client, vm, output, self.max_bytes).await) };
+        match interrupts.unless(gathering).await {
+            Ok(Gathered { results, moved, failure }) => {
+                Copied { results, moved, failure: failure.map(CliError::from) }
+            }
+            Err(failure) => Copied { failure: Some(failure), ..Copied::default() },
         }
-        gathered
     }
-}
-
-/// `run-` and eight random hexadecimal digits.
-fn made_up_name() -> Result<Name, CliError> {
-    let mut bytes = [0; 4];
-    let failed = |detail: String| CliError::new(ErrorKind::Internal, "random_failed", detail);
-    getrandom::fill(&mut bytes)
-        .map_err(|error| failed(format!("the host gives no random numbers: {error}")))?;
-    let name = format!("run-{:08x}", u32::from_be_bytes(bytes));
-    name.parse().map_err(|error: microvm_types::NameError| failed(error.to_string()))
 }

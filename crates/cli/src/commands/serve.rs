@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::sync::Mutex;
 
 use clap::Args;
+use microvm_client::sandbox::EndRequests as _;
 use microvm_confinement::CappedLog;
 use microvm_server::{App, AppSettings, BoundServer};
 use microvm_types::ErrorKind;

@@ -6,16 +6,16 @@ use clap::Args;
 use microvm_api::queries::WaitForVm;
 use microvm_api::query::FilterState;
 use microvm_api::vm::Event;
-use microvm_client::{ClientError, ExecEvent};
+use microvm_client::ClientError;
 use microvm_types::exec::{ExitStatus, OutputOffsets};
 use microvm_types::{ErrorKind, Phase, ProcessId, VmRef};
 use serde_json::json;
 
 use crate::commands::ls::state;
 use crate::context::Context;
+use crate::duration;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
-use crate::{duration, session};
 
 /// Longest wait of one request, in seconds; a longer one is asked for again.
 const ONE_REQUEST: u64 = 3_000;
@@ -120,12 +120,6 @@ impl Wait {
     async fn for_process(&self, context: &Context, process: &ProcessId) -> Result<ExitStatus, CliError> {
         let from = OutputOffsets::default();
         let mut session = context.client.read_output(&self.vm, process, from, true).await?;
-        loop {
-            match session.events.next().await? {
-                ExecEvent::Exited(status) => return Ok(status),
-                ExecEvent::UpToDate => return Err(session::vanished()),
-                ExecEvent::Stdout(_) | ExecEvent::Stderr(_) => {}
-            }
-        }
+        Ok(session.events.status().await?)
     }
 }

@@ -2,10 +2,11 @@
 
 use microvm_api::image::ImageConfig;
 
-/// The entry point with its arguments: the one that was named, else the image's; the arguments that were given, else the
-/// image's. An entry point that was named has none of the image's arguments, and an empty one is none. Empty: nothing says
-/// what to run.
-pub(crate) fn words(image: &ImageConfig, named: Option<&str>, given: &[String]) -> Vec<String> {
+/// Entry point and arguments to run: the entry point that was named, else the image's; the arguments that were given, else
+/// the image's. An entry point that was named gets none of the image's arguments, and an empty name is no entry point. The
+/// result is empty if nothing says what to run.
+#[must_use]
+pub fn entry_point(image: &ImageConfig, named: Option<&str>, given: &[String]) -> Vec<String> {
     let (mut words, own) = match named {
         None => (image.entrypoint.clone(), &image.command[..]),
         Some("") => (Vec::new(), &[][..]),
@@ -39,7 +40,7 @@ mod tests {
                 command: list(command),
                 ..ImageConfig::default()
             };
-            assert_eq!(words(&image, named, &list(given)), list(expected), "{named:?} {given}");
+            assert_eq!(entry_point(&image, named, &list(given)), list(expected), "{named:?} {given}");
         }
     }
 }

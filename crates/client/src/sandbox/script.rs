@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use microvm_client::{Client, WriteFile};
 use microvm_types::VmRef;
 use microvm_types::files::FileOwner;
 
-use crate::error::CliError;
+use crate::client::Client;
+use crate::error::ClientError;
+use crate::files::WriteFile;
 
 /// Directory of scripts in a guest.
 const FOLDER: &str = "/workspace";
@@ -17,15 +18,16 @@ const MODE: u32 = 0o755;
 
 /// A script of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Script {
+pub struct Script {
     path: PathBuf,
     name: String,
     interpreter: &'static str,
 }
 
 impl Script {
-    /// The script that a word names: a file of this host with a known ending.
-    pub(crate) fn of(word: &str) -> Option<Self> {
+    /// The script that a word names: a file of this host that ends in `.py`, `.js` or `.sh`.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
         let path = PathBuf::from(word);
         let ending = path.extension()?.to_str()?;
         let (_, interpreter) = INTERPRETERS.iter().find(|(known, _)| *known == ending)?;
@@ -34,7 +36,8 @@ impl Script {
     }
 
     /// Program and arguments that run it in a guest. A shell script whose first line names its interpreter chooses that.
-    pub(crate) fn words(&self, arguments: &[String]) -> Vec<String> {
+    #[must_use]
+    pub fn words(&self, arguments: &[String]) -> Vec<String> {
         let target = self.target();
         let chooses =
             self.interpreter == "sh" && std::fs::read(&self.path).is_ok_and(|text| text.starts_with(b"#!"));
@@ -42,10 +45,13 @@ impl Script {
         program.into_iter().chain(arguments.iter().cloned()).collect()
     }
 
-    /// Copies it into a guest.
-    pub(crate) async fn send(&self, client: &Client, vm: &VmRef, owner: &FileOwner) -> Result<(), CliError> {
+    /// Copies it to `/workspace` of a guest, executable for all.
+    ///
+    /// # Errors
+    /// If it cannot be read here or written there.
+    pub async fn send(&self, client: &Client, vm: &VmRef, owner: &FileOwner) -> Result<(), ClientError> {
         let text =
-            std::fs::read(&self.path).map_err(|error| CliError::file("reading", &self.path, &error))?;
+            std::fs::read(&self.path).map_err(|error| ClientError::file("reading", &self.path, &error))?;
         let options =
             WriteFile { mode: Some(MODE), owner: Some(owner.clone()), parents: true, ..WriteFile::default() };
         let data = futures_util::stream::iter([Ok(bytes::Bytes::from(text))]);
