@@ -2,8 +2,8 @@
 
 use crate::caller::Permission;
 
-/// One thing that a caller can ask of the engine. The rows of the API hold their permissions against this table when they
-/// are compiled.
+/// One thing that a caller can ask of the engine. This table is the only place that ties permissions to operations: the
+/// engine authorises by it, and the rows of the API name its entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OperationName {
     name: &'static str,
@@ -120,26 +120,6 @@ operations! {
 }
 
 impl OperationName {
-    /// The operation of a row.
-    ///
-    /// # Panics
-    /// If the table knows the name with another permission: at compile time, where rows are written.
-    #[must_use]
-    pub const fn of_row(name: &'static str, permission: Permission) -> Self {
-        let mut at = 0;
-        while at < Self::ALL.len() {
-            let known = Self::ALL[at];
-            if is_same(known.name.as_bytes(), name.as_bytes()) {
-                assert!(
-                    known.permission as u8 == permission as u8,
-                    "the table of operations names another permission"
-                );
-            }
-            at += 1;
-        }
-        Self { name, permission }
-    }
-
     /// Name for audit, logs and metrics, for example `vm.create`. Never changed, never used again.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -159,21 +139,6 @@ impl std::fmt::Display for OperationName {
     }
 }
 
-/// Compares at compile time, which `==` on strings cannot.
-const fn is_same(one: &[u8], other: &[u8]) -> bool {
-    if one.len() != other.len() {
-        return false;
-    }
-    let mut at = 0;
-    while at < one.len() {
-        if one[at] != other[at] {
-            return false;
-        }
-        at += 1;
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,11 +150,5 @@ mod tests {
         let count = names.len();
         names.dedup();
         assert_eq!(names.len(), count);
-    }
-
-    #[test]
-    #[should_panic(expected = "another permission")]
-    fn a_row_with_another_permission_is_refused() {
-        let _ = OperationName::of_row("vm.delete", Permission::VmRead);
     }
 }

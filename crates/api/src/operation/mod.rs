@@ -32,16 +32,16 @@ pub use row::Row;
 
 /// One thing that the API can do. Implemented by the rows of [`crate::operations`], on types without values of their own.
 pub trait Operation: Copy + Send + Sync + 'static {
-    /// Name for audit, logs and metrics, for example `vm.create`. Never changed, never used again.
-    const NAME: &'static str;
-    /// It in the table that the engine authorises by.
+    /// The operation in the table by which the engine authorises: name and permission.
     const OPERATION: OperationName;
+    /// Name for audit, logs and metrics, for example `vm.create`. Never changed, never used again.
+    const NAME: &'static str = Self::OPERATION.as_str();
     /// Method of its request.
     const METHOD: Method;
     /// Path below [`crate::PREFIX`]; segments in braces are the parameters of [`Self::Path`], in order.
     const PATH: &'static str;
-    /// The right that a caller needs.
-    const PERMISSION: Permission;
+    /// The permission that a caller needs.
+    const PERMISSION: Permission = Self::OPERATION.permission();
     /// Safety of a second request when no answer came. The client obeys it.
     const RETRY: Retry;
     /// Offer as a tool to language models.

@@ -8,5 +8,5 @@ crate::rows! {
     /// Follow what happens to VMs
     ///
     /// One text frame for each change; a reader that is too slow is told how many it missed.
-    Follow = "event.follow", Get "/events", VmRead, Safe, Withheld, ((), FollowEvents) Handshake => Socket<(), EventMessage>;
+    Follow = EVENT_FOLLOW, Get "/events", Safe, Withheld, ((), FollowEvents) Handshake => Socket<(), EventMessage>;
 }

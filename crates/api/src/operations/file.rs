@@ -14,49 +14,49 @@ crate::rows! {
     /// Read a file
     ///
     /// The header `x-file-stat` describes it (`FileStat` in JSON); the trailer `x-content-sha256` is the SHA-256 of the body.
-    Read = "file.read", Get "/vms/{vm}/files", GuestFiles, Safe, Offered, (VmRef, ReadFile) Nothing => Data<Bytes>;
+    Read = FILE_READ, Get "/vms/{vm}/files", Safe, Offered, (VmRef, ReadFile) Nothing => Data<Bytes>;
 
     /// Write a file
     ///
     /// A SHA-256 in the header or trailer `x-content-sha256` is held against what arrives; if they differ, nothing is kept.
-    Write = "file.write", Put "/vms/{vm}/files", GuestFiles, Never, Offered, (VmRef, WriteFile) Data<Bytes> => Json<TransferSummary>;
+    Write = FILE_WRITE, Put "/vms/{vm}/files", Never, Offered, (VmRef, WriteFile) Data<Bytes> => Json<TransferSummary>;
 
     /// Read a file, its holes told by their length
-    ReadExtents = "file.read_extents", Get "/vms/{vm}/files/extents", GuestFiles, Safe, Withheld, (VmRef, AtPath) Nothing => Data<Extents>;
+    ReadExtents = FILE_READ_EXTENTS, Get "/vms/{vm}/files/extents", Safe, Withheld, (VmRef, AtPath) Nothing => Data<Extents>;
 
     /// Write a file, its holes told by their length
-    WriteExtents = "file.write_extents", Put "/vms/{vm}/files/extents", GuestFiles, Never, Withheld, (VmRef, WriteFile) Data<Extents> => Json<TransferSummary>;
+    WriteExtents = FILE_WRITE_EXTENTS, Put "/vms/{vm}/files/extents", Never, Withheld, (VmRef, WriteFile) Data<Extents> => Json<TransferSummary>;
 
     /// Remove a file or directory
-    Remove = "file.remove", Delete "/vms/{vm}/files", GuestFiles, Never, Offered, (VmRef, RemoveFile) Nothing => Nothing;
+    Remove = FILE_REMOVE, Delete "/vms/{vm}/files", Never, Offered, (VmRef, RemoveFile) Nothing => Nothing;
 
     /// Show what is at a path
-    Stat = "file.stat", Get "/vms/{vm}/files/stat", GuestFiles, Safe, Offered, (VmRef, AtPath) Nothing => Json<FileStat>;
+    Stat = FILE_STAT, Get "/vms/{vm}/files/stat", Safe, Offered, (VmRef, AtPath) Nothing => Json<FileStat>;
 
     /// List a directory
     ///
     /// At most 100,000 entries; `truncated`, `unreadable` and `first_unreadable` say what is left out.
-    List = "file.list", Get "/vms/{vm}/files/list", GuestFiles, Safe, Offered, (VmRef, ListFiles) Nothing => Json<FileList>;
+    List = FILE_LIST, Get "/vms/{vm}/files/list", Safe, Offered, (VmRef, ListFiles) Nothing => Json<FileList>;
 
     /// Compute the SHA-256 of a file in the guest
-    Hash = "file.hash", Get "/vms/{vm}/files/hash", GuestFiles, Safe, Offered, (VmRef, AtPath) Nothing => Json<FileHash>;
+    Hash = FILE_HASH, Get "/vms/{vm}/files/hash", Safe, Offered, (VmRef, AtPath) Nothing => Json<FileHash>;
 
     /// Make a directory
-    MakeDir = "file.make_directory", Post "/vms/{vm}/files/mkdir", GuestFiles, Never, Offered, (VmRef, MakeDirectory) Nothing => Nothing;
+    MakeDir = FILE_MAKE_DIRECTORY, Post "/vms/{vm}/files/mkdir", Never, Offered, (VmRef, MakeDirectory) Nothing => Nothing;
 
     /// Rename within the guest
-    Rename = "file.rename", Post "/vms/{vm}/files/rename", GuestFiles, Never, Offered, (VmRef, RenameFile) Nothing => Nothing;
+    Rename = FILE_RENAME, Post "/vms/{vm}/files/rename", Never, Offered, (VmRef, RenameFile) Nothing => Nothing;
 
     /// Watch a path for changes
     ///
     /// A change of kind `overflow`: some are left out here, look at the directories again.
-    Watch = "file.watch", Get "/vms/{vm}/files/watch", GuestFiles, Safe, Withheld, (VmRef, WatchFiles) Nothing => Lines<WatchLine>;
+    Watch = FILE_WATCH, Get "/vms/{vm}/files/watch", Safe, Withheld, (VmRef, WatchFiles) Nothing => Lines<WatchLine>;
 
     /// Pack a file or directory as a tar stream
     ///
     /// Names are relative to its parent. The trailer `x-left-out` says what is not in it (`LeftOut` in JSON).
-    Pull = "file.pull", Get "/vms/{vm}/archive", GuestFiles, Safe, Withheld, (VmRef, PullArchive) Nothing => Data<Archive>;
+    Pull = FILE_PULL, Get "/vms/{vm}/archive", Safe, Withheld, (VmRef, PullArchive) Nothing => Data<Archive>;
 
     /// Unpack a tar stream below a directory
-    Push = "file.push", Put "/vms/{vm}/archive", GuestFiles, Never, Withheld, (VmRef, PushArchive) Data<Archive> => Json<TransferSummary>;
+    Push = FILE_PUSH, Put "/vms/{vm}/archive", Never, Withheld, (VmRef, PushArchive) Data<Archive> => Json<TransferSummary>;
 }

@@ -9,30 +9,30 @@ crate::rows! {
     /// List images
     ///
     /// Newest first. `unreadable` names those that are stored and cannot be read.
-    List = "image.list", Get "/images", ImageRead, Safe, Offered, ((), NoQuery) Nothing => Json<ImageList>;
+    List = IMAGE_LIST, Get "/images", Safe, Offered, ((), NoQuery) Nothing => Json<ImageList>;
 
     /// Add an image
     ///
     /// Lines of type `progress`, then one of type `image` or `failed`.
-    Add = "image.add", Post "/images", ImageWrite, Never, Withheld, ((), NoQuery) LongJson<AddImage> => Lines<ProgressLine>;
+    Add = IMAGE_ADD, Post "/images", Never, Withheld, ((), NoQuery) LongJson<AddImage> => Lines<ProgressLine>;
 
     /// Remove unreferenced images
-    Prune = "image.prune", Post "/images/prune", ImageWrite, Never, Withheld, ((), NoQuery) Nothing => Json<Freed>;
+    Prune = IMAGE_PRUNE, Post "/images/prune", Never, Withheld, ((), NoQuery) Nothing => Json<Freed>;
 
     /// Make an image of a VM
     ///
     /// The changes of the VM's root disk as a layer over its image. The VM runs on; what writes to its disk waits until it is read.
     /// Lines of type `progress`, then one of type `image` or `failed`.
-    Commit = "image.commit", Post "/images/commit", ImageWrite, Never, Withheld, ((), NoQuery) LongJson<CommitImage> => Lines<ProgressLine>;
+    Commit = IMAGE_COMMIT, Post "/images/commit", Never, Withheld, ((), NoQuery) LongJson<CommitImage> => Lines<ProgressLine>;
 
     /// Give an image a further name
-    Tag = "image.tag", Post "/images/tag", ImageWrite, Never, Withheld, ((), NoQuery) LongJson<TagImage> => Json<Image>;
+    Tag = IMAGE_TAG, Post "/images/tag", Never, Withheld, ((), NoQuery) LongJson<TagImage> => Json<Image>;
 
     /// Show an image
-    Get = "image.get", Get "/images/{name}", ImageRead, Safe, Offered, (ImageRef, NoQuery) Nothing => Json<Image>;
+    Get = IMAGE_GET, Get "/images/{name}", Safe, Offered, (ImageRef, NoQuery) Nothing => Json<Image>;
 
     /// Remove an image
     ///
     /// Removes a name, and the image with its last name.
-    Remove = "image.remove", Delete "/images/{name}", ImageWrite, Never, Withheld, (ImageRef, NoQuery) Nothing => Nothing;
+    Remove = IMAGE_REMOVE, Delete "/images/{name}", Never, Withheld, (ImageRef, NoQuery) Nothing => Nothing;
 }

@@ -7,16 +7,16 @@ use crate::queries::NoQuery;
 
 crate::rows! {
     /// List kernels
-    List = "kernel.list", Get "/kernels", ImageRead, Safe, Offered, ((), NoQuery) Nothing => Json<KernelList>;
+    List = KERNEL_LIST, Get "/kernels", Safe, Offered, ((), NoQuery) Nothing => Json<KernelList>;
 
     /// Add a kernel
     ///
     /// Lines of type `progress`, then one of type `kernel` or `failed`.
-    Add = "kernel.add", Post "/kernels", ImageWrite, Never, Withheld, ((), NoQuery) LongJson<AddKernel> => Lines<ProgressLine>;
+    Add = KERNEL_ADD, Post "/kernels", Never, Withheld, ((), NoQuery) LongJson<AddKernel> => Lines<ProgressLine>;
 
     /// Show a kernel
-    Get = "kernel.get", Get "/kernels/{name}", ImageRead, Safe, Offered, (KernelRef, NoQuery) Nothing => Json<Kernel>;
+    Get = KERNEL_GET, Get "/kernels/{name}", Safe, Offered, (KernelRef, NoQuery) Nothing => Json<Kernel>;
 
     /// Remove a kernel
-    Remove = "kernel.remove", Delete "/kernels/{name}", ImageWrite, Never, Withheld, (KernelRef, NoQuery) Nothing => Nothing;
+    Remove = KERNEL_REMOVE, Delete "/kernels/{name}", Never, Withheld, (KernelRef, NoQuery) Nothing => Nothing;
 }

@@ -1,8 +1,9 @@
 //! All operations: one row each, read by columns.
 //!
-//! A row gives the name for audit, method and path, the permission, whether a request may be sent again and whether MCP may
-//! offer it, and the types of path, query, body and answer. Its documentation is the summary and the description of the
-//! OpenAPI document. The server binds each to a handler of these types, the client makes its calls from it.
+//! A row gives the operation of `microvm_types::operation` (its name for audit, its permission), method and path, whether a
+//! request may be sent again and whether MCP may offer it, and the types of path, query, body and answer. Its documentation
+//! is the summary and the description of the OpenAPI document. The server binds each to a handler of these types, the client
+//! makes its calls from it.
 
 pub mod event;
 pub mod file;
@@ -23,7 +24,7 @@ use crate::operation::Row;
 macro_rules! rows {
     ($(
         $(#[doc = $doc:literal])+
-        $type:ident = $name:literal, $method:ident $path:literal, $permission:ident, $retry:ident, $mcp:ident,
+        $type:ident = $operation:ident, $method:ident $path:literal, $retry:ident, $mcp:ident,
             ($parameters:ty, $query:ty) $body:ty => $answer:ty;
     )*) => {
         $(
@@ -32,13 +33,9 @@ macro_rules! rows {
             pub struct $type;
 
             impl $crate::operation::Operation for $type {
-                const NAME: &'static str = $name;
+                const OPERATION: $crate::OperationName = $crate::OperationName::$operation;
                 const METHOD: $crate::operation::Method = $crate::operation::Method::$method;
                 const PATH: &'static str = $path;
-                // The engine asks for the same permission, or this does not compile.
-                const OPERATION: $crate::OperationName =
-                    $crate::OperationName::of_row($name, $crate::Permission::$permission);
-                const PERMISSION: $crate::Permission = $crate::Permission::$permission;
                 const RETRY: $crate::operation::Retry = $crate::operation::Retry::$retry;
                 const MCP: $crate::operation::Mcp = $crate::operation::Mcp::$mcp;
                 const DOCUMENTATION: &'static [&'static str] = &[$($doc),+];

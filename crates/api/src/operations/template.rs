@@ -11,32 +11,32 @@ crate::rows! {
     /// List templates
     ///
     /// `failed` names the files that cannot be used.
-    List = "template.list", Get "/templates", ImageRead, Safe, Offered, ((), NoQuery) Nothing => Json<TemplateList>;
+    List = TEMPLATE_LIST, Get "/templates", Safe, Offered, ((), NoQuery) Nothing => Json<TemplateList>;
 
     /// Show a template
-    Get = "template.get", Get "/templates/{name}", ImageRead, Safe, Offered, (TemplateRef, NoQuery) Nothing => Json<Template>;
+    Get = TEMPLATE_GET, Get "/templates/{name}", Safe, Offered, (TemplateRef, NoQuery) Nothing => Json<Template>;
 
     /// Keep a template
-    Put = "template.put", Put "/templates/{name}", ImageWrite, Never, Withheld, (TemplateRef, NoQuery) LongJson<TemplateText> => Json<Template>;
+    Put = TEMPLATE_PUT, Put "/templates/{name}", Never, Withheld, (TemplateRef, NoQuery) LongJson<TemplateText> => Json<Template>;
 
     /// Remove a template
-    Remove = "template.remove", Delete "/templates/{name}", ImageWrite, Never, Withheld, (TemplateRef, NoQuery) Nothing => Nothing;
+    Remove = TEMPLATE_REMOVE, Delete "/templates/{name}", Never, Withheld, (TemplateRef, NoQuery) Nothing => Nothing;
 
     /// Check a template without keeping it
-    Validate = "template.validate", Post "/templates/{name}/validate", ImageRead, Safe, Offered, (TemplateRef, NoQuery) LongJson<TemplateText> => Json<Template>;
+    Validate = TEMPLATE_VALIDATE, Post "/templates/{name}/validate", Safe, Offered, (TemplateRef, NoQuery) LongJson<TemplateText> => Json<Template>;
 
     /// List the golden snapshots of a template
     ///
     /// Oldest first.
-    Golden = "template.golden", Get "/templates/{name}/golden", SnapshotRead, Safe, Withheld, (TemplateRef, NoQuery) Nothing => Json<GoldenList>;
+    Golden = TEMPLATE_GOLDEN, Get "/templates/{name}/golden", Safe, Withheld, (TemplateRef, NoQuery) Nothing => Json<GoldenList>;
 
     /// Update the golden snapshot of a template
     ///
     /// Boots the template anew for all VMs to come.
-    UpdateGolden = "template.update_golden", Post "/templates/{name}/golden/update", SnapshotCreate, Never, Withheld, (TemplateRef, NoQuery) Nothing => Json<GoldenVersion>;
+    UpdateGolden = TEMPLATE_UPDATE_GOLDEN, Post "/templates/{name}/golden/update", Never, Withheld, (TemplateRef, NoQuery) Nothing => Json<GoldenVersion>;
 
     /// Roll the golden snapshot of a template back
     ///
     /// To the version before.
-    RollBackGolden = "template.roll_back_golden", Post "/templates/{name}/golden/rollback", SnapshotCreate, Never, Withheld, (TemplateRef, NoQuery) Nothing => Json<GoldenVersion>;
+    RollBackGolden = TEMPLATE_ROLL_BACK_GOLDEN, Post "/templates/{name}/golden/rollback", Never, Withheld, (TemplateRef, NoQuery) Nothing => Json<GoldenVersion>;
 }
