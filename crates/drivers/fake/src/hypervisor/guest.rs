@@ -1,48 +1,33 @@
 //! One channel to a fake guest.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
+use microvm_ports::GuestError;
 use microvm_ports::branch::InputProbe;
-use microvm_ports::content::{self, Content, ContentStream};
 use microvm_ports::guest::{
-    ByteStream, CloseReason, Guest, GuestArchives, GuestExec, GuestFiles, GuestInfo, GuestMeasure, GuestPath,
-    GuestPorts, GuestPower, Identity, PortConnection, ProcessEvent, ProcessEvents, ProcessHandle,
-    ProcessInput, ProcessWriter,
+    CloseReason, Guest, GuestInfo, GuestMeasure, GuestPorts, GuestPower, Identity, PortConnection,
 };
 use microvm_ports::hypervisor::{Machine, MachineExit, MachineState};
-use microvm_ports::{GuestError, Holes, PulledArchive, PushedArchive};
-use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
-use microvm_types::files::{FileChange, FileList, FileOwner, FileStat, LeftOut, WatchEvent, WriteOptions};
+use microvm_types::ErrorKind;
+use microvm_types::exec::ExecRequest;
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
-use microvm_types::{ErrorKind, ProcessId};
-use sha2::{Digest, Sha256};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
 use crate::guest::closed::wait_closed;
-use crate::guest::process::{Next, Process, Side};
+use crate::guest::echo;
 use crate::guest::system::{GuestSystem, close};
-use crate::guest::tree::{Body, Modified, Node, node, refused};
-use crate::guest::{archive, echo, tree};
+use crate::guest::tree::refused;
 use crate::hypervisor::machine::FakeMachine;
 use crate::script::{Operation, Script, Verdict};
-
-/// Bytes of a file or archive per chunk of a stream.
-const CHUNK: usize = 64 << 10;
-
-/// Most bytes of one transfer: all of it is held in memory here.
-const MAX_TRANSFER: usize = 512 << 20;
 
 /// A guest of a [`FakeMachine`].
 #[derive(Debug)]
 pub struct FakeGuest {
     agent: AgentInfo,
     machine: Arc<FakeMachine>,
-    channel: watch::Sender<Option<CloseReason>>,
+    pub(crate) channel: watch::Sender<Option<CloseReason>>,
     script: Script,
 }
 
@@ -57,7 +42,7 @@ impl FakeGuest {
     }
 
     /// Waits until the machine runs; ends when the channel does.
-    async fn system(&self) -> Result<&Arc<GuestSystem>, GuestError> {
+    pub(crate) async fn system(&self) -> Result<&Arc<GuestSystem>, GuestError> {
         let mut closed = self.channel.subscribe();
         let mut state = self.machine.state();
         tokio::select! {
@@ -67,173 +52,17 @@ impl FakeGuest {
         }
     }
 
-    async fn ask(&self, operation: Operation) -> Result<Verdict, GuestError> {
+    pub(crate) async fn ask(&self, operation: Operation) -> Result<Verdict, GuestError> {
         match self.script.ask(operation).await {
             Verdict::Fail => Err(refused(ErrorKind::Internal, "a fault was planned here")),
             go => Ok(go),
         }
     }
-
-    fn handle(&self, process: &Arc<Process>, from: OutputOffsets) -> ProcessHandle {
-        let (reader, stdout_offset, stderr_offset) = process.take_over(from.stdout, from.stderr);
-        ProcessHandle {
-            id: process.id.clone(),
-            pid: process.pid,
-            stdout_offset,
-            stderr_offset,
-            events: events(
-                Arc::clone(process),
-                self.channel.subscribe(),
-                Reader::Takes(reader),
-                stdout_offset,
-                stderr_offset,
-            ),
-            input: Arc::new(Writer { process: Arc::clone(process), closed: self.channel.subscribe() }),
-        }
-    }
-}
-
-/// Reader of the output.
-#[derive(Debug, Clone, Copy)]
-enum Reader {
-    /// The one with this number, as long as there is no later one.
-    Takes(u64),
-    /// One of any number beside that.
-    Looks { follow: bool },
-}
-
-fn events(
-    process: Arc<Process>,
-    closed: watch::Receiver<Option<CloseReason>>,
-    reader: Reader,
-    stdout: u64,
-    stderr: u64,
-) -> ProcessEvents {
-    let start = Some((process, closed, stdout, stderr));
-    Box::pin(stream::unfold(start, move |state| async move {
-        let (process, mut closed, mut stdout, mut stderr) = state?;
-        let next = tokio::select! {
-            biased;
-            next = async {
-                match reader {
-                    Reader::Takes(number) => process.next(number, stdout, stderr).await,
-                    Reader::Looks { follow } => process.seen(stdout, stderr, follow).await,
-                }
-            } => next,
-            reason = wait_closed(&mut closed) => {
-                return Some((ProcessEvent::Lost(GuestError::Closed(reason)), None));
-            }
-        };
-        match next {
-            Next::Data(side, offset, data) => {
-                let end = offset + data.len() as u64;
-                let event = match side {
-                    Side::Stdout => {
-                        stdout = end;
-                        ProcessEvent::Stdout(data)
-                    }
-                    Side::Stderr => {
-                        stderr = end;
-                        ProcessEvent::Stderr(data)
-                    }
-                };
-                Some((event, Some((process, closed, stdout, stderr))))
-            }
-            Next::Exited(exit) => Some((ProcessEvent::Exited(exit), None)),
-            Next::Superseded => None,
-            Next::UpToDate => Some((ProcessEvent::UpToDate, None)),
-        }
-    }))
-}
-
-struct Writer {
-    process: Arc<Process>,
-    closed: watch::Receiver<Option<CloseReason>>,
-}
-
-#[async_trait]
-impl ProcessWriter for Writer {
-    async fn send(&self, input: ProcessInput) -> Result<(), GuestError> {
-        let mut closed = self.closed.clone();
-        let present = closed.borrow().clone();
-        if let Some(reason) = present {
-            return Err(GuestError::Closed(reason));
-        }
-        match input {
-            ProcessInput::Stdin(data) => tokio::select! {
-                () = self.process.feed(data) => {}
-                reason = wait_closed(&mut closed) => return Err(GuestError::Closed(reason)),
-            },
-            ProcessInput::CloseStdin => self.process.close_input(),
-            ProcessInput::Resize(size) => self.process.resize(size),
-            ProcessInput::Signal(signal) => self.process.signal(check_signal(signal)?),
-        }
-        Ok(())
-    }
-}
-
-fn check_signal(signal: u8) -> Result<u8, GuestError> {
-    if (1..=64).contains(&signal) {
-        Ok(signal)
-    } else {
-        Err(refused(ErrorKind::Invalid, format!("{signal} is not a signal")))
-    }
-}
-
-/// An archive from which nothing was left out.
-fn whole(packed: Vec<u8>) -> PulledArchive {
-    let (report, left_out) = tokio::sync::oneshot::channel();
-    // The other end is in the answer.
-    let _ = report.send(LeftOut::default());
-    PulledArchive { data: chunks(packed), left_out }
-}
-
-fn chunks(data: Vec<u8>) -> ByteStream {
-    let data = Bytes::from(data);
-    let pieces: Vec<Bytes> =
-        (0..data.len()).step_by(CHUNK).map(|at| data.slice(at..data.len().min(at + CHUNK))).collect();
-    Box::pin(stream::iter(pieces.into_iter().map(Ok)))
-}
-
-/// Content as a file system tells it: whole chunks of zeros are holes.
-fn with_holes(data: &[u8]) -> ContentStream {
-    let pieces: Vec<Content> = data
-        .chunks(CHUNK)
-        .map(|chunk| match chunk.iter().all(|byte| *byte == 0) {
-            true => Content::Hole(chunk.len() as u64),
-            false => Content::Data(Bytes::copy_from_slice(chunk)),
-        })
-        .collect();
-    Box::pin(stream::iter(pieces.into_iter().map(Ok)))
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-async fn gather(mut data: ByteStream) -> Result<Vec<u8>, GuestError> {
-    let mut all = Vec::new();
-    while let Some(piece) = data.next().await {
-        let piece = piece.map_err(|error| match error {
-            GuestError::Source(detail) => GuestError::Source(detail),
-            other => GuestError::Source(other.to_string()),
-        })?;
-        if all.len() + piece.len() > MAX_TRANSFER {
-            return Err(refused(ErrorKind::Exhausted, "no space left on the fake guest"));
-        }
-        all.extend_from_slice(&piece);
-    }
-    Ok(all)
 }
 
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn now() -> Modified {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
 }
 
 #[async_trait]
@@ -297,221 +126,6 @@ impl GuestPower for FakeGuest {
         }));
         verdict.finish().await;
         Ok(())
-    }
-}
-
-#[async_trait]
-impl GuestExec for FakeGuest {
-    async fn exec(&self, request: &ExecRequest) -> Result<ProcessHandle, GuestError> {
-        let verdict = self.ask(Operation::Exec).await?;
-        let process = self.system().await?.start(request)?;
-        verdict.finish().await;
-        Ok(self.handle(&process, OutputOffsets { stdout: Some(0), stderr: Some(0) }))
-    }
-
-    async fn attach(&self, process: &ProcessId, from: OutputOffsets) -> Result<ProcessHandle, GuestError> {
-        let process = self.system().await?.process(process)?;
-        Ok(self.handle(&process, from))
-    }
-
-    async fn read_output(
-        &self,
-        process: &ProcessId,
-        from: OutputOffsets,
-        follow: bool,
-    ) -> Result<ProcessHandle, GuestError> {
-        let process = self.system().await?.process(process)?;
-        let (stdout_offset, stderr_offset) = process.look(from.stdout, from.stderr);
-        let (closed, reader) = (self.channel.subscribe(), Reader::Looks { follow });
-        Ok(ProcessHandle {
-            id: process.id.clone(),
-            pid: process.pid,
-            stdout_offset,
-            stderr_offset,
-            events: events(Arc::clone(&process), closed, reader, stdout_offset, stderr_offset),
-            input: Arc::new(Writer { process, closed: self.channel.subscribe() }),
-        })
-    }
-
-    async fn processes(&self) -> Result<Vec<ProcessInfo>, GuestError> {
-        let verdict = self.ask(Operation::Processes).await?;
-        let processes = self.system().await?.processes();
-        verdict.finish().await;
-        let listed =
-            processes.iter().filter(|process| !(process.request.unlisted && process.exit().is_some()));
-        Ok(listed.map(|process| process.info()).collect())
-    }
-
-    async fn signal(&self, process: &ProcessId, signal: u8) -> Result<(), GuestError> {
-        let signal = check_signal(signal)?;
-        self.system().await?.process(process)?.signal(signal);
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl GuestFiles for FakeGuest {
-    async fn read_file(
-        &self,
-        path: &GuestPath,
-        offset: u64,
-        length: Option<u64>,
-    ) -> Result<(FileStat, ContentStream), GuestError> {
-        let files = self.system().await?.files();
-        let (stat, data) = files.read(path)?;
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(data.len());
-        let length = length.map_or(usize::MAX, |length| usize::try_from(length).unwrap_or(usize::MAX));
-        let data = &data[start..start.saturating_add(length).min(data.len())];
-        Ok((stat, with_holes(data)))
-    }
-
-    async fn write_file(
-        &self,
-        path: &GuestPath,
-        options: &WriteOptions,
-        data: ContentStream,
-    ) -> Result<u64, GuestError> {
-        let system = self.system().await?;
-        // Found out before anything is transferred, as a real agent does.
-        check_place(system, path, options.create_parents)?;
-        let content = gather(content::expanded(data)).await?;
-        let bytes = content.len() as u64;
-        let owner = system.owner(options.owner.as_ref())?;
-        {
-            let mut files = system.files();
-            let parts = files.resolve(path, true)?;
-            if options.create_parents {
-                files.make_all(&parts[..parts.len().saturating_sub(1)], 0o755, owner)?;
-            }
-            let old = files.get(&parts).ok().map(|old| (old.mode, old.owner));
-            let named = owner.filter(|_| options.owner != Some(FileOwner::Default));
-            let new_owner = named.or(old.map(|(_, owner)| owner)).or(owner).unwrap_or((0, 0));
-            let old_mode = old.map_or(0o644, |(mode, _)| mode);
-            files.put(
-                &parts,
-                Node {
-                    owner: new_owner,
-                    modified: options.modified.map_or_else(now, |time| (time.seconds(), time.nanoseconds())),
-                    ..node(Body::File(content), options.mode.unwrap_or(old_mode))
-                },
-            )?;
-        }
-        system.changed(path, FileChange::Modified);
-        Ok(bytes)
-    }
-
-    async fn stat(&self, path: &GuestPath) -> Result<FileStat, GuestError> {
-        self.system().await?.files().stat(path)
-    }
-
-    async fn list(&self, path: &GuestPath, depth: u32) -> Result<FileList, GuestError> {
-        let entries = self.system().await?.files().list(path, depth)?;
-        Ok(FileList { entries, ..FileList::default() })
-    }
-
-    async fn make_directory(
-        &self,
-        path: &GuestPath,
-        mode: u32,
-        parents: bool,
-        owner: Option<&FileOwner>,
-    ) -> Result<(), GuestError> {
-        let system = self.system().await?;
-        let owner = system.owner(owner)?;
-        system.files().make_directory(path, mode, parents, owner)?;
-        system.changed(path, FileChange::Created);
-        Ok(())
-    }
-
-    async fn rename(&self, from: &GuestPath, to: &GuestPath) -> Result<(), GuestError> {
-        let system = self.system().await?;
-        system.files().rename(from, to)?;
-        system.changed(from, FileChange::Renamed);
-        system.changed(to, FileChange::Created);
-        Ok(())
-    }
-
-    async fn remove(&self, path: &GuestPath, recursive: bool) -> Result<(), GuestError> {
-        let system = self.system().await?;
-        system.files().remove(path, recursive)?;
-        system.changed(path, FileChange::Removed);
-        Ok(())
-    }
-
-    async fn watch(
-        &self,
-        path: &GuestPath,
-        recursive: bool,
-    ) -> Result<Pin<Box<dyn Stream<Item = Result<WatchEvent, GuestError>> + Send>>, GuestError> {
-        let system = self.system().await?;
-        system.files().stat(path)?;
-        let base = tree::show(path).trim_end_matches('/').to_owned();
-        let state = Some((system.changes.subscribe(), self.channel.subscribe(), base));
-        Ok(Box::pin(stream::unfold(state, move |state| async move {
-            let (mut changes, mut closed, base) = state?;
-            loop {
-                let change = tokio::select! {
-                    change = changes.recv() => change,
-                    reason = wait_closed(&mut closed) => return Some((Err(GuestError::Closed(reason)), None)),
-                };
-                let event = match change {
-                    Ok(event) => event,
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
-                        WatchEvent { path: base.clone(), path_bytes: None, change: FileChange::Overflow }
-                    }
-                    Err(broadcast::error::RecvError::Closed) => return None,
-                };
-                let inside = match event.path.strip_prefix(&base) {
-                    Some("") => true,
-                    Some(rest) => rest.starts_with('/') && (recursive || !rest[1..].contains('/')),
-                    None => false,
-                };
-                if inside {
-                    return Some((Ok(event), Some((changes, closed, base))));
-                }
-            }
-        })))
-    }
-}
-
-#[async_trait]
-impl GuestArchives for FakeGuest {
-    async fn push_archive(
-        &self,
-        path: &GuestPath,
-        owner: Option<&FileOwner>,
-        data: ByteStream,
-    ) -> Result<PushedArchive, GuestError> {
-        let system = self.system().await?;
-        let owner = system.owner(owner)?;
-        let content = gather(data).await?;
-        let left_out = archive::unpack(&mut system.files(), path, owner, &content)?;
-        system.changed(path, FileChange::Modified);
-        Ok(PushedArchive { bytes: content.len() as u64, left_out })
-    }
-
-    async fn pull_archive(
-        &self,
-        path: &GuestPath,
-        exclude: &[Vec<u8>],
-        // Its files have none, as far as it tells.
-        _holes: Holes,
-    ) -> Result<PulledArchive, GuestError> {
-        Ok(whole(archive::pack(&self.system().await?.files(), path, exclude)?))
-    }
-
-    async fn pull_root(&self, path: &GuestPath) -> Result<PulledArchive, GuestError> {
-        Ok(whole(archive::pack_root(&self.system().await?.files(), path)?))
-    }
-
-    async fn pull_layer(&self) -> Result<PulledArchive, GuestError> {
-        // Its root has no image below: all of it differs.
-        self.pull_root(b"/").await
-    }
-
-    async fn hash_file(&self, path: &GuestPath) -> Result<String, GuestError> {
-        let files = self.system().await?.files();
-        Ok(hex(Sha256::new_with_prefix(files.read(path)?.1)))
     }
 }
 
@@ -596,16 +210,4 @@ impl GuestMeasure for FakeGuest {
         }
         Ok(times)
     }
-}
-
-fn check_place(system: &GuestSystem, path: &GuestPath, create_parents: bool) -> Result<(), GuestError> {
-    let files = system.files();
-    let parts = files.resolve(path, true)?;
-    if matches!(files.get(&parts), Ok(Node { body: Body::Directory(_), .. })) {
-        return Err(refused(ErrorKind::Conflict, format!("{}: it is a directory", tree::show(path))));
-    }
-    if !create_parents {
-        files.get(&parts[..parts.len().saturating_sub(1)])?;
-    }
-    Ok(())
 }

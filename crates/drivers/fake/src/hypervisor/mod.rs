@@ -4,6 +4,8 @@ mod branch;
 mod character;
 mod connector;
 mod guest;
+mod guest_exec;
+mod guest_files;
 mod host;
 mod machine;
 mod memory;

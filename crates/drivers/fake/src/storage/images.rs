@@ -1,0 +1,248 @@
+//! Images: small files, and what is told about them.
+
+use std::fs;
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use futures::StreamExt;
+use microvm_ports::guest::ByteStream;
+use microvm_ports::progress::Progress;
+use microvm_ports::storage::{
+    Additions, ExtendedImage, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, RecipeFile,
+    ResolvedImage, StorageError,
+};
+use microvm_types::Listed;
+
+use crate::script::Operation;
+use crate::storage::store::{FakeStorage, digest, io, lock};
+
+/// Digest of an image: over its content and its configuration.
+fn image_digest(data: &[u8], config: &ImageConfig) -> String {
+    format!("sha256:{}", digest(format!("{} {config:?}", digest(data)).as_bytes()))
+}
+
+impl FakeStorage {
+    fn image_path(&self, digest: &str) -> Utf8PathBuf {
+        self.shared.root.join("images").join(digest.trim_start_matches("sha256:"))
+    }
+
+    pub(crate) fn add(
+        &self,
+        name: &str,
+        source: &str,
+        config: &ImageConfig,
+        data: &[u8],
+    ) -> Result<ImageInfo, StorageError> {
+        let digest = image_digest(data, config);
+        let path = self.image_path(&digest);
+        fs::write(&path, data).map_err(io("writing", &path))?;
+        let mut images = lock(&self.shared.images);
+        for image in images.values_mut() {
+            image.names.retain(|other| other != name);
+        }
+        let created_ms = i64::try_from(images.len()).unwrap_or(i64::MAX);
+        let info = images.entry(digest.clone()).or_insert_with(|| ImageInfo {
+            digest,
+            names: Vec::new(),
+            file_system: FileSystem::Erofs,
+            size: data.len() as u64,
+            created_ms,
+            source: source.to_owned(),
+            config: config.clone(),
+        });
+        info.names.push(name.to_owned());
+        Ok(info.clone())
+    }
+
+    fn find(&self, reference: &str) -> Result<ImageInfo, StorageError> {
+        let images = lock(&self.shared.images);
+        let by_digest = |image: &&ImageInfo| reference.len() >= 19 && image.digest.starts_with(reference);
+        let by_name = |image: &&ImageInfo| image.names.iter().any(|name| name == reference);
+        let found = images.values().find(by_name).or_else(|| images.values().find(by_digest)).cloned();
+        found.ok_or_else(|| StorageError::UnknownImage(reference.to_owned()))
+    }
+}
+
+#[async_trait]
+impl ImageStore for FakeStorage {
+    async fn images(&self) -> Result<Listed<ImageInfo>, StorageError> {
+        let mut all: Vec<ImageInfo> = lock(&self.shared.images).values().cloned().collect();
+        all.sort_by_key(|image| std::cmp::Reverse(image.created_ms));
+        Ok(Listed { found: all, unreadable: lock(&self.shared.unreadable).clone() })
+    }
+
+    async fn image(&self, reference: &str) -> Result<ResolvedImage, StorageError> {
+        let verdict = self.ask(Operation::Image, &self.shared.root).await?;
+        let info = self.find(reference)?;
+        let path = self.image_path(&info.digest);
+        let data = fs::read(&path).map_err(io("reading", &path))?;
+        let found = image_digest(&data, &info.config);
+        if found != info.digest {
+            let detail = format!("expected {}, found {found}", info.digest);
+            return Err(StorageError::Damaged { what: format!("image {reference}"), detail });
+        }
+        verdict.finish().await;
+        Ok(ResolvedImage { info, path })
+    }
+
+    async fn add_image(
+        &self,
+        name: &str,
+        source: &ImageSource,
+        files: &[RecipeFile],
+        config: &ImageConfig,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError> {
+        progress.step("making up an image");
+        let what = format!("{source:?}");
+        if let ImageSource::Path { path } = source
+            && !path.exists()
+        {
+            return Err(StorageError::BadInput {
+                what: path.to_string(),
+                detail: "it does not exist".to_owned(),
+            });
+        }
+        self.add(name, &what, config, format!("{what} {files:?}").as_bytes())
+    }
+
+    async fn add_image_from_stream(
+        &self,
+        name: &str,
+        description: &str,
+        config: &ImageConfig,
+        mut data: ByteStream,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError> {
+        progress.step("making up an image");
+        let mut content = Vec::new();
+        while let Some(piece) = data.next().await {
+            let piece = piece.map_err(|error| StorageError::BadInput {
+                what: "the stream".to_owned(),
+                detail: error.to_string(),
+            })?;
+            content.extend_from_slice(&piece);
+        }
+        self.add(name, description, config, &content)
+    }
+
+    async fn add_layer(
+        &self,
+        name: &str,
+        base: &str,
+        description: &str,
+        config: &ImageConfig,
+        data: ByteStream,
+        progress: Progress,
+    ) -> Result<ImageInfo, StorageError> {
+        let below = self.find(base)?;
+        let config = below.config.with(config);
+        self.add_image_from_stream(name, description, &config, data, progress).await
+    }
+
+    async fn check_additions(&self, additions: &Additions) -> Result<(), StorageError> {
+        let missing =
+            |file: &&RecipeFile| file.source.as_ref().is_some_and(|source| !Utf8Path::new(source).exists());
+        additions.files.iter().find(missing).map_or(Ok(()), |file| {
+            let detail = "it is not there".to_owned();
+            Err(StorageError::BadInput { what: file.source.clone().unwrap_or_default(), detail })
+        })
+    }
+
+    async fn extend_image(
+        &self,
+        name: &str,
+        base: &str,
+        additions: &Additions,
+        config: &ImageConfig,
+        progress: Progress,
+    ) -> Result<ExtendedImage, StorageError> {
+        progress.step("making up an image");
+        let below = self.find(base)?;
+        // One package of the fake's has scripts.
+        let scripts = additions.packages.iter().any(|package| package == "with-scripts");
+        let config = below.config.with(config);
+        let info =
+            self.add(name, "made up", &config, format!("{} {additions:?}", below.digest).as_bytes())?;
+        let unfinished = if scripts { vec!["true".to_owned()] } else { Vec::new() };
+        Ok(ExtendedImage { info, unfinished })
+    }
+
+    async fn name_image(&self, reference: &str, name: &str) -> Result<ImageInfo, StorageError> {
+        let found = self.find(reference)?;
+        let mut images = lock(&self.shared.images);
+        for image in images.values_mut() {
+            image.names.retain(|other| other != name);
+        }
+        let unknown = || StorageError::UnknownImage(reference.to_owned());
+        let image = images.get_mut(&found.digest).ok_or_else(unknown)?;
+        image.names.push(name.to_owned());
+        Ok(image.clone())
+    }
+
+    async fn build_key(&self, text: &str, files: &[RecipeFile]) -> Result<String, StorageError> {
+        let mut key = format!("{text} {files:?}");
+        for source in files.iter().filter_map(|file| file.source.as_ref()) {
+            let path = camino::Utf8Path::new(source);
+            key += &digest(&fs::read(path).map_err(io("reading", path))?);
+        }
+        Ok(digest(key.as_bytes()))
+    }
+
+    async fn cached_build(&self, key: &str) -> Result<Option<String>, StorageError> {
+        let found = lock(&self.shared.builds).get(key).cloned();
+        Ok(found.filter(|digest| self.find(digest).is_ok()))
+    }
+
+    async fn remember_build(&self, key: &str, digest: &str) -> Result<(), StorageError> {
+        lock(&self.shared.builds).insert(key.to_owned(), digest.to_owned());
+        Ok(())
+    }
+
+    async fn remove_image(&self, reference: &str, in_use: &[String]) -> Result<(), StorageError> {
+        let info = self.find(reference)?;
+        let last = info.names.len() <= 1 || info.digest.starts_with(reference);
+        if last && in_use.contains(&info.digest) {
+            return Err(StorageError::InUse { name: reference.to_owned(), users: "VMs".to_owned() });
+        }
+        let mut images = lock(&self.shared.images);
+        if last {
+            let path = self.image_path(&info.digest);
+            fs::remove_file(&path).map_err(io("removing", &path))?;
+            images.remove(&info.digest);
+        } else if let Some(image) = images.get_mut(&info.digest) {
+            image.names.retain(|name| name != reference);
+        }
+        Ok(())
+    }
+
+    async fn remove_image_name(&self, name: &str) -> Result<(), StorageError> {
+        let info = self.find(name)?;
+        if let Some(image) = lock(&self.shared.images).get_mut(&info.digest) {
+            image.names.retain(|other| other != name);
+        }
+        Ok(())
+    }
+
+    async fn collect_garbage(&self, in_use: &[String]) -> Result<u64, StorageError> {
+        let mut freed = 0;
+        lock(&self.shared.images).retain(|digest, image| {
+            let keep = !image.names.is_empty() || in_use.contains(digest);
+            if !keep && fs::remove_file(self.image_path(digest)).is_ok() {
+                freed += image.size;
+            }
+            keep
+        });
+        Ok(freed)
+    }
+
+    async fn verify_all(&self, _progress: Progress) -> Result<Vec<String>, StorageError> {
+        let mut wrong = Vec::new();
+        for image in self.images().await?.found {
+            if let Err(error) = self.image(&image.digest).await {
+                wrong.push(error.to_string());
+            }
+        }
+        Ok(wrong)
+    }
+}
