@@ -2,37 +2,16 @@
 //! hypervisor.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-#[path = "../../server/tests/support/mod.rs"]
-mod service;
+#[path = "support/program.rs"]
+mod program;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
+use program::{Server, command, service, text, told};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
-use service::Server;
-
-fn command(server: &Server, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_microvm"));
-    command.env("MICROVM_ROOT", &server.root).stdin(Stdio::null()).args(arguments);
-    command
-}
-
-async fn run(server: &Server, arguments: &[&str]) -> Output {
-    let mut command = command(server, arguments);
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
-/// Exit code, standard output and standard error.
-async fn told(server: &Server, arguments: &[&str]) -> (i32, String, String) {
-    let output = run(server, arguments).await;
-    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 async fn names(server: &Server) -> Vec<String> {
     let (_, list, _) = told(server, &["--output", "json", "ls"]).await;

@@ -1,43 +1,13 @@
 //! The program as a client of a whole server on fakes: what it prints where, and how it ends. Needs no hypervisor.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-#[path = "../../server/tests/support/mod.rs"]
-mod service;
+#[path = "support/program.rs"]
+mod program;
 
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
+use program::{Server, command, must, run, service, text, told_json as json};
 use serde_json::Value;
-use service::Server;
-
-fn command(server: &Server, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_microvm"));
-    command.env("MICROVM_ROOT", &server.root).stdin(Stdio::null()).args(arguments);
-    command
-}
-
-/// Runs the program beside the server, which lives in this process.
-async fn run(server: &Server, arguments: &[&str]) -> Output {
-    let mut command = command(server, arguments);
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
-async fn must(server: &Server, arguments: &[&str]) -> String {
-    let output = run(server, arguments).await;
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
-
-/// Exit code, JSON on standard output, and standard error.
-async fn json(server: &Server, arguments: &[&str]) -> (i32, Value, String) {
-    let output = run(server, &[&["--output", "json"], arguments].concat()).await;
-    let error = text(&output.stderr);
-    let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {error}"));
-    (output.status.code().unwrap(), value, error)
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 /// A server with a VM `dev`, in which `/odd` is no UTF-8 and `/big` is longer than what is collected.
 async fn furnished() -> Server {

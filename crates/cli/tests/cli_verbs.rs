@@ -1,51 +1,16 @@
 //! Verbs through the program, beside a whole server on fakes. Needs no hypervisor.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-#[path = "../../server/tests/support/mod.rs"]
-mod service;
+#[path = "support/program.rs"]
+mod program;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
 
+use program::{Server, command, json, must, refused, run, service, text};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
-use service::Server;
-
-fn command(server: &Server, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_microvm"));
-    command.env("MICROVM_ROOT", &server.root).stdin(Stdio::null()).args(arguments);
-    command
-}
-
-/// Runs the program beside the server, which lives in this process.
-async fn run(server: &Server, arguments: &[&str]) -> Output {
-    let mut command = command(server, arguments);
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
-/// What it prints; it must succeed.
-async fn must(server: &Server, arguments: &[&str]) -> String {
-    let output = run(server, arguments).await;
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout).trim_end().to_owned()
-}
-
-/// Exit code and standard error; it must fail and print nothing.
-async fn refused(server: &Server, arguments: &[&str]) -> (i32, String) {
-    let output = run(server, arguments).await;
-    assert_eq!(text(&output.stdout), "", "{arguments:?}");
-    (output.status.code().unwrap(), text(&output.stderr))
-}
-
-async fn json(server: &Server, arguments: &[&str]) -> Value {
-    let printed = must(server, &[&["--output", "json"], arguments].concat()).await;
-    serde_json::from_str(&printed).unwrap_or_else(|_| panic!("{arguments:?}: {printed}"))
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()

@@ -10,6 +10,7 @@
 //! cannot offer; those checks are skipped with a line on standard error. What this crate does *not* do: know a driver, or
 //! run in the product (it is a dependency of tests only).
 
+pub mod fixtures;
 pub mod guest;
 pub mod hypervisor;
 pub mod images;

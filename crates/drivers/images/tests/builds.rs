@@ -7,7 +7,8 @@ use std::fs;
 
 use bytes::Bytes;
 use camino::Utf8Path;
-use common::{Home, SmallDisk, entry, extract, file, is_root, open, small_tar};
+use common::{Home, entry, extract, file, open, small_tar};
+use microvm_conformance::fixtures::{SmallDisk, is_root};
 use microvm_driver_images::ArchiveLimits;
 use microvm_ports::storage::{Additions, ImageConfig, ImageInfo, RecipeFile};
 use microvm_ports::{ImageStore, Progress, StorageError};
@@ -144,7 +145,7 @@ async fn a_disk_that_is_full_leaves_the_name_and_no_rest() {
         return;
     }
     let disk = SmallDisk::mount("24m");
-    let root = Utf8Path::from_path(disk.0.path()).unwrap().to_owned();
+    let root = Utf8Path::from_path(disk.path()).unwrap().to_owned();
     let storage = open(root.join("store"), ArchiveLimits::default()).unwrap();
     let home = Home { directory: tempfile::tempdir().unwrap(), storage };
     home.add_bytes("base", &small_tar()).await.unwrap();

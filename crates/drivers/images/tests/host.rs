@@ -11,7 +11,8 @@ mod common;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use common::{Home, SmallDisk, extract, have, is_root};
+use common::{Home, extract};
+use microvm_conformance::fixtures::{SmallDisk, have, is_root};
 use microvm_driver_images::ArchiveLimits;
 use microvm_ports::storage::{ImageConfig, ImageSource, KernelSource};
 use microvm_ports::{ImageStore, KernelStore, Progress, StorageError};
@@ -115,7 +116,7 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
         return;
     }
     let disk = SmallDisk::mount("8m");
-    let root = camino::Utf8Path::from_path(disk.0.path()).unwrap().join("store");
+    let root = camino::Utf8Path::from_path(disk.path()).unwrap().join("store");
     let storage = common::open(root.clone(), ArchiveLimits::default()).unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     let folder = camino::Utf8Path::from_path(elsewhere.path()).unwrap().join("folder");

@@ -11,7 +11,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use common::{Home, have};
+use common::Home;
+use microvm_conformance::fixtures::have;
 use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource};
 use microvm_ports::{ImageStore, Progress, StorageError};
 

@@ -1,25 +1,15 @@
 //! A store in a temporary directory.
 #![allow(dead_code, reason = "every test program uses its own part of this")]
 
+pub(crate) mod branches;
+
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_conformance::fixtures::{Frozen, work_in_progress};
 use microvm_driver_disks::{Disks, DisksConfig};
-use microvm_ports::{Clock, StorageError};
+use microvm_ports::StorageError;
 use microvm_types::VmId;
-
-/// Time stands still, so that equal work gives equal files.
-pub(crate) struct Frozen;
-
-impl Clock for Frozen {
-    fn now_ms(&self) -> i64 {
-        1_700_000_000_000
-    }
-
-    fn fill_random(&self, bytes: &mut [u8]) {
-        bytes.fill(7);
-    }
-}
 
 /// A store that goes with its directory.
 pub(crate) struct Home {
@@ -40,11 +30,7 @@ impl Home {
 
     /// Names of work in progress that is there right now.
     pub(crate) fn work(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.path("store/tmp")).unwrap();
-        entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != ".gate")
-            .collect()
+        work_in_progress(&self.path("store"))
     }
 }
 
@@ -54,39 +40,4 @@ pub(crate) fn open(root: Utf8PathBuf) -> Result<Disks, StorageError> {
 
 pub(crate) fn vm_id(number: u64) -> VmId {
     VmId::from_parts(1_700_000_000_000, number)
-}
-
-/// Whether this test runs as root; prints a reason if not.
-pub(crate) fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("SKIP: needs root");
-    }
-    root
-}
-
-/// A small file system that is gone with the test.
-pub(crate) struct SmallDisk(pub(crate) tempfile::TempDir);
-
-impl SmallDisk {
-    pub(crate) fn mount(size: &str) -> Self {
-        Self::mount_as("tmpfs", size)
-    }
-
-    pub(crate) fn mount_as(kind: &str, size: &str) -> Self {
-        let point = tempfile::tempdir().unwrap();
-        let status = std::process::Command::new("mount")
-            .args(["-t", kind, "-o", &format!("size={size}"), kind])
-            .arg(point.path())
-            .status()
-            .unwrap();
-        assert!(status.success());
-        Self(point)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
-    }
 }

@@ -3,27 +3,14 @@
 
 pub(crate) mod oci;
 
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_conformance::fixtures::{Frozen, work_in_progress};
 use microvm_driver_images::{AgentSource, ArchiveLimits, Images, ImagesConfig};
 use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource};
-use microvm_ports::{Clock, ImageStore, Progress, StorageError};
+use microvm_ports::{ImageStore, Progress, StorageError};
 use tar::{Builder, EntryType, Header};
-
-/// Time stands still, so that equal work gives equal files.
-pub(crate) struct Frozen;
-
-impl Clock for Frozen {
-    fn now_ms(&self) -> i64 {
-        1_700_000_000_000
-    }
-
-    fn fill_random(&self, bytes: &mut [u8]) {
-        bytes.fill(7);
-    }
-}
 
 /// A store that goes with its directory.
 pub(crate) struct Home {
@@ -48,11 +35,7 @@ impl Home {
 
     /// Names of work in progress that is there right now.
     pub(crate) fn work(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.path("store/tmp")).unwrap();
-        entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != ".gate")
-            .collect()
+        work_in_progress(&self.path("store"))
     }
 
     pub(crate) async fn add_path(&self, name: &str, path: &Utf8Path) -> Result<ImageInfo, StorageError> {
@@ -127,50 +110,4 @@ pub(crate) fn extract(image: &Utf8Path) -> Option<tempfile::TempDir> {
             Some(target)
         }
     }
-}
-
-/// Whether this test runs as root; prints a reason if not.
-pub(crate) fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("SKIP: needs root");
-    }
-    root
-}
-
-/// A small file system that is gone with the test.
-pub(crate) struct SmallDisk(pub(crate) tempfile::TempDir);
-
-impl SmallDisk {
-    pub(crate) fn mount(size: &str) -> Self {
-        let point = tempfile::tempdir().unwrap();
-        let status = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(point.path())
-            .status()
-            .unwrap();
-        assert!(status.success());
-        Self(point)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
-/// Whether programs are there; otherwise tells why the test does nothing.
-pub(crate) fn have(programs: &[&str]) -> bool {
-    for program in programs {
-        let found = Command::new("sh")
-            .args(["-c", &format!("PATH=$PATH:/usr/sbin:/sbin command -v {program}")])
-            .stdout(Stdio::null())
-            .status();
-        if !found.is_ok_and(|status| status.success()) {
-            println!("SKIP: `{program}` is not installed");
-            return false;
-        }
-    }
-    true
 }
