@@ -175,7 +175,7 @@ mod tests {
         let (one, two) = (random_name("run").unwrap(), random_name("run").unwrap());
         assert!(one.as_str().starts_with("run-") && one.as_str().len() == 12, "{one}");
         assert_ne!(one, two);
-        assert_eq!(random_name("_").unwrap_err().code(), "name_invalid");
+        assert_eq!(random_name("no name").unwrap_err().code(), "name_invalid");
         let (one, two) = (Claim::new().unwrap(), Claim::new().unwrap());
         assert_eq!(one.0.len(), 32);
         assert_ne!(one.0, two.0);
