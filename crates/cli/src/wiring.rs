@@ -29,7 +29,8 @@ pub(crate) async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engin
     let store = SqliteStore::open(&database).await.with_context(|| format!("opening {database}"))?;
     let (images, disks) = (Arc::new(stores.images), Arc::new(stores.disks));
     let ports = Ports {
-        hypervisors: Hypervisors::new(Arc::new(Qemu::new(qemu_config()?)), Vec::new()),
+        hypervisors: Hypervisors::new(Arc::new(Qemu::new(qemu_config()?)), Vec::new())
+            .with_unnamed(microvm_driver_qemu::NAME),
         connector: Arc::new(connector()),
         store: Arc::new(store),
         images: Arc::clone(&images) as _,

@@ -54,14 +54,17 @@ impl Parts {
     /// Looks at everything that the template names. Unknown images and kernels are refused before anything is made.
     pub(crate) async fn resolve(context: &Context, mut template: Template) -> Result<Self, ServiceError> {
         let shared = &context.shared;
+        // Sizes first: they are refused without asking storage or the hypervisor.
         admission::check(&template, &shared.settings.limits)?;
         let (image, kernel) = tokio::try_join!(
             shared.ports.images.image(&template.image),
             shared.ports.kernels.kernel(&template.kernel)
         )?;
+        // From here on the template names its driver, so that the record finds it again.
         let hypervisor = shared.ports.hypervisors.settle(&mut template)?;
         admission::check_abilities(&template, &hypervisor.probe().await?.abilities)?;
         shares::admit(&shared.ports, &mut template, &kernel).await?;
+        // Real paths and formats are fixed once: the guest can write what a format would be read from later.
         for disk in &mut template.extra_disks {
             let real = shared.ports.vm_storage.real_disk_path(disk.path.as_str().into()).await?;
             disk.format = Some(shared.ports.vm_storage.inspect_disk(&real, disk.format).await?);
@@ -85,6 +88,7 @@ pub(crate) async fn create(
         Some(StartingPoint { source, origin, epoch }) => (Start::State(Box::new(source)), origin, epoch),
         None => (Start::Boot(kernel), Origin::Boot, 0),
     };
+    // Counted before the VM exists, so that requests at one moment cannot overshoot the limits together.
     let reservation = shared.reservations.one(Demand::of(&template))?;
     let now = shared.ports.clock.now_ms();
     let id = shared.ports.new_vm_id();
@@ -93,6 +97,7 @@ pub(crate) async fn create(
         None => made_up_name(id.as_str())?,
     };
     let mut labels = template.labels.clone();
+    // The request wins over the template.
     labels.extend(request.vm.labels);
     let record = VmRecord {
         id: id.clone(),
@@ -128,6 +133,7 @@ pub(crate) async fn create(
     )?;
     let guard = guard::guard(shared, id);
     let outcome = outcome.await;
+    // The actor has answered: after a failure it has removed the VM itself.
     undo::keep(guard);
     outcome.map_err(|_| ServiceError::ShuttingDown)??;
     Ok(handle.view())

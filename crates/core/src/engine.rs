@@ -58,11 +58,13 @@ impl Engine {
     pub async fn open(ports: Ports, settings: Settings) -> Result<Arc<Self>, ServiceError> {
         let shared = Shared::new(ports, settings);
         let server = Services::of(&Context::server(&shared, LOCAL_TENANT));
+        // Before the VMs are taken up: sleepers and children need to find what they build on.
         kept::load(&shared).await?;
         golden::load(&shared).await?;
         vms::reconcile::reconcile(&shared).await?;
         kept::remove_stray_sleeps(&shared).await;
         golden::remove_stray_builders(&shared);
+        // After the VMs: those that wait are put back into their pools.
         server.pools.load().await?;
         shared.actors.spawn(catalog::between::remove_cut_off(server.catalog.clone()));
         shared.actors.spawn(kept::keep_clean(Arc::clone(&shared)));
@@ -77,12 +79,14 @@ impl Engine {
         shared.actors.spawn(kept::keep_young(Arc::clone(&shared), of_tenants));
         shared.actors.spawn(golden::keep_young(server.goldens));
         shared.actors.spawn(vms::room::keep_room(Arc::clone(&shared)));
+        // Leftovers of the last server are looked for once.
         shared.litter.notify_one();
         Ok(Arc::new(Self { shared }))
     }
 
     /// Ends the engine; machines go on running and are taken up by the next one.
     pub async fn close(&self) {
+        // First, so that no actor begins anything new while the others are waited for.
         self.shared.ending.cancel();
         self.shared.actors.close();
         self.shared.actors.wait().await;

@@ -142,6 +142,7 @@ impl Host {
             let verdict = if lost == 0 { Verdict::Healthy } else { Verdict::Degraded };
             Ok((verdict, format!("{lost} of {running} running guests do not answer")))
         };
+        // Side by side: one component that hangs must not hide the state of the others.
         let (store, hypervisor, disk, guests) = futures::join!(
             judged("store", store),
             judged("hypervisor", hypervisor),

@@ -9,20 +9,26 @@ use microvm_types::template::{HypervisorChoice, Template};
 
 use crate::error::ServiceError;
 
-/// Driver of VMs whose record names none: the only one that earlier versions had.
-const FIRST_DRIVER: &str = "qemu";
-
 /// Hypervisor drivers by name. Cheap to clone.
 #[derive(Clone)]
 pub struct Hypervisors {
     all: Arc<[Arc<dyn Hypervisor>]>,
+    /// Name of the driver of VMs whose record names none; `None`: the first one.
+    of_unnamed: Option<&'static str>,
 }
 
 impl Hypervisors {
     /// `first` runs VMs whose template names no driver.
     #[must_use]
     pub fn new(first: Arc<dyn Hypervisor>, others: Vec<Arc<dyn Hypervisor>>) -> Self {
-        Self { all: std::iter::once(first).chain(others).collect() }
+        Self { all: std::iter::once(first).chain(others).collect(), of_unnamed: None }
+    }
+
+    /// VMs whose record names no driver belong to this one: the only one that earlier versions had.
+    #[must_use]
+    pub const fn with_unnamed(mut self, driver: &'static str) -> Self {
+        self.of_unnamed = Some(driver);
+        self
     }
 
     /// Every driver, the first one first.
@@ -59,7 +65,10 @@ impl Hypervisors {
     /// [`ServiceError::UnknownHypervisor`] for a VM of a driver that this server does not have.
     pub fn of(&self, recorded: &HypervisorChoice) -> Result<&Arc<dyn Hypervisor>, ServiceError> {
         match recorded {
-            HypervisorChoice::Auto => self.named(FIRST_DRIVER).or_else(|_| Ok(&self.all[0])),
+            HypervisorChoice::Auto => {
+                let found = self.of_unnamed.and_then(|name| self.named(name).ok());
+                Ok(found.unwrap_or(&self.all[0]))
+            }
             HypervisorChoice::Named(name) => self.named(name.as_str()),
         }
     }

@@ -69,6 +69,37 @@ fn modules_use_only_those_above_them() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Lines of a file that are program: no comments, and nothing from its tests on.
+fn program(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("#[cfg(test)]"));
+    lines.filter(|line| !line.starts_with("//"))
+}
+
+/// Words by which a constant of one hypervisor would show. Formats of disks, accelerators and kinds of channels have names of their own, which
+/// several hypervisors share.
+const OF_ONE_HYPERVISOR: [&str; 7] = ["qemu", "qmp", "mmio", "q35", "pvh", "firecracker", "cloud-hypervisor"];
+
+#[test]
+fn core_and_ports_know_no_hypervisor() {
+    let core = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = Vec::new();
+    files(&core.join("src"), &mut all);
+    files(&core.parent().unwrap().join("ports/src"), &mut all);
+    assert!(all.len() > 100, "only {} files", all.len());
+    let (mut looked_at, mut wrong) = (0, Vec::new());
+    for file in all {
+        for line in program(&fs::read_to_string(&file).unwrap()) {
+            looked_at += 1;
+            let lower = line.to_lowercase();
+            if OF_ONE_HYPERVISOR.iter().any(|word| lower.contains(word)) {
+                wrong.push(format!("{}: {line}", file.display()));
+            }
+        }
+    }
+    assert!(looked_at > 8_000, "only {looked_at} lines");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// Most methods of one type, over all of its `impl` blocks.
 const MOST_METHODS: usize = 25;
 

@@ -101,7 +101,8 @@ impl GuestConnector for Either {
 /// A host whose first driver is `fake-stops`, beside one that is called `qemu`.
 fn host() -> (Host, FakeHypervisor) {
     let (first, qemu) = (FakeHypervisor::of(Character::Stops), FakeHypervisor::default());
-    let hypervisors = Hypervisors::new(Arc::new(first.clone()), vec![Arc::new(CalledQemu(qemu.clone()))]);
+    let hypervisors = Hypervisors::new(Arc::new(first.clone()), vec![Arc::new(CalledQemu(qemu.clone()))])
+        .with_unnamed("qemu");
     let connector = Either([Arc::new(first.connector()), Arc::new(qemu.connector())]);
     let several = Some((hypervisors, Arc::new(connector) as Arc<dyn GuestConnector>));
     (Host { hypervisor: first, several, ..Host::new() }, qemu)

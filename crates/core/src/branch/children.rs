@@ -40,6 +40,7 @@ pub(super) async fn check_room(
         return Err(ServiceError::Invalid { field: "count", reason: "at least 1 is needed".to_owned() });
     }
     match context.shared.ports.hypervisor(template)?.room(template.memory_mib, own_bytes).await {
+        // Memory that is shared counts once; each child is charged with what it will probably change.
         Some(room) if room < count => Err(ServiceError::NoRoomForForks { asked: count, room }),
         _ => Ok(()),
     }
@@ -63,6 +64,7 @@ pub(super) async fn bring_up(
         let (reply, outcome) = oneshot::channel();
         let beginning = Beginning::Create { start: true, planned: Box::new(planned.clone()), reply };
         handles.push(vm::spawn(&context.shared, record, beginning, &context.cause, place)?);
+        // Claimed after the actor has the id: until then its drop ends the VMM.
         if let Some(index) = standby.iter().position(|one| one.id() == Some(&id)) {
             standby.swap_remove(index).claim();
         }
@@ -74,12 +76,14 @@ pub(super) async fn bring_up(
             // Told when all are gone: whoever tries again finds names and memory free.
             let gone = guards.into_iter().map(|child| guard::remove(child, "child of a failed fork"));
             futures::future::join_all(gone).await;
+            // The number of the child says nothing where there is one.
             if count == 1 {
                 return Err(error);
             }
             return Err(ServiceError::Fork { number: index + 1, count, cause: Box::new(error) });
         }
     }
+    // All of them run: from here on they live as any other VM.
     guards.into_iter().for_each(|child| drop(undo::keep(child)));
     Ok(handles.iter().map(VmHandle::view).collect())
 }

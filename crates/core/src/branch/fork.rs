@@ -51,10 +51,12 @@ impl Branches {
         let began = tokio::time::Instant::now();
         let (context, handle) = (&self.context, self.context.owned(vm)?);
         admission::check_labels(&request.vm.labels)?;
+        // A first look, so that most refusals need no turn of the actor; it looks again when it branches.
         let parent = handle.record();
         check_branchable(parent.phase())?;
         check_whole(&parent.template)?;
         check_room(context, request.count, &parent.template, 0).await?;
+        // Taken before the parent is paused: a fork that the limits refuse costs it nothing.
         let places = reserve(context, request.count, &parent.template)?;
         let names = names(request.name.as_deref(), request.count)?;
         check_names_free(context, &names)?;
@@ -81,6 +83,7 @@ impl Branches {
                 child_record(context, id, child, name, origin.clone())
             })
             .collect::<Result<Vec<_>, _>>()?;
+        // Looked at again: how much the parent has changed is known only now.
         let own_bytes = point.source.memory.page_bytes();
         check_room(context, count, &point.record.template, own_bytes).await?;
         let planned = Planned { image, start: Start::State(Box::new(point.source)) };

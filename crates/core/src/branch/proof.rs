@@ -29,6 +29,7 @@ pub(crate) async fn prove(context: &Context, snapshot: &Snapshot) -> Result<(), 
     let planned = planned_from(&context.shared, snapshot, 1).await?;
     let limits = Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() };
     let mut from = record_of(snapshot, &NewVm { limits, ..NewVm::default() });
+    // Hidden from lists, and removed by the next server if this one dies.
     from.labels = BTreeMap::from([(GOLDEN_LABEL.to_owned(), "proving".to_owned())]);
     from.template = Template {
         environment: BTreeMap::new(),

@@ -64,6 +64,7 @@ impl Branches {
         let (context, handle) = (&self.context, self.context.owned(vm)?);
         let snapshot = context.shared.snapshots.find(&context.caller.tenant, snapshot)?;
         let record = handle.record();
+        // Another VM's disk under this name would be a new VM in disguise: `restore` makes that.
         if snapshot.record.vm != record.id {
             let SnapshotRecord { name, vm_name, .. } = &snapshot.record;
             return Err(ServiceError::OtherVmsSnapshot {
@@ -73,6 +74,7 @@ impl Branches {
             });
         }
         let ports = &context.shared.ports;
+        // Prepared before the machine is ended: a damaged snapshot is refused while the VM still runs.
         let load = ports.load_shape(&snapshot.record.template).await?;
         let source = ports.snapshots.snapshot_source(&snapshot.record.id, 1, load).await?;
         let epoch = snapshot.record.epoch;

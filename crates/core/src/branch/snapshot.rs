@@ -103,6 +103,7 @@ impl Branches {
             Some(name) => name,
             None => made_up(&record.name, &id)?,
         };
+        // Two snapshots of one name could be under way at once: the second is refused before it pauses the VM.
         let reserved = names::reserve(&shared, &record.tenant, &name)?;
         let order = SnapshotOrder {
             id: id.clone(),
@@ -115,6 +116,7 @@ impl Branches {
             taken,
         };
         let context = self.context.clone();
+        // A task of its own: a caller that hangs up must not leave half a snapshot.
         let writing = self.context.shared.actors.spawn(async move {
             let written = handle.ask(|reply| Command::Snapshot { order, reply }).await;
             let written = written.inspect_err(|error| {

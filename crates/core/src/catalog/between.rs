@@ -30,6 +30,7 @@ impl Between {
     pub(super) fn name(&mut self) -> String {
         let shared = &self.catalog.context.shared;
         let name = format!("{FORM}{}", shared.ports.new_vm_id());
+        // Held before the image exists, so that a garbage collection in between leaves it alone.
         shared.build_names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
         self.names.push(name.clone());
         name

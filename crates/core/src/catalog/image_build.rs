@@ -62,9 +62,11 @@ impl Catalog {
         self.context.authorise(OperationName::IMAGE_ADD)?;
         let images = &self.context.shared.ports.images;
         let ImageRecipe { name, base, additions, commands, config, cache } = recipe;
+        // First of all: a reserved name would be removed by the next garbage collection.
         check_free(name)?;
         images.check_additions(additions).await?;
         let Additions { packages, pip, npm, files } = additions;
+        // Everything else can be written by the store in one pass, without an image in between.
         let simple = commands.is_empty() && packages.is_empty() && pip.is_empty() && npm.is_empty();
         let mut temporary = Between::new(self);
         let built = match base {
@@ -86,6 +88,7 @@ impl Catalog {
                 self.build_on(recipe, &info, *cache, &mut temporary, &progress).await
             }
         };
+        // Also after a failure: images between the steps are of no use to anybody.
         let gone = temporary.remove().await;
         built.map(|mut info| {
             info.names.retain(|name| !gone.contains(name));
@@ -109,6 +112,7 @@ impl Catalog {
         check_free(name)?;
         let handle = self.context.owned(vm)?;
         let record = handle.record();
+        // The lease keeps idle care away while the changes are read, which may take minutes.
         let guest = handle.guest(&self.context.shared).await?;
         let description = format!("{} with the changes of VM {}", short(&record.image_digest), record.name);
         let layer = Layer { name, base: &record.image_digest, description: &description, config };
@@ -142,6 +146,7 @@ impl Catalog {
             what: "the recipe".to_owned(),
             detail: error.to_string(),
         })?;
+        // Over the content of the files, so that a change of one is another build.
         let key = images.build_key(&text, files).await?;
         if cache && let Some(digest) = images.cached_build(&key).await? {
             progress.step("the image of an equal build is taken from the cache");
@@ -181,6 +186,7 @@ impl Catalog {
             let first = place(last && whole);
             let added = images.extend_image(&first, &below.digest, additions, over, progress.clone()).await?;
             below = added.info;
+            // Scripts of packages run in a VM: they are programs of strangers, and expect a running system.
             if !added.unfinished.is_empty() {
                 let step = Step { name: &place(false), commands: &added.unfinished, config: &nothing };
                 below = self.build_in_vm(&step, &below, progress).await?;
@@ -210,6 +216,7 @@ impl Catalog {
         let limits = &self.context.shared.settings.limits;
         let request = CreateRequest {
             overrides: Overrides {
+                // By digest: the name may be moved by another build meanwhile.
                 image: Some(base.digest.clone()),
                 vcpus: Some(limits.max_vcpus.min(2)),
                 memory_mib: Some(limits.max_memory_mib.min(1_024)),
@@ -225,6 +232,7 @@ impl Catalog {
         let vm = create_as_asked(&self.context, request).await?.record.id;
         // Removed also when the build is dropped in the middle (then by its actor, in the background).
         let vm = guard::guard(&self.context.shared, vm);
+        // The VM is removed whatever the commands did; what counts of it is in the layer.
         let outcome = self.run_step(step, base, progress, &vm.id).await;
         guard::remove(vm, "VM of an image build").await;
         outcome
@@ -239,6 +247,7 @@ impl Catalog {
     ) -> Result<ImageInfo, ServiceError> {
         let shared: &Shared = &self.context.shared;
         let guest = shared.registry.by_id(vm)?.guest(shared).await?;
+        // One after the other in one VM: each sees what the ones before it have done.
         for (index, command) in step.commands.iter().enumerate() {
             run_command(&*guest, command, index, step.commands.len(), progress).await?;
         }
@@ -259,6 +268,7 @@ impl Catalog {
         let PulledArchive { data, left_out } = guest.pull_layer().await?;
         let images = &self.context.shared.ports.images;
         let Layer { name, base, description, config } = layer;
+        // The report of the guest comes after its last byte: it can be read only when all are taken.
         let image = images.add_layer(name, base, description, config, data, progress.clone()).await?;
         if let Ok(left_out) = left_out.await {
             for entry in &left_out.entries {
@@ -328,6 +338,7 @@ async fn run_command(
                 total += bytes.len() as u64;
                 progress.advance(step.clone(), total, None);
                 output.extend_from_slice(&bytes);
+                // Only the end is shown; a command that prints gigabytes must not take the memory of the server.
                 if output.len() > 2 * OUTPUT_TAIL {
                     output.drain(..output.len() - OUTPUT_TAIL);
                 }

@@ -160,7 +160,7 @@ pub enum ServiceError {
     NoBranching,
     /// A disk of the user's that cannot be branched.
     #[error(
-        "this VM cannot be branched: its extra disk `{0}` is a writable qcow2 file, and only raw ones can be branched; `qemu-img convert -O raw` makes one of it, or attach it read-only"
+        "this VM cannot be branched: its extra disk `{0}` is a writable qcow2 file, and only raw ones can be branched; convert it to raw, or attach it read-only"
     )]
     WritableDisk(microvm_types::Name),
     /// A shared folder cannot belong to two machines, and what is open in it cannot be saved.

@@ -89,6 +89,7 @@ impl Goldens {
         let Some(key) = self.key(template, &parts.image, &parts.kernel).await? else { return Ok(None) };
         let mut unfit: Option<SnapshotId> = None;
         loop {
+            // One cell for each key: whoever comes while it is being made waits for it instead of booting another one.
             let cell = self.context.shared.goldens.cell(&key);
             let find = || self.find_or_make(&key, parts, unfit.as_ref());
             let id = cell.get_or_try_init(find).await?.clone();
@@ -99,6 +100,7 @@ impl Goldens {
             // Removed by somebody, or damaged: it is only a cache, made anew once.
             self.context.shared.goldens.forget(&key);
             tracing::warn!(snapshot = %id, %error, "a golden snapshot cannot be used");
+            // Once only: a second failure is told, or every VM of the template would boot a machine for nothing.
             if unfit.is_some() || !is_unusable(&error) {
                 return Err(error);
             }
@@ -111,6 +113,7 @@ impl Goldens {
     }
 
     async fn source_of(&self, id: &SnapshotId) -> Result<StartingPoint, ServiceError> {
+        // A user can remove golden snapshots at any time: not found here means made anew.
         let snapshot = self.context.shared.snapshots.by_id(id)?;
         self.note_use(id).await;
         let ports = &self.context.shared.ports;
@@ -133,6 +136,7 @@ impl Goldens {
         kernel: &ResolvedKernel,
     ) -> Result<Option<String>, ServiceError> {
         let Some(loader) = self.context.shared.ports.hypervisor(template)?.loader() else { return Ok(None) };
+        // Another build of the VMM or another processor makes another key, and so another snapshot.
         let compatibility = loader.compatibility(&kernel.info).await?;
         // Every field is named: a new one does not compile before somebody has decided whether a booted machine depends
         // on it.
@@ -186,6 +190,7 @@ impl Goldens {
         if let Some(id) = current.filter(|id| Some(id) != unfit) {
             return Ok(id);
         }
+        // A choice that led to the unfit one must not lead there again.
         if unfit.is_some() {
             self.choose(key, None).await?;
         }
@@ -226,6 +231,7 @@ impl Goldens {
         let server = Context::server(shared, LOCAL_TENANT);
         let builder = creation::create(&server, neutral, request, None, None).await?.record.id;
         let builder = guard::guard(shared, builder);
+        // The builder goes in any case: what is kept of it is the snapshot.
         let outcome = self.take(&builder.id, id, key, template).await;
         guard::remove(builder, "machine of a golden snapshot").await;
         let golden = outcome?;
@@ -253,6 +259,7 @@ impl Goldens {
             ServiceError::Invalid { field: "name", reason: error.to_string() }
         })?;
         let reserved = names::reserve(shared, LOCAL_TENANT, &name)?;
+        // Before the snapshot: what the commands read is in the page cache of every child.
         warm_up::run(shared, vm, template).await?;
         let (taken, _) = oneshot::channel();
         let order = SnapshotOrder {

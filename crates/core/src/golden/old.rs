@@ -65,6 +65,7 @@ impl Goldens {
         for name in set.templates.keys() {
             match self.parts_and_key(name).await {
                 Ok((_, key)) => {
+                    // Templates that name the same parts share a golden snapshot.
                     wanted.insert(key);
                 }
                 // Its image or kernel is not here: it has none, or cannot use it now.
@@ -86,6 +87,7 @@ impl Goldens {
             {
                 continue;
             }
+            // A choice that leads nowhere would be looked up for ever.
             if self.context.shared.goldens.choice(&key).as_ref() == Some(&id) {
                 self.choose(&key, None).await?;
             }

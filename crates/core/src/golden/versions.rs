@@ -58,6 +58,7 @@ impl Goldens {
             return Err(ServiceError::Invalid { field: "template", reason });
         }
         let id = self.make(&key, &parts).await?;
+        // The newest is current without a choice; an older choice would hide what was just made.
         self.choose(&key, None).await?;
         let mut versions = self.context.shared.snapshots.goldens(&key);
         while versions.len() > VERSIONS_KEPT {

@@ -21,6 +21,7 @@ pub(crate) async fn remove(
     if cascade {
         let mut next = 0;
         while let Some(parent) = doomed.get(next).map(|parent| parent.record.id.clone()) {
+            // Walked breadth first, so that the list holds parents before their children.
             let children = shared.snapshots.all();
             doomed.extend(children.into_iter().filter(|child| child.info.parent.as_ref() == Some(&parent)));
             next += 1;
@@ -51,6 +52,7 @@ pub(crate) fn may_go(shared: &Shared, snapshot: &Snapshot) -> bool {
 /// Removes a snapshot; later ones of the same VM that build on it get what they need of it.
 pub(crate) async fn absorb(shared: &Shared, snapshot: &Snapshot) -> Result<(), ServiceError> {
     let id = &snapshot.record.id;
+    // One at a time: two neighbours of one chain would each write into a child that the other removes.
     let _alone = shared.absorbing.lock().await;
     let changed = shared.ports.snapshots.absorb_snapshot(id, Progress::ignored()).await?;
     shared.snapshots.remove(id);

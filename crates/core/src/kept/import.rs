@@ -33,6 +33,7 @@ impl Snapshots {
         let id = shared.new_snapshot_id();
         let reserved = names::reserve(&shared, &self.context.caller.tenant, &name)?;
         let (context, from) = (self.context.clone(), from.to_owned());
+        // A task of its own: half an import would be a snapshot that no record describes.
         let importing = self.context.shared.actors.spawn(async move {
             let host = &shared.settings.limits;
             let limits = ImportLimits { memory_mib: host.max_memory_mib, disk_mib: host.max_disk_mib };
@@ -44,6 +45,7 @@ impl Snapshots {
                     names::keep(reserved, snapshot.clone());
                     Ok(snapshot)
                 }
+                // Nothing describes it: it goes before anybody can see it.
                 Err(error) => {
                     snapshots.remove_snapshot(&id).await?;
                     Err(error)
@@ -85,6 +87,7 @@ async fn adapt(
     labels.remove(GOLDEN_LABEL);
     let template = of_a_stranger(template);
     admission::check(&template, &context.shared.settings.limits)?;
+    // The description was checked by the store; the record inside of it is checked against that.
     let sizes = (template.memory_mib, template.disk_mib);
     if sizes != (info.description.memory_mib, info.description.disk_mib) || epoch > u64::MAX / 2 {
         return Err(bad("its description does not fit its parts".to_owned()).into());

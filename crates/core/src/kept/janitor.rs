@@ -16,6 +16,7 @@ pub(crate) async fn keep_clean(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.ending.cancelled() => return,
+            // Told once for any number of removals; one that is told during a round begins another.
             () = shared.litter.notified() => {}
         }
         match shared.ports.snapshots.collect_snapshot_garbage(KEEP_MEMORY_BYTES).await {
@@ -27,7 +28,7 @@ pub(crate) async fn keep_clean(shared: Arc<Shared>) {
         }
         tokio::select! {
             () = shared.ending.cancelled() => return,
-            () = tokio::time::sleep(REST) => {}
+            () = shared.ports.clock.sleep(REST) => {}
         }
     }
 }

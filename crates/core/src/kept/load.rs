@@ -13,6 +13,7 @@ use crate::vm::shared::Shared;
 /// Reads what is on disk. One that cannot be read is told and left alone.
 pub(crate) async fn load(shared: &Shared) -> Result<(), ServiceError> {
     let unreadable = &shared.unreadable.snapshots;
+    // Read once: looking up each snapshot by itself would be one query per snapshot.
     let imported = shared.ports.store.documents(DocumentKind::ImportedSnapshot).await?.documents;
     let imported: BTreeMap<String, serde_json::Value> = imported.into_iter().collect();
     for found in shared.ports.snapshots.snapshots().await? {

@@ -185,7 +185,9 @@ impl Snapshots {
         self.context.authorise(OperationName::SNAPSHOT_CLEAN_UP)?;
         let now = self.context.shared.ports.clock.now_ms();
         let age_ms = older_than.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        // Golden snapshots and sleeping memory are never pruned: the server looks after them.
         let mut all = self.matching(&SnapshotFilter::default());
+        // Before the count: named ones do not use up the places of the others.
         all.retain(|one| named || !is_named(&one.record));
         let mut pruned = Pruned::default();
         // Newest first: a child that goes as well needs nothing written into it.

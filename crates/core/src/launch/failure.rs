@@ -15,6 +15,7 @@ pub(super) async fn boot_error(
     kind: ErrorKind,
     reason: String,
 ) -> ServiceError {
+    // The console is all that a guest without an agent can tell about its boot.
     let console = match hypervisor.console(directory, None, CONSOLE_TAIL).await {
         Ok(console) => clean(&console.bytes),
         Err(error) => format!("(the console cannot be read: {error})"),

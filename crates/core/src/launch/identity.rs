@@ -18,6 +18,7 @@ pub(crate) fn first_identity(
     config: &ImageConfig,
     start: &Start,
 ) -> Identity {
+    // Everything else goes on with memory in which these things were done.
     let boots = matches!(start, Start::Boot(_));
     // Run at every boot, and in a new child of a golden snapshot, which was booted without them. Everything else goes on
     // from a state in which they have been run: forks, restored VMs, and a VM that is put back on its own snapshot.
@@ -38,6 +39,7 @@ pub(crate) fn identity(
     config: &ImageConfig,
     start_commands: Vec<String>,
 ) -> Identity {
+    // Forks share their random state until the agent mixes this in: two children must never draw the same key.
     let mut entropy = [0; 32];
     ports.clock.fill_random(&mut entropy);
     let environment = environment(&config.environment, &record.template.environment);

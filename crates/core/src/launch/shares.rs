@@ -45,6 +45,7 @@ pub(crate) async fn for_machine(ports: &Ports, shares: &[Share]) -> Result<Vec<M
     for (index, share) in shares.iter().enumerate() {
         let source = Utf8PathBuf::from(&share.source);
         let real = ports.vm_storage.inspect_folder(&source).await?;
+        // Checked at creation and at every boot: a link put there meanwhile could lead to any folder of the host.
         if real != source {
             let what = format!("the folder `{source}`");
             return Err(StorageError::BadInput { what, detail: format!("it has become a link to `{real}`") });

@@ -46,6 +46,7 @@ pub(crate) fn machine_start(
         Start::Boot(kernel) => {
             let mut arguments = record.template.kernel_arguments.clone();
             if let InitMode::Image(program) = &record.template.init {
+                // Read by the agent, which starts the program after it has set up the root.
                 arguments.push(format!("microvm.init={program}"));
             }
             MachineStart::Boot(KernelBoot {
@@ -76,6 +77,7 @@ async fn disks(
     for disk in &template.extra_disks {
         // Its own copy, or what a branch put over the user's file.
         if let Some(own) = files.own.iter().find(|own| own.serial == disk.name.as_str()) {
+            // Never the user's file again: two VMs would write to it.
             disks.push(own.clone());
             continue;
         }

@@ -93,6 +93,7 @@ impl Planned {
             };
             made.map_err(ServiceError::from)
         };
+        // Independent of each other, and both wait for the disk of the host.
         let (files, zero_memory) = tokio::try_join!(files, self.zero_memory(ports, record))?;
         Ok(MachineFiles { files, zero_memory })
     }
@@ -119,6 +120,7 @@ impl Planned {
         ports: &Ports,
         record: &VmRecord,
     ) -> Result<Option<Utf8PathBuf>, ServiceError> {
+        // A saved state brings the file that its memory lies over.
         if matches!(self.start, Start::State(_)) {
             return Ok(None);
         }
@@ -150,6 +152,7 @@ impl Planned {
             spec: machine_spec(ports, record, &image, files, machine_start(record, &start, zero_memory))
                 .await?,
             identity,
+            // One more than any that the guest can have seen; it refuses others.
             epoch: record.epoch + unknown + 1,
             boot: matches!(start, Start::Boot(_)),
             deadline: Duration::from_millis(record.template.boot_timeout_ms),
@@ -182,6 +185,7 @@ impl Prepared {
         let began = tokio::time::Instant::now();
         let machine = self.hypervisor.launch(&self.spec).await?;
         let machine = undo::unless_kept((machine, kill_deadline), |(machine, deadline)| {
+            // A drop cannot wait; the sweep of the failed start waits for what this leaves.
             tokio::spawn(async move { machine.kill(deadline).await });
         });
         Ok(Launched { machine, began, prepared: self })
@@ -204,6 +208,7 @@ impl Launched {
         let endpoint = machine.endpoint();
         let connect = ports.connector.connect(&endpoint, epoch, &identity, deadline);
         let up = async {
+            // Side by side: the agent greets as soon as it runs, and the connector listens from before that.
             let (resumed, guest) = tokio::join!(machine.resume(), connect);
             resumed?;
             Ok::<_, ServiceError>(guest?)
@@ -211,6 +216,7 @@ impl Launched {
         let failed = |kind, reason| boot_error(&*hypervisor, &spec.directory, kind, reason);
         let guest = tokio::select! {
             biased;
+            // First: the reason for an end says more than the channel that broke with it.
             exit = exited(machine.state()) => return Err(failed(ErrorKind::Internal, exit.to_string()).await),
             guest = up => guest,
         };

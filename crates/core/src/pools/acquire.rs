@@ -39,12 +39,14 @@ impl Pools {
         crate::admission::check_labels(&request.vm.labels)?;
         let pool = self.find(pool)?;
         let mut request = request;
+        // The request wins over the pool.
         for (key, text) in pool.lock().record.metadata.clone() {
             request.vm.metadata.entry(key).or_insert(text);
         }
         if request.vm.limits.hibernate_seconds.is_some() {
             crate::launch::shares::check_whole(&pool.lock().record.template)?;
         }
+        // A name that is taken is refused before a warm VM is used up for it.
         if let Some(name) = &request.name {
             check_name_free(&self.context, name)?;
         }
@@ -64,6 +66,7 @@ impl Pools {
                 },
             }
         };
+        // Nobody waits: this VM is made for whoever asks, and its place is held by `_place` until it exists.
         let record = pool.lock().record.clone();
         let request =
             CreateRequest { name: request.name, vm: request.vm, start: true, ..CreateRequest::default() };
@@ -90,6 +93,7 @@ impl Pools {
             return Err(ServiceError::Invalid { field: "vm", reason });
         }
         handle.delete(LostDisks::GiveUpRemoved).await?;
+        // After the deletion: the filling may have begun already.
         let inner = pool.lock();
         Ok(inner.waiting.len() < inner.record.min)
     }
@@ -100,7 +104,7 @@ impl Pools {
         pool: &Pool,
         request: &AcquireRequest,
     ) -> Result<Option<VmView>, ServiceError> {
-        while let Some(id) = pool.take() {
+        while let Some(id) = pool.take(self.context.shared.ports.clock.steady()) {
             let name = match &request.name {
                 Some(name) => name.clone(),
                 None => made_up_name(id.as_str())?,

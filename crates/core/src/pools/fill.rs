@@ -7,7 +7,6 @@ use microvm_types::pool::PoolRecord;
 use microvm_types::vm::PoolMember;
 use microvm_types::{Phase, VmId};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::Pools;
 use crate::branch::probe;
@@ -24,14 +23,15 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 /// Lives as long as the pool: makes what is missing, removes what is too old or dead.
 pub(super) async fn keep_filled(pools: Pools, pool: Arc<Pool>) {
     let shared = Arc::clone(&pools.context.shared);
+    // Also told if this task panics: whoever removes the pool waits for it.
     let _ended = pool.ended.clone().drop_guard();
     let mut making: JoinSet<Result<VmId, ServiceError>> = JoinSet::new();
-    let mut failed_until = Instant::now();
+    let mut failed_until = shared.ports.clock.steady();
     loop {
         let next_expiry = pools.remove_unfit(&pool);
         let rest_until = pool.lock().quiet_until().map_or(failed_until, |quiet| failed_until.max(quiet));
         // One moment for both: a rest that ends in between would wake nobody.
-        let now = Instant::now();
+        let now = shared.ports.clock.steady();
         let missing = pools.reserve_missing(&pool, making.len(), now < rest_until);
         for _ in 0..missing {
             let (pools, pool) = (pools.clone(), Arc::clone(&pool));
@@ -42,7 +42,7 @@ pub(super) async fn keep_filled(pools: Pools, pool: Arc<Pool>) {
             () = pool.ending.cancelled() => break,
             () = shared.ending.cancelled() => break,
             () = pool.changed.notified() => {}
-            () = tokio::time::sleep_until(rest_until), if rests => {}
+            () = shared.ports.clock.sleep_until(rest_until), if rests => {}
             () = async {
                 match next_expiry {
                     Some(left) => shared.ports.clock.sleep(left).await,
@@ -62,7 +62,7 @@ pub(super) async fn keep_filled(pools: Pools, pool: Arc<Pool>) {
                         inner.failure = Some(error.to_string());
                         inner.failures = inner.failures.saturating_add(1);
                         let rest = Duration::from_secs(1 << inner.failures.min(6).saturating_sub(1));
-                        failed_until = Instant::now() + rest.min(LONGEST_REST);
+                        failed_until = shared.ports.clock.steady() + rest.min(LONGEST_REST);
                     }
                     Err(error) => tracing::error!(%error, "a task that made a VM for a pool panicked"),
                 }
@@ -88,6 +88,7 @@ impl Pools {
     /// Their places are taken in the same moment, so that nobody else gets them too.
     fn reserve_missing(&self, pool: &Pool, making: usize, resting: bool) -> usize {
         let mut inner = pool.lock();
+        // Waiting ones count as members, too, once their rows say `pooled`: the larger number is right.
         let alive = self.members(&inner.record);
         let wanted = inner.record.min.saturating_sub(inner.waiting.len() + making);
         let taken = alive.max(inner.waiting.len()) + making + inner.acquiring;
@@ -153,9 +154,11 @@ impl Pools {
         let handle = shared.registry.by_id(&id)?;
         let unready = guard::guard(shared, id.clone());
         probe(shared, &id).await?;
+        // The first identity change of a guest is slower than later ones: it is done before anybody waits for it.
         handle.ask(Command::Rehearse).await?;
         // What is left behind by the first command is met by the second.
         probe(shared, &id).await?;
+        // Paused from here on: a VM that waits takes no processor time.
         handle.ask(Command::PutIntoPool).await?;
         undo::keep(unready);
         Ok(id)

@@ -80,6 +80,7 @@ impl Pools {
                 }
             };
         }
+        // Taken before the VMs are looked at: the VMs of such a pool are told apart from strays by it.
         let unreadable = self.context.shared.unreadable.pools.all();
         for handle in self.context.shared.registry.all() {
             let record = handle.record();
@@ -145,6 +146,7 @@ impl Pools {
         if let Some(unreadable) = self.unreadable_of(&key) {
             return Err(ServiceError::UnreadablePool { pool: record.name, reason: unreadable.reason });
         }
+        // Stored before it is filled: VMs that no stored pool knows are removed by the next server.
         self.keep_record(&record).await?;
         let pool = self.add(record)?;
         self.begin_to_fill(Arc::clone(&pool));
@@ -233,6 +235,7 @@ impl Pools {
         let record = pool.lock().record.clone();
         self.context.shared.ports.store.delete_document(DocumentKind::Pool, &document_key(&record)).await?;
         self.context.shared.pools.remove(&record.tenant, &record.name);
+        // After the row is gone: from here on nothing can bring the pool back.
         pool.ending.cancel();
         // Nothing is made for it any more.
         pool.ended.cancelled().await;

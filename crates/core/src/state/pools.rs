@@ -46,7 +46,7 @@ pub(crate) struct Inner {
     pub(crate) failure: Option<String>,
     /// Failures in a row.
     pub(crate) failures: u32,
-    /// When the first and the last VM were taken since the pool was last filled.
+    /// When the first and the last VM were taken since the pool was last filled, by the clock that is never set back.
     pub(crate) taken: Option<(Instant, Instant)>,
 }
 
@@ -99,11 +99,12 @@ impl Pool {
     }
 
     /// The VM that waits the shortest: its memory is the warmest, and old ones are replaced anyway.
-    pub(crate) fn take(&self) -> Option<VmId> {
+    /// `now` is a moment of [`microvm_ports::Clock::steady`].
+    pub(crate) fn take(&self, now: Instant) -> Option<VmId> {
         let mut inner = self.lock();
         let taken = inner.waiting.pop_back();
-        let now = Instant::now();
         inner.taken = Some((inner.taken.map_or(now, |(first, _)| first), now));
+        // Released before the filling is told: it takes the lock at once.
         drop(inner);
         self.changed.notify_one();
         taken.map(|waiting| waiting.id)

@@ -43,6 +43,7 @@ impl VmChange {
     /// # Errors
     /// [`ServiceError::Invalid`] if the lifetime is given twice, or ends now.
     pub(crate) fn apply(self, record: &mut VmRecord, now_ms: i64) -> Result<(), ServiceError> {
+        // First: the only part that can be refused, and nothing is changed then.
         record.limits = self.limits.applied_to(record.limits, now_ms.saturating_sub(record.created_ms))?;
         merge(&mut record.labels, self.labels);
         merge(&mut record.metadata, self.metadata);

@@ -45,6 +45,7 @@ pub(crate) fn delete_in_background(shared: &Arc<Shared>, id: &VmId) {
         return;
     }
     if let Ok(handle) = shared.registry.by_id(id) {
+        // Joined when the engine closes, so that no deletion is cut off in the middle.
         shared.actors.spawn(async move {
             let _ = handle.delete(LostDisks::GiveUpRemoved).await;
         });

@@ -18,6 +18,7 @@ pub(crate) async fn run(ports: &Ports, record: &VmRecord, point: HookPoint) -> R
             "vm": { "id": record.id, "name": record.name, "phase": record.phase().as_str(), "labels": record.labels,
                     "template": record.template.name },
         });
+        // One after the other: a later hook may need what an earlier one has done.
         let Err(cause) = ports.hooks.run(&hook.action, &event, Duration::from_millis(hook.timeout_ms)).await
         else {
             continue;

@@ -51,6 +51,7 @@ pub(crate) fn spawn(
         watch::channel(Published { record: record.clone(), machine: None, guest: None, unreachable: None });
     let activity = Arc::new(Activity::new(shared.ports.clock.now_ms()));
     let handle = VmHandle { commands, published, activity: Arc::clone(&activity), cause: Cause::server() };
+    // Before the task exists: a name that is taken starts no work that would have to be undone.
     shared.registry.insert(&record, handle.clone())?;
     let actor =
         VmActor::new(Arc::clone(shared), record, activity, inbox, publish, cause.clone(), reservation);

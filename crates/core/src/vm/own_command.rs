@@ -23,6 +23,7 @@ pub(crate) async fn run(
     deadline: Duration,
 ) -> Result<ExitStatus, GuestError> {
     let timeout_ms = u64::try_from(deadline.as_millis()).ok();
+    // Unlisted, so that `processes` shows users their own commands only.
     let request = ExecRequest { command, timeout_ms, unlisted: true, ..ExecRequest::default() };
     let ended = async {
         let mut process = guest.exec(&request).await?;

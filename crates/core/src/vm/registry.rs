@@ -68,7 +68,9 @@ impl VmHandle {
             }
         };
         let order = Order { command: make(reply), cause: self.cause.clone() };
+        // Waits while the queue is full: whoever sends faster than the actor works is slowed down, not refused.
         self.commands.send(order).await.map_err(|_| lost())?;
+        // An actor that ends drops the replies of all orders that it did not carry out.
         outcome.await.map_err(|_| lost())?
     }
 
@@ -142,6 +144,7 @@ impl Inner {
     fn free_names(&mut self, tenant: &str, id: &VmId, kept: Option<&Name>) {
         let Some(names) = self.by_name.get_mut(tenant) else { return };
         names.retain(|name, of| of != id || Some(name) == kept);
+        // A tenant without VMs leaves no entry: tenants come and go.
         if names.is_empty() {
             self.by_name.remove(tenant);
         }
@@ -185,6 +188,7 @@ impl Registry {
             if !is_same && inner.is_taken(&tenant, to) {
                 return Err(microvm_ports::StateError::NameTaken(to.clone()).into());
             }
+            // The VM has two names for a moment; whichever is kept, nobody else got it meanwhile.
             inner.by_name.entry(tenant).or_default().insert(to.clone(), id.clone());
             Ok(())
         })
@@ -209,6 +213,7 @@ impl Registry {
     pub(crate) fn find(&self, tenant: &str, vm: &VmRef) -> Result<VmHandle, ServiceError> {
         self.with(|inner| {
             let of_tenant = |id: &VmId| inner.by_id.get(id).filter(|entry| entry.tenant == tenant);
+            // An id first: a VM whose name is the id of another one must not hide that.
             let by_id = vm.as_id().and_then(|id| of_tenant(&id));
             let found = by_id.or_else(|| inner.id_of(tenant, vm.as_name()).and_then(of_tenant));
             found.map_or_else(|| inner.by_prefix(tenant, vm), Ok).map(|entry| entry.handle.clone())

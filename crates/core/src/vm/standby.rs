@@ -45,6 +45,7 @@ impl StandbyVmm {
         source: &LikeSource,
     ) -> Result<Option<Self>, ServiceError> {
         let ports = &shared.ports;
+        // Taken without waiting: a VMM that waits for a place among VMMs that wait would be of no use.
         let Ok(place) = Arc::clone(&shared.standby_places).try_acquire_owned() else { return Ok(None) };
         let id = ports.new_vm_id();
         // From here on what there is of it is removed if this is dropped.
@@ -52,6 +53,7 @@ impl StandbyVmm {
         let directory = ports.vm_storage.reserve_vm_directory(&id).await?;
         let files = ports.vm_storage.vm_files(&parent.id).await?;
         let image = ports.images.image(&parent.image_digest).await?;
+        // A record of its parent with another id: machines of one template differ in nothing else before they load.
         let record = VmRecord { id, ..parent.clone() };
         let spec = microvm_ports::hypervisor::MachineSpec {
             directory,
@@ -185,6 +187,7 @@ impl StandbyVmms {
                 () = shared.ending.cancelled() => {}
                 () = keep(&shared, &parent, &source, &ready, wanted, &again) => {}
             }
+            // Also after `keep` gave up: each entry that is dropped ends its VMM.
             lock(&ready).clear();
         });
         self.refill = Some(Refill { task: AbortOnDropHandle::new(task), taken });
@@ -201,10 +204,11 @@ async fn keep(
     taken: &Notify,
 ) {
     loop {
-        tokio::time::sleep(REFILL_AFTER).await;
+        shared.ports.clock.sleep(REFILL_AFTER).await;
         while lock(ready).len() < wanted {
             let Ok(hypervisor) = shared.ports.hypervisor(&parent.template) else { return };
             let room = hypervisor.room(parent.template.memory_mib, 0).await;
+            // Ends for good, not only for now: the next fork begins it again.
             if room.is_some_and(|room| room < LEAST_ROOM) {
                 return;
             }
@@ -217,8 +221,9 @@ async fn keep(
                 }
             }
         }
-        if tokio::time::timeout(KEPT_FOR, taken.notified()).await.is_err() {
-            return;
+        tokio::select! {
+            () = taken.notified() => {}
+            () = shared.ports.clock.sleep(KEPT_FOR) => return,
         }
     }
 }

@@ -51,6 +51,7 @@ impl Vms {
         // A stop does nothing to a VM that is hibernated by the time it is carried out, so it is looked at again. Nothing but
         // that is: somebody else's restart may have begun meanwhile.
         for step in 0.. {
+            // Looked at in each round: idle care may put the VM to disk between two commands.
             let asleep = handle.record().life.asleep().is_some();
             if asleep && !force {
                 if step == STEPS_MAX {
@@ -91,10 +92,12 @@ impl Vms {
             }
             return Ok((Vec::new(), handle.view()));
         }
+        // Asked for here only: to end the machine is no access to its guest.
         self.context.authorise(OperationName::PROCESS_SIGNAL)?;
         let guest = handle.clone().guest(&self.context.shared).await?;
         let mut reached = Vec::new();
         for process in guest.processes().await? {
+            // The agent lists commands for some minutes after their end.
             if process.exit.is_some() {
                 continue;
             }
@@ -129,6 +132,7 @@ impl Vms {
     pub async fn change(&self, vm: &VmRef, change: VmChange) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_UPDATE)?;
         admission::check_labels(&change.labels)?;
+        // A limit on an ephemeral VM deletes it, which is more than a change.
         let ephemeral = self.context.owned(vm)?.record().limits.ephemeral;
         if change.limits.may_delete(ephemeral) {
             self.context.authorise(OperationName::VM_DELETE)?;
@@ -142,6 +146,7 @@ impl Vms {
     /// [`ServiceError::UnknownVm`]; [`ServiceError::Machine`] if the VMM does not tell.
     pub async fn stats(&self, vm: &VmRef) -> Result<VmStats, ServiceError> {
         self.context.authorise(OperationName::VM_STATS)?;
+        // Read from what is published, without a lease, so that watching a VM does not keep it awake.
         let now = self.context.owned(vm)?.published.borrow().clone();
         let counters = match &now.machine {
             Some(machine) => machine.counters().await?,
@@ -150,6 +155,7 @@ impl Vms {
         let may_see = self.context.authorise(OperationName::GUEST_HEALTH).is_ok();
         let guest = match &now.guest {
             Some(guest) if may_see && now.record.phase() == Phase::Running => {
+                // A guest under load must not hold up the numbers of its machine, which are there in any case.
                 tokio::time::timeout(HEALTH, guest.health()).await.ok().and_then(Result::ok)
             }
             _ => None,

@@ -34,6 +34,7 @@ pub(crate) async fn create_as_asked(
     context: &Context,
     request: CreateRequest,
 ) -> Result<VmView, ServiceError> {
+    // Overrides are applied before anything is checked: what is checked is what is made.
     let template = context.shared.template(request.template.as_deref())?.with(request.overrides.clone());
     admission::check_labels(&request.vm.labels)?;
     admission::check_labels(&template.labels)?;
@@ -74,6 +75,7 @@ impl Vms {
         }
         let from = match request.boot {
             BootChoice::Auto if request.start => {
+                // Boxed: the future that makes a golden snapshot is large, and most creations only look one up.
                 match Box::pin(Goldens::new(&self.context).source(&parts)).await {
                     // A machine that does not come up would not come up for this VM either.
                     Err(
@@ -226,6 +228,7 @@ impl Vms {
     pub async fn counters(&self, vm: &VmRef) -> Result<MachineCounters, ServiceError> {
         self.context.authorise(OperationName::VM_METRICS)?;
         let handle = self.context.find(vm)?;
+        // Released before the VMM is asked: whoever publishes must not wait for it.
         let (machine, phase) = {
             let now = handle.published.borrow();
             (now.machine.clone(), now.record.phase())
@@ -245,6 +248,7 @@ impl Vms {
         limit: usize,
     ) -> Result<ConsolePart, ServiceError> {
         self.context.authorise(OperationName::VM_CONSOLE)?;
+        // Read from disk: the console of a VM that failed is what people look for.
         let VmRecord { id, template, .. } = self.context.find(vm)?.record();
         let directory = self.context.shared.ports.vm_storage.vm_directory(&id);
         let hypervisor = self.context.shared.ports.hypervisor(&template)?;

@@ -44,6 +44,7 @@ pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> 
         .map(|record| record.id.to_string())
         .chain(stored.unreadable.iter().map(|(id, _)| id.clone()))
         .collect();
+    // Listed before any actor begins: directories that actors make are none of the last server.
     let directories = shared.ports.vm_storage.vm_directories().await?;
     let mut newest = Newest::new(shared, &stored.records).await?;
     for record in &mut stored.records {
@@ -63,9 +64,11 @@ pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> 
             }
         }
     }
+    // Before the actors adopt: a machine that no record names could still write to a disk that one of them starts on.
     end_strays(shared, &stored).await;
     for mut record in stored.records {
         record.life = Life::stored(record.phase(), record.life.rest().cloned(), record.is_pools());
+        // Counted, not limited: VMs that exist are kept even if the limits are lower now.
         let reservation = shared.reservations.existing(Demand::of(&record.template));
         vm::spawn(shared, record, Beginning::Adopt, &Cause::server(), reservation)?;
     }
@@ -83,6 +86,7 @@ async fn end_strays(shared: &Shared, stored: &StoredVms) {
         let mut known: HashSet<VmId> = with_machine.map(|record| record.id.clone()).collect();
         known.extend(stored.unreadable.iter().filter_map(|(id, _)| id.parse().ok()));
         known.extend(storage.vm_directories().await?.into_iter().filter(|id| !rows.contains(id)));
+        // The parent of any directory of a VM: the port tells no other path.
         let any = storage.vm_directory(&shared.ports.new_vm_id());
         let Some(folder) = any.parent() else { return Ok(Vec::new()) };
         let mut ended = Vec::new();

@@ -36,6 +36,7 @@ pub(crate) async fn keep_room(shared: Arc<Shared>) {
 async fn stop_growing(shared: &Shared, before: &HashMap<VmId, u64>) -> HashMap<VmId, u64> {
     let mut now = HashMap::new();
     for handle in shared.registry.all() {
+        // Released before the disk is asked: whoever publishes must not wait for it.
         let (id, phase) = {
             let snapshot = handle.published.borrow();
             (snapshot.record.id.clone(), snapshot.record.phase())
@@ -45,6 +46,7 @@ async fn stop_growing(shared: &Shared, before: &HashMap<VmId, u64>) -> HashMap<V
         }
         // One that is being removed has nothing to tell.
         let Ok(bytes) = shared.ports.vm_storage.vm_disk_usage(&id).await else { continue };
+        // At the first look after the disk got short nothing is known to grow yet.
         let grown = before.get(&id).is_some_and(|before| bytes.saturating_sub(*before) >= GROWTH);
         now.insert(id.clone(), bytes);
         if grown {

@@ -49,6 +49,7 @@ impl Vms {
         if wanted.is_met(name, record.phase())? {
             return Ok(as_event(record, handle.cause));
         }
+        // A VM that had failed before the wait may be started by somebody else: only a new failure ends it.
         let failed = record.phase() == Phase::Failed;
         loop {
             match events.next().await {
@@ -64,6 +65,7 @@ impl Vms {
                     }
                 }
                 Ok(_) => {}
+                // More happened than is kept: the phase now is all that can be told.
                 Err(RecvError::Lagged(_)) => {
                     let now = handle.record();
                     if wanted.is_met(name, now.phase())? {

@@ -6,12 +6,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use microvm_ports::Clock;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// A clock that only moves when told to. Its random bytes are a counter: different every time, the same in every run.
 #[derive(Debug)]
 pub struct FrozenClock {
     now_ms: AtomicI64,
     drawn: AtomicU64,
+    /// Milliseconds by which it was moved forwards, all together.
+    forwards_ms: AtomicU64,
     /// Told when the time was changed.
     moved: Notify,
 }
@@ -20,19 +23,30 @@ impl FrozenClock {
     /// Stands at `now_ms` milliseconds since 1970-01-01T00:00:00Z.
     #[must_use]
     pub const fn at(now_ms: i64) -> Self {
-        Self { now_ms: AtomicI64::new(now_ms), drawn: AtomicU64::new(0), moved: Notify::const_new() }
+        Self {
+            now_ms: AtomicI64::new(now_ms),
+            drawn: AtomicU64::new(0),
+            forwards_ms: AtomicU64::new(0),
+            moved: Notify::const_new(),
+        }
     }
 
     /// Sets the time.
     pub fn set(&self, now_ms: i64) {
-        self.now_ms.store(now_ms, Ordering::SeqCst);
+        let before = self.now_ms.swap(now_ms, Ordering::SeqCst);
+        self.note_move(now_ms.saturating_sub(before));
         self.moved.notify_waiters();
     }
 
     /// Moves the time by `milliseconds`, backwards if negative.
     pub fn advance(&self, milliseconds: i64) {
         self.now_ms.fetch_add(milliseconds, Ordering::SeqCst);
+        self.note_move(milliseconds);
         self.moved.notify_waiters();
+    }
+
+    fn note_move(&self, milliseconds: i64) {
+        self.forwards_ms.fetch_add(u64::try_from(milliseconds).unwrap_or(0), Ordering::SeqCst);
     }
 }
 
@@ -47,6 +61,11 @@ impl Default for FrozenClock {
 impl Clock for FrozenClock {
     fn now_ms(&self) -> i64 {
         self.now_ms.load(Ordering::SeqCst)
+    }
+
+    /// Real time, and all that it was moved forwards.
+    fn steady(&self) -> Instant {
+        Instant::now() + Duration::from_millis(self.forwards_ms.load(Ordering::SeqCst))
     }
 
     /// Ends when the time was moved by `duration`, or when as much real time has passed: who waits for nothing else goes on.

@@ -32,4 +32,5 @@ mod recipe;
 
 pub use config::{AcceleratorChoice, QemuConfig};
 pub use hypervisor::Qemu;
+pub use probe::NAME;
 pub use recipe::Recipe;

@@ -42,12 +42,14 @@ impl VmActor {
                 self.discard().await;
             }
             Phase::Starting | Phase::Stopping => {
+                // The start or stop was never answered: its caller has seen an error and may try again.
                 self.vm.end_machine_or_log().await;
                 if self.vm.journal.record.life.asleep().is_none() {
                     write_back_or_log(&self.vm.journal).await;
                 }
                 stopped_by_force(&mut self.vm.journal).await;
             }
+            // A server that died between the end of a machine and its note may have left the process.
             Phase::Stopped | Phase::Hibernated | Phase::Failed => sweep_or_log(&self.vm.journal).await,
             Phase::Running | Phase::Paused | Phase::Pooled => self.adopt_machine().await,
             Phase::Deleted => {}
@@ -57,6 +59,7 @@ impl VmActor {
     /// Takes the machine up again. One that is gone fails the VM; one that lives and does not answer (a host under load
     /// after a restart) goes on, and is tried until it does.
     async fn adopt_machine(&mut self) {
+        // A failure of the take-up changed the phase already if the machine is gone.
         let Err(reason) = self.take_up().await else { return };
         let Vm { journal, reach, .. } = &mut self.vm;
         if matches!(journal.phase(), Phase::Running | Phase::Paused | Phase::Pooled) {
@@ -92,6 +95,7 @@ impl VmActor {
     /// Tries to reach the agent, and the machine where that is not taken up yet. A command goes before it.
     pub(super) async fn reach_again(&mut self) {
         let Vm { journal, reach, inbox, .. } = &mut self.vm;
+        // Processors that stand still answer nothing; a machine that was never taken up is tried all the same.
         let due = journal.phase() == Phase::Running
             || (matches!(journal.phase(), Phase::Paused | Phase::Pooled) && journal.machine.is_none());
         if !due {
@@ -114,6 +118,7 @@ impl VmActor {
                         opened = connect => Ok(opened),
                     }
                 };
+                // Any command overtakes the try: a stop or a delete must not wait for an agent that is silent.
                 match inbox.unless(&journal.shared.ending, |_| Some(()), tried).await {
                     Err(_) => return,
                     Ok(Err(exit)) => return self.machine_exited(exit).await,
@@ -136,6 +141,7 @@ impl VmActor {
 
 impl Vm {
     async fn try_adopt(&mut self) -> Result<(), AdoptFailure> {
+        // An earlier try may have taken up the machine and failed at its agent.
         let machine = match self.journal.machine.clone() {
             Some(machine) => machine,
             None => adopted_machine(&self.journal).await?,
@@ -150,6 +156,7 @@ impl Vm {
             tracing::warn!(vm = %self.journal.record.id, %error, "the format of a disk is not known: the VM cannot be branched");
         }
         if self.journal.phase() != Phase::Running {
+            // A server that died in the middle of a wake leaves a machine that runs while its row says paused.
             return machine.pause().await.map_err(|error| not_yet("its machine does not pause", &error));
         }
         if *machine.state().borrow() == MachineState::DiskFull {

@@ -35,6 +35,7 @@ impl Vm {
     pub(super) async fn create(&mut self, start: bool, planned: Planned) -> Result<(), ServiceError> {
         let ports = self.journal.shared.ports.clone();
         self.journal.hook(HookPoint::BeforeCreate).await?;
+        // Hooks of a restore belong to VMs that a user made of a snapshot; forks and children of golden snapshots have none.
         let restored = matches!(self.journal.record.origin, Origin::Snapshot { .. });
         if restored {
             self.journal.hook(HookPoint::BeforeRestore).await?;
@@ -52,10 +53,13 @@ impl Vm {
             false => ports.vm_storage.finish_vm_files(&id).await,
         };
         if start {
+            // Both to their end: a row that is half written, or a machine that nobody waits for, could not be undone.
             let (row, up) = futures::join!(row, self.make_files_and_bring_up(planned));
             row?;
+            // Stored before the directory is marked: the next server adopts the machine from this moment on.
             self.running(up?).await?;
             finish(&self.journal).await?;
+            // Hooks after the fact cannot refuse: the VM runs whatever they answer.
             let _ = self.journal.hook(HookPoint::AfterCreate).await;
             let _ = self.journal.hook(HookPoint::AfterStart).await;
             if restored {
@@ -82,18 +86,21 @@ impl Vm {
     pub(super) async fn start(&mut self, cold: bool) -> Result<(), ServiceError> {
         let journal = &mut self.journal;
         journal.hook(HookPoint::BeforeStart).await?;
+        // A VMM that outlived its VM still writes to the disk that the next machine would open.
         end_last_machine(journal).await?;
         let from = if cold { None } else { memory::of(&journal.shared, &journal.record).await? };
         if from.is_none() {
             // A boot is one on the user's own disk files.
             write_back(journal, LostDisks::Keep).await?;
         }
+        // From here on a crash leaves `starting`, which the next server turns into `stopped`.
         journal.request(LifecycleEvent::Start).await?;
         self.bring_up_after_request(from).await
     }
 
     /// Puts the VM back to a state of its own: what it did since is gone. It runs afterwards. `epoch`: that of the state.
     pub(super) async fn rollback(&mut self, source: BranchSource, epoch: u64) -> Result<(), ServiceError> {
+        // Everything that can refuse comes before the machine is ended: a refused rollback changes nothing.
         self.journal.permits(Work::Rollback)?;
         memory::check_loadable(&self.journal.shared, &self.journal.record, &source).await?;
         if self.journal.phase().has_machine() {
@@ -104,7 +111,9 @@ impl Vm {
         }
         let journal = &mut self.journal;
         end_last_machine(journal).await?;
+        // The point of no return: what the VM did since the snapshot is gone afterwards.
         let files = journal.shared.ports.snapshots.reset_vm_files(&journal.record.id, &source).await?;
+        // The saved guest knows its own epoch, which may be later than that of the record.
         journal.record.epoch = journal.record.epoch.max(epoch);
         let slept = journal.record.life.give_up_sleep();
         journal.request(LifecycleEvent::Start).await?;
@@ -128,6 +137,7 @@ impl Vm {
             .await;
         match brought_up {
             Ok(up) => {
+                // A machine that no record names would run on unseen after the next restart of the server.
                 if let Err(error) = self.running(up).await {
                     self.end_machine_or_log().await;
                     let reason = format!("it could not be recorded: {error}");
@@ -138,6 +148,7 @@ impl Vm {
                 Ok(())
             }
             Err(error) => {
+                // The dropped stages killed the machine; the sweep ends what a driver that failed half way left.
                 sweep_or_log(&self.journal).await;
                 match error {
                     ServiceError::Overtaken(_) => stopped_by_force(&mut self.journal).await,
@@ -156,7 +167,9 @@ impl Vm {
         &mut self,
         made: impl AsyncFnOnce(&Ports, &VmRecord) -> Result<(Planned, MachineFiles), ServiceError>,
     ) -> Result<Connected, ServiceError> {
+        // Owned, because the future below runs while the inbox of this VM is borrowed.
         let shared = Arc::clone(&self.journal.shared);
+        // Before the first boot: afterwards the guest has written the bytes that a format would be read from.
         fix_formats(&shared.ports, &mut self.journal.record).await?;
         let record = self.journal.record.clone();
         let up = async {
@@ -164,6 +177,7 @@ impl Vm {
             let prepared = planned.prepare(&shared.ports, &record, files).await?;
             prepared.launch(shared.settings.kill_deadline).await?.connect(&shared.ports).await
         };
+        // Dropping `up` at any stage kills the machine and closes the channel.
         match self.inbox.unless(&shared.ending, overtakes, up).await {
             Ok(outcome) => outcome,
             Err(Interrupted::Order(how)) => Err(ServiceError::Overtaken(how)),
@@ -183,6 +197,7 @@ impl Vm {
         reach.learn(up.config.clone());
         journal.tell_what(What::Started { boot: up.boot, took: up.took });
         let (machine, guest) = up.keep();
+        // A driver whose record cannot be told as JSON is found by its directory only.
         journal.record.machine = serde_json::to_value(machine.record()).ok();
         (journal.machine, journal.guest) = (Some(machine), Some(guest));
         reach.reached(journal);
@@ -192,6 +207,7 @@ impl Vm {
     /// of it.
     async fn running(&mut self, up: Connected) -> Result<(), ServiceError> {
         let now = self.journal.now_ms();
+        // A boot that took longer than the idle limit is not idleness.
         self.activity.touch(now);
         let slept = self.journal.record.life.asleep().cloned();
         self.journal.record.boot_ms = Some(u64::try_from(up.took.as_millis()).unwrap_or(u64::MAX));
@@ -203,6 +219,7 @@ impl Vm {
             journal.record.started_ms = before;
             return Err(error);
         }
+        // Only now: until the phase is stored, the next server would load this memory again.
         memory::end(&journal.shared, &journal.record, slept).await;
         Ok(())
     }

@@ -59,8 +59,10 @@ impl Branching {
         let Journal { shared, record, .. } = journal;
         let Branched { files, times, disks } = branched;
         let changed_bytes = files.branch.memory.page_bytes();
+        // The driver says in which form a machine loads memory; the store makes that form once for all children.
         let load = shared.ports.load_shape(&record.template).await?;
         let source = shared.ports.snapshots.fork_point(files, count, load).await?;
+        // After the fork point exists: shortening the chain before would copy what the children are about to share.
         care_for_chain(journal, disks);
         // Where much has changed each fork has a memory base of its own, and no VMM can wait for it.
         let machine = journal.living()?;
@@ -90,6 +92,7 @@ pub(super) async fn take_for(
     order: &SnapshotOrder,
 ) -> Result<(Branched, SnapshotRecord), ServiceError> {
     let vm = &journal.record;
+    // The closure is called inside of the pause, with the times that the record must tell.
     let mut kept = None;
     let branched = branch(journal, order.stay_paused, |times| {
         let record = SnapshotRecord {
@@ -125,6 +128,7 @@ pub(super) async fn write(
 ) -> Result<Written, ServiceError> {
     let shared = &journal.shared;
     let Branched { files, times, disks } = branched;
+    // Whoever asked not to wait has the answer now; nobody listens otherwise.
     let _ = order.taken.send(times);
     let info = shared.ports.snapshots.write_snapshot(&order.id, files, order.full, order.progress).await?;
     if !order.stay_paused {
@@ -145,8 +149,10 @@ async fn branch(
     let machine = journal.living()?;
     let brancher = machine.brancher().ok_or(ServiceError::NoBranching)?;
     let ports = &shared.ports;
+    // Read once per branch: the chain changes with every branch and every flattening.
     let mut disks = ports.vm_storage.vm_files(&record.id).await?;
     let own = own_disks(record, &disks)?;
+    // Waits for the work in this rare case; the pause of the VM is not longer for it.
     if depth(&disks) >= FLATTEN_NOW {
         flatten(shared, &record.id, &*machine, &disks).await?;
         disks = ports.vm_storage.vm_files(&record.id).await?;
@@ -158,6 +164,7 @@ async fn branch(
         guest: journal.guest.clone(),
     };
     let directory = disks.directory.clone();
+    // The driver calls `steps` inside its pause: input is held, disks are switched, and the VM goes on.
     let branch = brancher.branch(BranchRequest { steps: Arc::new(steps), directory, stay_paused }).await?;
     let times = branch.times;
     if !stay_paused && !branch.ended && record.phase() == Phase::Running {
@@ -181,6 +188,7 @@ fn own_disks(record: &VmRecord, known: &VmFiles) -> Result<Vec<UserDisk>, Servic
     let mut own = Vec::new();
     for disk in record.template.extra_disks.iter().filter(|disk| !disk.read_only) {
         let serial = disk.name.to_string();
+        // It has been branched before: from then on it is a chain below this VM, like the scratch disk.
         if known.own.iter().any(|known| known.serial == serial) {
             continue;
         }
@@ -215,6 +223,7 @@ fn care_for_chain(journal: &Journal, disks: VmFiles) {
     if depth(&disks) + 1 >= FLATTEN_SOON {
         let (shared, id) = (Arc::clone(&journal.shared), journal.record.id.clone());
         journal.shared.actors.spawn(async move {
+            // A server that ends does not wait for it: the chain stays whole at every moment of the copy.
             tokio::select! {
                 () = shared.ending.cancelled() => {}
                 outcome = flatten(&shared, &id, &*machine, &disks) => {

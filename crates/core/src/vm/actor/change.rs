@@ -9,8 +9,10 @@ impl VmActor {
     /// Stored first, then true. If it cannot be stored nothing has changed.
     pub(super) async fn change(&mut self, change: VmChange) -> Result<(), ServiceError> {
         let journal = &mut self.vm.journal;
+        // All changes or none: they are made on a copy, which replaces the record when it is stored.
         let mut record = journal.record.clone();
         change.apply(&mut record, journal.now_ms())?;
+        // Refused now rather than when the limit passes, where nobody reads the refusal.
         if record.limits.hibernate_seconds.is_some() {
             check_whole(&record.template)?;
         }

@@ -20,11 +20,13 @@ impl VmActor {
             return Err(ServiceError::UnknownVm(journal.record.id.to_string()));
         };
         let (registry, id) = (&journal.shared.registry, &journal.record.id);
+        // Before anything is changed: a name that is taken must not cost a warm VM.
         registry.reserve_name(id, &claim.name)?;
         registry.rename(id, &claim.name);
         let outcome = self.vm.hand_out(pool, claim).await;
         if let Err(error) = &outcome {
             tracing::warn!(vm = %self.vm.journal.record.id, %error, "a waiting VM could not be handed out, it is removed");
+            // The pool makes another one; whoever asked gets an error or the next one.
             self.discard().await;
         }
         outcome
@@ -41,6 +43,7 @@ impl Vm {
         let created_by = journal.cause.caller.to_string();
         // Another identity is another epoch; without a channel, opening one makes it.
         let epochs = u64::from(journal.guest.is_some());
+        // Age, creator and limits begin with the new owner: nobody owned the VM while it waited.
         let change = |record: &mut VmRecord| {
             let Claim { name, vm: NewVm { labels, metadata, limits } } = claim;
             record.name = name;

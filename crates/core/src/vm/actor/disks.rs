@@ -7,6 +7,7 @@ use crate::error::ServiceError;
 
 /// Gives the user's disk files what the VM wrote since they were branched. The VM has no machine.
 pub(super) async fn write_back(journal: &Journal, lost: LostDisks) -> Result<(), ServiceError> {
+    // The usual case: without a disk of the user's the storage is not asked at all.
     if journal.record.template.extra_disks.iter().all(|disk| disk.read_only) {
         return Ok(());
     }

@@ -28,6 +28,7 @@ impl Vm {
         if !force {
             self.journal.hook(HookPoint::BeforeStop).await?;
         }
+        // A paused guest cannot answer: it is ended as if its power failed, which its file system survives.
         let was_running = self.journal.phase() == Phase::Running;
         self.journal.request(LifecycleEvent::Stop).await?;
         if !force && was_running {
@@ -61,6 +62,7 @@ impl Vm {
             {
                 tracing::warn!(vm = %self.journal.record.id, "the guest did not power off by itself, ending it");
             }
+            // Closed before the kill, so that no request hangs on an agent that is gone.
             if let Some(guest) = self.journal.guest.take() {
                 guest.close();
             }
@@ -68,10 +70,12 @@ impl Vm {
                 tracing::error!(vm = %self.journal.record.id, %error, "the machine did not end, sweeping");
             }
         }
+        // Also after a kill that worked: it finds helpers of the VMM and machines that no record names.
         let swept = sweep(&self.journal).await;
         self.journal.machine = None;
         self.journal.guest = None;
         self.reach.settled(&mut self.journal);
+        // A process that may live stays named, so that the next start or delete tries to end it again.
         if swept.is_ok() {
             self.journal.record.machine = None;
         }
@@ -115,6 +119,7 @@ pub(super) async fn stopped_by_force(journal: &mut Journal) {
 async fn sweep(journal: &Journal) -> Result<(), ServiceError> {
     let Journal { shared, record, .. } = journal;
     let directory = shared.ports.vm_storage.vm_directory(&record.id);
+    // A record that a later version wrote cannot be read; the directory still leads to the process.
     let machine = record.machine.clone().and_then(|value| serde_json::from_value(value).ok());
     Ok(shared.ports.hypervisor(&record.template)?.sweep(&record.id, &directory, machine.as_ref()).await?)
 }
@@ -147,6 +152,7 @@ impl VmActor {
         if !matches!(exit, MachineExit::GuestShutdown | MachineExit::GuestReset) {
             return self.fail(exit.to_string()).await;
         }
+        // The guest is off; what may be left is the process of the VMM.
         self.vm.end_machine_or_log().await;
         write_back_or_log(&self.vm.journal).await;
         let rest = asked_to_restart.then(|| self.vm.restarting.lost());
@@ -158,6 +164,7 @@ impl VmActor {
         };
         self.vm.journal.note(LifecycleEvent::Stopped, Some(reason)).await;
         match rest {
+            // The first reset is an ordinary reboot; a guest that resets in a loop waits in `stopped`.
             Some(rest) if rest.is_zero() => self.restart().await,
             Some(_) => {}
             None if self.vm.journal.record.limits.ephemeral => self.erase_ephemeral().await,
@@ -169,6 +176,7 @@ impl VmActor {
     /// does not keep the host busy with booting.
     pub(super) async fn restart(&mut self) {
         self.vm.restarting.cancel();
+        // Somebody may have started or deleted it while the rest passed.
         if self.vm.journal.phase() != Phase::Stopped {
             return;
         }
@@ -203,6 +211,7 @@ impl VmActor {
         let journal = &mut self.vm.journal;
         journal.note(LifecycleEvent::Lost, Some(reason)).await;
         hooks::tell_failure(journal);
+        // The pool makes another one: a member that failed is never handed out.
         if let Some(member) = &journal.record.pool {
             journal.shared.pools.vm_gone(&journal.record.tenant, &member.pool);
         }

@@ -43,6 +43,7 @@ pub(super) async fn fork(vm: &mut Vm, count: usize) -> Result<ForkPoint, Service
 
 /// Writes a snapshot; hooks are told of those that somebody asked for.
 pub(super) async fn snapshot(vm: &mut Vm, order: SnapshotOrder) -> Result<Written, ServiceError> {
+    // Golden snapshots are the server's own work, and a hibernation has no point of its own.
     if order.purpose != SnapshotPurpose::User {
         return saving::snapshot(vm, order).await;
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use microvm_ports::GuestError;
+use microvm_ports::{Clock, GuestError};
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::vm::Rest;
 use microvm_types::{ErrorKind, Phase};
@@ -31,32 +31,30 @@ pub(super) enum Limit {
 }
 
 /// Tells when a limit of one VM passes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct IdleCare {
-    /// No limit is looked at before.
-    rest_until: Instant,
+    /// No limit is looked at before, by the clock that is never set back; `None`: at once.
+    rest_until: Option<Instant>,
 }
 
 impl IdleCare {
-    pub(super) fn new() -> Self {
-        Self { rest_until: Instant::now() }
-    }
-
     /// Looks at no limit for a while: one could not be carried out.
-    fn put_off(&mut self) {
-        self.rest_until = Instant::now() + RETRY;
+    fn put_off(&mut self, clock: &dyn Clock) {
+        self.rest_until = Some(clock.steady() + RETRY);
     }
 
     /// Looks at limits at once: they may be others now.
     pub(super) fn look_again(&mut self) {
-        self.rest_until = Instant::now();
+        self.rest_until = None;
     }
 
     /// Waits until a limit passes; for ever if the VM has none. One that is not `usable` (its agent does not answer, it
     /// waits for room on the disk) is not idle because nobody uses it.
     pub(super) async fn passes(&self, journal: &Journal, activity: &Activity, usable: bool) -> Limit {
-        tokio::time::sleep_until(self.rest_until).await;
         let (clock, record) = (&journal.shared.ports.clock, &journal.record);
+        if let Some(moment) = self.rest_until {
+            clock.sleep_until(moment).await;
+        }
         let left = |since_ms: i64, seconds: u64| {
             let end =
                 since_ms.saturating_add(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000));
@@ -77,8 +75,10 @@ impl IdleCare {
                 return std::future::pending().await;
             };
             loop {
+                // No timer while it is used: the idle time begins with the end of the last use.
                 activity.idle().await;
                 let left = left(activity.idle_at_most_since(clock.now_ms()), seconds);
+                // Looked at again after each sleep: a use in between moved the end.
                 if left.is_zero() {
                     return;
                 }
@@ -176,6 +176,7 @@ impl VmActor {
     pub(super) async fn limit_passed(&mut self, limit: Limit) {
         // What is paused or hibernated goes on with everything later; only an end loses work.
         if limit == Limit::Idle {
+            // Counted before the guest is asked: uses that begin and end meanwhile count, too.
             let uses = self.vm.activity.uses();
             let has_work = match self.vm.has_detached_work().await {
                 // To end it in good order its processors have to run.
@@ -191,7 +192,7 @@ impl VmActor {
                 Ok(true) => return self.vm.activity.touch(self.vm.journal.now_ms()),
                 Err(error) => {
                     tracing::warn!(vm = %self.vm.journal.record.id, %error, "whether it has detached work is not known: it is not ended for being idle");
-                    return self.idle.put_off();
+                    return self.idle.put_off(&*self.vm.journal.shared.ports.clock);
                 }
             }
         }
@@ -212,7 +213,7 @@ impl VmActor {
         }
         // A VM that was to end and is still there was kept by something; it is tried again, but not at once.
         if carried_out.is_err() || matches!(limit, Limit::Lifetime | Limit::Idle) {
-            self.idle.put_off();
+            self.idle.put_off(&*self.vm.journal.shared.ports.clock);
         }
     }
 }

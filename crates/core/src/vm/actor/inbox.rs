@@ -54,8 +54,10 @@ impl Inbox {
         loop {
             tokio::select! {
                 biased;
+                // First in the order: a server that ends gives up work, also if orders keep coming.
                 () = ending.cancelled() => return Err(Interrupted::Ending),
                 Some(order) = self.orders.recv() => {
+                    // Kept in any case: the order that overtakes is carried out after the work has been undone.
                     let by = overtakes(&order.command);
                     self.pending.push_back(order);
                     if let Some(by) = by {
@@ -70,6 +72,7 @@ impl Inbox {
     /// Takes no more orders: the VM is gone. Whoever waits for a delete has it; whoever waits for anything else is told that
     /// the VM is gone when the reply is dropped.
     pub(super) fn close(&mut self) {
+        // First: an order that is sent after the drain would wait for ever.
         self.orders.close();
         while let Some(order) = self.pending.pop_front().or_else(|| self.orders.try_recv().ok()) {
             if let Command::Delete { reply, .. } = order.command {

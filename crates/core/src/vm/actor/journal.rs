@@ -120,6 +120,7 @@ impl Journal {
         change(&mut record)?;
         record.failure = None;
         record.updated_ms = self.now_ms();
+        // Counted on a copy: what cannot be stored must not count.
         let essence = self.count(&mut record);
         let stored = async {
             self.shared.ports.store.update_vm(&record).await?;
@@ -128,6 +129,7 @@ impl Journal {
         // Both to their end: half a write, or half a wake, is none.
         let (stored, done) = futures::join!(stored, work(self, &record));
         let done = done?;
+        // A failed write leaves `self` as it was; the row may be newer, which the next write mends.
         self.has_kept = stored?;
         self.kept = essence;
         self.record = record;
@@ -199,6 +201,7 @@ impl Journal {
         self.record.updated_ms = self.now_ms();
         let mut record = self.record.clone();
         let essence = self.count(&mut record);
+        // Kept also if the store fails: a number that was given out once must not be given out again.
         self.record.generation = record.generation;
         let saved = self.shared.ports.store.update_vm(&record).await;
         // Kept even if it could not be stored: it is so, and the next server believes what is newer.
@@ -250,6 +253,7 @@ impl Journal {
     /// Tells the phase.
     pub(super) fn tell(&mut self, reason: Option<String>) {
         let to = self.phase();
+        // Of the phase that was told last, so that watchers see an unbroken chain.
         let from = std::mem::replace(&mut self.told, to);
         self.tell_what(What::Phase { from, to, reason });
     }

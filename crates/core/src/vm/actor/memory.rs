@@ -23,12 +23,14 @@ pub(super) async fn of(
         check_loadable(shared, record, &source).await?;
         Ok::<_, ServiceError>(source)
     };
+    // Only what will not pass by itself is told as a memory that cannot be loaded; a full disk is told as that.
     let source = match waken.await {
         Err(error @ (ServiceError::Launch(_) | ServiceError::Storage(StorageError::Damaged { .. }))) => {
             return Err(ServiceError::CannotWake { vm: record.name.clone(), cause: Box::new(error) });
         }
         other => other?,
     };
+    // Memory and disk belong together: the disk goes back to the moment of the save.
     let files = snapshots.reset_vm_files(&record.id, &source).await?;
     Ok(Some((source, files)))
 }

@@ -88,15 +88,16 @@ impl VmActor {
         cause: Cause,
         reservation: Reservation,
     ) -> Self {
+        let clock = Arc::clone(&shared.ports.clock);
         let vm = Vm {
             journal: Journal::new(shared, record, publish, cause),
             inbox: Inbox::new(commands),
-            reach: Reach::default(),
+            reach: Reach::new(&clock),
             branching: Branching::default(),
-            restarting: Retries::default(),
+            restarting: Retries::new(&clock),
             activity,
         };
-        Self { vm, idle: IdleCare::new(), reservation: Some(reservation) }
+        Self { vm, idle: IdleCare::default(), reservation: Some(reservation) }
     }
 
     /// Lives until the VM is gone or the server ends. A running machine goes on without its actor.
@@ -104,6 +105,7 @@ impl VmActor {
         match beginning {
             Beginning::Create { start, planned, reply } => {
                 let outcome = self.vm.create(start, *planned).await;
+                // The creator learns of the failure when nothing is left of it, and can use the name again.
                 if outcome.is_err() {
                     self.discard().await;
                 }
@@ -111,6 +113,7 @@ impl VmActor {
             }
             Beginning::Adopt => self.adopt().await,
         }
+        // From here on what happens without an order is done by the server itself.
         self.vm.journal.cause = Cause::server();
         while self.vm.journal.phase() != Phase::Deleted {
             match self.wait().await {
@@ -132,12 +135,14 @@ impl VmActor {
         if self.vm.journal.phase() != Phase::Deleted
             && let Some(guest) = &self.vm.journal.guest
         {
+            // The machine goes on; only the channel of this server is closed, so that the next one gets it.
             guest.close();
         }
     }
 
     async fn wait(&mut self) -> Wake {
         let Vm { journal, inbox, reach, restarting, activity, .. } = &mut self.vm;
+        // Orders that had to wait come before anything that happened since.
         if let Some(order) = inbox.pending() {
             return Wake::Order(Some(order));
         }
@@ -170,6 +175,7 @@ impl VmActor {
         tokio::select! {
             biased;
             () = journal.shared.ending.cancelled() => Wake::ServerEnding,
+            // Before orders: an order for a machine that is gone would fail with a misleading reason.
             exit = exited => Wake::MachineExited(exit),
             () = full => Wake::DiskFull,
             () = journal.shared.ports.clock.sleep(LOOK_EVERY), if waits_for_room => Wake::LookForRoom,

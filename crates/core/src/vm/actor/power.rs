@@ -45,6 +45,7 @@ impl Vm {
         change: impl FnOnce(&mut Life) -> Result<(), Denied>,
     ) -> Result<(), ServiceError> {
         let machine = self.journal.living()?;
+        // Before the processors stop: a pause must not look like an agent that was lost.
         self.journal.expect_heartbeats(false);
         if let Err(error) = machine.pause().await {
             // One that answers too late still stops; what follows it lets it go on.
@@ -54,6 +55,7 @@ impl Vm {
         }
         let requested = self.journal.request_by(change).await;
         if requested.is_err() {
+            // Stored states and processors must agree: what is noted as running runs.
             let _ = machine.resume().await;
             self.journal.expect_heartbeats(true);
         }
@@ -84,6 +86,7 @@ impl Vm {
             reach.lost(journal, format!("the agent did not answer after the resume: {error}"));
             return Err(error.into());
         }
+        // A guest whose clock stood still hands out expired certificates and wrong timers until it is told.
         reach.tell_time(journal).await;
         activity.touch(journal.now_ms());
         let requested = journal.request(LifecycleEvent::Resume).await;
@@ -101,10 +104,12 @@ impl Vm {
             return Ok(());
         }
         journal.permits(Work::Hibernate)?;
+        // A shared folder belongs to one machine: what the guest has open there cannot be saved with it.
         check_whole(&journal.record.template)?;
         let id = journal.shared.new_snapshot_id();
         let (taken, _) = oneshot::channel();
         let order = SnapshotOrder {
+            // Users never see this name: snapshots of sleeping VMs are not listed.
             name: format!("sleep-{id}").parse().map_err(|error: microvm_types::NameError| {
                 ServiceError::Invalid { field: "name", reason: error.to_string() }
             })?,
@@ -134,6 +139,7 @@ impl Vm {
             tracing::warn!(vm = %journal.record.id, %error, "its machine does not go on, and its memory is whole on disk: it hibernates");
             journal.note_by(|life| life.fall_asleep(id), None).await;
         }
+        // The record says already that it sleeps: a VMM that does not end is swept before the next start.
         self.end_machine_or_log().await;
         self.journal.note(LifecycleEvent::Hibernated, None).await;
         Ok(())
@@ -143,9 +149,11 @@ impl Vm {
     /// that has ended with its save is launched again from what it saved.
     async fn fall_asleep(&mut self, order: SnapshotOrder, id: &SnapshotId) -> Result<(), ServiceError> {
         let (branched, record) = branching::take_for(&self.journal, &order).await?;
+        // Kept only where the VMM ended with its save: the one way back is what it saved.
         let saved = branched.files.branch.ended.then(|| branched.clone());
         match (branching::write(&self.journal, order, branched, record).await, saved) {
             (Ok(written), saved) => {
+                // Known before the phase is stored: whoever wakes the VM at once finds it.
                 let (_, asleep) = undo::keep(written);
                 self.journal.shared.snapshots.insert(asleep);
                 let sleep = |life: &mut Life| life.fall_asleep(id.clone());
@@ -192,6 +200,7 @@ impl Vm {
     /// Asks a running guest to make do with less memory, in MiB.
     pub(super) async fn resize_memory(&mut self, memory_mib: u32) -> Result<(), ServiceError> {
         self.journal.permits(Work::ResizeMemory)?;
+        // A balloon takes memory from the guest and gives it back; it cannot add to what the machine began with.
         let limit = self.journal.record.template.memory_mib;
         if memory_mib > limit {
             let (asked, limit) = (memory_mib.into(), limit.into());
@@ -208,6 +217,7 @@ impl Vm {
         wake_hibernated(self).await?;
         let machine = self.journal.living()?;
         machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
+        // Absent where the guest has all of it, so that records of earlier versions say the same.
         self.journal.record.memory_now_mib = (memory_mib < limit).then_some(memory_mib);
         self.journal.save(None).await
     }
@@ -229,6 +239,7 @@ impl Vm {
             return;
         }
         let Some(machine) = self.journal.machine.clone() else { return };
+        // The VMM stops by itself only when a write has failed; by then other VMs have no room either.
         match machine.pause().await {
             Ok(()) => self.disk_is_full().await,
             Err(error) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use microvm_ports::guest::{CloseReason, Identity};
 use microvm_ports::storage::ImageConfig;
-use microvm_ports::{Guest, GuestError, Machine};
+use microvm_ports::{Clock, Guest, GuestError, Machine};
 use microvm_types::ErrorKind;
 use microvm_types::lifecycle::Work;
 use microvm_types::vm::VmRecord;
@@ -31,7 +31,6 @@ impl Unreachable {
 }
 
 /// Tries to reach the agent, and what is needed to tell it who it is.
-#[derive(Default)]
 pub(super) struct Reach {
     retries: Retries,
     /// How programs run in the VM's image; `None` until this server has asked.
@@ -39,6 +38,10 @@ pub(super) struct Reach {
 }
 
 impl Reach {
+    pub(super) fn new(clock: &Arc<dyn Clock>) -> Self {
+        Self { retries: Retries::new(clock), config: None }
+    }
+
     /// Takes what the image says about running programs in it.
     pub(super) fn learn(&mut self, config: ImageConfig) {
         self.config = Some(config);
@@ -50,6 +53,7 @@ impl Reach {
         if let Some(guest) = journal.guest.take() {
             guest.close();
         }
+        // The first try is due at once: most losses are a server or a host that was busy for a moment.
         self.retries.lost();
         let told = format!("unreachable: {reason}");
         journal.unreachable = Some(Unreachable { since_ms: journal.now_ms(), reason, tried: false });
@@ -117,6 +121,7 @@ impl Reach {
     /// Takes a channel that was opened.
     pub(super) fn connected(&mut self, journal: &mut Journal, guest: Arc<dyn Guest>, epoch: u64) {
         journal.record.epoch = epoch;
+        // Published by the next save of the caller, together with the epoch.
         journal.guest = Some(guest);
         self.reached(journal);
     }
@@ -185,9 +190,11 @@ pub(super) async fn connect_in_some_epoch(
 ) -> Result<(Arc<dyn Guest>, u64), GuestError> {
     let after = shared.settings.adopt_deadline;
     let tries = async {
+        // Inside of the deadline: an image store that hangs must not hold up the actor of this VM.
         let identity = identity_of(shared, record).await;
         let endpoint = machine.endpoint();
         for lost in 1..=u64::from(MOST_LOST_EPOCHS) + 1 {
+            // An agent refuses epochs that it has seen; each refusal costs one round trip.
             let epoch = record.epoch + lost;
             match shared.ports.connector.connect(&endpoint, epoch, &identity, after).await {
                 Ok(guest) => return Ok((guest, epoch)),

@@ -49,12 +49,14 @@ impl VmActor {
     /// Ends the machine and removes files, row and name, in this order, so that what is left after a crash at any
     /// point is found again. If something cannot be removed the VM stays, failed, and can be deleted again.
     async fn erase(&mut self, lost: LostDisks) -> Result<(), ServiceError> {
+        // By force: whoever deletes a VM does not wait for its guest.
         let ended = self.vm.end_machine(None).await;
         let journal = &mut self.vm.journal;
         let written_back = match &ended {
             Ok(()) => write_back(journal, lost).await.map_err(|error| kept_by_disk(&journal.record, error)),
             Err(_) => Ok(()),
         };
+        // While a machine may live, or a disk of the user waits for its content, the VM must be able to go on.
         if ended.is_ok() && written_back.is_ok() {
             let slept = journal.record.life.give_up_sleep();
             memory::end(&journal.shared, &journal.record, slept).await;
@@ -79,12 +81,14 @@ impl VmActor {
             journal.note(LifecycleEvent::NotDeleted, Some(reason)).await;
             return Err(error);
         }
+        // The name is free from here on; the row that could claim it again is gone.
         journal.shared.registry.remove(&id);
         // Before whoever deleted it has the answer: the place is free for the next one.
         self.reservation = None;
         if let Some(member) = &journal.record.pool {
             journal.shared.pools.vm_gone(&journal.record.tenant, &member.pool);
         }
+        // Layers that only this VM used are unreferenced now: wake the janitor.
         journal.shared.litter.notify_one();
         journal.note_unstored(LifecycleEvent::Deleted);
         self.vm.inbox.close();

@@ -15,6 +15,7 @@ use crate::vm::command::{ForkPoint, SnapshotOrder, Written};
 /// Makes a state for `count` children; the VM goes on.
 pub(super) async fn fork_point(vm: &mut Vm, count: usize) -> Result<ForkPoint, ServiceError> {
     let mut branched = branching::take(&vm.journal).await?;
+    // Before the layers are used: the VM should stand still for as short as possible.
     go_on_after(vm, &mut branched).await?;
     vm.branching.fork_point(&vm.journal, branched, count).await
 }
@@ -34,6 +35,7 @@ pub(super) async fn go_on_after(vm: &mut Vm, branched: &mut Branched) -> Result<
     if !branched.files.branch.ended {
         return Ok(());
     }
+    // A machine that is launched again runs; a paused one is paused again below.
     let was_paused = vm.journal.phase() == Phase::Paused;
     vm.journal.machine = None;
     if let Some(guest) = vm.journal.guest.take() {
@@ -65,6 +67,7 @@ async fn launch_again(vm: &mut Vm, branched: &Branched) -> Result<Connected, Ser
     end_last_machine(&mut vm.journal).await?;
     let ports = vm.journal.shared.ports.clone();
     let load = ports.load_shape(&vm.journal.record.template).await?;
+    // The VM is its own only child here.
     let source = ports.snapshots.fork_point(branched.files.clone(), 1, load).await?;
     vm.bring_up(async move |ports: &Ports, record: &VmRecord| {
         let planned = Planned::of(ports, record, Some(source)).await?;

@@ -85,7 +85,7 @@ fn feature(layer: Layer) -> Feature {
 }
 
 /// Name of this driver in records and templates.
-pub(crate) const NAME: &str = "qemu";
+pub const NAME: &str = "qemu";
 
 /// Abilities on a host that lacks nothing.
 pub(crate) const ABILITIES: Abilities = Abilities {

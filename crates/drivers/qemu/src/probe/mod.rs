@@ -6,4 +6,5 @@ pub(crate) mod hardware;
 mod host;
 mod timestamp_counter;
 
-pub(crate) use host::{ABILITIES, Host, NAME, probe, standby_is_safe};
+pub use host::NAME;
+pub(crate) use host::{ABILITIES, Host, probe, standby_is_safe};
