@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::steps::step;
-use crate::{architecture, arrows, circles, dependencies, run, sizes, toolchain, words};
+use crate::{architecture, arrows, circles, commits, dependencies, run, sizes, toolchain, words};
 
 /// Runs all checks, goes on after a failed one, and fails if any did.
 pub(crate) fn check() -> Result<()> {
@@ -18,6 +18,7 @@ pub(crate) fn check() -> Result<()> {
         step("forbidden words", words::check),
         step("toolchain", toolchain::check),
         step("dependencies", dependencies::check),
+        step("messages of commits", commits::check),
         step("clippy", || {
             let mut cargo = run::cargo(Duration::from_secs(30 * 60));
             run::run(cargo.args([

@@ -10,6 +10,7 @@ mod arrows;
 mod bench;
 mod check;
 mod circles;
+mod commits;
 mod debian13;
 mod dependencies;
 mod docs_test;
@@ -39,8 +40,8 @@ Usage: cargo xtask <verb> [--yes]
   quickstart       install what is missing, build, make the default image, run code in a microVM
   test [LEVEL…]    the six test levels (1 unit, 2 conformance, 3 service, 4 command line, 5 host, 6 machine)
   host debian13    a Debian 13 as the host: its packages and QEMU, and a fifth of the machine tests
-  check            format, clippy, documentation, crate arrows, file sizes, forbidden words, toolchain, and
-                   dependencies against deny.toml
+  check            format, clippy, documentation, crate arrows, file sizes, forbidden words, toolchain,
+                   dependencies against deny.toml, and messages of commits
   bench [ARG…]     `microvm bench` of the release build
   storm [MINUTES [PROGRAM]]
                    mariadb, gcc, node, postgres and git in a VM that is forked every ten seconds (10 minutes

@@ -12,6 +12,8 @@
 //! Everything below [`PREFIX`] is versioned; a change that breaks a client makes a new version beside this one.
 
 pub mod advice;
+pub mod context;
+pub mod disk_usage;
 pub mod document;
 pub mod exec;
 pub mod files;

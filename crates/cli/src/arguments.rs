@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Exec(commands::exec::Exec),
     /// Open a shell in a running VM
     Shell(commands::shell::Shell),
+    /// Execute code in an interpreter that stays in a VM
+    Code(commands::code::Code),
     /// Attach to a process of a VM
     Attach(commands::attach::Attach),
     /// Copy files and directories into and out of a VM
@@ -146,6 +148,9 @@ pub(crate) enum Command {
     Server(commands::server::Server),
     /// Run the server; other commands start it when they need it
     Serve(commands::serve::Serve),
+    /// Show what takes disk space, and make room
+    #[command(subcommand)]
+    System(commands::system::System),
     /// Print completions for a shell
     Completions(commands::completions::Completions),
     /// Write manual pages
@@ -179,6 +184,9 @@ mod tests {
             "microvm ssh-proxy dev",
             "microvm dial-stdio",
             "microvm shell dev -u me",
+            "microvm code dev -c 1 -e A=1 --timeout 3s --context x",
+            "microvm code dev file.py",
+            "microvm code dev --list",
             "microvm attach dev --detach-keys ctrl-a,d",
             "microvm events -f --vm dev --state running",
             "microvm wait dev --state running --state deleted --timeout 3s",
@@ -238,6 +246,8 @@ mod tests {
             "microvm kernel add ./k --name k --discovery command-line",
             "microvm template show linux-default",
             "microvm doctor",
+            "microvm system df -v",
+            "microvm system prune --all --dry-run -y",
             "microvm verify",
             "microvm serve",
             "microvm completions bash",

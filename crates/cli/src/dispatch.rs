@@ -86,6 +86,7 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Exec(command) => command.run(context).await,
         Command::Shell(command) => command.run(context).await,
         Command::Attach(command) => command.run(context).await,
+        Command::Code(command) => command.run(context).await,
         Command::Stats(command) => command.run(context).await,
         Command::Events(command) => command.run(context).await,
         Command::Wait(command) => command.run(context).await,
@@ -119,6 +120,7 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Kernel(command) => command.run(context).await,
         Command::Template(command) => command.run(context).await,
         Command::Verify(command) => command.run(context).await,
+        Command::System(command) => command.run(context).await,
         Command::Info(_)
         | Command::SshConfig(_)
         | Command::SshProxy(_)

@@ -10,6 +10,7 @@
 mod call;
 mod client;
 mod connection;
+mod contexts;
 pub mod copy;
 mod endpoint;
 mod error;

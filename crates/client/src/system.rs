@@ -1,5 +1,6 @@
 //! The host, the server and its templates.
 
+use microvm_api::disk_usage::{DiskUsage, PruneSystem, PrunedSystem};
 use microvm_api::operation::{ComponentRef, TemplateRef};
 use microvm_api::operations::{system, template};
 use microvm_api::progress::ProgressLine;
@@ -36,6 +37,16 @@ impl Client {
     /// The host.
     pub async fn host_info(&self) -> Result<HostInfo, ClientError> {
         self.ask::<system::Info>(&()).await
+    }
+
+    /// Disk space below the root of the server, by kind.
+    pub async fn disk_usage(&self) -> Result<DiskUsage, ClientError> {
+        self.ask::<system::DiskUsage>(&()).await
+    }
+
+    /// Removes what nothing holds.
+    pub async fn prune_system(&self, query: &PruneSystem) -> Result<PrunedSystem, ClientError> {
+        self.call::<system::Prune>(&(), query, ()).await
     }
 
     /// Ends the server; it may still be ending when this returns.

@@ -1,5 +1,7 @@
 //! The host: questions about all tenants together, and about what the engine found there.
 
+mod prune;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use microvm_types::guest::Verdict;
 use microvm_types::{ByteSize, Listed, OperationName, Phase, Unreadable};
 use tokio::sync::watch;
 
+pub use self::prune::{Holdings, Prunable, PruneExtent, PruneOutcome};
 use crate::context::Context;
 use crate::error::ServiceError;
 use crate::pools::{PoolView, view};

@@ -61,7 +61,7 @@ pub use engine::{Engine, Services};
 pub use error::ServiceError;
 pub use events::{Cause, Event, Events, Observer, Tier, What};
 pub use golden::{GoldenVersion, Goldens};
-pub use host::{ComponentHealth, Host, HostUnreadable};
+pub use host::{ComponentHealth, Holdings, Host, HostUnreadable, Prunable, PruneExtent, PruneOutcome};
 pub use hypervisors::Hypervisors;
 pub use kept::{Pruned, SnapshotFilter, SnapshotStatistics, Snapshots, SnapshotsOfVm};
 pub use pools::{AcquireRequest, PoolChange, PoolRequest, PoolView, Pools};

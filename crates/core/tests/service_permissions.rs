@@ -10,8 +10,8 @@ use std::path::Path;
 
 use branches::{forks, restored, vm};
 use microvm_core::{
-    AcquireRequest, ImageBase, ImageRecipe, LimitsChange, PoolChange, PoolRequest, ServiceError, Services,
-    SnapshotFilter, SnapshotRequest, VmChange, VmFilter, Wanted,
+    AcquireRequest, ImageBase, ImageRecipe, LimitsChange, PoolChange, PoolRequest, PruneExtent, ServiceError,
+    Services, SnapshotFilter, SnapshotRequest, VmChange, VmFilter, Wanted,
 };
 use microvm_ports::Progress;
 use microvm_ports::storage::{ImageConfig, KernelSource};
@@ -127,6 +127,9 @@ async fn call_all(all: &Services) -> Refused {
         "Catalog::put_template": catalog.put_template("none", "", false),
         "Catalog::remove_template": catalog.remove_template("none"),
         "Host::hypervisors": host.hypervisors().await,
+        "Host::holdings": host.holdings(OperationName::SYSTEM_DF).await,
+        "Host::prunable": host.prunable(PruneExtent::All, OperationName::SYSTEM_DF).await,
+        "Host::prune": host.prune(PruneExtent::All).await,
         "Host::images": host.images().await,
         "Host::kernels": host.kernels().await,
         "Host::strays": host.strays().await,

@@ -261,6 +261,9 @@ pub trait SnapshotStore: Send + Sync {
     /// Removes layers and memory files that nobody names, and memory files of snapshots that were not used for a while
     /// beyond `keep_memory_bytes`; returns the bytes freed.
     async fn collect_snapshot_garbage(&self, keep_memory_bytes: u64) -> Result<u64, StorageError>;
+
+    /// Bytes that [`SnapshotStore::collect_snapshot_garbage`] would free now; nothing is removed.
+    async fn count_snapshot_garbage(&self, keep_memory_bytes: u64) -> Result<u64, StorageError>;
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use microvm_core::Engine;
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::{Authenticator, PeerAuthenticator};
+use crate::contexts::Turns;
 use crate::limits::Limits;
 
 /// Settings of the edge, chosen by the operator.
@@ -30,6 +31,8 @@ pub struct App {
     pub(crate) started: Instant,
     /// The OpenAPI document as it is sent: it never changes, and making it takes milliseconds.
     pub(crate) openapi: OnceLock<Bytes>,
+    /// Turns of contexts.
+    pub(crate) turns: Turns,
     /// Cancelled when the server ends, so that endless streams end too.
     pub(crate) ending: CancellationToken,
 }
@@ -49,7 +52,16 @@ impl App {
         engine.observe(Arc::new(crate::metrics::Counting));
         let authenticator = Arc::new(PeerAuthenticator::new());
         let (limits, started) = (Limits::default(), Instant::now());
-        Self { engine, settings, authenticator, limits, started, openapi: OnceLock::new(), ending }
+        Self {
+            engine,
+            settings,
+            authenticator,
+            limits,
+            started,
+            openapi: OnceLock::new(),
+            turns: Turns::default(),
+            ending,
+        }
     }
 
     /// The same application with another way to know its callers.

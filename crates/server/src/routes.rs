@@ -7,14 +7,14 @@ use axum::extract::{Request, State};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use microvm_api::operation::{Method, Operation, Row};
 use microvm_api::operations::{
-    event, file, guest, image, kernel, pool, process, snapshot, system, template, vm,
+    context, event, file, guest, image, kernel, pool, process, snapshot, system, template, vm,
 };
 
 use crate::app::App;
 use crate::call::{Call, Taken};
 use crate::handlers::{
-    archive, changes, events, exec, execute, files, guest as guests, images, kernels, pools, ports,
-    processes, snapshots, system as host, templates, vms, wait, watch,
+    archive, changes, contexts, events, exec, execute, files, guest as guests, images, kernels, pools, ports,
+    processes, room, snapshots, system as host, templates, vms, wait, watch,
 };
 use crate::reply::Replies;
 use crate::session::Session;
@@ -96,6 +96,12 @@ pub(crate) fn all() -> Routes {
         .on(guest::Connect, ports::connect)
         .on(process::List, processes::list)
         .on(process::Signal, processes::signal)
+        .on(context::List, contexts::list)
+        .on(context::Create, contexts::create)
+        .on(context::Remove, contexts::remove)
+        .on(context::Restart, contexts::restart)
+        .on(context::Interrupt, contexts::interrupt)
+        .on(context::Execute, contexts::execute)
         .on(file::Read, files::read)
         .on(file::Write, files::write)
         .on(file::ReadExtents, files::read_extents)
@@ -157,6 +163,8 @@ fn store(routes: Routes) -> Routes {
         .on(system::Doctor, host::doctor)
         .on(system::Verify, host::verify)
         .on(system::Metrics, host::metrics)
+        .on(system::DiskUsage, room::disk_usage)
+        .on(system::Prune, room::prune)
         .on(system::Stop, host::stop)
         .on(system::Live, host::live)
         .on(system::Ready, host::ready)

@@ -40,6 +40,7 @@ fn asked(operation: &str) -> (&'static str, &'static str) {
         "vm.fork" => ("", r#"{"count": 1}"#),
         "file.rename" => ("from=/etc/hostname&to=/etc/name", ""),
         "process.signal" => ("", r#"{"signal": 15}"#),
+        "context.execute" => ("", r#"{"code": "1"}"#),
         "guest.execute" => ("", r#"{"command": ["true"]}"#),
         name if name.starts_with("file.") => ("path=/etc/hostname", ""),
         _ => ("", "{}"),
@@ -140,7 +141,11 @@ async fn what_every_operation_says_in_every_phase_is_as_committed() {
             assert!(bring(&router, &hypervisor, phase).await);
             let id = shown(&router, "dev").await.id.to_string();
             let (query, body) = asked(row.name);
-            let path = row.path.replace("{vm}", "dev").replace("{process}", &"0".repeat(20));
+            let path = row
+                .path
+                .replace("{vm}", "dev")
+                .replace("{process}", &"0".repeat(20))
+                .replace("{context}", "python");
             let outcome = call(&router, row.method.as_str(), &format!("{path}?{query}"), body).await;
             assert!(outcome.0 != 500, "{phase} {}: {:?}", row.name, outcome.1);
             let problem = outcome.1.as_ref();

@@ -5,6 +5,7 @@
 //! is the summary and the description of the OpenAPI document. The server binds each to a handler of these types, the client
 //! makes its calls from it.
 
+pub mod context;
 pub mod event;
 pub mod file;
 pub mod guest;
@@ -57,6 +58,7 @@ pub fn all() -> impl Iterator<Item = &'static Row> {
         vm::ROWS,
         guest::ROWS,
         process::ROWS,
+        context::ROWS,
         file::ROWS,
         snapshot::ROWS,
         pool::ROWS,

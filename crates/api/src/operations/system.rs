@@ -1,5 +1,6 @@
 //! The host and the server itself.
 
+use crate::disk_usage::{DiskUsage as Usage, PruneSystem, PrunedSystem};
 use crate::operation::{AnyJson, ComponentRef, Json, Lines, MetricsText, Nothing, Whole};
 use crate::progress::ProgressLine;
 use crate::queries::NoQuery;
@@ -19,6 +20,18 @@ crate::rows! {
 
     /// Read counters and histograms, as Prometheus reads them
     Metrics = SYSTEM_METRICS, Get "/metrics", Safe, Withheld, ((), NoQuery) Nothing => Whole<MetricsText>;
+
+    /// Show disk space below the root of the server
+    ///
+    /// Every file counts once, whoever shares it. A prune of everything unused would free `reclaimable_bytes` at least.
+    DiskUsage = SYSTEM_DF, Get "/system/df", Safe, Offered, ((), NoQuery) Nothing => Json<Usage>;
+
+    /// Remove what nothing holds
+    ///
+    /// Without `all`: images without a name, golden snapshots of templates that are no more and unused for 30 days, leftovers, keys of
+    /// deleted VMs. VMs and snapshots of users stay. Beside running builds and creations `all` removes no image that has a name, and no
+    /// golden snapshot; `kept` says so.
+    Prune = SYSTEM_PRUNE, Post "/system/prune", Never, Withheld, ((), PruneSystem) Nothing => Json<PrunedSystem>;
 
     /// End the server
     ///

@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod bench;
+pub(crate) mod code;
 pub(crate) mod commit;
 pub(crate) mod completions;
 pub(crate) mod cp;
@@ -37,6 +38,7 @@ pub(crate) mod shell;
 pub(crate) mod snapshot;
 pub(crate) mod ssh;
 pub(crate) mod stats;
+pub(crate) mod system;
 pub(crate) mod template;
 pub(crate) mod update;
 pub(crate) mod verify;

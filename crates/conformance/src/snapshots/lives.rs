@@ -243,7 +243,10 @@ pub(super) async fn garbage(harness: &dyn SnapshotHarness) {
     bench.snapshots().collect_snapshot_garbage(0).await.must("collecting");
     assert!(memory.exists(), "the memory of VM 2 is gone");
     bench.storage.vms.remove_vm_files(&vm_id(2)).await.must("removing the child");
+    let counted = bench.snapshots().count_snapshot_garbage(u64::MAX).await.must("counting");
+    assert!(memory.exists(), "counting removes {memory}");
     let freed = bench.snapshots().collect_snapshot_garbage(u64::MAX).await.must("collecting");
+    assert_eq!(counted, freed, "what was counted, and what was freed");
     assert!(freed >= 2 << 20, "{freed} bytes were freed, the memory of the fork point has 2 MiB");
     assert!(!memory.exists(), "{memory} is left");
     let cache = base_of(&source).to_owned();

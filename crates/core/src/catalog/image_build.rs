@@ -60,6 +60,7 @@ impl Catalog {
         progress: Progress,
     ) -> Result<ImageInfo, ServiceError> {
         self.context.authorise(OperationName::IMAGE_ADD)?;
+        let _making = self.context.shared.making.read().await;
         let images = &self.context.shared.ports.images;
         let ImageRecipe { name, base, additions, commands, config, cache } = recipe;
         // First of all: a reserved name would be removed by the next garbage collection.
@@ -110,6 +111,7 @@ impl Catalog {
     ) -> Result<ImageInfo, ServiceError> {
         self.context.authorise(OperationName::IMAGE_COMMIT)?;
         check_free(name)?;
+        let _making = self.context.shared.making.read().await;
         let handle = self.context.owned(vm)?;
         let record = handle.record();
         // The lease keeps idle care away while the changes are read, which may take minutes.

@@ -10,6 +10,7 @@ use microvm_types::{ErrorKind, OperationName, SnapshotId};
 use super::Goldens;
 use crate::error::ServiceError;
 use crate::kept;
+use crate::state::Snapshot;
 
 /// One that no template resolves to goes when it was not used for so long.
 const UNUSED_MS: i64 = 30 * 24 * 3_600_000;
@@ -55,12 +56,40 @@ impl Goldens {
     /// Whatever keeps it from telling what templates resolve to: nothing is removed then.
     pub async fn collect_old(&self) -> Result<usize, ServiceError> {
         self.context.authorise(OperationName::TEMPLATE_UPDATE_GOLDEN)?;
+        let old = self.unneeded(false).await?;
+        let removed = old.len();
+        for snapshot in old {
+            self.discard(snapshot).await?;
+        }
+        Ok(removed)
+    }
+
+    /// Golden snapshots that no template resolves to and that nobody has used for 30 days, or `all`; never one that others build on.
+    pub(crate) async fn unneeded(&self, all: bool) -> Result<Vec<Snapshot>, ServiceError> {
+        let Some(wanted) = (if all { Some(HashSet::new()) } else { self.wanted().await? }) else {
+            return Ok(Vec::new());
+        };
+        let shared = &self.context.shared;
+        let now = shared.ports.clock.now_ms();
+        let mut found = shared.snapshots.all();
+        found.retain(|snapshot| {
+            let SnapshotPurpose::Golden { key } = &snapshot.record.purpose else { return false };
+            let id = &snapshot.record.id;
+            let used_ms = shared.goldens.last_use(id).unwrap_or(0).max(snapshot.record.created_ms);
+            let old = !wanted.contains(key) && now.saturating_sub(used_ms) >= UNUSED_MS;
+            (all || old) && !shared.snapshots.has_children(id)
+        });
+        Ok(found)
+    }
+
+    /// Keys of what templates resolve to; `None`: that cannot be told.
+    async fn wanted(&self) -> Result<Option<HashSet<String>>, ServiceError> {
         let mut wanted = HashSet::new();
         let set = self.context.shared.templates();
         if let Some(failed) = set.failed.first() {
             // What it would resolve to cannot be told.
             tracing::warn!(%failed, "no old golden snapshot is removed while a template cannot be used");
-            return Ok(0);
+            return Ok(None);
         }
         for name in set.templates.keys() {
             match self.parts_and_key(name).await {
@@ -70,33 +99,25 @@ impl Goldens {
                 }
                 // Its image or kernel is not here: it has none, or cannot use it now.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(ServiceError::NoBranching) => return Ok(0),
+                Err(ServiceError::NoBranching) => return Ok(None),
                 Err(error) => return Err(error),
             }
         }
-        let now = self.context.shared.ports.clock.now_ms();
-        let mut removed = 0;
-        for snapshot in self.context.shared.snapshots.all() {
-            let SnapshotPurpose::Golden { key } = snapshot.record.purpose.clone() else { continue };
-            let id = snapshot.record.id.clone();
-            let used_ms =
-                self.context.shared.goldens.last_use(&id).unwrap_or(0).max(snapshot.record.created_ms);
-            if wanted.contains(&key)
-                || now.saturating_sub(used_ms) < UNUSED_MS
-                || self.context.shared.snapshots.has_children(&id)
-            {
-                continue;
-            }
-            // A choice that leads nowhere would be looked up for ever.
-            if self.context.shared.goldens.choice(&key).as_ref() == Some(&id) {
-                self.choose(&key, None).await?;
-            }
-            self.context.shared.goldens.forget(&key);
-            let name = snapshot.record.name.to_string();
-            kept::remove(&self.context.shared, snapshot, &name, false).await?;
-            self.context.shared.ports.store.delete_document(DocumentKind::GoldenUse, id.as_str()).await?;
-            removed += 1;
+        Ok(Some(wanted))
+    }
+
+    /// Removes a golden snapshot: the next VM of its template boots, and leaves a new one.
+    pub(crate) async fn discard(&self, snapshot: Snapshot) -> Result<(), ServiceError> {
+        let SnapshotPurpose::Golden { key } = snapshot.record.purpose.clone() else { return Ok(()) };
+        let id = snapshot.record.id.clone();
+        let shared = &self.context.shared;
+        // A choice that leads nowhere would be looked up for ever.
+        if shared.goldens.choice(&key).as_ref() == Some(&id) {
+            self.choose(&key, None).await?;
         }
-        Ok(removed)
+        shared.goldens.forget(&key);
+        let name = snapshot.record.name.to_string();
+        kept::remove(shared, snapshot, &name, false).await?;
+        Ok(shared.ports.store.delete_document(DocumentKind::GoldenUse, id.as_str()).await?)
     }
 }

@@ -50,6 +50,7 @@ impl Goldens {
     /// As for a VM that does not come up; the current version stays then.
     pub async fn update(&self, template: &str) -> Result<GoldenVersion, ServiceError> {
         self.context.authorise(OperationName::TEMPLATE_UPDATE_GOLDEN)?;
+        let _making = self.context.shared.making.read().await;
         let (parts, key) = self.parts_and_key(template).await?;
         let template = &parts.template;
         check_whole(template)?;

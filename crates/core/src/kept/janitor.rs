@@ -7,7 +7,7 @@ use super::Snapshots;
 use crate::vm::shared::Shared;
 
 /// Bytes of materialised memory kept beyond what VMs use, so that restoring the same snapshots again is fast.
-const KEEP_MEMORY_BYTES: u64 = 8 << 30;
+pub(crate) const KEEP_MEMORY_BYTES: u64 = 8 << 30;
 /// Rest between two rounds: a hundred VMs that are deleted one after the other need one round, not a hundred.
 const REST: Duration = Duration::from_secs(2);
 

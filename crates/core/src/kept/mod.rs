@@ -16,7 +16,7 @@ use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
 use microvm_types::{Name, OperationName, SnapshotId, Unreadable, VmId, VmRef};
 
 pub(crate) use self::absorb::{absorb, drop_oldest, remove};
-pub(crate) use self::janitor::{keep_clean, keep_young};
+pub(crate) use self::janitor::{KEEP_MEMORY_BYTES, keep_clean, keep_young};
 pub(crate) use self::load::{load, remove_stray_sleeps};
 use self::names::is_named;
 use crate::context::Context;

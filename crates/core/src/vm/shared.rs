@@ -42,6 +42,9 @@ pub(crate) struct Shared {
     pub(crate) litter: Notify,
     /// Names of images between the steps of builds that go on.
     pub(crate) build_names: Mutex<BTreeSet<String>>,
+    /// Held by builds of images and creations of VMs, which use images and golden snapshots that nothing names yet. Nobody waits for
+    /// the other side of it.
+    pub(crate) making: tokio::sync::RwLock<()>,
     pub(crate) events: Spine,
     pub(crate) ending: CancellationToken,
     pub(crate) actors: TaskTracker,
@@ -63,6 +66,7 @@ impl Shared {
             ready_vmms: watch::Sender::new(0),
             litter: Notify::new(),
             build_names: Mutex::default(),
+            making: tokio::sync::RwLock::default(),
             events: Spine::new(),
             ending: CancellationToken::new(),
             actors: TaskTracker::new(),

@@ -69,6 +69,7 @@ impl Vms {
         request: CreateRequest,
         pool: Option<PoolMember>,
     ) -> Result<VmView, ServiceError> {
+        let _making = self.context.shared.making.read().await;
         let parts = Parts::resolve(&self.context, template).await?;
         if request.vm.limits.hibernate_seconds.is_some() {
             shares::check_whole(&parts.template)?;

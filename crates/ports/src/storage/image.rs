@@ -214,6 +214,9 @@ pub trait ImageStore: Send + Sync {
     /// Removes images without a name that are not in `in_use`, and leftovers of interrupted work; returns the bytes freed.
     async fn collect_garbage(&self, in_use: &[String]) -> Result<u64, StorageError>;
 
+    /// Removes fetched packages that are kept for later builds; returns the bytes freed. Those that a running build uses stay.
+    async fn clear_package_cache(&self) -> Result<u64, StorageError>;
+
     /// Verifies every image and kernel in full; returns what is wrong, empty if nothing.
     async fn verify_all(&self, progress: Progress) -> Result<Vec<String>, StorageError>;
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod changes;
+pub(crate) mod contexts;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod execute;
@@ -12,6 +13,7 @@ pub(crate) mod kernels;
 pub(crate) mod pools;
 pub(crate) mod ports;
 pub(crate) mod processes;
+pub(crate) mod room;
 pub(crate) mod snapshots;
 pub(crate) mod system;
 pub(crate) mod templates;

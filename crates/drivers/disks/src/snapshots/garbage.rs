@@ -14,14 +14,27 @@ use super::Catalog;
 use super::memory_base::base_id;
 use crate::ground::{layer_key, memory_key};
 
+/// What becomes of files that nothing names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sweep {
+    /// They are removed.
+    Remove,
+    /// Their bytes are counted.
+    Count,
+}
+
 impl Catalog {
     /// See [`microvm_ports::snapshot::SnapshotStore::collect_snapshot_garbage`].
     pub(crate) fn collect_snapshots(
         &self,
         keep_memory_bytes: u64,
+        sweep: Sweep,
         cancel: &Cancel,
     ) -> Result<u64, StorageError> {
-        let mut freed = remove_leftovers(&self.ground.directories.work)?;
+        let mut freed = match sweep {
+            Sweep::Remove => remove_leftovers(&self.ground.directories.work)?,
+            Sweep::Count => 0,
+        };
         let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         // The order matters: see `pins.rs`.
         let layers = names_in(&self.ground.directories.layers)?;
@@ -37,7 +50,7 @@ impl Catalog {
             let id = name.split('.').next().unwrap_or_default();
             let known = SnapshotId::is_valid(id) && !references.layers.contains_key(id);
             let path = self.ground.directories.layers.join(&name);
-            if known && let Some(removed) = watch.unless_used(&layer_key(id), || remove_counting(&path)) {
+            if known && let Some(removed) = watch.unless_used(&layer_key(id), || sweep.file(&path)) {
                 freed += removed?;
             }
         }
@@ -57,7 +70,7 @@ impl Catalog {
                 if let Ok(metadata) = path.symlink_metadata() {
                     kept.push((metadata.mtime(), metadata.mtime_nsec(), metadata.blocks() * 512, name, path));
                 }
-            } else if let Some(removed) = watch.unless_used(&memory_key(&name), || remove_counting(&path)) {
+            } else if let Some(removed) = watch.unless_used(&memory_key(&name), || sweep.file(&path)) {
                 freed += removed?;
             }
         }
@@ -67,7 +80,7 @@ impl Catalog {
         for (_, _, bytes, name, path) in kept.into_iter().rev() {
             total = total.saturating_add(bytes);
             if total > keep_memory_bytes
-                && let Some(removed) = watch.unless_used(&memory_key(&name), || remove_counting(&path))
+                && let Some(removed) = watch.unless_used(&memory_key(&name), || sweep.file(&path))
             {
                 freed += removed?;
                 total -= bytes;
@@ -77,12 +90,16 @@ impl Catalog {
     }
 }
 
-/// Bytes freed by removing a file; a second name of a VM's keeps them.
-fn remove_counting(path: &Utf8Path) -> Result<u64, StorageError> {
-    let bytes = match path.symlink_metadata() {
-        Ok(metadata) if metadata.nlink() == 1 => metadata.blocks() * 512,
-        _ => 0,
-    };
-    remove_all(path)?;
-    Ok(bytes)
+impl Sweep {
+    /// Bytes freed by removing a file; a second name of a VM's keeps them.
+    fn file(self, path: &Utf8Path) -> Result<u64, StorageError> {
+        let bytes = match path.symlink_metadata() {
+            Ok(metadata) if metadata.nlink() == 1 => metadata.blocks() * 512,
+            _ => 0,
+        };
+        if self == Self::Remove {
+            remove_all(path)?;
+        }
+        Ok(bytes)
+    }
 }

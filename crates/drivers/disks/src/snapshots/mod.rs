@@ -39,6 +39,7 @@ mod view;
 mod write;
 mod write_pages;
 
+pub(crate) use garbage::Sweep;
 pub(crate) use handle::SourceHandle;
 pub(crate) use memory_base::forget_earlier_boot;
 

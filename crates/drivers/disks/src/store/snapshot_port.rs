@@ -12,7 +12,7 @@ use microvm_ports::{Progress, StorageError};
 use microvm_types::{SnapshotId, VmId};
 
 use super::Disks;
-use crate::snapshots::SourceHandle;
+use crate::snapshots::{SourceHandle, Sweep};
 
 #[async_trait]
 impl SnapshotStore for Disks {
@@ -128,6 +128,16 @@ impl SnapshotStore for Disks {
     }
 
     async fn collect_snapshot_garbage(&self, keep_memory_bytes: u64) -> Result<u64, StorageError> {
-        self.blocking(move |inner, cancel| inner.catalog.collect_snapshots(keep_memory_bytes, &cancel)).await
+        self.blocking(move |inner, cancel| {
+            inner.catalog.collect_snapshots(keep_memory_bytes, Sweep::Remove, &cancel)
+        })
+        .await
+    }
+
+    async fn count_snapshot_garbage(&self, keep_memory_bytes: u64) -> Result<u64, StorageError> {
+        self.blocking(move |inner, cancel| {
+            inner.catalog.collect_snapshots(keep_memory_bytes, Sweep::Count, &cancel)
+        })
+        .await
     }
 }

@@ -236,6 +236,10 @@ impl ImageStore for FakeStorage {
         Ok(freed)
     }
 
+    async fn clear_package_cache(&self) -> Result<u64, StorageError> {
+        Ok(0)
+    }
+
     async fn verify_all(&self, _progress: Progress) -> Result<Vec<String>, StorageError> {
         let mut wrong = Vec::new();
         for image in self.images().await?.found {

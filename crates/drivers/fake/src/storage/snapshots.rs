@@ -379,6 +379,21 @@ impl SnapshotStore for FakeStorage {
         self.add_snapshot(id, snapshot)
     }
 
+    async fn count_snapshot_garbage(&self, keep_memory_bytes: u64) -> Result<u64, StorageError> {
+        let saved = lock(&self.shared.saved);
+        let bases = || saved.snapshots.values().filter_map(|one| one.base.as_ref());
+        let mut kept: u64 = bases().map(|base| base.bytes()).sum();
+        let unused = saved.bases.iter().filter(|base| Arc::strong_count(base) == 1);
+        let mut freed: u64 = unused.map(|base| base.bytes()).sum();
+        for base in bases().filter(|base| Arc::strong_count(base) == 2) {
+            if kept > keep_memory_bytes {
+                kept -= base.bytes();
+                freed += base.bytes();
+            }
+        }
+        Ok(freed)
+    }
+
     async fn collect_snapshot_garbage(&self, keep_memory_bytes: u64) -> Result<u64, StorageError> {
         let mut saved = lock(&self.shared.saved);
         // Held by the list of all and by its snapshot, but by no source and no VM.

@@ -5,7 +5,7 @@
 
 use camino::Utf8PathBuf;
 use microvm_durable::error::bad_input;
-use microvm_durable::files::{is_sha256, rename_durably};
+use microvm_durable::files::{disk_usage, is_sha256, names_in, remove_all, rename_durably};
 use microvm_durable::manifest;
 use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
@@ -59,6 +59,19 @@ impl ImageFiles {
         let digest = digest.strip_prefix("sha256:").unwrap_or(digest).to_owned();
         manifest::write(&new, &BuildManifest { digest })?;
         rename_durably(&new, &self.build_path(key)?)
+    }
+
+    /// Removes entries that no build can use any more; returns the bytes freed.
+    pub(crate) fn remove_old_builds(&self) -> Result<u64, StorageError> {
+        let mut freed = 0;
+        for key in names_in(&self.builds)?.into_iter().filter(|name| is_sha256(name)) {
+            if self.cached_build(&key)?.is_none() {
+                let path = self.build_path(&key)?;
+                freed += disk_usage(&path).unwrap_or(0);
+                remove_all(&path)?;
+            }
+        }
+        Ok(freed)
     }
 
     /// Points a further name to an image.

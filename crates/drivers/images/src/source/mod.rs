@@ -16,6 +16,7 @@ pub(crate) mod folder;
 mod fuzz;
 mod npm;
 pub(crate) mod oci;
+pub(crate) mod package_cache;
 mod packages;
 pub(crate) mod path;
 mod pip;

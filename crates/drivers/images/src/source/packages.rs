@@ -17,6 +17,7 @@ use microvm_ports::StorageError;
 use super::apt_sources::{self, Entries};
 use super::builder::Builder;
 use super::deb::Package;
+use super::package_cache;
 
 const APT: Tool = Tool { program: "apt-get", package: "apt", purpose: "adding Debian packages to images" };
 /// Largest status file of dpkg that is read: 50,000 packages.
@@ -175,7 +176,7 @@ impl Apt {
         for directory in [&cache.join("archives/partial"), &empty.join("partial"), &etc.join("parts")] {
             std::fs::create_dir_all(directory).map_err(io_error("making", directory))?;
         }
-        let lock_path = cache.join("lock");
+        let lock_path = cache.join(package_cache::LOCK);
         let lock = File::create(&lock_path).map_err(io_error("opening", &lock_path))?;
         lock_unless(&lock, &lock_path, cancel)?;
         write_new(&etc.join("status"), 0o644, status)?;

@@ -11,6 +11,7 @@ use microvm_types::Listed;
 
 use super::Images;
 use super::add::StreamKind;
+use crate::source::package_cache;
 
 #[async_trait]
 impl ImageStore for Images {
@@ -109,10 +110,15 @@ impl ImageStore for Images {
         self.blocking(move |inner, _| {
             let mut freed = remove_leftovers(&inner.work)?;
             freed += inner.images.remove_unnamed(&in_use)?;
+            freed += inner.images.remove_old_builds()?;
             freed += inner.kernels.remove_old_initramfs()?;
             Ok(freed)
         })
         .await
+    }
+
+    async fn clear_package_cache(&self) -> Result<u64, StorageError> {
+        self.blocking(|inner, _| package_cache::clear(&inner.cache)).await
     }
 
     async fn verify_all(&self, progress: Progress) -> Result<Vec<String>, StorageError> {

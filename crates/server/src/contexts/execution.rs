@@ -1,0 +1,266 @@
+//! One execution of code in a context.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use microvm_api::context::{Context, ContextId, ExecuteCode, ExecutionLine};
+use microvm_core::GuestLease;
+use microvm_ports::guest::{ProcessEvent, ProcessHandle, ProcessInput};
+use microvm_types::{ErrorKind, Phase, ProcessId, VmRef};
+use serde::Serialize;
+use tokio::sync::mpsc::Sender;
+use tokio::time::Instant;
+
+use super::frames::{Frame, Frames};
+use super::{SIGINT, find, start};
+use crate::charge::Charge;
+use crate::failure::Failure;
+use crate::session::Session;
+
+/// Silence after which a keepalive is sent.
+const QUIET: Duration = Duration::from_secs(5);
+/// Time for code to end after an interrupt.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// One execution of code in a context.
+pub(crate) struct Execution {
+    pub(crate) app: Session,
+    pub(crate) vm: VmRef,
+    pub(crate) guest: GuestLease,
+    pub(crate) charge: Charge,
+    /// The interpreter while it executes the code.
+    pub(crate) busy: Option<ProcessId>,
+}
+
+/// A line to the interpreter.
+#[derive(Serialize)]
+struct Request<'a> {
+    id: u64,
+    code: &'a str,
+    env: Option<&'a std::collections::BTreeMap<String, String>>,
+    interactive: bool,
+}
+
+impl Execution {
+    /// Executes code and sends what comes. Who does not listen any more has it interrupted.
+    pub(crate) async fn run(mut self, request: ExecuteCode, lines: Sender<ExecutionLine>) {
+        let ending = self.app.ending.clone();
+        let outcome = tokio::select! {
+            outcome = self.execute(&request, &lines) => outcome,
+            () = lines.closed() => Ok(()),
+            () = ending.cancelled() => Err(microvm_core::ServiceError::ShuttingDown.into()),
+        };
+        if let Some(process) = self.busy.take()
+            && let Err(error) = self.guest.signal(&process, SIGINT).await
+        {
+            tracing::debug!(vm = %self.vm, %error, "code that nobody waits for cannot be interrupted");
+        }
+        if let Err(failure) = outcome {
+            // Who has gone does not hear it.
+            let _ = lines.send(ExecutionLine::Failed { problem: *failure.0 }).await;
+        }
+    }
+
+    async fn execute(&mut self, request: &ExecuteCode, lines: &Sender<ExecutionLine>) -> Result<(), Failure> {
+        let limit = Duration::from_secs(request.timeout);
+        let mut clock = Clock::new(limit);
+        let language = request.language.unwrap_or_default();
+        let id = request.context.clone().unwrap_or_else(|| ContextId::from(language));
+        let prepared = async {
+            let turn = self.app.turns.wait(&*self.guest, id.clone()).await;
+            let running = match find(&*self.guest, &id).await {
+                // That of a language is there whenever it is asked for.
+                Err(failure) if failure.0.code == "context_not_found" && id == ContextId::from(language) => {
+                    let context = Context { id, language, cwd: ".".to_owned() };
+                    start(&*self.guest, context, "").await?
+                }
+                running => running?,
+            };
+            let process = self.guest.attach(&running.process, running.offsets).await?;
+            Ok::<_, Failure>((turn, process))
+        };
+        let mut prepared = std::pin::pin!(prepared);
+        let (_turn, mut process) = loop {
+            tokio::select! {
+                biased;
+                done = &mut prepared => break done?,
+                () = clock.tick() => {}
+            }
+            if clock.is_late() {
+                let detail =
+                    format!("the context is busy with other code since {} s: interrupt it", request.timeout);
+                return Err(Failure::new(ErrorKind::Timeout, "context_busy", detail));
+            }
+            clock.keep_alive(lines);
+        };
+        self.busy = Some(process.id.clone());
+        let number = number(self.app.engine.now_ms());
+        let mut line = serde_json::to_vec(&Request {
+            id: number,
+            code: &request.code,
+            env: request.env.as_ref(),
+            interactive: request.interactive,
+        })
+        .map_err(|error| Failure::invalid("code_invalid", error.to_string()))?;
+        line.push(b'\n');
+        let ended = self.follow(&mut process, line, number, &mut clock, lines).await;
+        if ended.is_ok() {
+            self.busy = None;
+        }
+        ended
+    }
+
+    async fn follow(
+        &self,
+        process: &mut ProcessHandle,
+        line: Vec<u8>,
+        number: u64,
+        clock: &mut Clock,
+        lines: &Sender<ExecutionLine>,
+    ) -> Result<(), Failure> {
+        let (mut frames, mut held, mut late) = (Frames::default(), 0, false);
+        let input = process.input.clone();
+        // Beside the output: an interpreter that still tells of code that was given up does not read before that is taken.
+        let mut sending = std::pin::pin!(input.send(ProcessInput::Stdin(line.into())));
+        let mut sent = false;
+        loop {
+            let event = tokio::select! {
+                biased;
+                outcome = &mut sending, if !sent => {
+                    outcome?;
+                    sent = true;
+                    continue;
+                }
+                event = process.events.next() => event,
+                () = clock.tick() => {
+                    if clock.is_late() {
+                        // Who may not look at the VM has it taken for running.
+                        let vm = self.app.services.vms.get(&self.vm);
+                        if vm.is_ok_and(|vm| vm.record.phase() != Phase::Running) {
+                            // Its time stands still with the VM.
+                            clock.extend(QUIET);
+                        } else if late {
+                            // `busy` stays: it is interrupted again.
+                            return Err(still_runs(clock.limit));
+                        } else {
+                            late = true;
+                            clock.extend(GRACE);
+                            self.guest.signal(&process.id, SIGINT).await?;
+                        }
+                    }
+                    clock.keep_alive(lines);
+                    continue;
+                }
+            };
+            let bytes = match event {
+                Some(ProcessEvent::Stdout(bytes)) => bytes,
+                // Of the interpreter itself, when it dies.
+                Some(ProcessEvent::Stderr(_)) => continue,
+                Some(ProcessEvent::Lost(error)) => return Err(error.into()),
+                Some(ProcessEvent::Exited(_) | ProcessEvent::UpToDate) | None => return Err(ended_with_it()),
+            };
+            for (_, frame) in frames.take(&bytes)?.into_iter().filter(|(id, _)| *id == Some(number)) {
+                clock.heard();
+                let last = frame == Frame::EndOfExecution;
+                if let Some(line) = self.line(frame, late.then_some(clock.limit)) {
+                    // The receiver is gone: `run` sees that, too.
+                    let _ = lines.send(line).await;
+                }
+                if last {
+                    return Ok(());
+                }
+            }
+            // Read, and written again: each has it once.
+            let needed = 2 * frames.held();
+            if needed > held {
+                self.charge.hold(needed - held)?;
+                held = needed;
+            }
+        }
+    }
+
+    /// What a client hears of a frame. `late`: its time, if that was up.
+    fn line(&self, frame: Frame, late: Option<Duration>) -> Option<ExecutionLine> {
+        Some(match frame {
+            Frame::NumberOfExecutions { execution_count } => {
+                ExecutionLine::NumberOfExecutions { execution_count }
+            }
+            Frame::Stdout { text } => ExecutionLine::Stdout { text, timestamp: self.app.now() },
+            Frame::Stderr { text } => ExecutionLine::Stderr { text, timestamp: self.app.now() },
+            Frame::Result(result) => ExecutionLine::Result(result),
+            Frame::Error { name, traceback, .. } if late.is_some() && name == "KeyboardInterrupt" => {
+                let seconds = late.unwrap_or_default().as_secs();
+                let value = format!("the execution took longer than {seconds} s and was interrupted");
+                let place = traceback.trim_end().trim_end_matches("KeyboardInterrupt");
+                let traceback = format!("{place}TimeoutError: {value}\n");
+                ExecutionLine::Error { name: "TimeoutError".to_owned(), value, traceback }
+            }
+            Frame::Error { name, value, traceback } => ExecutionLine::Error { name, value, traceback },
+            Frame::Incomplete => ExecutionLine::Incomplete,
+            Frame::EndOfExecution => ExecutionLine::EndOfExecution,
+            Frame::Ready | Frame::Other => return None,
+        })
+    }
+}
+
+/// A number that no other request to an interpreter had: it may live longer than this server.
+fn number(now_ms: i64) -> u64 {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    // 2^53 and less survives every reader of JSON; 12 bits count.
+    ((now_ms.unsigned_abs() & ((1 << 41) - 1)) << 12) | (COUNT.fetch_add(1, Ordering::Relaxed) & 0xfff)
+}
+
+fn still_runs(limit: Duration) -> Failure {
+    let detail = format!(
+        "the code took longer than {} s and goes on although it was interrupted: restart the context",
+        limit.as_secs()
+    );
+    Failure::new(ErrorKind::Timeout, "execution_timeout", detail)
+}
+
+fn ended_with_it() -> Failure {
+    let detail = "the interpreter of the context ended while it executed the code (the code ended it, or the guest was out of \
+                  memory); its variables are gone";
+    Failure::new(ErrorKind::Unavailable, "context_ended", detail)
+}
+
+/// Times of an execution.
+struct Clock {
+    limit: Duration,
+    deadline: Instant,
+    quiet: Instant,
+}
+
+impl Clock {
+    fn new(limit: Duration) -> Self {
+        let now = Instant::now();
+        Self { limit, deadline: now + limit, quiet: now + QUIET }
+    }
+
+    /// Waits for whichever is due next.
+    async fn tick(&self) {
+        tokio::time::sleep_until(self.deadline.min(self.quiet)).await;
+    }
+
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    fn extend(&mut self, by: Duration) {
+        self.deadline = Instant::now() + by;
+    }
+
+    /// Something came.
+    fn heard(&mut self) {
+        self.quiet = Instant::now() + QUIET;
+    }
+
+    /// Sends a keepalive if it is due. One who has lines to read needs none.
+    fn keep_alive(&mut self, lines: &Sender<ExecutionLine>) {
+        if Instant::now() >= self.quiet {
+            let _ = lines.try_send(ExecutionLine::Keepalive);
+            self.heard();
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Contexts: interpreters that stay.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+
+use axum::Json;
+use microvm_api::context::{
+    Context, ContextId, ContextList, CreateContext, ExecutionLine, LONGEST_EXECUTION,
+};
+use microvm_api::operation::{Created, Lines};
+use microvm_api::operations::context;
+use microvm_types::VmId;
+use tokio::sync::mpsc;
+
+use crate::call::Call;
+use crate::contexts::{self, Execution};
+use crate::failure::Failure;
+use crate::limits::{INPUT, OUTGOING};
+use crate::lines::lines;
+use crate::reply::{Done, Reply};
+use crate::session::Session;
+
+/// Lines that wait for a slow reader; the guest is held up by more.
+const LINES: usize = 1;
+
+pub(crate) async fn list(
+    app: Session,
+    Call { path: vm, .. }: Call<context::List>,
+) -> Result<Json<ContextList>, Failure> {
+    let found = contexts::list(&*app.guest(&vm).await?).await?;
+    Ok(Json(ContextList { contexts: found.into_iter().map(|one| one.context).collect() }))
+}
+
+pub(crate) async fn create(
+    app: Session,
+    Call { path: vm, body, .. }: Call<context::Create>,
+) -> Result<Reply<Created<Context>>, Failure> {
+    let CreateContext { language, cwd, user } = body;
+    let guest = app.guest(&vm).await?;
+    let id = VmId::from_parts(app.engine.now_ms().unsigned_abs(), RandomState::new().build_hasher().finish());
+    let id =
+        ContextId::try_from(id.to_string()).map_err(|error| Failure::invalid("context_id_invalid", error))?;
+    let context = Context { id, language, cwd: cwd.unwrap_or_else(|| ".".to_owned()) };
+    let running = contexts::start(&*guest, context, &user.unwrap_or_default()).await?;
+    Ok(Reply::created(running.context))
+}
+
+pub(crate) async fn remove(
+    app: Session,
+    Call { path: (vm, context), .. }: Call<context::Remove>,
+) -> Result<Done, Failure> {
+    let guest = app.guest(&vm).await?;
+    contexts::end(&*guest, &contexts::find(&*guest, &context).await?).await?;
+    Ok(Done)
+}
+
+pub(crate) async fn restart(
+    app: Session,
+    Call { path: (vm, context), .. }: Call<context::Restart>,
+) -> Result<Json<Context>, Failure> {
+    let guest = app.guest(&vm).await?;
+    let running = contexts::find(&*guest, &context).await?;
+    Ok(Json(contexts::restart(&*guest, &running).await?.context))
+}
+
+pub(crate) async fn interrupt(
+    app: Session,
+    Call { path: (vm, context), .. }: Call<context::Interrupt>,
+) -> Result<Done, Failure> {
+    let guest = app.guest(&vm).await?;
+    contexts::interrupt(&*guest, &contexts::find(&*guest, &context).await?).await?;
+    Ok(Done)
+}
+
+pub(crate) async fn execute(
+    app: Session,
+    Call { path: vm, body: request, charge, .. }: Call<context::Execute>,
+) -> Result<Reply<Lines<ExecutionLine>>, Failure> {
+    let refuse = |detail: String| Err(Failure::invalid("invalid_field", detail));
+    if !(1..=LONGEST_EXECUTION).contains(&request.timeout) {
+        return refuse(format!(
+            "timeout: {} is not possible, 1 to {LONGEST_EXECUTION} seconds are",
+            request.timeout
+        ));
+    }
+    if request.context.is_some() && request.language.is_some() {
+        return refuse("language: a context has its language, give one of the two".to_owned());
+    }
+    let bad = |(key, value): (&String, &String)| {
+        key.is_empty() || key.contains(['=', '\0']) || value.contains('\0')
+    };
+    if request.env.iter().flatten().any(bad) {
+        return refuse("env: names hold no `=`, and neither names nor values a NUL".to_owned());
+    }
+    charge.hold(OUTGOING + INPUT)?;
+    let guest = app.guest(&vm).await?;
+    let (sender, receiver) = mpsc::channel(LINES);
+    let execution = Execution { app: app.clone(), vm, guest, charge, busy: None };
+    // It ends with the server, and when nobody listens any more.
+    tokio::spawn(execution.run(request, sender));
+    Ok(lines(futures_util::stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|line| (line, receiver))
+    })))
+}
