@@ -137,6 +137,7 @@ pub(crate) fn bare_spec(
         id,
         vcpus: 1,
         memory_mib,
+        cpu_percent: None,
         start,
         devices: [MachineDisk::image(image), files.scratch].map(Device::Disk).into(),
         directory: files.directory,

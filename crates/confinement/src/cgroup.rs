@@ -7,8 +7,27 @@ use std::time::Duration;
 
 /// Group of all VMs below each hierarchy.
 const PARENT: &str = "microvm";
+/// Period over which processor time is counted, in microseconds: the kernel's default (kernel/sched/core.c).
+const CPU_PERIOD: u64 = 100_000;
 
-/// Mount point of a controller's hierarchy, if there is one.
+/// Limits of one VM.
+pub(crate) struct Limits {
+    /// Bytes of memory, page cache of its files included.
+    pub(crate) memory: u64,
+    /// Threads and processes.
+    pub(crate) tasks: u32,
+    /// Processor time in percent of one processor; `None`: no limit.
+    pub(crate) cpu_percent: Option<u32>,
+}
+
+impl Limits {
+    /// Microseconds of processor time in each period.
+    fn cpu_quota(&self) -> Option<u64> {
+        self.cpu_percent.map(|percent| u64::from(percent) * CPU_PERIOD / 100)
+    }
+}
+
+/// Mount points of the hierarchies with the controllers that are used, by the controller; `v2` is one for all.
 fn hierarchies() -> io::Result<Vec<(&'static str, PathBuf)>> {
     let root = Path::new("/sys/fs/cgroup");
     let controllers = if_there(fs::read_to_string(root.join("cgroup.controllers")))?.unwrap_or_default();
@@ -16,7 +35,7 @@ fn hierarchies() -> io::Result<Vec<(&'static str, PathBuf)>> {
         return Ok(vec![("v2", root.to_owned())]);
     }
     let mut found = Vec::new();
-    for name in ["memory", "pids"] {
+    for name in ["memory", "pids", "cpu"] {
         let path = root.join(name);
         if path.join("tasks").try_exists()? {
             found.push((name, path));
@@ -45,36 +64,71 @@ pub(crate) fn try_out() -> Result<String, String> {
         return Err("needs root or a delegated cgroup".to_owned());
     }
     let found = hierarchies().map_err(|error| error.to_string())?;
-    if found.is_empty() {
+    if !has_limits(&found) {
         return Err("no memory or pids controller is mounted".to_owned());
     }
     let probe = format!("probe-{}", std::process::id());
-    let made = make(&probe, 64 << 20, 16);
+    let made = make(&probe, &Limits { memory: 64 << 20, tasks: 16, cpu_percent: None });
     remove(&probe);
     made.map_err(|error| error.to_string())?;
     Ok(found.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "))
 }
 
-/// Makes the groups of a VM with their limits.
-fn make(id: &str, memory_limit: u64, task_limit: u32) -> io::Result<Vec<PathBuf>> {
+/// Succeeds if processor time can be limited on this host by this user, else tells the reason. As [`try_out`].
+pub(crate) fn try_out_cpu() -> Result<String, String> {
+    try_out()?;
+    let found = hierarchies().map_err(|error| error.to_string())?;
+    let is_there = found.iter().find(|(name, _)| *name == "cpu" || *name == "v2");
+    let (name, _) = is_there.ok_or_else(|| "no cpu controller is mounted".to_owned())?;
+    let probe = format!("probe-cpu-{}", std::process::id());
+    let made = make(&probe, &Limits { memory: 64 << 20, tasks: 16, cpu_percent: Some(50) });
+    remove(&probe);
+    made.map(|_| (*name).to_owned()).map_err(|error| error.to_string())
+}
+
+/// True if memory or tasks can be limited.
+fn has_limits(found: &[(&'static str, PathBuf)]) -> bool {
+    found.iter().any(|(name, _)| *name != "cpu")
+}
+
+/// Makes the groups of a VM with their limits. A group for processor time is made only where that is limited: each costs the
+/// host's scheduler.
+fn make(id: &str, limits: &Limits) -> io::Result<Vec<PathBuf>> {
     let mut made = Vec::new();
-    for (name, root) in hierarchies()? {
+    let found = hierarchies()?;
+    if limits.cpu_percent.is_some() && !found.iter().any(|(name, _)| *name == "cpu" || *name == "v2") {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "no cpu controller is mounted"));
+    }
+    for (name, root) in found.into_iter().filter(|(name, _)| *name != "cpu" || limits.cpu_percent.is_some()) {
         let parent = root.join(PARENT);
         let group = parent.join(id);
         if name == "v2" {
             fs::create_dir_all(&parent)?;
-            fs::write(root.join("cgroup.subtree_control"), "+memory +pids")?;
-            fs::write(parent.join("cgroup.subtree_control"), "+memory +pids")?;
+            let controllers =
+                if limits.cpu_percent.is_some() { "+memory +pids +cpu" } else { "+memory +pids" };
+            fs::write(root.join("cgroup.subtree_control"), controllers)?;
+            fs::write(parent.join("cgroup.subtree_control"), controllers)?;
         }
         fs::create_dir_all(&group)?;
         let set = |file: &str, value: String| fs::write(group.join(file), value);
         match name {
             "v2" => {
-                set("memory.max", memory_limit.to_string())?;
-                set("pids.max", task_limit.to_string())?;
+                set("memory.max", limits.memory.to_string())?;
+                set("pids.max", limits.tasks.to_string())?;
+                if let Some(quota) = limits.cpu_quota() {
+                    set("cpu.max", format!("{quota} {CPU_PERIOD}"))?;
+                }
             }
-            "memory" => set("memory.limit_in_bytes", memory_limit.to_string())?,
-            _ => set("pids.max", task_limit.to_string())?,
+            "memory" => set("memory.limit_in_bytes", limits.memory.to_string())?,
+            "cpu" => {
+                set("cpu.cfs_period_us", CPU_PERIOD.to_string())?;
+                // -1: none.
+                set(
+                    "cpu.cfs_quota_us",
+                    limits.cpu_quota().map_or_else(|| "-1".to_owned(), |quota| quota.to_string()),
+                )?;
+            }
+            _ => set("pids.max", limits.tasks.to_string())?,
         }
         made.push(group);
     }
@@ -85,8 +139,8 @@ fn make(id: &str, memory_limit: u64, task_limit: u32) -> io::Result<Vec<PathBuf>
 ///
 /// # Errors
 /// If there is no hierarchy any more to make them in, or they cannot be made.
-pub(crate) fn confine(id: &str, pid: i32, memory_limit: u64, task_limit: u32) -> io::Result<()> {
-    let groups = make(id, memory_limit, task_limit)?;
+pub(crate) fn confine(id: &str, pid: i32, limits: &Limits) -> io::Result<()> {
+    let groups = make(id, limits)?;
     if groups.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "no memory or pids controller is mounted"));
     }
@@ -120,5 +174,37 @@ pub(crate) fn remove(id: &str) {
                 _ => break,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_limited_in_the_groups_of_this_host() {
+        if let Err(reason) = try_out_cpu() {
+            eprintln!("skipped: {reason}");
+            return;
+        }
+        let id = format!("test-cpu-{}", std::process::id());
+        let limits = |cpu_percent| Limits { memory: 64 << 20, tasks: 16, cpu_percent };
+        let made = make(&id, &limits(Some(25))).unwrap();
+        let found: Vec<String> = made
+            .iter()
+            .filter_map(|group| {
+                let of_v1 = fs::read_to_string(group.join("cpu.cfs_quota_us"))
+                    .map(|quota| format!("{} 100000", quota.trim()));
+                of_v1.or_else(|_| fs::read_to_string(group.join("cpu.max"))).ok()
+            })
+            .collect();
+        assert_eq!(found.len(), 1, "{made:?}");
+        assert_eq!(found[0].trim(), "25000 100000");
+        remove(&id);
+        assert!(made.iter().all(|group| !group.exists()), "a group is left");
+        // One without a limit gets no group for it where groups are apart.
+        let plain = make(&id, &limits(None)).unwrap();
+        assert!(plain.iter().all(|group| !group.join("cpu.cfs_quota_us").exists()));
+        remove(&id);
     }
 }

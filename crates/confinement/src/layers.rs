@@ -25,6 +25,9 @@ pub enum Layer {
 /// Name of the layer that limits memory and tasks.
 pub const CGROUP_LIMITS: &str = "cgroup limits";
 
+/// Name of the layer that limits processor time.
+pub const CPU_LIMIT: &str = "cgroup limit of processor time, where a template has one";
+
 /// Every layer by name. Starts a process to try; call it once.
 #[must_use]
 pub fn layers() -> BTreeMap<String, Layer> {
@@ -49,6 +52,10 @@ pub fn layers() -> BTreeMap<String, Layer> {
     layers.insert(
         CGROUP_LIMITS.to_owned(),
         cgroup::try_out().map_or_else(Layer::Off, |what| Layer::On(Some(what))),
+    );
+    layers.insert(
+        CPU_LIMIT.to_owned(),
+        cgroup::try_out_cpu().map_or_else(Layer::Off, |what| Layer::On(Some(what))),
     );
     layers
 }

@@ -35,7 +35,7 @@ mod supervisor;
 
 pub use cage::folders::FOLDER_STEP;
 pub use capped_log::{CappedLog, LogPart, read as read_log, tail};
-pub use layers::{CGROUP_LIMITS, Layer, layers};
+pub use layers::{CGROUP_LIMITS, CPU_LIMIT, Layer, layers};
 pub use process::ProcessIdentity;
 pub use process::record::{ExitRecord, ProcessRecord};
 pub use process::stray::end_strays;

@@ -45,6 +45,10 @@ pub struct CageSpec {
     pub memory_limit: u64,
     /// Most tasks (threads and processes).
     pub task_limit: u32,
+    /// Most processor time in percent of one processor of the host, 200 being two processors; `None`: no limit. A host without
+    /// the controller does not start the process.
+    #[serde(default)]
+    pub cpu_percent: Option<u32>,
     /// Bytes that a file may have which it writes; `None`: no limit. A disk image must not grow to the end of the host's disk.
     #[serde(default)]
     pub file_limit: Option<u64>,

@@ -199,7 +199,12 @@ fn start(
     // The child builds its cage while its cgroups are made.
     at("letting it build its cage", go_end.write_all(BUILD))?;
     if spec.limits {
-        let confined = cgroup::confine(&spec.id, pid.as_raw(), spec.memory_limit, spec.task_limit);
+        let limits = cgroup::Limits {
+            memory: spec.memory_limit,
+            tasks: spec.task_limit,
+            cpu_percent: spec.cpu_percent,
+        };
+        let confined = cgroup::confine(&spec.id, pid.as_raw(), &limits);
         at("setting its cgroup limits", confined)?;
     }
     let record = ProcessRecord {

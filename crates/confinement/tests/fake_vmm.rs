@@ -178,6 +178,7 @@ fn specification(folder: &Utf8Path, user: Option<u32>) -> CageSpec {
         limits: false,
         memory_limit: 1 << 30,
         task_limit: 100,
+        cpu_percent: None,
         file_limit: Some(LARGEST),
         huge_pages: true,
         write_tracking: false,

@@ -16,6 +16,8 @@ const MIN_MEMORY_MIB: u32 = 128;
 const MIN_DISK_MIB: u32 = 64;
 /// Longest disk serial number that virtio-blk carries, in bytes (virtio 1.1, 5.2.6: VIRTIO_BLK_T_GET_ID).
 const DISK_SERIAL_MAX: usize = 20;
+/// With less a VM does not come up within the usual time limit.
+const CPU_PERCENT_LEAST: u32 = 10;
 /// Commands to warm up; whoever is first waits for all of them.
 const WARM_UP_MAX: usize = 16;
 /// Bytes of one of them.
@@ -93,6 +95,13 @@ pub(crate) fn check_labels<V>(labels: &BTreeMap<String, V>) -> Result<(), Servic
 /// Checks a template against the abilities of the hypervisor that is to run its VMs.
 pub(crate) fn check_abilities(template: &Template, abilities: &Abilities) -> Result<(), ServiceError> {
     number("vcpus", template.vcpus, 1, abilities.vcpu_most)?;
+    if let Some(percent) = template.cpu_percent {
+        number("cpu_percent", percent, CPU_PERCENT_LEAST, template.vcpus.saturating_mul(100))?;
+        if !abilities.cpu_limit {
+            let reason = "this host cannot limit processor time: its control groups have no cpu controller, or the server may not use it";
+            return Err(invalid("cpu_percent", reason.to_owned()));
+        }
+    }
     let (asked, limit) = (template.extra_disks.len() + template.shares.len(), abilities.most_devices);
     if asked <= limit {
         return Ok(());
@@ -184,6 +193,17 @@ mod tests {
         let refusal = check_abilities(&template, &abilities).unwrap_err().to_string();
         assert!(refusal.starts_with("vcpus") && refusal.contains("limit of 4"), "{refusal}");
         template.vcpus = 4;
+        template.cpu_percent = Some(50);
+        let refusal = check_abilities(&template, &abilities).unwrap_err().to_string();
+        assert!(refusal.contains("cannot limit processor time"), "{refusal}");
+        let limits = Abilities { cpu_limit: true, ..abilities };
+        check_abilities(&template, &limits).unwrap();
+        for wrong in [9, 401] {
+            template.cpu_percent = Some(wrong);
+            let refusal = check_abilities(&template, &limits).unwrap_err().to_string();
+            assert!(refusal.starts_with("cpu_percent"), "{refusal}");
+        }
+        template.cpu_percent = None;
         let share = |target: &str| Share { source: "/x".into(), target: target.into(), read_only: true };
         template.shares.extend(["/a", "/b", "/c"].map(share));
         let refusal = check_abilities(&template, &abilities).unwrap_err().to_string();

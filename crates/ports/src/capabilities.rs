@@ -122,6 +122,8 @@ pub struct Abilities {
     pub hotplug: Hotplug,
     /// Virtual processors of one machine.
     pub vcpu_most: u32,
+    /// Limit of the processor time of a VMM.
+    pub cpu_limit: bool,
 }
 
 /// Ways to boot.
@@ -292,6 +294,7 @@ impl Abilities {
         balloon: false,
         hotplug: Hotplug { disks: false, nics: false },
         vcpu_most: 1,
+        cpu_limit: false,
     };
 
     /// Every ability as a row for people: its name and its value. All fields are named, so that a new one is a new row.
@@ -312,6 +315,7 @@ impl Abilities {
             balloon,
             hotplug: Hotplug { disks, nics: hot_nics },
             vcpu_most,
+            cpu_limit,
         } = self;
         let save = match save {
             SaveKind::None => "no".to_owned(),
@@ -344,6 +348,7 @@ impl Abilities {
             ("balloon", yes(*balloon).to_owned()),
             ("hotplug", listed(&[(*disks, "disks"), (*hot_nics, "network interfaces")])),
             ("virtual processors, at most", vcpu_most.to_string()),
+            ("limit of processor time", yes(*cpu_limit).to_owned()),
         ]
     }
 }

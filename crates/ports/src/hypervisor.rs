@@ -25,6 +25,9 @@ pub struct MachineSpec {
     pub vcpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// Most processor time of the VMM in percent of one processor of the host; `None`: no limit. Refused by drivers without
+    /// [`Abilities::cpu_limit`].
+    pub cpu_percent: Option<u32>,
     /// Start of the machine.
     pub start: MachineStart,
     /// Devices; the guest sees those of one kind in this order. The first two disks are image and scratch disk.

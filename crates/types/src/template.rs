@@ -292,6 +292,10 @@ pub struct Template {
     #[serde(default, skip_serializing_if = "HypervisorChoice::is_auto")]
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub hypervisor: HypervisorChoice,
+    /// Most processor time of a VM in percent of one processor of the host, 200 being two processors; absent: no limit. Needs
+    /// the cpu controller of the host's control groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<u32>,
     /// Arguments added to the kernel's command line.
     #[serde(default)]
     pub kernel_arguments: Vec<String>,
@@ -392,6 +396,9 @@ pub struct Overrides {
     /// See [`Template::boot_timeout_ms`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_timeout_ms: Option<u64>,
+    /// See [`Template::cpu_percent`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<u32>,
     /// See [`Template::hypervisor`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
@@ -428,6 +435,7 @@ impl Template {
             start_commands,
             init,
             boot_timeout_ms,
+            cpu_percent,
             hypervisor,
             extra_disks,
             shares,
@@ -443,6 +451,7 @@ impl Template {
         set(&mut self.init, init);
         set(&mut self.boot_timeout_ms, boot_timeout_ms);
         set(&mut self.hypervisor, hypervisor);
+        self.cpu_percent = cpu_percent.or(self.cpu_percent);
         self.kernel_arguments.extend(kernel_arguments);
         self.environment.extend(environment);
         self.extra_disks.extend(extra_disks);

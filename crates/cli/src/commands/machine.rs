@@ -44,6 +44,9 @@ pub(crate) struct MachineOptions {
     /// Virtual processors
     #[arg(long, value_name = "COUNT")]
     cpus: Option<u32>,
+    /// Most processor time of the VM in percent of one processor of the host, at least 10
+    #[arg(long, value_name = "PERCENT")]
+    cpu_limit: Option<u32>,
     /// Memory, for example 512MiB
     #[arg(short, long, value_name = "SIZE", value_parser = whole_mib)]
     memory: Option<u32>,
@@ -88,6 +91,7 @@ impl MachineOptions {
                 image: self.image.clone(),
                 kernel: self.kernel.clone(),
                 hypervisor: self.hypervisor.clone(),
+                cpu_percent: self.cpu_limit,
                 disk_mib: self.disk,
                 network,
                 environment,

@@ -161,6 +161,7 @@ pub async fn run(harness: &dyn HypervisorHarness) {
     suite.check("pause and resume may be repeated", idempotent(&scene)).await;
     suite.check("a killed machine is gone and says so", kill(&scene)).await;
     suite.check("a machine is found again after its handle was dropped", adopt(&scene)).await;
+    suite.check("a limit of processor time holds or is refused", cpu_limit(&scene)).await;
     suite.check("a record without a machine is Gone", adopt_gone(&scene)).await;
     suite.check("sweep leaves no process", sweep(&scene)).await;
     suite.check("impossible machines are refused and leave nothing", impossible(&scene)).await;
@@ -215,6 +216,20 @@ async fn too_many_devices(scene: &Scene<'_>, most: usize) {
         Ok(_) => panic!("a machine was launched with {} further devices of {most}", most + 1),
     }
     assert_eq!(scene.harness.processes(&spec).await, 0, "a process is left");
+}
+
+async fn cpu_limit(scene: &Scene<'_>) {
+    let mut spec = scene.spec().await;
+    spec.cpu_percent = Some(60);
+    let claimed = scene.abilities().await.cpu_limit;
+    match scene.harness.hypervisor().launch(&spec).await {
+        Ok(machine) if claimed => scene.end(&Launched { spec, machine }).await,
+        Err(LaunchError::Spec(_)) if !claimed => {
+            assert_eq!(scene.harness.processes(&spec).await, 0, "a process is left");
+        }
+        Ok(_) => panic!("a machine was launched without the limit that it was to have"),
+        Err(error) => panic!("wrong error: {error}"),
+    }
 }
 
 async fn launch_paused(scene: &Scene<'_>) {

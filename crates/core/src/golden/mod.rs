@@ -158,6 +158,8 @@ impl Goldens {
             start_commands: _,
             labels: _,
             hooks: _,
+            // A limit of the host's, set anew for each VMM.
+            cpu_percent: _,
             // How long is waited for it.
             boot_timeout_ms: _,
             // Templates with any of these have no golden snapshot; isolated is the only network there is.
@@ -287,6 +289,7 @@ fn neutral(mut template: Template) -> Template {
         start_commands,
         labels,
         hooks,
+        cpu_percent,
         // The machine, and what it is told to do before the snapshot.
         name: _,
         description: _,
@@ -308,6 +311,8 @@ fn neutral(mut template: Template) -> Template {
     start_commands.clear();
     labels.clear();
     hooks.clear();
+    // It is made once for many, as fast as the host can.
+    *cpu_percent = None;
     template
 }
 

@@ -121,6 +121,7 @@ async fn adapt(
 fn of_a_stranger(mut template: Template) -> Template {
     let Template {
         // A right to reach something is given here, not brought along.
+        cpu_percent,
         network,
         start_commands,
         // Only golden snapshots are made with it.
@@ -144,6 +145,8 @@ fn of_a_stranger(mut template: Template) -> Template {
         boot_timeout_ms: _,
     } = &mut template;
     *network = NetworkMode::default();
+    // A limit of the other host's.
+    *cpu_percent = None;
     start_commands.clear();
     warm_up.clear();
     labels.remove(GOLDEN_LABEL);

@@ -30,6 +30,7 @@ pub(crate) async fn machine_spec(
         name: record.name.clone(),
         vcpus: template.vcpus,
         memory_mib: template.memory_mib,
+        cpu_percent: template.cpu_percent,
         start,
         devices: disks.chain(shares).collect(),
         directory: files.directory,

@@ -76,6 +76,7 @@ impl HypervisorHarness for Machines {
             name: id.into(),
             vcpus: 1,
             memory_mib: 64,
+            cpu_percent: None,
             start: MachineStart::Boot(KernelBoot {
                 kernel: kernel.path,
                 initramfs: kernel.initramfs,

@@ -73,6 +73,10 @@ impl Qemu {
             return Err(LaunchError::Spec(detail));
         }
         let host = self.host().await?;
+        if spec.cpu_percent.is_some() && !host.capabilities.abilities.cpu_limit {
+            let detail = "this host cannot limit its processor time";
+            return Err(LaunchError::Spec(detail.to_owned()));
+        }
         let here = match &spec.start {
             MachineStart::Boot(_) => compatibility::of(host, command_line::discovery(spec)?),
             MachineStart::Incoming(state) => compatibility::met(host, &state.compatibility)?,

@@ -62,6 +62,7 @@ impl Character {
             balloon: false,
             hotplug: Hotplug { disks: false, nics: false },
             vcpu_most: 64,
+            cpu_limit: false,
         }
     }
 }

@@ -159,6 +159,9 @@ impl FakeHypervisor {
         if spec.vcpus == 0 || spec.memory_mib == 0 {
             return Err(LaunchError::Spec("it needs at least one processor and 1 MiB of memory".to_owned()));
         }
+        if spec.cpu_percent.is_some() && !self.abilities().cpu_limit {
+            return Err(LaunchError::Spec("this hypervisor cannot limit processor time".to_owned()));
+        }
         let boot = match &spec.start {
             MachineStart::Boot(boot) => vec![&boot.kernel, &boot.initramfs],
             MachineStart::Incoming(_) => Vec::new(),

@@ -55,6 +55,7 @@ pub(crate) async fn probe(config: &QemuConfig) -> Result<Host, LaunchError> {
     let (accelerator, tsc_khz, layers) = measured
         .map_err(|error| LaunchError::Process { step: "probing the host", detail: error.to_string() })?;
     let version = version?;
+    let cpu_limit = matches!(layers.get(microvm_confinement::CPU_LIMIT), Some(Layer::On(_)));
     let limits = matches!(layers.get(microvm_confinement::CGROUP_LIMITS), Some(Layer::On(_)));
     let mut confinement: BTreeMap<String, Feature> =
         layers.into_iter().map(|(name, layer)| (name, feature(layer))).collect();
@@ -72,7 +73,7 @@ pub(crate) async fn probe(config: &QemuConfig) -> Result<Host, LaunchError> {
         accelerator: (&accelerator).into(),
         confinement,
         copying_ahead,
-        abilities: Abilities { standby: standby_is_safe(), ..ABILITIES },
+        abilities: Abilities { standby: standby_is_safe(), cpu_limit, ..ABILITIES },
     };
     Ok(Host { program, version, accelerator, tsc_khz, write_tracking, limits, capabilities })
 }
@@ -104,6 +105,7 @@ pub(crate) const ABILITIES: Abilities = Abilities {
     hotplug: Hotplug { disks: false, nics: false },
     // More need an I/O memory management unit, which this machine has not (hw/i386/x86.c: x2APIC ids above 254).
     vcpu_most: 255,
+    cpu_limit: true,
 };
 
 /// True if a VMM may be given descriptors of layers. A server that is not root runs VMMs as its own user, which owns the

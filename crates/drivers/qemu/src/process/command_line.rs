@@ -55,6 +55,8 @@ pub(crate) struct CommandLine {
     pub(crate) folders: Vec<Folder>,
     pub(crate) files: Vec<OpenFile>,
     pub(crate) listeners: Vec<Listener>,
+    /// Not on the line, but set when its process is started.
+    cpu_percent: Option<u32>,
 }
 
 /// Builds the command line. The facts behind the options were measured on QEMU 7.2 with TCG:
@@ -79,6 +81,7 @@ pub(crate) fn build(
             Listener { name: QMP_SOCKET.to_owned(), descriptor: QMP_DESCRIPTOR },
             Listener { name: AGENT_SOCKET.to_owned(), descriptor: AGENT_DESCRIPTOR },
         ],
+        cpu_percent: spec.cpu_percent,
     };
     line.machine(spec, discovery, accelerator)?;
     match &spec.start {
@@ -110,7 +113,10 @@ pub(crate) fn discovery(spec: &MachineSpec) -> Result<DeviceDiscovery, LaunchErr
 impl CommandLine {
     /// True if QEMU is started alike by both.
     pub(crate) fn starts_alike(&self, other: &Self) -> bool {
-        self.arguments == other.arguments && self.mounts == other.mounts && self.files == other.files
+        self.arguments == other.arguments
+            && self.mounts == other.mounts
+            && self.files == other.files
+            && self.cpu_percent == other.cpu_percent
     }
 
     fn push(&mut self, option: &str, value: impl Into<String>) {

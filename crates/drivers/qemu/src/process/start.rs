@@ -71,6 +71,7 @@ pub(crate) async fn start(
         limits: host.limits,
         memory_limit: (u64::from(spec.memory_mib) << 20) + MEMORY_OVERHEAD,
         task_limit: TASK_LIMIT,
+        cpu_percent: spec.cpu_percent,
         file_limit: file_limit(spec)?,
         // A guest's memory is of a file and has none. QEMU asks for them for the code it translates: a boot fills some, of
         // which a forked machine needs little, and zeroing them took a tenth of a mass fork (docs/design/0017).

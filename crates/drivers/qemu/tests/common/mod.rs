@@ -105,6 +105,7 @@ impl Bench {
             name: id.into(),
             vcpus: 1,
             memory_mib: 256,
+            cpu_percent: None,
             start: MachineStart::Boot(KernelBoot {
                 kernel: kernel.path,
                 initramfs: kernel.initramfs,
@@ -123,7 +124,7 @@ impl Bench {
             let id = entry.unwrap().file_name().into_string().unwrap().parse().unwrap();
             let left = self.processes_of(&id);
             assert!(left.is_empty(), "processes of {id} are left: {left:?}");
-            for hierarchy in ["", "memory/", "pids/"] {
+            for hierarchy in ["", "memory/", "pids/", "cpu/"] {
                 let group = format!("/sys/fs/cgroup/{hierarchy}microvm/{id}");
                 assert!(!Utf8Path::new(&group).exists(), "{group} is left");
             }

@@ -16,6 +16,7 @@ fn spec() -> MachineSpec {
         name: "dev".parse().unwrap(),
         vcpus: 2,
         memory_mib: 256,
+        cpu_percent: None,
         start: MachineStart::Boot(KernelBoot {
             kernel: "/s/kernels/k/vmlinux".into(),
             initramfs: "/s/kernels/k/initramfs".into(),
