@@ -33,6 +33,8 @@ const OWN: i32 = 21;
 const CONSOLE: i32 = 22;
 /// Largest file it may write.
 const LARGEST: u64 = 1 << 20;
+/// Mode of `fallocate` that discards.
+const PUNCH_HOLE: libc::c_int = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -135,6 +137,8 @@ fn be_hostile_in_a_folder() {
     let memory = unsafe { libc::open(memory.as_ptr(), libc::O_RDWR) };
     tell("memory", memory.into());
     attempt!("write to memory", libc::SYS_write, memory, c"x".as_ptr(), 1);
+    attempt!("discard memory", libc::SYS_fallocate, memory, PUNCH_HOLE, 0_i64, 4_096_i64);
+    attempt!("allocate memory", libc::SYS_fallocate, memory, 0, 0_i64, 4_096_i64);
     attempt!("fchmod memory", libc::SYS_fchmod, memory, 0o666);
     attempt!("times of memory", libc::SYS_utimensat, memory, null, null, 0);
     let own = std::ffi::CString::new(format!("{FOLDER}/file")).unwrap();
@@ -142,6 +146,7 @@ fn be_hostile_in_a_folder() {
     // SAFETY: the path lives longer than the call.
     let own = unsafe { libc::open(own.as_ptr(), libc::O_RDWR) };
     attempt!("fchmod shared file", libc::SYS_fchmod, own, 0o604);
+    attempt!("discard shared file", libc::SYS_fallocate, own, PUNCH_HOLE, 0_i64, 4_096_i64);
 }
 
 fn specification(folder: &Utf8Path, user: Option<u32>) -> CageSpec {
@@ -210,16 +215,22 @@ async fn hold_one_that_shares() {
         ("times of disk", libc::EROFS),
         ("memory", 0),
         ("write to memory", libc::EBADF),
+        // Told as done, and nothing is done: the content below is compared.
+        ("discard memory", 0),
+        ("allocate memory", libc::EBADF),
         ("fchmod memory", libc::EROFS),
         ("times of memory", libc::EROFS),
         ("chmod shared file", 0),
         ("fchmod shared file", 0),
+        ("discard shared file", 0),
     ];
     for (what, error) in expected {
         assert_eq!(outcomes.get(what), Some(&error), "{what}\n{outcomes:?}");
     }
     let mode = |name: &str| folder.join(name).metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!(["shared", "memory", "share/file"].map(mode), [0o600, 0o600, 0o604]);
+    let content = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    assert_eq!((content("memory"), content("share/file")), (b"memory".to_vec(), vec![0; 10]));
     // A disk that another VM writes is refused, by whichever process opens it.
     let other = std::fs::File::open(folder.join("shared")).unwrap();
     other.lock().unwrap();

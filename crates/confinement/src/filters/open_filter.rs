@@ -1,16 +1,21 @@
-//! Answers the program's attempts to open certain files for writing with a read-only descriptor.
+//! Answers the program's attempts to open certain files for writing with a read-only descriptor, and its attempts to punch
+//! holes into those files with success.
 //!
-//! A seccomp filter in the program passes every `openat` with `O_RDWR` to the supervisor (seccomp_unotify(2)); all other
-//! system calls are untouched. The supervisor looks at the path: for one of `read_only_opens` it puts a descriptor of
-//! its own, opened read-only, into the program; any other open goes on as it was asked for, under all other layers.
-//! Looking at a path in another process's memory is a race that the program could win; it gains nothing by that,
-//! since the kernel then opens whatever it names under the same layers.
+//! A seccomp filter in the program passes every `openat` with `O_RDWR`, and every `fallocate` that punches a hole, to the
+//! supervisor (seccomp_unotify(2)); all other system calls are untouched. The supervisor looks at the path: for one of
+//! `read_only_opens` it puts a descriptor of its own, opened read-only, into the program; any other open goes on as it was
+//! asked for, under all other layers. Looking at a path in another process's memory is a race that the program could win; it
+//! gains nothing by that, since the kernel then opens whatever it names under the same layers.
+//!
+//! A VMM that gives memory of its guest back to the host first punches a hole into the file below, and drops its private pages
+//! only if that worked (QEMU, `ram_block_discard_range`). The file is shared and stays as it is; the answer is success, so that
+//! the pages are dropped and read as the file again.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 
 use camino::Utf8PathBuf;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
@@ -18,6 +23,9 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use crate::cage::source_of;
 use crate::filters::bpf::{self, answer, argument, jump, load, mask, number};
 use crate::spec::CageSpec;
+
+/// Mode of `fallocate` by which memory and disks are discarded (fallocate(2): a hole needs both).
+const PUNCH_HOLE: u32 = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE).cast_unsigned();
 
 /// Longest path looked at, in bytes.
 const PATH_LIMIT: usize = 256;
@@ -29,15 +37,19 @@ const MOST_FILES: usize = 8;
 /// Needs no-new-privileges.
 #[allow(unsafe_code)]
 pub(crate) fn install(to: &OwnedFd, opened: &[OwnedFd]) -> io::Result<()> {
-    let unless_equal = |value, skip| jump(libc::BPF_JEQ, (0, skip), value);
+    // Steps to the instruction after the next one, if equal and if not.
+    let equal = |value, to, otherwise| jump(libc::BPF_JEQ, (to, otherwise), value);
     let mut program = [
         load(bpf::ARCHITECTURE),
-        unless_equal(bpf::AUDIT_ARCH_X86_64, 6),
+        equal(bpf::AUDIT_ARCH_X86_64, 0, 9),
         load(bpf::NUMBER),
-        unless_equal(number(libc::SYS_openat)?, 4),
+        equal(number(libc::SYS_fallocate)?, 4, 0),
+        equal(number(libc::SYS_openat)?, 0, 6),
         load(argument(2)),
         mask(libc::O_ACCMODE.cast_unsigned()),
-        unless_equal(libc::O_RDWR.cast_unsigned(), 1),
+        equal(libc::O_RDWR.cast_unsigned(), 2, 3),
+        load(argument(1)),
+        equal(PUNCH_HOLE, 0, 1),
         answer(libc::SECCOMP_RET_USER_NOTIF),
         bpf::allow(),
     ];
@@ -102,6 +114,11 @@ impl OpenFilter {
         if unsafe { libc::ioctl(self.listener.as_raw_fd(), RECEIVE, &raw mut call) } != 0 {
             return;
         }
+        if i64::from(call.data.nr) == libc::SYS_fallocate {
+            // Told as done where the file is one of ours, and carried out anywhere else: disks discard like this, too.
+            let flags = if self.is_ours(call.pid, call.data.args[0]) { 0 } else { SECCOMP_CONTINUE };
+            return self.respond(call.id, flags);
+        }
         let path = path_of(call.pid, call.data.args[1]);
         if let Some((_, file)) = path.and_then(|path| self.files.iter().find(|(known, _)| *known == path)) {
             let mut give = libc::seccomp_notif_addfd {
@@ -116,9 +133,22 @@ impl OpenFilter {
                 return;
             }
         }
-        let mut go_on = libc::seccomp_notif_resp { id: call.id, val: 0, error: 0, flags: SECCOMP_CONTINUE };
-        // SAFETY: the listener is valid and `go_on` is of the size this request reads.
-        unsafe { libc::ioctl(self.listener.as_raw_fd(), SEND, &raw mut go_on) };
+        self.respond(call.id, SECCOMP_CONTINUE);
+    }
+
+    /// Has a call return 0 without being made, or go on with [`SECCOMP_CONTINUE`].
+    #[allow(unsafe_code)]
+    fn respond(&self, id: u64, flags: u32) {
+        let mut response = libc::seccomp_notif_resp { id, val: 0, error: 0, flags };
+        // SAFETY: the listener is valid and `response` is of the size this request reads.
+        unsafe { libc::ioctl(self.listener.as_raw_fd(), SEND, &raw mut response) };
+    }
+
+    /// True if a descriptor of the program is one of the files that were opened read-only.
+    fn is_ours(&self, pid: u32, descriptor: u64) -> bool {
+        let Ok(theirs) = std::fs::metadata(format!("/proc/{pid}/fd/{descriptor}")) else { return false };
+        let is_it = |ours: std::fs::Metadata| (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino());
+        self.files.iter().any(|(_, file)| file.metadata().is_ok_and(is_it))
     }
 }
 
