@@ -86,9 +86,9 @@ impl Client {
     }
 }
 
-/// How a body is sent.
+/// Way to send a body.
 pub trait Sent: RequestBody {
-    /// What the caller gives.
+    /// Type that the caller gives.
     type Value<'a>: Send;
 
     /// It as a body, with its media type.
@@ -135,9 +135,9 @@ impl<M: Media> Sent for Data<M> {
     }
 }
 
-/// How an answer is read. `action` is the name of the operation, for errors.
+/// Way to read an answer. `action` is the name of the operation, for errors.
 pub trait Received: Answer {
-    /// What the caller gets.
+    /// Type that the caller gets.
     type Value;
 
     /// Reads it, or takes over the stream.

@@ -18,7 +18,7 @@ use crate::transfer::Body;
 /// Idle connections kept at most.
 const IDLE_MAX: usize = 4;
 
-/// How long a connection is kept for the next request: less than the 30 s after which a server closes idle ones, so that
+/// Time for which a connection is kept for the next request: less than the 30 s after which a server closes idle ones, so that
 /// no request is sent on a connection that is just being closed.
 const IDLE_TIME: Duration = Duration::from_secs(20);
 

@@ -15,7 +15,7 @@ pub enum ClientError {
     NoServer {
         /// The socket.
         path: Utf8PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The socket cannot be used at all.
@@ -25,7 +25,7 @@ pub enum ClientError {
     Socket {
         /// The socket.
         path: Utf8PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The program that leads to the server cannot be started.
@@ -33,7 +33,7 @@ pub enum ClientError {
     Program {
         /// The program.
         program: String,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// Somebody else listens on the socket; nothing was sent.
@@ -43,7 +43,7 @@ pub enum ClientError {
     ForeignServer {
         /// The socket.
         path: Utf8PathBuf,
-        /// Whose it is.
+        /// User id of its owner.
         uid: u32,
     },
     /// The server refused or failed, and said why.
@@ -56,7 +56,7 @@ pub enum ClientError {
     Lost {
         /// Name of the operation, or what was being done.
         action: &'static str,
-        /// What was seen.
+        /// Cause, in words.
         detail: String,
     },
     /// The server answered something that this client does not understand.

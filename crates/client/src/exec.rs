@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::error::ClientError;
 use crate::websocket::{self, Socket};
 
-/// What the server said when the process was started or found again.
+/// Answer of the server when the process was started or found again.
 #[derive(Debug, Clone)]
 pub struct Started {
     /// Our id for the process.
@@ -27,7 +27,7 @@ pub struct Started {
     pub stderr_offset: u64,
 }
 
-/// What a process does.
+/// Event of a process.
 #[derive(Debug, Clone)]
 pub enum ExecEvent {
     /// Bytes of standard output, or of the terminal.
@@ -43,11 +43,11 @@ pub enum ExecEvent {
 /// A running command. Dropping both halves detaches from it; it lives on.
 #[derive(Debug)]
 pub struct ExecSession {
-    /// What the process is.
+    /// Identity of the process, and where its output begins.
     pub started: Started,
-    /// What it does.
+    /// Output and exit of the process.
     pub events: ExecStream,
-    /// What it is sent.
+    /// Input and signals of the process.
     pub writer: ExecWriter,
 }
 

@@ -18,12 +18,12 @@ use crate::client::Client;
 use crate::error::ClientError;
 use crate::transfer::{self, ContentDownload, Download};
 
-/// How a file is written.
+/// Options of a written file.
 #[derive(Debug, Clone, Default)]
 pub struct WriteFile {
     /// Permission bits; default as the server says.
     pub mode: Option<u32>,
-    /// Who gets it; default: the owner of the file that is replaced, or root.
+    /// Owner of the file; default: the owner of the file that is replaced, or root.
     pub owner: Option<FileOwner>,
     /// Make missing parent directories.
     pub parents: bool,
@@ -47,7 +47,7 @@ impl WriteFile {
     }
 }
 
-/// What is sent has to be what arrived.
+/// Compares the checksum of what was sent with that of what arrived.
 async fn compared(
     summary: Result<TransferSummary, ClientError>,
     sum: oneshot::Receiver<String>,
@@ -64,7 +64,7 @@ async fn compared(
 /// Paths are bytes; all fail with [`ClientError`].
 #[expect(clippy::missing_errors_doc, reason = "said once for all above")]
 impl Client {
-    /// What is at a path.
+    /// Type, size, owner and times of what is at a path.
     pub async fn stat(&self, vm: &VmRef, path: &[u8]) -> Result<FileStat, ClientError> {
         self.call::<file::Stat>(vm, &AtPath { path: path.into() }, ()).await
     }

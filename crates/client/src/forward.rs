@@ -28,7 +28,7 @@ impl Forward {
     /// Listens on a port of 127.0.0.1; 0 takes a free one.
     ///
     /// # Errors
-    /// What the system says, for example that the port is in use.
+    /// The error of the system, for example that the port is in use.
     pub async fn listen(local: u16, guest: u16) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, local)).await?;
         let local = listener.local_addr()?;
@@ -51,7 +51,7 @@ impl Forward {
     /// not be made or broke. A broken connection is reset at this end, so that nobody takes part of an answer for all of it.
     ///
     /// # Errors
-    /// What the system says if it accepts no connections any more.
+    /// The error of the system if it accepts no connections any more.
     pub async fn serve(
         &self,
         client: &Client,

@@ -1,9 +1,10 @@
 //! Typed client of the REST interface over the server's unix socket; used by the command line and by tests.
 //!
-//! Every operation is a row of [`microvm_api::operations`], which [`Client::call`] makes the request of and reads the answer of; the
-//! methods of [`Client`] with names are one call each. A command is an [`ExecSession`]; [`copy`] moves files and directories;
-//! [`sandbox`] has the verbs of several requests. What this crate does *not* do: start a server, print, or know where the socket is. It sends a request a second time only if its row says that
-//! it is safe, and only if a kept connection was closed.
+//! Every operation is a row of [`microvm_api::operations`], which [`Client::call`] makes the request of and reads the answer
+//! of; the methods of [`Client`] with names are one call each. A command is an [`ExecSession`]; [`copy`] moves files and
+//! directories; [`sandbox`] has the verbs of several requests. What this crate does *not* do: start a server, print, or know
+//! where the socket is. It sends a request a second time only if its row says that it is safe, and only if a kept connection
+//! was closed.
 //!
 //! Dropping a future closes its connection, which ends the request on the server too.
 

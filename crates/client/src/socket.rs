@@ -33,7 +33,7 @@ impl ShortPath {
 /// Finds a path for a socket address that leads to `path`, whose folder must exist.
 ///
 /// # Errors
-/// What the system says if the folder cannot be opened.
+/// The error of the system if the folder cannot be opened.
 pub fn bind_path(path: &Utf8Path) -> std::io::Result<ShortPath> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(std::io::Error::from(std::io::ErrorKind::InvalidInput));
@@ -71,7 +71,7 @@ pub(crate) async fn connect(path: &Utf8Path) -> Result<UnixStream, ClientError> 
     }
 }
 
-/// Whether a server of this user may be told what we do: our own, root's, and for root that of whoever owns the root
+/// True if a server of this user may be sent requests: our own, root's, and for root that of whoever owns the root
 /// directory it was told to use.
 fn is_trusted(server: u32, own: u32, owner: impl FnOnce() -> Option<u32>) -> bool {
     server == own || server == 0 || (own == 0 && owner() == Some(server))

@@ -14,12 +14,12 @@ use crate::lines::Lines;
 /// Each method is one request; see the REST reference for what it does. All fail with [`ClientError`].
 #[expect(clippy::missing_errors_doc, reason = "said once for all above")]
 impl Client {
-    /// Whether a server answers, whatever it can do now.
+    /// Succeeds if a server answers, whatever it can do now.
     pub async fn live(&self) -> Result<Liveness, ClientError> {
         self.ask::<system::Live>(&()).await
     }
 
-    /// Whether the server can serve requests.
+    /// Succeeds if the server can serve requests.
     pub async fn ready(&self) -> Result<Liveness, ClientError> {
         self.ask::<system::Ready>(&()).await
     }
@@ -54,7 +54,7 @@ impl Client {
         self.ask::<system::Stop>(&()).await
     }
 
-    /// What is in order on the host and what is not.
+    /// Findings about the host: what is in order and what is not.
     pub async fn doctor(&self) -> Result<Doctor, ClientError> {
         self.ask::<system::Doctor>(&()).await
     }

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::error::ClientError;
 
-/// Why a body could not be produced; ends the request.
+/// Failure of a body's source; ends the request.
 pub(crate) type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request body.
@@ -195,7 +195,7 @@ impl Download {
         }
     }
 
-    /// What an archive does not have in it, after its end; `None` where nobody told: the VM's agent or the server is older
+    /// Entries that an archive left out, known after its end; `None` where nobody told: the VM's agent or the server is older
     /// than this.
     #[must_use]
     pub const fn left_out(&self) -> Option<&LeftOut> {

@@ -14,7 +14,7 @@ use microvm_types::{Name, Phase, ProcessId, VmRef};
 use crate::client::Client;
 use crate::error::ClientError;
 
-/// Which VMs are wanted; all by default.
+/// Filter of VMs; every condition must hold. The default matches all.
 #[derive(Debug, Clone, Default)]
 pub struct VmQuery {
     /// Labels they must have.

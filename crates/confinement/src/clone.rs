@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// Which side of a clone one is on.
+/// Side of a clone.
 pub(crate) enum Side {
     /// In the new process.
     Child,

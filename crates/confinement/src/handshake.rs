@@ -17,7 +17,7 @@ pub(crate) enum Report {
     Started,
     /// A step failed; nothing is left running.
     Failed {
-        /// Which step.
+        /// The step that failed.
         step: String,
         /// Error of the system.
         detail: String,

@@ -22,7 +22,7 @@ pub enum SpawnError {
     /// The supervisor could not be started or spoken to.
     #[error("the supervisor could not be started while {step}: {source}")]
     Supervisor {
-        /// Which step.
+        /// The step that failed.
         step: &'static str,
         /// Error of the system.
         #[source]
@@ -31,7 +31,7 @@ pub enum SpawnError {
     /// The supervisor tells that a step failed.
     #[error("{step}: {detail}")]
     Cage {
-        /// Which step.
+        /// The step that failed.
         step: String,
         /// Error of the system.
         detail: String,

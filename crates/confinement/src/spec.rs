@@ -112,11 +112,11 @@ pub struct OpenFile {
     pub writable: bool,
     /// Number of the descriptor.
     pub descriptor: i32,
-    /// Whose file it is.
+    /// Owner of the file.
     pub owner: FileOwner,
 }
 
-/// Whose file is handed over.
+/// Owner of a file that is handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileOwner {

@@ -1,4 +1,4 @@
-//! Whether a request can be carried out at all, before anything is touched.
+//! Admission: checks of a request before anything is touched.
 
 use std::collections::BTreeMap;
 

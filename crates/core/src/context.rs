@@ -1,4 +1,4 @@
-//! Who asks, and what the engine has: every service works in a context.
+//! Caller and engine together: every service works in a context.
 
 use std::sync::Arc;
 

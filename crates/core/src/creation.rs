@@ -27,13 +27,13 @@ pub struct CreateRequest {
     pub overrides: Overrides,
     /// Wishes of the owner.
     pub vm: NewVm,
-    /// Whether it is to run when the call returns.
+    /// True: it runs when the call returns.
     pub start: bool,
-    /// Whether it has to boot.
+    /// Choice between a boot and a fork.
     pub boot: BootChoice,
 }
 
-/// How a new VM comes to run.
+/// Way in which a new VM comes to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BootChoice {
     /// Forked from the golden snapshot of its template where that is possible.
@@ -43,7 +43,7 @@ pub enum BootChoice {
     Cold,
 }
 
-/// What a new VM is made of.
+/// Parts of a new VM.
 pub(crate) struct Parts {
     pub(crate) template: Template,
     pub(crate) image: ResolvedImage,

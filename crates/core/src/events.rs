@@ -11,12 +11,12 @@ use tokio::sync::broadcast::error::RecvError;
 /// Events kept for slow watchers.
 const QUEUE: usize = 1_024;
 
-/// Why something happens: who asked, in which request.
+/// Cause of an event: the caller and the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
     /// Name of the caller; `server` for what the server does by itself.
     pub caller: Arc<str>,
-    /// What all events of one request have in common: its id at the edge; empty outside requests.
+    /// Id of the request at the edge, the same for all of its events; empty outside requests.
     pub correlation: Arc<str>,
 }
 
@@ -33,19 +33,19 @@ impl Cause {
 pub struct Event {
     /// Owner of the VM.
     pub tenant: String,
-    /// Which VM.
+    /// Id of the VM.
     pub vm: VmId,
     /// Its name then.
     pub name: Name,
-    /// Who asked for it.
+    /// Cause of the event.
     pub cause: Cause,
-    /// What happened.
+    /// Kind of event, with its values.
     pub what: What,
     /// When, in milliseconds since 1970-01-01T00:00:00Z.
     pub at_ms: i64,
 }
 
-/// What happened.
+/// Kind of event, with its values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// Its phase changed, or there is something to tell in the phase it is in.
@@ -59,14 +59,14 @@ pub enum What {
     },
     /// Its machine came up.
     Started {
-        /// Whether by a boot, or on from a state.
+        /// True for a boot, false for a machine that went on from a state.
         boot: bool,
         /// From the launch of the machine to its agent's answer.
         took: Duration,
     },
     /// Its state was taken, for a fork or a snapshot.
     Branched {
-        /// How long it stood still.
+        /// Length of the pause.
         pause: Duration,
         /// Bytes of memory that were copied.
         changed_bytes: u64,

@@ -51,7 +51,7 @@ pub struct ComponentHealth {
     pub name: &'static str,
     /// Judgement.
     pub verdict: Verdict,
-    /// What was seen, in words.
+    /// Observation, in words.
     pub detail: String,
 }
 
@@ -197,7 +197,7 @@ impl Host {
     }
 }
 
-/// What a component answers within its time.
+/// Verdict on a component by its answer, or by its silence until [`PATIENCE`] is over.
 async fn judged(
     name: &'static str,
     answer: impl Future<Output = Result<(Verdict, String), String>>,

@@ -1,4 +1,4 @@
-//! What an operator may set.
+//! Settings of an operator.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub struct Settings {
     pub templates: BTreeMap<String, Template>,
     /// Name of the template that requests get which name none.
     pub default_template: String,
-    /// Whether VMs are forked from the golden snapshot of their template instead of booting.
+    /// True: VMs are forked from the golden snapshot of their template instead of booting.
     pub golden: bool,
     /// Most snapshots of one VM without a name of their own; the oldest of them goes.
     pub snapshots_per_vm: usize,
@@ -60,7 +60,7 @@ pub struct Settings {
     pub unnamed_snapshot_age: Option<Duration>,
     /// Most named snapshots of one VM; `None`: whoever names one keeps it.
     pub named_snapshots_per_vm: Option<usize>,
-    /// Whether a VM has to come up from each snapshot that a user takes before it counts as taken. It costs what a fork
+    /// True: a VM has to come up from each snapshot that a user takes before it counts as taken. It costs what a fork
     /// costs; golden snapshots are proved in any case.
     pub prove_snapshots: bool,
     /// VMMs that wait for the next children of a VM that is forked; 0: none.
@@ -68,11 +68,11 @@ pub struct Settings {
     /// Bytes of free disk below which VMs that grow stand still until there is more; of a small disk at most its fiftieth
     /// part is kept. 0: none, so that only a full disk stops VMs.
     pub disk_reserve: u64,
-    /// How long a guest may take to power off by itself before it is killed.
+    /// Longest time for a guest to power off by itself before it is killed.
     pub stop_grace: Duration,
-    /// How long a VMM may take to end.
+    /// Longest time for a VMM to end.
     pub kill_deadline: Duration,
-    /// How long an adopted guest may take to answer after a restart of the server.
+    /// Longest time for an adopted guest to answer after a restart of the server.
     pub adopt_deadline: Duration,
 }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use microvm_types::template::Template;
 
-/// Why a template file is refused.
+/// Refusal of a template file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the template `{name}` cannot be used: {reason}")]
 pub struct TemplateError {
     /// Name of the template or its file.
     pub name: String,
-    /// What is wrong.
+    /// The fault, in words.
     pub reason: String,
 }
 
@@ -31,16 +31,16 @@ pub trait TemplateSource: Send + Sync + std::fmt::Debug {
     /// Checks what is to be the text of the file of a template, without keeping it.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault, in words.
     fn check(&self, name: &str, text: &str) -> Result<Template, TemplateError>;
     /// Keeps the text of a template's file, whole or not at all; one of that name is replaced if `replace`.
     ///
     /// # Errors
-    /// What is wrong with it, or keeps it from being written.
+    /// The fault, or the reason why it cannot be written.
     fn put(&self, name: &str, text: &str, replace: bool) -> Result<Template, TemplateError>;
     /// Removes the file of a template. Returns whether there was one.
     ///
     /// # Errors
-    /// What keeps it from being removed.
+    /// The reason why it cannot be removed.
     fn remove(&self, name: &str) -> Result<bool, TemplateError>;
 }

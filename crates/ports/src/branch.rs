@@ -290,7 +290,7 @@ pub enum BranchError {
     /// Reading the machine's memory failed.
     #[error("the machine's memory could not be read while {step}: {cause}")]
     Memory {
-        /// Which step.
+        /// The step that failed.
         step: &'static str,
         /// Error of the system.
         cause: std::io::Error,
@@ -301,7 +301,7 @@ pub enum BranchError {
     /// A new overlay of a disk cannot be used.
     #[error("the new overlay of disk {serial} cannot be used: {detail}")]
     Disk {
-        /// Which disk.
+        /// Serial number of the disk.
         serial: String,
         /// Reason.
         detail: String,

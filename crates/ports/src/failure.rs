@@ -86,7 +86,7 @@ pub enum LaunchError {
     /// A step of starting the process failed.
     #[error("the VMM could not be started while {step}: {detail}")]
     Process {
-        /// Which step.
+        /// The step that failed.
         step: &'static str,
         /// Error of the host.
         detail: String,
@@ -100,7 +100,7 @@ pub enum LaunchError {
     /// The VMM did not answer in time.
     #[error("the VMM did not answer within {after:?} while {step}")]
     Timeout {
-        /// Which step.
+        /// The step that failed.
         step: &'static str,
         /// Time that was waited.
         after: Duration,

@@ -54,7 +54,7 @@ pub struct UserDisk {
 /// A branch to be kept. Its VM was prepared by [`SnapshotStore::prepare_overlays`] before it was branched.
 #[derive(Debug, Clone)]
 pub struct BranchFiles {
-    /// Which VM was branched.
+    /// The VM that was branched.
     pub vm: VmId,
     /// Its state. What is below its new layers, which [`SnapshotStore::prepare_overlays`] made, is its disk, also when the VM was
     /// prepared and branched again since.
@@ -83,7 +83,7 @@ pub struct SnapshotInfo {
 /// A part of a snapshot that is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damage {
-    /// Which part: `manifest`, `device-state`, `state/<part>`, `memory`, `disk/<layer>` or `parent`.
+    /// The damaged part: `manifest`, `device-state`, `state/<part>`, `memory`, `disk/<layer>` or `parent`.
     pub part: String,
     /// First byte of the file that is wrong or missing, as far as it can be told.
     pub first_byte: u64,

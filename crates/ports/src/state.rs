@@ -16,7 +16,7 @@ pub enum StateError {
     /// A stored row cannot be read: made by a newer version, or damaged.
     #[error("the stored record of VM {id} cannot be read: {reason}")]
     Unreadable {
-        /// Which row.
+        /// Key of the row.
         id: String,
         /// Fault of it.
         reason: String,
@@ -66,7 +66,7 @@ pub struct StoredVms {
 pub enum DocumentKind {
     /// A pool, by its name.
     Pool,
-    /// Which golden snapshot a template uses, where it is not the newest.
+    /// The golden snapshot that a template uses, where it is not the newest.
     GoldenChoice,
     /// When a golden snapshot was last used, by its id.
     GoldenUse,

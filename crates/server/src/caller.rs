@@ -1,4 +1,4 @@
-//! Who calls, and what they may do.
+//! Callers and their permissions.
 //!
 //! A caller over the unix socket is known by the credentials the kernel reports (`SO_PEERCRED`). Callers over TCP will
 //! be known by tokens: another [`Authenticator`], the same [`Permission`]s.

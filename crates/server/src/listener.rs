@@ -28,7 +28,7 @@ pub fn lock_path(root: &Utf8Path) -> Utf8PathBuf {
     root.join("run/server.lock")
 }
 
-/// Why a server cannot listen.
+/// Failure to listen.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another server has this root directory.

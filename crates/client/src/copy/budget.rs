@@ -4,7 +4,7 @@ use microvm_types::{ByteSize, ErrorKind};
 
 use crate::error::ClientError;
 
-/// What is taken for every directory, in bytes: file systems give each a block of its own.
+/// Bytes counted for every directory: file systems give each a block of its own.
 pub(crate) const DIRECTORY: u64 = 4096;
 
 /// Counts what is really written, holes not included.

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 /// Bytes that are read at once.
 const PART: usize = 128 * 1024;
 
-/// What a hole is made of.
+/// Zeros that a hole reads as.
 static ZEROS: [u8; PART] = [0; PART];
 
 /// A file from its beginning to its end; holes are told by the file system and never read.
@@ -23,7 +23,7 @@ pub(crate) struct ExtentReader {
     /// Where the data, or the hole, that begins at or before `position` ends.
     until: u64,
     hole: bool,
-    /// What a reader left of the last part.
+    /// Rest of the last part that the reader did not take.
     rest: Bytes,
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn pack(directory: &Path, name: &Path, holes: bool, out: impl Write) 
     Ok(left_out)
 }
 
-/// What has several names and was packed under one of them, by device and inode number.
+/// Files with several names that were packed under one of them, by device and inode number.
 #[derive(Default)]
 struct Links(HashMap<(u64, u64), PathBuf>);
 

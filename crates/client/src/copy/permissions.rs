@@ -2,7 +2,7 @@
 
 use rustix::fs::Mode;
 
-/// What a new file or directory gets if the guest's has `mode`: never set-id or sticky bits, nothing the umask forbids.
+/// Permission bits of a new file or directory whose original in the guest has `mode`: never set-id or sticky bits, nothing the umask forbids.
 pub(crate) fn of(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o777 & !umask())
 }

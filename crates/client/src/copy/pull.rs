@@ -118,7 +118,7 @@ struct Unfinished {
     name: Option<String>,
 }
 
-/// What an unfinished file or directory is made with: the name and what was opened.
+/// An unfinished file or directory: the name and what was opened.
 type Make<T> = fn(BorrowedFd<'_>) -> io::Result<(String, T)>;
 
 impl Unfinished {

@@ -57,7 +57,7 @@ impl Sum {
         }
     }
 
-    /// What was moved; for an archive: what the guest says that it left out, if it says, and what was left out here.
+    /// Result of the transfer; for an archive: what the guest says that it left out, if it says, and what was left out here.
     pub(crate) fn moved(self, there: Option<&LeftOut>, mut here: LeftOut) -> Moved {
         use std::fmt::Write as _;
         let hex = |hash: Sha256| {

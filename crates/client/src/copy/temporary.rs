@@ -1,4 +1,4 @@
-//! What is not complete yet: under a hidden, random name beside its place, held by a lock for as long as its client lives.
+//! Files that are not complete yet: under a hidden, random name beside its place, held by a lock for as long as its client lives.
 //!
 //! A client that is killed cannot remove it. The next copy into the directory does: what has such a name, belongs to this user
 //! and is held by nobody was left behind. The name tells the boot of the host, because locks of network file systems and

@@ -249,7 +249,7 @@ impl Unpacker<'_> {
     }
 }
 
-/// What is in the way is removed, unless it is a directory.
+/// Removes what is in the way, unless it is a directory.
 fn make_way(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -330,7 +330,7 @@ fn components(path: &[u8]) -> Option<Vec<Vec<u8>>> {
     (!climbs && names.len() <= DEPTH_MAX).then_some(names)
 }
 
-/// Whether a symbolic link in a directory `depth` levels below the target leads to somewhere below the target.
+/// True if a symbolic link in a directory `depth` levels below the target leads to somewhere below the target.
 ///
 /// It may climb at its beginning only, where the directories it leaves are known to be true ones. After a name, which
 /// may be a link itself, nobody can tell from the text where `..` leads.

@@ -34,14 +34,14 @@ pub enum Creation {
     Failed {
         /// Reason of the failure.
         error: ClientError,
-        /// What may be left on the server; usually empty.
+        /// Leftovers on the server; usually empty.
         leftovers: Vec<Leftover>,
     },
     /// The caller asked for the end before the answer came.
     Ended {
         /// Number of the request, as [`EndRequests::next`] returned it.
         signal: u8,
-        /// What may be left on the server; usually empty.
+        /// Leftovers on the server; usually empty.
         leftovers: Vec<Leftover>,
     },
 }

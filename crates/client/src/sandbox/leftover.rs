@@ -1,4 +1,4 @@
-//! What an abandoned piece of work may leave on the server.
+//! Leftovers of abandoned work on the server.
 
 use microvm_types::{ErrorKind, VmId, VmRef};
 

@@ -146,7 +146,7 @@ fn pidfd_send_signal(descriptor: &OwnedFd, signal: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Which boot of the host this is.
+/// Identity of the current boot of the host.
 pub(crate) fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }

@@ -16,10 +16,10 @@ use crate::launch::{Planned, Start, image_reference};
 use crate::vm::command::{Command, ForkPoint, check_branchable};
 use crate::vm::view::VmView;
 
-/// How to fork.
+/// A fork to be made.
 #[derive(Debug, Clone, Default)]
 pub struct ForkRequest {
-    /// How many children, at least one.
+    /// Number of children, at least 1.
     pub count: usize,
     /// Their names, with `{n}` for the number; `None`: made up.
     pub name: Option<String>,
@@ -32,7 +32,7 @@ pub struct ForkRequest {
 pub struct Forked {
     /// The children, in the order of their numbers.
     pub vms: Vec<VmView>,
-    /// How long the parent stood still, and for what.
+    /// Length of the parent's pause, by its parts.
     pub times: BranchTimes,
     /// Bytes of memory that were copied.
     pub changed_bytes: u64,

@@ -4,7 +4,7 @@ use microvm_types::Name;
 
 use crate::error::ServiceError;
 
-/// What stands for the number in a pattern.
+/// Placeholder for the number in a pattern.
 pub(crate) const NUMBER: &str = "{n}";
 
 /// Names for `count` things by a pattern, numbered from 1; `None` for each without a pattern.

@@ -15,10 +15,10 @@ use crate::vm::command::Command;
 use crate::vm::shared::Shared;
 use crate::vm::view::VmView;
 
-/// How to restore.
+/// A restore to be made.
 #[derive(Debug, Clone, Default)]
 pub struct RestoreRequest {
-    /// How many VMs, at least one.
+    /// Number of VMs, at least 1.
     pub count: usize,
     /// Their names, with `{n}` for the number; `None`: made up.
     pub name: Option<String>,
@@ -84,7 +84,7 @@ impl Branches {
     }
 }
 
-/// What `count` VMs that go on from a snapshot are made of.
+/// Parts of `count` VMs that go on from a snapshot.
 pub(super) async fn planned_from(
     shared: &Shared,
     snapshot: &Snapshot,

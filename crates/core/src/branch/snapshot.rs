@@ -19,12 +19,12 @@ use crate::state::Snapshot;
 use crate::undo;
 use crate::vm::command::{Command, SnapshotOrder, check_branchable};
 
-/// What a snapshot is to be.
+/// A snapshot to be taken.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotRequest {
     /// Its name; `None`: one is made of the VM's name and the time.
     pub name: Option<Name>,
-    /// What its owner writes about it.
+    /// Description by its owner.
     pub description: String,
     /// Whole in itself instead of building on its parent.
     pub full: bool,
@@ -37,7 +37,7 @@ pub struct BegunSnapshot {
     pub id: SnapshotId,
     /// Its name.
     pub name: Name,
-    /// How long the VM stood still.
+    /// Length of the pause of the VM.
     pub pause: Duration,
 }
 

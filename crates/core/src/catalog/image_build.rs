@@ -19,7 +19,7 @@ use crate::vm::guard;
 use crate::vm::shared::Shared;
 use crate::vms::create_as_asked;
 
-/// What an image is built on.
+/// Base of an image.
 #[derive(Debug, Clone)]
 pub enum ImageBase {
     /// An image of the store, by name or digest.
@@ -33,13 +33,13 @@ pub enum ImageBase {
 pub struct ImageRecipe {
     /// Name it gets.
     pub name: String,
-    /// What it is built on.
+    /// Its base.
     pub base: ImageBase,
     /// Everything put in on top, before the commands run.
     pub additions: Additions,
     /// Commands run in a VM, in order, each by `sh -c`. The first that fails ends the build.
     pub commands: Vec<String>,
-    /// How programs run in it; merged over the base's.
+    /// Configuration of programs in it; merged over the base's.
     pub config: ImageConfig,
     /// True if the result of an equal build is taken instead of building.
     pub cache: bool,

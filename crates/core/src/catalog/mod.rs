@@ -112,7 +112,7 @@ impl Catalog {
         what.map_or(Ok(()), |what| Err(ServiceError::UsersUnknown { what }))
     }
 
-    /// Whether a VM or a snapshot of anybody's needs an image. Golden snapshots do not count: they are made anew.
+    /// True if a VM or a snapshot of any tenant needs an image. Golden snapshots do not count: they are made anew.
     fn is_needed(&self, digest: &str) -> bool {
         let shared = &self.context.shared;
         let by_snapshot = |snapshot: &Snapshot| {

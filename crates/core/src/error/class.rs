@@ -57,7 +57,7 @@ impl ServiceError {
         }
     }
 
-    /// What can be done about it, what is most likely to help first.
+    /// Remedies, the most promising one first.
     #[must_use]
     pub fn remedies(&self) -> Vec<Remedy> {
         match self {

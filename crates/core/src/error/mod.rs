@@ -8,7 +8,7 @@ use microvm_types::lifecycle::Denied;
 use microvm_types::template::NetworkMode;
 use microvm_types::{ErrorKind, OperationName, Phase};
 
-/// Why the service refused or failed. Messages say what happened and why, their cause included: a field is a `source` only where
+/// Refusal or failure of a service. Messages say what happened and why, their cause included: a field is a `source` only where
 /// the message does not hold it.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
@@ -17,7 +17,7 @@ pub enum ServiceError {
     Forbidden {
         /// Name of the caller.
         caller: String,
-        /// What was asked for.
+        /// Value of the request.
         operation: OperationName,
     },
     /// No VM of that id or name.
@@ -26,7 +26,7 @@ pub enum ServiceError {
     /// Several VMs have ids that begin so.
     #[error("the ids of several VMs begin with `{prefix}`: {candidates}; write more of the id, or a name")]
     AmbiguousVm {
-        /// What was asked for.
+        /// Value of the request.
         prefix: String,
         /// Names and ids of some of them.
         candidates: String,
@@ -39,13 +39,13 @@ pub enum ServiceError {
     FailedMeanwhile {
         /// Its name.
         vm: microvm_types::Name,
-        /// Why it failed.
+        /// Reason of the failure.
         reason: String,
     },
     /// No template of that name.
     #[error("no template is called `{name}`: there are {known}")]
     UnknownTemplate {
-        /// What was asked for.
+        /// Value of the request.
         name: String,
         /// Those that exist.
         known: String,
@@ -56,25 +56,25 @@ pub enum ServiceError {
     /// A field of the request cannot be.
     #[error("{field}: {reason}")]
     Invalid {
-        /// Which field.
+        /// Name of the field.
         field: &'static str,
-        /// What is wrong with it and what would be right.
+        /// The fault, and what would be right.
         reason: String,
     },
     /// More than this host or its operator allows.
     #[error("{field}: {asked} is more than the limit of {limit}: ask for less, or have the limit raised")]
     OverLimit {
-        /// Which field.
+        /// Name of the field.
         field: &'static str,
-        /// What was asked for.
+        /// Value of the request.
         asked: u64,
-        /// What is allowed.
+        /// Largest allowed value.
         limit: u64,
     },
     /// As many VMs as are allowed exist.
     #[error("{limit} VMs exist and no more are allowed: delete some")]
     TooManyVms {
-        /// How many are allowed.
+        /// Largest allowed number.
         limit: usize,
     },
     /// All VMs together would take more than the operator allows.
@@ -84,11 +84,11 @@ pub enum ServiceError {
     NoneLeft {
         /// Of what.
         what: &'static str,
-        /// What was asked for.
+        /// Value of the request.
         asked: u64,
-        /// What is left.
+        /// Amount that is left.
         free: u64,
-        /// What all VMs together may take.
+        /// Limit for all VMs together.
         limit: u64,
     },
     /// A network mode that this version cannot serve.
@@ -114,7 +114,7 @@ pub enum ServiceError {
         vm: microvm_types::Name,
         /// For how long.
         seconds: i64,
-        /// What was seen of it.
+        /// Observation, in words.
         reason: String,
     },
     /// A VM did not come up.
@@ -122,7 +122,7 @@ pub enum ServiceError {
     Boot {
         /// Class of the failure.
         kind: ErrorKind,
-        /// What went wrong.
+        /// Reason of the failure.
         reason: String,
         /// The end of its console, cleaned; may be empty.
         console: String,
@@ -133,7 +133,7 @@ pub enum ServiceError {
     /// A hook stopped the operation.
     #[error("the hook {point} refused: {cause}")]
     Hook {
-        /// Which hook.
+        /// Point of the hook.
         point: String,
         /// Why.
         cause: HookError,
@@ -187,7 +187,7 @@ pub enum ServiceError {
         "the kernel `{name}` ({release}) has no 9P file system, which shared folders need: the kernel `built` has it, and is the default once it is there"
     )]
     KernelWithoutShares {
-        /// Which kernel.
+        /// Name of the kernel.
         name: String,
         /// Its release.
         release: String,
@@ -199,7 +199,7 @@ pub enum ServiceError {
     CannotWake {
         /// Its name.
         vm: microvm_types::Name,
-        /// Why not.
+        /// Reason.
         cause: Box<ServiceError>,
     },
     /// A VM is not deleted because a disk file of the user's cannot take what the VM wrote to it.
@@ -209,7 +209,7 @@ pub enum ServiceError {
     KeptByDisk {
         /// Its name.
         vm: microvm_types::Name,
-        /// Which file, and why not.
+        /// Path of the file, and the reason.
         cause: StorageError,
     },
     /// A golden snapshot was made, and no VM came up from it. It was removed.
@@ -219,7 +219,7 @@ pub enum ServiceError {
     UnprovenGolden {
         /// Name of the template.
         template: String,
-        /// Why not.
+        /// Reason.
         cause: Box<ServiceError>,
     },
     /// A snapshot was written, and no VM came up from it. It is kept: the reason may be one of the moment.
@@ -229,7 +229,7 @@ pub enum ServiceError {
     UnprovenSnapshot {
         /// Its name.
         name: microvm_types::Name,
-        /// Why not.
+        /// Reason.
         cause: Box<ServiceError>,
     },
     /// A branch failed; the VM does what it did before.
@@ -241,7 +241,7 @@ pub enum ServiceError {
     /// A VM goes back to its own snapshots only.
     #[error("`{snapshot}` was taken of {}, not of `{vm}`: make a new VM of it instead", taken_of(of, vm))]
     OtherVmsSnapshot {
-        /// Which snapshot.
+        /// Name of the snapshot.
         snapshot: microvm_types::Name,
         /// The VM it was taken of.
         of: microvm_types::Name,
@@ -251,7 +251,7 @@ pub enum ServiceError {
     /// There is nothing to go back to.
     #[error("`{template}` has no golden snapshot older than the current one")]
     NoOlderGolden {
-        /// Which template.
+        /// Name of the template.
         template: String,
     },
     /// No pool of that name.
@@ -267,23 +267,23 @@ pub enum ServiceError {
     UnreadablePool {
         /// Its name.
         pool: microvm_types::Name,
-        /// What is wrong with the record.
+        /// Fault of the record, in words.
         reason: String,
     },
-    /// What needs an image is not known.
+    /// The users of images are not all known.
     #[error(
         "no unnamed image is removed: {what}, and which images are needed by that is not known; repair it from a copy, or delete it"
     )]
     UsersUnknown {
-        /// What is not known.
+        /// The unknown users, in words.
         what: String,
     },
     /// A pool has handed out as many VMs as it may.
     #[error("all {max} VMs of the pool `{pool}` are handed out: delete some, or let it have more")]
     PoolExhausted {
-        /// Which pool.
+        /// Name of the pool.
         pool: microvm_types::Name,
-        /// How many it may have.
+        /// Largest number of its VMs.
         max: usize,
     },
     /// The host has no room for so many forks.
@@ -291,17 +291,17 @@ pub enum ServiceError {
         "{asked} forks were asked for, and the host has room for {room} now: ask for fewer, or stop some VMs"
     )]
     NoRoomForForks {
-        /// How many were asked for.
+        /// Number of the request.
         asked: usize,
-        /// How many fit.
+        /// Number that fits.
         room: usize,
     },
     /// Not all forks of a request came up; those that did were removed again.
     #[error("fork {number} of {count} failed, and all of them were undone: {cause}")]
     Fork {
-        /// Which one, from 1.
+        /// Number of the child, from 1.
         number: usize,
-        /// How many were asked for.
+        /// Number of the request.
         count: usize,
         /// Why.
         cause: Box<ServiceError>,
@@ -336,7 +336,7 @@ impl From<BranchError> for ServiceError {
     }
 }
 
-/// What to do in phases that no request ends.
+/// Advice for phases that no request ends.
 const fn hint(phase: Phase) -> &'static str {
     match phase {
         Phase::Paused | Phase::Stopped | Phase::Hibernated | Phase::Failed | Phase::Running => "",

@@ -316,7 +316,7 @@ fn neutral(mut template: Template) -> Template {
     template
 }
 
-/// Whether a golden snapshot is gone or damaged. What could not be read this time may be read the next.
+/// True if a golden snapshot is gone or damaged. A failure to read it may pass by itself.
 fn is_unusable(error: &ServiceError) -> bool {
     error.kind() == ErrorKind::NotFound
         || matches!(error, ServiceError::Storage(StorageError::Damaged { .. }))

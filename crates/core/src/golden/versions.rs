@@ -18,7 +18,7 @@ const VERSIONS_KEPT: usize = 3;
 pub struct GoldenVersion {
     /// The snapshot.
     pub snapshot: Snapshot,
-    /// Whether new VMs are forked from it.
+    /// True if new VMs are forked from it.
     pub current: bool,
 }
 

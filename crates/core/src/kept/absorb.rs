@@ -1,4 +1,4 @@
-//! How snapshots go: by wish, or because a VM has too many.
+//! Removal of snapshots: by request, or because a VM has too many.
 
 use microvm_ports::{Progress, StorageError};
 use microvm_types::VmId;
@@ -42,7 +42,7 @@ pub(crate) async fn remove(
     Ok(count)
 }
 
-/// Whether a snapshot may go by itself: not if something of another VM was made from it.
+/// True if a snapshot may be removed without a request: nothing of another VM was made from it.
 pub(crate) fn may_go(shared: &Shared, snapshot: &Snapshot) -> bool {
     let all = shared.snapshots.all();
     let children = |one: &&Snapshot| one.info.parent.as_ref() == Some(&snapshot.record.id);

@@ -56,7 +56,7 @@ impl Snapshots {
     }
 }
 
-/// What is kept of a stranger's description, stored where the next server finds it.
+/// Takes over what may be kept of a stranger's description, and stores it where the next server finds it.
 async fn adapt(
     context: &Context,
     info: &SnapshotInfo,

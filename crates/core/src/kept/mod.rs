@@ -23,7 +23,7 @@ use crate::context::Context;
 use crate::error::ServiceError;
 use crate::state::Snapshot;
 
-/// Which snapshots to list; every condition must hold.
+/// Filter of a list of snapshots; every condition must hold.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotFilter {
     /// Taken of this VM.
@@ -35,11 +35,11 @@ pub struct SnapshotFilter {
 /// All snapshots together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SnapshotStatistics {
-    /// How many somebody asked for.
+    /// Number of snapshots that users asked for.
     pub count: usize,
     /// Their bytes on disk.
     pub bytes: u64,
-    /// How many are golden.
+    /// Number of golden snapshots.
     pub golden: usize,
     /// Their bytes on disk.
     pub golden_bytes: u64,
@@ -58,7 +58,7 @@ pub struct SnapshotStatistics {
 pub struct SnapshotsOfVm {
     /// Name of the VM when the newest was taken.
     pub name: Name,
-    /// How many.
+    /// Number of snapshots.
     pub count: usize,
     /// Their bytes on disk.
     pub bytes: u64,

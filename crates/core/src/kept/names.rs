@@ -26,7 +26,7 @@ pub(crate) fn keep(name: ReservedName, snapshot: Snapshot) {
     shared.snapshots.insert(snapshot);
 }
 
-/// Whether somebody gave it its name: limits of number and age are for those that nobody named.
+/// True if a user gave it its name: limits of number and age are for snapshots with made-up names.
 pub(crate) fn is_named(record: &SnapshotRecord) -> bool {
     made_up(&record.vm_name, &record.id).is_ok_and(|made_up| made_up != record.name)
 }

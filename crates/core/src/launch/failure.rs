@@ -1,4 +1,4 @@
-//! Why a machine did not come up, with the end of its console.
+//! The error of a machine that did not come up, with the end of its console.
 
 use camino::Utf8Path;
 use microvm_ports::Hypervisor;

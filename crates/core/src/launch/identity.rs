@@ -1,4 +1,4 @@
-//! What a guest is told about itself.
+//! Identity of a guest: what its agent is told about the VM.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::shares;
 use super::stages::Start;
 use crate::ports::Ports;
 
-/// What the guest of a machine that begins is told.
+/// Identity for the guest of a machine that begins.
 pub(crate) fn first_identity(
     ports: &Ports,
     record: &VmRecord,
@@ -32,7 +32,7 @@ pub(crate) fn first_identity(
     identity
 }
 
-/// What the guest is told about itself. `start_commands` only after a boot; whoever boots adds the shares.
+/// Identity of a guest. `start_commands` only after a boot; whoever boots adds the shares.
 pub(crate) fn identity(
     ports: &Ports,
     record: &VmRecord,

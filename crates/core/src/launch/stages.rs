@@ -33,7 +33,7 @@ use crate::undo::{self, Undo};
 /// Longest time in which a machine is seen to have ended after its guest has closed the channel.
 const EXIT_AFTER_CLOSE: Duration = Duration::from_secs(2);
 
-/// How a machine begins.
+/// Beginning of a machine.
 #[derive(Clone)]
 pub(crate) enum Start {
     /// By a kernel.
@@ -42,7 +42,7 @@ pub(crate) enum Start {
     State(Box<BranchSource>),
 }
 
-/// What a machine is made of: found and verified once, and carried to where it is used.
+/// Parts of a machine: found and verified once, and carried to where they are used.
 #[derive(Clone)]
 pub(crate) struct Planned {
     pub(crate) image: ResolvedImage,

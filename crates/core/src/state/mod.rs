@@ -1,4 +1,4 @@
-//! What the engine knows, in memory: snapshots, golden snapshots, pools, what VMs have reserved, and what could not be read. Data only.
+//! State of the engine, in memory: snapshots, golden snapshots, pools, what VMs have reserved, and what could not be read. Data only.
 
 mod goldens;
 mod pools;

@@ -1,4 +1,4 @@
-//! What is known of the pools of this server.
+//! Pools of this server, in memory.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +42,7 @@ pub(crate) struct Inner {
     pub(crate) filling: usize,
     /// VMs that are being made for somebody who found none waiting.
     pub(crate) acquiring: usize,
-    /// Why the last one could not be made; `None` after a success.
+    /// Reason why the last one could not be made; `None` after a success.
     pub(crate) failure: Option<String>,
     /// Failures in a row.
     pub(crate) failures: u32,

@@ -1,4 +1,4 @@
-//! What all VMs together may take: the one place where limits of the host are counted. What is reserved is given back when
+//! Reservations: the one place where the limits of the host are counted. What is reserved is given back when
 //! the reservation is dropped, so no way out of a request can forget it, and no two requests can have the last place.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use crate::error::ServiceError;
 use crate::settings::HostLimits;
 use crate::undo::{self, Undo};
 
-/// What one VM takes at most, for as long as it exists.
+/// Largest demand of one VM, for as long as it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Demand {
     memory_mib: u64,
@@ -22,7 +22,7 @@ impl Demand {
     }
 }
 
-/// What VMs have reserved together.
+/// Sum of all reservations.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Taken {
     vms: usize,

@@ -12,9 +12,9 @@ use crate::error::ServiceError;
 /// One snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// What core knows of it.
+    /// Record that core wrote.
     pub record: SnapshotRecord,
-    /// What its files say.
+    /// Description that the store read from its files.
     pub info: SnapshotInfo,
 }
 
@@ -70,7 +70,7 @@ impl SnapshotIndex {
         });
     }
 
-    /// What its files say has changed.
+    /// Replaces the description of a snapshot whose files have changed.
     pub(crate) fn renew(&self, info: SnapshotInfo) {
         self.with(|inner| {
             if let Some(snapshot) = inner.snapshots.get_mut(&info.id) {
@@ -131,7 +131,7 @@ impl SnapshotIndex {
         self.with(|inner| inner.snapshots.values().filter(by_wish).cloned().collect())
     }
 
-    /// Whether others build on it.
+    /// True if other snapshots build on it.
     pub(crate) fn has_children(&self, id: &SnapshotId) -> bool {
         self.with(|inner| inner.snapshots.values().any(|found| found.info.parent.as_ref() == Some(id)))
     }

@@ -11,7 +11,7 @@ use super::registry::VmHandle;
 use super::shared::Shared;
 use crate::error::ServiceError;
 
-/// How often a VM that goes to rest again and again is woken for one request.
+/// Most wakes for one request of a VM that goes to rest again and again.
 const WAKE_TRIES: u32 = 3;
 
 impl VmHandle {

@@ -1,4 +1,4 @@
-//! Who exists: ids, names, and the way to each actor.
+//! All VMs by id and name, and the way to each actor.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -30,7 +30,7 @@ pub(crate) struct Shared {
     pub(crate) goldens: GoldenTable,
     pub(crate) pools: PoolTable,
     pub(crate) reservations: Reservations,
-    /// What is stored and could not be taken up when the engine began.
+    /// Stored things that could not be taken up when the engine began.
     pub(crate) unreadable: UnreadableParts,
     /// Held while a snapshot is taken out of a chain: two at once could each build on what the other removes.
     pub(crate) absorbing: tokio::sync::Mutex<()>,

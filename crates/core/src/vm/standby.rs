@@ -31,7 +31,7 @@ pub(crate) const MOST_ON_HOST: usize = 16;
 pub(crate) struct StandbyVmm {
     shared: Arc<Shared>,
     id: Option<VmId>,
-    /// Whether it is counted as ready to be taken.
+    /// True while it is counted as ready to be taken.
     ready: bool,
     /// Its place among those of the host.
     _place: OwnedSemaphorePermit,
@@ -65,7 +65,7 @@ impl StandbyVmm {
         }
     }
 
-    /// Whose VMM it will be.
+    /// Id of the VM that it will belong to.
     pub(crate) fn id(&self) -> Option<&VmId> {
         self.id.as_ref()
     }
@@ -109,7 +109,7 @@ impl Drop for StandbyVmm {
     }
 }
 
-/// What must be known of a state before it is there.
+/// Needs of a state that is not there yet.
 struct LikeSource {
     state: IncomingState,
 }

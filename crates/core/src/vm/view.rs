@@ -41,7 +41,7 @@ impl VmView {
     }
 }
 
-/// Which VMs a listing shows; every condition must hold.
+/// Filter of a list of VMs; every condition must hold.
 #[derive(Debug, Clone, Default)]
 pub struct VmFilter {
     /// Labels with exactly these values.

@@ -11,7 +11,7 @@ use microvm_types::{Phase, VmId};
 use crate::vm::command::{Command, Order};
 use crate::vm::shared::Shared;
 
-/// How often is looked while there is room; nothing tells when a file system gets full.
+/// Interval of looks while there is room: no event tells that a file system gets full.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// A VM whose files take so many bytes more than at the last look grows. What an idle guest writes (its log, times of last
 /// access) is less.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use camino::Utf8PathBuf;
 
-/// Which accelerator to use.
+/// The accelerator to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AcceleratorChoice {
     /// KVM if it can run stock kernels, else TCG.
@@ -23,7 +23,7 @@ pub struct QemuConfig {
     pub program: Utf8PathBuf,
     /// This very program, which is run again as the supervisor of each machine.
     pub launcher: Utf8PathBuf,
-    /// Which accelerator to use.
+    /// The accelerator to use.
     pub accelerator: AcceleratorChoice,
     /// Time limit from the start of QEMU to its QMP greeting.
     pub start_deadline: Duration,

@@ -29,7 +29,7 @@ pub struct Space {
     pub total: u64,
 }
 
-/// What becomes of writes to a disk file of the user's that cannot take them.
+/// Handling of writes to a disk file of the user that cannot take them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LostDisks {
     /// They are kept, and it is an error.

@@ -21,7 +21,7 @@ pub enum StorageError {
     /// A stored file is not what was stored.
     #[error("{what} is damaged ({detail}): remove it and build or import it again")]
     Damaged {
-        /// Which thing.
+        /// Name of the thing, with its kind.
         what: String,
         /// Expected and found content.
         detail: String,
@@ -29,7 +29,7 @@ pub enum StorageError {
     /// The input is not what it should be: an archive with an entry that leaves its root, a recipe with a mistake …
     #[error("{what} cannot be used: {detail}")]
     BadInput {
-        /// Which input.
+        /// Name of the input.
         what: String,
         /// Fault of it.
         detail: String,
@@ -37,7 +37,7 @@ pub enum StorageError {
     /// Still used by VMs.
     #[error("`{name}` is in use by {users}: delete those VMs first, or use --force where it is offered")]
     InUse {
-        /// Which thing.
+        /// Name of the thing, with its kind.
         name: String,
         /// By whom.
         users: String,

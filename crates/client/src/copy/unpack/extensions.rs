@@ -11,7 +11,7 @@ use tar::{Entry, EntryType};
 /// beside it.
 const EXTENSION_MAX: u64 = 1 << 20;
 
-/// What the extensions so far say about the entry to come.
+/// Values of extension headers for the entry to come.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
     path: Option<Vec<u8>>,

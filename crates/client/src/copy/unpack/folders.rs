@@ -59,7 +59,7 @@ pub(super) struct Folders {
     root: OwnedFd,
     /// Path of the target.
     path: PathBuf,
-    /// What the target itself gets at the end.
+    /// Permissions and times that the target itself gets at the end.
     pub(super) of_root: Attributes,
     open: Vec<Open>,
     /// Device and inode of directories below the target that were looked through for what killed copies left.

@@ -15,7 +15,7 @@ use super::reach::connect_in_some_epoch;
 use super::{VmActor, memory};
 use crate::launch;
 
-/// Why a machine could not be taken up.
+/// Failure to take up a machine.
 enum AdoptFailure {
     /// It is gone.
     Gone(String),

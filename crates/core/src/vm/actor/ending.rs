@@ -19,7 +19,7 @@ use crate::error::ServiceError;
 use crate::launch;
 use crate::vm::command::Command;
 
-/// How long a machine may take to end after its channel has closed.
+/// Longest time that a machine takes to end after its channel has closed.
 const EXIT_AFTER_CLOSE: Duration = Duration::from_secs(2);
 
 impl Vm {

@@ -17,7 +17,7 @@ use crate::vm::activity::Activity;
 /// Rest after a limit could not be carried out.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// Which limit passed.
+/// Limit of a VM that can pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Limit {
     /// It has existed for long enough.

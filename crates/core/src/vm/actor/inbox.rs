@@ -14,7 +14,7 @@ pub(super) struct Inbox {
     pending: VecDeque<Order>,
 }
 
-/// Why work was given up before its end.
+/// Reason to give up work before its end.
 pub(super) enum Interrupted<T> {
     /// An order came that goes before it.
     Order(T),

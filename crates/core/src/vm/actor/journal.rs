@@ -23,7 +23,7 @@ pub(super) struct Journal {
     pub(super) guest: Option<Arc<dyn Guest>>,
     /// Set while the machine runs and the agent does not answer.
     pub(super) unreachable: Option<Unreachable>,
-    /// Why the VM does what it does now.
+    /// Cause of what the VM does now.
     pub(super) cause: Cause,
     /// The phase that was told last.
     told: Phase,
@@ -271,7 +271,7 @@ impl Journal {
     }
 }
 
-/// What a server that believes an older record would do harm by: it ends machines, puts disks back, or hands the VM out.
+/// Part of a record that must not be believed when it is old: by it a server ends machines, puts disks back or hands VMs out.
 #[derive(Debug, PartialEq, Eq)]
 struct Essence {
     made: bool,

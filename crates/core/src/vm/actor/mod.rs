@@ -54,7 +54,7 @@ use crate::vm::command::{Beginning, Command, Order};
 use crate::vm::shared::Shared;
 use crate::vm::view::Published;
 
-/// How often is looked for room: nothing tells when a file system gets some.
+/// Interval of looks for room: no event tells that a file system gets some.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 #[expect(clippy::large_enum_variant, reason = "one at a time, and taken apart at once")]
@@ -74,7 +74,7 @@ enum Wake {
 pub(crate) struct VmActor {
     vm: Vm,
     idle: IdleCare,
-    /// What it takes of the host's limits, until it is gone.
+    /// Its share of the limits of the host, until it is gone.
     reservation: Option<Reservation>,
 }
 

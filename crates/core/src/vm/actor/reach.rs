@@ -23,7 +23,7 @@ use crate::vm::shared::Shared;
 use crate::vm::view::Unreachable;
 
 impl Unreachable {
-    /// What whoever needs the agent is told.
+    /// The error for whoever needs the agent.
     pub(crate) fn error(self, vm: &microvm_types::Name, now_ms: i64) -> ServiceError {
         let seconds = now_ms.saturating_sub(self.since_ms).max(0) / 1_000;
         ServiceError::Unreachable { vm: vm.clone(), seconds, reason: self.reason }
@@ -33,7 +33,7 @@ impl Unreachable {
 /// Tries to reach the agent, and what is needed to tell it who it is.
 pub(super) struct Reach {
     retries: Retries,
-    /// How programs run in the VM's image; `None` until this server has asked.
+    /// Configuration of programs in the VM's image; `None` until this server has asked.
     config: Option<ImageConfig>,
 }
 

@@ -19,7 +19,7 @@ const KEPT: usize = 1 << 20;
 /// Most bytes handed to a reader at once.
 const CHUNK: usize = 64 << 10;
 
-/// Which output.
+/// One of the two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Stdout,

@@ -135,7 +135,7 @@ impl GuestSystem {
         Ok(())
     }
 
-    /// Whose number an owner is; the fake knows root and numbers.
+    /// User and group of an owner; the fake knows root and numbers.
     pub(crate) fn owner(&self, owner: Option<&FileOwner>) -> Result<Option<(u32, u32)>, GuestError> {
         let Some(owner) = owner else { return Ok(None) };
         let default = self.inner().identity.user.clone();

@@ -39,7 +39,7 @@ impl MemoryFile {
 /// Memory of a guest in the address space of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mapping {
-    /// Whose memory it is.
+    /// Process whose memory it is.
     pub(crate) process: ProcessIdentity,
     /// Address of the first byte.
     pub(crate) start: u64,

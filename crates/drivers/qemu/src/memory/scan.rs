@@ -1,4 +1,4 @@
-//! Which pages of a private mapping were changed: those that are anonymous now, in memory or swapped out; and which of them
+//! Pages of a private mapping that were changed: those that are anonymous now, in memory or swapped out; and which of them
 //! were written since they were protected (see `write_log`).
 
 use std::fs::File;

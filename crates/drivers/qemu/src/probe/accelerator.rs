@@ -1,4 +1,4 @@
-//! Which accelerator can run stock kernels here.
+//! The accelerator that can run stock kernels here.
 
 use std::fs;
 
