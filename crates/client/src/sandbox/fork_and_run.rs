@@ -21,8 +21,7 @@ use crate::copy::Moved;
 use crate::error::ClientError;
 use crate::sandbox::collect::CollectedOutput;
 use crate::sandbox::end_requests::{EndRequests, GRACE};
-use crate::sandbox::leftover::{Leftover, delete};
-use crate::sandbox::temporary::{IDLE_NET, temporary};
+use crate::sandbox::leftover::{IDLE_NET, Leftover, delete, temporary};
 use crate::sandbox::workspace::Workspace;
 
 /// Placeholder for the number of a child in its command, variables and working directory, as in its name.

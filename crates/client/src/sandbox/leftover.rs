@@ -1,5 +1,6 @@
-//! Leftovers of abandoned work on the server.
+//! VMs that their creator deletes: their limits, their deletion, and what may be left of them.
 
+use microvm_types::vm::Limits;
 use microvm_types::{ErrorKind, VmId, VmRef};
 
 use crate::client::Client;
@@ -47,4 +48,14 @@ pub async fn delete(client: &Client, id: &VmId) -> Option<Leftover> {
         Err(ClientError::Problem(problem)) if problem.kind == ErrorKind::NotFound => None,
         Err(error) => Some(Leftover::Undeleted { id: id.clone(), error }),
     }
+}
+
+/// Seconds without use after which a temporary VM deletes itself.
+pub(crate) const IDLE_NET: u64 = 300;
+
+/// Limits of a VM that its creator deletes: it deletes itself after 300 seconds without use, in case the creator was killed
+/// before.
+#[must_use]
+pub fn temporary() -> Limits {
+    Limits { ephemeral: true, idle_seconds: Some(IDLE_NET), ..Limits::default() }
 }

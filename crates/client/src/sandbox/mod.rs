@@ -15,7 +15,6 @@ mod entry_point;
 mod fork_and_run;
 mod leftover;
 mod script;
-mod temporary;
 mod workspace;
 
 pub use claim::{Claim, Creation, random_name};
@@ -23,7 +22,6 @@ pub use collect::CollectedOutput;
 pub use end_requests::{EndRequests, GRACE, Never, pass_on};
 pub use entry_point::entry_point;
 pub use fork_and_run::{ChildRun, CommandFailure, ForkAndRun, ForkedRun, numbered};
-pub use leftover::{CLAIM_LABEL, Leftover, delete};
+pub use leftover::{CLAIM_LABEL, Leftover, delete, temporary};
 pub use script::Script;
-pub use temporary::temporary;
 pub use workspace::{Gathered, Workspace};

@@ -7,7 +7,7 @@ use microvm_ports::GuestError;
 use microvm_ports::guest::{CloseReason, PortConnection};
 use tokio::sync::{mpsc, watch};
 
-use super::closed::wait_closed;
+use super::system::wait_closed;
 
 /// Port of the service, as in RFC 862.
 pub(crate) const ECHO_PORT: u16 = 7;

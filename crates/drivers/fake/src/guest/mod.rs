@@ -1,7 +1,6 @@
 //! A guest of our own making: its files, processes, programs and shell, and what of it is saved.
 
 pub(crate) mod archive;
-pub(crate) mod closed;
 pub(crate) mod disks;
 pub(crate) mod echo;
 mod pairs;

@@ -303,6 +303,12 @@ impl GuestSystem {
     }
 }
 
+/// Waits for the end of a channel.
+pub(crate) async fn wait_closed(closed: &mut watch::Receiver<Option<CloseReason>>) -> CloseReason {
+    let reason = closed.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+    reason.unwrap_or(CloseReason::Local)
+}
+
 /// Ends a channel; the first reason stays.
 pub(crate) fn close(channel: &watch::Sender<Option<CloseReason>>, reason: CloseReason) {
     channel.send_if_modified(|closed| {

@@ -15,9 +15,8 @@ use microvm_types::exec::ExecRequest;
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, ShutdownMode, SystemInfo};
 use tokio::sync::watch;
 
-use crate::guest::closed::wait_closed;
 use crate::guest::echo;
-use crate::guest::system::{GuestSystem, close};
+use crate::guest::system::{GuestSystem, close, wait_closed};
 use crate::guest::tree::refused;
 use crate::hypervisor::machine::FakeMachine;
 use crate::script::{Operation, Script, Verdict};

@@ -12,8 +12,8 @@ use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
 use microvm_types::{ErrorKind, ProcessId};
 use tokio::sync::watch;
 
-use crate::guest::closed::wait_closed;
 use crate::guest::process::{Next, Process, Side};
+use crate::guest::system::wait_closed;
 use crate::guest::tree::refused;
 use crate::hypervisor::guest::FakeGuest;
 use crate::script::Operation;

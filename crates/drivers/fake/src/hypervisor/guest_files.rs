@@ -14,8 +14,7 @@ use microvm_types::files::{FileChange, FileList, FileOwner, FileStat, LeftOut, W
 use sha2::{Digest, Sha256};
 use tokio::sync::broadcast;
 
-use crate::guest::closed::wait_closed;
-use crate::guest::system::GuestSystem;
+use crate::guest::system::{GuestSystem, wait_closed};
 use crate::guest::tree::{Body, Modified, Node, node, refused};
 use crate::guest::{archive, tree};
 use crate::hypervisor::guest::FakeGuest;
