@@ -35,6 +35,7 @@ impl Client {
         O::Body: Sent,
         O::Answer: Received,
     {
+        // Client and server read the same row, so path and query cannot drift apart.
         let uri = uri::<O>(path, query).map_err(|error| ClientError::Source(error.to_string()))?;
         let (content_type, body) = O::Body::send(body)?;
         let response = self.request::<O>(&uri, content_type, body).await?;
@@ -205,6 +206,7 @@ where
     type Value = Made<T, U>;
 
     async fn receive(response: Response<Incoming>, action: &'static str) -> Result<Made<T, U>, ClientError> {
+        // The status tells which of the two bodies came.
         if response.status() == StatusCode::ACCEPTED {
             read_json(response, action).await.map(Made::Accepted)
         } else {

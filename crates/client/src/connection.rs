@@ -48,6 +48,7 @@ impl Connections {
     /// A connection that was kept, if one is still good.
     fn take_idle(&self) -> Option<SendRequest<Body>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // The newest first: the older ones age and are dropped on the way.
         while let Some((since, sender)) = idle.pop() {
             if sender.is_ready() && since.elapsed() < IDLE_TIME {
                 return Some(sender);
@@ -63,6 +64,7 @@ impl Connections {
             http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::lost(action))?;
         {
             let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
+            // Tasks of closed connections are taken out here, so that the set does not grow.
             while drivers.try_join_next().is_some() {}
             drivers.spawn(async move {
                 // A broken connection shows in the request that uses it.
@@ -86,6 +88,7 @@ impl Connections {
         action: &'static str,
     ) -> Result<Response<Incoming>, ClientError> {
         let kept = self.take_idle();
+        // On a new connection a failure says that the server is gone: a second attempt would only hide it.
         let again = again.filter(|_| kept.is_some());
         let mut sender = match kept {
             Some(sender) => sender,
@@ -100,6 +103,7 @@ impl Connections {
             (Err(error), None) => return Err(ClientError::lost(action)(error)),
         };
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // Put back before the answer is read: the sender is not ready until then, so nobody gets it too early.
         if idle.len() < IDLE_MAX {
             idle.push((Instant::now(), sender));
         }

@@ -87,6 +87,7 @@ impl HttpBody for Hashed {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, SourceError>>> {
         let this = &mut *self;
+        // The trailers were the last frame.
         if this.report.is_none() {
             return Poll::Ready(None);
         }
@@ -98,6 +99,7 @@ impl HttpBody for Hashed {
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
             Poll::Ready(None) => {
+                // In a trailer: the sum is known only when all bytes have been sent.
                 let sum = hex(&this.hash.finalize_reset());
                 let mut trailers = HeaderMap::new();
                 if let Ok(value) = HeaderValue::from_str(&sum) {
@@ -171,6 +173,7 @@ impl Download {
             };
             let frame: body::Frame<Bytes> = frame.map_err(ClientError::lost(action))?;
             match frame.into_data() {
+                // An empty frame is no end: that is told by the trailers.
                 Ok(bytes) if bytes.is_empty() => {}
                 Ok(bytes) => {
                     self.hash.update(&bytes);
@@ -188,6 +191,7 @@ impl Download {
             }
         }
         let received = hex(&self.hash.clone().finalize());
+        // Without the sum of the sender an end is not a good end: the connection may have been cut between two frames.
         match &self.announced {
             Some(sent) if *sent == received => Ok(None),
             Some(sent) => Err(ClientError::Damaged { sent: sent.clone(), received }),

@@ -139,6 +139,7 @@ impl ForkAndRun {
         children: Vec<Vm>,
         requests: &mut impl EndRequests,
     ) -> ForkedRun {
+        // Known beside the running commands: whoever passes a signal on must not wait for them.
         let begun = Begun::default();
         let ids: Vec<_> = children.iter().map(|vm| vm.id.clone()).collect();
         let outcome = {
@@ -180,6 +181,7 @@ impl ForkAndRun {
         });
         let done: Vec<_> = futures_util::stream::iter(running).buffer_unordered(at_once).collect().await;
         let (mut runs, leftovers): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+        // They end in any order; whoever reads them counts from 1.
         runs.sort_by_key(|run| run.number);
         (runs, leftovers.into_iter().flatten().collect())
     }
@@ -195,6 +197,7 @@ impl ForkAndRun {
         let began = Instant::now();
         let ended = self.command(client, &VmRef::from(vm.id.clone()), request, begun).await;
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // Also after a command that failed: what it left may say why.
         let fetched = match &self.output {
             Some(folder) if ended.is_ok() => {
                 Some(Workspace::fetch(client, &vm, &folder.join(number.to_string()), None).await)

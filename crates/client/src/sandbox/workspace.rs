@@ -46,6 +46,7 @@ impl Workspace {
         vm: &VmRef,
         input: Option<&Path>,
     ) -> Result<Moved, ClientError> {
+        // All three, also without input: a command may rely on each of them.
         for folder in [INPUT, OUTPUT, WORK] {
             client.make_directory(vm, folder, Some(&self.owner)).await?;
         }
