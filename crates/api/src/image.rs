@@ -61,6 +61,9 @@ pub enum ImageSource {
         /// Packages on top of the minimal system.
         #[serde(default)]
         packages: Vec<String>,
+        /// Users besides root; each has a home, and becomes root with `sudo` if that is among the packages.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        users: Vec<String>,
     },
     /// An image of the store.
     Image {

@@ -20,6 +20,9 @@ struct Recipe {
     /// Build on an image of the store instead of Debian packages alone.
     from: Option<String>,
     suite: Option<String>,
+    /// Users besides root, with `suite`.
+    #[serde(default)]
+    users: Vec<String>,
     #[serde(default)]
     packages: Vec<String>,
     #[serde(default)]
@@ -135,10 +138,15 @@ fn parse(text: &str, what: &str, folder: &Utf8Path, name: Option<String>) -> Res
     })?;
     let (source, packages) = match (recipe.from, recipe.suite) {
         (Some(_), Some(_)) => return Err(wrong("`from` and `suite` exclude each other".to_owned())),
+        (Some(_), None) if !recipe.users.is_empty() => {
+            return Err(wrong(
+                "`users` go with `suite`; with `from`, write `commands: [useradd -m NAME]`".to_owned(),
+            ));
+        }
         (Some(reference), None) => (ImageSource::Image { reference }, recipe.packages),
         (None, suite) => {
             let suite = suite.unwrap_or_else(|| "bookworm".to_owned());
-            (ImageSource::Debian { suite, packages: recipe.packages }, Vec::new())
+            (ImageSource::Debian { suite, packages: recipe.packages, users: recipe.users }, Vec::new())
         }
     };
     let mut files = recipe.files.entries();
@@ -170,7 +178,7 @@ mod tests {
     fn the_default_recipe_is_good() {
         let request = request(None, None).unwrap();
         assert_eq!(request.name, "debian-python");
-        assert!(matches!(request.source, ImageSource::Debian { ref packages, .. } if packages.len() == 4));
+        assert!(matches!(request.source, ImageSource::Debian { ref packages, .. } if packages.len() == 7));
     }
 
     #[test]

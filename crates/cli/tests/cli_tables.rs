@@ -105,6 +105,11 @@ fn answer(path: &str) -> Value {
             "failed": [{ "name": "bad", "reason": hostile }],
         }),
         "/snapshots" => json!({ "snapshots": snapshots }),
+        "/snapshots+golden" => {
+            let changes = json!({ "id": "zzzzzzzzzzzzzzzzzzzz", "golden": true });
+            let all: Vec<Value> = [snapshot("golden-1", &changes)].into_iter().chain(snapshots).collect();
+            json!({ "snapshots": all })
+        }
         "/snapshots/statistics" => json!({
             "total_snapshots": 3, "golden_snapshots": 1, "total_size_bytes": 25_165_824, "golden_size_bytes": 8_388_608, "vms_with_snapshots": 1,
             "oldest_snapshot": "2026-01-01T00:00:00.000-05:00", "newest_snapshot": null
@@ -128,7 +133,7 @@ fn serve(stream: &UnixStream) {
     let mut line = String::new();
     while reader.read_line(&mut line).is_ok_and(|length| length > 0) {
         let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-        let path = path.split('?').next().unwrap_or_default();
+        let (path, query) = path.split_once('?').unwrap_or((&path, ""));
         let path = path.strip_prefix(microvm_api::PREFIX).unwrap_or(path);
         loop {
             line.clear();
@@ -137,7 +142,9 @@ fn serve(stream: &UnixStream) {
             }
         }
         line.clear();
-        let body = answer(path).to_string();
+        let golden = query.contains("golden=true");
+        let body =
+            answer(if golden && path == "/snapshots" { "/snapshots+golden" } else { path }).to_string();
         let head = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
@@ -173,6 +180,7 @@ fn every_table_is_as_committed() {
         ("snapshot-tree", &["snapshot", "tree"], 0),
         ("snapshot-stats", &["snapshot", "stats"], 0),
         ("golden-ls", &["golden", "ls", "code"], 0),
+        ("golden-ls-all", &["golden", "ls"], 0),
         ("doctor", &["doctor"], 106),
     ];
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tables");

@@ -8,7 +8,7 @@ use microvm_core::{
     BootChoice, CreateRequest, RestoreRequest, Services, SnapshotFilter, SnapshotRequest, VmFilter,
 };
 use microvm_driver_fake::{Fault, Operation};
-use microvm_ports::Progress;
+use microvm_ports::{ImageStore, Progress};
 use microvm_types::vm::Origin;
 use microvm_types::{Phase, SnapshotId, VmRef};
 use support::{Host, code, named, say, until};
@@ -391,5 +391,50 @@ fn golden_snapshots_that_nothing_leads_to_any_more_go_after_a_month() {
         host.clock.advance(20 * DAY_MS);
         third.service.goldens.collect_old().await.unwrap();
         assert_eq!(count(&third.service), 1);
+    });
+}
+
+#[test]
+fn an_image_that_only_golden_snapshots_hold_is_removed_with_them() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let (service, catalog) = (&server.service, &server.service.catalog);
+    server.run(async {
+        let taken = SnapshotRequest { name: Some("kept".parse().unwrap()), ..SnapshotRequest::default() };
+        service.vms.create(named("dev")).await.unwrap();
+        service.branches.snapshot(&vm("dev"), taken, Progress::ignored()).await.unwrap();
+        let image = || host.storage.image("debian-python");
+        // A VM and a snapshot of it hold the image, and are named; a golden snapshot is not.
+        let refused = catalog.remove_image("debian-python").await.unwrap_err();
+        assert_eq!(refused.code(), "in_use");
+        let told = refused.to_string();
+        assert!(told.starts_with("the image `debian-python` is in use by "), "{told}");
+        assert!(told.contains("the VM `dev`, the snapshot `kept`") && !told.contains("golden"), "{told}");
+        service.vms.delete(&vm("dev"), false).await.unwrap();
+        let told = catalog.remove_image("debian-python").await.unwrap_err().to_string();
+        assert!(told.contains("by the snapshot `kept`: remove"), "{told}");
+        assert_eq!(goldens(service).len(), 2, "a refusal removed one: `kept` and the golden one");
+        service.snapshots.remove("kept", false).await.unwrap();
+        catalog.remove_image("debian-python").await.unwrap();
+        assert!(goldens(service).is_empty());
+        image().await.unwrap_err();
+    });
+}
+
+#[test]
+fn prune_removes_golden_snapshots_of_images_without_a_name_and_no_others() {
+    let host = Host::with_golden();
+    let server = host.serve();
+    let service = &server.service;
+    server.run(async {
+        service.vms.create(named("dev")).await.unwrap();
+        service.vms.delete(&vm("dev"), false).await.unwrap();
+        service.catalog.collect_garbage().await.unwrap();
+        assert_eq!(goldens(service).len(), 1, "that of an image with a name");
+        let digest = host.storage.image("debian-python").await.unwrap().info.digest;
+        host.storage.remove_image_name("debian-python").await.unwrap();
+        assert!(service.catalog.collect_garbage().await.unwrap() > 0);
+        assert!(goldens(service).is_empty());
+        host.storage.image(&digest).await.unwrap_err();
     });
 }

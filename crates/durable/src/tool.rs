@@ -28,6 +28,7 @@ pub struct Tool {
 }
 
 const SETPRIV: Tool = Tool { program: "setpriv", package: "util-linux", purpose: "ending tools with us" };
+const SHELL: Tool = Tool { program: "sh", package: "dash", purpose: "mounting memory for tools" };
 const UNSHARE: Tool =
     Tool { program: "unshare", package: "util-linux", purpose: "keeping tools' mounts to themselves" };
 
@@ -83,6 +84,17 @@ impl Tool {
                 "--",
             ])
             .arg(path);
+        Ok(command)
+    }
+
+    /// Like [`Self::isolated_command`], with an empty file system of at most `mib` MiB of memory at `directory`, which only the tool
+    /// sees and which ends with it.
+    pub fn command_with_memory(self, directory: &Utf8Path, mib: u64) -> Result<Command, StorageError> {
+        let path = self.located()?;
+        let mut command = SHELL.isolated_command()?;
+        command
+            .args(["-c", "mount -t tmpfs -o \"size=$1m,mode=755\" tmpfs \"$0\" && shift && exec \"$@\""])
+            .args([directory.as_str(), &mib.to_string(), path.as_str()]);
         Ok(command)
     }
 

@@ -7,7 +7,7 @@ use microvm_types::ByteSize;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
-use crate::output::age;
+use crate::output::{age, whole};
 
 /// Verbs for golden snapshots.
 #[derive(Debug, Subcommand)]
@@ -17,9 +17,9 @@ tenth of the time. Each combination of image, kernel, size and QEMU has a golden
 pub(crate) enum Golden {
     /// Boot a template again; new VMs are forked from the result
     Update(Named),
-    /// List the golden snapshots of a template
+    /// List golden snapshots
     #[command(visible_alias = "list")]
-    Ls(Named),
+    Ls(List),
     /// Return to the golden snapshot before the current one
     Rollback(Named),
 }
@@ -31,12 +31,20 @@ pub(crate) struct Named {
     template: String,
 }
 
+/// Golden snapshots to list
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Only those of this template as it is now [default: all]
+    template: Option<String>,
+}
+
 impl Golden {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let client = &context.client;
         match self {
-            Self::Ls(named) => {
-                let list = client.golden_versions(&named.template).await?;
+            Self::Ls(List { template: None }) => return all(context).await,
+            Self::Ls(List { template: Some(template) }) => {
+                let list = client.golden_versions(&template).await?;
                 let rows: Vec<Vec<String>> = list.versions.iter().map(row).collect();
                 context.output.table(&list, &["NAME", "CURRENT", "SIZE", "AGE"], rows)?;
             }
@@ -52,6 +60,24 @@ impl Golden {
         }
         Ok(0)
     }
+}
+
+/// Golden snapshots of all templates, also of images and sizes that no template has any more.
+async fn all(context: &Context) -> Result<u8, CliError> {
+    let mut list = context.client.list_snapshots(None, true).await?;
+    list.snapshots.retain(|snapshot| snapshot.golden);
+    let rows = list.snapshots.iter().map(|snapshot| {
+        vec![
+            snapshot.name.to_string(),
+            snapshot.template.clone(),
+            format!("{}MiB", snapshot.memory_mib),
+            ByteSize(snapshot.size_bytes).to_string(),
+            age(&snapshot.created_at),
+        ]
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    context.output.table(&list, &["NAME", "TEMPLATE", "MEMORY", "SIZE", "AGE"], rows)?;
+    Ok(whole("the snapshot", &list.unreadable))
 }
 
 fn row(version: &GoldenVersion) -> Vec<String> {

@@ -59,7 +59,7 @@ A recipe is YAML or JSON; nothing but `from` is needed, and no network in a VM:
   entrypoint: [/usr/local/bin/tool]     # program that `microvm run --image` runs
   command: [--help]                     # its default arguments, or without it the default command
 
-The image of an equal recipe is taken from the cache.
+With `from`, an equal recipe on an equal image is not built again: its image is taken from the cache.
 
 Examples:
   microvm image build                   the default image, debian-python

@@ -216,10 +216,12 @@ impl Snapshot {
 }
 
 async fn list(context: &Context, which: List) -> Result<u8, CliError> {
+    // A golden snapshot that another builds on is named also where golden ones are not listed, and a VM is asked for.
+    let every = context.client.list_snapshots(None, true).await?.snapshots;
+    let names: BTreeMap<SnapshotId, String> =
+        every.into_iter().map(|one| (one.id, one.name.to_string())).collect();
     let list = context.client.list_snapshots(which.vm.as_ref(), which.golden).await?;
     let snapshots = &list.snapshots;
-    let names: BTreeMap<SnapshotId, String> =
-        snapshots.iter().map(|one| (one.id.clone(), one.name.to_string())).collect();
     let rows: Vec<Vec<String>> = snapshots
         .iter()
         .map(|one| {

@@ -116,7 +116,7 @@ impl Catalog {
         let record = handle.record();
         // The lease keeps idle care away while the changes are read, which may take minutes.
         let guest = handle.guest(&self.context.shared).await?;
-        let description = format!("{} with the changes of VM {}", short(&record.image_digest), record.name);
+        let description = format!("{} with the changes of VM {}", record.template.image, record.name);
         let layer = Layer { name, base: &record.image_digest, description: &description, config };
         self.add_changes(&*guest, &layer, &progress).await
     }
@@ -253,7 +253,9 @@ impl Catalog {
         for (index, command) in step.commands.iter().enumerate() {
             run_command(&*guest, command, index, step.commands.len(), progress).await?;
         }
-        let description = format!("{} with {} commands", short(&base.digest), step.commands.len());
+        let count = step.commands.len();
+        let description =
+            format!("{} with {count} command{}", base.called(), if count == 1 { "" } else { "s" });
         let layer =
             Layer { name: step.name, base: &base.digest, description: &description, config: step.config };
         self.add_changes(&*guest, &layer, progress).await
@@ -312,10 +314,6 @@ fn check_free(name: &str) -> Result<(), StorageError> {
         detail: "names of this form are those of images between the steps of builds: choose another"
             .to_owned(),
     })
-}
-
-fn short(digest: &str) -> &str {
-    digest.get(..19).unwrap_or(digest)
 }
 
 async fn run_command(

@@ -3,16 +3,15 @@
 pub(crate) mod between;
 mod image_build;
 mod templates;
+mod users;
 
 use microvm_ports::Progress;
 use microvm_ports::storage::{ImageInfo, KernelInfo, KernelSource};
-use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::{Listed, OperationName, Unreadable};
 
 pub use self::image_build::{ImageBase, ImageRecipe};
 use crate::context::Context;
 use crate::error::ServiceError;
-use crate::state::Snapshot;
 use crate::vms::reconcile;
 
 /// Images, kernels and templates.
@@ -67,16 +66,16 @@ impl Catalog {
         Ok(self.context.shared.ports.kernels.remove_kernel(name).await?)
     }
 
-    /// Removes an image unless VMs depend on it.
+    /// Removes an image, and the golden snapshots made of it, unless VMs or other snapshots depend on it.
     ///
     /// # Errors
-    /// Storage errors, `InUse` among them.
+    /// Storage errors; `InUse` names VMs and snapshots that depend on it.
     pub async fn remove_image(&self, reference: &str) -> Result<(), ServiceError> {
         self.context.authorise(OperationName::IMAGE_REMOVE)?;
-        Ok(self.context.shared.ports.images.remove_image(reference, &self.images_in_use()).await?)
+        users::remove(self, reference).await
     }
 
-    /// Removes images without a name that no VM depends on, and leftovers; returns the bytes freed.
+    /// Removes images without a name that no VM depends on, with their golden snapshots, and leftovers; returns the bytes freed.
     ///
     /// # Errors
     /// Storage errors; [`ServiceError::UsersUnknown`] while there are VMs or snapshots whose images are not known.
@@ -84,7 +83,8 @@ impl Catalog {
         self.context.authorise(OperationName::IMAGE_PRUNE)?;
         self.require_known_users().await?;
         between::remove_strays(self).await?;
-        Ok(self.context.shared.ports.images.collect_garbage(&self.images_in_use()).await?)
+        let freed = users::remove_goldens_of_unnamed(self).await?;
+        Ok(freed + self.context.shared.ports.images.collect_garbage(&self.images_in_use()).await?)
     }
 
     /// Reads every byte of all images, kernels and snapshots; every finding as a sentence, none if nothing is wrong.
@@ -114,13 +114,7 @@ impl Catalog {
 
     /// True if a VM or a snapshot of any tenant needs an image. Golden snapshots do not count: they are made anew.
     fn is_needed(&self, digest: &str) -> bool {
-        let shared = &self.context.shared;
-        let by_snapshot = |snapshot: &Snapshot| {
-            !matches!(snapshot.record.purpose, SnapshotPurpose::Golden { .. })
-                && snapshot.record.image_digest == digest
-        };
-        shared.registry.all().iter().any(|handle| handle.record().image_digest == digest)
-            || shared.snapshots.all().iter().any(by_snapshot)
+        users::of(self).iter().any(|user| user.digest == digest)
     }
 
     /// Those of every tenant.

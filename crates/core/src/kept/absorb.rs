@@ -30,7 +30,7 @@ pub(crate) async fn remove(
     // A VM sleeps on it: without it the VM could never wake.
     if let Some(sleep) = doomed.iter().find(|one| one.record.purpose == SnapshotPurpose::Hibernation) {
         let users = format!("the VM `{}`, which sleeps on it: start it first", sleep.record.vm_name);
-        return Err(StorageError::InUse { name: reference.to_owned(), users }.into());
+        return Err(StorageError::InUse { name: format!("the snapshot `{reference}`"), users }.into());
     }
     let count = doomed.len();
     // Children before parents: at no time does one stand without what it builds on.

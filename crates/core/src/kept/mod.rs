@@ -163,7 +163,7 @@ impl Snapshots {
                 "the VM `{}`, which sleeps on it: give up its memory or delete it first",
                 sleeper.name
             );
-            return Err(StorageError::InUse { name: id.to_string(), users }.into());
+            return Err(StorageError::InUse { name: format!("the snapshot `{id}`"), users }.into());
         }
         shared.ports.snapshots.remove_snapshot(&id).await?;
         shared.unreadable.snapshots.remove(id.as_str());

@@ -69,7 +69,7 @@ async fn a_debian_image_is_built_from_the_hosts_own_sources() {
         return;
     }
     let home = Home::new();
-    let source = ImageSource::Debian { suite: "bookworm".into(), packages: Vec::new() };
+    let source = ImageSource::Debian { suite: "bookworm".into(), packages: Vec::new(), users: Vec::new() };
     let steps = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&steps);
     let progress = Progress::to(move |report| sink.lock().unwrap().push(report.step));
@@ -88,8 +88,11 @@ async fn a_debian_image_is_built_from_the_hosts_own_sources() {
     let release = std::fs::read_to_string(tree.path().join("root/usr/lib/os-release")).unwrap();
     assert!(release.contains("bookworm"));
     assert!(home.work().is_empty());
-    let wrong =
-        ImageSource::Debian { suite: "bookworm".into(), packages: vec!["no-such-package-anywhere".into()] };
+    let wrong = ImageSource::Debian {
+        suite: "bookworm".into(),
+        packages: vec!["no-such-package-anywhere".into()],
+        users: Vec::new(),
+    };
     let error = home
         .storage
         .add_image("x", &wrong, &[], &ImageConfig::default(), Progress::ignored())
@@ -100,7 +103,8 @@ async fn a_debian_image_is_built_from_the_hosts_own_sources() {
         "{error:?}"
     );
     for word in ["a,b", "--hook", "a b"] {
-        let wrong = ImageSource::Debian { suite: "bookworm".into(), packages: vec![word.into()] };
+        let wrong =
+            ImageSource::Debian { suite: "bookworm".into(), packages: vec![word.into()], users: Vec::new() };
         let error = home
             .storage
             .add_image("x", &wrong, &[], &ImageConfig::default(), Progress::ignored())
@@ -158,7 +162,8 @@ async fn an_interrupted_debian_build_leaves_no_process_mount_or_file() {
     });
     let storage = home.storage.clone();
     let adding = tokio::spawn(async move {
-        let source = ImageSource::Debian { suite: "bookworm".into(), packages: Vec::new() };
+        let source =
+            ImageSource::Debian { suite: "bookworm".into(), packages: Vec::new(), users: Vec::new() };
         storage.add_image("x", &source, &[], &ImageConfig::default(), progress).await
     });
     // At this step its chroot is full of mounts and running programs.

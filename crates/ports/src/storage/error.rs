@@ -34,12 +34,12 @@ pub enum StorageError {
         /// Fault of it.
         detail: String,
     },
-    /// Still used by VMs.
-    #[error("`{name}` is in use by {users}: delete those VMs first, or use --force where it is offered")]
+    /// Still used.
+    #[error("{name} is in use by {users}")]
     InUse {
         /// Name of the thing, with its kind.
         name: String,
-        /// By whom.
+        /// Its users, with what to do about them.
         users: String,
     },
     /// A disk file of the user's cannot be given what its VM wrote.

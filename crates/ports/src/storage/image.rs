@@ -40,6 +40,20 @@ pub struct ImageInfo {
     pub config: ImageConfig,
 }
 
+impl ImageInfo {
+    /// The image in a word or two, for descriptions of what was made of it: its name, the origin of one between two steps of a build,
+    /// or the beginning of its digest.
+    #[must_use]
+    pub fn called(&self) -> &str {
+        let lasting = self.names.iter().find(|name| !name.starts_with("build-"));
+        match (lasting, self.names.is_empty()) {
+            (Some(name), _) => name,
+            (None, false) => &self.source,
+            (None, true) => self.digest.get(..19).unwrap_or(&self.digest),
+        }
+    }
+}
+
 /// An image ready for use: its file was verified against its digest.
 #[derive(Debug, Clone)]
 pub struct ResolvedImage {
@@ -59,6 +73,9 @@ pub enum ImageSource {
         suite: String,
         /// Packages on top of the minimal system.
         packages: Vec<String>,
+        /// Users besides root; each has a home, and becomes root with `sudo` if that is among the packages.
+        #[serde(default)]
+        users: Vec<String>,
     },
     /// A folder, an OCI layout folder, a `docker save` archive or a plain tar (compressed or not) on this host: found
     /// out by looking.

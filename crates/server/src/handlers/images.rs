@@ -104,7 +104,7 @@ fn base(source: ImageSource) -> Result<ImageBase, Failure> {
         ImageSource::Registry { reference, plain_http, authorities } => {
             StoreSource::Registry { reference, plain_http, authorities }
         }
-        ImageSource::Debian { suite, packages } => StoreSource::Debian { suite, packages },
+        ImageSource::Debian { suite, packages, users } => StoreSource::Debian { suite, packages, users },
     }))
 }
 

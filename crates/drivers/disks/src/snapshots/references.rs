@@ -39,7 +39,7 @@ impl References {
             "perhaps {}, whose manifest cannot be read: repair it from a copy, or remove it first",
             later.join(", ")
         );
-        Err(StorageError::InUse { name: format!("snapshot {id}"), users })
+        Err(StorageError::InUse { name: format!("the snapshot `{id}`"), users })
     }
 
     /// Layers may be named by what cannot be read: all of these, in words.

@@ -23,7 +23,7 @@ impl Catalog {
         let watch = self.ground.pins.watch();
         let references = self.references()?;
         references.require_known_users(id)?;
-        let in_use = |users: String| StorageError::InUse { name: format!("snapshot {id}"), users };
+        let in_use = |users: String| StorageError::InUse { name: format!("the snapshot `{id}`"), users };
         if let Some(children) = references.parents.get(id) {
             let children: Vec<&str> = children.iter().map(SnapshotId::as_str).collect();
             return Err(in_use(format!("the snapshots {} that build on it", children.join(", "))));

@@ -203,7 +203,10 @@ impl ImageStore for FakeStorage {
         let info = self.find(reference)?;
         let last = info.names.len() <= 1 || info.digest.starts_with(reference);
         if last && in_use.contains(&info.digest) {
-            return Err(StorageError::InUse { name: reference.to_owned(), users: "VMs".to_owned() });
+            return Err(StorageError::InUse {
+                name: format!("the image `{reference}`"),
+                users: "VMs".to_owned(),
+            });
         }
         let mut images = lock(&self.shared.images);
         if last {

@@ -70,7 +70,7 @@ impl FakeStorage {
         match &snapshot.damage {
             None => Ok(snapshot.clone()),
             Some(damage) => Err(StorageError::Damaged {
-                what: format!("snapshot {id}"),
+                what: format!("the snapshot `{id}`"),
                 detail: format!("{}: {}", damage.part, damage.detail),
             }),
         }
@@ -278,7 +278,7 @@ impl SnapshotStore for FakeStorage {
             let mut others = saved.snapshots.iter().filter(|(_, other)| other.parent.as_ref() == Some(id));
             if let Some((child, _)) = others.next() {
                 let users = format!("snapshot {child} that builds on it");
-                return Err(StorageError::InUse { name: format!("snapshot {id}"), users });
+                return Err(StorageError::InUse { name: format!("the snapshot `{id}`"), users });
             }
             saved.snapshots.remove(id);
         }

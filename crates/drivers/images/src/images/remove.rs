@@ -25,7 +25,7 @@ impl ImageFiles {
         if last && self.digests_in_use(in_use)?.contains(&sha256) {
             return Err(StorageError::InUse {
                 name: describe(&sha256, &names),
-                users: "VMs made from it".into(),
+                users: "VMs or snapshots that were made of it".into(),
             });
         }
         for name in names.iter().filter(|name| by_digest || *name == reference) {

@@ -13,8 +13,10 @@ use crate::source::compression::decompress;
 /// Modules that a kernel needs to boot, loadable or built in.
 const NEEDED: [&str; 7] =
     ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "virtio_console", "erofs", "overlay"];
-/// Modules that are taken if they exist.
-const WANTED: [&str; 5] = ["ext4", "virtio_balloon", "virtio_rng", "9pnet_virtio", "9p"];
+/// Modules that are taken if they exist. The last three are devices that programs expect (images, file systems of their own, tunnels): the
+/// guest has no modules to load later.
+const WANTED: [&str; 8] =
+    ["ext4", "virtio_balloon", "virtio_rng", "9pnet_virtio", "9p", "loop", "fuse", "tun"];
 /// Largest module that is believed.
 const MODULE_MAX: u64 = 64 << 20;
 

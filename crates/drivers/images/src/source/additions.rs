@@ -47,7 +47,6 @@ pub(crate) fn add(
 /// Where an image with additions came from, in a few words.
 pub(crate) fn describe(base: &str, additions: &Additions) -> String {
     let Additions { packages, pip, npm, files } = additions;
-    let base = base.get(..19).filter(|_| base.starts_with("sha256:")).unwrap_or(base);
     let mut parts = Vec::new();
     for (kind, words) in [("packages", packages), ("pip", pip), ("npm", npm)] {
         if !words.is_empty() {

@@ -32,10 +32,15 @@ const REPORT_EVERY: u64 = 4 << 20;
 impl Builder {
     /// Refuses an image of nothing: it is never made by mistake.
     pub(crate) fn refuse_empty(&self, what: &str) -> Result<(), StorageError> {
-        if self.tree.children(0).next().is_none() {
+        if self.is_empty() {
             return Err(bad_input(what, "there is nothing in it"));
         }
         Ok(())
+    }
+
+    /// True if nothing is in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tree.children(0).next().is_none()
     }
 
     /// An empty image whose contents wait in a new file at `spool`.

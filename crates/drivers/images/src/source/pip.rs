@@ -108,6 +108,7 @@ fn command(
         let before = std::env::var("PYTHONPATH").ok().filter(|path| !path.is_empty());
         let path = before.map_or_else(|| guard.to_string(), |before| format!("{guard}:{before}"));
         command.current_dir(&empty).env("PYTHONPATH", path).env("PIP_ROOT_USER_ACTION", "ignore");
+        command.env("MICROVM_IMAGE_PYTHON", &python.version);
         Ok(command)
     };
     let mut version = bound()?;
@@ -243,6 +244,54 @@ mod tests {
             ("pythonw", None),
         ] {
             assert_eq!(version_of(name).as_deref(), version, "{name}");
+        }
+    }
+
+    /// A wheel of nothing but its name, its version and what it needs, written by the host's Python.
+    fn wheel(folder: &Utf8Path, name: &str, needs: &str) {
+        let script = "import sys, zipfile\nfolder, name, needs = sys.argv[1:]\ninfo = name + '-1.dist-info/'\n\
+            file = zipfile.ZipFile(folder + '/' + name + '-1-py3-none-any.whl', 'w')\n\
+            file.writestr(name + '.py', 'x = 1\\n')\n\
+            file.writestr(info + 'METADATA', 'Metadata-Version: 2.1\\nName: ' + name + '\\nVersion: 1\\n' + needs)\n\
+            file.writestr(info + 'WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n\
+            file.writestr(info + 'RECORD', '')\nfile.close()\n";
+        let made =
+            Command::new("python3").args(["-c", script, folder.as_str(), name, needs]).status().unwrap();
+        assert!(made.success());
+    }
+
+    #[test]
+    fn the_hosts_pip_asks_markers_for_the_version_of_the_image() {
+        if PIP.find().is_none() {
+            assert!(std::env::var_os("CI").is_none(), "pip3 is not installed");
+            eprintln!("skipped: pip3 is not installed");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let wheels = folder.join("wheels");
+        std::fs::create_dir(&wheels).unwrap();
+        let needs =
+            "Requires-Dist: old ; python_version < \"3.5\"\nRequires-Dist: new ; python_version >= \"3.5\"\n";
+        for (name, needs) in [("tool", needs), ("old", ""), ("new", "")] {
+            wheel(&wheels, name, needs);
+        }
+        // No host has the first of these any more.
+        for (version, with, without) in [("3.4", "old", "new"), ("3.99", "new", "old")] {
+            let python = Python {
+                version: version.to_owned(),
+                program: "/usr/bin/python3".to_owned(),
+                packages: String::new(),
+                programs: "usr/bin",
+            };
+            let (cancel, place) = (Cancel::default(), folder.join(version));
+            let platforms = ["linux_x86_64".to_owned()];
+            let mut command =
+                command(PIP, &place, &python, &platforms, &["tool".to_owned()], &cancel).unwrap();
+            command.env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", wheels.as_str());
+            PIP.run(command, &cancel, |_| {}).unwrap();
+            let has = |name: &str| place.join("target").join(format!("{name}.py")).exists();
+            assert!(has("tool") && has(with) && !has(without), "{version}");
         }
     }
 

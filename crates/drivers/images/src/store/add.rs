@@ -52,11 +52,12 @@ impl Images {
         check_name(name)?;
         let (name, files, config) = (name.to_owned(), files.to_vec(), config.clone());
         match source.clone() {
-            ImageSource::Debian { suite, packages } => {
+            ImageSource::Debian { suite, packages, users } => {
                 self.blocking(move |inner, cancel| {
                     let workspace = inner.workspace()?;
                     let mut builder = inner.builder(&workspace, cancel, progress)?;
-                    debian::add_debian(&mut builder, &workspace, &suite, &packages)?;
+                    let system = debian::System { suite: &suite, packages: &packages, users: &users };
+                    debian::add_debian(&mut builder, &workspace, &system)?;
                     recipe::add_files(&mut builder, &files)?;
                     let described = format!(
                         "Debian {suite}: {}",
@@ -114,11 +115,12 @@ impl Images {
             (name.to_owned(), base.to_owned(), additions.clone(), config.clone());
         self.blocking(move |inner, cancel| {
             let below = inner.images.resolve_image(&base)?;
+            let called = below.info.called().to_owned();
             let workspace = inner.workspace()?;
             let mut builder = inner.builder(&workspace, cancel, progress)?;
             builder.begin_with(&below.path, below.info.config)?;
             let unfinished = additions::add(&mut builder, &workspace, &inner.cache, &additions)?;
-            let described = additions::describe(&base, &additions);
+            let described = additions::describe(&called, &additions);
             let info = inner.images.publish_image(&name, described, &config, builder, &workspace)?;
             Ok(ExtendedImage { info, unfinished })
         })
