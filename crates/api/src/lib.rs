@@ -35,6 +35,7 @@ pub mod snapshot;
 pub mod system;
 pub mod time;
 pub mod vm;
+pub mod volume;
 
 pub use microvm_types::OperationName;
 pub use microvm_types::caller::Permission;

@@ -5,7 +5,7 @@ use microvm_types::remedy::{Action, Remedy};
 use crate::PREFIX;
 use crate::advice::Advice;
 use crate::operation::Operation;
-use crate::operations::{file, image, kernel, pool, snapshot, template, vm};
+use crate::operations::{file, image, kernel, pool, snapshot, template, vm, volume};
 
 impl From<Remedy> for Advice {
     fn from(Remedy { action, of }: Remedy) -> Self {
@@ -51,6 +51,7 @@ pub const fn request(action: Action) -> Option<(&'static str, &'static str)> {
         Action::ListPools => of::<pool::List>(),
         Action::RemovePool => of::<pool::Remove>(),
         Action::ResizePool => of::<pool::Resize>(),
+        Action::ListVolumes => of::<volume::List>(),
     })
 }
 

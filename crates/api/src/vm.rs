@@ -7,7 +7,7 @@ use microvm_types::share::{Share, ShareChanges};
 use microvm_types::template::{NetworkMode, Overrides};
 pub use microvm_types::vm::Counters;
 use microvm_types::vm::{Limits, Origin, Rest};
-use microvm_types::{Name, PathStyle, Phase, ProcessId, Unreadable, VmId};
+use microvm_types::{Name, PathStyle, Phase, ProcessId, Unreadable, VmId, VolumeMount};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -53,6 +53,9 @@ pub struct Vm {
     /// Way in which its programs notice changes that the host makes in these folders; absent without folders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_changes: Option<ShareChanges>,
+    /// Named volumes that it has. A fork or a restored VM has copies of its own of those that are not read-only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeMount>,
     /// Labels, for filters.
     pub labels: BTreeMap<String, String>,
     /// Free text of its owner's.

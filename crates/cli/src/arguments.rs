@@ -113,6 +113,9 @@ pub(crate) enum Command {
     /// Manage pools: VMs that are made ahead and handed out at once
     #[command(subcommand)]
     Pool(commands::pool::Pool),
+    /// Manage volumes: disks with a file system that stay when VMs go
+    #[command(subcommand)]
+    Volume(commands::volume::Volume),
     /// Forward TCP ports of this host to a VM
     #[command(subcommand)]
     Port(commands::port::Port),
@@ -236,6 +239,12 @@ mod tests {
             "microvm pool show py",
             "microvm pool resize py --min 8",
             "microvm pool rm py",
+            "microvm volume create data --size 20GiB",
+            "microvm volume ls",
+            "microvm volume inspect data",
+            "microvm volume rm data other",
+            "microvm volume prune --force",
+            "microvm create -v data:/data -v ./here:/there:ro --volume more:/more:ro",
             "microvm run --pool py -- python3 x",
             "microvm image build debian-python",
             "microvm image import ./x --name y",

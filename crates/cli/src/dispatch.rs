@@ -109,6 +109,7 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Rm(command) => command.run(context).await,
         Command::Resize(command) => command.run(context).await,
         Command::Pool(command) => command.run(context).await,
+        Command::Volume(command) => command.run(context).await,
         Command::Port(command) => command.run(context).await,
         Command::DialStdio => commands::dial_stdio::run(context).await,
         Command::Golden(command) => command.run(context).await,

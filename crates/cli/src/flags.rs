@@ -3,13 +3,15 @@
 use microvm_api::Problem;
 
 /// Fields of requests and the options that set them.
-const FLAGS: [(&str, &str); 14] = [
+const FLAGS: [(&str, &str); 16] = [
     ("vcpus", "--cpus"),
     ("memory_mib", "--memory"),
     ("disk_mib", "--disk"),
     ("network", "--network"),
     ("environment", "--env"),
     ("shares", "--share"),
+    ("volumes", "--volume"),
+    ("size_mib", "--size"),
     ("labels", "--label"),
     ("metadata", "--metadata"),
     ("name", "--name"),

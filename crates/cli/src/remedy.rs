@@ -38,6 +38,7 @@ pub(crate) fn command(advice: &Advice) -> String {
         Action::ListGoldenSnapshots => format!("`microvm golden ls {}` lists them", of("TEMPLATE")),
         Action::ListPools => "`microvm pool ls` lists the pools".to_owned(),
         Action::RemovePool => format!("`microvm pool rm {}` removes it", of("POOL")),
+        Action::ListVolumes => "`microvm volume ls` lists the volumes".to_owned(),
         Action::ResizePool => format!("`microvm pool resize {} --max N` lets it have more", of("POOL")),
     }
 }

@@ -36,6 +36,7 @@ pub(crate) async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engin
         images: Arc::clone(&images) as _,
         kernels: images,
         vm_storage: Arc::clone(&disks) as _,
+        volumes: Arc::clone(&disks) as _,
         snapshots: disks,
         hooks: Arc::new(HostHooks),
         clock,

@@ -54,6 +54,7 @@ impl Server {
             images: Arc::clone(&storage) as _,
             kernels: Arc::clone(&storage) as _,
             vm_storage: Arc::clone(&storage) as _,
+            volumes: Arc::clone(&storage) as _,
             snapshots: storage,
             hooks: Arc::new(FakeHooks::default()),
             clock: Arc::new(FrozenClock::at(0)),

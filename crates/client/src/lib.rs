@@ -28,6 +28,7 @@ mod socket;
 mod system;
 mod transfer;
 mod vms;
+mod volumes;
 mod websocket;
 
 pub use call::{Made, Received, Sent, Whole};

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use microvm_ports::hypervisor::Abilities;
-use microvm_types::share::Share;
+use microvm_types::share::{Share, check_targets};
 use microvm_types::template::{HookAction, NetworkMode, Template};
+use microvm_types::volume::VolumeMount;
 
 use crate::error::ServiceError;
 use crate::settings::HostLimits;
@@ -51,6 +52,7 @@ pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), Serv
         return Err(invalid("warm_up", reason));
     }
     Share::check_all(&template.shares).map_err(|error| invalid("shares", error.to_string()))?;
+    volumes(template)?;
     let mut names = vec!["image", "scratch"];
     for disk in &template.extra_disks {
         let name = disk.name.as_str();
@@ -102,12 +104,35 @@ pub(crate) fn check_abilities(template: &Template, abilities: &Abilities) -> Res
             return Err(invalid("cpu_percent", reason.to_owned()));
         }
     }
-    let (asked, limit) = (template.extra_disks.len() + template.shares.len(), abilities.most_devices);
+    let (asked, limit) =
+        (template.extra_disks.len() + template.shares.len() + template.volumes.len(), abilities.most_devices);
     if asked <= limit {
         return Ok(());
     }
     let field = if template.shares.is_empty() { "extra_disks" } else { "shares and extra_disks" };
     Err(ServiceError::OverLimit { field, asked: asked as u64, limit: limit as u64 })
+}
+
+/// Checks the size of a volume, in MiB.
+pub(crate) fn check_volume_size(size_mib: u32, limits: &HostLimits) -> Result<(), ServiceError> {
+    number("size_mib", size_mib, MIN_DISK_MIB, limits.max_disk_mib)
+}
+
+/// Checks the volumes of a template, and the places of volumes and shared folders against each other.
+fn volumes(template: &Template) -> Result<(), ServiceError> {
+    let volumes = &template.volumes;
+    for (index, mount) in volumes.iter().enumerate() {
+        if volumes[..index].iter().any(|other| other.name == mount.name) {
+            return Err(invalid("volumes", format!("`{}` is named twice", mount.name)));
+        }
+        let serial = VolumeMount::serial(index);
+        if template.extra_disks.iter().any(|disk| disk.name.as_str() == serial) {
+            return Err(invalid("extra_disks", format!("`{serial}` is the name of a volume's disk")));
+        }
+    }
+    let shares = template.shares.iter().map(|share| share.target.as_str());
+    let targets: Vec<&str> = shares.chain(volumes.iter().map(|mount| mount.target.as_str())).collect();
+    check_targets(&targets).map_err(|error| invalid("volumes", error.to_string()))
 }
 
 /// Checks one variable of an environment.

@@ -14,7 +14,7 @@ use crate::state::{Demand, StartingPoint};
 use crate::undo;
 use crate::vm::command::Beginning;
 use crate::vm::view::VmView;
-use crate::vm::{self, guard};
+use crate::vm::{self, guard, volumes};
 
 /// A request for a new VM.
 #[derive(Debug, Clone, Default)]
@@ -64,6 +64,7 @@ impl Parts {
         let hypervisor = shared.ports.hypervisors.settle(&mut template)?;
         admission::check_abilities(&template, &hypervisor.probe().await?.abilities)?;
         shares::admit(&shared.ports, &mut template, &kernel).await?;
+        volumes::attach(shared, &context.caller.tenant, &mut template).await?;
         // Real paths and formats are fixed once: the guest can write what a format would be read from later.
         for disk in &mut template.extra_disks {
             let real = shared.ports.vm_storage.real_disk_path(disk.path.as_str().into()).await?;

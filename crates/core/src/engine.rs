@@ -19,6 +19,7 @@ use crate::ports::Ports;
 use crate::settings::Settings;
 use crate::vm::shared::Shared;
 use crate::vms::{self, Vms};
+use crate::volumes::{self, Volumes};
 
 /// The engine. Use it as `Arc<Engine>`; all methods may be called at the same time.
 pub struct Engine {
@@ -40,6 +41,8 @@ pub struct Services {
     pub pools: Pools,
     /// Images, kernels and templates.
     pub catalog: Catalog,
+    /// Named volumes.
+    pub volumes: Volumes,
     /// The host and the engine itself.
     pub host: Host,
 }
@@ -61,6 +64,7 @@ impl Engine {
         // Before the VMs are taken up: sleepers and children need to find what they build on.
         kept::load(&shared).await?;
         golden::load(&shared).await?;
+        volumes::load(&shared).await?;
         vms::reconcile::reconcile(&shared).await?;
         kept::remove_stray_sleeps(&shared).await;
         golden::remove_stray_builders(&shared);
@@ -120,6 +124,7 @@ impl Services {
             goldens: Goldens::new(context),
             pools: Pools::new(context),
             catalog: Catalog::new(context),
+            volumes: Volumes::new(context),
             host: Host::new(context),
         }
     }

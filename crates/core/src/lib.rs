@@ -3,7 +3,7 @@
 //! Core sees traits only ([`microvm_ports`]); it does not know a hypervisor, a file format or HTTP.
 //!
 //! ```text
-//!  Engine ── as_caller(&Caller) ──▶ Services { vms, branches, snapshots, goldens, pools, catalog, host }
+//!  Engine ── as_caller(&Caller) ──▶ Services { vms, branches, snapshots, goldens, pools, catalog, volumes, host }
 //!                                       │ look-ups in the caller's tenant, commands
 //!                                       ▼
 //!             registry: id, tenant and name ▶ VmHandle ── commands (mpsc, reply by oneshot) ──▶ VmActor
@@ -16,7 +16,7 @@
 //!
 //! Modules use those of groups above theirs only (`tests/modules.rs` holds them to it): what is stored in memory (`state`), bringing machines up (`launch`), one VM (`vm`),
 //! the caller's context, making one VM (`creation`), snapshots that were taken (`kept`), branches (`branch`), golden
-//! snapshots (`golden`), VMs as callers see them (`vms`), then pools, the catalog, the host and the engine.
+//! snapshots (`golden`), VMs as callers see them (`vms`), then pools, volumes, the catalog, the host and the engine.
 
 mod template_source;
 
@@ -49,6 +49,7 @@ mod vms;
 
 mod catalog;
 mod pools;
+mod volumes;
 
 mod host;
 
@@ -74,3 +75,4 @@ pub use vm::lease::GuestLease;
 pub use vm::view::{Unreachable, VmFilter, VmView};
 pub use vms::reconcile::StrayVm;
 pub use vms::{VmStats, Vms, Wanted};
+pub use volumes::{VolumeView, Volumes};

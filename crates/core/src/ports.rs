@@ -5,7 +5,7 @@ use std::sync::Arc;
 use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::{
     Clock, GuestConnector, HookRunner, Hypervisor, ImageStore, KernelStore, SnapshotStore, StateStore,
-    VmStorage,
+    VmStorage, VolumeStore,
 };
 use microvm_types::VmId;
 use microvm_types::template::Template;
@@ -28,6 +28,8 @@ pub struct Ports {
     pub kernels: Arc<dyn KernelStore>,
     /// Keeps the files of VMs.
     pub vm_storage: Arc<dyn VmStorage>,
+    /// Keeps named volumes.
+    pub volumes: Arc<dyn VolumeStore>,
     /// Keeps snapshots and fork points.
     pub snapshots: Arc<dyn SnapshotStore>,
     /// Runs hooks.

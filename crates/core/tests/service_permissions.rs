@@ -56,7 +56,7 @@ async fn call_all(all: &Services) -> Refused {
     };
     let snapshot = SnapshotRequest::default;
     let file = camino::Utf8Path::new("/nowhere/at/all");
-    let Services { vms, branches, snapshots, goldens, pools, catalog, host } = all;
+    let Services { vms, branches, snapshots, goldens, pools, catalog, volumes, host } = all;
     refusals! {
         "Catalog::commit": catalog.commit(&web, "x", &ImageConfig::default(), Progress::ignored()).await,
         "Catalog::tag_image": catalog.tag_image("none", "x").await,
@@ -126,6 +126,12 @@ async fn call_all(all: &Services) -> Refused {
         "Catalog::check_template": catalog.check_template("none", ""),
         "Catalog::put_template": catalog.put_template("none", "", false),
         "Catalog::remove_template": catalog.remove_template("none"),
+        "Volumes::create": volumes.create(&"data".parse().unwrap(), None).await,
+        "Volumes::list": volumes.list().await,
+        "Volumes::unreadable": volumes.unreadable(),
+        "Volumes::get": volumes.get("none").await,
+        "Volumes::remove": volumes.remove("none").await,
+        "Volumes::prune": volumes.prune().await,
         "Host::hypervisors": host.hypervisors().await,
         "Host::holdings": host.holdings(OperationName::SYSTEM_DF).await,
         "Host::prunable": host.prunable(PruneExtent::All, OperationName::SYSTEM_DF).await,
@@ -156,7 +162,8 @@ fn methods() -> BTreeSet<String> {
             let mut service = None;
             for line in std::fs::read_to_string(path).unwrap().lines() {
                 if let Some(name) = line.strip_prefix("impl ").and_then(|rest| rest.strip_suffix(" {")) {
-                    let services = ["Vms", "Branches", "Snapshots", "Goldens", "Pools", "Catalog", "Host"];
+                    let services =
+                        ["Vms", "Branches", "Snapshots", "Goldens", "Pools", "Catalog", "Volumes", "Host"];
                     service = services.into_iter().find(|service| *service == name);
                 }
                 let method =

@@ -37,4 +37,4 @@ pub use progress::Progress;
 pub use snapshot::SnapshotStore;
 pub use state::{DocumentKind, StateError, StateStore, StoredDocuments, StoredVms};
 pub use state_parts::StateParts;
-pub use storage::{ImageStore, KernelStore, StorageError, VmStorage};
+pub use storage::{ImageStore, KernelStore, StorageError, VmStorage, VolumeStore};

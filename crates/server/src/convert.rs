@@ -42,6 +42,7 @@ impl App {
             network: template.network,
             share_changes: (!template.shares.is_empty()).then_some(ShareChanges::Polling),
             shares: template.shares,
+            volumes: template.volumes,
             labels: record.labels,
             metadata: record.metadata,
             limits: record.limits,

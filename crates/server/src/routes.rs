@@ -8,13 +8,15 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use microvm_api::operation::{Method, Operation, Row};
 use microvm_api::operations::{
     context, event, file, guest, image, kernel, pool, process, snapshot, system, template, vm,
+    volume,
 };
 
 use crate::app::App;
 use crate::call::{Call, Taken};
 use crate::handlers::{
     archive, changes, contexts, events, exec, execute, files, guest as guests, images, kernels, pools, ports,
-    processes, room, snapshots, system as host, templates, vms, wait, watch,
+    processes, room, snapshots, system as host, templates, vms, volumes, wait,
+    watch,
 };
 use crate::reply::Replies;
 use crate::session::Session;
@@ -151,6 +153,11 @@ fn store(routes: Routes) -> Routes {
         .on(kernel::Add, kernels::add)
         .on(kernel::Get, kernels::get)
         .on(kernel::Remove, kernels::remove)
+        .on(volume::List, volumes::list)
+        .on(volume::Create, volumes::create)
+        .on(volume::Prune, volumes::prune)
+        .on(volume::Get, volumes::get)
+        .on(volume::Remove, volumes::remove)
         .on(template::List, templates::list)
         .on(template::Get, templates::get)
         .on(template::Put, templates::keep)

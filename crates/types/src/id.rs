@@ -129,6 +129,10 @@ id_type! {
     SnapshotId
 }
 id_type! {
+    /// Identifies one named volume for ever.
+    VolumeId
+}
+id_type! {
     /// Identifies one process started through the guest agent. Unlike a process number of the guest's kernel it is
     /// never used twice.
     ProcessId

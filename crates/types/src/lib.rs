@@ -41,10 +41,11 @@ mod stored;
 pub mod template;
 pub mod unreadable;
 pub mod vm;
+pub mod volume;
 
 pub use caller::{Caller, Permission};
 pub use error_kind::ErrorKind;
-pub use id::{ProcessId, SnapshotId, VmId};
+pub use id::{ProcessId, SnapshotId, VmId, VolumeId};
 pub use life::Life;
 pub use lifecycle::{Denied, LifecycleEvent, Phase};
 pub use name::{Name, NameError, VmRef};
@@ -55,3 +56,4 @@ pub use share::{Share, ShareChanges, ShareError};
 pub use size::{ByteSize, SizeError};
 pub use stored::StoredKind;
 pub use unreadable::{Listed, Unreadable};
+pub use volume::{VolumeMount, VolumeRecord};

@@ -58,11 +58,13 @@ pub enum Action {
     RemovePool,
     /// Let a pool have more VMs.
     ResizePool,
+    /// See which volumes there are.
+    ListVolumes,
 }
 
 impl Action {
     /// All actions, for tables and tests.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::StartServer,
         Self::ListVms,
         Self::RemoveVm,
@@ -87,6 +89,7 @@ impl Action {
         Self::ListPools,
         Self::RemovePool,
         Self::ResizePool,
+        Self::ListVolumes,
     ];
 
     /// It, for whichever thing the reader has in mind.

@@ -62,8 +62,8 @@ pub enum ShareError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// Two folders at one place, or one inside the other.
-    #[error("`{inner}` and `{outer}` cannot both be shared folders of one guest: choose separate paths")]
+    /// Two folders or volumes at one place, or one inside the other.
+    #[error("`{inner}` and `{outer}` cannot both be mounted in one guest: choose separate paths")]
     Overlap {
         /// The path in the guest of one.
         inner: String,
@@ -79,29 +79,13 @@ impl Share {
     /// [`ShareError::Source`] and [`ShareError::Target`].
     pub fn check(&self) -> Result<(), ShareError> {
         let source = |reason| ShareError::Source { path: shown(&self.source), reason };
-        let target = |reason| ShareError::Target { path: shown(&self.target), reason };
         if !self.source.starts_with('/') {
             return Err(source("must be absolute"));
         }
         if self.source.len() > PATH_MAX || self.source.contains('\0') {
             return Err(source("must have at most 4095 bytes and no NUL"));
         }
-        if !self.target.starts_with('/') {
-            return Err(target("must be absolute"));
-        }
-        if self.target.len() > PATH_MAX || self.target.chars().any(char::is_control) {
-            return Err(target("must have at most 4095 bytes and no control characters"));
-        }
-        if self.target == "/" {
-            return Err(target("is the guest's whole root: choose a folder below it"));
-        }
-        if self.target.split('/').skip(1).any(|part| matches!(part, "" | "." | "..")) {
-            return Err(target("must be written without `.`, `..`, doubled and final slashes"));
-        }
-        if KERNEL_PATHS.iter().any(|path| is_within(&self.target, path)) {
-            return Err(target("belongs to the guest's kernel: choose one outside of /proc, /dev and /sys"));
-        }
-        Ok(())
+        check_target(&self.target)
     }
 
     /// Checks the folders of one guest, each by itself and against each other.
@@ -109,18 +93,48 @@ impl Share {
     /// # Errors
     /// See [`ShareError`].
     pub fn check_all(shares: &[Self]) -> Result<(), ShareError> {
-        for (index, share) in shares.iter().enumerate() {
-            share.check()?;
-            for other in &shares[..index] {
-                for (inner, outer) in [(&share.target, &other.target), (&other.target, &share.target)] {
-                    if is_within(inner, outer) {
-                        return Err(ShareError::Overlap { inner: shown(inner), outer: shown(outer) });
-                    }
+        shares.iter().try_for_each(Self::check)?;
+        check_targets(&shares.iter().map(|share| share.target.as_str()).collect::<Vec<_>>())
+    }
+}
+
+/// Checks what can be said of a path in a guest where something is to be mounted.
+fn check_target(path: &str) -> Result<(), ShareError> {
+    let target = |reason| ShareError::Target { path: shown(path), reason };
+    if !path.starts_with('/') {
+        return Err(target("must be absolute"));
+    }
+    if path.len() > PATH_MAX || path.chars().any(char::is_control) {
+        return Err(target("must have at most 4095 bytes and no control characters"));
+    }
+    if path == "/" {
+        return Err(target("is the guest's whole root: choose a folder below it"));
+    }
+    if path.split('/').skip(1).any(|part| matches!(part, "" | "." | "..")) {
+        return Err(target("must be written without `.`, `..`, doubled and final slashes"));
+    }
+    if KERNEL_PATHS.iter().any(|kernel| is_within(path, kernel)) {
+        return Err(target("belongs to the guest's kernel: choose one outside of /proc, /dev and /sys"));
+    }
+    Ok(())
+}
+
+/// Checks the paths at which folders and volumes are mounted in one guest, each by itself and against each other.
+///
+/// # Errors
+/// [`ShareError::Target`] and [`ShareError::Overlap`].
+pub fn check_targets(targets: &[&str]) -> Result<(), ShareError> {
+    for (index, target) in targets.iter().enumerate() {
+        check_target(target)?;
+        for other in &targets[..index] {
+            for (inner, outer) in [(target, other), (other, target)] {
+                if is_within(inner, outer) {
+                    return Err(ShareError::Overlap { inner: shown(inner), outer: shown(outer) });
                 }
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Whether `path` is `folder` or lies below it; both are absolute and normal.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
 use crate::share::Share;
+use crate::volume::VolumeMount;
 
 /// How a VM is connected. Only `isolated` can be served until the network driver exists; the others are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -337,6 +338,9 @@ pub struct Template {
     /// Folders of the host that its VMs see.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
+    /// Named volumes that its VMs have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeMount>,
     /// Hooks around lifecycle events.
     #[serde(default)]
     pub hooks: Vec<Hook>,
@@ -409,6 +413,9 @@ pub struct Overrides {
     /// See [`Template::shares`]; added to the template's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
+    /// See [`Template::volumes`]; added to the template's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeMount>,
     /// See [`Template::hooks`]; added to the template's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Hook>,
@@ -439,6 +446,7 @@ impl Template {
             hypervisor,
             extra_disks,
             shares,
+            volumes,
             hooks,
         } = overrides;
         set(&mut self.image, image);
@@ -456,6 +464,7 @@ impl Template {
         self.environment.extend(environment);
         self.extra_disks.extend(extra_disks);
         self.shares.extend(shares);
+        self.volumes.extend(volumes);
         self.hooks.extend(hooks);
         self
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use microvm_protocol::messages::{Configure, Configured, FailureKind, PARTS, Part, SHARES_PART};
+use microvm_protocol::messages::{
+    Configure, Configured, FailureKind, PARTS, Part, SHARES_PART, VOLUMES_PART,
+};
 
 use super::agent::Agent;
 use super::failure::{AgentError, AgentResult};
@@ -43,11 +45,21 @@ pub(super) async fn configure<P: Platform>(
     } else {
         None
     };
+    let volumes = if owns_machine && !identity.volumes.is_empty() {
+        Some(platform.mount_volumes(identity.volumes).await)
+    } else {
+        None
+    };
     start_commands::run(agent, identity.start_commands);
+    let further = shares
+        .map(|result| (SHARES_PART, result))
+        .into_iter()
+        .chain(volumes.map(|result| (VOLUMES_PART, result)));
     let parts =
-        PARTS.iter().copied().zip(problems).chain(shares.map(|result| (SHARES_PART, result))).map(
-            |(name, problem)| Part { name: name.to_owned(), problem: problem.err().unwrap_or_default() },
-        );
+        PARTS.iter().copied().zip(problems).chain(further).map(|(name, problem)| Part {
+            name: name.to_owned(),
+            problem: problem.err().unwrap_or_default(),
+        });
     Ok(Configured { parts: parts.collect() })
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use microvm_protocol::messages::{
     Exec, Exited, Firmware, GuestProcess, List, MakeDirectory, PathStyle, PullArchive, ReadFile, Remove,
-    Rename, Reply, Share, Shutdown, System as SystemInfo, Terminal, Variable, Watch, WriteFile, Written,
+    Rename, Reply, Share, Shutdown, System as SystemInfo, Terminal, Variable, Volume, Watch, WriteFile,
+    Written,
 };
 use microvm_protocol::mux::StreamHandle;
 use tokio::sync::oneshot;
@@ -305,4 +306,10 @@ pub(crate) trait System {
     /// # Errors
     /// See [`Self::add_entropy`].
     fn mount_shares(&self, shares: Vec<Share>) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Mounts disks of the machine.
+    ///
+    /// # Errors
+    /// See [`Self::add_entropy`].
+    fn mount_volumes(&self, volumes: Vec<Volume>) -> impl Future<Output = Result<(), String>> + Send;
 }

@@ -26,7 +26,7 @@ pub use body::{
 pub use header::Header;
 pub use path::{
     ComponentRef, ImageRef, KernelRef, PathError, PathParameters, PoolRef, Port, Segment, SnapshotRef,
-    SnapshotVm, TemplateRef,
+    SnapshotVm, TemplateRef, VolumeRef,
 };
 pub use row::Row;
 

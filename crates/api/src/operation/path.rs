@@ -216,6 +216,8 @@ references! {
     ImageRef, "name", "Name or digest of an image.";
     /// A kernel.
     KernelRef, "name", "Name of a kernel; `default` for the one that is used where none is named.";
+    /// A volume.
+    VolumeRef, "name", "Name or id of a volume.";
     /// A template.
     TemplateRef, "name", "Name of a template.";
 }

@@ -17,6 +17,7 @@ pub mod snapshot;
 pub mod system;
 pub mod template;
 pub mod vm;
+pub mod volume;
 
 use crate::operation::Row;
 
@@ -65,6 +66,7 @@ pub fn all() -> impl Iterator<Item = &'static Row> {
         event::ROWS,
         image::ROWS,
         kernel::ROWS,
+        volume::ROWS,
         template::ROWS,
         system::ROWS,
     ]

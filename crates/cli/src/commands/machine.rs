@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::{Args, ValueEnum};
 use microvm_api::CreateVm;
 use microvm_types::template::{HypervisorChoice, NetworkMode, Overrides};
-use microvm_types::{ByteSize, Name, Share};
+use microvm_types::{ByteSize, Name, Share, VolumeMount};
 
 use crate::pairs::pair;
 
@@ -60,6 +60,10 @@ pub(crate) struct MachineOptions {
     /// polling there: the guest gets no events (inotify) of changes made by the host
     #[arg(long = "share", value_name = "HOST_DIR:GUEST_DIR[:MODE]", value_parser = share)]
     shares: Vec<Share>,
+    /// Mount a volume: NAME:GUEST_DIR[:ro]; it is created at its first use and stays when the VM goes. With a path of this
+    /// host in place of the name the folder is shared, as by `--share`, but writable unless `:ro` is given
+    #[arg(short = 'v', long = "volume", value_name = "NAME:GUEST_DIR[:MODE]", value_parser = volume)]
+    volumes: Vec<Mounted>,
     /// Label of the VM
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
@@ -95,7 +99,13 @@ impl MachineOptions {
                 disk_mib: self.disk,
                 network,
                 environment,
-                shares: self.shares.clone(),
+                shares: self
+                    .shares
+                    .iter()
+                    .chain(self.volumes.iter().filter_map(Mounted::folder))
+                    .cloned()
+                    .collect(),
+                volumes: self.volumes.iter().filter_map(Mounted::volume).cloned().collect(),
                 ..Overrides::default()
             },
             labels: self.labels.iter().cloned().collect(),
@@ -103,6 +113,52 @@ impl MachineOptions {
             ..CreateVm::default()
         }
     }
+}
+
+/// What `--volume` mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mounted {
+    /// A named volume.
+    Volume(VolumeMount),
+    /// A folder of this host.
+    Folder(Share),
+}
+
+impl Mounted {
+    const fn volume(&self) -> Option<&VolumeMount> {
+        match self {
+            Self::Volume(mount) => Some(mount),
+            Self::Folder(_) => None,
+        }
+    }
+
+    const fn folder(&self) -> Option<&Share> {
+        match self {
+            Self::Folder(share) => Some(share),
+            Self::Volume(_) => None,
+        }
+    }
+}
+
+/// A name with a path in the guest; a path of this host in its place, which has a slash or begins with a dot, is a folder.
+fn volume(text: &str) -> Result<Mounted, String> {
+    let (paths, read_only) = match text.rsplit_once(':') {
+        Some((paths, "ro")) => (paths, true),
+        Some((paths, "rw")) => (paths, false),
+        _ => (text, false),
+    };
+    let both =
+        paths.rsplit_once(':').filter(|(source, target)| !source.is_empty() && target.starts_with('/'));
+    let Some((source, target)) = both else {
+        return Err(format!("`{text}` is not NAME:GUEST_DIR[:ro], for example data:/data"));
+    };
+    if source.contains('/') || source.starts_with('.') {
+        return share(&format!("{paths}:{}", if read_only { "ro" } else { "rw" })).map(Mounted::Folder);
+    }
+    let name = source.parse().map_err(|error: microvm_types::NameError| {
+        format!("{error}; a folder of this host is written with a slash: ./{source}:{target}")
+    })?;
+    Ok(Mounted::Volume(VolumeMount { name, target: target.to_owned(), read_only }))
 }
 
 /// A size in whole MiB; a bare number means MiB here, because nobody means bytes of memory.
@@ -141,6 +197,27 @@ mod tests {
         assert!(!shared.read_only);
         assert_eq!(share("/a:/b").unwrap().source, "/a");
         assert!(share("data").unwrap_err().contains("HOST_DIR:GUEST_DIR"));
+    }
+
+    #[test]
+    fn a_name_is_a_volume_and_a_path_is_a_folder() {
+        let Ok(Mounted::Volume(mount)) = volume("data:/data") else { panic!() };
+        assert_eq!((mount.name.as_str(), mount.target.as_str(), mount.read_only), ("data", "/data", false));
+        assert!(matches!(volume("data:/data:ro"), Ok(Mounted::Volume(mount)) if mount.read_only));
+        let here = std::env::current_dir().unwrap();
+        for (text, source, read_only) in
+            [("./data:/data", "data", false), ("a/b:/data:ro", "a/b", true), ("/x:/data:rw", "/x", false)]
+        {
+            let Ok(Mounted::Folder(share)) = volume(text) else { panic!("{text}") };
+            assert_eq!(
+                (share.source, share.read_only),
+                (here.join(source).to_str().unwrap().to_owned(), read_only)
+            );
+        }
+        for wrong in ["data", "data:", ":/data", "data:data", "a b:/data", "data:/data:rx", "./x:/"] {
+            assert!(volume(wrong).is_err(), "{wrong}");
+        }
+        assert!(volume("my.data:/x").unwrap_err().contains("./my.data:/x"));
     }
 
     #[test]

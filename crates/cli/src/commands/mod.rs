@@ -42,4 +42,5 @@ pub(crate) mod system;
 pub(crate) mod template;
 pub(crate) mod update;
 pub(crate) mod verify;
+pub(crate) mod volume;
 pub(crate) mod wait;

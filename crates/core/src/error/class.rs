@@ -13,7 +13,7 @@ impl ServiceError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Forbidden { .. } => ErrorKind::Forbidden,
-            Self::UnknownVm(_) | Self::UnknownTemplate { .. } => ErrorKind::NotFound,
+            Self::UnknownVm(_) | Self::UnknownTemplate { .. } | Self::UnknownVolume(_) => ErrorKind::NotFound,
             Self::Invalid { .. }
             | Self::AmbiguousVm { .. }
             | Self::OtherVmsSnapshot { .. }
@@ -34,6 +34,9 @@ impl ServiceError {
             Self::UnknownPool(_) => ErrorKind::NotFound,
             Self::PoolExhausted { .. } => ErrorKind::Exhausted,
             Self::SnapshotNameTaken(_)
+            | Self::VolumeNameTaken(_)
+            | Self::VolumeInUse { .. }
+            | Self::VolumeHasVms { .. }
             | Self::NoCommand(_)
             | Self::FailedMeanwhile { .. }
             | Self::PoolNameTaken(_)
@@ -78,6 +81,7 @@ impl ServiceError {
             Self::CannotWake { vm, .. } => vec![Action::StartVmCold.of(vm)],
             Self::KeptByDisk { vm, .. } => vec![Action::ForgetDisks.of(vm)],
             Self::SnapshotNameTaken(name) => vec![Action::RemoveSnapshot.of(name)],
+            Self::UnknownVolume(_) => vec![Action::ListVolumes.any()],
             Self::UnknownPool(_) => vec![Action::ListPools.any()],
             Self::PoolNameTaken(name) => vec![Action::RemovePool.of(name)],
             Self::PoolExhausted { pool, .. } => vec![Action::ResizePool.of(pool)],
@@ -136,6 +140,10 @@ impl ServiceError {
             Self::UsersUnknown { .. } => "image_users_unknown",
             Self::PoolExhausted { .. } => "pool_exhausted",
             Self::SnapshotNameTaken(_) => "snapshot_name_taken",
+            Self::UnknownVolume(_) => "volume_not_found",
+            Self::VolumeNameTaken(_) => "volume_name_taken",
+            Self::VolumeInUse { .. } => "volume_in_use",
+            Self::VolumeHasVms { .. } => "volume_has_vms",
             Self::NoRoomForForks { .. } => "host_memory_short",
             Self::Fork { cause, .. } => cause.code(),
             Self::ShuttingDown => "shutting_down",

@@ -212,6 +212,33 @@ pub enum ServiceError {
         /// Path of the file, and the reason.
         cause: StorageError,
     },
+    /// No volume of that name or id.
+    #[error("there is no volume `{0}`")]
+    UnknownVolume(String),
+    /// A volume of that name exists.
+    #[error("the volume name `{0}` is taken: choose another one, or remove it")]
+    VolumeNameTaken(microvm_types::Name),
+    /// Another VM uses a volume in a way that leaves no room for this VM.
+    #[error(
+        "the volume `{volume}` is in use by the VM `{vm}`, which {}: one VM at a time may write to a volume, and several may read it if none writes; stop `{vm}` first",
+        if *writes { "may write to it" } else { "reads it" }
+    )]
+    VolumeInUse {
+        /// Name of the volume.
+        volume: microvm_types::Name,
+        /// The VM that has it.
+        vm: microvm_types::Name,
+        /// True if that VM may write to it.
+        writes: bool,
+    },
+    /// VMs have a volume that is to be removed.
+    #[error("the volume `{volume}` belongs to the VMs {vms}: delete these first")]
+    VolumeHasVms {
+        /// Name of the volume.
+        volume: microvm_types::Name,
+        /// Their names, for people.
+        vms: String,
+    },
     /// A golden snapshot was made, and no VM came up from it. It was removed.
     #[error(
         "no VM of the template `{template}` came up from its golden snapshot, which was removed: {cause}; a VM that boots (`cold`) does not need one"

@@ -82,6 +82,7 @@ impl Goldens {
         if !self.context.shared.settings.golden
             || !template.extra_disks.is_empty()
             || !template.shares.is_empty()
+            || !template.volumes.is_empty()
             || template.init != InitMode::Agent
         {
             return Ok(None);
@@ -166,6 +167,7 @@ impl Goldens {
             init: _,
             extra_disks: _,
             shares: _,
+            volumes: _,
             network: _,
         } = template;
         let key = json!({
@@ -306,6 +308,7 @@ fn neutral(mut template: Template) -> Template {
         boot_timeout_ms: _,
         extra_disks: _,
         shares: _,
+        volumes: _,
     } = &mut template;
     environment.clear();
     start_commands.clear();

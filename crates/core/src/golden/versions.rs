@@ -54,7 +54,7 @@ impl Goldens {
         let (parts, key) = self.parts_and_key(template).await?;
         let template = &parts.template;
         check_whole(template)?;
-        if !template.extra_disks.is_empty() {
+        if !template.extra_disks.is_empty() || !template.volumes.is_empty() {
             let reason = format!("`{}` has disks of yours: VMs of it always boot", template.name);
             return Err(ServiceError::Invalid { field: "template", reason });
         }

@@ -129,6 +129,7 @@ fn of_a_stranger(mut template: Template) -> Template {
         labels,
         extra_disks,
         shares,
+        volumes,
         hooks,
         name: _,
         description: _,
@@ -152,6 +153,7 @@ fn of_a_stranger(mut template: Template) -> Template {
     labels.remove(GOLDEN_LABEL);
     extra_disks.clear();
     shares.clear();
+    volumes.clear();
     hooks.clear();
     template
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use microvm_ports::guest::Identity;
+use microvm_ports::guest::{GuestVolume, Identity};
 use microvm_ports::storage::ImageConfig;
 use microvm_types::Phase;
 use microvm_types::vm::{Origin, VmRecord};
+use microvm_types::volume::VolumeMount;
 
 use super::shares;
 use super::stages::Start;
@@ -28,6 +29,7 @@ pub(crate) fn first_identity(
     let mut identity = identity(ports, record, config, start_commands);
     if boots {
         identity.shares = shares::for_guest(&record.template.shares);
+        identity.volumes = volumes_for_guest(&record.template.volumes);
     }
     identity
 }
@@ -50,9 +52,20 @@ pub(crate) fn identity(
         environment: environment.into_iter().collect(),
         start_commands,
         shares: Vec::new(),
+        volumes: Vec::new(),
         user: config.user.clone(),
         working_directory: config.working_directory.clone(),
     }
+}
+
+/// Volumes as a guest mounts them.
+fn volumes_for_guest(volumes: &[VolumeMount]) -> Vec<GuestVolume> {
+    let all = volumes.iter().enumerate().map(|(index, mount)| GuestVolume {
+        serial: VolumeMount::serial(index),
+        target: mount.target.clone(),
+        read_only: mount.read_only,
+    });
+    all.collect()
 }
 
 /// Variables of every command. What nobody has said comes first, then the image's, then the template's with what the request

@@ -127,6 +127,13 @@ impl Pools {
         template.labels.extend(request.labels);
         admission::check(&template, &settings.limits)?;
         admission::check_labels(&template.labels)?;
+        if let Some(mount) = template.volumes.iter().find(|mount| !mount.read_only) {
+            let reason = format!(
+                "`{}`: several VMs of a pool cannot write to one volume: attach it read-only",
+                mount.name
+            );
+            return Err(ServiceError::Invalid { field: "volumes", reason });
+        }
         self.context.shared.ports.images.image(&template.image).await?;
         let record = PoolRecord {
             name: request.name,

@@ -5,6 +5,7 @@ mod pools;
 mod reservations;
 mod snapshots;
 mod unreadable;
+mod volumes;
 
 pub use snapshots::Snapshot;
 
@@ -13,3 +14,4 @@ pub(crate) use pools::{Place, Pool, PoolTable, Waiting};
 pub(crate) use reservations::{Demand, Reservation, Reservations};
 pub(crate) use snapshots::SnapshotIndex;
 pub(crate) use unreadable::UnreadableParts;
+pub(crate) use volumes::{VolumeTable, VolumeUse};

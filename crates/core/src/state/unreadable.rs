@@ -49,4 +49,5 @@ pub(crate) struct UnreadableParts {
     pub(crate) vms: Part,
     pub(crate) snapshots: Part,
     pub(crate) pools: Part,
+    pub(crate) volumes: Part,
 }

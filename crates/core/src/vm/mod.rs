@@ -19,6 +19,7 @@ pub(crate) mod registry;
 pub(crate) mod shared;
 pub(crate) mod standby;
 pub(crate) mod view;
+pub(crate) mod volumes;
 
 use std::sync::Arc;
 

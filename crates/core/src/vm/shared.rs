@@ -15,7 +15,7 @@ use crate::error::ServiceError;
 use crate::events::Spine;
 use crate::ports::Ports;
 use crate::settings::Settings;
-use crate::state::{GoldenTable, PoolTable, Reservations, SnapshotIndex, UnreadableParts};
+use crate::state::{GoldenTable, PoolTable, Reservations, SnapshotIndex, UnreadableParts, VolumeTable};
 use crate::template_source::TemplateSet;
 
 /// Part of a small disk that is kept at most.
@@ -34,6 +34,9 @@ pub(crate) struct Shared {
     pub(crate) unreadable: UnreadableParts,
     /// Held while a snapshot is taken out of a chain: two at once could each build on what the other removes.
     pub(crate) absorbing: tokio::sync::Mutex<()>,
+    pub(crate) volumes: VolumeTable,
+    /// Held while a volume is made or removed.
+    pub(crate) making_volumes: tokio::sync::Mutex<()>,
     /// Places of VMMs that wait for children.
     pub(crate) standby_places: Arc<Semaphore>,
     /// VMMs that wait and can be taken.
@@ -62,6 +65,8 @@ impl Shared {
             pools: PoolTable::default(),
             unreadable: UnreadableParts::default(),
             absorbing: tokio::sync::Mutex::default(),
+            volumes: VolumeTable::default(),
+            making_volumes: tokio::sync::Mutex::default(),
             standby_places: Arc::new(Semaphore::new(MOST_ON_HOST)),
             ready_vmms: watch::Sender::new(0),
             litter: Notify::new(),

@@ -16,6 +16,7 @@ use crate::state::Demand;
 use crate::vm;
 use crate::vm::command::Beginning;
 use crate::vm::shared::Shared;
+use crate::vm::volumes;
 
 /// The directory of a VM that no record knows and that has none itself. It is left alone: the record may be in another copy
 /// of the database.
@@ -68,6 +69,8 @@ pub(crate) async fn reconcile(shared: &Arc<Shared>) -> Result<(), ServiceError> 
     end_strays(shared, &stored).await;
     for mut record in stored.records {
         record.life = Life::stored(record.phase(), record.life.rest().cloned(), record.is_pools());
+        // Before anybody can ask for one of them.
+        volumes::note(shared, &record);
         // Counted, not limited: VMs that exist are kept even if the limits are lower now.
         let reservation = shared.reservations.existing(Demand::of(&record.template));
         vm::spawn(shared, record, Beginning::Adopt, &Cause::server(), reservation)?;

@@ -130,6 +130,7 @@ impl Host {
             images: Arc::clone(&storage) as _,
             kernels: Arc::clone(&storage) as _,
             vm_storage: Arc::clone(&storage) as _,
+            volumes: Arc::clone(&storage) as _,
             snapshots: storage,
             hooks: Arc::new(self.hooks.clone()),
             clock: Arc::clone(&self.clock) as _,

@@ -4,7 +4,7 @@
 //!  sizes ─▶ vms ─▶ scratch overlay (qcow2) over a shared, empty ext4; all-zero memory files
 //!  branches ─▶ snapshots ─▶ frozen disk layers, packed pages, materialised memory; durable snapshots; export files
 //!
-//!  modules:  store ─▶ snapshots ─▶ vms ─▶ ground (directories, room, ids, pins, locks)
+//!  modules:  store ─▶ volumes, snapshots ─▶ vms ─▶ ground (directories, room, ids, pins, locks)
 //! ```
 //!
 //! Everything is made in `tmp/`, synced and renamed, so a thing is there whole or not at all; what is kept carries a
@@ -16,6 +16,7 @@ mod ground;
 mod snapshots;
 mod store;
 mod vms;
+mod volumes;
 
 pub use config::DisksConfig;
 pub use store::Disks;

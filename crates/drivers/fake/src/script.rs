@@ -48,6 +48,8 @@ pub enum Operation {
     KeepRecord,
     /// `VmStorage::zero_memory`
     ZeroMemory,
+    /// `VolumeStore::create_volume`
+    CreateVolume,
     /// `VmStorage::remove_vm_files`
     RemoveFiles,
     /// `VmStorage::write_back`

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use microvm_ports::GuestError;
 use microvm_ports::guest::Identity;
 use microvm_protocol::messages::{
-    Configure, Operation, PARTS, Reply, SHARES_PART, SetClock, Share, Variable,
+    Configure, Operation, PARTS, Reply, SHARES_PART, SetClock, Share, VOLUMES_PART, Variable, Volume,
 };
 use microvm_types::ErrorKind;
 
@@ -37,13 +37,23 @@ pub(crate) async fn push(channel: &Channel, epoch: u64, identity: &Identity) -> 
             })
             .collect(),
         epoch,
+        volumes: identity
+            .volumes
+            .iter()
+            .map(|volume| Volume {
+                serial: volume.serial.clone(),
+                target: volume.target.clone(),
+                read_only: volume.read_only,
+            })
+            .collect(),
     };
     let reply = channel.unary(Operation::Configure(configure)).await?;
     let Reply::Configured(configured) = reply else {
         return Err(channel.broken("the answer to the identity is something else"));
     };
     let shares = (!identity.shares.is_empty()).then_some(SHARES_PART);
-    for name in PARTS.into_iter().chain(shares) {
+    let volumes = (!identity.volumes.is_empty()).then_some(VOLUMES_PART);
+    for name in PARTS.into_iter().chain(shares).chain(volumes) {
         let problem = match configured.parts.iter().find(|part| part.name == name) {
             Some(part) if part.problem.is_empty() => continue,
             Some(part) => clean(&part.problem),

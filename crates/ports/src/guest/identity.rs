@@ -11,6 +11,17 @@ pub struct GuestShare {
     pub read_only: bool,
 }
 
+/// A named volume as the guest mounts it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestVolume {
+    /// Serial number of its disk.
+    pub serial: String,
+    /// Absolute path in the guest.
+    pub target: String,
+    /// True if it is mounted read-only.
+    pub read_only: bool,
+}
+
 /// Identity that a VM is given at the start of every epoch: after a boot, a fork or a restore. The wall clock is
 /// taken when it is sent. Values of `environment` may be secrets: they are never logged.
 #[derive(Clone, Default)]
@@ -27,6 +38,8 @@ pub struct Identity {
     pub start_commands: Vec<String>,
     /// Folders to mount, before the start commands run; only after a boot.
     pub shares: Vec<GuestShare>,
+    /// Volumes to mount, before the start commands run; only after a boot.
+    pub volumes: Vec<GuestVolume>,
     /// Default user for commands, from the image; empty: root.
     pub user: String,
     /// Default working directory for commands, from the image; empty: the user's home.

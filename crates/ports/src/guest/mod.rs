@@ -33,7 +33,7 @@ pub use self::archive::GuestArchives;
 pub use self::error::{CloseReason, GuestError};
 pub use self::exec::{GuestExec, ProcessEvent, ProcessEvents, ProcessHandle, ProcessInput, ProcessWriter};
 pub use self::files::{Changes, GuestFiles};
-pub use self::identity::{GuestShare, Identity};
+pub use self::identity::{GuestShare, GuestVolume, Identity};
 pub use self::info::GuestInfo;
 pub use self::measure::GuestMeasure;
 pub use self::port::{GuestPorts, PortConnection};

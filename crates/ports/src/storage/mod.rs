@@ -4,6 +4,7 @@ mod disk;
 mod error;
 mod image;
 mod kernel;
+mod volume;
 
 pub use disk::{LostDisks, Space, VmFiles, VmStorage};
 pub use error::StorageError;
@@ -13,3 +14,4 @@ pub use image::{
 };
 pub use kernel::{KernelInfo, KernelSource, KernelStore, ResolvedKernel};
 pub use microvm_types::template::DiskFormat;
+pub use volume::VolumeStore;

@@ -107,6 +107,20 @@ pub struct Share {
     pub read_only: bool,
 }
 
+/// A disk with an ext4 that the machine has.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Volume {
+    /// Serial number of the disk.
+    #[prost(string, tag = "1")]
+    pub serial: String,
+    /// Absolute path where it is mounted; made if missing.
+    #[prost(string, tag = "2")]
+    pub target: String,
+    /// Mounted read-only.
+    #[prost(bool, tag = "3")]
+    pub read_only: bool,
+}
+
 /// Identity of this epoch.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Configure {
@@ -141,6 +155,10 @@ pub struct Configure {
     /// The epoch it is the identity of, newer than any the agent has had; 0: that of the [`Hello`].
     #[prost(uint64, tag = "10")]
     pub epoch: u64,
+    /// Mounted before the start commands run; sent once per boot. If there are any, the agent confirms the part
+    /// [`VOLUMES_PART`] too.
+    #[prost(message, repeated, tag = "11")]
+    pub volumes: Vec<Volume>,
 }
 
 /// Outcome of one part of a [`Configure`].
@@ -160,6 +178,9 @@ pub const PARTS: [&str; 6] =
 
 /// Part that an agent confirms besides [`PARTS`] when it was given shares.
 pub const SHARES_PART: &str = "shares";
+
+/// Part that an agent confirms besides [`PARTS`] when it was given volumes.
+pub const VOLUMES_PART: &str = "volumes";
 
 /// Answer to [`Configure`]: every part by itself.
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -18,5 +18,6 @@ pub(crate) mod snapshots;
 pub(crate) mod system;
 pub(crate) mod templates;
 pub(crate) mod vms;
+pub(crate) mod volumes;
 pub(crate) mod wait;
 pub(crate) mod watch;

@@ -69,6 +69,7 @@ async fn on(store: MemoryStore, storage: FakeStorage, hypervisor: FakeHypervisor
         images: Arc::clone(&storage) as _,
         kernels: Arc::clone(&storage) as _,
         vm_storage: Arc::clone(&storage) as _,
+        volumes: Arc::clone(&storage) as _,
         snapshots: storage,
         hooks: Arc::new(FakeHooks::default()),
         clock: Arc::new(FrozenClock::at(1_767_225_600_000)),

@@ -2,9 +2,9 @@
 
 use std::future::Future;
 
-use microvm_protocol::messages::{GuestProcess, Share, Shutdown, System as SystemInfo};
+use microvm_protocol::messages::{GuestProcess, Share, Shutdown, System as SystemInfo, Volume};
 
-use super::system::{clock, health, info, names, processes, shares, shutdown};
+use super::system::{clock, health, info, names, processes, shares, shutdown, volumes};
 use super::{Linux, Place};
 use crate::core::failure::{AgentError, AgentResult};
 use crate::core::platform::{Facts, System, Usage};
@@ -57,5 +57,9 @@ impl System for Linux {
 
     async fn mount_shares(&self, shares: Vec<Share>) -> Result<(), String> {
         shares::mount_all(shares).await
+    }
+
+    async fn mount_volumes(&self, volumes: Vec<Volume>) -> Result<(), String> {
+        volumes::mount_all(volumes).await
     }
 }

@@ -20,6 +20,7 @@ use crate::events::What;
 use crate::launch::{Connected, MachineFiles, Planned, fix_formats};
 use crate::ports::Ports;
 use crate::vm::command::Command;
+use crate::vm::volumes;
 
 /// Orders that end a VM whose machine is coming up, with the word for it.
 const fn overtakes(command: &Command) -> Option<&'static str> {
@@ -34,6 +35,9 @@ impl Vm {
     /// Makes a new VM, and starts it if asked. What a failure leaves is for the caller to discard.
     pub(super) async fn create(&mut self, start: bool, planned: Planned) -> Result<(), ServiceError> {
         let ports = self.journal.shared.ports.clone();
+        if start {
+            volumes::take(&self.journal.shared, &self.journal.record).await?;
+        }
         self.journal.hook(HookPoint::BeforeCreate).await?;
         // Hooks of a restore belong to VMs that a user made of a snapshot; forks and children of golden snapshots have none.
         let restored = matches!(self.journal.record.origin, Origin::Snapshot { .. });
@@ -84,18 +88,12 @@ impl Vm {
 
     /// Starts a VM without a machine: where it hibernated, or by a boot, which `cold` asks for in any case.
     pub(super) async fn start(&mut self, cold: bool) -> Result<(), ServiceError> {
-        let journal = &mut self.journal;
-        journal.hook(HookPoint::BeforeStart).await?;
-        // A VMM that outlived its VM still writes to the disk that the next machine would open.
-        end_last_machine(journal).await?;
-        let from = if cold { None } else { memory::of(&journal.shared, &journal.record).await? };
-        if from.is_none() {
-            // A boot is one on the user's own disk files.
-            write_back(journal, LostDisks::Keep).await?;
+        volumes::take(&self.journal.shared, &self.journal.record).await?;
+        let started = start_machine(self, cold).await;
+        if started.is_err() {
+            volumes::release_at_rest(&self.journal.shared, &self.journal.record);
         }
-        // From here on a crash leaves `starting`, which the next server turns into `stopped`.
-        journal.request(LifecycleEvent::Start).await?;
-        self.bring_up_after_request(from).await
+        started
     }
 
     /// Puts the VM back to a state of its own: what it did since is gone. It runs afterwards. `epoch`: that of the state.
@@ -109,16 +107,12 @@ impl Vm {
             still_lives(&mut self.journal, ended).await?;
             self.journal.note(LifecycleEvent::Stopped, None).await;
         }
-        let journal = &mut self.journal;
-        end_last_machine(journal).await?;
-        // The point of no return: what the VM did since the snapshot is gone afterwards.
-        let files = journal.shared.ports.snapshots.reset_vm_files(&journal.record.id, &source).await?;
-        // The saved guest knows its own epoch, which may be later than that of the record.
-        journal.record.epoch = journal.record.epoch.max(epoch);
-        let slept = journal.record.life.give_up_sleep();
-        journal.request(LifecycleEvent::Start).await?;
-        memory::end(&journal.shared, &journal.record, slept).await;
-        self.bring_up_after_request(Some((source, files))).await
+        volumes::take(&self.journal.shared, &self.journal.record).await?;
+        let put_back = put_back(self, source, epoch).await;
+        if put_back.is_err() {
+            volumes::release_at_rest(&self.journal.shared, &self.journal.record);
+        }
+        put_back
     }
 
     /// Brings up a VM whose phase says that it starts: it runs afterwards, or has failed. `from`: a state, and the files that
@@ -223,4 +217,34 @@ impl Vm {
         memory::end(&journal.shared, &journal.record, slept).await;
         Ok(())
     }
+}
+
+/// Starts a VM without a machine, which has its volumes.
+async fn start_machine(vm: &mut Vm, cold: bool) -> Result<(), ServiceError> {
+    let journal = &mut vm.journal;
+    journal.hook(HookPoint::BeforeStart).await?;
+    // A VMM that outlived its VM still writes to the disk that the next machine would open.
+    end_last_machine(journal).await?;
+    let from = if cold { None } else { memory::of(&journal.shared, &journal.record).await? };
+    if from.is_none() {
+        // A boot is one on the user's own disk files.
+        write_back(journal, LostDisks::Keep).await?;
+    }
+    // From here on a crash leaves `starting`, which the next server turns into `stopped`.
+    journal.request(LifecycleEvent::Start).await?;
+    vm.bring_up_after_request(from).await
+}
+
+/// Starts a VM without a machine from an earlier state of its own.
+async fn put_back(vm: &mut Vm, source: BranchSource, epoch: u64) -> Result<(), ServiceError> {
+    let journal = &mut vm.journal;
+    end_last_machine(journal).await?;
+    // The point of no return: what the VM did since the snapshot is gone afterwards.
+    let files = journal.shared.ports.snapshots.reset_vm_files(&journal.record.id, &source).await?;
+    // The saved guest knows its own epoch, which may be later than that of the record.
+    journal.record.epoch = journal.record.epoch.max(epoch);
+    let slept = journal.record.life.give_up_sleep();
+    journal.request(LifecycleEvent::Start).await?;
+    memory::end(&journal.shared, &journal.record, slept).await;
+    vm.bring_up_after_request(Some((source, files))).await
 }

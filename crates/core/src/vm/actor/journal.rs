@@ -14,6 +14,7 @@ use crate::events::{Cause, Event, What};
 use crate::vm::hooks;
 use crate::vm::shared::Shared;
 use crate::vm::view::{Published, Unreachable};
+use crate::vm::volumes;
 
 /// One VM as its actor knows it, and the way to store, publish and tell each change.
 pub(super) struct Journal {
@@ -252,6 +253,7 @@ impl Journal {
 
     /// Tells the phase.
     pub(super) fn tell(&mut self, reason: Option<String>) {
+        volumes::release_at_rest(&self.shared, &self.record);
         let to = self.phase();
         // Of the phase that was told last, so that watchers see an unbroken chain.
         let from = std::mem::replace(&mut self.told, to);

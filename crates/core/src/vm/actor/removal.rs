@@ -1,5 +1,7 @@
 //! Removing a VM with all that belongs to it.
 
+use std::time::Duration;
+
 use microvm_ports::storage::LostDisks;
 use microvm_ports::{StateError, StorageError};
 use microvm_types::Phase;
@@ -8,8 +10,11 @@ use microvm_types::template::HookPoint;
 use microvm_types::vm::VmRecord;
 
 use super::disks::write_back;
+use super::journal::Journal;
+use super::power::Vm;
 use super::{VmActor, memory};
 use crate::error::ServiceError;
+use crate::vm::volumes;
 
 impl VmActor {
     /// Removes every trace of a VM whose creation failed.
@@ -19,7 +24,7 @@ impl VmActor {
         if journal.phase() != Phase::Deleting {
             journal.note_unstored(LifecycleEvent::Delete);
         }
-        if let Err(error) = self.erase(LostDisks::GiveUpRemoved).await {
+        if let Err(error) = self.erase(LostDisks::GiveUpRemoved, None).await {
             tracing::error!(vm = %self.vm.journal.record.id, %error, "what a failed creation left could not be removed");
         }
     }
@@ -39,18 +44,19 @@ impl VmActor {
     }
 
     async fn remove(&mut self, lost: LostDisks) -> Result<(), ServiceError> {
+        let grace = grace_for_volumes(&mut self.vm).await;
         // Whether or not this can be stored (the disk may be full, which is why it is deleted), the VM goes.
         self.vm.journal.note(LifecycleEvent::Delete, None).await;
-        self.erase(lost).await?;
+        self.erase(lost, grace).await?;
         let _ = self.vm.journal.hook(HookPoint::AfterDelete).await;
         Ok(())
     }
 
-    /// Ends the machine and removes files, row and name, in this order, so that what is left after a crash at any
+    /// Ends the machine, by its agent if a `grace` is given, and removes files, row and name, in this order, so that what is left after a crash at any
     /// point is found again. If something cannot be removed the VM stays, failed, and can be deleted again.
-    async fn erase(&mut self, lost: LostDisks) -> Result<(), ServiceError> {
-        // By force: whoever deletes a VM does not wait for its guest.
-        let ended = self.vm.end_machine(None).await;
+    async fn erase(&mut self, lost: LostDisks, grace: Option<Duration>) -> Result<(), ServiceError> {
+        // Without a grace by force: whoever deletes a VM does not wait for its guest.
+        let ended = self.vm.end_machine(grace).await;
         let journal = &mut self.vm.journal;
         let written_back = match &ended {
             Ok(()) => write_back(journal, lost).await.map_err(|error| kept_by_disk(&journal.record, error)),
@@ -93,6 +99,31 @@ impl VmActor {
         journal.note_unstored(LifecycleEvent::Deleted);
         self.vm.inbox.close();
         Ok(())
+    }
+}
+
+/// Longest time that a VM which is to go may take to write what it has in memory to named volumes; `None` if it writes to none.
+/// One that rests is woken for it.
+async fn grace_for_volumes(vm: &mut Vm) -> Option<Duration> {
+    let Journal { record, shared, .. } = &vm.journal;
+    let grace = shared.settings.stop_grace;
+    if !volumes::uses(record).iter().any(|one| one.writes) {
+        return None;
+    }
+    let awake = match record.phase() {
+        Phase::Running => Ok(()),
+        // It would stop at once again.
+        Phase::Paused if vm.journal.waits_for_room() => return None,
+        Phase::Paused => vm.resume().await,
+        Phase::Hibernated => vm.start(false).await,
+        _ => return None,
+    };
+    match awake {
+        Ok(()) => Some(grace),
+        Err(error) => {
+            tracing::warn!(vm = %vm.journal.record.id, %error, "it does not wake: what it had not written to its volumes is lost, as after a power cut");
+            None
+        }
     }
 }
 

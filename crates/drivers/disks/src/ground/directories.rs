@@ -12,6 +12,7 @@ pub(crate) struct Directories {
     pub(crate) scratch_base: Utf8PathBuf,
     pub(crate) layers: Utf8PathBuf,
     pub(crate) snapshots: Utf8PathBuf,
+    pub(crate) volumes: Utf8PathBuf,
     pub(crate) work: Utf8PathBuf,
 }
 
@@ -32,6 +33,7 @@ impl Directories {
             scratch_base: root.join("scratch-base"),
             layers: root.join("layers"),
             snapshots: root.join("snapshots"),
+            volumes: root.join("volumes"),
             work: root.join("tmp"),
         };
         for (path, mode) in [
@@ -40,6 +42,7 @@ impl Directories {
             (&directories.scratch_base, 0o700),
             (&directories.layers, 0o700),
             (&directories.snapshots, 0o700),
+            (&directories.volumes, 0o700),
             (&directories.work, 0o700),
         ] {
             make_directory(path, mode)?;

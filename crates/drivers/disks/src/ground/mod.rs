@@ -32,8 +32,8 @@ pub(crate) struct Ground {
 impl Ground {
     /// The ground in `directories`.
     pub(crate) fn new(directories: Directories, disk_limit: Option<u64>, clock: Arc<dyn Clock>) -> Self {
-        let Directories { vms, memory, snapshots, layers, .. } = &directories;
-        let room = Room::new([vms, memory, snapshots, layers].map(Clone::clone).into(), disk_limit);
+        let Directories { vms, memory, snapshots, layers, volumes, .. } = &directories;
+        let room = Room::new([vms, memory, snapshots, layers, volumes].map(Clone::clone).into(), disk_limit);
         Self {
             directories,
             room,

@@ -2,6 +2,7 @@
 
 mod snapshot_port;
 mod vm_port;
+mod volume_port;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use crate::ground::{Directories, Ground};
 use crate::snapshots::{Catalog, Children, Exchange, Memories, Records, Writer, forget_earlier_boot};
 use crate::vms::scratch::ScratchBases;
 use crate::vms::{Tops, VmDisks};
+use crate::volumes::Volumes;
 
 /// Disks of VMs and snapshots below one directory. Cheap to clone; several processes may use one directory.
 #[derive(Clone)]
@@ -31,6 +33,7 @@ struct Inner {
     writer: Writer,
     exchange: Exchange,
     children: Children,
+    volumes: Volumes,
 }
 
 impl Disks {
@@ -95,7 +98,8 @@ impl Inner {
             records: records.clone(),
             memories: memories.clone(),
         };
-        Self { ground, scratch, vms, tops, records, memories, catalog, writer, exchange, children }
+        let volumes = Volumes { ground: Arc::clone(&ground) };
+        Self { ground, scratch, vms, tops, records, memories, catalog, writer, exchange, children, volumes }
     }
 }
 

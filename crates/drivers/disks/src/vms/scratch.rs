@@ -15,7 +15,7 @@ use microvm_ports::StorageError;
 
 use crate::ground::Ground;
 
-const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs", purpose: "formatting scratch disks" };
+pub(crate) const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs", purpose: "formatting disks" };
 
 /// Smallest scratch disk that holds an ext4 with a journal.
 pub(crate) const DISK_MIN_MIB: u32 = 16;

@@ -66,7 +66,12 @@ impl Inner {
 
     /// Becomes who `identity` says; what was drawn before tells nothing of what comes.
     fn become_who(&mut self, identity: &Identity) {
-        self.identity = Identity { start_commands: Vec::new(), shares: Vec::new(), ..identity.clone() };
+        self.identity = Identity {
+            start_commands: Vec::new(),
+            shares: Vec::new(),
+            volumes: Vec::new(),
+            ..identity.clone()
+        };
         let mixed = Sha256::new().chain_update(self.random.0).chain_update(identity.entropy);
         self.random = (mixed.finalize().into(), 0);
     }
@@ -180,8 +185,9 @@ impl GuestSystem {
             }
         }
         self.write_machine_id(identity);
-        for share in &identity.shares {
-            self.files().make_directory(share.target.as_bytes(), 0o755, true, None)?;
+        let targets = identity.shares.iter().map(|share| &share.target);
+        for target in targets.chain(identity.volumes.iter().map(|volume| &volume.target)) {
+            self.files().make_directory(target.as_bytes(), 0o755, true, None)?;
         }
         let mut done = true;
         for command in &identity.start_commands {

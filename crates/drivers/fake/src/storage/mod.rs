@@ -8,6 +8,7 @@ mod saved;
 mod snapshots;
 mod store;
 mod vm_files;
+mod volumes;
 
 pub use store::FakeStorage;
 pub(crate) use store::digest;

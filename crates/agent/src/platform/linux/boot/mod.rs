@@ -77,6 +77,12 @@ pub(crate) fn scratch_device() -> Option<String> {
     disks::device("scratch")
 }
 
+/// Waits for the disk with this serial number; the path of its device.
+pub(super) fn find_disk(serial: &str, deadline: Instant) -> Result<String, BootError> {
+    let mut events = DeviceEvents::listen()?;
+    Ok(disks::find(serial, &mut events, deadline)?.device)
+}
+
 /// What the kernel command line says to the agent.
 #[derive(Debug, Default)]
 pub(crate) struct Parameters {

@@ -10,3 +10,4 @@ pub(super) mod names;
 pub(super) mod processes;
 pub(super) mod shares;
 pub(crate) mod shutdown;
+pub(super) mod volumes;

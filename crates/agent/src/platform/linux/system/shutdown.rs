@@ -62,6 +62,10 @@ fn signal_all(signal: Signal) {
 /// that runs QEMU with `-no-reboot` sees as the end, and a line on the console tells it from a restart.
 pub(crate) fn end_machine(again: bool) -> ! {
     rustix::fs::sync();
+    // Without this each volume would need its journal replayed, which a VM that only reads it cannot do.
+    for target in volumes() {
+        let _ = mount_remount(&*target, MountFlags::RDONLY, c"");
+    }
     let _ = mount_remount("/", MountFlags::RDONLY, c"");
     if !again {
         if std::path::Path::new("/sys/firmware/acpi").exists() {
@@ -73,4 +77,22 @@ pub(crate) fn end_machine(again: bool) -> ! {
     let error = reboot(RebootCommand::Restart);
     say(&format!("the machine cannot be ended: {error:?}"));
     std::process::abort()
+}
+
+/// Paths at which disks other than that of the root are mounted.
+fn volumes() -> Vec<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let of_disks = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let (device, target) = (words.next()?, words.next()?);
+        // The kernel writes blanks and backslashes of a path as three octal digits.
+        (device.starts_with("/dev/") && target != "/" && words.next()? == "ext4").then(|| unescaped(target))
+    });
+    of_disks.collect()
+}
+
+fn unescaped(path: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(path.to_owned(), |path, (written, meant)| path.replace(written, meant))
 }

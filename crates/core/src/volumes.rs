@@ -1,0 +1,145 @@
+//! Named volumes as callers see them.
+
+use microvm_types::volume::DEFAULT_VOLUME_MIB;
+use microvm_types::{Name, OperationName, Unreadable, VolumeRecord};
+
+use crate::admission;
+use crate::context::Context;
+use crate::error::ServiceError;
+use crate::vm::shared::Shared;
+use crate::vm::volumes::{create, users};
+
+/// One volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeView {
+    /// Its record.
+    pub record: VolumeRecord,
+    /// Bytes that it takes on the disk of the host.
+    pub used_bytes: u64,
+    /// Names of the VMs that have it, running or not. Forks and restored VMs have copies of their own.
+    pub vms: Vec<Name>,
+}
+
+/// Named volumes: disks with a file system that stay when VMs go.
+#[derive(Debug, Clone)]
+pub struct Volumes {
+    context: Context,
+}
+
+/// Takes up the volumes that are on disk. One that cannot be read is told and left alone.
+pub(crate) async fn load(shared: &Shared) -> Result<(), ServiceError> {
+    let listed = shared.ports.volumes.volumes().await?;
+    for one in listed.unreadable {
+        shared.unreadable.volumes.add("volume", None, one.name, one.reason);
+    }
+    listed.found.into_iter().for_each(|record| shared.volumes.insert(record));
+    Ok(())
+}
+
+impl Volumes {
+    pub(crate) fn new(context: &Context) -> Self {
+        Self { context: context.clone() }
+    }
+
+    /// Creates a volume with an empty file system. `size_mib`: MiB; `None`: 10 GiB. Space is taken as it is used.
+    ///
+    /// # Errors
+    /// [`ServiceError::VolumeNameTaken`]; a size that cannot be; storage errors. Nothing is left then.
+    pub async fn create(&self, name: &Name, size_mib: Option<u32>) -> Result<VolumeView, ServiceError> {
+        self.context.authorise(OperationName::VOLUME_CREATE)?;
+        let shared = &self.context.shared;
+        let size_mib = size_mib.unwrap_or(DEFAULT_VOLUME_MIB);
+        admission::check_volume_size(size_mib, &shared.settings.limits)?;
+        let record = create(shared, &self.context.caller.tenant, name, size_mib).await?;
+        self.view(record).await
+    }
+
+    /// All volumes in order of creation.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn list(&self) -> Result<Vec<VolumeView>, ServiceError> {
+        self.context.authorise(OperationName::VOLUME_LIST)?;
+        let mut all = Vec::new();
+        for record in self.context.shared.volumes.of(&self.context.caller.tenant) {
+            all.push(self.view(record).await?);
+        }
+        Ok(all)
+    }
+
+    /// Volumes that cannot be read; they are left alone.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn unreadable(&self) -> Result<Vec<Unreadable>, ServiceError> {
+        self.context.authorise(OperationName::VOLUME_LIST)?;
+        Ok(self.context.shared.unreadable.volumes.of(&self.context.caller.tenant))
+    }
+
+    /// One volume by name or id.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownVolume`].
+    pub async fn get(&self, volume: &str) -> Result<VolumeView, ServiceError> {
+        self.context.authorise(OperationName::VOLUME_GET)?;
+        self.view(self.find(volume)?).await
+    }
+
+    /// Removes a volume with all that is on it.
+    ///
+    /// # Errors
+    /// [`ServiceError::VolumeHasVms`] while VMs have it, running or not.
+    pub async fn remove(&self, volume: &str) -> Result<(), ServiceError> {
+        self.context.authorise(OperationName::VOLUME_REMOVE)?;
+        let record = self.find(volume)?;
+        self.remove_record(record).await
+    }
+
+    /// Removes the volumes that no VM has; returns those, with the bytes that are free now.
+    ///
+    /// # Errors
+    /// Storage errors; some may be gone then.
+    pub async fn prune(&self) -> Result<Vec<VolumeView>, ServiceError> {
+        self.context.authorise(OperationName::VOLUME_PRUNE)?;
+        let mut gone = Vec::new();
+        for record in self.context.shared.volumes.of(&self.context.caller.tenant) {
+            let view = self.view(record.clone()).await?;
+            if !view.vms.is_empty() {
+                continue;
+            }
+            match self.remove_record(record).await {
+                Ok(()) => gone.push(view),
+                // Somebody began to use it.
+                Err(ServiceError::VolumeHasVms { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(gone)
+    }
+
+    async fn remove_record(&self, record: VolumeRecord) -> Result<(), ServiceError> {
+        let shared = &self.context.shared;
+        // Nobody finds it for a new VM meanwhile.
+        let _alone = shared.making_volumes.lock().await;
+        let vms = users(shared, &shared.ports.volumes.volume_disk(&record.id));
+        if !vms.is_empty() {
+            let vms = vms.iter().map(|vm| format!("`{vm}`")).collect::<Vec<_>>().join(", ");
+            return Err(ServiceError::VolumeHasVms { volume: record.name, vms });
+        }
+        shared.ports.volumes.remove_volume(&record.id).await?;
+        shared.volumes.remove(&record.id);
+        Ok(())
+    }
+
+    fn find(&self, volume: &str) -> Result<VolumeRecord, ServiceError> {
+        let found = self.context.shared.volumes.find(&self.context.caller.tenant, volume);
+        found.ok_or_else(|| ServiceError::UnknownVolume(volume.to_owned()))
+    }
+
+    async fn view(&self, record: VolumeRecord) -> Result<VolumeView, ServiceError> {
+        let ports = &self.context.shared.ports;
+        let used_bytes = ports.volumes.volume_usage(&record.id).await?;
+        let vms = users(&self.context.shared, &ports.volumes.volume_disk(&record.id));
+        Ok(VolumeView { record, used_bytes, vms })
+    }
+}
