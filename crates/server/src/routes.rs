@@ -7,16 +7,14 @@ use axum::extract::{Request, State};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use microvm_api::operation::{Method, Operation, Row};
 use microvm_api::operations::{
-    context, event, file, guest, image, kernel, pool, process, snapshot, system, template, vm,
-    volume,
+    context, event, file, guest, image, kernel, pool, process, snapshot, system, template, vm, volume,
 };
 
 use crate::app::App;
 use crate::call::{Call, Taken};
 use crate::handlers::{
     archive, changes, contexts, events, exec, execute, files, guest as guests, images, kernels, pools, ports,
-    processes, room, snapshots, system as host, templates, vms, volumes, wait,
-    watch,
+    processes, room, snapshots, system as host, templates, vms, volumes, wait, watch,
 };
 use crate::reply::Replies;
 use crate::session::Session;
