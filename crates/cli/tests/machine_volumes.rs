@@ -1,5 +1,5 @@
 //! Named volumes: what one VM wrote the next one reads, whatever became of the first; children have copies of their own.
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests fail by panicking and say why they skip")]
 
 mod support;
 
