@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::steps::step;
-use crate::{architecture, arrows, circles, commits, dependencies, run, sizes, toolchain, words};
+use crate::{architecture, arrows, circles, commits, dependencies, rows, run, sizes, toolchain, words};
 
 /// Runs all checks, goes on after a failed one, and fails if any did.
 pub(crate) fn check() -> Result<()> {
@@ -16,6 +16,7 @@ pub(crate) fn check() -> Result<()> {
         step("circles of modules", || circles::check(&architecture)),
         step("file sizes", || sizes::check(&architecture)),
         step("forbidden words", words::check),
+        step("tests of feature rows", rows::check),
         step("toolchain", toolchain::check),
         step("dependencies", dependencies::check),
         step("messages of commits", commits::check),

@@ -21,6 +21,7 @@ mod licence;
 mod microvm;
 mod packages;
 mod quickstart;
+mod rows;
 mod run;
 mod sizes;
 mod steps;
@@ -41,7 +42,7 @@ Usage: cargo xtask <verb> [--yes]
   test [LEVEL…]    the six test levels (1 unit, 2 conformance, 3 service, 4 command line, 5 host, 6 machine)
   host debian13    a Debian 13 as the host: its packages and QEMU, and a fifth of the machine tests
   check            format, clippy, documentation, crate arrows, file sizes, forbidden words, toolchain,
-                   dependencies against deny.toml, and messages of commits
+                   tests that documents name, dependencies against deny.toml, and messages of commits
   bench [ARG…]     `microvm bench` of the release build
   storm [MINUTES [PROGRAM]]
                    mariadb, gcc, node, postgres and git in a VM that is forked every ten seconds (10 minutes
