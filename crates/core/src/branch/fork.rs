@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use microvm_ports::branch::BranchTimes;
 use microvm_types::vm::{NewVm, Origin, VmRecord};
-use microvm_types::{OperationName, VmRef};
+use microvm_types::{OperationName, Phase, VmRef};
 
 use super::Branches;
 use super::children::{bring_up, check_names_free, check_room, child_record, reserve};
@@ -41,8 +41,8 @@ pub struct Forked {
 }
 
 impl Branches {
-    /// Forks a running or paused VM, or one that hibernates, which is woken for it: children with its memory, processes and files, each with an identity of its own; it
-    /// goes on. All of them come up, or none is left.
+    /// Forks a running or paused VM, or one that hibernates, which is woken for it: children with its memory, processes and
+    /// files, each with an identity of its own; it goes on. All of them come up, or none is left.
     ///
     /// # Errors
     /// See [`ServiceError`]; in particular a VM in no phase to be forked, names that are taken, and no room.
@@ -55,14 +55,20 @@ impl Branches {
         let parent = handle.record();
         check_branchable(parent.phase())?;
         check_whole(&parent.template)?;
-        check_room(context, request.count, &parent.template, 0).await?;
+        let is_asleep = parent.phase() == Phase::Hibernated;
+        // One that sleeps takes memory again itself.
+        check_room(context, request.count.saturating_add(usize::from(is_asleep)), &parent.template, 0).await?;
         // Taken before the parent is paused: a fork that the limits refuse costs it nothing.
         let places = reserve(context, request.count, &parent.template)?;
         let names = names(request.name.as_deref(), request.count)?;
         check_names_free(context, &names)?;
         let count = request.count;
-        // The image of the children is looked up while the state is taken.
         let reference = image_reference(&parent.image_digest, &parent.template);
+        if is_asleep {
+            // Nobody is woken for children that cannot be made.
+            context.shared.ports.images.image(reference.clone()).await?;
+        }
+        // The image of the children is looked up while the state is taken.
         let image = async { Ok(context.shared.ports.images.image(reference).await?) };
         let point = handle.ask(|reply| Command::Fork { count, reply });
         let (point, image): (ForkPoint, _) = futures::try_join!(point, image)?;

@@ -8,7 +8,7 @@ use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::template::HookPoint;
 
 use super::journal::Journal;
-use super::power::{Vm, wake_hibernated};
+use super::power::{Vm, sleep_again, wake_hibernated};
 use super::saving;
 use crate::error::ServiceError;
 use crate::vm::command::{ForkPoint, SnapshotOrder, Written};
@@ -34,9 +34,13 @@ pub(super) async fn resume(vm: &mut Vm) -> Result<(), ServiceError> {
 pub(super) async fn fork(vm: &mut Vm, count: usize) -> Result<ForkPoint, ServiceError> {
     // A hook may quiesce something: only where the work can be done.
     vm.journal.permits(Work::Branch)?;
-    wake_hibernated(vm).await?;
-    vm.journal.hook(HookPoint::BeforeFork).await?;
-    let point = saving::fork_point(vm, count).await?;
+    let woken = wake_hibernated(vm).await?;
+    let point = async {
+        vm.journal.hook(HookPoint::BeforeFork).await?;
+        saving::fork_point(vm, count).await
+    }
+    .await;
+    let point = sleep_again(vm, woken, point).await?;
     let _ = vm.journal.hook(HookPoint::AfterFork).await;
     Ok(point)
 }
@@ -48,9 +52,13 @@ pub(super) async fn snapshot(vm: &mut Vm, order: SnapshotOrder) -> Result<Writte
         return saving::snapshot(vm, order).await;
     }
     vm.journal.permits(Work::Branch)?;
-    wake_hibernated(vm).await?;
-    vm.journal.hook(HookPoint::BeforeSnapshot).await?;
-    let written = saving::snapshot(vm, order).await?;
+    let woken = wake_hibernated(vm).await?;
+    let written = async {
+        vm.journal.hook(HookPoint::BeforeSnapshot).await?;
+        saving::snapshot(vm, order).await
+    }
+    .await;
+    let written = sleep_again(vm, woken, written).await?;
     let _ = vm.journal.hook(HookPoint::AfterSnapshot).await;
     Ok(written)
 }

@@ -165,8 +165,14 @@ async fn has_detached_work_under_pause(vm: &mut Vm) -> Result<bool, ServiceError
     {
         let reason = format!("it ran to be asked for its work, and does not pause again: {error}");
         tracing::warn!(vm = %journal.record.id, reason, "a VM that was paused by hand runs");
-        journal.expect_heartbeats(true);
-        journal.note(LifecycleEvent::Resume, Some(reason)).await;
+        // An order that is answered too late is carried out all the same: what is shown as running is told to run.
+        let _ = machine.resume().await;
+        journal.note(LifecycleEvent::Resume, Some(reason.clone())).await;
+        if journal.guest.is_some() {
+            journal.expect_heartbeats(true);
+        } else {
+            reach.lost(journal, reason);
+        }
     }
     has_work
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use microvm_ports::Progress;
+use microvm_ports::{MachineError, Progress};
 use microvm_ports::hypervisor::MachineState;
 use microvm_types::lifecycle::{Denied, LifecycleEvent, Work};
 use microvm_types::snapshot::SnapshotPurpose;
@@ -125,18 +125,18 @@ impl Vm {
         // Nobody gets a guest whose machine is going to pause; who asks now waits for how it ends.
         journal.hide_guest();
         if let Err(error) = self.fall_asleep(order, &id).await {
-            let goes_on = self.stay_awake().await;
+            let has_memory = self.stay_awake().await;
             let journal = &mut self.journal;
             let is_whole = journal.shared.snapshots.by_id(&id).is_ok();
-            if goes_on || !is_whole || !matches!(journal.phase(), Phase::Running | Phase::Paused) {
-                // What is on disk goes only where the memory that was saved is still in a machine.
-                if goes_on {
+            if has_memory || !is_whole || !matches!(journal.phase(), Phase::Running | Phase::Paused) {
+                // What is on disk goes only where the memory that was saved is still in a machine, which may have run since.
+                if has_memory {
                     memory::end(&journal.shared, &journal.record, Some(id)).await;
                 }
                 journal.publish();
                 return Err(error);
             }
-            tracing::warn!(vm = %journal.record.id, %error, "its machine does not go on, and its memory is whole on disk: it hibernates");
+            tracing::warn!(vm = %journal.record.id, %error, "its machine has ended, and its memory is whole on disk: it hibernates");
             journal.note_by(|life| life.fall_asleep(id), None).await;
         }
         // The record says already that it sleeps: a VMM that does not end is swept before the next start.
@@ -174,8 +174,7 @@ impl Vm {
         }
     }
 
-    /// Lets a machine that was to hibernate and does not go on. False if it has none any more, or one that does not run as
-    /// it is to.
+    /// Lets a machine that was to hibernate and does not go on. True if there is one, with the memory of the VM.
     async fn stay_awake(&mut self) -> bool {
         let Self { journal, reach, .. } = self;
         let Some(machine) = journal.machine.clone() else { return false };
@@ -185,15 +184,24 @@ impl Vm {
         if journal.phase() != Phase::Running {
             return true;
         }
-        if let Err(error) = machine.resume().await {
-            tracing::error!(vm = %journal.record.id, %error, "it does not go on after it could not be hibernated");
-            // Shown as what it is; the next request tries again.
-            let reason = Some(format!("it does not go on after it could not be hibernated: {error}"));
-            journal.note_by(|life| life.pause_because(Rest::Paused), reason).await;
-            return false;
+        match machine.resume().await {
+            Ok(()) => {
+                journal.expect_heartbeats(true);
+                reach.tell_time(journal).await;
+            }
+            Err(MachineError::Exited(_)) => return false,
+            Err(error) => {
+                tracing::error!(vm = %journal.record.id, %error, "it does not go on after it could not be hibernated");
+                // An order that is answered too late is carried out all the same: it stands still for sure only once a
+                // pause is confirmed. Shown as what it is; the next request tries again.
+                if machine.pause().await.is_ok() {
+                    let reason = Some(format!("it does not go on after it could not be hibernated: {error}"));
+                    journal.note_by(|life| life.pause_because(Rest::Paused), reason).await;
+                } else {
+                    journal.expect_heartbeats(true);
+                }
+            }
         }
-        journal.expect_heartbeats(true);
-        reach.tell_time(journal).await;
         true
     }
 
@@ -214,9 +222,22 @@ impl Vm {
                 ),
             });
         }
-        wake_hibernated(self).await?;
+        if self.journal.phase() == Phase::Hibernated {
+            // Nobody is woken for what cannot be done.
+            let driver = self.journal.shared.ports.hypervisor(&self.journal.record.template)?;
+            if !driver.probe().await?.balloon {
+                return Err(ServiceError::NoBalloon);
+            }
+        }
+        let woken = wake_hibernated(self).await?;
+        let resized = self.resize_now(memory_mib).await;
+        sleep_again(self, woken, resized).await
+    }
+
+    async fn resize_now(&mut self, memory_mib: u32) -> Result<(), ServiceError> {
         let machine = self.journal.living()?;
         machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
+        let limit = self.journal.record.template.memory_mib;
         // Absent where the guest has all of it, so that records of earlier versions say the same.
         self.journal.record.memory_now_mib = (memory_mib < limit).then_some(memory_mib);
         self.journal.save(None).await
@@ -264,9 +285,29 @@ impl Vm {
     }
 }
 
-/// Wakes a VM that hibernates, for work that needs its machine.
-pub(super) async fn wake_hibernated(vm: &mut Vm) -> Result<(), ServiceError> {
-    if vm.journal.phase() == Phase::Hibernated { vm.start(false).await } else { Ok(()) }
+/// Wakes a VM that hibernates, for work that needs its machine. True if it did.
+pub(super) async fn wake_hibernated(vm: &mut Vm) -> Result<bool, ServiceError> {
+    let is_asleep = vm.journal.phase() == Phase::Hibernated;
+    if is_asleep {
+        vm.start(false).await?;
+    }
+    Ok(is_asleep)
+}
+
+/// Lets a VM that was woken for work which failed hibernate again, unless somebody uses it by now.
+pub(super) async fn sleep_again<T>(
+    vm: &mut Vm,
+    woken: bool,
+    worked: Result<T, ServiceError>,
+) -> Result<T, ServiceError> {
+    if woken
+        && worked.is_err()
+        && vm.activity.idle_since_ms().is_some()
+        && let Err(error) = vm.hibernate().await
+    {
+        tracing::warn!(vm = %vm.journal.record.id, %error, "it was woken for work that failed, and does not hibernate again");
+    }
+    worked
 }
 
 /// Lets a VM that rests until somebody wants it go on. One that was paused by hand since that was asked for stays paused.

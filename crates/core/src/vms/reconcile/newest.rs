@@ -133,7 +133,8 @@ impl<'a> Newest<'a> {
 ///
 /// A row that counts lower is older. A row that counts 0 was stored by an older server, which drops the count, before or after
 /// the copy was kept: of those two the one of the later epoch is newer, of one epoch the one whose machine has ended, and
-/// between records that tell the same of the machine the clock decides, which then costs a name or a label at most.
+/// between records that tell the same of the machine the clock decides: what differs then is what somebody changed without the
+/// machine, such as a name, labels or limits.
 fn is_older(row: &VmRecord, kept: &VmRecord) -> bool {
     if kept.generation <= row.generation {
         return false;

@@ -52,7 +52,7 @@ fn home_again(path: &Utf8Path, own: &OwnDisk, before: &DiskManifest) -> Result<H
         // It was given everything when the VM was stopped, or nothing is known of it: all of it is compared.
         _ => {
             let left = if exists(path) { Some(Left::of(&open(path, false)?, path)?) } else { None };
-            let begun = known.is_some_and(OwnDisk::has_begun);
+            let begun = Some(known.is_some_and(OwnDisk::has_begun));
             Ok(Home { path: path.to_owned(), inode: None, device: None, left, holds_base: false, begun })
         }
     }

@@ -98,9 +98,9 @@ pub(crate) struct Home {
     /// True if it still has what the base has.
     #[serde(default)]
     pub(crate) holds_base: bool,
-    /// True from before the first byte is written back to it until it has all of them.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) begun: bool,
+    /// True from before the first byte is written back to it until it has all of them; `None` in manifests of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) begun: Option<bool>,
 }
 
 impl Home {
@@ -116,7 +116,7 @@ impl OwnDisk {
     /// any more.
     pub(crate) fn has_begun(&self) -> bool {
         let of_earlier = |home: &Home| self.base.is_some() && home.left.is_none();
-        self.home.as_ref().is_some_and(|home| home.begun || of_earlier(home))
+        self.home.as_ref().is_some_and(|home| home.begun.unwrap_or_else(|| of_earlier(home)))
     }
 }
 

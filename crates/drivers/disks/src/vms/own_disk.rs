@@ -110,7 +110,7 @@ impl Tops {
                 device: Device::of(&metadata),
                 left: None,
                 holds_base: true,
-                begun: false,
+                begun: Some(false),
             }),
         })
     }

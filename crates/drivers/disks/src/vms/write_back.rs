@@ -66,8 +66,9 @@ impl Tops {
             let Some(home) = disk.own[index].home.clone() else { continue };
             match self.write_back_one(vm, &mut disk, index, lost, cancel) {
                 Ok(()) => {}
-                // One that cannot even be opened takes nothing, whatever is mended.
-                Err(error) if disk.own[index].has_begun() && open(&home.path, true).is_ok() => {
+                // One that cannot even be opened takes nothing, whatever is mended, and one that somebody replaced or wrote
+                // to since has no half of ours.
+                Err(error) if disk.own[index].has_begun() && holds_our_half(&disk.own[index]) => {
                     cancel.check()?;
                     return Err(half_written(&home, error, lost));
                 }
@@ -114,7 +115,7 @@ impl Tops {
         let source = self.content(&directory, &disk.own[index], &home)?;
         // From here on its changes are ours, and it is worth nothing without the rest.
         if let Some(home) = disk.own[index].home.as_mut() {
-            (home.left, home.begun) = (None, true);
+            (home.left, home.begun) = (None, Some(true));
             self.vms.write_disk(vm, disk)?;
         }
         match source.write(&file, &home.path, disk.own[index].bytes, cancel) {
@@ -125,7 +126,7 @@ impl Tops {
             Err(error) => {
                 // Whoever changes it until this is tried again is noticed; nothing is known of its content.
                 let left = Left::of(&file, &home.path).ok();
-                disk.own[index].home = Some(Home { left, holds_base: false, begun: true, ..home });
+                disk.own[index].home = Some(Home { left, holds_base: false, begun: Some(true), ..home });
                 self.vms.write_disk(vm, disk)?;
                 Err(error)
             }
@@ -149,6 +150,15 @@ impl Tops {
         };
         Ok(Source { maps, base })
     }
+}
+
+/// True if the user's file is as a write-back that had begun left it.
+fn holds_our_half(own: &OwnDisk) -> bool {
+    let Some(home) = &own.home else { return false };
+    let Ok(file) = open(&home.path, true) else { return false };
+    let is_another = file.metadata().is_ok_and(|there| home.is_another(&there));
+    let is_changed = |left: &Left| Left::of(&file, &home.path).is_ok_and(|now| !now.is_as(left));
+    !is_another && !home.left.as_ref().is_some_and(is_changed)
 }
 
 /// The error of a write-back that had begun and could not be ended.
