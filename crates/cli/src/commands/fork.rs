@@ -117,10 +117,11 @@ impl Fork {
         let children = progress::while_waiting(FORKING, self.quiet, forking).await?;
         let done = work.run(&context.client, children, &mut interrupts).await;
         leftovers::tell(done.leftovers);
+        // What was left out of a copy is told, also of those that ended before a signal came.
+        let outcomes: Vec<Outcome> = done.children.into_iter().map(Outcome::of).collect();
         if let Some(signal) = done.ended_by {
             return Err(CliError::Interrupted(signal));
         }
-        let outcomes: Vec<Outcome> = done.children.into_iter().map(Outcome::of).collect();
         let code = outcomes.iter().map(|one| one.exit_code).find(|code| *code != 0).unwrap_or(0);
         show(context, &outcomes)?;
         Ok(code)

@@ -18,6 +18,9 @@ use crate::vms::VmQuery;
 /// Longest time that is spent on the outcome of an abandoned creation.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Time after a broken connection in which the server may still enter the VM that it was asked for.
+const ENTERING: Duration = Duration::from_secs(1);
+
 /// Interval at which the list of VMs is read meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -56,7 +59,7 @@ impl Claim {
     }
 
     /// Creates a VM. Unless it succeeds no VM stays, also if a request to end comes or the connection breaks before the answer;
-    /// what could not be found out within ten seconds is reported as a [`Leftover`].
+    /// what could not be found out within ten seconds, or until a further request to end, is reported as a [`Leftover`].
     ///
     /// A dropped future ends the request, and nothing is looked for.
     pub async fn create(
@@ -74,9 +77,9 @@ impl Claim {
                 Err(error @ ClientError::Problem(_)) => Creation::Failed { error, leftovers: Vec::new() },
                 Err(error) => {
                     // The connection broke: the server may have gone on.
-                    let leftovers = match self.delete_marked(client).await {
-                        Ok((_, leftovers)) => leftovers,
-                        Err(error) => vec![self.unknown(error.to_string())],
+                    let leftovers = tokio::select! {
+                        leftovers = self.settle(client) => leftovers,
+                        _ = requests.next() => vec![self.unknown("it was not waited for".to_owned())],
                     };
                     Creation::Failed { error, leftovers }
                 }
@@ -84,6 +87,25 @@ impl Claim {
             signal = requests.next() => {
                 Creation::Ended { signal, leftovers: self.abandon(client, creation).await }
             }
+        }
+    }
+
+    /// Deletes what a creation may have made whose connection broke.
+    async fn settle(&self, client: &Client) -> Vec<Leftover> {
+        let looked = async {
+            let until = tokio::time::Instant::now() + ENTERING;
+            loop {
+                let (found, leftovers) = self.delete_marked(client).await?;
+                if found || tokio::time::Instant::now() >= until {
+                    return Ok::<_, ClientError>(leftovers);
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, looked).await {
+            Ok(Ok(leftovers)) => leftovers,
+            Ok(Err(error)) => vec![self.unknown(error.to_string())],
+            Err(_) => vec![self.unknown("the server does not answer".to_owned())],
         }
     }
 
@@ -97,7 +119,9 @@ impl Claim {
         let answered = async {
             match creation.await {
                 Ok(vm) => delete(client, &vm.id).await.into_iter().collect(),
-                Err(_) => Vec::new(),
+                Err(ClientError::Problem(_)) => Vec::new(),
+                // The connection broke: the server may go on, so the list of VMs decides.
+                Err(_) => std::future::pending().await,
             }
         };
         let found = async {

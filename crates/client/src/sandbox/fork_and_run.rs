@@ -79,7 +79,7 @@ pub struct ChildRun {
 /// All commands of a [`ForkAndRun`].
 #[derive(Debug, Default)]
 pub struct ForkedRun {
-    /// The children by number; none if the caller asked for an early end.
+    /// The children by number; after an early end those whose commands had ended.
     pub children: Vec<ChildRun>,
     /// Request that ended it early, as [`EndRequests::next`] returned it.
     pub ended_by: Option<u8>,
@@ -98,6 +98,22 @@ impl Begun {
     fn list(&self) -> MutexGuard<'_, Vec<Command>> {
         // A list of finished entries is whole at any time.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Children whose commands have ended, with what is left of each that could not be deleted.
+#[derive(Default)]
+struct Ended(Mutex<Vec<(ChildRun, Option<Leftover>)>>);
+
+impl Ended {
+    fn list(&self) -> MutexGuard<'_, Vec<(ChildRun, Option<Leftover>)>> {
+        // As of those begun.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> (Vec<ChildRun>, Vec<Leftover>) {
+        let (runs, leftovers): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.list()).into_iter().unzip();
+        (runs, leftovers.into_iter().flatten().collect())
     }
 }
 
@@ -132,37 +148,39 @@ impl ForkAndRun {
     }
 
     /// Runs the commands in the children that [`Self::fork`] returned. A request to end is sent to all commands under way as
-    /// a signal; they have [`GRACE`] to exit, then the children are deleted unless they are kept.
+    /// a signal; they have [`GRACE`] to exit, then the children are deleted unless they are kept. Children without a command
+    /// are deleted, too.
     pub async fn run(
         &self,
         client: &Client,
-        children: Vec<Vm>,
+        mut children: Vec<Vm>,
         requests: &mut impl EndRequests,
     ) -> ForkedRun {
         // Known beside the running commands: whoever passes a signal on must not wait for them.
-        let begun = Begun::default();
+        let (begun, ended) = (Begun::default(), Ended::default());
+        let surplus = children.split_off(children.len().min(self.commands.len()));
+        let mut left: Vec<_> = children.iter().chain(&surplus).map(|vm| vm.id.clone()).collect();
         let ids: Vec<_> = children.iter().map(|vm| vm.id.clone()).collect();
-        let outcome = {
-            let mut running = pin!(self.in_children(client, children, &begun));
+        let ended_by = {
+            let mut running = pin!(self.in_children(client, children, &begun, &ended));
             tokio::select! {
-                done = &mut running => Ok(done),
+                () = &mut running => None,
                 never = keep_awake(client, ids.iter().cloned().map(VmRef::from).collect(), &begun) => match never {},
                 signal = requests.next() => {
                     give_time(client, &begun, signal, &mut running, requests).await;
-                    Err(signal)
+                    Some(signal)
                 }
             }
         };
-        match outcome {
-            Ok((children, leftovers)) => ForkedRun { children, ended_by: None, leftovers },
-            Err(signal) => {
-                let mut leftovers = Vec::new();
-                for id in ids.iter().filter(|_| !self.keep) {
-                    leftovers.extend(delete(client, id).await);
-                }
-                ForkedRun { children: Vec::new(), ended_by: Some(signal), leftovers }
-            }
+        let (mut children, mut leftovers) = ended.take();
+        // They end in any order; whoever reads them counts from 1.
+        children.sort_by_key(|run| run.number);
+        // Those that ended were deleted then.
+        left.retain(|id| !self.keep && !children.iter().any(|run| run.vm.id == *id));
+        for id in &left {
+            leftovers.extend(delete(client, id).await);
         }
+        ForkedRun { children, ended_by, leftovers }
     }
 
     /// Runs the commands, at most so many at once; each child is deleted as soon as its command has ended.
@@ -171,19 +189,16 @@ impl ForkAndRun {
         client: &Client,
         children: Vec<Vm>,
         begun: &Begun,
-    ) -> (Vec<ChildRun>, Vec<Leftover>) {
+        ended: &Ended,
+    ) {
         let at_once = self.at_once.map_or(children.len(), NonZeroUsize::get).max(1);
         let pairs = children.into_iter().zip(&self.commands).enumerate();
         let running = pairs.map(|(index, (vm, request))| async move {
             let run = self.in_child(client, index + 1, vm, request, begun).await;
             let leftover = if self.keep { None } else { delete(client, &run.vm.id).await };
-            (run, leftover)
+            ended.list().push((run, leftover));
         });
-        let done: Vec<_> = futures_util::stream::iter(running).buffer_unordered(at_once).collect().await;
-        let (mut runs, leftovers): (Vec<_>, Vec<_>) = done.into_iter().unzip();
-        // They end in any order; whoever reads them counts from 1.
-        runs.sort_by_key(|run| run.number);
-        (runs, leftovers.into_iter().flatten().collect())
+        futures_util::stream::iter(running).buffer_unordered(at_once).collect().await
     }
 
     async fn in_child(

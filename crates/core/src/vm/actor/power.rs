@@ -225,7 +225,7 @@ impl Vm {
         if self.journal.phase() == Phase::Hibernated {
             // Nobody is woken for what cannot be done.
             let driver = self.journal.shared.ports.hypervisor(&self.journal.record.template)?;
-            if !driver.probe().await?.balloon {
+            if !driver.probe().await?.abilities.balloon {
                 return Err(ServiceError::NoBalloon);
             }
         }
