@@ -37,7 +37,7 @@ crate::rows! {
 
     /// Take a snapshot of a running VM
     ///
-    /// The VM goes on. With `wait` false the answer comes as soon as it does, and writing goes on.
+    /// The VM goes on; a hibernated one is woken for it. With `wait` false the answer comes as soon as it does, and writing goes on.
     Create = SNAPSHOT_CREATE, Post "/snapshots/{vm}", Never, Offered, (VmRef, TakeSnapshot) Json<CreateSnapshot> => CreatedOrAccepted<Snapshot, BegunSnapshot>;
 
     /// Show a snapshot

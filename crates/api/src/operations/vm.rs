@@ -52,6 +52,8 @@ crate::rows! {
     Hibernate = VM_HIBERNATE, Post "/vms/{vm}/hibernate", Never, Offered, (VmRef, NoQuery) Nothing => Json<Vm>;
 
     /// Change the memory of a running VM
+    ///
+    /// A hibernated VM is woken for it.
     Resize = VM_RESIZE, Post "/vms/{vm}/resize", Never, Offered, (VmRef, NoQuery) Json<ResizeVm> => Json<Vm>;
 
     /// Restart a VM
@@ -89,7 +91,7 @@ crate::rows! {
 
     /// Fork a running VM
     ///
-    /// The children are made all or none; the parent goes on.
+    /// The children are made all or none; the parent goes on. A hibernated parent is woken for it.
     Fork = VM_FORK, Post "/vms/{vm}/fork", Never, Offered, (VmRef, NoQuery) LongJson<ForkVm> => Created<Forked>;
 
     /// Read the counters of a running VM

@@ -27,7 +27,8 @@ pub(crate) struct Rm {
     /// Ignore VMs that do not exist
     #[arg(short, long)]
     force: bool,
-    /// Delete VMs also if files that are disks of theirs (`extra_disks`) cannot take what they wrote to them; that is lost
+    /// Delete VMs also if files that are disks of theirs (`extra_disks`) cannot take what they wrote to them; that is lost.
+    /// Refused while such a file has a part of it
     #[arg(long)]
     forget_disks: bool,
 }

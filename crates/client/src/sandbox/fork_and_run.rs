@@ -184,13 +184,7 @@ impl ForkAndRun {
     }
 
     /// Runs the commands, at most so many at once; each child is deleted as soon as its command has ended.
-    async fn in_children(
-        &self,
-        client: &Client,
-        children: Vec<Vm>,
-        begun: &Begun,
-        ended: &Ended,
-    ) {
+    async fn in_children(&self, client: &Client, children: Vec<Vm>, begun: &Begun, ended: &Ended) {
         let at_once = self.at_once.map_or(children.len(), NonZeroUsize::get).max(1);
         let pairs = children.into_iter().zip(&self.commands).enumerate();
         let running = pairs.map(|(index, (vm, request))| async move {

@@ -57,7 +57,8 @@ impl Branches {
         check_whole(&parent.template)?;
         let is_asleep = parent.phase() == Phase::Hibernated;
         // One that sleeps takes memory again itself.
-        check_room(context, request.count.saturating_add(usize::from(is_asleep)), &parent.template, 0).await?;
+        check_room(context, request.count.saturating_add(usize::from(is_asleep)), &parent.template, 0)
+            .await?;
         // Taken before the parent is paused: a fork that the limits refuse costs it nothing.
         let places = reserve(context, request.count, &parent.template)?;
         let names = names(request.name.as_deref(), request.count)?;

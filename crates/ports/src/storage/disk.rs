@@ -85,6 +85,7 @@ pub trait VmStorage: Send + Sync {
     /// # Errors
     /// [`StorageError::NotWrittenBack`] if somebody else uses or has changed a file: nothing was written to it, and what
     /// the VM wrote is kept. The same for a file that is not there, unless `lost` says otherwise.
+    /// [`StorageError::HalfWrittenBack`] if a write-back that had begun cannot be ended, whatever `lost` says.
     async fn write_back(&self, id: &VmId, lost: LostDisks) -> Result<(), StorageError>;
 
     /// Ids of all VM directories, known to the store or not; leftovers of interrupted work are removed on the way.

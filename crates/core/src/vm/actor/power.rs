@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use microvm_ports::{MachineError, Progress};
 use microvm_ports::hypervisor::MachineState;
+use microvm_ports::{MachineError, Progress};
 use microvm_types::lifecycle::{Denied, LifecycleEvent, Work};
 use microvm_types::snapshot::SnapshotPurpose;
 use microvm_types::vm::Rest;
@@ -230,17 +230,8 @@ impl Vm {
             }
         }
         let woken = wake_hibernated(self).await?;
-        let resized = self.resize_now(memory_mib).await;
+        let resized = resize_now(self, memory_mib).await;
         sleep_again(self, woken, resized).await
-    }
-
-    async fn resize_now(&mut self, memory_mib: u32) -> Result<(), ServiceError> {
-        let machine = self.journal.living()?;
-        machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
-        let limit = self.journal.record.template.memory_mib;
-        // Absent where the guest has all of it, so that records of earlier versions say the same.
-        self.journal.record.memory_now_mib = (memory_mib < limit).then_some(memory_mib);
-        self.journal.save(None).await
     }
 
     /// Notes that the VMM has stopped the VM because one of its writes found no space.
@@ -283,6 +274,16 @@ impl Vm {
             Err(error) => tracing::warn!(%error, "the free space cannot be told"),
         }
     }
+}
+
+/// Tells the balloon of a machine, and notes what the guest has now.
+async fn resize_now(vm: &mut Vm, memory_mib: u32) -> Result<(), ServiceError> {
+    let machine = vm.journal.living()?;
+    machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
+    let limit = vm.journal.record.template.memory_mib;
+    // Absent where the guest has all of it, so that records of earlier versions say the same.
+    vm.journal.record.memory_now_mib = (memory_mib < limit).then_some(memory_mib);
+    vm.journal.save(None).await
 }
 
 /// Wakes a VM that hibernates, for work that needs its machine. True if it did.
