@@ -67,7 +67,7 @@ impl Branches {
         let reference = image_reference(&parent.image_digest, &parent.template);
         if is_asleep {
             // Nobody is woken for children that cannot be made.
-            context.shared.ports.images.image(reference.clone()).await?;
+            context.shared.ports.images.image(reference).await?;
         }
         // The image of the children is looked up while the state is taken.
         let image = async { Ok(context.shared.ports.images.image(reference).await?) };
