@@ -154,6 +154,9 @@ pub(crate) enum Command {
     /// Show what takes disk space, and make room
     #[command(subcommand)]
     System(commands::system::System),
+    /// The verbs for VMs, spelt as a group
+    #[command(subcommand, hide = true)]
+    Vm(commands::spellings::Vm),
     /// Print completions for a shell
     Completions(commands::completions::Completions),
     /// Write manual pages
@@ -255,6 +258,13 @@ mod tests {
             "microvm kernel add ./k --name k --discovery command-line",
             "microvm template show linux-default",
             "microvm doctor",
+            "microvm vm create --name dev",
+            "microvm vm start dev",
+            "microvm vm info dev",
+            "microvm vm exec dev uname -a",
+            "microvm vm delete dev",
+            "microvm system info",
+            "microvm system metrics",
             "microvm system df -v",
             "microvm system prune --all --dry-run -y",
             "microvm verify",

@@ -7,6 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::arguments::{Arguments, Command};
 use crate::commands;
 use crate::commands::lifecycle::Verb;
+use crate::commands::system::System;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::settings::Settings;
@@ -15,7 +16,12 @@ use crate::settings::Settings;
 const SERVER_THREADS: usize = 3;
 
 /// Runs a command; gives the exit code.
-pub(crate) fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
+pub(crate) fn dispatch(mut arguments: Arguments) -> Result<u8, CliError> {
+    arguments.command = match arguments.command {
+        Command::Vm(verb) => verb.into(),
+        Command::System(System::Info(command)) => Command::Info(command),
+        command => command,
+    };
     if let Command::Completions(command) = arguments.command {
         return command.run(Arguments::command());
     }
@@ -127,6 +133,7 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         | Command::SshProxy(_)
         | Command::Version(_)
         | Command::Server(_)
+        | Command::Vm(_)
         | Command::Serve(_)
         | Command::Completions(_)
         | Command::Man(_)

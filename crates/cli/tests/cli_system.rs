@@ -64,3 +64,20 @@ async fn disk_space_is_shown_and_keys_of_deleted_vms_go() {
     let after = usage(&server).await;
     assert!(after["bytes"].as_u64().unwrap() < before["bytes"].as_u64().unwrap());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verbs_are_also_spelt_as_groups() {
+    let server = service::start().await;
+    assert_eq!(told(&server, &["vm", "create", "--name", "dev"]).await.1, "dev\n");
+    assert_eq!(told(&server, &["vm", "exec", "dev", "echo", "-n", "x"]).await.0, 0);
+    assert!(told(&server, &["vm", "list"]).await.1.contains("dev"));
+    assert_eq!(told(&server, &["vm", "info", "dev"]).await.1, told(&server, &["inspect", "dev"]).await.1);
+    let info = told(&server, &["system", "info"]).await;
+    assert!(info.0 == 0 && info.1.contains("hypervisor"), "{info:?}");
+    let metrics = told(&server, &["system", "metrics"]).await;
+    assert!(metrics.1.contains("microvm_vm_current"), "{metrics:?}");
+    assert_eq!(told(&server, &["vm", "exec", "nobody", "true"]).await.0, 125);
+    assert_eq!(told(&server, &["vm", "delete", "dev"]).await.1, "dev\n");
+    assert_eq!(told(&server, &["vm", "info", "dev"]).await.0, 102);
+    assert!(!told(&server, &["--help"]).await.1.contains("spelt"));
+}

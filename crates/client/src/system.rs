@@ -7,6 +7,7 @@ use microvm_api::progress::ProgressLine;
 use microvm_api::system::{Component, Doctor, Health, HostInfo, Liveness, TemplateList, TemplateText};
 use microvm_types::template::Template;
 
+use crate::call::Whole;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::lines::Lines;
@@ -47,6 +48,11 @@ impl Client {
     /// Removes what nothing holds.
     pub async fn prune_system(&self, query: &PruneSystem) -> Result<PrunedSystem, ClientError> {
         self.call::<system::Prune>(&(), query, ()).await
+    }
+
+    /// Counters and histograms, as Prometheus reads them.
+    pub async fn metrics(&self) -> Result<Whole, ClientError> {
+        self.ask::<system::Metrics>(&()).await
     }
 
     /// Ends the server; it may still be ending when this returns.

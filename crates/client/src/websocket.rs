@@ -6,6 +6,7 @@ use microvm_api::operation::Operation as _;
 use microvm_api::operations::event;
 use microvm_api::queries::FollowEvents;
 use microvm_api::vm::EventMessage;
+use microvm_types::VmRef;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
@@ -56,6 +57,15 @@ impl Client {
             socket: self.open_with::<event::Follow, _, _>(&(), query).await?,
             kind: std::marker::PhantomData,
         })
+    }
+
+    /// Events of one VM from now on, also when it is renamed.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; an unknown VM is a [`ClientError::Problem`].
+    pub async fn events_of(&self, vm: &VmRef) -> Result<EventStream<EventMessage>, ClientError> {
+        let socket = self.open_with::<event::OfVm, _, _>(vm, &FollowEvents::default()).await?;
+        Ok(EventStream { socket, kind: std::marker::PhantomData })
     }
 }
 

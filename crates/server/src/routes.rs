@@ -140,6 +140,8 @@ fn store(routes: Routes) -> Routes {
         .on(pool::Acquire, pools::acquire)
         .on(pool::Release, pools::release)
         .on(event::Follow, events::events)
+        .on(event::OfSystem, events::of_system)
+        .on(event::OfVm, events::of_vm)
         .on(image::List, images::list)
         .on(image::Add, images::add)
         .on(image::Prune, images::prune)

@@ -9,7 +9,7 @@ use futures_util::stream;
 use microvm_api::CreateVm;
 use microvm_api::exec::{CommandLine, Execute};
 use microvm_api::kernel::{AddKernel, KernelSource};
-use microvm_api::vm::StopVm;
+use microvm_api::vm::{EventMessage, StopVm};
 use microvm_client::{Client, ClientError, ExecEvent, VmQuery, WriteFile};
 use microvm_server::{BindError, BoundServer};
 use microvm_types::exec::{ExecRequest, OutputOffsets};
@@ -47,6 +47,23 @@ async fn a_vm_lives_and_goes() {
     assert_eq!(code(client.create_vm(&again).await), ("vm_name_taken".into(), ErrorKind::Conflict));
     client.delete_vm(&vm).await.unwrap();
     assert_eq!(code(client.vm(&vm).await), ("vm_not_found".into(), ErrorKind::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_vm_is_followed_and_no_other() {
+    let server = support::start().await;
+    let client = &server.client;
+    let vm = dev(client).await;
+    let mut events = client.events_of(&vm).await.unwrap();
+    let other = CreateVm { name: Some("other".parse().unwrap()), ..CreateVm::default() };
+    client.create_vm(&other).await.unwrap();
+    client.pause_vm(&vm).await.unwrap();
+    let EventMessage::Event(event) = events.next().await.unwrap().unwrap() else {
+        panic!("events are missed")
+    };
+    assert_eq!((event.name.as_str(), event.state), ("dev", Phase::Paused));
+    let missing = client.events_of(&"nobody".parse().unwrap()).await.err().unwrap();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

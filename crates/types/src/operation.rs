@@ -94,6 +94,8 @@ operations! {
     POOL_ACQUIRE "pool.acquire" VmCreate,
     POOL_RELEASE "pool.release" VmDelete,
     EVENT_FOLLOW "event.follow" VmRead,
+    EVENT_OF_SYSTEM "event.of_system" VmRead,
+    EVENT_OF_VM "event.of_vm" VmRead,
     IMAGE_LIST "image.list" ImageRead,
     IMAGE_ADD "image.add" ImageWrite,
     IMAGE_PRUNE "image.prune" ImageWrite,

@@ -36,6 +36,7 @@ pub(crate) mod serve;
 pub(crate) mod server;
 pub(crate) mod shell;
 pub(crate) mod snapshot;
+pub(crate) mod spellings;
 pub(crate) mod ssh;
 pub(crate) mod stats;
 pub(crate) mod system;

@@ -1,6 +1,6 @@
 //! Events of VMs over a WebSocket: one text frame per event.
 
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use futures_util::{SinkExt, StreamExt};
 use microvm_api::operation::Socket;
 use microvm_api::operations::event;
@@ -20,7 +20,32 @@ pub(crate) async fn events(
     app: Session,
     Call { body: request, query, .. }: Call<event::Follow>,
 ) -> Result<Reply<Socket<(), EventMessage>>, Failure> {
-    let filter = Filter::new(&app, &query)?;
+    follow(app, request, &query)
+}
+
+pub(crate) async fn of_system(
+    app: Session,
+    Call { body: request, query, .. }: Call<event::OfSystem>,
+) -> Result<Reply<Socket<(), EventMessage>>, Failure> {
+    follow(app, request, &query)
+}
+
+pub(crate) async fn of_vm(
+    app: Session,
+    Call { path: vm, body: request, mut query, .. }: Call<event::OfVm>,
+) -> Result<Reply<Socket<(), EventMessage>>, Failure> {
+    // One that is not there is no VM to follow.
+    let found = app.services.vms.get(&vm)?.record.id;
+    query.vm = vec![RawBytes(found.as_str().as_bytes().to_vec())];
+    follow(app, request, &query)
+}
+
+fn follow(
+    app: Session,
+    request: WebSocketUpgrade,
+    query: &FollowEvents,
+) -> Result<Reply<Socket<(), EventMessage>>, Failure> {
+    let filter = Filter::new(&app, query)?;
     // Subscribed before the answer: whoever has the answer misses nothing.
     let events = app.services.vms.events()?;
     Ok(Reply::socket(request, move |socket| async move {
