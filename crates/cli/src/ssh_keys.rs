@@ -1,6 +1,7 @@
 //! Keys for ssh to VMs, below the root: nothing in `~/.ssh` is read or changed.
 //!
-//! `ssh/key` is the user's key. `ssh/vms/<id>` has the host key of one VM and a `known_hosts` with it.
+//! `ssh/key` is the user's key. `ssh/vms/<id>` has the host key of one VM and a `known_hosts` with it; those of VMs of another
+//! server stand in `ssh/remote/<id>`, since the server of this root does not know whether they live.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write as _;
@@ -11,6 +12,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use microvm_types::{ErrorKind, VmId};
 
 use crate::error::CliError;
+use crate::remote;
 
 /// Keys of one VM.
 #[derive(Debug)]
@@ -37,7 +39,8 @@ impl SshKeys {
     /// If the folder belongs to somebody else, or `ssh-keygen` is missing or fails.
     pub(crate) fn of(root: &Utf8Path, vm: &VmId) -> Result<Self, CliError> {
         let folder = root.join("ssh");
-        let vms = folder.join("vms");
+        let is_remote = std::env::var_os(remote::VARIABLE).is_some_and(|host| !host.is_empty());
+        let vms = folder.join(if is_remote { "remote" } else { "vms" });
         let own = vms.join(vm.as_str());
         for path in [&folder, &vms, &own] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(path);

@@ -40,6 +40,8 @@ impl Branches {
         let context = &self.context;
         let shared = &context.shared;
         admission::check_labels(&request.vm.labels)?;
+        // Until its records are there nothing else says that it needs image and snapshot.
+        let _making = shared.making.read().await;
         let snapshot = shared.snapshots.find(&context.caller.tenant, snapshot)?;
         check_room(context, request.count, &snapshot.record.template, 0).await?;
         let places = reserve(context, request.count, &snapshot.record.template)?;

@@ -98,7 +98,8 @@ impl Catalog {
         Ok(findings)
     }
 
-    async fn require_known_users(&self) -> Result<(), ServiceError> {
+    /// Refuses while a VM or snapshot is stored whose image is not known.
+    pub(crate) async fn require_known_users(&self) -> Result<(), ServiceError> {
         let shared = &self.context.shared;
         let unreadable = |kind: &str, part: Vec<Unreadable>| {
             part.first().map(|one| format!("the record of the {kind} {} cannot be read", one.name))

@@ -39,6 +39,8 @@ pub(super) fn of(catalog: &Catalog) -> Vec<User> {
 
 /// Removes an image, with the golden snapshots that nothing but themselves hold it.
 pub(super) async fn remove(catalog: &Catalog, reference: &str) -> Result<(), ServiceError> {
+    // What cannot be read may need it, and has nothing but it to start from.
+    catalog.require_known_users().await?;
     let images = &catalog.context.shared.ports.images;
     let refused = match images.remove_image(reference, &catalog.images_in_use()).await {
         Err(refused @ StorageError::InUse { .. }) => refused,
@@ -56,6 +58,11 @@ pub(super) async fn remove(catalog: &Catalog, reference: &str) -> Result<(), Ser
     if !names.is_empty() {
         return Err(StorageError::InUse { name, users: list(&names) }.into());
     }
+    // Creations use golden snapshots before anything is there that names them.
+    let Ok(_alone) = catalog.context.shared.making.try_write() else {
+        let users = "VMs or images that are being made: wait for them".to_owned();
+        return Err(StorageError::InUse { name, users }.into());
+    };
     remove_goldens(catalog, &info.digest).await?;
     // A VM may have been made of it meanwhile.
     match images.remove_image(reference, &catalog.images_in_use()).await {

@@ -134,13 +134,15 @@ impl Host {
         let (goldens, catalog) = (Goldens::new(&server), Catalog::new(&server));
         let mut outcome = PruneOutcome::default();
         let all = extent == PruneExtent::All;
+        // Before anything goes: an error later would hide what went.
+        catalog.require_known_users().await?;
         // Builds and creations use images and golden snapshots before anything is there that names them.
-        let alone = if all { shared.making.try_write().ok() } else { None };
-        if all && alone.is_none() {
+        let alone = shared.making.try_write().ok();
+        if alone.is_none() {
             let reason = "images are built or VMs are created now: what they use cannot be told";
             outcome.kept.push(Unreadable::new("images and golden snapshots", reason));
         }
-        for snapshot in goldens.unneeded(alone.is_some()).await? {
+        for snapshot in goldens.unneeded(all && alone.is_some()).await? {
             let (id, name) = (snapshot.record.id.to_string(), snapshot.record.description.clone());
             match goldens.discard(snapshot).await {
                 Ok(()) => outcome.removed.push(Prunable {
@@ -152,7 +154,9 @@ impl Host {
                 Err(error) => outcome.kept.push(Unreadable::new(name, error)),
             }
         }
-        self.prune_images(&catalog, alone.is_some(), &mut outcome).await?;
+        if alone.is_some() {
+            self.prune_images(&catalog, all, &mut outcome).await?;
+        }
         drop(alone);
         let freed = shared.ports.snapshots.collect_snapshot_garbage(keep_memory(extent)).await?;
         outcome.removed.extend(files(StoredKind::Memory, "memory and layers that nothing uses", freed));

@@ -35,6 +35,8 @@ impl Snapshots {
         let (context, from) = (self.context.clone(), from.to_owned());
         // A task of its own: half an import would be a snapshot that no record describes.
         let importing = self.context.shared.actors.spawn(async move {
+            // It needs its image, and nothing says so before its record is there.
+            let _making = shared.making.read().await;
             let host = &shared.settings.limits;
             let limits = ImportLimits { memory_mib: host.max_memory_mib, disk_mib: host.max_disk_mib };
             let snapshots = &shared.ports.snapshots;
