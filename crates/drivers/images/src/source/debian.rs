@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, TryLockError};
 
 use camino::Utf8Path;
 use microvm_durable::error::{bad_input, io_error};
@@ -42,6 +43,11 @@ const ADD_USER: &str = "chroot \"$1\" useradd --create-home --shell /bin/bash NA
 const MEMORY_LEFT_MIB: u64 = 2_048;
 /// Least memory that a system is put together in. The default image takes 350 MiB then.
 const MEMORY_MIN_MIB: u64 = 1_024;
+/// Most memory that a system is put together in: a larger one goes to the disk.
+const MEMORY_MAX_MIB: u64 = 4_096;
+
+/// Held while a system is put together in memory: the free memory is measured once, and is there for one.
+static IN_MEMORY: Mutex<()> = Mutex::new(());
 
 /// A Debian system to be put together.
 pub(crate) struct System<'a> {
@@ -62,8 +68,14 @@ pub(crate) fn add_debian(
     check_words(system)?;
     let scratch = workspace.join("mmdebstrap");
     // The fsyncs of dpkg are two thirds of the time on a disk.
-    let memory = free_memory_mib().saturating_sub(MEMORY_LEFT_MIB);
-    if rustix::process::geteuid().is_root() && memory >= MEMORY_MIN_MIB {
+    let alone = match IN_MEMORY.try_lock() {
+        Ok(guard) => Some(guard),
+        // Whoever panicked holds no memory any more: what it had mounted ended with its tool.
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    };
+    let memory = free_memory_mib().saturating_sub(MEMORY_LEFT_MIB).min(MEMORY_MAX_MIB);
+    if rustix::process::geteuid().is_root() && alone.is_some() && memory >= MEMORY_MIN_MIB {
         microvm_durable::files::make_directory(&scratch, 0o755)?;
         let mut command = MMDEBSTRAP.command_with_memory(&scratch, memory)?;
         arguments(&mut command, workspace, system, "--mode=root")?;
