@@ -7,6 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::arguments::{Arguments, Command};
 use crate::commands;
 use crate::commands::lifecycle::Verb;
+use crate::commands::spellings::Vm as Spelling;
 use crate::commands::system::System;
 use crate::context::Context;
 use crate::error::CliError;
@@ -139,5 +140,21 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         | Command::Man(_)
         | Command::Doctor(_)
         | Command::Bench(_) => Ok(0),
+    }
+}
+
+impl From<Spelling> for Command {
+    fn from(verb: Spelling) -> Self {
+        match verb {
+            Spelling::Create(command) => Self::Create(command),
+            Spelling::Start(command) => Self::Start(command),
+            Spelling::Stop(command) => Self::Stop(command),
+            Spelling::Pause(command) => Self::Pause(command),
+            Spelling::Resume(command) => Self::Resume(command),
+            Spelling::Info(command) => Self::Inspect(command),
+            Spelling::List(command) => Self::Ls(command),
+            Spelling::Exec(command) => Self::Exec(command),
+            Spelling::Delete(command) => Self::Rm(command),
+        }
     }
 }

@@ -10,8 +10,8 @@ use microvm_core::Engine;
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::{Authenticator, PeerAuthenticator};
-use crate::contexts::Turns;
 use crate::limits::Limits;
+use crate::turns::Turns;
 
 /// Settings of the edge, chosen by the operator.
 #[derive(Debug, Clone)]

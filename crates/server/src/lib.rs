@@ -39,6 +39,7 @@ mod routes;
 mod serve;
 mod session;
 mod share;
+mod turns;
 
 pub use app::{App, AppSettings};
 pub use limits::Limits;

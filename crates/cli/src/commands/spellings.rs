@@ -2,7 +2,6 @@
 
 use clap::Subcommand;
 
-use crate::arguments::Command;
 use crate::commands::{create, exec, inspect, lifecycle, ls, rm};
 
 /// Verbs for VMs in a group of their own.
@@ -26,20 +25,4 @@ pub(crate) enum Vm {
     Exec(exec::Exec),
     /// Delete VMs, running ones included
     Delete(rm::Rm),
-}
-
-impl From<Vm> for Command {
-    fn from(verb: Vm) -> Self {
-        match verb {
-            Vm::Create(command) => Self::Create(command),
-            Vm::Start(command) => Self::Start(command),
-            Vm::Stop(command) => Self::Stop(command),
-            Vm::Pause(command) => Self::Pause(command),
-            Vm::Resume(command) => Self::Resume(command),
-            Vm::Info(command) => Self::Inspect(command),
-            Vm::List(command) => Self::Ls(command),
-            Vm::Exec(command) => Self::Exec(command),
-            Vm::Delete(command) => Self::Rm(command),
-        }
-    }
 }

@@ -10,7 +10,6 @@
 
 mod execution;
 mod frames;
-mod turns;
 
 use futures_util::StreamExt as _;
 use microvm_api::context::{Context, ContextId, Language};
@@ -21,7 +20,6 @@ use microvm_types::{ErrorKind, ProcessId};
 
 pub(crate) use self::execution::Execution;
 use self::frames::{Frame, Frames};
-pub(crate) use self::turns::Turns;
 use crate::failure::Failure;
 
 /// Word before those that say what context a process is.
