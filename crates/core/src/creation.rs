@@ -48,6 +48,8 @@ pub(crate) struct Parts {
     pub(crate) template: Template,
     pub(crate) image: ResolvedImage,
     pub(crate) kernel: ResolvedKernel,
+    /// Keeps the volumes until the VM is registered; `None` for parts without any.
+    pub(crate) held: Option<volumes::HeldVolumes>,
 }
 
 impl Parts {
@@ -64,14 +66,18 @@ impl Parts {
         let hypervisor = shared.ports.hypervisors.settle(&mut template)?;
         admission::check_abilities(&template, &hypervisor.probe().await?.abilities)?;
         shares::admit(&shared.ports, &mut template, &kernel).await?;
-        volumes::attach(shared, &context.caller.tenant, &mut template).await?;
-        // Real paths and formats are fixed once: the guest can write what a format would be read from later.
+        // Real paths are fixed once, and none may lead to the server's own files: those of volumes, added below, alone do.
         for disk in &mut template.extra_disks {
             let real = shared.ports.vm_storage.real_disk_path(disk.path.as_str().into()).await?;
-            disk.format = Some(shared.ports.vm_storage.inspect_disk(&real, disk.format).await?);
             disk.path = real.into_string();
         }
-        Ok(Self { template, image, kernel })
+        let held = Some(volumes::attach(shared, &context.caller.tenant, &mut template).await?);
+        // So are formats: the guest can write what a format would be read from later.
+        for disk in &mut template.extra_disks {
+            let path = disk.path.as_str().into();
+            disk.format = Some(shared.ports.vm_storage.inspect_disk(path, disk.format).await?);
+        }
+        Ok(Self { template, image, kernel, held })
     }
 }
 
@@ -84,7 +90,7 @@ pub(crate) async fn create(
     pool: Option<PoolMember>,
 ) -> Result<VmView, ServiceError> {
     let shared = &context.shared;
-    let Parts { template, image, kernel } = parts;
+    let Parts { template, image, kernel, held } = parts;
     let (start, origin, epoch) = match from {
         Some(StartingPoint { source, origin, epoch }) => (Start::State(Box::new(source)), origin, epoch),
         None => (Start::Boot(kernel), Origin::Boot, 0),
@@ -132,6 +138,8 @@ pub(crate) async fn create(
         &context.cause,
         reservation,
     )?;
+    // From here on its record tells that it has them.
+    drop(held);
     let guard = guard::guard(shared, id);
     let outcome = outcome.await;
     // The actor has answered: after a failure it has removed the VM itself.

@@ -7,7 +7,7 @@ use crate::admission;
 use crate::context::Context;
 use crate::error::ServiceError;
 use crate::vm::shared::Shared;
-use crate::vm::volumes::{create, users};
+use crate::vm::volumes::{create, remove, several, users};
 
 /// One volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,18 +62,24 @@ impl Volumes {
         self.context.authorise(OperationName::VOLUME_LIST)?;
         let mut all = Vec::new();
         for record in self.context.shared.volumes.of(&self.context.caller.tenant) {
-            all.push(self.view(record).await?);
+            all.extend(self.view_if_there(record).await?);
         }
         Ok(all)
     }
 
-    /// Volumes that cannot be read; they are left alone.
+    /// Volumes that cannot be read, and those that share a name; they are left alone.
     ///
     /// # Errors
     /// [`ServiceError::Forbidden`].
     pub fn unreadable(&self) -> Result<Vec<Unreadable>, ServiceError> {
         self.context.authorise(OperationName::VOLUME_LIST)?;
-        Ok(self.context.shared.unreadable.volumes.of(&self.context.caller.tenant))
+        let mut all = self.context.shared.unreadable.volumes.of(&self.context.caller.tenant);
+        for record in self.context.shared.volumes.of(&self.context.caller.tenant) {
+            if let Err(error) = self.find(record.name.as_str()) {
+                all.push(Unreadable::new(record.id.as_str(), error));
+            }
+        }
+        Ok(all)
     }
 
     /// One volume by name or id.
@@ -88,26 +94,30 @@ impl Volumes {
     /// Removes a volume with all that is on it.
     ///
     /// # Errors
-    /// [`ServiceError::VolumeHasVms`] while VMs have it, running or not.
+    /// [`ServiceError::VolumeHasVms`] while VMs or pools have it, running or not; [`ServiceError::VolumeUsersUnknown`];
+    /// [`ServiceError::VolumeUnclear`] for a name that several have.
     pub async fn remove(&self, volume: &str) -> Result<(), ServiceError> {
         self.context.authorise(OperationName::VOLUME_REMOVE)?;
-        let record = self.find(volume)?;
-        self.remove_record(record).await
+        remove(&self.context.shared, self.find(volume)?).await
     }
 
     /// Removes the volumes that no VM has; returns those, with the bytes that are free now.
     ///
     /// # Errors
-    /// Storage errors; some may be gone then.
+    /// [`ServiceError::VolumeUsersUnknown`]; storage errors; some may be gone then.
     pub async fn prune(&self) -> Result<Vec<VolumeView>, ServiceError> {
         self.context.authorise(OperationName::VOLUME_PRUNE)?;
         let mut gone = Vec::new();
         for record in self.context.shared.volumes.of(&self.context.caller.tenant) {
-            let view = self.view(record.clone()).await?;
+            // Which of several with one name has the data is for people to say.
+            if self.find(record.name.as_str()).is_err() {
+                continue;
+            }
+            let Some(view) = self.view_if_there(record.clone()).await? else { continue };
             if !view.vms.is_empty() {
                 continue;
             }
-            match self.remove_record(record).await {
+            match remove(&self.context.shared, record).await {
                 Ok(()) => gone.push(view),
                 // Somebody began to use it.
                 Err(ServiceError::VolumeHasVms { .. }) => {}
@@ -117,23 +127,27 @@ impl Volumes {
         Ok(gone)
     }
 
-    async fn remove_record(&self, record: VolumeRecord) -> Result<(), ServiceError> {
-        let shared = &self.context.shared;
-        // Nobody finds it for a new VM meanwhile.
-        let _alone = shared.making_volumes.lock().await;
-        let vms = users(shared, &shared.ports.volumes.volume_disk(&record.id));
-        if !vms.is_empty() {
-            let vms = vms.iter().map(|vm| format!("`{vm}`")).collect::<Vec<_>>().join(", ");
-            return Err(ServiceError::VolumeHasVms { volume: record.name, vms });
+    fn find(&self, volume: &str) -> Result<VolumeRecord, ServiceError> {
+        match self.context.shared.volumes.find(&self.context.caller.tenant, volume) {
+            Ok(found) => found.ok_or_else(|| ServiceError::UnknownVolume(volume.to_owned())),
+            Err(ids) => Err(volume.parse().map_or_else(
+                |_| ServiceError::UnknownVolume(volume.to_owned()),
+                |name| several(&name, &ids),
+            )),
         }
-        shared.ports.volumes.remove_volume(&record.id).await?;
-        shared.volumes.remove(&record.id);
-        Ok(())
     }
 
-    fn find(&self, volume: &str) -> Result<VolumeRecord, ServiceError> {
-        let found = self.context.shared.volumes.find(&self.context.caller.tenant, volume);
-        found.ok_or_else(|| ServiceError::UnknownVolume(volume.to_owned()))
+    /// A view; `None` if the volume has gone meanwhile.
+    async fn view_if_there(&self, record: VolumeRecord) -> Result<Option<VolumeView>, ServiceError> {
+        let id = record.id.clone();
+        match self.view(record).await {
+            Ok(view) => Ok(Some(view)),
+            Err(error) => {
+                // A removal that goes on is waited for: its files go first.
+                let _alone = self.context.shared.making_volumes.lock().await;
+                if self.context.shared.volumes.contains(&id) { Err(error) } else { Ok(None) }
+            }
+        }
     }
 
     async fn view(&self, record: VolumeRecord) -> Result<VolumeView, ServiceError> {

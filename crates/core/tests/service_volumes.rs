@@ -258,3 +258,142 @@ fn a_vm_that_goes_writes_its_volumes_first() {
         assert_eq!(ended(), 3);
     });
 }
+
+#[test]
+fn a_volume_of_a_vm_that_cannot_be_read_is_neither_removed_nor_written() {
+    let host = Host::new();
+    let server = host.serve();
+    let bad = server.run(async {
+        let service = &server.service;
+        let bad = service.vms.create(with("bad", &["data"])).await.unwrap().record.id;
+        service.vms.stop(&vm("bad"), true, None).await.unwrap();
+        service.vms.create(with("sleeps", &["data"])).await.unwrap();
+        service.vms.hibernate(&vm("sleeps")).await.unwrap();
+        service.volumes.create(&"free".parse().unwrap(), None).await.unwrap();
+        bad
+    });
+    drop(server);
+    host.store.damage_vm(&bad);
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        assert_eq!(code(service.vms.start(&vm("sleeps")).await), "volume_users_unknown");
+        // It has memory on disk, whatever was refused.
+        assert_eq!(code(service.vms.create(with("reads", &["-data"])).await), "volume_in_use");
+        service.vms.delete(&vm("sleeps"), false).await.unwrap();
+        assert_eq!(code(service.vms.create(with("writes", &["data"])).await), "volume_users_unknown");
+        assert_eq!(code(service.volumes.remove("data").await), "volume_users_unknown");
+        assert_eq!(code(service.volumes.prune().await), "volume_users_unknown");
+        // What it surely does not have is as ever.
+        service.vms.create(with("other", &["free"])).await.unwrap();
+        service.vms.delete(&vm("other"), false).await.unwrap();
+        assert!(names(service).await.contains(&"data".to_owned()));
+    });
+}
+
+#[test]
+fn of_two_volumes_with_one_name_neither_is_used_by_name_or_pruned() {
+    let host = Host::new();
+    let server = host.serve();
+    let mut record =
+        server.run(server.service.volumes.create(&"data".parse().unwrap(), None)).unwrap().record;
+    let first = record.id.clone();
+    drop(server);
+    record.id = microvm_types::VolumeId::from_parts(1, 1);
+    let second = record.id.clone();
+    let server = host.serve();
+    server.run(microvm_ports::VolumeStore::create_volume(&host.storage, &record)).unwrap();
+    drop(server);
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        let refused = service.vms.create(with("one", &["data"])).await.unwrap_err();
+        let said = refused.to_string();
+        assert!(said.contains(first.as_str()) && said.contains(second.as_str()), "{said}");
+        assert_eq!(code(service.volumes.remove("data").await), "volume_unclear");
+        assert_eq!(code(service.volumes.create(&"data".parse().unwrap(), None).await), "volume_unclear");
+        assert_eq!(service.volumes.unreadable().unwrap().len(), 2);
+        assert!(service.volumes.prune().await.unwrap().is_empty());
+        service.volumes.remove(second.as_str()).await.unwrap();
+        service.vms.create(with("one", &["data"])).await.unwrap();
+        assert_eq!(service.volumes.get("data").await.unwrap().record.id, first);
+        assert!(service.volumes.unreadable().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn no_volume_is_made_by_use_while_one_cannot_be_read() {
+    let host = Host::new();
+    let server = host.serve();
+    let disk = server.run(async {
+        let record = server.service.volumes.create(&"data".parse().unwrap(), None).await.unwrap().record;
+        microvm_ports::VolumeStore::volume_disk(&host.storage, &record.id)
+    });
+    drop(server);
+    std::fs::write(disk.with_file_name("volume.json"), "nothing").unwrap();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        assert_eq!(code(service.vms.create(with("one", &["data"])).await), "volume_unclear");
+        service.volumes.create(&"data".parse().unwrap(), None).await.unwrap();
+        service.vms.create(with("one", &["data"])).await.unwrap();
+    });
+}
+
+#[test]
+fn a_vm_that_goes_or_cannot_be_ended_keeps_its_volumes() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        service.vms.create(with("lives", &["other"])).await.unwrap();
+        host.hypervisor.script().next(Operation::Sweep, Fault::Fail);
+        service.vms.stop(&vm("lives"), true, None).await.unwrap_err();
+        assert!(service.vms.get(&vm("lives")).unwrap().record.machine.is_some());
+        assert_eq!(code(service.vms.create(with("two", &["other"])).await), "volume_in_use");
+        service.vms.stop(&vm("lives"), true, None).await.unwrap();
+        service.vms.create(with("two", &["other"])).await.unwrap();
+
+        let record = service.vms.create(with("one", &["data"])).await.unwrap().record;
+        service.branches.fork(&vm("one"), forks(1, "child")).await.unwrap();
+        assert!(host.hypervisor.end(&record.id, MachineExit::GuestPanic));
+        until("it has failed", || service.vms.get(&vm("one")).unwrap().record.phase() == Phase::Failed).await;
+        host.storage.script().next(Operation::WriteBack, Fault::Hang);
+        let one = vm("one");
+        let deletion = service.vms.delete(&one, false);
+        let look = async {
+            until("it goes", || service.vms.get(&one).unwrap().record.phase() == Phase::Deleting).await;
+            code(service.vms.create(with("next", &["data"])).await)
+        };
+        tokio::select! {
+            ended = deletion => panic!("it should hang: {ended:?}"),
+            refused = look => assert_eq!(refused, "volume_in_use"),
+        }
+    });
+}
+
+#[test]
+fn a_volume_of_a_pool_is_not_removed() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let service = &server.service;
+        service.volumes.create(&"data".parse().unwrap(), None).await.unwrap();
+        let pool = PoolRequest {
+            name: "pool".parse().unwrap(),
+            template: None,
+            overrides: with("x", &["-data"]).overrides,
+            min: 0,
+            max: 1,
+            max_age_seconds: None,
+            labels: std::collections::BTreeMap::new(),
+            metadata: std::collections::BTreeMap::new(),
+        };
+        service.pools.create(pool).await.unwrap();
+        let refused = service.volumes.remove("data").await.unwrap_err().to_string();
+        assert!(refused.contains("the pool `pool`"), "{refused}");
+        assert!(service.volumes.prune().await.unwrap().is_empty());
+        service.pools.remove("pool").await.unwrap();
+        service.volumes.remove("data").await.unwrap();
+    });
+}

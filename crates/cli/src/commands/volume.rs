@@ -3,8 +3,8 @@
 use std::io::{BufRead as _, IsTerminal as _};
 
 use clap::{Args, Subcommand};
-use microvm_api::volume::{CreateVolume, Volume as VolumeBody};
-use microvm_types::{ByteSize, ErrorKind, Name};
+use microvm_api::volume::{CreateVolume, PrunedVolumes, Volume as VolumeBody};
+use microvm_types::{ByteSize, ErrorKind, Name, NameError};
 
 use crate::commands::lifecycle::each_name;
 use crate::commands::machine::whole_mib;
@@ -18,7 +18,7 @@ use crate::output::{age, whole};
 #[command(after_help = "\
 A volume is a disk with a file system of its own. `run` and `create` mount it with `--volume NAME:/data`, and create it
 at its first use. It stays when VMs are deleted. One VM at a time may write to it, and several may read it (`:ro`) while
-none writes. Forks and restored VMs get copies of their own, and snapshots hold it like every other disk.")]
+none writes. Forks and restored VMs get copies of their own; snapshots hold what a VM may write to, not what it has `:ro`.")]
 pub(crate) enum Volume {
     /// Create a volume
     Create(Create),
@@ -108,19 +108,48 @@ fn row(volume: &VolumeBody) -> Vec<String> {
 
 /// Data is lost for ever, so it is asked for once more.
 async fn prune(context: &Context, force: bool) -> Result<u8, CliError> {
-    if !force {
-        let list = context.client.volumes().await?;
-        let unused = list.volumes.iter().filter(|volume| volume.vms.is_empty());
-        let unused: Vec<&str> = unused.map(|volume| volume.name.as_str()).collect();
-        if !unused.is_empty() && !agreed(&unused)? {
-            return Ok(1);
-        }
-    }
-    let pruned = context.client.prune_volumes().await?;
+    let pruned = match force {
+        true => Some(context.client.prune_volumes().await?),
+        false => prune_agreed(context).await?,
+    };
+    let Some(pruned) = pruned else { return Ok(1) };
     let names = pruned.removed.iter().map(|name| format!("{name}\n")).collect::<String>();
     context.output.value(&pruned, names.trim_end())?;
     say(&format!("{} freed", ByteSize(pruned.freed_bytes)));
     Ok(0)
+}
+
+/// Removes the volumes that were asked about, and no others that have become unused since; `None` if the answer is no.
+async fn prune_agreed(context: &Context) -> Result<Option<PrunedVolumes>, CliError> {
+    let mut pruned = PrunedVolumes { removed: Vec::new(), freed_bytes: 0 };
+    let list = context.client.volumes().await?;
+    // Which of several with one name has the data is for people to say; `rm` takes ids.
+    let is_clear =
+        |volume: &VolumeBody| list.volumes.iter().filter(|other| other.name == volume.name).count() == 1;
+    let unused: Vec<_> = list.volumes.iter().filter(|one| one.vms.is_empty() && is_clear(one)).collect();
+    if unused.is_empty() {
+        return Ok(Some(pruned));
+    }
+    let names: Vec<&str> = unused.iter().map(|volume| volume.name.as_str()).collect();
+    if !agreed(&names)? {
+        return Ok(None);
+    }
+    for volume in unused {
+        let id: Name =
+            volume.id.as_str().parse().map_err(|error: NameError| {
+                CliError::new(ErrorKind::Internal, "bad_id", error.to_string())
+            })?;
+        match context.client.remove_volume(&id).await {
+            Ok(()) => {
+                pruned.removed.push(volume.name.clone());
+                pruned.freed_bytes += volume.used_bytes;
+            }
+            // Somebody began to use it, or removed it.
+            Err(error) if matches!(error.code(), "volume_has_vms" | "volume_not_found") => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Some(pruned))
 }
 
 fn agreed(unused: &[&str]) -> Result<bool, CliError> {

@@ -37,6 +37,8 @@ impl ServiceError {
             | Self::VolumeNameTaken(_)
             | Self::VolumeInUse { .. }
             | Self::VolumeHasVms { .. }
+            | Self::VolumeUnclear { .. }
+            | Self::VolumeUsersUnknown { .. }
             | Self::NoCommand(_)
             | Self::FailedMeanwhile { .. }
             | Self::PoolNameTaken(_)
@@ -144,6 +146,8 @@ impl ServiceError {
             Self::VolumeNameTaken(_) => "volume_name_taken",
             Self::VolumeInUse { .. } => "volume_in_use",
             Self::VolumeHasVms { .. } => "volume_has_vms",
+            Self::VolumeUnclear { .. } => "volume_unclear",
+            Self::VolumeUsersUnknown { .. } => "volume_users_unknown",
             Self::NoRoomForForks { .. } => "host_memory_short",
             Self::Fork { cause, .. } => cause.code(),
             Self::ShuttingDown => "shutting_down",

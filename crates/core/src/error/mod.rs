@@ -231,8 +231,26 @@ pub enum ServiceError {
         /// True if that VM may write to it.
         writes: bool,
     },
-    /// VMs have a volume that is to be removed.
-    #[error("the volume `{volume}` belongs to the VMs {vms}: delete these first")]
+    /// A volume name that cannot be resolved: several volumes have it, or one that has it may be unreadable.
+    #[error("the volume name `{volume}` is not clear: {what}")]
+    VolumeUnclear {
+        /// The name.
+        volume: microvm_types::Name,
+        /// Reason, in words, with ids.
+        what: String,
+    },
+    /// The users of a volume are not all known.
+    #[error(
+        "the volume `{volume}` may belong to another VM: {what}; repair that VM from a copy, or delete it, before the volume is written or removed"
+    )]
+    VolumeUsersUnknown {
+        /// Name of the volume.
+        volume: microvm_types::Name,
+        /// The unknown user, in words.
+        what: String,
+    },
+    /// VMs or pools have a volume that is to be removed.
+    #[error("the volume `{volume}` belongs to {vms}: delete these first")]
     VolumeHasVms {
         /// Name of the volume.
         volume: microvm_types::Name,

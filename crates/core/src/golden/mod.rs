@@ -216,6 +216,7 @@ impl Goldens {
             template: neutral(template.clone()),
             image: parts.image.clone(),
             kernel: parts.kernel.clone(),
+            held: None,
         };
         let shared = &self.context.shared;
         let id = shared.new_snapshot_id();

@@ -108,6 +108,6 @@ impl Goldens {
         let (image, kernel) =
             tokio::try_join!(ports.images.image(&template.image), ports.kernels.kernel(&template.kernel))?;
         let key = self.key(&template, &image, &kernel).await?.ok_or(ServiceError::NoBranching)?;
-        Ok((Parts { template, image, kernel }, key))
+        Ok((Parts { template, image, kernel, held: None }, key))
     }
 }

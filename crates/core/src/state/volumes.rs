@@ -14,6 +14,8 @@ struct Inner {
     volumes: BTreeMap<VolumeId, VolumeRecord>,
     /// By path of the disk.
     users: HashMap<String, BTreeMap<VmId, VolumeUse>>,
+    /// Creations of VMs that are to have a disk and are not registered yet, by path of the disk.
+    held: HashMap<String, usize>,
 }
 
 /// A VM's use of the disk of a volume.
@@ -41,13 +43,56 @@ impl VolumeTable {
         self.with(|inner| inner.volumes.remove(id));
     }
 
+    /// True if a volume is known.
+    pub(crate) fn contains(&self, id: &VolumeId) -> bool {
+        self.with(|inner| inner.volumes.contains_key(id))
+    }
+
     /// A volume of a tenant by id or name.
-    pub(crate) fn find(&self, tenant: &str, reference: &str) -> Option<VolumeRecord> {
+    ///
+    /// # Errors
+    /// See [`Self::named`].
+    pub(crate) fn find(&self, tenant: &str, reference: &str) -> Result<Option<VolumeRecord>, Vec<VolumeId>> {
+        let owned = self.of(tenant);
+        match owned.into_iter().find(|volume| volume.id.as_str() == reference) {
+            Some(by_id) => Ok(Some(by_id)),
+            None => self.named(tenant, reference),
+        }
+    }
+
+    /// A volume of a tenant by name.
+    ///
+    /// # Errors
+    /// The ids of all volumes of this name if there are several.
+    pub(crate) fn named(&self, tenant: &str, name: &str) -> Result<Option<VolumeRecord>, Vec<VolumeId>> {
+        let mut found = self.of(tenant);
+        found.retain(|volume| volume.name.as_str() == name);
+        match found.len() {
+            0 | 1 => Ok(found.pop()),
+            _ => Err(found.into_iter().map(|volume| volume.id).collect()),
+        }
+    }
+
+    /// Counts a creation of a VM that is to have a disk.
+    pub(crate) fn hold(&self, disk: &str) {
+        self.with(|inner| *inner.held.entry(disk.to_owned()).or_default() += 1);
+    }
+
+    /// Ends what [`Self::hold`] began.
+    pub(crate) fn let_go(&self, disk: &str) {
         self.with(|inner| {
-            let mut owned = inner.volumes.values().filter(|volume| volume.tenant == tenant);
-            let by_id = owned.clone().find(|volume| volume.id.as_str() == reference);
-            by_id.or_else(|| owned.find(|volume| volume.name.as_str() == reference)).cloned()
-        })
+            if let Some(count) = inner.held.get_mut(disk) {
+                *count -= 1;
+                if *count == 0 {
+                    inner.held.remove(disk);
+                }
+            }
+        });
+    }
+
+    /// True while a VM is being created that is to have a disk.
+    pub(crate) fn is_held(&self, disk: &str) -> bool {
+        self.with(|inner| inner.held.contains_key(disk))
     }
 
     /// All of a tenant, in order of creation.

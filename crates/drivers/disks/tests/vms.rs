@@ -118,6 +118,16 @@ async fn disks_of_the_users_are_examined() {
     assert_eq!(home.storage.inspect_disk(&raw, Some(DiskFormat::Raw)).await.unwrap(), DiskFormat::Raw);
     assert!(home.storage.inspect_disk(&raw, None).await.is_err());
     home.storage.real_disk_path(&raw).await.unwrap();
+    // The server's own files, also by a link to them.
+    let id = microvm_types::VmId::from_parts(1, 1);
+    let inside = home.storage.vm_directory(&id);
+    std::fs::create_dir_all(&inside).unwrap();
+    std::fs::write(inside.join("disk.raw"), [0; 1024]).unwrap();
+    std::os::unix::fs::symlink(inside.join("disk.raw"), home.path("sly")).unwrap();
+    for path in [inside.join("disk.raw"), home.path("sly")] {
+        let refused = home.storage.real_disk_path(&path).await.unwrap_err().to_string();
+        assert!(refused.contains("server's own files"), "{refused}");
+    }
     std::fs::write(&raw, [0; 1024]).unwrap();
     assert!(home.storage.inspect_disk(&raw, Some(DiskFormat::Qcow2)).await.is_err());
     std::fs::write(&raw, [0; 1000]).unwrap();

@@ -18,6 +18,7 @@ use super::power::Vm;
 use crate::error::ServiceError;
 use crate::launch;
 use crate::vm::command::Command;
+use crate::vm::volumes;
 
 /// Longest time that a machine takes to end after its channel has closed.
 const EXIT_AFTER_CLOSE: Duration = Duration::from_secs(2);
@@ -136,6 +137,20 @@ pub(super) async fn end_last_machine(journal: &mut Journal) -> Result<(), Servic
         journal.record.machine = None;
     }
     Ok(())
+}
+
+/// Ends a machine that could not be ended when the VM failed, and writes back what could not be written back then.
+pub(super) async fn finish_end(journal: &mut Journal) -> Result<(), ServiceError> {
+    let lived = journal.record.machine.is_some();
+    if lived {
+        end_last_machine(journal).await?;
+        journal.save_or_log(None).await;
+    }
+    let written_back = write_back(journal, LostDisks::Keep).await;
+    if lived {
+        volumes::release_at_rest(&journal.shared, &journal.record);
+    }
+    written_back
 }
 
 /// Ends what runs for a VM that is to have no machine; a failure is logged.

@@ -32,14 +32,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use microvm_ports::hypervisor::MachineExit;
-use microvm_ports::storage::LostDisks;
 use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::vm::VmRecord;
 use tokio::sync::{mpsc, watch};
 
 use self::branching::Branching;
-use self::disks::write_back;
+use self::ending::finish_end;
 use self::idle::{IdleCare, Limit};
 use self::inbox::Inbox;
 use self::journal::Journal;
@@ -203,7 +202,7 @@ impl VmActor {
                     Ok(true) => vm.stop(force, grace).await,
                     // What could not be written back when it stopped is tried again. What a sleeping VM has is its own.
                     Ok(false) if vm.journal.record.life.asleep().is_none() => {
-                        write_back(&vm.journal, LostDisks::Keep).await
+                        finish_end(&mut vm.journal).await
                     }
                     other => other.map(|_| ()),
                 };

@@ -113,7 +113,10 @@ async fn grace_for_volumes(vm: &mut Vm) -> Option<Duration> {
     let awake = match record.phase() {
         Phase::Running => Ok(()),
         // It would stop at once again.
-        Phase::Paused if vm.journal.waits_for_room() => return None,
+        Phase::Paused if vm.journal.waits_for_room() => {
+            tracing::warn!(vm = %record.id, "the host's disk is full, so it cannot go on: what it had not written to its volumes is lost, as after a power cut");
+            return None;
+        }
         Phase::Paused => vm.resume().await,
         Phase::Hibernated => vm.start(false).await,
         _ => return None,

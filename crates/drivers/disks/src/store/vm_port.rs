@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_durable::error::bad_input;
 use microvm_durable::files::{canonical, disk_usage};
 use microvm_durable::workspace::remove_leftovers;
 use microvm_ports::storage::{DiskFormat, LostDisks, Space, VmFiles};
@@ -92,9 +93,17 @@ impl VmStorage for Disks {
 
     async fn real_disk_path(&self, path: &Utf8Path) -> Result<Utf8PathBuf, StorageError> {
         let path = path.to_owned();
-        self.blocking(move |_, _| {
+        self.blocking(move |inner, _| {
             disks::open(&path)?;
-            canonical(&path)
+            let real = canonical(&path)?;
+            // Disks, memory and volumes of all VMs are below it, each in a folder, and the database beside these.
+            if let Ok(rest) = real.strip_prefix(inner.ground.directories.root())
+                && (rest.components().count() > 1 || rest.as_str().contains(".sqlite"))
+            {
+                let detail = "it belongs to the server's own files: use a disk outside of them, or a volume by its name";
+                return Err(bad_input(format!("the disk `{path}`"), detail));
+            }
+            Ok(real)
         })
         .await
     }
