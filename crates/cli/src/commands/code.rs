@@ -140,10 +140,12 @@ impl Session<'_> {
     async fn whole(&self, code: String) -> Result<u8, CliError> {
         let mut interrupts = Interrupts::new()?;
         let mut all = Vec::new();
-        let end = self.execute(&mut interrupts, code, false, &mut all).await?;
-        if self.context.output.is_json() {
+        let end = self.execute(&mut interrupts, code, false, &mut all).await;
+        // What came before a failure is printed, too.
+        if self.context.output.is_json() && (end.is_ok() || !all.is_empty()) {
             self.context.output.json(&all)?;
         }
+        let end = end?;
         Ok(if end == End::Well { 0 } else { FAULTY })
     }
 
@@ -197,13 +199,17 @@ impl Session<'_> {
             ..ExecuteCode::new(code)
         };
         let mut lines = self.context.client.execute_code(self.vm, &request).await?;
-        let mut end = End::Well;
+        let (mut end, mut begun) = (End::Well, false);
         loop {
             let line = tokio::select! {
                 line = lines.next() => line?,
                 signal = interrupts.next() => {
                     if signal != 2 {
                         return Err(CliError::Interrupted(signal));
+                    }
+                    if !begun {
+                        // Other code runs in the context: this one is given up by going away.
+                        return if interactive { Ok(End::Exception) } else { Err(CliError::Interrupted(signal)) };
                     }
                     self.context.client.interrupt_context(self.vm, &self.id).await?;
                     continue;
@@ -216,6 +222,7 @@ impl Session<'_> {
                 }
                 Some(ExecutionLine::EndOfExecution) => return Ok(end),
                 Some(ExecutionLine::Error { .. }) => end = End::Exception,
+                Some(ExecutionLine::NumberOfExecutions { .. }) => begun = true,
                 Some(ExecutionLine::Incomplete) => end = End::Incomplete,
                 Some(_) => {}
             }

@@ -13,13 +13,15 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
 use super::frames::{Frame, Frames};
-use super::{SIGINT, find, start};
+use super::{SIGINT, find, restart, start};
 use crate::charge::Charge;
 use crate::failure::Failure;
 use crate::session::Session;
 
 /// Silence after which a keepalive is sent.
 const QUIET: Duration = Duration::from_secs(5);
+/// Time for an idle interpreter to take a request, before it is thought to run code that was given up.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Time for code to end after an interrupt.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -33,13 +35,29 @@ pub(crate) struct Execution {
     pub(crate) busy: Option<ProcessId>,
 }
 
-/// A line to the interpreter.
+/// Code for the interpreter. It runs when [`Run`] follows and not before, so what is given up in a queue never does.
 #[derive(Serialize)]
-struct Request<'a> {
+struct Load<'a> {
     id: u64,
     code: &'a str,
     env: Option<&'a std::collections::BTreeMap<String, String>>,
     interactive: bool,
+}
+
+/// Runs the code with this id, if it was loaded last.
+#[derive(Serialize)]
+struct Run {
+    id: u64,
+    run: bool,
+}
+
+/// A line to the interpreter. The line before it may have been cut off: an empty one ends it.
+fn line_of(request: &impl Serialize) -> Result<ProcessInput, Failure> {
+    let mut line = vec![b'\n'];
+    serde_json::to_writer(&mut line, request)
+        .map_err(|error| Failure::invalid("code_invalid", error.to_string()))?;
+    line.push(b'\n');
+    Ok(ProcessInput::Stdin(line.into()))
 }
 
 impl Execution {
@@ -77,6 +95,9 @@ impl Execution {
                 }
                 running => running?,
             };
+            // Its start was cut off: it never said that it takes requests.
+            let running =
+                if running.is_ready() { running } else { restart(&*self.guest, &running).await? };
             let process = self.guest.attach(&running.process, running.offsets).await?;
             Ok::<_, Failure>((turn, process))
         };
@@ -94,35 +115,104 @@ impl Execution {
             }
             clock.keep_alive(lines);
         };
+        let number = self.load(&mut process, request, &mut clock, lines).await?;
         self.busy = Some(process.id.clone());
-        let number = number(self.app.engine.now_ms());
-        let mut line = serde_json::to_vec(&Request {
-            id: number,
-            code: &request.code,
-            env: request.env.as_ref(),
-            interactive: request.interactive,
-        })
-        .map_err(|error| Failure::invalid("code_invalid", error.to_string()))?;
-        line.push(b'\n');
-        let ended = self.follow(&mut process, line, number, &mut clock, lines).await;
+        let run = line_of(&Run { id: number, run: true })?;
+        let ended = self.follow(&mut process, run, number, &mut clock, lines).await;
         if ended.is_ok() {
             self.busy = None;
         }
         ended
     }
 
+    /// Has the interpreter take the code, without running it. Code that still runs there was given up by all: it is interrupted, and
+    /// if it does not end, the answer is `context_busy`.
+    async fn load(
+        &self,
+        process: &mut ProcessHandle,
+        request: &ExecuteCode,
+        clock: &mut Clock,
+        lines: &Sender<ExecutionLine>,
+    ) -> Result<u64, Failure> {
+        let input = process.input.clone();
+        let load = || {
+            let id = number(self.app.engine.now_ms());
+            let ExecuteCode { code, env, interactive, .. } = request;
+            let line = line_of(&Load { id, code, env: env.as_ref(), interactive: *interactive })?;
+            let input = input.clone();
+            Ok::<_, Failure>((id, Box::pin(async move { input.send(line).await })))
+        };
+        let (mut number, mut sending) = load()?;
+        let (mut sent, mut interrupted, mut until) = (false, false, Instant::now() + PATIENCE);
+        let (mut frames, mut held) = (Frames::default(), 0);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut sending, if !sent => {
+                    outcome?;
+                    sent = true;
+                }
+                event = process.events.next() => {
+                    let Some(bytes) = output(event)? else { continue };
+                    let found = frames.take(&bytes, |bytes| self.hold(&mut held, bytes))?;
+                    if !found.contains(&(Some(number), Frame::Loaded)) {
+                        continue;
+                    }
+                    if !interrupted {
+                        return Ok(number);
+                    }
+                    // The interrupt may have met what was loaded.
+                    (number, sending) = load()?;
+                    (sent, interrupted, until) = (false, false, Instant::now() + PATIENCE);
+                }
+                () = tokio::time::sleep_until(until) => {
+                    if !self.is_running() {
+                        until = Instant::now() + PATIENCE;
+                    } else if interrupted {
+                        return Err(busy("code that was given up and goes on although it was interrupted: restart it"));
+                    } else {
+                        self.guest.signal(&process.id, SIGINT).await?;
+                        (interrupted, until) = (true, Instant::now() + GRACE);
+                    }
+                }
+                () = clock.tick() => {
+                    if clock.is_late() {
+                        if self.is_running() {
+                            return Err(busy("code that was given up"));
+                        }
+                        clock.extend(QUIET);
+                    }
+                    clock.keep_alive(lines);
+                }
+            }
+        }
+    }
+
+    /// Charges for what is needed above what is held.
+    fn hold(&self, held: &mut usize, needed: usize) -> Result<(), Failure> {
+        if needed > *held {
+            self.charge.hold(needed - *held)?;
+            *held = needed;
+        }
+        Ok(())
+    }
+
+    /// True unless it is known that the VM does not run. Who may not look at the VM has it taken for running.
+    fn is_running(&self) -> bool {
+        self.app.services.vms.get(&self.vm).map_or(true, |vm| vm.record.phase() == Phase::Running)
+    }
+
     async fn follow(
         &self,
         process: &mut ProcessHandle,
-        line: Vec<u8>,
+        run: ProcessInput,
         number: u64,
         clock: &mut Clock,
         lines: &Sender<ExecutionLine>,
     ) -> Result<(), Failure> {
-        let (mut frames, mut held, mut late) = (Frames::default(), 0, false);
+        let (mut frames, mut held, mut late, mut failed) = (Frames::default(), 0, false, false);
         let input = process.input.clone();
-        // Beside the output: an interpreter that still tells of code that was given up does not read before that is taken.
-        let mut sending = std::pin::pin!(input.send(ProcessInput::Stdin(line.into())));
+        let mut sending = std::pin::pin!(input.send(run));
         let mut sent = false;
         loop {
             let event = tokio::select! {
@@ -135,9 +225,7 @@ impl Execution {
                 event = process.events.next() => event,
                 () = clock.tick() => {
                     if clock.is_late() {
-                        // Who may not look at the VM has it taken for running.
-                        let vm = self.app.services.vms.get(&self.vm);
-                        if vm.is_ok_and(|vm| vm.record.phase() != Phase::Running) {
+                        if !self.is_running() {
                             // Its time stands still with the VM.
                             clock.extend(QUIET);
                         } else if late {
@@ -153,16 +241,16 @@ impl Execution {
                     continue;
                 }
             };
-            let bytes = match event {
-                Some(ProcessEvent::Stdout(bytes)) => bytes,
-                // Of the interpreter itself, when it dies.
-                Some(ProcessEvent::Stderr(_)) => continue,
-                Some(ProcessEvent::Lost(error)) => return Err(error.into()),
-                Some(ProcessEvent::Exited(_) | ProcessEvent::UpToDate) | None => return Err(ended_with_it()),
-            };
-            for (_, frame) in frames.take(&bytes)?.into_iter().filter(|(id, _)| *id == Some(number)) {
+            let Some(bytes) = output(event)? else { continue };
+            let found = frames.take(&bytes, |bytes| self.hold(&mut held, bytes))?;
+            for (_, frame) in found.into_iter().filter(|(id, _)| *id == Some(number)) {
                 clock.heard();
                 let last = frame == Frame::EndOfExecution;
+                failed |= matches!(frame, Frame::Error { .. });
+                if last && late && !failed {
+                    // The code took the interrupt for something else, or went on to its end.
+                    let _ = lines.send(timed_out(clock.limit, "")).await;
+                }
                 if let Some(line) = self.line(frame, late.then_some(clock.limit)) {
                     // The receiver is gone: `run` sees that, too.
                     let _ = lines.send(line).await;
@@ -170,12 +258,6 @@ impl Execution {
                 if last {
                     return Ok(());
                 }
-            }
-            // Read, and written again: each has it once.
-            let needed = 2 * frames.held();
-            if needed > held {
-                self.charge.hold(needed - held)?;
-                held = needed;
             }
         }
     }
@@ -189,17 +271,18 @@ impl Execution {
             Frame::Stdout { text } => ExecutionLine::Stdout { text, timestamp: self.app.now() },
             Frame::Stderr { text } => ExecutionLine::Stderr { text, timestamp: self.app.now() },
             Frame::Result(result) => ExecutionLine::Result(result),
-            Frame::Error { name, traceback, .. } if late.is_some() && name == "KeyboardInterrupt" => {
-                let seconds = late.unwrap_or_default().as_secs();
-                let value = format!("the execution took longer than {seconds} s and was interrupted");
+            Frame::Error { name, traceback, .. } if name == "KeyboardInterrupt" && late.is_some() => {
                 let place = traceback.trim_end().trim_end_matches("KeyboardInterrupt");
-                let traceback = format!("{place}TimeoutError: {value}\n");
-                ExecutionLine::Error { name: "TimeoutError".to_owned(), value, traceback }
+                timed_out(late.unwrap_or_default(), place)
             }
             Frame::Error { name, value, traceback } => ExecutionLine::Error { name, value, traceback },
             Frame::Incomplete => ExecutionLine::Incomplete,
             Frame::EndOfExecution => ExecutionLine::EndOfExecution,
-            Frame::Ready | Frame::Other => return None,
+            Frame::Unreadable => {
+                let text = "[a line of the interpreter cannot be read and is left out]\n".to_owned();
+                ExecutionLine::Stderr { text, timestamp: self.app.now() }
+            }
+            Frame::Ready | Frame::Loaded | Frame::Other => return None,
         })
     }
 }
@@ -209,6 +292,28 @@ fn number(now_ms: i64) -> u64 {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     // 2^53 and less survives every reader of JSON; 12 bits count.
     ((now_ms.unsigned_abs() & ((1 << 41) - 1)) << 12) | (COUNT.fetch_add(1, Ordering::Relaxed) & 0xfff)
+}
+
+/// What an interpreter wrote to its standard output, if that is what happened.
+fn output(event: Option<ProcessEvent>) -> Result<Option<bytes::Bytes>, Failure> {
+    match event {
+        Some(ProcessEvent::Stdout(bytes)) => Ok(Some(bytes)),
+        // Of the interpreter itself, when it dies.
+        Some(ProcessEvent::Stderr(_)) => Ok(None),
+        Some(ProcessEvent::Lost(error)) => Err(error.into()),
+        Some(ProcessEvent::Exited(_) | ProcessEvent::UpToDate) | None => Err(ended_with_it()),
+    }
+}
+
+/// The error of code whose time was up. `place`: where it was, with an end of line.
+fn timed_out(limit: Duration, place: &str) -> ExecutionLine {
+    let value = format!("the execution took longer than {} s and was interrupted", limit.as_secs());
+    let traceback = format!("{place}TimeoutError: {value}\n");
+    ExecutionLine::Error { name: "TimeoutError".to_owned(), value, traceback }
+}
+
+fn busy(with: &str) -> Failure {
+    Failure::new(ErrorKind::Timeout, "context_busy", format!("the context is busy with {with}"))
 }
 
 fn still_runs(limit: Duration) -> Failure {

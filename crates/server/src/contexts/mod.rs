@@ -10,11 +10,15 @@
 
 mod execution;
 mod frames;
+#[cfg(test)]
+mod kernel_tests;
+
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use microvm_api::context::{Context, ContextId, Language};
 use microvm_ports::Guest;
-use microvm_ports::guest::{GuestError, ProcessEvent, ProcessInput};
+use microvm_ports::guest::{GuestError, ProcessEvent, ProcessHandle, ProcessInput};
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
 use microvm_types::{ErrorKind, ProcessId};
 
@@ -22,8 +26,8 @@ pub(crate) use self::execution::Execution;
 use self::frames::{Frame, Frames};
 use crate::failure::Failure;
 
-/// Word before those that say what context a process is.
-const MARK: &str = "microvm-context";
+/// Word before those that say what context a process is, with the version of the requests that it takes.
+const MARK: &str = "microvm-context-2";
 /// Reads the program from the first line of standard input: the command stays short, and the guest gets no file.
 const STUB: &str = "import json,os;requests=os.fdopen(os.dup(0),'rb');exec(compile(json.loads(requests.readline()),'<kernel>','exec'))";
 const KERNEL: &str = include_str!("python_kernel.py");
@@ -31,6 +35,10 @@ const KERNEL: &str = include_str!("python_kernel.py");
 const SHOWN: usize = 2_000;
 /// Most bytes of a directory and of a user: the agent shortens long commands in its list.
 const LONGEST_WORD: usize = 400;
+
+/// Longest time of a start, and of an end.
+const LONGEST_START: Duration = Duration::from_secs(60);
+const LONGEST_END: Duration = Duration::from_secs(30);
 
 /// Signal of an interrupt from a terminal.
 const SIGINT: u8 = 2;
@@ -47,6 +55,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// True if it has said something: the first that an interpreter says is that it takes requests.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.offsets.stdout.is_some_and(|bytes| bytes > 0)
+    }
+
     /// The context that a process is, if it is one.
     fn of(process: ProcessInfo) -> Option<Self> {
         let at = process.command.iter().position(|word| word == MARK)?;
@@ -77,7 +90,7 @@ pub(crate) async fn find(guest: &dyn Guest, id: &ContextId) -> Result<Running, F
     })
 }
 
-/// Starts a context and waits until it is ready.
+/// Starts a context and waits until it is ready. One that is not in time is killed.
 pub(crate) async fn start(guest: &dyn Guest, context: Context, user: &str) -> Result<Running, Failure> {
     for (field, word) in [("cwd", context.cwd.as_str()), ("user", user)] {
         if word.len() > LONGEST_WORD || word.contains('\0') {
@@ -97,14 +110,30 @@ pub(crate) async fn start(guest: &dyn Guest, context: Context, user: &str) -> Re
         stdin: true,
         ..ExecRequest::default()
     };
-    let not_started = |reason: String| {
-        let detail = format!("the context cannot be started with {}: {reason}", program[0]);
-        Failure::new(ErrorKind::Unsupported, "context_not_started", detail)
-    };
     let mut process = guest.exec(&request).await.map_err(|error| match error {
-        GuestError::Refused { .. } => not_started(error.to_string()),
+        GuestError::Refused { .. } => not_started(program[0], &error.to_string()),
         error => error.into(),
     })?;
+    let id = process.id.clone();
+    let ready = tokio::time::timeout(LONGEST_START, is_ready(&mut process, program[0])).await;
+    let ready = ready.unwrap_or_else(|_| {
+        let detail = format!("{} was not ready in {} s", program[0], LONGEST_START.as_secs());
+        Err(Failure::new(ErrorKind::Timeout, "context_not_started", detail))
+    });
+    match ready {
+        Ok(offsets) => Ok(Running { user: user.to_owned(), process: id, context, offsets }),
+        Err(failure) => {
+            if let Err(error) = guest.signal(&id, SIGKILL).await {
+                tracing::debug!(%error, "an interpreter that did not start is not there to be killed");
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Gives a process the interpreter, and waits until that takes requests; says where the outputs are then.
+async fn is_ready(process: &mut ProcessHandle, program: &str) -> Result<OutputOffsets, Failure> {
+    let not_started = |reason: String| not_started(program, &reason);
     let mut kernel = serde_json::to_vec(KERNEL).map_err(|error| not_started(error.to_string()))?;
     kernel.push(b'\n');
     process.input.send(ProcessInput::Stdin(kernel.into())).await?;
@@ -114,7 +143,7 @@ pub(crate) async fn start(guest: &dyn Guest, context: Context, user: &str) -> Re
         match process.events.next().await {
             Some(ProcessEvent::Stdout(bytes)) => {
                 stdout += bytes.len() as u64;
-                if frames.take(&bytes)?.iter().any(|(_, frame)| matches!(frame, Frame::Ready)) {
+                if frames.take(&bytes, |_| Ok(()))?.iter().any(|(_, frame)| matches!(frame, Frame::Ready)) {
                     break;
                 }
             }
@@ -128,21 +157,31 @@ pub(crate) async fn start(guest: &dyn Guest, context: Context, user: &str) -> Re
             }
         }
     }
-    let offsets = OutputOffsets { stdout: Some(stdout), stderr: Some(stderr) };
-    Ok(Running { user: user.to_owned(), process: process.id, context, offsets })
+    Ok(OutputOffsets { stdout: Some(stdout), stderr: Some(stderr) })
+}
+
+fn not_started(program: &str, reason: &str) -> Failure {
+    let detail = format!("the context cannot be started with {program}: {reason}");
+    Failure::new(ErrorKind::Unsupported, "context_not_started", detail)
 }
 
 /// Ends a context, and waits until it has ended.
 pub(crate) async fn end(guest: &dyn Guest, running: &Running) -> Result<(), Failure> {
     let mut process = guest.attach(&running.process, running.offsets).await?;
     guest.signal(&running.process, SIGKILL).await?;
-    loop {
-        match process.events.next().await {
-            Some(ProcessEvent::Stdout(_) | ProcessEvent::Stderr(_)) => {}
-            Some(ProcessEvent::Lost(error)) => return Err(error.into()),
-            Some(ProcessEvent::Exited(_) | ProcessEvent::UpToDate) | None => return Ok(()),
+    let ended = async {
+        loop {
+            match process.events.next().await {
+                Some(ProcessEvent::Stdout(_) | ProcessEvent::Stderr(_)) => {}
+                Some(ProcessEvent::Lost(error)) => return Err(error.into()),
+                Some(ProcessEvent::Exited(_) | ProcessEvent::UpToDate) | None => return Ok(()),
+            }
         }
-    }
+    };
+    tokio::time::timeout(LONGEST_END, ended).await.unwrap_or_else(|_| {
+        let detail = format!("the context was killed and has not ended in {} s: try again", LONGEST_END.as_secs());
+        Err(Failure::new(ErrorKind::Timeout, "context_busy", detail))
+    })
 }
 
 /// Interrupts what a context executes; one that executes nothing takes no notice.
@@ -153,7 +192,12 @@ pub(crate) async fn interrupt(guest: &dyn Guest, running: &Running) -> Result<()
 /// Ends a context, and starts it again with the same words.
 pub(crate) async fn restart(guest: &dyn Guest, running: &Running) -> Result<Running, Failure> {
     end(guest, running).await?;
-    start(guest, running.context.clone(), &running.user).await
+    start_again(guest, running).await
+}
+
+/// Starts a context that has ended with the words that it had.
+pub(crate) async fn start_again(guest: &dyn Guest, ended: &Running) -> Result<Running, Failure> {
+    start(guest, ended.context.clone(), &ended.user).await
 }
 
 #[cfg(test)]

@@ -2,6 +2,9 @@
 #
 # `requests` is the standard input it was started with; the stub that runs this text has opened it. Programs that the code
 # starts get /dev/null as theirs, and their output comes through the same pipes as that of `print`.
+#
+# A request comes in two lines: one with the code, which is answered `loaded`, and one with its id and `run`. Code that was
+# given up before its second line never runs: the next request takes its place.
 import ast
 import base64
 import builtins
@@ -32,8 +35,10 @@ FORMS = {
     "application/json": "json",
     "application/javascript": "javascript",
 }
+DEEPEST = 100  # lists and objects in each other in a form; the reader of the lines refuses 128
 METHODS = {name: "_repr_%s_" % name for name in FORMS.values()}
 
+process = os.getpid()
 frames = os.dup(1)
 null = os.open(os.devnull, os.O_RDONLY)
 os.dup2(null, 0)
@@ -43,6 +48,7 @@ writing = threading.Lock()
 
 class State:
     request = None  # id of the request that runs, or ran last
+    loaded = None  # a request that waits for its `run`: an interrupt cancels it
     running = False  # the code of the user's runs: it may be interrupted
     masked = 0  # a frame is being written: an interrupt waits
     late = False  # one waits
@@ -51,19 +57,18 @@ class State:
 
 
 def interrupted(_number, _frame):
-    if not State.running:
-        return
-    if State.masked:
-        State.late = True
-    else:
+    if State.running and not State.masked:
         raise KeyboardInterrupt
+    if State.running or State.loaded is not None:
+        State.late = True
 
 
 def as_json(value):
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
 
 
 def emit(kind, **fields):
+    leave_if_forked()
     main = threading.current_thread() is threading.main_thread()
     if main:
         State.masked += 1
@@ -76,7 +81,7 @@ def emit(kind, **fields):
     finally:
         if main:
             State.masked -= 1
-            if State.late and not State.masked:
+            if State.late and State.running and not State.masked:
                 State.late = False
                 raise KeyboardInterrupt
 
@@ -127,6 +132,7 @@ class Stream(threading.Thread):
 
 
 def drain():
+    leave_if_forked()  # the threads that read the outputs are the parent's
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -150,27 +156,56 @@ def encoded(form, value):
     return str(value)
 
 
+def check(value):
+    """Raises ValueError for what is no JSON that every reader takes."""
+    level = [value]
+    for _ in range(DEEPEST):
+        further = []
+        for one in level:
+            if isinstance(one, dict):
+                further.extend(one.values())
+            elif isinstance(one, list):
+                further.extend(one)
+            elif isinstance(one, int) and one.bit_length() > 1000:
+                raise ValueError("a number is too large")
+        if not further:
+            as_json(value)
+            return
+        level = further
+    raise ValueError("deeper than %d" % DEEPEST)
+
+
 def represent(value):
-    """All forms of a value by name; those that are too long are left out and named."""
+    """All forms of a value by name; those that are too long, or no JSON, are left out and named."""
     found, left_out = {}, []
+
+    def keep(forms, name, form, data):
+        try:
+            data = encoded(form, data)
+            if form == "json":
+                check(data)
+            forms[name] = data
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            left_out.append("%s (%s)" % (name, cut(str(error), 200)))
+
     bundle = getattr(value, "_repr_mimebundle_", None)
     if callable(bundle) and not inspect.isclass(value):
         bundle = bundle(include=None, exclude=None)
         bundle = bundle[0] if isinstance(bundle, tuple) else bundle
         for mime, data in (bundle or {}).items():
             if mime in FORMS and data is not None:
-                found[FORMS[mime]] = encoded(FORMS[mime], data)
+                keep(found, FORMS[mime], FORMS[mime], data)
             elif mime == "text/plain":
                 found["text"] = str(data)
             elif data is not None:
-                found.setdefault("extra", {})[mime] = encoded("json", data)
+                keep(found.setdefault("extra", {}), str(mime), "json", data)
     for name, method in METHODS.items():
         method = None if inspect.isclass(value) else getattr(value, method, None)
         if name not in found and callable(method):
             data = method()
             data = data[0] if isinstance(data, tuple) else data
             if data is not None:
-                found[name] = encoded(name, data)
+                keep(found, name, name, data)
     if "text" not in found:
         found["text"] = repr(value)
     found["text"] = cut(found["text"], LONGEST_REPR)
@@ -272,6 +307,7 @@ def serve(request):
     State.request = request["id"]
     source = request["code"]
     if request.get("interactive") and is_incomplete(source):
+        State.loaded = None
         emit("incomplete")
         emit("end_of_execution")
         return
@@ -284,6 +320,9 @@ def serve(request):
     try:
         try:
             State.running = True
+            State.loaded = None
+            if State.late:
+                raise KeyboardInterrupt
             run(source, name)
         finally:
             State.running = False
@@ -314,11 +353,20 @@ module = types.ModuleType("__main__")
 module.__dict__["__builtins__"] = builtins
 sys.modules["__main__"] = module
 builtins.display = display
-process = os.getpid()
 sys.argv = [""]
 emit("ready", cwd=os.getcwd())
 while line := requests.readline():
     try:
-        serve(json.loads(line))
-    except KeyboardInterrupt:
-        pass
+        request = json.loads(line)
+        number = request["id"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        continue  # the line of a request was cut off, or is the empty one before the next
+    if "code" in request:
+        State.late = False
+        State.loaded = request
+        emit("loaded", id=number)
+    elif "run" in request and State.loaded is not None and State.loaded["id"] == number:
+        try:
+            serve(State.loaded)
+        except KeyboardInterrupt:
+            pass

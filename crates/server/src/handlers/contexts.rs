@@ -40,6 +40,7 @@ pub(crate) async fn create(
     let id =
         ContextId::try_from(id.to_string()).map_err(|error| Failure::invalid("context_id_invalid", error))?;
     let context = Context { id, language, cwd: cwd.unwrap_or_else(|| ".".to_owned()) };
+    let _turn = app.turns.wait(&*guest, context.id.clone()).await;
     let running = contexts::start(&*guest, context, &user.unwrap_or_default()).await?;
     Ok(Reply::created(running.context))
 }
@@ -59,7 +60,19 @@ pub(crate) async fn restart(
 ) -> Result<Json<Context>, Failure> {
     let guest = app.guest(&vm).await?;
     let running = contexts::find(&*guest, &context).await?;
-    Ok(Json(contexts::restart(&*guest, &running).await?.context))
+    // What runs in it ends with it, and its turn is over.
+    contexts::end(&*guest, &running).await?;
+    let _turn = app.turns.wait(&*guest, context.clone()).await;
+    let begun = match contexts::find(&*guest, &context).await {
+        // Code that waited was first, and had it started.
+        Ok(other) if other.is_ready() => other,
+        Ok(other) => contexts::restart(&*guest, &other).await?,
+        Err(failure) if failure.0.code == "context_not_found" => {
+            contexts::start_again(&*guest, &running).await?
+        }
+        Err(failure) => return Err(failure),
+    };
+    Ok(Json(begun.context))
 }
 
 pub(crate) async fn interrupt(
