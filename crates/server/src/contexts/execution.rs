@@ -96,8 +96,7 @@ impl Execution {
                 running => running?,
             };
             // Its start was cut off: it never said that it takes requests.
-            let running =
-                if running.is_ready() { running } else { restart(&*self.guest, &running).await? };
+            let running = if running.is_ready() { running } else { restart(&*self.guest, &running).await? };
             let process = self.guest.attach(&running.process, running.offsets).await?;
             Ok::<_, Failure>((turn, process))
         };

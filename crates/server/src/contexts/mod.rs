@@ -179,7 +179,8 @@ pub(crate) async fn end(guest: &dyn Guest, running: &Running) -> Result<(), Fail
         }
     };
     tokio::time::timeout(LONGEST_END, ended).await.unwrap_or_else(|_| {
-        let detail = format!("the context was killed and has not ended in {} s: try again", LONGEST_END.as_secs());
+        let detail =
+            format!("the context was killed and has not ended in {} s: try again", LONGEST_END.as_secs());
         Err(Failure::new(ErrorKind::Timeout, "context_busy", detail))
     })
 }
