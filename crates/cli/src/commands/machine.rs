@@ -60,7 +60,7 @@ pub(crate) struct MachineOptions {
     /// polling there: the guest gets no events (inotify) of changes made by the host
     #[arg(long = "share", value_name = "HOST_DIR:GUEST_DIR[:MODE]", value_parser = share)]
     shares: Vec<Share>,
-    /// Mount a volume: NAME:GUEST_DIR[:ro]; it is created at its first use and stays when the VM goes. With a path of this
+    /// Mount a volume, with `:ro` at the end read-only; it is created at its first use and stays when the VM goes. With a path of this
     /// host in place of the name the folder is shared, as by `--share`, but writable unless `:ro` is given
     #[arg(short = 'v', long = "volume", value_name = "NAME:GUEST_DIR[:MODE]", value_parser = volume)]
     volumes: Vec<Mounted>,
