@@ -92,10 +92,14 @@ impl Pools {
             let reason = format!("`{vm}` was not acquired from the pool `{name}`");
             return Err(ServiceError::Invalid { field: "vm", reason });
         }
+        let is_short = || {
+            let inner = pool.lock();
+            inner.waiting.len() < inner.record.min
+        };
+        // Before and after the deletion: by its end the fresh one may be there already, and the last that waited be gone.
+        let was_short = is_short();
         handle.delete(LostDisks::GiveUpRemoved).await?;
-        // After the deletion: the filling may have begun already.
-        let inner = pool.lock();
-        Ok(inner.waiting.len() < inner.record.min)
+        Ok(was_short || is_short())
     }
 
     /// Hands out a VM that waits; `None` if none does that is fit for it.
