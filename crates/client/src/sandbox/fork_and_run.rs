@@ -90,14 +90,39 @@ pub struct ForkedRun {
 /// A command under way in a child.
 type Command = (VmRef, ProcessId);
 
-/// Commands that were started.
+/// Commands that were started, and the request that ends them.
 #[derive(Default)]
-struct Begun(Mutex<Vec<Command>>);
+struct Begun(Mutex<Commands>);
+
+#[derive(Default)]
+struct Commands {
+    started: Vec<Command>,
+    /// Signal of the request, once it came.
+    ending: Option<u8>,
+}
 
 impl Begun {
-    fn list(&self) -> MutexGuard<'_, Vec<Command>> {
+    fn lock(&self) -> MutexGuard<'_, Commands> {
         // A list of finished entries is whole at any time.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a command that was started; returns the signal that it has missed.
+    fn started(&self, command: Command) -> Option<u8> {
+        let mut commands = self.lock();
+        commands.started.push(command);
+        commands.ending
+    }
+
+    /// Notes the request to end; returns the commands that have to be told. Others are told when they are noted.
+    fn end(&self, signal: u8) -> Vec<Command> {
+        let mut commands = self.lock();
+        commands.ending = Some(signal);
+        commands.started.clone()
+    }
+
+    fn is_ending(&self) -> bool {
+        self.lock().ending.is_some()
     }
 }
 
@@ -188,6 +213,10 @@ impl ForkAndRun {
         let at_once = self.at_once.map_or(children.len(), NonZeroUsize::get).max(1);
         let pairs = children.into_iter().zip(&self.commands).enumerate();
         let running = pairs.map(|(index, (vm, request))| async move {
+            // A child whose turn has not come when the end is asked for gets no command.
+            if begun.is_ending() {
+                return;
+            }
             let run = self.in_child(client, index + 1, vm, request, begun).await;
             let leftover = if self.keep { None } else { delete(client, &run.vm.id).await };
             ended.list().push((run, leftover));
@@ -232,7 +261,11 @@ impl ForkAndRun {
             workspace.prepare_output(client, vm).await.map_err(CommandFailure::Prepare)?;
         }
         let session = client.exec(vm, request).await.map_err(CommandFailure::Start)?;
-        begun.list().push((vm.clone(), session.started.process.clone()));
+        let process = session.started.process.clone();
+        if let Some(signal) = begun.started((vm.clone(), process.clone())) {
+            // It was being started when the request came. One that has ended needs no signal.
+            let _ = client.signal(vm, &process, signal).await;
+        }
         session.collect().await.map_err(CommandFailure::Lost)
     }
 }
@@ -241,7 +274,7 @@ impl ForkAndRun {
 async fn keep_awake(client: &Client, children: Vec<VmRef>, begun: &Begun) -> Infallible {
     loop {
         tokio::time::sleep(Duration::from_secs(IDLE_NET / 5)).await;
-        let busy: Vec<VmRef> = begun.list().iter().map(|(vm, _)| vm.clone()).collect();
+        let busy: Vec<VmRef> = begun.lock().started.iter().map(|(vm, _)| vm.clone()).collect();
         let waiting = children.iter().filter(|vm| !busy.contains(vm));
         // A failure is reported when the command of that child is started.
         let _ = join_all(waiting.map(|vm| client.ping(vm))).await;
@@ -256,7 +289,7 @@ async fn give_time(
     running: impl Future,
     requests: &mut impl EndRequests,
 ) {
-    let commands = begun.list().clone();
+    let commands = begun.end(signal);
     let passing = commands.iter().map(|(vm, process)| client.signal(vm, process, signal));
     let ended = async {
         // One that has ended needs no signal.
