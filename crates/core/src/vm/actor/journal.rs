@@ -238,6 +238,8 @@ impl Journal {
 
     /// Shows the VM as it is now.
     pub(super) fn publish(&self) {
+        // First: who sees a VM at rest finds its volumes free.
+        volumes::release_at_rest(&self.shared, &self.record);
         self.published.send_replace(Published {
             record: self.record.clone(),
             machine: self.machine.clone(),
@@ -253,7 +255,6 @@ impl Journal {
 
     /// Tells the phase.
     pub(super) fn tell(&mut self, reason: Option<String>) {
-        volumes::release_at_rest(&self.shared, &self.record);
         let to = self.phase();
         // Of the phase that was told last, so that watchers see an unbroken chain.
         let from = std::mem::replace(&mut self.told, to);
