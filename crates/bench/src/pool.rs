@@ -1,5 +1,6 @@
 //! VMs handed out of a pool.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use microvm_api::pool::{Acquire, CreatePool};
@@ -23,29 +24,38 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Rounds at least; one takes some milliseconds once the pool is full.
 const ROUNDS: u32 = 20;
 
-pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
-    scene.say("filling a pool");
-    let pool = marks::pool()?;
+/// A pool in which [`WAITING`] VMs of the default template wait.
+pub(crate) fn of_default(name: &Name) -> CreatePool {
     let like = request("default");
     let mut overrides = like.overrides;
     overrides.vcpus = like.vcpus;
     overrides.memory_mib = like.memory_mib;
-    let wanted = CreatePool {
-        name: pool.clone(),
+    CreatePool {
+        name: name.clone(),
         template: None,
         overrides,
         min: WAITING,
         max: 4 * WAITING,
-        labels: std::collections::BTreeMap::new(),
-        metadata: std::collections::BTreeMap::new(),
+        labels: BTreeMap::new(),
+        metadata: BTreeMap::new(),
         max_age_seconds: None,
-    };
-    scene.client.create_pool(&wanted).await?;
-    let wish = Acquire {
-        labels: crate::marks::labels(),
+    }
+}
+
+/// Takes a VM that is known as one of this program's, and goes when it is stopped.
+pub(crate) fn wish() -> Acquire {
+    Acquire {
+        labels: marks::labels(),
         limits: Limits { ephemeral: true, ..Limits::default() },
         ..Acquire::default()
-    };
+    }
+}
+
+pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
+    scene.say("filling a pool");
+    let pool = marks::pool()?;
+    scene.client.create_pool(&of_default(&pool)).await?;
+    let wish = wish();
     let mut rows = vec![filling(scene, &pool).await?];
     for (answer, name) in [
         (Answer::Ping, "pool acquire to first answer of the agent, over REST"),

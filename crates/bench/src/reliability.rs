@@ -4,15 +4,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use microvm_api::exec::{CommandLine, Execute};
-use microvm_api::pool::{Acquire, CreatePool};
 use microvm_api::snapshot::{CreateSnapshot, RestoreSnapshot};
-use microvm_types::vm::Limits;
 use microvm_types::{Name, VmRef};
 
 use crate::bare::MEMORY_MIB;
-use crate::boot::{execute, one, request};
+use crate::boot::{execute, one};
 use crate::error::BenchError;
 use crate::pause::{forking, source};
+use crate::pool::{of_default, wish};
 use crate::report::{Promise, Row};
 use crate::samples::{Percentiles, Samples};
 use crate::{Scene, failed, marks};
@@ -21,8 +20,6 @@ use crate::{Scene, failed, marks};
 const AT_ONCE: usize = 2;
 /// Failures of one kind whose reasons are told.
 const TOLD: usize = 5;
-/// VMs that the pool keeps.
-const WAITING: usize = 4;
 /// What a restored VM must still have.
 const MARK: &str = "kept";
 
@@ -164,27 +161,8 @@ async fn restores(scene: &Scene, tries: usize) -> Result<Tally, BenchError> {
 /// Takes VMs out of one pool, faster than it fills: some wait there, some are made on demand.
 async fn acquires(scene: &Scene, tries: usize) -> Result<Tally, BenchError> {
     let pool: Name = marks::pool()?;
-    let like = request("default");
-    let mut overrides = like.overrides;
-    overrides.vcpus = like.vcpus;
-    overrides.memory_mib = like.memory_mib;
-    let wanted = CreatePool {
-        name: pool.clone(),
-        template: None,
-        overrides,
-        min: WAITING,
-        max: 4 * WAITING,
-        labels: std::collections::BTreeMap::new(),
-        metadata: std::collections::BTreeMap::new(),
-        max_age_seconds: None,
-    };
-    scene.client.create_pool(&wanted).await?;
-    let wish = Acquire {
-        labels: marks::labels(),
-        limits: Limits { ephemeral: true, ..Limits::default() },
-        ..Acquire::default()
-    };
-    let (pool, wish, command) = (&pool, &wish, &execute("true"));
+    scene.client.create_pool(&of_default(&pool)).await?;
+    let (pool, wish, command) = (&pool, &wish(), &execute("true"));
     let tally = tally(scene, "acquires of a pool", tries, || async move {
         let vm = VmRef::from(scene.client.acquire(pool, wish).await?.vm.id);
         let answered = answers(scene, &vm, command, "").await;

@@ -23,6 +23,7 @@ pub mod extents;
 mod file_time;
 pub mod files;
 pub mod guest;
+pub mod hook;
 pub mod id;
 pub mod image;
 pub mod kernel;

@@ -6,16 +6,18 @@
 //! makes as the owner's. Only root of the host may make one, so the supervisor does, before the cage exists. A server that
 //! is not root has VMMs of its own user's: they need no map, and the mount is made inside.
 
-use std::ffi::CString;
 use std::fs;
 use std::io::{self, Error, Read as _};
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::setup::{CageError, Step as _, inside};
 use crate::clone::{Side, clone};
@@ -24,9 +26,7 @@ use crate::spec::Folder;
 /// The step that fails where a folder cannot be shown, so that it can be told from faults of the cage.
 pub const FOLDER_STEP: &str = "sharing a folder";
 
-// linux/mount.h and linux/fcntl.h.
-const OPEN_TREE_CLONE: libc::c_uint = 1;
-const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+// linux/mount.h.
 const MOUNT_ATTR_RDONLY: u64 = 0x1;
 const MOUNT_ATTR_NOSUID: u64 = 0x2;
 const MOUNT_ATTR_NODEV: u64 = 0x4;
@@ -68,16 +68,14 @@ fn detach_one(folder: &Folder, user: Option<u32>) -> io::Result<OwnedFd> {
     }
     let Some(user) = user else {
         // What is mounted below may not be taken away in a namespace without rights outside: it comes along.
-        let (tree, deep) = match open_tree(opened.as_fd(), 0) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                (open_tree(opened.as_fd(), libc::AT_RECURSIVE)?, libc::AT_RECURSIVE)
-            }
+        let (tree, deep) = match detached_mount(&opened, OpenTreeFlags::empty()) {
+            Err(Errno::INVAL) => (detached_mount(&opened, OpenTreeFlags::AT_RECURSIVE)?, libc::AT_RECURSIVE),
             plain => (plain?, 0),
         };
         set_attributes(&tree, deep, set, None)?;
         return Ok(tree);
     };
-    let tree = open_tree(opened.as_fd(), 0)?;
+    let tree = detached_mount(&opened, OpenTreeFlags::empty())?;
     let owner = fs::metadata(format!("/proc/self/fd/{}", opened.as_raw_fd()))?;
     let namespace = user_namespace((owner.uid(), owner.gid()), user)?;
     set_attributes(&tree, 0, set, Some(&namespace)).map_err(|error| match error.raw_os_error() {
@@ -98,7 +96,8 @@ pub(crate) fn attach(root: &Utf8Path, folders: &[Folder], detached: &[OwnedFd]) 
     for (folder, tree) in folders.iter().zip(detached) {
         let target = inside(root, &folder.target);
         fs::create_dir_all(&target).step(FOLDER_STEP)?;
-        move_mount(tree, &target).step(FOLDER_STEP)?;
+        move_mount(tree, "", CWD, target.as_std_path(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .step(FOLDER_STEP)?;
     }
     let target = inside(root, Utf8Path::new("/proc"));
     fs::create_dir_all(&target).step(FOLDER_STEP)?;
@@ -142,19 +141,14 @@ fn user_namespace(owner: (u32, u32), user: u32) -> io::Result<OwnedFd> {
     }
 }
 
-#[allow(unsafe_code)]
-fn open_tree(opened: BorrowedFd<'_>, deep: libc::c_int) -> io::Result<OwnedFd> {
-    let flags = (libc::AT_EMPTY_PATH | deep | libc::O_CLOEXEC).cast_unsigned() | OPEN_TREE_CLONE;
-    // SAFETY: the descriptor is open, the path a literal that ends with NUL; the result is a new descriptor or -1.
-    let result = unsafe { libc::syscall(libc::SYS_open_tree, opened.as_raw_fd(), c"".as_ptr(), flags) };
-    if result < 0 {
-        return Err(Error::last_os_error());
-    }
-    let descriptor = i32::try_from(result).map_err(Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+/// A mount of what is opened, in no place yet.
+fn detached_mount(opened: &OwnedFd, deep: OpenTreeFlags) -> rustix::io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(opened, "", flags | deep)
 }
 
+// No library has a safe wrapper of mount_setattr(2).
 #[allow(unsafe_code)]
 fn set_attributes(tree: &OwnedFd, deep: libc::c_int, set: u64, map: Option<&OwnedFd>) -> io::Result<()> {
     let descriptor = map.map_or(0, |namespace| u64::from(namespace.as_raw_fd().cast_unsigned()));
@@ -171,23 +165,6 @@ fn set_attributes(tree: &OwnedFd, deep: libc::c_int, set: u64, map: Option<&Owne
             libc::AT_EMPTY_PATH | deep,
             &raw const attributes,
             mem::size_of::<MountAttributes>(),
-        )
-    };
-    if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
-}
-
-#[allow(unsafe_code)]
-fn move_mount(tree: &OwnedFd, target: &Utf8Path) -> io::Result<()> {
-    let target = CString::new(target.as_str()).map_err(Error::other)?;
-    // SAFETY: the descriptor is open and both paths end with NUL.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
         )
     };
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }

@@ -13,6 +13,11 @@ use landlock::{
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, setrlimit};
+use rustix::io::Errno;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, disable_transparent_huge_pages,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+};
 
 use super::folders;
 use super::read_only::{self, ReadOnlyFiles};
@@ -180,7 +185,7 @@ pub(crate) fn drop_rights(spec: &CageSpec) -> Result<(), CageError> {
 #[allow(unsafe_code)]
 fn limit_files(limit: u64) -> nix::Result<()> {
     use nix::sys::signal::{SigHandler, Signal, signal};
-    // SAFETY: ignoring a signal installs no handler code.
+    // SAFETY: ignoring a signal installs no handler code. Needed because the wrapper is unsafe for handlers' sake.
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
     setrlimit(Resource::RLIMIT_FSIZE, limit, limit)
 }
@@ -190,7 +195,8 @@ fn limit_files(limit: u64) -> nix::Result<()> {
 fn join_empty_keyring() -> io::Result<()> {
     /// Of linux/keyctl.h.
     const JOIN_SESSION_KEYRING: libc::c_int = 1;
-    // SAFETY: without a name the call reads no memory (keyctl_join_session_keyring(3)).
+    // SAFETY: without a name the call reads no memory (keyctl_join_session_keyring(3)). Needed because neither rustix nor nix
+    // wraps keyctl(2).
     let joined =
         unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
     match Error::last_os_error() {
@@ -201,40 +207,24 @@ fn join_empty_keyring() -> io::Result<()> {
 }
 
 /// Empties every capability set and the bounding set, and forbids ever getting more.
-#[allow(unsafe_code)]
 fn drop_capabilities() -> io::Result<()> {
-    // Header and data of capset(2), version 3: two words per set.
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    const VERSION_3: u32 = 0x2008_0522;
-    let check = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(Error::last_os_error()) };
-    for capability in 0..=63 {
-        // SAFETY: prctl with integers only. EINVAL beyond the last capability the kernel knows.
-        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
-            break;
+    for number in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        // Beyond the last capability that the kernel knows there is none to drop.
+        match remove_capability_from_bounding_set(capability) {
+            Err(Errno::INVAL) => break,
+            other => other?,
         }
     }
-    // SAFETY: prctl with integers only.
-    check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })?;
-    let header = Header { version: VERSION_3, pid: 0 };
-    let data = [0u32; 6];
-    // SAFETY: both pointers are to live memory of the layout the kernel expects for version 3.
-    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
-    if result != 0 {
-        return Err(Error::last_os_error());
-    }
-    // SAFETY: prctl with integers only.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
+    clear_ambient_capability_set()?;
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    Ok(set_no_new_privs(true)?)
 }
 
 /// No huge pages from here on, also in the program that is executed. A kernel that does not know them has none.
-#[allow(unsafe_code)]
 fn without_huge_pages() {
-    // SAFETY: prctl with integers only.
-    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+    let _ = disable_transparent_huge_pages(true);
 }
 
 /// Mount flags of a writable folder: nothing there becomes a device, a pipe or a socket, on which a program of the
@@ -275,7 +265,8 @@ fn restrict_paths(spec: &CageSpec) -> Result<(), CageError> {
 #[allow(unsafe_code)]
 pub(crate) fn place_descriptor(from: RawFd, to: RawFd) -> io::Result<()> {
     // SAFETY: dup2 and fcntl on integers; `from` is a descriptor of ours. The numbers chosen for the program are above
-    // all descriptors that this single-threaded process has opened by itself.
+    // all descriptors that this single-threaded process has opened by itself. Needed because safe wrappers replace only a
+    // descriptor that the caller owns, and here the number is what counts.
     let result = unsafe { if from == to { libc::fcntl(to, libc::F_SETFD, 0) } else { libc::dup2(from, to) } };
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }

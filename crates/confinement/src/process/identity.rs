@@ -1,9 +1,11 @@
 //! Telling processes apart for good, and watching and ending them without races.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 /// A process, identified by number and start time: a number alone may be used again.
@@ -38,7 +40,7 @@ impl ProcessIdentity {
     /// # Errors
     /// If the kernel refuses for another reason than that.
     pub fn open(&self) -> io::Result<Option<ProcessDescriptor>> {
-        let Some(descriptor) = pidfd_open(self.pid)? else {
+        let Some(descriptor) = open(self.pid)? else {
             return Ok(None);
         };
         // Looked up after opening: the number now surely means the process that the descriptor holds.
@@ -66,7 +68,7 @@ impl ProcessIdentity {
         let Some(process) = self.open()? else {
             return Ok(());
         };
-        process.signal(libc::SIGKILL)?;
+        process.signal(Signal::KILL)?;
         tokio::time::timeout(deadline, process.ended()?).await.map_err(|_| {
             io::Error::new(io::ErrorKind::TimedOut, format!("process {} does not end", self.pid))
         })?
@@ -87,10 +89,10 @@ impl ProcessDescriptor {
     ///
     /// # Errors
     /// If it is not ours to signal.
-    pub fn signal(&self, signal: i32) -> io::Result<()> {
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(&self.0, signal) {
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-            other => other,
+            Err(Errno::SRCH) => Ok(()),
+            other => Ok(other?),
         }
     }
 
@@ -114,36 +116,15 @@ fn watch(descriptor: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
     watched.map_err(io::Error::from)
 }
 
-#[allow(unsafe_code)]
-fn pidfd_open(pid: i32) -> io::Result<Option<OwnedFd>> {
-    // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1; nothing is shared.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if result < 0 {
-        let error = io::Error::last_os_error();
-        return if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) {
-            Ok(None)
-        } else {
-            Err(error)
-        };
+/// `None` if there is no such process.
+fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
+    let Some(pid) = Pid::from_raw(pid) else { return Ok(None) };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(descriptor) => Ok(Some(descriptor)),
+        // The second: a number that is a thread's, not a process's.
+        Err(Errno::SRCH | Errno::INVAL) => Ok(None),
+        Err(error) => Err(error.into()),
     }
-    let descriptor = i32::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
-    Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) }))
-}
-
-#[allow(unsafe_code)]
-fn pidfd_send_signal(descriptor: &OwnedFd, signal: i32) -> io::Result<()> {
-    // SAFETY: the descriptor is valid for the call; a null siginfo is allowed (pidfd_send_signal(2)).
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            descriptor.as_raw_fd(),
-            signal,
-            std::ptr::null::<libc::siginfo_t>(),
-            0,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Identity of the current boot of the host.
