@@ -47,7 +47,7 @@ impl App {
     /// An application that knows its callers by the credentials of their processes.
     #[must_use]
     pub fn new(engine: Arc<Engine>, settings: AppSettings, ending: CancellationToken) -> Self {
-        // Counts from the beginning.
+        // Installed before the first event: what happens earlier would not be counted.
         let _ = crate::metrics::recorder();
         engine.observe(Arc::new(crate::metrics::Counting));
         let authenticator = Arc::new(PeerAuthenticator::new());

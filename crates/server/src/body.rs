@@ -51,6 +51,7 @@ struct Incoming {
 
 impl Incoming {
     async fn frame(&mut self) -> Result<Option<Result<Frame<Bytes>, axum::Error>>, GuestError> {
+        // Silence is limited, not the whole transfer: a large file on a slow line may take hours.
         tokio::time::timeout(self.silence, self.body.frame())
             .await
             .map_err(|_| GuestError::Source(format!("nothing came for {:?}: it was given up", self.silence)))
@@ -64,6 +65,7 @@ impl Incoming {
                     self.hash.update(&data);
                     return Ok(Some(data));
                 }
+                // The trailers win over the head: only at its end does a stream know the sum of what it really sent.
                 Err(frame) => self.wanted = frame.trailers_ref().and_then(announced).or(self.wanted.take()),
             }
         }
@@ -125,6 +127,7 @@ struct Outgoing {
     _lease: GuestLease,
 }
 
+// No `size_hint`, though the length of a file is known: hyper sends trailers after chunked bodies only.
 impl HttpBody for Outgoing {
     type Data = Bytes;
     type Error = GuestError;

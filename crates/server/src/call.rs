@@ -42,6 +42,7 @@ where
     /// Lets the caller in, then reads path, query and body.
     pub(crate) async fn read(app: &Arc<App>, request: Request) -> Result<(Session, Self), Failure> {
         let (mut head, body) = request.into_parts();
+        // First of all: the body of one who may not ask costs no memory.
         let caller = authorised(&*app.authenticator, O::PERMISSION, &head).map_err(Failure)?;
         let request = head.extensions.get::<RequestId>().map_or("", |id| id.0.as_str());
         let session = Session::new(app, &caller, request, O::OPERATION);
@@ -141,6 +142,7 @@ impl Incoming {
     /// A JSON body within size, time and budget. With no body at all the type's default is tried by reading `{}`.
     async fn json<T: DeserializeOwned>(self, most: usize) -> Result<T, Failure> {
         let Self { head, body, charge, limit } = self;
+        // Whoever leaves out the body leaves out its content type too, which the extractor below would demand.
         if body.is_end_stream() {
             return serde_json::from_str("{}").map_err(|error| {
                 Failure::invalid("body_invalid", format!("the request has no body: {error}"))
@@ -178,6 +180,7 @@ async fn collect(mut body: axum::body::Body, most: usize, charge: &Charge) -> Re
         charged += more;
         Ok(())
     };
+    // Before the first byte: a body that is too large by its own word is not waited for.
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     hold(announced)?;
     let mut bytes = BytesMut::with_capacity(announced);

@@ -59,6 +59,7 @@ pub(crate) async fn charge(budget: Arc<Budget>, mut request: Request, next: Next
     let Some(charge) = Charge::of(&budget, peer) else { return exhausted().into_response() };
     request.extensions_mut().insert(charge.clone());
     let response = next.run(request).await;
+    // An answer that was charged nothing keeps its own body: nothing has to be given back when it was sent.
     if charge.is_nothing() {
         return response;
     }

@@ -126,6 +126,7 @@ fn escaped(pieces: Vec<Bytes>) -> impl Iterator<Item = Bytes> + Send {
 
 /// The number of bytes at the end of `bytes` that are the beginning of a character.
 fn begun(bytes: &[u8]) -> usize {
+    // A character has four bytes at most, so an unfinished one began among the last three.
     let tail = bytes.iter().rev().take(3).enumerate();
     let leads = tail.filter(|(_, byte)| **byte >= 0xc0).map(|(after, byte)| {
         let length = if *byte >= 0xf0 { 4 } else { 2 + usize::from(*byte >= 0xe0) };
@@ -153,10 +154,12 @@ pub(crate) fn answer(
     done.omitted = done.truncated.then(|| Omitted { stdout_bytes, stderr_bytes, rest: rest.to_owned() });
     let mut head = serde_json::to_value(done).unwrap_or_default();
     if let Some(fields) = head.as_object_mut() {
+        // They are written behind the other fields, piece by piece.
         fields.remove("stdout");
         fields.remove("stderr");
     }
     let mut head = head.to_string();
+    // The closing brace comes back after the outputs.
     head.truncate(head.len().saturating_sub(1));
     let text = std::iter::once(Bytes::from(head))
         .chain(stdout.fields("stdout"))

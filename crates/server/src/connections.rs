@@ -47,12 +47,14 @@ pub(crate) async fn serve(
     limits: Limits,
     ending: CancellationToken,
 ) -> io::Result<()> {
+    // A quarter: requests open files, channels to guests and processes of their own.
     let budget = Budget::of(u64::from(limits.connections).min(descriptors() / 4));
     let (mut serving, mut refusing) = (JoinSet::new(), JoinSet::new());
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
+                // The caller gave up while it waited in the queue: the next one is none the worse for it.
                 Err(error) if is_of_connection(&error) => continue,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -60,6 +62,7 @@ pub(crate) async fn serve(
                     continue;
                 }
             },
+            // Tasks that ended are taken out, or the sets would grow as long as the server runs.
             Some(_) = serving.join_next() => continue,
             Some(_) = refusing.join_next() => continue,
             () = ending.cancelled() => break,
@@ -77,6 +80,7 @@ pub(crate) async fn serve(
             None => {}
         }
     }
+    // Closed before the last requests are waited for: whoever connects now is told at once that nobody listens.
     drop(listener);
     refusing.abort_all();
     while serving.join_next().await.is_some() {}
@@ -104,6 +108,7 @@ async fn answer(stream: Held, peer: Peer, router: Router, head: Duration, ending
 fn builder(head: Duration, keep_alive: bool) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
+        // hyper refuses a limit of the head without a timer.
         .timer(TokioTimer::new())
         .header_read_timeout(head)
         .max_buf_size(BUFFER_MAX)

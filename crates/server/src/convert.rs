@@ -28,6 +28,7 @@ impl App {
             id: record.id,
             name: record.name,
             state: record.life.phase(),
+            // Some values stand under two names, for clients that read the one or the other.
             status: record.life.phase(),
             vcpus: template.vcpus,
             memory_mb: memory_mib,
@@ -123,6 +124,7 @@ impl App {
             vm: event.vm,
             name: event.name,
             gone: to == Phase::Deleted,
+            // Watchers never see `deleted`, which is no state of a VM that is there: `gone` says it.
             state: if to == Phase::Deleted { Phase::Deleting } else { to },
             detail: reason,
         })

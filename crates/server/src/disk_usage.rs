@@ -82,6 +82,7 @@ fn measure(path: &Utf8Path, seen: &mut HashSet<(u64, u64)>) -> io::Result<u64> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         metadata => metadata?,
     };
+    // Blocks of 512 bytes (stat(2)) and not the length: holes of sparse files take nothing.
     let mut bytes = if seen.insert((metadata.dev(), metadata.ino())) { metadata.blocks() * 512 } else { 0 };
     if !metadata.is_dir() {
         return Ok(bytes);

@@ -27,6 +27,7 @@ impl Failure {
     /// A body beyond the limit of its route: 413.
     pub(crate) fn too_large(detail: impl Into<String>) -> Self {
         let mut failure = Self::invalid("body_too_large", detail);
+        // No kind of error has this status: for clients that look at kinds it is an invalid request.
         failure.0.status = 413;
         failure
     }

@@ -47,11 +47,13 @@ fn memory() -> std::io::Result<Resource> {
         let missing = || std::io::Error::other(format!("/proc/meminfo has no number behind `{name}`"));
         Ok::<_, std::io::Error>(kib.ok_or_else(missing)? * 1024)
     };
+    // Not `MemFree`: the page cache is memory that programs may have.
     Ok(resource(field("MemTotal:")?, field("MemAvailable:")?))
 }
 
 fn disk(path: &Utf8Path) -> std::io::Result<Resource> {
     let state = rustix::fs::statvfs(path.as_std_path())?;
+    // Not `f_bfree`, which counts blocks that are kept for root.
     Ok(resource(state.f_blocks * state.f_frsize, state.f_bavail * state.f_frsize))
 }
 
@@ -80,6 +82,7 @@ pub(crate) async fn doctor(app: &Session) -> Doctor {
         Ok(all) => all.into_iter().for_each(|report| match report {
             Ok(report) => {
                 hypervisor_checks(&mut checks, &report);
+                // The first driver is the one that VMs get if they name none.
                 hypervisor.get_or_insert_with(|| convert::hypervisor(report));
             }
             Err(error) => checks.push(broken("hypervisor", &error)),

@@ -59,6 +59,7 @@ impl<F: Future<Output = Result<ProgressLine, Failure>> + Send + 'static> Work<F>
                 };
                 tokio::select! {
                     biased;
+                    // Reports before the outcome, which is the last line of an answer.
                     Some(line) = this.reports.recv() => return Some((line, this)),
                     result = outcome => {
                         this.outcome = None;

@@ -31,6 +31,7 @@ pub(crate) fn answer<L: Serialize, T: Serialize + Send + 'static>(
         fields.remove(name);
     }
     let mut head = fields.to_string();
+    // The closing brace comes back after the entries.
     head.pop();
     let comma = if head.len() > 1 { "," } else { "" };
     let head = format!("{head}{comma}{}:[", Value::from(name));

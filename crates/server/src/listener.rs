@@ -15,7 +15,7 @@ const SOCKET_PATH_MAX: usize = 107;
 /// Time within which the kernel frees the lock of a server that died.
 const LOCK_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Where the server of a root directory listens.
+/// Socket of the server of a root directory.
 #[must_use]
 pub fn socket_path(root: &Utf8Path) -> Utf8PathBuf {
     root.join("run/api.sock")
@@ -107,6 +107,7 @@ impl BoundServer {
             let path = path.to_owned();
             move |source| BindError::Io { action, path, source }
         };
+        // Both locks: a server of an older version knows only that of the file.
         let root_lock = take_root(root, &folder, &path)?;
         make_private(&folder)?;
         let lock = of_the_dead(&folder, &path, || take_lock(root))?;
@@ -123,7 +124,7 @@ impl BoundServer {
         Ok(Self { listener, path, _locks: [root_lock, lock] })
     }
 
-    /// Where it listens.
+    /// The socket that it listens on.
     #[must_use]
     pub fn path(&self) -> &Utf8Path {
         &self.path
@@ -161,6 +162,7 @@ fn with_short<T>(
     if path.as_str().len() <= SOCKET_PATH_MAX {
         return act(path.as_str());
     }
+    // An open directory has a short name in `/proc`, however deep it lies.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(folder.as_std_path(), flags, Mode::empty())?;
     let name = path.file_name().unwrap_or("api.sock");
@@ -173,6 +175,7 @@ fn take_root(root: &Utf8Path, folder: &Utf8Path, path: &Utf8Path) -> Result<File
         let path = root.to_owned();
         move |source: std::io::Error| BindError::Io { action, path, source }
     };
+    // Other users, such as those of VMMs, may pass through to what is opened to them, and list nothing.
     DirBuilder::new().recursive(true).mode(0o711).create(root).map_err(failed("making the folder"))?;
     let file = OpenOptions::new()
         .read(true)
@@ -255,6 +258,7 @@ fn of_the_dead<T>(
     loop {
         match take() {
             Err(BindError::Busy { .. }) if std::time::Instant::now() < end => {
+                // Somebody listens, so the holder lives: one last try, and then its answer is final.
                 if with_short(folder, path, |short| std::os::unix::net::UnixStream::connect(short)).is_ok() {
                     return take();
                 }
@@ -270,6 +274,7 @@ fn take_lock(root: &Utf8Path) -> Result<File, BindError> {
     let failed = |source| BindError::Io { action: "taking the lock", path: path.clone(), source };
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).read(true).write(true).mode(0o600);
+    // The file is emptied below: a link would have this done to whatever it leads to.
     options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     let mut file = options.open(&path).map_err(failed)?;
     match file.try_lock() {

@@ -70,6 +70,7 @@ impl Observer for Counting {
 pub(crate) async fn upkeep() -> std::convert::Infallible {
     let Some(recorder) = recorder() else { return std::future::pending().await };
     let mut interval = tokio::time::interval(UPKEEP);
+    // One run puts away all that piled up: missed ones need no making up for.
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;

@@ -77,6 +77,7 @@ pub(crate) async fn observe(ids: std::sync::Arc<RequestIds>, mut request: Reques
                 problem.request_id = Some(id.clone());
                 // Which methods the path has.
                 let allow = response.headers_mut().remove(ALLOW);
+                // Written again: the body went into the first answer without the id.
                 response = render(&problem);
                 if let Some(allow) = allow {
                     response.headers_mut().insert(ALLOW, allow);

@@ -84,7 +84,7 @@ impl<T: Serialize> Reply<Created<T>> {
         Self::of((StatusCode::CREATED, Json(body)).into_response())
     }
 
-    /// Where it can be had, below the prefix.
+    /// Adds the place where it can be had, below the prefix.
     pub(crate) fn at(self, path: &str) -> Self {
         self.with(header::LOCATION, format!("{}{path}", microvm_api::PREFIX))
     }

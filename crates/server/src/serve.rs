@@ -47,6 +47,7 @@ pub(crate) fn router_of(app: Arc<App>, routes: Routes) -> Router {
         // Bodies are limited where they are read: by their route, their time and what their caller holds already.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn(move |request: Request, next: Next| charge(Arc::clone(&budget), request, next)))
+        // Added last, so outermost: what the layers below refuse is logged, and gets an id, as well.
         .layer(from_fn(move |request: Request, next: Next| observe(Arc::clone(&ids), request, next)))
         .with_state(app)
 }

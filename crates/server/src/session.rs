@@ -13,7 +13,7 @@ use crate::app::App;
 pub(crate) struct Session {
     app: Arc<App>,
     pub(crate) services: Services,
-    /// What the caller asked for, and may do.
+    /// Operation that the caller asked for, and may do.
     pub(crate) operation: OperationName,
 }
 

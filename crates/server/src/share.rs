@@ -58,10 +58,12 @@ impl Share {
             return false;
         };
         let own = held.by_peer.get(&self.peer).copied().unwrap_or(0) + more;
+        // At most as much as is left for all others, now that this is taken.
         if more > 0 && own > free {
             return false;
         }
         held.all += more;
+        // A peer that holds nothing gets no entry: nobody would take it out again.
         if own > 0 {
             held.by_peer.insert(self.peer, own);
         }

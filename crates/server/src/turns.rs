@@ -23,6 +23,7 @@ impl Turns {
     async fn of(&self, key: Key) -> OwnedMutexGuard<()> {
         let turn = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Turns that nobody has or waits for. Here, because whoever drops one has no access to the map.
             all.retain(|_, turn| turn.strong_count() > 0);
             let turn = all.entry(key).or_default();
             turn.upgrade().unwrap_or_else(|| {

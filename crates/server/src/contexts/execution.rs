@@ -69,6 +69,7 @@ impl Execution {
             () = lines.closed() => Ok(()),
             () = ending.cancelled() => Err(microvm_core::ServiceError::ShuttingDown.into()),
         };
+        // Still busy: the caller left, the server ends, or nobody knows how the code did. It must not go on unheard.
         if let Some(process) = self.busy.take()
             && let Err(error) = self.guest.signal(&process, SIGINT).await
         {
@@ -82,6 +83,7 @@ impl Execution {
 
     async fn execute(&mut self, request: &ExecuteCode, lines: &Sender<ExecutionLine>) -> Result<(), Failure> {
         let limit = Duration::from_secs(request.timeout);
+        // Runs while the code waits for its turn, too: the caller's time is for the answer, not for the code alone.
         let mut clock = Clock::new(limit);
         let language = request.language.unwrap_or_default();
         let id = request.context.clone().unwrap_or_else(|| ContextId::from(language));
@@ -115,9 +117,11 @@ impl Execution {
             clock.keep_alive(lines);
         };
         let number = self.load(&mut process, request, &mut clock, lines).await?;
+        // Set before the code runs: whoever leaves from now on leaves it to `run` to interrupt.
         self.busy = Some(process.id.clone());
         let run = line_of(&Run { id: number, run: true })?;
         let ended = self.follow(&mut process, run, number, &mut clock, lines).await;
+        // After an error the code may still run, so the interpreter stays marked as busy.
         if ended.is_ok() {
             self.busy = None;
         }
@@ -142,6 +146,7 @@ impl Execution {
             Ok::<_, Failure>((id, Box::pin(async move { input.send(line).await })))
         };
         let (mut number, mut sending) = load()?;
+        // Output is read while the code is sent: an interpreter that is held up by unread output reads no request.
         let (mut sent, mut interrupted, mut until) = (false, false, Instant::now() + PATIENCE);
         let (mut frames, mut held) = (Frames::default(), 0);
         loop {
@@ -165,6 +170,7 @@ impl Execution {
                     (sent, interrupted, until) = (false, false, Instant::now() + PATIENCE);
                 }
                 () = tokio::time::sleep_until(until) => {
+                    // The interpreter had no time of its own to answer in: its patience begins anew.
                     if !self.is_running() {
                         until = Instant::now() + PATIENCE;
                     } else if interrupted {
@@ -211,6 +217,7 @@ impl Execution {
     ) -> Result<(), Failure> {
         let (mut frames, mut held, mut late, mut failed) = (Frames::default(), 0, false, false);
         let input = process.input.clone();
+        // As in `load`: both directions at once, so that neither waits for the other.
         let mut sending = std::pin::pin!(input.send(run));
         let mut sent = false;
         loop {
@@ -261,7 +268,7 @@ impl Execution {
         }
     }
 
-    /// What a client hears of a frame. `late`: its time, if that was up.
+    /// The line of an answer that tells a frame, if it tells any. `late`: the time of the code, if that was up.
     fn line(&self, frame: Frame, late: Option<Duration>) -> Option<ExecutionLine> {
         Some(match frame {
             Frame::NumberOfExecutions { execution_count } => {
@@ -293,7 +300,7 @@ fn number(now_ms: i64) -> u64 {
     ((now_ms.unsigned_abs() & ((1 << 41) - 1)) << 12) | (COUNT.fetch_add(1, Ordering::Relaxed) & 0xfff)
 }
 
-/// What an interpreter wrote to its standard output, if that is what happened.
+/// Standard output of an interpreter, if the event is such; an error if no more can come.
 fn output(event: Option<ProcessEvent>) -> Result<Option<bytes::Bytes>, Failure> {
     match event {
         Some(ProcessEvent::Stdout(bytes)) => Ok(Some(bytes)),

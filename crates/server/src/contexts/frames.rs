@@ -41,7 +41,7 @@ pub(super) enum Frame {
     Unreadable,
 }
 
-/// What every line says.
+/// Fields of every line.
 #[derive(Deserialize)]
 struct Head {
     id: Option<u64>,
@@ -92,6 +92,7 @@ fn read(line: &[u8]) -> serde_json::Result<(Option<u64>, Frame)> {
 
 /// Id at the beginning of a line that cannot be read as a whole.
 fn id_of(line: &[u8]) -> Option<u64> {
+    // The kernel of a context writes the id first, spaced as Python's `json` does.
     let rest = line.strip_prefix(br#"{"id": "#)?;
     let end = rest.iter().position(|byte| !byte.is_ascii_digit())?;
     std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
@@ -130,6 +131,7 @@ impl Frames {
                 Err(_) => found.extend(id_of(&line).map(|id| (Some(id), Frame::Unreadable))),
             }
         }
+        // Twice: a vector that grows may hold room for as much again.
         charge(2 * (self.line.len() + piece.len()))?;
         self.extend(piece)?;
         Ok(found)

@@ -50,7 +50,7 @@ pub(crate) struct Running {
     pub(crate) context: Context,
     user: String,
     pub(crate) process: ProcessId,
-    /// Where its outputs are now.
+    /// Ends of its outputs, in bytes: what comes from now on begins there.
     offsets: OutputOffsets,
 }
 
@@ -62,7 +62,9 @@ impl Running {
 
     /// The context that a process is, if it is one.
     fn of(process: ProcessInfo) -> Option<Self> {
+        // By its mark and not by its place: how many words start an interpreter is a matter of its language.
         let at = process.command.iter().position(|word| word == MARK)?;
+        // Exactly four: a command with the mark and other words is of another version, or a guest's own.
         let [id, language, cwd, user] = process.command.get(at + 1..)? else { return None };
         let language = Language::ALL.into_iter().find(|one| one.as_str() == language)?;
         let context = Context { id: id.parse().ok()?, language, cwd: cwd.clone() };
@@ -149,6 +151,7 @@ async fn is_ready(process: &mut ProcessHandle, program: &str) -> Result<OutputOf
             }
             Some(ProcessEvent::Stderr(bytes)) => {
                 stderr += bytes.len() as u64;
+                // Only its first words, which say what is missing; a guest may write for ever.
                 told.extend_from_slice(&bytes[..bytes.len().min(SHOWN.saturating_sub(told.len()))]);
             }
             Some(ProcessEvent::Lost(error)) => return Err(error.into()),
@@ -167,6 +170,7 @@ fn not_started(program: &str, reason: &str) -> Failure {
 
 /// Ends a context, and waits until it has ended.
 pub(crate) async fn end(guest: &dyn Guest, running: &Running) -> Result<(), Failure> {
+    // Before the signal: one that is attached hears of the end.
     let mut process = guest.attach(&running.process, running.offsets).await?;
     guest.signal(&running.process, SIGKILL).await?;
     let ended = async {

@@ -36,10 +36,13 @@ pub(crate) async fn create(
 ) -> Result<Reply<Created<Context>>, Failure> {
     let CreateContext { language, cwd, user } = body;
     let guest = app.guest(&vm).await?;
+    // Time and chance, as ids of VMs are made. Hashers' keys are the standard library's only random numbers.
     let id = VmId::from_parts(app.engine.now_ms().unsigned_abs(), RandomState::new().build_hasher().finish());
     let id =
         ContextId::try_from(id.to_string()).map_err(|error| Failure::invalid("context_id_invalid", error))?;
     let context = Context { id, language, cwd: cwd.unwrap_or_else(|| ".".to_owned()) };
+    // From here on it is in the list of contexts. Code for it has to wait: it would take it for one whose start was
+    // cut off.
     let _turn = app.turns.wait(&*guest, context.id.clone()).await;
     let running = contexts::start(&*guest, context, &user.unwrap_or_default()).await?;
     Ok(Reply::created(running.context))
@@ -50,6 +53,7 @@ pub(crate) async fn remove(
     Call { path: (vm, context), .. }: Call<context::Remove>,
 ) -> Result<Done, Failure> {
     let guest = app.guest(&vm).await?;
+    // Without a turn: code that runs in it would hold that, and is to end with it.
     contexts::end(&*guest, &contexts::find(&*guest, &context).await?).await?;
     Ok(Done)
 }

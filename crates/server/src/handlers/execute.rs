@@ -17,7 +17,7 @@ use crate::limits::OUTGOING;
 use crate::reply::Reply;
 use crate::session::Session;
 
-/// Where output is that an answer leaves out.
+/// Place of the output that an answer leaves out.
 const REST: &str = "the last MiB of each output can be read for some minutes: `read` with the id in `process`, on the \
                     WebSocket of `exec`; write more than 10 MB to a file";
 
@@ -95,10 +95,12 @@ async fn collect(
     let mut counted = Duration::ZERO;
     let tick = (lateness / 4).min(Duration::from_secs(5));
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + tick, tick);
+    // Ticks that were missed, say while the server got no processor, must not count as time of the command.
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
+            // First in a biased choice: output that never ends would otherwise leave no turn to the clock.
             _ = ticks.tick() => {
                 if running()? {
                     counted += tick;

@@ -29,6 +29,7 @@ pub(crate) async fn get(
 ) -> Result<Json<Image>, Failure> {
     let images = app.services.catalog.images().await?.found;
     let found = images.into_iter().find(|info| {
+        // `sha256:` and twelve digits: fewer might soon fit two images.
         info.names.contains(&reference) || (reference.len() >= 19 && info.digest.starts_with(&reference))
     });
     let info = found.ok_or_else(|| StorageError::UnknownImage(reference.clone()))?;

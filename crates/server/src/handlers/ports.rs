@@ -31,6 +31,7 @@ pub(crate) async fn connect(
         let from_guest = async {
             while let Some(part) = incoming.next().await {
                 let bytes = part?;
+                // An empty frame would say that the guest has ended its direction.
                 if !bytes.is_empty() && sink.send(Message::Binary(bytes)).await.is_err() {
                     return Ok::<(), GuestError>(());
                 }
@@ -55,6 +56,7 @@ pub(crate) async fn connect(
                     Message::Close(_) => return,
                     _ => continue,
                 }
+                // Dropped, it ends the direction in the guest; the other one may go on.
                 outgoing = None;
                 caller_done.cancel();
             }

@@ -40,6 +40,8 @@ pub(crate) async fn prune(
 ) -> Result<Json<PrunedSystem>, Failure> {
     let extent = if all { PruneExtent::All } else { PruneExtent::Unused };
     let (root, host) = (&app.settings.root, &app.services.host);
+    // Before the look at the files: keys of a VM made in between come with its directory, so they are not taken for
+    // lost.
     let holdings = host.holdings(app.operation).await?;
     let before = found(root).await?;
     let keys = lost_keys(&holdings, &before);

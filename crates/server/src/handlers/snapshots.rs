@@ -128,6 +128,7 @@ pub(crate) async fn remove(
 ) -> Result<Done, Failure> {
     let found = match find(&app, &vm, &snapshot) {
         Ok(found) => found,
+        // One that cannot be read is in no list, so `find` knows nothing of it; it must not stay for ever.
         Err(_) if app.services.snapshots.remove_unreadable(&snapshot).await? => return Ok(Done),
         Err(error) => return Err(error),
     };

@@ -49,6 +49,7 @@ pub(crate) async fn create(
 
 /// A VM of a pool: what it is like was said when the pool was made.
 async fn acquire(app: &Session, pool: &str, request: &CreateVm) -> Result<Reply<Created<VmBody>>, Failure> {
+    // Compared as a whole, so that a field which is added later is refused here without a line of its own.
     let plain = CreateVm {
         name: request.name.clone(),
         labels: request.labels.clone(),

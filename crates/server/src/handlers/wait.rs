@@ -25,6 +25,7 @@ pub(crate) async fn wait(
         return Err(Failure::invalid("invalid_field", detail));
     }
     let mut phases: Vec<Phase> = query.state.iter().map(FilterState::phase).collect::<Result<_, _>>()?;
+    // Whoever names no state waits for the end of the VM, whichever it is.
     let any_end = phases.is_empty() && !query.gone;
     if any_end {
         phases.extend([Phase::Stopped, Phase::Failed]);
@@ -34,6 +35,7 @@ pub(crate) async fn wait(
     let limit = Duration::from_secs(query.timeout_seconds);
     let event = tokio::select! {
         waited = tokio::time::timeout(limit, waited) => waited,
+        // A wait may be longer than the server lets requests finish at its end.
         () = app.ending.cancelled() => return Err(microvm_core::ServiceError::ShuttingDown.into()),
     };
     let Ok(event) = event else {
