@@ -70,7 +70,10 @@ impl Client {
             let mut request = Request::builder()
                 .method(standard(O::METHOD))
                 .uri(uri)
+                // HTTP/1.1 demands a host (RFC 9112, section 3.2); the server reads none.
                 .header(hyper::header::HOST, "localhost")
+                // Says that trailers are read here (RFC 9110, section 6.5.1): without it hyper's server keeps them
+                // back.
                 .header(hyper::header::TE, "trailers");
             if let Some(content_type) = content_type {
                 request = request.header(hyper::header::CONTENT_TYPE, content_type);
@@ -81,6 +84,7 @@ impl Client {
             request.body(body).map_err(|error| ClientError::Answer(error.to_string()))
         };
         let may_repeat = O::RETRY == Retry::Safe && body.is_end_stream();
+        // Made before the first one is sent, which takes its body away.
         let again = if may_repeat { Some(make(transfer::empty())?) } else { None };
         let action = O::NAME;
         let response = self.connections.send(make(body)?, again, action).await?;
@@ -109,6 +113,7 @@ pub(crate) async fn read_all(
     response: Response<Incoming>,
     action: &'static str,
 ) -> Result<bytes::Bytes, ClientError> {
+    // A server of another version, or none at all, must not fill the memory of its client.
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
     Ok(body.map_err(|error| ClientError::Lost { action, detail: error.to_string() })?.to_bytes())
 }

@@ -50,6 +50,7 @@ impl Connections {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // The newest first: the older ones age and are dropped on the way.
         while let Some((since, sender)) = idle.pop() {
+            // Not ready: its answer is still being read, or the server has closed it.
             if sender.is_ready() && since.elapsed() < IDLE_TIME {
                 return Some(sender);
             }

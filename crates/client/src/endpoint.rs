@@ -44,7 +44,9 @@ fn start(words: &[String]) -> std::io::Result<UnixStream> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(std::io::Error::from(std::io::ErrorKind::InvalidInput));
     };
+    // A pair of sockets and not two pipes: one stream is what connections are everywhere else.
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    // tokio demands it; the program's end keeps blocking, as programs expect of their standard input.
     ours.set_nonblocking(true)?;
     let input = std::os::fd::OwnedFd::from(theirs);
     let output = input.try_clone()?;

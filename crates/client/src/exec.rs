@@ -140,6 +140,7 @@ impl ExecStream {
                     let detail = "the server closed the stream".to_owned();
                     return Err(ClientError::Lost { action: "running a command", detail });
                 }
+                // Pings; the library answers them.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(lost(&error)),
             }
@@ -158,6 +159,7 @@ impl ExecStream {
                 Received::Text(ServerMessage::Error { problem }) => {
                     return Err(ClientError::Problem(Box::new(problem)));
                 }
+                // It was taken when the session began; a second one says nothing new.
                 Received::Text(ServerMessage::Started { .. }) => {}
                 Received::Data(mut bytes) if !bytes.is_empty() => {
                     let stream = bytes.split_to(1)[0];

@@ -27,7 +27,7 @@ pub struct WriteFile {
     pub owner: Option<FileOwner>,
     /// Make missing parent directories.
     pub parents: bool,
-    /// When its content was last changed; default: now.
+    /// Time at which its content was last changed; default: now.
     pub modified: Option<FileTime>,
 }
 

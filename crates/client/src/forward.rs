@@ -63,6 +63,7 @@ impl Forward {
             tokio::select! {
                 accepted = self.listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
                     Ok((local, _)) => {
+                        // In a set: when the future is dropped, its connections end with it.
                         connections.spawn(connect(client.clone(), vm.clone(), self.guest, local));
                     }
                     Err(error) if passes(&error) => tokio::time::sleep(REST).await,

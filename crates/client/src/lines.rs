@@ -45,6 +45,7 @@ impl<T: DeserializeOwned> Lines<T> {
                     .map(Some)
                     .map_err(|error| ClientError::Answer(error.to_string()));
             }
+            // Bytes that were searched are not searched again: long lines come in many frames.
             searched = self.buffer.len();
             if searched > LINE_MAX {
                 return Err(ClientError::Answer(format!("a line of more than {LINE_MAX} bytes")));

@@ -73,6 +73,7 @@ impl PortStream {
                     }
                     Some(Ok(Message::Binary(bytes))) => {
                         writer.write_all(&bytes).await.map_err(ClientError::Output)?;
+                        // At once: programs at both ends wait for each other's answers.
                         writer.flush().await.map_err(ClientError::Output)?;
                     }
                     Some(Ok(Message::Close(frame))) => {

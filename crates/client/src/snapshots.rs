@@ -41,6 +41,7 @@ impl Client {
         vm: &VmRef,
         request: &CreateSnapshot,
     ) -> Result<Snapshot, ClientError> {
+        // Whatever the caller set: this method promises the finished snapshot.
         let request = CreateSnapshot { wait: true, ..request.clone() };
         match self.call::<snapshot::Create>(vm, &TakeSnapshot::default(), &request).await? {
             Made::Created(snapshot) => Ok(snapshot),

@@ -190,6 +190,7 @@ impl Download {
                 }
             }
         }
+        // A copy: whoever asks again after the end gets the same answer.
         let received = hex(&self.hash.clone().finalize());
         // Without the sum of the sender an end is not a good end: the connection may have been cut between two frames.
         match &self.announced {

@@ -30,6 +30,7 @@ impl Client {
             .max_message_size(Some(FRAME_MAX + 1024))
             .max_frame_size(Some(FRAME_MAX + 1024))
             .max_write_buffer_size(4 * FRAME_MAX);
+        // The library demands a whole URL; only its path is used.
         let url = format!("ws://localhost{uri}");
         match tokio_tungstenite::client_async_with_config(url, stream, Some(limits)).await {
             Ok((socket, _)) => Ok(socket),

@@ -24,6 +24,7 @@ impl Budget {
     /// The given limit; else twice the disk of the VM (MiB), which does not count what comes from its image.
     #[must_use]
     pub fn chosen(limit: Option<ByteSize>, disk_mib: u32) -> Self {
+        // Bits 20 for MiB, and one more for twice.
         Self::new(limit.map_or(u64::from(disk_mib) << 21, ByteSize::bytes))
     }
 

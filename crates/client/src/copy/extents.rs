@@ -20,7 +20,7 @@ static ZEROS: [u8; PART] = [0; PART];
 pub(crate) struct ExtentReader {
     file: File,
     position: u64,
-    /// Where the data, or the hole, that begins at or before `position` ends.
+    /// End of the data, or of the hole, that begins at or before `position`.
     until: u64,
     hole: bool,
     /// Rest of the last part that the reader did not take.
@@ -62,6 +62,7 @@ impl ExtentReader {
     fn data(&mut self) -> io::Result<Option<Bytes>> {
         let room = usize::try_from(self.until - self.position).unwrap_or(usize::MAX).min(PART);
         let mut buffer = Vec::with_capacity(room);
+        // Read to the full part: single reads of a pipe give whatever is there, and each would be a frame of its own.
         io::copy(&mut (&self.file).take(room as u64), &mut buffer)?;
         self.position += buffer.len() as u64;
         Ok(Some(Bytes::from(buffer)).filter(|part| !part.is_empty()))
@@ -72,7 +73,9 @@ impl ExtentReader {
         let here = self.position;
         let (hole, until) = match rustix::fs::seek(&self.file, SeekFrom::Data(here)) {
             Ok(data) if data > here => (true, data),
+            // Without an answer the rest counts as data, which is true of any file.
             Ok(_) => (false, rustix::fs::seek(&self.file, SeekFrom::Hole(here)).unwrap_or(u64::MAX)),
+            // No data from here on: a hole at the end, or the end.
             Err(Errno::NXIO) => match self.file.metadata()?.len() {
                 end if end > here => (true, end),
                 _ => (false, u64::MAX),
@@ -84,6 +87,7 @@ impl ExtentReader {
             }
         };
         (self.hole, self.until) = (hole, until);
+        // Asking for holes has moved the position from which data is read.
         if !hole {
             rustix::fs::seek(&self.file, SeekFrom::Start(here))?;
         }

@@ -76,6 +76,7 @@ pub enum OutsideLinks {
 /// If it is too large or not JSON.
 pub fn results(directory: &Path) -> Result<Option<serde_json::Value>, ClientError> {
     let path = directory.join("results.json");
+    // Not followed: a link of the guest's would have a file of this host read.
     let metadata = match std::fs::symlink_metadata(&path) {
         Ok(metadata) if metadata.is_file() => metadata,
         // Not a plain file: whatever the guest made of it, it is not results.

@@ -31,6 +31,7 @@ pub(crate) fn pack(directory: &Path, name: &Path, holes: bool, out: impl Write) 
     let mut waiting = vec![PathBuf::new()];
     while let Some(relative) = waiting.pop() {
         let mut entries = fs::read_dir(directory.join(&relative))?.collect::<io::Result<Vec<_>>>()?;
+        // The same directory gives the same bytes, whatever order the file system lists it in.
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let below = relative.join(entry.file_name());
@@ -42,6 +43,7 @@ pub(crate) fn pack(directory: &Path, name: &Path, holes: bool, out: impl Write) 
                 left_out.add(path.to_string_lossy(), "it is a socket");
                 continue;
             }
+            // Before the kinds are told apart: links and devices may have several names, too.
             if let Some(first) = links.first(&metadata, &name) {
                 builder.append_link(&mut header(&metadata, EntryType::Link, 0), &name, first)?;
                 continue;
@@ -150,6 +152,7 @@ fn filled(mut header: Header, metadata: &Metadata, kind: EntryType, size: u64) -
     header.set_mode(metadata.mode() & 0o7777);
     header.set_uid(0);
     header.set_gid(0);
+    // A header holds no time before 1970: that stands in the extension before it.
     header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
     header.set_size(size);
     header

@@ -37,6 +37,7 @@ pub async fn pull(
 ) -> Result<Moved, ClientError> {
     let stat = client.stat(vm, from).await?;
     let name = style.base_name(from);
+    // Through links, as `cp` does: a link that was typed leads to where the copy is wanted.
     let exists = to.is_dir();
     if name.is_empty() {
         let detail =
@@ -150,6 +151,7 @@ impl Unfinished {
 
     fn take_place(mut self, target: &Path) -> Result<(), ClientError> {
         let failed = |error: io::Error| ClientError::file("making", target, &error);
+        // In the same folder, so this replaces the target at once: nobody sees half a copy.
         fs::rename(self.path(), target).map_err(failed)?;
         self.name = None;
         Ok(())
@@ -195,6 +197,7 @@ async fn pull_file(
         let (stat, data) = client.read_file(vm, from).await?;
         (stat, Arriving::Bytes(data))
     };
+    // After the first answer of the guest: a path that is not there leaves no trace here.
     let (unfinished, file) = Unfinished::beside(target, temporary::file)?;
     let failed = |error: io::Error| ClientError::file("writing", target, &error);
     let mut writer = SparseWriter::new(file);
@@ -209,6 +212,7 @@ async fn pull_file(
     let file = writer.finish().map_err(failed)?;
     let attributes =
         unpack::Attributes { mode: Some(permissions::of(stat.mode)), modified: Some(stat.modified()) };
+    // Before it takes its place: with its name it has its permissions.
     attributes.give(file.as_fd()).map_err(failed)?;
     unfinished.take_place(target)?;
     Ok(count.moved(Some(&LeftOut::default()), LeftOut::default()))
@@ -257,6 +261,7 @@ async fn receive(
         match data.next().await {
             Ok(Some(part)) => {
                 count.add(&part);
+                // The unpacker has ended early; its outcome below says why.
                 if parts.send(Ok(part)).await.is_err() {
                     break Ok(());
                 }
@@ -270,7 +275,9 @@ async fn receive(
         }
     };
     drop(parts);
+    // Waited for also when the transfer failed: nothing is written any more once this returns.
     let unpacked = unpacking.await;
+    // First: an unpacker that was cut off reports the cut, not its cause.
     received?;
     let failed = |error: tokio::task::JoinError| {
         ClientError::refused(ErrorKind::Internal, "unpack_failed", error.to_string())

@@ -62,6 +62,7 @@ pub async fn push(
             return push_directory(client, vm, from, &target, owner).await;
         }
         // A new one is an entry itself: it is to have its mode and time.
+        // The archive is unpacked below the parent, so that has to be there.
         client.make_directory(vm, &folder, Some(owner)).await?;
         return push_packed(client, vm, from, (name, &folder), owner).await;
     }
@@ -102,6 +103,7 @@ async fn push_sparse(
             // A file is copied whole or not at all.
             Ok(Some(sum.moved(Some(&LeftOut::default()), LeftOut::default())))
         }
+        // The server looks for the route before it reads the body, so nothing of the file was taken.
         Err(ClientError::Problem(problem)) if problem.code == "route_not_found" => Ok(None),
         Err(error) => Err(error),
     }
@@ -166,7 +168,7 @@ pub async fn push_directory(
     push_packed(client, vm, from, (b"", to), owner).await
 }
 
-/// When a file was last changed; what is no file, such as a pipe, is as new as its copy.
+/// Time at which a file was last changed; what is no file, such as a pipe, is as new as its copy.
 fn modified(metadata: &std::fs::Metadata) -> Option<FileTime> {
     let nanoseconds = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
     metadata.is_file().then(|| FileTime::new(metadata.mtime(), nanoseconds))
@@ -214,6 +216,7 @@ fn packed(
     let (parts, taken) = mpsc::channel(4);
     let (report, left_out) = oneshot::channel();
     let work = move || {
+        // Headers and padding are 512 bytes each: unbuffered, each would cross the channel alone.
         let out = io::BufWriter::with_capacity(PART, Parts(parts.clone()));
         // Nobody takes it any more: then nobody needs to know.
         match pack::pack(&directory, &name, holes, out) {
@@ -221,6 +224,7 @@ fn packed(
             Err(error) => drop(parts.blocking_send(Err(error))),
         }
     };
+    // The stream keeps the handle only to live as long as it: the thread ends when its channel is closed.
     let started = tokio::task::spawn_blocking(work);
     let stream = futures_util::stream::unfold((taken, started), |(mut taken, started)| async move {
         taken.recv().await.map(|part| (part, (taken, started)))

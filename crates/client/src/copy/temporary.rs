@@ -35,6 +35,7 @@ fn name() -> io::Result<String> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|error| io::Error::other(format!("no random numbers: {error}")))?;
     let random = format!("{:016x}", u64::from_ne_bytes(bytes));
+    // Without an id of the boot the name is like none of ours, so nobody sweeps it.
     let boot = boot().unwrap_or(&random[..BOOT]);
     Ok(format!(".microvm-{boot}{}.part", &random[BOOT..]))
 }
@@ -84,6 +85,7 @@ fn make(
     for _ in 0..TRIES {
         let name = name()?;
         let made = match make(&name) {
+            // Swept away between its making and its opening; the folder itself is there.
             Err(Errno::NOENT) if statat(folder, ".", AtFlags::empty()).is_ok() => continue,
             Err(Errno::EXIST) => continue,
             other => other?,
@@ -134,6 +136,7 @@ fn list(folder: BorrowedFd<'_>) -> rustix::io::Result<Dir> {
 }
 
 fn remove(folder: BorrowedFd<'_>, path: &Path, name: &[u8]) -> io::Result<()> {
+    // Not blocking: a FIFO with such a name would hold the copy up until somebody writes to it.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let left = openat(folder, name, flags, Mode::empty())?;
     let found = fstat(&left)?;
@@ -144,6 +147,7 @@ fn remove(folder: BorrowedFd<'_>, path: &Path, name: &[u8]) -> io::Result<()> {
         Err(Errno::WOULDBLOCK) => return Ok(()),
         other => other?,
     }
+    // Its client may have finished and renamed it while the lock was waited for.
     if !is_the_one(folder, name, &left) {
         return Ok(());
     }
@@ -161,6 +165,7 @@ fn remove(folder: BorrowedFd<'_>, path: &Path, name: &[u8]) -> io::Result<()> {
 fn is_renamed_by_others(folder: BorrowedFd<'_>) -> io::Result<bool> {
     let mode = fstat(folder)?.st_mode;
     let is_mine = fstat(folder)?.st_uid == rustix::process::geteuid().as_raw();
+    // With the sticky bit only owners rename their entries (inode(7)).
     Ok((mode & 0o022 != 0 || !is_mine) && mode & 0o1000 == 0)
 }
 

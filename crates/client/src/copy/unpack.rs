@@ -72,6 +72,7 @@ pub(crate) fn unpack(
             continue;
         }
         let names = std::mem::take(&mut extensions).finish(&entry).map_err(|error| broken(&error))?;
+        // The length in the file system and the bytes in the archive: either may be the lie.
         let size = names.sparse.unwrap_or(0).max(entry.size());
         if size > SIZE_MAX {
             return Err(too_much(format!("a file of {size} bytes")));
@@ -111,6 +112,7 @@ impl Unpacker<'_> {
             return Ok(());
         };
         let inner = match components.split_first() {
+            // Asked for one name, the guest may have packed others beside it.
             Some((first, inner)) if *first == self.prefix => inner,
             // The root of an archive of `/` itself, or of an empty name.
             None => return Ok(()),
@@ -127,6 +129,7 @@ impl Unpacker<'_> {
         let kind = entry.header().entry_type();
         let in_header = || entry.header().mtime().ok().and_then(|seconds| i64::try_from(seconds).ok());
         let modified = names.modified.or_else(|| in_header().map(|seconds| FileTime::new(seconds, 0)));
+        // A header without a legible mode gets what programs usually give.
         let mode = entry.header().mode().map_or_else(
             |_| if kind.is_dir() { permissions::of(0o755) } else { permissions::of(0o644) },
             permissions::of,

@@ -68,6 +68,7 @@ impl Claim {
         mut request: CreateVm,
         requests: &mut impl EndRequests,
     ) -> Creation {
+        // Also over one that the caller gave: a label that others know proves nothing.
         request.labels.insert(CLAIM_LABEL.to_owned(), self.0.clone());
         let mut creation = pin!(client.create_vm(&request));
         tokio::select! {
@@ -118,6 +119,7 @@ impl Claim {
     ) -> Vec<Leftover> {
         let answered = async {
             match creation.await {
+                // It was made before the end was asked for, and nobody has it.
                 Ok(vm) => delete(client, &vm.id).await.into_iter().collect(),
                 Err(ClientError::Problem(_)) => Vec::new(),
                 // The connection broke: the server may go on, so the list of VMs decides.

@@ -183,6 +183,7 @@ impl ForkAndRun {
     ) -> ForkedRun {
         // Known beside the running commands: whoever passes a signal on must not wait for them.
         let (begun, ended) = (Begun::default(), Ended::default());
+        // The server makes as many children as there are commands; more would have nothing to do.
         let surplus = children.split_off(children.len().min(self.commands.len()));
         let mut left: Vec<_> = children.iter().chain(&surplus).map(|vm| vm.id.clone()).collect();
         let ids: Vec<_> = children.iter().map(|vm| vm.id.clone()).collect();
@@ -273,6 +274,7 @@ impl ForkAndRun {
 /// Uses the children whose turn has not come, so that their idle limit does not delete them.
 async fn keep_awake(client: &Client, children: Vec<VmRef>, begun: &Begun) -> Infallible {
     loop {
+        // A fifth of the limit: one late or failed round does no harm.
         tokio::time::sleep(Duration::from_secs(IDLE_NET / 5)).await;
         let busy: Vec<VmRef> = begun.lock().started.iter().map(|(vm, _)| vm.clone()).collect();
         let waiting = children.iter().filter(|vm| !busy.contains(vm));
@@ -298,6 +300,7 @@ async fn give_time(
     };
     tokio::select! {
         () = ended => {}
+        // Those that go on are ended with their VMs.
         () = tokio::time::sleep(GRACE) => {}
         _ = requests.next() => {}
     }

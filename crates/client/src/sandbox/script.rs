@@ -32,6 +32,7 @@ impl Script {
         let ending = path.extension()?.to_str()?;
         let (_, interpreter) = INTERPRETERS.iter().find(|(known, _)| *known == ending)?;
         let name = path.file_name()?.to_str()?.to_owned();
+        // A word that ends like a script and is no file of this host is a program of the guest.
         path.is_file().then_some(Self { path, name, interpreter })
     }
 
@@ -39,6 +40,7 @@ impl Script {
     #[must_use]
     pub fn words(&self, arguments: &[String]) -> Vec<String> {
         let target = self.target();
+        // `sh` would run a script for `bash` or `python` line by line as its own.
         let chooses =
             self.interpreter == "sh" && std::fs::read(&self.path).is_ok_and(|text| text.starts_with(b"#!"));
         let program = if chooses { vec![target] } else { vec![self.interpreter.to_owned(), target] };

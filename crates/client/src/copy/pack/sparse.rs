@@ -10,7 +10,7 @@ use microvm_archive::sparse_map::{Segment, SparseMap};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-/// Where a file has data; `None` if it is to be packed as any other.
+/// Map of the data of a file; `None` if it is to be packed as any other.
 pub(super) fn map(file: &File, metadata: &Metadata) -> Option<SparseMap> {
     let next = |from: SeekFrom| match seek(file.as_fd(), from) {
         Ok(place) => Ok(Some(place)),

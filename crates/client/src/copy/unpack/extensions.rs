@@ -86,6 +86,7 @@ fn read(entry: &mut Entry<'_, impl Read>) -> io::Result<Vec<u8>> {
     }
     let mut data = Vec::new();
     entry.read_to_end(&mut data)?;
+    // An archive that was cut off ends here as if it were complete.
     if data.len() as u64 == size { Ok(data) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 

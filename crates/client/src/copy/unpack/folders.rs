@@ -42,6 +42,7 @@ impl Attributes {
 /// A time for the system calls that set one.
 pub(super) fn times(modified: FileTime) -> Timestamps {
     Timestamps {
+        // Archives tell no time of access: the file system keeps its own.
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: modified.seconds(), tv_nsec: modified.nanoseconds().into() },
     }
@@ -140,14 +141,17 @@ impl Folders {
         budget: &mut Budget,
         failed: &impl Fn(io::Error) -> ClientError,
     ) -> Result<bool, ClientError> {
+        // For this user alone, and writable, until it is complete: then it gets its own permissions.
         let made = match rustix::fs::mkdirat(self.last(), name, Mode::RWXU) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(error) => return Err(failed(error.into())),
         };
+        // Directories without end cost the guest a few bytes each, and this host a block each.
         if made {
             budget.charge(budget::DIRECTORY)?;
         }
+        // Opened also right after it was made: only what is open is known to be no link.
         let folder = rustix::fs::openat(self.last(), name, FOLDER, Mode::empty());
         let folder = folder.map_err(|error| failed(error.into()))?;
         self.open.push(Open { name: name.to_vec(), folder, attributes: Attributes::default() });
