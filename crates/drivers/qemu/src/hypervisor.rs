@@ -123,6 +123,7 @@ impl Qemu {
             detail: error.to_string(),
         })?;
         let user = UserLease { users: Arc::clone(&self.users), user };
+        // A standby VMM has no disks yet; it gets them as open descriptors.
         if line.surroundings == Surroundings::Caged {
             process::give_files(spec, user.user)?;
         }

@@ -133,6 +133,7 @@ impl Branching {
     ) -> Result<Branch, BranchError> {
         let state_file = StateFile::for_saving(&self.qmp).await?;
         let status = self.call("tell its status", "query-status", json!({})).await?;
+        // A VM that its user paused stays paused.
         let was_running = status["running"].as_bool() == Some(true);
         let mut times = BranchTimes { ahead: harvest.took(), ..BranchTimes::default() };
         let held = request.steps.hold_input().await;
@@ -154,6 +155,7 @@ impl Branching {
             times.pause = began.elapsed();
         }
         let harvested = taken?;
+        // The machine runs again: what remains lengthens no pause.
         let pages = blocking(|| harvested.into_pages()).await?;
         let device_state = state_file.read(&self.qmp).await?;
         let memory = StateMemory::Pages { base: self.saving.memory_base.clone(), pages };
@@ -172,6 +174,7 @@ impl Branching {
         if let Some(input) = input {
             self.input_stands_still(input).await?;
         }
+        // Beside the device state, which QEMU writes meanwhile: the pause lasts as long as the longer of the two.
         let copying = tokio::task::spawn_blocking(move || {
             let began = Instant::now();
             harvest.complete().map(|harvested| (harvested, began.elapsed()))

@@ -21,6 +21,7 @@ pub(crate) async fn load_pages(machine: &Branching, state: &IncomingState) -> Re
         let copied = tokio::task::spawn_blocking(move || {
             let mapping = Mapping::find(process, memory)?;
             inject(&mapping, &pages)?;
+            // After the writes: before them it would only say whose the process number was then.
             mapping.check_process()
         })
         .await;

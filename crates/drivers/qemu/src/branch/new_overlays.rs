@@ -29,6 +29,7 @@ impl Branching {
         blocks: &Value,
         overlays: &[DiskChange],
     ) -> Result<Vec<Switch>, BranchError> {
+        // A writable disk that is left out would be written on by the parent below its children.
         if let Some(serial) =
             self.saving.disks.keys().find(|serial| overlays.iter().all(|overlay| overlay.serial != **serial))
         {
@@ -53,6 +54,7 @@ impl Branching {
             description["node-name"] = json!(next);
             let known = self.call("open a disk's new overlay", "blockdev-add", description).await;
             if let Err(error) = known {
+                // No node was made that could be recognised as unused later.
                 self.call("forget a descriptor", "remove-fd", json!({ "fdset-id": set })).await?;
                 return Err(error.into());
             }
@@ -68,6 +70,7 @@ impl Branching {
             let opened = OpenOptions::new().read(true).write(write).open(&overlay.path);
             opened.map_err(|error| disk_error(&overlay.serial, error.to_string()))
         };
+        // QEMU takes from a set only a descriptor of the very access that it wants.
         let (writing, reading) = (open(true)?, open(false)?);
         let action = "take a disk's new overlay";
         let mark = json!({ "opaque": disks::mark_of(node, &overlay.path) });

@@ -29,6 +29,7 @@ impl StateFile {
         let failed = |cause| BranchError::Memory { step: "making a file for the device state", cause };
         let file = in_memory().map_err(failed)?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        // Opened anew and not duplicated: QEMU takes a descriptor only if its access is what it asks for.
         let for_qemu = OpenOptions::new().write(true).open(path).map_err(failed)?;
         let added = qmp
             .call_with_descriptor("take a file for its state", "add-fd", json!({}), for_qemu.as_fd())

@@ -172,7 +172,9 @@ impl Qmp {
                 }
             }
         };
+        // The time counts while other commands are written, too: one VMM that takes nothing blocks them all.
         let outcome = tokio::time::timeout(self.deadline, exchange).await;
+        // An answer that comes later finds nobody and is dropped.
         self.lock().remove(&id);
         outcome.unwrap_or(Err(MachineError::Timeout { action, after: self.deadline }))
     }
@@ -192,6 +194,7 @@ async fn send(
     let Some(descriptor) = descriptor else { return writer.write_all(line).await };
     let rights = [descriptor.as_raw_fd()];
     let stream: &UnixStream = writer.as_ref();
+    // tokio sends no descriptors itself.
     let sent = stream
         .async_io(Interest::WRITABLE, || {
             let message = [ControlMessage::ScmRights(&rights)];
@@ -199,6 +202,7 @@ async fn send(
             Ok(sendmsg::<()>(stream.as_raw_fd(), &[io::IoSlice::new(line)], &message, flags, None)?)
         })
         .await?;
+    // The descriptor went with the first byte; a short write leaves text only.
     writer.write_all(&line[sent..]).await
 }
 
@@ -227,6 +231,8 @@ async fn read_all(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, told: 
         let Ok(document) = serde_json::from_slice::<Value>(&line) else { break };
         if document["event"] == "MIGRATION" {
             match document["data"]["status"].as_str() {
+                // Kept as a value and not queued: whoever waits cares for the newest only, and may begin to wait
+                // late.
                 Some("completed") => loading.send_replace(Loading::Complete),
                 Some("failed" | "cancelled") => loading.send_replace(Loading::Failed),
                 _ => continue,
@@ -262,6 +268,7 @@ async fn read_all(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, told: 
             });
         }
     }
+    // Dropped senders tell every caller that no answer comes any more.
     waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 

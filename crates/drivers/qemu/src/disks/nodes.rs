@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 /// A node of `format` on the file that the VMM knows as `file`, over `backing` (null: nothing).
 pub(crate) fn node(format: DiskFormat, file: &str, read_only: bool, backing: Value) -> Value {
+    // No locks: layers are read by many machines at once, and who may write what is decided before QEMU starts.
     let file = json!({ "driver": "file", "filename": file, "locking": "off", "read-only": read_only });
     match format {
         DiskFormat::Raw => json!({ "driver": "raw", "read-only": read_only, "file": file }),

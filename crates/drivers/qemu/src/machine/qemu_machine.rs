@@ -110,6 +110,7 @@ impl QemuMachine {
             events,
             publish,
             killed: Arc::clone(&killed),
+            // A second future: the first one was borrowed by the select above.
             descriptor_ended: descriptor.ended().map_err(failed)?,
         }));
         let branching = saving.map(|saving| Branching {
@@ -267,6 +268,7 @@ impl Machine for QemuMachine {
             }
         };
         tokio::pin!(exited);
+        // `quit` lets QEMU close its disks in order; the signal is for one that does not answer.
         let polite = async {
             let _ = self.qmp.call("quit", "quit", json!({})).await;
             std::future::pending::<()>().await;
@@ -299,6 +301,7 @@ impl Machine for QemuMachine {
         }
         let pid = self.process.vmm.pid;
         let usage = tokio::task::spawn_blocking(move || usage::process_usage(pid)).await;
+        // Its process may have ended since: the counters of its disks are still true.
         if let Ok(Ok((cpu_ms, pss, rss))) = usage {
             counters.cpu_ms = cpu_ms;
             counters.memory_pss = pss;

@@ -47,6 +47,7 @@ pub(super) async fn watch_over<F: Future<Output = std::io::Result<()>> + Send>(w
                     "SHUTDOWN" => reason = event.data["reason"].as_str().map(str::to_owned),
                     _ => {}
                 },
+                // A closed socket is not the end: only the process tells that.
                 None => listening = false,
             },
             _ = &mut descriptor_ended => break,

@@ -56,6 +56,7 @@ impl Harvest {
         // On a host that is too short of memory for a second copy of a little, there is one.
         let late = ahead.then(|| room_for(slack.min(whole)).ok()).flatten();
         let Some(late) = late else { return Ok(Self { mapping, ahead: None, buffer }) };
+        // A longer pause is better than no branch.
         let log = match WriteLog::begin(mapping) {
             Ok(log) => log,
             Err(error) => {

@@ -57,6 +57,7 @@ impl Mapping {
         let found = find_in(&maps, file)
             .map(|(start, end)| Self { process, start, length: end - start })
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its memory is not mapped as expected"))?;
+        // After the look at its maps: a process number that changed hands meanwhile is noticed.
         found.check_process()?;
         Ok(found)
     }
@@ -82,6 +83,7 @@ pub(super) fn this_process() -> ProcessIdentity {
 fn mapped_device(path: &Utf8Path) -> io::Result<(u64, u64)> {
     let file = std::fs::File::open(path)?;
     // SAFETY: nothing of the mapping is read.
+    // Needed: `memmap2` makes every mapping of a file unsafe, and the kernel tells the device of mappings only.
     let map = unsafe { memmap2::MmapOptions::new().len(1).map_copy_read_only(&file) }?;
     let start = format!("{:x}-", map.as_ptr().expose_provenance());
     let maps = std::fs::read_to_string("/proc/self/maps")?;

@@ -135,6 +135,7 @@ fn scan(file: &File, mapping: &Mapping, purpose: Purpose) -> io::Result<Vec<Page
             return_mask: PAGE_IS_FILE | told,
             ..ScanArguments::default()
         };
+        // Needed: neither `rustix` nor `nix` knows the request.
         // SAFETY: the descriptor is valid, the arguments are of the layout and size they say, and `vec` points to
         // `vec_len` regions that live until the call returns.
         let found = unsafe { libc::ioctl(file.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) };

@@ -50,7 +50,8 @@ impl WriteLog {
             outcome => outcome?,
         }
         let mut range = [mapping.start, mapping.length, UFFDIO_REGISTER_MODE_WP, 0];
-        // SAFETY: as above, for `struct uffdio_register`; it changes nothing of this process.
+        // SAFETY: the descriptor is open, and the array has the layout and length of `struct uffdio_register`; it changes
+        // nothing of this process. Needed: neither `rustix` nor `nix` knows the request.
         if unsafe { libc::ioctl(descriptor.as_raw_fd(), UFFDIO_REGISTER, range.as_mut_ptr()) } < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -72,6 +73,7 @@ impl WriteLog {
 fn agree(descriptor: &OwnedFd) -> io::Result<()> {
     let mut handshake = [UFFD_API, UFFD_FEATURE_WP_ASYNC, 0];
     // SAFETY: the descriptor is open, and the array has the layout and length of `struct uffdio_api`.
+    // Needed: neither `rustix` nor `nix` knows the request.
     match unsafe { libc::ioctl(descriptor.as_raw_fd(), UFFDIO_API, handshake.as_mut_ptr()) } {
         0.. => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -82,6 +84,7 @@ fn agree(descriptor: &OwnedFd) -> io::Result<()> {
 pub(super) fn own_descriptor() -> io::Result<OwnedFd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | USER_MODE_ONLY;
     // SAFETY: the call makes a descriptor, which is nobody else's, and nothing more.
+    // Needed: `rustix` has the call as an unsafe function only, without a name for the flag of user mode.
     unsafe {
         let made = libc::syscall(libc::SYS_userfaultfd, flags);
         let made = i32::try_from(made).ok().filter(|made| *made >= 0);

@@ -68,6 +68,7 @@ pub(crate) fn choose(choice: AcceleratorChoice) -> Accelerator {
 
 fn processor_virtualises(cpuinfo: &str) -> Result<(), String> {
     if cfg!(target_arch = "aarch64") {
+        // Its processors tell no such flag; the kernel offers the device only where it can use them.
         return Ok(());
     }
     let has = cpuinfo
@@ -92,6 +93,7 @@ fn kvm_makes_a_vm() -> Result<(), String> {
         .open("/dev/kvm")
         .map_err(|error| format!("/dev/kvm cannot be opened ({error})"))?;
     // SAFETY: the request takes an integer (0, the default machine type) and returns a new descriptor or -1.
+    // Needed: the crates for KVM are not otherwise used, and requests of `rustix` and `nix` are unsafe as well.
     let vm = unsafe { libc::ioctl(device.as_raw_fd(), KVM_CREATE_VM, 0) };
     if vm < 0 {
         return Err(format!("/dev/kvm makes no VM ({})", std::io::Error::last_os_error()));

@@ -21,6 +21,7 @@ pub(crate) fn measure_khz() -> u64 {
         *result =
             u64::try_from(u128::from(to - from) * 1_000_000 / u128::from(nanoseconds.max(1))).unwrap_or(0);
     }
+    // The median: a span in which the host was busy elsewhere falls out.
     found.sort_unstable();
     found[1]
 }
@@ -45,6 +46,7 @@ fn sample() -> (Instant, u64) {
 #[allow(unsafe_code)]
 fn counter() -> u64 {
     // SAFETY: every x86-64 processor has the instruction; Linux lets user programs use it.
+    // Needed: the standard library has the instruction as an unsafe function only.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 

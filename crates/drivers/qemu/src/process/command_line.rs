@@ -159,6 +159,7 @@ impl CommandLine {
         discovery: DeviceDiscovery,
         accelerator: Kind,
     ) -> Result<(), LaunchError> {
+        // Nothing of QEMU's choice and of the host's configuration: the machine is what is said here.
         self.flag("-nodefaults");
         self.flag("-no-user-config");
         self.push("-display", "none");
@@ -167,6 +168,8 @@ impl CommandLine {
         self.push(
             "-machine",
             format!(
+                // Equal pages of machines may be merged, a crash of QEMU writes no guest's memory to a file, and a
+                // saved state carries no description of itself.
                 "{},mem-merge=on,dump-guest-core=off,suppress-vmdesc=on,memory-backend=mem",
                 hardware::machine_type(discovery)
             ),
@@ -179,6 +182,7 @@ impl CommandLine {
                 self.show(Utf8Path::new("/dev/kvm"), "/dev/kvm", MountAccess::Device);
             }
             Kind::Tcg => {
+                // One thread for each processor: one for all would leave further processors of the host idle.
                 self.push("-accel", "tcg,thread=multi");
                 self.push("-cpu", hardware::cpu(accelerator));
             }
@@ -191,12 +195,15 @@ impl CommandLine {
         let base = self.show(base, MEMORY_PATH, MountAccess::Read);
         self.push(
             "-object",
+            // Not shared: what the guest writes becomes pages of this process, and the base stays as it is for
+            // others.
             format!("memory-backend-file,id=mem,size={}M,mem-path={base},share=off", spec.memory_mib),
         );
         // A device state without configuration section can be loaded by a child that is started with the same options.
         self.push("-global", "migration.send-configuration=off");
         // A reset ends the process: every boot starts from a known state.
         self.flag("-no-reboot");
+        // Paused until `cont`: a machine is handed to core before its first instruction.
         self.flag("-S");
         self.push("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
         Ok(())
@@ -213,9 +220,12 @@ impl CommandLine {
             // Reset by triple fault: works without ACPI and without a keyboard controller.
             "reboot=t".to_owned(),
             "panic=-1".to_owned(),
+            // The clock of the guest: its counter's frequency is told, and neither it nor timers are tried out at
+            // boot.
             format!("tsc_early_khz={tsc_khz}"),
             "tsc=reliable".to_owned(),
             "no_timer_check".to_owned(),
+            // Without it programs wait for random numbers, which a quiet guest gathers slowly.
             "random.trust_cpu=on".to_owned(),
         ];
         if boot.discovery == DeviceDiscovery::CommandLine {

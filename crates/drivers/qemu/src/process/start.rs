@@ -136,6 +136,7 @@ pub(crate) fn give_files(spec: &MachineSpec, user: Option<u32>) -> Result<(), La
     let ours = |path: &&Utf8PathBuf| path.starts_with(&spec.directory);
     for (_, disk) in spec.writable_disks() {
         if ours(&&disk.path) {
+            // Not through a link, which a VMM of before could have put here.
             std::os::unix::fs::lchown(&disk.path, user, user).map_err(failed)?;
         }
         for path in disk.backing.iter().filter(ours) {

@@ -6,6 +6,7 @@ pub(crate) fn process_usage(pid: i32) -> std::io::Result<(u64, u64, u64)> {
     const TICKS_PER_SECOND: u64 = 100;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> =
+        // The name in brackets may itself hold blanks and brackets.
         stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
     let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
     // utime and stime are fields 14 and 15 (proc(5)); two are before the bracket.

@@ -21,6 +21,7 @@ impl Users {
         loop {
             let mut bytes = [0; 4];
             getrandom::fill(&mut bytes)?;
+            // 28 of the 32 bits.
             let user = FIRST_USER + (u32::from_le_bytes(bytes) >> 4);
             if taken.insert(user) {
                 return Ok(Some(user));
