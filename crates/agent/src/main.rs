@@ -82,12 +82,14 @@ fn serve_guest() -> Result<(), AnyError> {
 #[allow(unsafe_code)]
 fn become_init_beside(init: &str) -> Result<(), AnyError> {
     // SAFETY: no other thread exists yet, so the child's copy of this process is whole.
+    // Needed: neither the standard library nor `rustix` forks, and an init that is started by an agent would not be PID 1.
     let child = unsafe { libc::fork() };
     if child < 0 {
         return Err(std::io::Error::last_os_error().into());
     }
     if child == 0 {
         rustix::process::setsid()?;
+        // Orphans of commands come to the agent, which waits for them; the init knows nothing of them.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         // Whoever runs out of memory, it is not the agent.
         let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");

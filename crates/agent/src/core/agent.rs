@@ -52,6 +52,7 @@ impl<P: Platform> Agent<P> {
     /// Runs a task that may live as long as the agent.
     pub(super) fn spawn(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = lock(&self.tasks);
+        // Ended tasks are taken out here, or the set would grow for ever.
         while tasks.try_join_next().is_some() {}
         tasks.spawn_on(task, runtime);
     }

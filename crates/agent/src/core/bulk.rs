@@ -30,6 +30,7 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) fn new(stream: &Arc<StreamHandle>) -> Self {
+        // Bulk data goes to a disk, which is slow at times: a wider window keeps the channel busy meanwhile.
         stream.widen();
         Self {
             stream: Arc::clone(stream),

@@ -78,6 +78,7 @@ impl From<StreamError> for AgentError {
 
 /// A path for messages: quoted, at most 300 characters, invalid UTF-8 replaced.
 pub(crate) fn show(path: &[u8]) -> String {
+    // Bounded: messages of errors travel in one frame.
     let text: String = String::from_utf8_lossy(path).chars().take(300).collect();
     format!("`{text}`")
 }

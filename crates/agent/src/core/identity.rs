@@ -22,10 +22,12 @@ pub(super) async fn configure<P: Platform>(
 ) -> AgentResult<Configured> {
     // A host older than the field means the epoch it has greeted with.
     let epoch = if identity.epoch == 0 { session_epoch } else { identity.epoch };
+    // First of all: of two hosts with one identity each, one gets through.
     agent.epoch().enter(epoch)?;
     let platform = &agent.platform;
     let owns_machine = platform.owns_machine();
     let mut problems: [Result<(), String>; PARTS.len()] = std::array::from_fn(|_| Ok(()));
+    // Beside other programs of a host, as in tests, the host's clock and names are not the agent's to change.
     if owns_machine {
         problems[0] = platform.add_entropy(&identity.entropy);
         if identity.wall_clock_ns != 0 {
@@ -50,6 +52,7 @@ pub(super) async fn configure<P: Platform>(
     } else {
         None
     };
+    // After the mounts: commands may need what is on them.
     start_commands::run(agent, identity.start_commands);
     let further = shares
         .map(|result| (SHARES_PART, result))

@@ -114,6 +114,7 @@ impl<P: Platform, D: Port> Link<P, D> {
                 () = output => {}
                 () = abandoned => {
                     self.end_session("the host hung up");
+                    // Half a frame of the old host must not become the beginning of the next one's.
                     self.decoder.clear();
                 }
             }
@@ -192,6 +193,7 @@ impl<P: Platform, D: Port> Link<P, D> {
             self.decoder.skip(end);
             self.greeting = true;
         } else {
+            // The rest of a preamble may come with the next read.
             let keep = bytes.len().min(PREAMBLE.len() - 1);
             self.decoder.skip(bytes.len() - keep);
         }
@@ -231,6 +233,7 @@ impl<P: Platform, D: Port> Link<P, D> {
         };
         self.output.clear();
         self.written = 0;
+        // Written past the session: the reply comes before any frame of it, and also when there is none.
         self.output.extend_from_slice(&PREAMBLE);
         Frame::new(FrameKind::HelloReply, 0, reply.encode_to_vec().into()).encode_into(&mut self.output);
         if !admitted {
@@ -249,7 +252,7 @@ impl<P: Platform, D: Port> Link<P, D> {
             }
         });
         self.session = Some(session);
-        // A hang-up that is reported from now on may be the one before this host.
+        // The kernel may report late: a hang-up from now on may be the one before this host.
         self.alone_since = None;
         Ok(())
     }
@@ -295,6 +298,7 @@ impl<P: Platform, D: Port> Link<P, D> {
         self.output.clear();
         self.written = 0;
         let Some(session) = &self.session else { return false };
+        // The last frame may come on top of the batch, with its header.
         session.take_output(&mut self.frames, WRITE_BATCH - HEADER_LENGTH);
         for frame in self.frames.drain(..) {
             frame.encode_into(&mut self.output);

@@ -49,6 +49,7 @@ pub(super) async fn spawns<P: Platform>(
     for _ in 0..request.rounds {
         let (agent, program) = (Arc::clone(agent), program.clone());
         let started = Instant::now();
+        // As commands are started: the change of threads is a part of what is measured.
         let exited = tokio::task::spawn_blocking(move || {
             let request = Exec { command: vec![program], ..Exec::default() };
             agent.platform.start_bare(&request, &agent.defaults())

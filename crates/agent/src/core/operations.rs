@@ -43,6 +43,7 @@ async fn dispatch<P: Platform>(
         Operation::Exec(request) => return exec::exec(agent, stream, request).await,
         Operation::Attach(request) => return exec::attach(agent, stream, request).await,
         Operation::Processes(_) => {
+            // Sixteen descriptions of at most some KiB fit one frame.
             for some in agent.processes.all().chunks(16) {
                 let processes = some.iter().map(|process| process.describe()).collect();
                 stream.send_message(Reply::Processes(Processes { processes })).await?;

@@ -232,7 +232,7 @@ pub(crate) trait Files {
     fn pull_root(stream: &Arc<StreamHandle>, path: Vec<u8>) -> impl Future<Output = AgentResult<()>> + Send;
 }
 
-/// What the handshake says of the guest.
+/// Facts of the guest that the handshake tells.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
     pub(crate) kernel_release: String,

@@ -31,8 +31,11 @@ pub(super) fn run<P: Platform>(agent: &Arc<Agent<P>>, commands: Vec<String>) {
                 Ok(process) => process,
                 Err(error) => return failed(&agent, number, &error.message),
             };
+            // Starting makes the caller the first reader, and nobody reads here: without this a full buffer would
+            // stop the command.
             process.lock().has_reader = false;
             process.notify();
+            // Started is enough for the last one: it may be a server.
             if number + 1 == count {
                 agent.change_start_commands(StartCommands::Running, StartCommands::Done);
             }
@@ -55,5 +58,6 @@ pub(super) fn run<P: Platform>(agent: &Arc<Agent<P>>, commands: Vec<String>) {
 fn failed<P: Platform>(agent: &Agent<P>, number: usize, reason: &str) {
     say(&format!("start command {} failed: {reason}", number + 1));
     agent.change_start_commands(StartCommands::Running, StartCommands::Failed);
+    // The last one may fail after all were called started.
     agent.change_start_commands(StartCommands::Done, StartCommands::Failed);
 }

@@ -50,6 +50,7 @@ async fn send<P: Platform>(
         let (parts, exit) = {
             let state = process.lock();
             for (output, at) in state.outputs.iter().zip(at) {
+                // A gap would be taken for continuous output: it is an error and never silent.
                 if output.start() > at {
                     let lost = output.start() - at;
                     return Err(AgentError::new(
@@ -74,6 +75,8 @@ async fn send<P: Platform>(
             stream.send_message(Reply::Exited(exit)).await?;
             return Ok(());
         }
+        // Checked after sending: what was asked for is complete only now. The end of the process is told if it is
+        // known.
         if until.is_some_and(|until| at[0] >= until[0] && at[1] >= until[1]) && exit.is_none() {
             return Ok(());
         }

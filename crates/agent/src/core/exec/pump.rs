@@ -27,6 +27,7 @@ pub(super) async fn pump<P: Platform>(
         let (ended, finished, room) = {
             let state = process.lock();
             let output = &state.outputs[index];
+            // A detached process that nobody reads never blocks: its oldest output is dropped instead.
             let free = process.detached && !state.has_reader;
             (state.exit.is_some(), output.finished, free || output.finished || output.has_room())
         };
@@ -55,6 +56,7 @@ pub(super) async fn pump<P: Platform>(
                     process.notify();
                 }
                 if count == buffer.len() && count < MUCH {
+                    // A full buffer shows a process that writes much.
                     buffer.resize(MUCH, 0);
                     source.expect_much();
                 }

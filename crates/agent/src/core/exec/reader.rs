@@ -41,6 +41,7 @@ struct ReaderMark<'a, P: Platform> {
 impl<P: Platform> Drop for ReaderMark<'_, P> {
     fn drop(&mut self) {
         let mut state = self.process.lock();
+        // A newer reader has taken over otherwise, and goes on reading.
         if state.reader == self.number {
             state.has_reader = false;
         }
@@ -125,6 +126,7 @@ async fn take_input<P: Platform>(process: &Process<P>, stream: &StreamHandle) ->
                     Some(mark) => write_input(process, Bytes::from_static(mark)).await,
                     None => drop(process.stdin.lock().await.take()),
                 }
+                // The end of input is no end of the session: the output goes on.
                 return std::future::pending().await;
             }
             Err(error) => return error,

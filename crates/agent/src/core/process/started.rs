@@ -59,6 +59,7 @@ pub(in crate::core) struct Process<P: Programs> {
 impl<P: Programs> Process<P> {
     pub(in crate::core) fn new(request: Exec, pid: u32, child: P::Child, stdin: Option<P::Input>) -> Self {
         let mut state = ProcessState::default();
+        // A terminal has one output: the second one is complete from the beginning.
         state.outputs[1].finished = request.terminal.is_some();
         Self {
             id: request.id,

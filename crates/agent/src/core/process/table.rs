@@ -8,7 +8,7 @@ use super::started::Process;
 use crate::core::failure::{AgentError, AgentResult};
 use crate::core::platform::Programs;
 
-/// How long an ended process is remembered.
+/// Time for which an ended process is remembered, so that its status and output can still be asked for.
 const REMEMBER: Duration = Duration::from_secs(300);
 /// Most ended processes remembered.
 const MOST_ENDED: usize = 64;
@@ -72,6 +72,7 @@ impl<P: Programs> Table<P> {
                 Some((ended, process.id.clone(), kept))
             })
             .collect();
+        // The newest first: they are the likeliest to be asked for.
         ended.sort_unstable_by_key(|(when, ..)| std::cmp::Reverse(*when));
         let mut output = 0;
         for (position, (when, id, kept)) in ended.into_iter().enumerate() {

@@ -13,5 +13,6 @@ pub(in crate::platform::linux) fn register(
 ) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names one open descriptor, always the same one, until it is dropped; and `AsyncFd` gives no
     // way to swap it for another.
+    // Needed: tokio has given up its safe constructors as unsound.
     unsafe { AsyncFd::register_with_interest(descriptor, interest) }.map_err(std::io::Error::from)
 }

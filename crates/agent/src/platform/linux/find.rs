@@ -19,6 +19,7 @@ pub(crate) fn open_port() -> Result<OwnedFd, BootError> {
         for entry in fs::read_dir("/sys/class/virtio-ports").ok()?.flatten() {
             let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
             let device = format!("/dev/{}", entry.file_name().to_string_lossy());
+            // The kernel lists a port a little before its device node is there.
             if name.trim() == PORT_NAME && fs::metadata(&device).is_ok() {
                 return Some(device);
             }

@@ -56,6 +56,7 @@ impl Port for DevicePort {
 
     async fn changed(&self) -> std::io::Result<()> {
         let mut guard = self.changes.readable().await?;
+        // Before the set is emptied: a change in between makes it ready again.
         guard.clear_ready();
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
         let immediately = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -67,6 +68,7 @@ impl Port for DevicePort {
         let room = buffer.chunk_mut();
         let (address, length) = (room.as_mut_ptr(), room.len());
         // SAFETY: `address` points to `length` writable bytes of the buffer's spare room, borrowed until the call ends.
+        // Needed: the spare room of a `BytesMut` has no safe access, and filling it with zeros first would double the work.
         let count = unsafe { libc::read(self.device.as_raw_fd(), address.cast(), length) };
         if let Ok(count) = usize::try_from(count) {
             // SAFETY: the kernel has written `count` bytes at the beginning of the spare room.

@@ -27,6 +27,7 @@ pub(super) fn device(serial: &str) -> Option<String> {
     fs::read_dir("/sys/block").ok()?.flatten().find_map(|entry| {
         let found = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
         let device = format!("/dev/{}", entry.file_name().to_string_lossy());
+        // The kernel lists a disk a little before its device node is there.
         (found.trim() == serial && fs::metadata(&device).is_ok()).then_some(device)
     })
 }

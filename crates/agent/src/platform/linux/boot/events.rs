@@ -53,6 +53,7 @@ impl DeviceEvents {
             // An interrupted wait only looks once more.
             let _ = poll(&mut sockets, Some(&timeout));
             let mut buffer = [0u8; 4096];
+            // What the events say does not matter, only that there were some: whoever waits looks for itself.
             while rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty()).is_ok() {}
         }
     }

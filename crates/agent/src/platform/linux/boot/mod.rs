@@ -13,7 +13,7 @@ pub(super) use events::DeviceEvents;
 
 use std::time::{Duration, Instant};
 
-/// Why the guest cannot be started: said on the console, then the machine is ended so that the host sees it.
+/// Failure to start the guest: said on the console, then the machine is ended so that the host sees it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BootError {
     /// A system call failed.
@@ -27,7 +27,7 @@ pub(crate) enum BootError {
     /// A device did not appear.
     #[error("no {what} appeared within {after:?}: does the machine have it, and the kernel its driver?")]
     Missing {
-        /// Which device.
+        /// The device, in words.
         what: String,
         /// Time waited.
         after: Duration,
@@ -52,6 +52,7 @@ pub(crate) const DEVICE_DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) fn prepare() -> Result<Parameters, BootError> {
     mounts::early()?;
     let parameters = Parameters::read();
+    // Before the modules, whose devices may appear at once.
     let mut events = DeviceEvents::listen()?;
     modules::load("/modules")?;
     let deadline = Instant::now() + DEVICE_DEADLINE;
@@ -83,7 +84,7 @@ pub(super) fn find_disk(serial: &str, deadline: Instant) -> Result<String, BootE
     Ok(disks::find(serial, &mut events, deadline)?.device)
 }
 
-/// What the kernel command line says to the agent.
+/// Parameters of the agent on the kernel command line.
 #[derive(Debug, Default)]
 pub(crate) struct Parameters {
     /// The image's own init, if it is to become PID 1.

@@ -15,6 +15,7 @@ pub(super) fn load(directory: &str) -> Result<(), BootError> {
         let path = directory.join(name);
         let file = fs::File::open(&path).map_err(failed(format!("open module {name}")))?;
         match rustix::system::finit_module(&file, c"", 0) {
+            // The kernel may have it built in.
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(failed(format!("load module {name}"))(error)),
         }

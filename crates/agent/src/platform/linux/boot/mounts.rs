@@ -54,6 +54,7 @@ fn attach(kind: &str, target: &str, flags: MountFlags, options: &str) -> Result<
     }
     let options = std::ffi::CString::new(options).expect("options are constants without NUL");
     match mount(kind, target, kind, flags, options.as_c_str()) {
+        // Busy: the kernel has mounted it already, as it may do with `devtmpfs`.
         Ok(()) | Err(Errno::BUSY) => Ok(()),
         Err(error) => Err(failed(format!("mount {kind} on {target}"))(error)),
     }

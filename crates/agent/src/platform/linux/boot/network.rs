@@ -4,6 +4,7 @@
 /// Brings `lo` up; a kernel without network does without.
 pub(super) fn raise_loopback() {
     // SAFETY: an all-zero ifreq is a valid value of this plain C structure.
+    // Needed: `libc` gives it no constructor.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = from.cast_signed();
@@ -13,6 +14,7 @@ pub(super) fn raise_loopback() {
     request.ifr_ifru.ifru_flags = flags;
     let Ok(socket) = std::net::UdpSocket::bind("0.0.0.0:0") else { return };
     // SAFETY: the socket is open and the request is a whole ifreq that outlives the call.
+    // Needed: `rustix` does not know the request; netlink for one flag would be a library more in every guest.
     let result = unsafe {
         libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &raw const request)
     };

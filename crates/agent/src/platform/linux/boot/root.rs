@@ -24,6 +24,8 @@ pub(super) fn assemble(image: &Disk, scratch: &Disk) -> Result<(), BootError> {
     mount_scratch(scratch).map_err(failed(format!("mount the scratch disk {}", scratch.device)))?;
     let (upper, work) = (format!("{SCRATCH}/upper"), format!("{SCRATCH}/work"));
     if fs::symlink_metadata(&upper).is_err() {
+        // Under another name until it is complete: a boot that breaks off here leaves no upper root with wrong
+        // attributes.
         let new = format!("{SCRATCH}/upper.new");
         fs::create_dir_all(&new).map_err(failed(format!("make {new}")))?;
         be_like(IMAGE, &new).map_err(failed(format!("make {new} like the root of the image")))?;
@@ -47,7 +49,7 @@ fn be_like(image: &str, upper: &str) -> std::io::Result<()> {
     fs::File::open(upper)?.set_modified(metadata.modified()?)
 }
 
-/// What overlayfs is asked for so that the root behaves like one file system; in order, the first that the kernel takes.
+/// Options of overlayfs with which the root behaves like one file system; in order, the first that the kernel takes.
 ///
 /// `redirect_dir`: directories of the image can be renamed. `index`: hard links of the image stay links of one file when it
 /// is written to. `xino`: inode numbers neither repeat nor change. `metacopy` would leave content in the image that an

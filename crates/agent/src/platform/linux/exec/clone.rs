@@ -61,6 +61,7 @@ pub(super) unsafe fn clone(
     // SAFETY: the child begins behind `syscall` with our registers and the stack given, whose end is aligned for a call,
     // and leaves this code for ever; the parent goes on when the child is gone from our memory, all registers kept but
     // those named.
+    // Needed: no library wraps `clone3`, and a plain call would return in the child on a stack that is not its caller's.
     unsafe {
         std::arch::asm!(
             "syscall",

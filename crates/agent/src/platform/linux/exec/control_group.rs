@@ -92,6 +92,7 @@ impl ControlGroups {
     /// Takes back the group of a command that has ended, for the next one; what a process lives on in is not reused.
     pub(in crate::platform::linux) fn give_back(&self, group: ControlGroup) {
         let mut idle = self.idle();
+        // A process that lives on would be killed with the next command of this group.
         if idle.len() < MOST_IDLE && group.is_empty() {
             idle.push(group);
         }
@@ -122,6 +123,7 @@ impl ControlGroup {
 
     fn is_empty(&self) -> bool {
         let mut text = [0; 64];
+        // One that cannot be read counts as used: it is not given to another command.
         let count = rustix::io::pread(&self.events, &mut text, 0).unwrap_or(0);
         text[..count].split(|byte| *byte == b'\n').any(|line| line == b"populated 0")
     }

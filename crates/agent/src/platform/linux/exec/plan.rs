@@ -46,6 +46,7 @@ pub(in crate::platform::linux) fn plan(request: &Exec, defaults: &Defaults) -> A
         check_name(&variable.name)?;
         variables.insert(&*variable.name, &*variable.value);
     }
+    // The path that the command will see, and not the agent's: `env PATH=…` finds what a shell in there would.
     let path = variables.get("PATH").copied().unwrap_or(DEFAULT_PATH);
     let candidates = if program.contains('/') {
         vec![text(program, "the program")?]

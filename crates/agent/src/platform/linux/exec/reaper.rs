@@ -62,6 +62,7 @@ impl Reaper {
             if let Some(claimed) = waiting.claimed.remove(&pid) {
                 // The command may have been dropped meanwhile.
                 let _ = claimed.send(exited);
+            // Otherwise it is an orphan that nobody asks for.
             } else if waiting.spawning > 0 {
                 waiting.early.insert(pid, exited);
             }
@@ -87,6 +88,7 @@ impl Drop for SpawnGuard {
     fn drop(&mut self) {
         let mut waiting = self.reaper.lock();
         waiting.spawning -= 1;
+        // Every start has claimed its child by now: what is left are orphans, whose numbers may be given again.
         if waiting.spawning == 0 {
             waiting.early.clear();
         }

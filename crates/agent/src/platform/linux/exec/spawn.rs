@@ -78,6 +78,7 @@ pub(in crate::platform::linux) fn spawn(plan: &SpawnPlan<'_>) -> Result<u32, (Sp
     };
     let mut stack = vec![0u128; STACK_SIZE / 16];
     // SAFETY: all-zero signal sets are valid, and both outlive the calls that fill them.
+    // Needed: neither the standard library nor `rustix` has safe signal masks.
     let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
     // SAFETY: the sets are local. With every signal blocked no handler of the agent can run in the child.
     unsafe {
@@ -114,6 +115,7 @@ extern "C" fn run_child(child: *mut c_void) -> c_int {
     let (step, error) = unsafe { become_program(child) };
     child.failure = Some((step, error));
     // SAFETY: ends the child without running anything of the agent's.
+    // Needed: `std::process::exit` runs handlers and flushes buffers, which are the parent's.
     unsafe { libc::_exit(127) }
 }
 
@@ -126,6 +128,7 @@ fn last_error() -> i32 {
 /// To be called where no handler of this process is needed any more.
 unsafe fn reset_signals() {
     for signal in 1..=64 {
+        // 32 and 33 belong to the C library.
         if signal != libc::SIGKILL && signal != libc::SIGSTOP && signal != 32 && signal != 33 {
             // SAFETY: a plain system call; the default action runs no code of ours.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
@@ -148,10 +151,12 @@ unsafe fn become_program(child: &mut Child<'_>) -> (SpawnStep, i32) {
         } else {
             reset_signals();
         }
+        // A session of its own: it can be signalled as a group, and take a terminal.
         if libc::setsid() < 0 {
             return (SpawnStep::Session, last_error());
         }
         if let Some(group) = plan.control_group.filter(|_| !child.born_ready) {
+            // Best effort, as for every older kernel: without its group a command is ended by its session.
             let members = libc::openat(group, c"cgroup.procs".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
             libc::write(members, c"0".as_ptr().cast(), 1);
             libc::close(members);
@@ -189,6 +194,7 @@ unsafe fn become_program(child: &mut Child<'_>) -> (SpawnStep, i32) {
         if let Some(error) = refused {
             return (SpawnStep::Directory, error);
         }
+        // The agent's own umask, that of PID 1, is not for programs.
         libc::umask(0o022);
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
@@ -198,12 +204,14 @@ unsafe fn become_program(child: &mut Child<'_>) -> (SpawnStep, i32) {
         for &candidate in child.candidates {
             libc::execve(candidate, child.arguments, child.environment);
             error = last_error();
+            // A script without `#!` is run by the shell, as execvp(3) does.
             if error == libc::ENOEXEC {
                 *child.script_arguments.add(1) = candidate;
                 libc::execve(c"/bin/sh".as_ptr(), child.script_arguments.cast_const(), child.environment);
                 break;
             }
             match error {
+                // A later directory of the path may have one that can be run; if none has, this is the error to tell.
                 libc::EACCES => denied = Some(error),
                 libc::ENOENT | libc::ENOTDIR => {}
                 _ => break,

@@ -21,6 +21,7 @@ pub(in crate::platform::linux) struct Streams {
 
 fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    // Our end only: the command's end blocks, as programs expect.
     rustix::io::ioctl_fionbio(&read, true)?;
     Ok((read, write))
 }

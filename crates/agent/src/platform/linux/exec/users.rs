@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::core::failure::{AgentError, AgentResult};
 
-/// Who a command runs as.
+/// The user that a command runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::platform::linux) struct User {
     pub(in crate::platform::linux) name: String,

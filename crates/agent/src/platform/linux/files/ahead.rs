@@ -37,6 +37,7 @@ pub(super) fn portions<E>(
     end: u64,
     mut take: impl FnMut(Bytes) -> Result<(), E>,
 ) -> Result<u64, E> {
+    // One portion waits, one is being read, one is being sent: more would only take memory.
     let (sender, receiver) = mpsc::sync_channel(1);
     std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -69,17 +70,19 @@ fn portion(direct: &File, position: u64, end: u64) -> io::Result<Bytes> {
     let count = rustix::io::pread(direct, room, position)?.0.len();
     let wanted = usize::try_from(end - position).unwrap_or(usize::MAX).min(count);
     // SAFETY: the kernel has written `count` bytes behind the first `begin`, which were set before.
+    // Needed: a safe read into aligned memory would have to fill it with zeros first.
     unsafe { memory.set_len(begin + wanted) };
     Ok(Bytes::from(memory).slice(begin..))
 }
 
-/// Whether the page at this offset is in the page cache: then the file most likely is.
+/// True if the page at this offset is in the page cache: then the file most likely is.
 fn cached(file: &File, offset: u64) -> bool {
     use std::os::fd::AsRawFd as _;
     let Ok(offset) = libc::off_t::try_from(offset / ALIGNMENT as u64 * ALIGNMENT as u64) else {
         return false;
     };
     // SAFETY: a new mapping of one page at an address of the kernel's choice, never read from.
+    // Needed: kernels before 6.5 tell what is cached for mappings only, and `mincore` has no safe wrapper.
     let page = unsafe {
         let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED);
         libc::mmap(std::ptr::null_mut(), ALIGNMENT, protection, flags, file.as_raw_fd(), offset)

@@ -32,6 +32,7 @@ impl Sender<'_> {
                 continue;
             }
             let hole = seek(file.as_fd(), SeekFrom::Hole(position)).unwrap_or(u64::MAX);
+            // Some file systems answer with where they were asked: then all is data.
             let hole = if hole <= position { u64::MAX } else { hole };
             if self.extent(file, path, &mut position, hole.min(until))? {
                 break;

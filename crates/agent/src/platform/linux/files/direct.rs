@@ -22,7 +22,7 @@ pub(super) struct DirectWriter<'a> {
     /// Opened with the first whole portion; `Some(None)` where it cannot be.
     direct: Option<Option<File>>,
     memory: Vec<u8>,
-    /// Where the aligned portion begins in `memory`.
+    /// Index in `memory` at which the aligned portion begins.
     begin: usize,
     filled: usize,
     /// Offset in the file of the portion's first byte.
@@ -89,6 +89,8 @@ impl<'a> DirectWriter<'a> {
                 match direct.write_at(portion, self.position) {
                     // A part that is no whole number of pages would leave the rest unaligned.
                     Ok(count) => done = count / ALIGNMENT * ALIGNMENT,
+                    // This file system wants another alignment, or no direct writes: the ordinary way is right for
+                    // all.
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.direct = Some(None),
                     Err(error) => return Err(error),
                 }

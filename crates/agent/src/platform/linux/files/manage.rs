@@ -26,6 +26,7 @@ pub(in crate::platform::linux) fn make_directory(
             if let Some(owner) = owner {
                 made.give(owner).map_err(failed("change the owner of", path))?;
             }
+            // After the owner: a change of owner may take set-id bits away (chown(2)).
             made.set_mode(mode).map_err(failed("set the mode of", path))?;
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists && request.parents && path.is_dir() => {}

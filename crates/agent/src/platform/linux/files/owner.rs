@@ -1,4 +1,4 @@
-//! Who gets what is written.
+//! Owners of what is written.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;

@@ -45,6 +45,7 @@ pub(in crate::platform::linux) async fn pack(
             left_out: LeftOut::default(),
         };
         packer.walk(root)?;
+        // Two empty blocks are the end of an archive (POSIX, pax).
         packer.pending.extend_from_slice(&[0; 1024]);
         packer.flush()?;
         if request.report {
@@ -60,7 +61,7 @@ struct Packer<'a> {
     sender: Sender<'a>,
     device: u64,
     exclude: Vec<&'a Path>,
-    /// Whether holes are told by a map.
+    /// True: holes are told by a map.
     holes: bool,
     /// Headers that wait, so that thousands of small files do not make thousands of frames.
     pending: Vec<u8>,
@@ -158,6 +159,7 @@ impl Packer<'_> {
         if !metadata.is_file() {
             return self.special(header, path, &name, metadata);
         }
+        // It may be something else by now: a link is not followed, and a FIFO not waited for.
         let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
         let file = match file {
             Ok(file) => file,
@@ -189,6 +191,7 @@ impl Packer<'_> {
         self.flush()?;
         let sent = self.sender.file(&file, path, 0, size)?;
         self.shortened(path, size - sent);
+        // The header promised `size` bytes: without them all entries behind it would be out of place.
         self.sender.zeros(size - sent)?;
         self.pending.extend(std::iter::repeat_n(0, usize::try_from(padding).unwrap_or(0)));
         Ok(())
@@ -274,7 +277,7 @@ impl Packer<'_> {
     }
 }
 
-/// Whether something was removed since its name was read; a copy that is made later would not have it either.
+/// True if something was removed since its name was read; a copy that is made later would not have it either.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

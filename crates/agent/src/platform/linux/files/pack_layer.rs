@@ -59,6 +59,7 @@ pub(in crate::platform::linux) async fn pack_layer(stream: &Arc<StreamHandle>) -
             };
             layer.walk()?;
             layer.other_names()?;
+            // Looked at before the end of the archive is sent: what is of two moments must not look complete.
             if watchdog.has_thawed() {
                 return Err(stood_still());
             }
@@ -66,6 +67,7 @@ pub(in crate::platform::linux) async fn pack_layer(stream: &Arc<StreamHandle>) -
             layer.packer.flush()?;
             if watchdog.has_thawed() { Err(stood_still()) } else { Ok(layer.packer.left_out) }
         });
+        // Thawed before the report: the guest does not wait for the host to take it.
         drop(frozen);
         let packed = Packed { left_out: Some(packed?) };
         Ok(runtime.block_on(stream.send_message(Reply::Packed(packed)))?)
@@ -187,6 +189,7 @@ impl Drop for Frozen {
 #[allow(unsafe_code, reason = "no library has these two requests")]
 fn request(directory: &fs::File, code: libc::Ioctl) -> std::io::Result<()> {
     // SAFETY: the descriptor is open, and the kernel does not read the argument of these two.
+    // Needed: no library has a wrapper of them.
     match unsafe { libc::ioctl(directory.as_raw_fd(), code, 0) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
@@ -196,7 +199,7 @@ fn request(directory: &fs::File, code: libc::Ioctl) -> std::io::Result<()> {
 /// Names of a file that has several.
 struct Names {
     first: Vec<u8>,
-    /// How many it has, and how many of them were packed.
+    /// Number of names that it has, and of those that were packed.
     all: u64,
     packed: u64,
 }

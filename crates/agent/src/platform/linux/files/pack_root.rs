@@ -55,7 +55,7 @@ pub(super) fn without_mounts(path: &Path) -> AgentResult<OwnedFd> {
 /// Packs entries one after the other.
 pub(super) struct Packer<'a> {
     sender: Sender<'a>,
-    /// Where the tree is found.
+    /// Path of the tree.
     pub(super) base: PathBuf,
     /// Headers and small files that wait, so that thousands of them do not make thousands of frames.
     pub(super) pending: Vec<u8>,
@@ -120,6 +120,7 @@ impl<'a> Packer<'a> {
             && metadata.nlink() > 1
             && let Some(first) = self.links.first(metadata.dev(), metadata.ino(), name)
         {
+            // Attributes and content came with the first name.
             header.set_entry_type(EntryType::Link);
             let entry = Entry { name, target: Some(&first), ..Entry::default() };
             return self.header(header, metadata, &entry);
@@ -227,7 +228,7 @@ impl<'a> Packer<'a> {
     }
 }
 
-/// What stands in an entry's headers besides its attributes.
+/// Content of an entry's headers besides its attributes.
 #[derive(Default)]
 struct Entry<'a> {
     name: &'a [u8],

@@ -11,6 +11,7 @@ pub(super) fn absolute(path: &[u8]) -> AgentResult<&Path> {
     if path.first() != Some(&b'/') {
         return Err(AgentError::invalid(format!("the path {} is not absolute", show(path))));
     }
+    // `PATH_MAX` of Linux, which counts the closing NUL.
     if path.contains(&0) || path.len() >= 4096 {
         return Err(AgentError::invalid(format!(
             "the path {} is too long or contains a NUL byte",

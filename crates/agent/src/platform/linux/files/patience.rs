@@ -22,5 +22,6 @@ impl Drop for Patience {
 fn set(policy: libc::c_int) {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: a system call for the calling thread; the structure outlives it. Refused, all goes on as before.
+    // Needed: neither the standard library nor `rustix` sets how a thread is scheduled.
     unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
 }

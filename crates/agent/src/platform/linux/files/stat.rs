@@ -1,4 +1,4 @@
-//! What is at a path.
+//! Descriptions of paths.
 
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt as _;

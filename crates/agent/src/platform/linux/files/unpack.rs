@@ -85,7 +85,7 @@ struct Unpacker {
     left_out: LeftOut,
 }
 
-/// What a directory gets last: its default list would be inherited by what is made in it, and its time would change.
+/// Attributes that a directory gets last: its default list would be inherited by what is made in it, and its time would change.
 struct Pending {
     path: PathBuf,
     default_list: Option<Vec<u8>>,
@@ -176,6 +176,7 @@ impl Unpacker {
             EntryType::Link => {
                 let target = inside(&entry.link)?;
                 let (from, from_leaf) = self.target.place(&target)?;
+                // A name of itself: what is in the way would be removed, and nothing would be left to name.
                 if arrival.path == target {
                     return Ok(());
                 }
@@ -192,6 +193,7 @@ impl Unpacker {
 
     fn file(&mut self, archive: &mut Archive<'_>, entry: &Entry, arrival: &Arrival<'_>) -> AgentResult<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // For nobody else until it has its owner and mode.
         let make = || openat(&*arrival.parent, &arrival.leaf, flags, Mode::from_raw_mode(0o600));
         let file = File::from(arrival.make("make", make)?);
         match &entry.segments {
@@ -207,6 +209,7 @@ impl Unpacker {
     fn directory(&mut self, mut arrival: Arrival<'_>) -> AgentResult<()> {
         let mut keeps_owner = false;
         let Arrival { parent, leaf, path, .. } = &arrival;
+        // For nobody else until it has its owner and mode.
         match mkdirat(&**parent, leaf, Mode::from_raw_mode(0o700)) {
             Ok(()) => {}
             Err(Errno::EXIST) if self.target.is_linked_directory(parent, leaf, path) => return Ok(()),
@@ -316,6 +319,7 @@ impl Unpacker {
                 break;
             }
         }
+        // A hole at the end is told by the length alone.
         if hole { file.set_len(position).map_err(failed) } else { Ok(()) }
     }
 }

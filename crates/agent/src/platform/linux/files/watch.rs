@@ -23,7 +23,7 @@ const MOST_DIRECTORIES: usize = 8192;
 
 struct Watched {
     source: AsyncFd<OwnedFd>,
-    /// What was asked for.
+    /// The path that was asked for.
     root: PathBuf,
     directories: HashMap<i32, PathBuf>,
     recursive: bool,
@@ -31,7 +31,7 @@ struct Watched {
     found: Vec<PathBuf>,
 }
 
-/// Whether a directory is watched from the beginning, so that what is in it already is no change.
+/// Moment from which a directory is watched: what was in it before is no change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Since {
     /// It is what was asked for.
@@ -94,6 +94,7 @@ impl Watched {
             | WatchFlags::MOVED_FROM
             | WatchFlags::MOVED_TO
             | WatchFlags::DONT_FOLLOW;
+        // Before the directory is listed: what is made in between is told by the watch, or found, or both.
         match inotify::add_watch(self.source.get_ref(), path, flags) {
             Ok(number) => drop(self.directories.insert(number, path.to_path_buf())),
             // It may be gone already, unless it is what was asked for.

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// From this difference on the clock is set back, in microseconds.
 const SET_BACK_US: i64 = 1_000_000;
 
-/// What is done about a clock that differs.
+/// Correction of a clock that differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Correction {
     /// It jumps by so many microseconds.
@@ -19,7 +19,7 @@ enum Correction {
     Slow(i64),
 }
 
-/// How a clock that shows `own` is brought to `told`, both in nanoseconds since 1970.
+/// Correction that brings a clock which shows `own` to `told`, both in nanoseconds since 1970.
 fn correction(own: i64, told: i64) -> Correction {
     // Rounded down: a jump forward by a whole microsecond is never too far.
     let behind_us = told.saturating_sub(own).div_euclid(1_000);
@@ -33,11 +33,11 @@ fn correction(own: i64, told: i64) -> Correction {
 /// Brings the wall clock to a time in nanoseconds since 1970; it goes back only if it is ahead by a second or more.
 ///
 /// # Errors
-/// What the kernel says if it refuses.
+/// The kernel's error if it refuses.
 pub(in crate::platform::linux) fn set(told: i64) -> Result<(), String> {
     let own = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let own = i64::try_from(own.as_nanos()).unwrap_or(i64::MAX);
-    // SAFETY: `timex` is plain numbers, for which all zeros is a value.
+    // SAFETY: `timex` is plain numbers, for which all zeros is a value. Needed: `libc` gives it no constructor.
     let mut change: libc::timex = unsafe { std::mem::zeroed() };
     match correction(own, told) {
         Correction::Jump(microseconds) => {

@@ -31,6 +31,7 @@ impl EntropyPool {
         let device = self.0.as_ref().map_err(|error| format!("open /dev/urandom: {error}"))?;
         let pool = Pool { bits: 256, bytes: 32, data: *entropy };
         // SAFETY: the descriptor is open and the structure is what the kernel expects, whole for the time of the call.
+        // Needed: no library wraps this request, nor the next.
         if unsafe { libc::ioctl(device.as_raw_fd(), ADD_ENTROPY, &raw const pool) } != 0 {
             return Err(format!("add entropy: {}", std::io::Error::last_os_error()));
         }

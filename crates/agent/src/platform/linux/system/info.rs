@@ -28,6 +28,7 @@ pub(super) fn memory() -> Capacity {
 pub(super) fn disk() -> Capacity {
     rustix::fs::statvfs("/").map_or(Capacity { total: 0, available: 0 }, |disk| Capacity {
         total: disk.f_blocks * disk.f_frsize,
+        // Not `f_bfree`, which counts blocks that are kept for root.
         available: disk.f_bavail * disk.f_frsize,
     })
 }

@@ -14,6 +14,7 @@ pub(in crate::platform::linux) fn set_host_name(name: &str) -> Result<(), String
     if name.is_empty() {
         return Ok(());
     }
+    // The kernel first: it is what programs ask for; the files are for the next start and for people.
     rustix::system::sethostname(name.as_bytes()).map_err(|error| format!("set the host name: {error}"))?;
     write_line("/etc/hostname", format!("{name}\n"))?;
     // The file may be the user's own work: a failure to change it does not fail the identity.

@@ -29,6 +29,7 @@ pub(in crate::platform::linux) async fn shut_down(request: Shutdown) {
             }
         }
     }
+    // Also after all seem gone: a program may have started another one meanwhile.
     signal_all(Signal::KILL);
     // Never returns: syncing may take a while, and answers can still leave meanwhile.
     drop(tokio::task::spawn_blocking(move || end_machine(request.reboot)));

@@ -48,10 +48,12 @@ pub(in crate::platform::linux) fn xattrs(path: &Path) -> rustix::io::Result<Vec<
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         match rustix::fs::lgetxattr(path, name, &mut value[..]) {
             Ok(length) => found.push((name.to_vec(), value[..length].to_vec())),
+            // Removed since its name was read.
             Err(Errno::NODATA) => {}
             Err(error) => return Err(error),
         }
     }
+    // Equal files give equal archives, whatever order the file system has.
     found.sort();
     Ok(found)
 }

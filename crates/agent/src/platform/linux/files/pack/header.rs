@@ -6,15 +6,15 @@ use microvm_archive::pax;
 use microvm_archive::sparse_map::{SparseMap, stand_in};
 use tar::{EntryType, Header};
 
-/// What a header says of an entry besides its attributes.
+/// Facts of an entry in its header, besides its attributes.
 pub(in crate::platform::linux::files) struct Entry<'a> {
     /// Its name in the archive, never empty.
     pub(in crate::platform::linux::files) name: &'a [u8],
-    /// Where a link leads.
+    /// Target of a link.
     pub(in crate::platform::linux::files) target: Option<&'a [u8]>,
     /// Bytes of content; those of map and data for a sparse file.
     pub(in crate::platform::linux::files) size: u64,
-    /// Where a sparse file has data.
+    /// Map of the data of a sparse file.
     pub(in crate::platform::linux::files) map: Option<&'a SparseMap>,
     /// Last change of the content: seconds since 1970, rounded down, and nanoseconds.
     pub(in crate::platform::linux::files) modified: (i64, i64),

@@ -13,7 +13,7 @@ use tar::Header;
 use super::{BLOCK, Packer, header};
 use crate::core::failure::AgentResult;
 
-/// Where a file has data; `None` if it is to be packed as any other.
+/// Map of the data of a file; `None` if it is to be packed as any other.
 pub(super) fn map(file: &File, metadata: &Metadata) -> Option<SparseMap> {
     let next = |from: SeekFrom| match seek(file.as_fd(), from) {
         Ok(place) => Ok(Some(place)),

@@ -13,14 +13,14 @@ use rustix::process::geteuid;
 
 use crate::platform::linux::files::owner::Owner;
 
-/// What an entry says of itself besides its name and content.
+/// Owner, mode and times of an entry.
 pub(super) struct Attributes {
     mode: Mode,
     owner: Option<(Uid, Gid)>,
     pub(super) times: Timestamps,
 }
 
-/// What could not be set, for a message.
+/// Step that failed, in words for a message, and its error.
 pub(super) type Unset = (&'static str, Errno);
 
 impl Attributes {

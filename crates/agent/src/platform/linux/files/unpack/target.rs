@@ -17,14 +17,14 @@ use crate::core::failure::{AgentError, AgentResult, show};
 use crate::platform::linux::files::owner::Owner;
 use crate::platform::linux::files::path::failed;
 
-/// Where entries are unpacked.
+/// The directory below which entries are unpacked.
 pub(super) struct Target {
     root: OwnedFd,
     /// The directory of the last entry: archives come directory by directory.
     parent: Option<(PathBuf, Arc<OwnedFd>)>,
     /// It is the guest's root.
     whole_guest: bool,
-    /// Who gets directories that no entry names.
+    /// Owner of directories that no entry names.
     owner: Option<Owner>,
 }
 
@@ -53,7 +53,7 @@ impl Target {
         Ok((directory, name.to_owned()))
     }
 
-    /// Whether a symbolic link to a directory of the target is there (`bin` of a merged `/usr`): entries below go through
+    /// True if a symbolic link to a directory of the target is there (`bin` of a merged `/usr`): entries below go through
     /// it, and owner, mode and times of that directory stay its own.
     pub(super) fn is_linked_directory(&self, parent: &OwnedFd, leaf: &OsStr, path: &Path) -> bool {
         statat(parent, leaf, AtFlags::SYMLINK_NOFOLLOW)
@@ -102,6 +102,7 @@ impl Target {
                 Err(error) => return Err(failed(error)),
             }
             so_far.push(part);
+            // From the root each time: a part of the path may be a link to another place in the target.
             directory = open(&so_far).map_err(failed)?;
         }
         Ok(directory)
