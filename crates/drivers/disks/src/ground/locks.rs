@@ -17,6 +17,7 @@ impl KeyedLocks {
         if let Some(lock) = locks.get(name).and_then(Weak::upgrade) {
             return KeyedLock(lock);
         }
+        // Locks that nobody has are dropped when a new one is made, so that names of the past take no memory.
         locks.retain(|_, lock| lock.strong_count() > 0);
         let lock = Arc::default();
         locks.insert(name.to_owned(), Arc::downgrade(&lock));

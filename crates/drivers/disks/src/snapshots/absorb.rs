@@ -43,6 +43,7 @@ impl Writer {
             let (manifest, sha256) = self.build_on(child, gone.parent.as_ref(), cancel, progress)?;
             changed.push((manifest, sha256));
         }
+        // Last: until here each child finds what it builds on, whenever this breaks off.
         self.catalog.remove_snapshot(id)?;
         changed.into_iter().map(|(manifest, sha256)| self.catalog.snapshot_info(manifest, sha256)).collect()
     }
@@ -74,6 +75,7 @@ impl Writer {
         let old = self.ground.snapshot_path(&snapshot.id);
         for part in snapshot.state() {
             let state = new.join(part.file_name());
+            // Linked and not copied: a part never changes once it is written.
             std::fs::hard_link(old.join(part.file_name()), &state).map_err(io_error("linking", &state))?;
         }
         let pages = new.join(MEMORY);

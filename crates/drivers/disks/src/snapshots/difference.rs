@@ -1,4 +1,4 @@
-//! Which pages of a memory differ from another's, by content.
+//! Pages in which a memory differs from another, by content.
 
 use microvm_durable::cancel::Cancel;
 use microvm_ports::StorageError;

@@ -66,6 +66,7 @@ impl Exchange {
                 format!("it has the disk `{}`, which was a file of yours and is not exported", disk.serial);
             return Err(bad_input(format!("snapshot {id}"), detail));
         }
+        // The snapshot may be removed meanwhile; its layers stay until they are written.
         let _pins: Vec<Pin> =
             snapshot.disk.layers.iter().map(|layer| self.ground.pins.pin(layer_key(&layer.id))).collect();
         self.records.state_parts(&snapshot)?;
@@ -87,6 +88,8 @@ impl Exchange {
             pieces.push(of(&format!("disk/{}", layer.id), self.ground.layer_path(&layer.id), &layer.file));
         }
 
+        // Beside the target, so that a rename is enough, and under a name of its own, so that two exports do not
+        // meet.
         let number = self.ground.number();
         let unfinished = Unfinished(directory.join(format!(".{name}.{}-{number}.part", std::process::id())));
         let path = &unfinished.0;

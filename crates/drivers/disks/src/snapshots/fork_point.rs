@@ -128,6 +128,7 @@ impl Children {
             return Err(bad_input("the branch", "it has no memory"));
         }
         let name = self.memories.base_of(files)?;
+        // Before anything is read: the collector leaves alone what was pinned while an older user still names it.
         let mut pins: Vec<Pin> = name.iter().map(|name| self.ground.pins.pin(memory_key(name))).collect();
         let frozen = self.tops.freeze(&files.vm, &files.branch.disks, name.as_deref(), cancel)?;
         pins.extend(frozen.pins);

@@ -14,7 +14,7 @@ use super::Catalog;
 use super::memory_base::base_id;
 use crate::ground::{layer_key, memory_key};
 
-/// What becomes of files that nothing names.
+/// Handling of files that nothing names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sweep {
     /// They are removed.
@@ -48,6 +48,7 @@ impl Catalog {
         for name in layers.into_iter().filter(|_| layers_unknown.is_none()) {
             cancel.check()?;
             let id = name.split('.').next().unwrap_or_default();
+            // What is not called as we call our files is not ours to remove.
             let known = SnapshotId::is_valid(id) && !references.layers.contains_key(id);
             let path = self.ground.directories.layers.join(&name);
             if known && let Some(removed) = watch.unless_used(&layer_key(id), || sweep.file(&path)) {

@@ -120,6 +120,7 @@ impl Exchange {
         let stream = std::mem::replace(&mut parts.stream, Box::new(std::io::empty()));
         let mut decoder = zstd::stream::read::Decoder::new(stream)
             .map_err(|error| bad_input(from.as_str(), error.to_string()))?;
+        // A file chooses its window: without a limit a few bytes could ask for gigabytes.
         decoder.window_log_max(WINDOW_LOG).map_err(|error| bad_input(from.as_str(), error.to_string()))?;
         parts.stream = Box::new(decoder);
         let ExportManifest { mut snapshot, base } = read_manifest(&mut parts)?;
@@ -156,12 +157,14 @@ impl Exchange {
         remember(&pages, &snapshot.memory.file, &new.join(MEMORY_STAMP));
         snapshot.disk.base = self.import_base(&mut parts, &workspace, &snapshot.disk, &base)?;
         let layers = ImportedLayers::read(&self.ground, &mut parts, &workspace, &snapshot.disk)?;
+        // One byte more than there is: only at its end does the decoder compare the checksum of the stream.
         if parts.stream.read(&mut [0]).map_or(true, |count| count > 0) {
             return Err(parts.wrong("there is something after its last part, or its end is damaged"));
         }
         snapshot.disk.layers = layers.parts();
         snapshot.id = id.clone();
         let sha256 = self.records.publish_snapshot(&new, &snapshot, cancel)?;
+        // The manifest names them now; until here they went with a failure.
         layers.keep();
         self.catalog.snapshot_info(snapshot, sha256)
     }

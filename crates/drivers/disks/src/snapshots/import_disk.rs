@@ -96,6 +96,7 @@ fn read_layer(
         .open(path)
         .map_err(io_error("creating", path))?;
     let length = layer.file.length;
+    // Blocks of zeros are not written below: with the length set they are holes.
     file.set_len(length).map_err(io_error("resizing", path))?;
     let mut hasher = PartHasher::new(length);
     let mut at = 0;
@@ -151,6 +152,8 @@ impl Exchange {
         if sums.sha256 != disk.base_sha256 {
             return Err(parts.wrong("disk/base: it is not the disk that its manifest names"));
         }
+        // The first is what this host formats itself: mostly it is the very same disk, and nothing has to be kept
+        // twice.
         let own = format!("ext4-{}-v1.raw", disk.disk_mib);
         let other = format!("ext4-{}-{}.raw", disk.disk_mib, &sums.sha256[..16]);
         for name in [own, other.clone()] {
@@ -164,6 +167,7 @@ impl Exchange {
         let path: Utf8PathBuf = self.ground.directories.scratch_base.join(&other);
         let sums_file = workspace.join("base.json");
         microvm_durable::manifest::write(&sums_file, &sums)?;
+        // The sums first: a disk that is there is verified by them.
         rename_durably(&sums_file, &sums_of(&path))?;
         rename_durably(&new, &path)?;
         Ok(other)

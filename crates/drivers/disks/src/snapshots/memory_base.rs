@@ -115,6 +115,7 @@ impl Memories {
         name: &str,
         cancel: &Cancel,
     ) -> Result<Utf8PathBuf, StorageError> {
+        // For all of it, though holes take nothing: how much they are is known only when it is written.
         let _room = self.ground.room.require(
             &self.ground.directories.memory,
             view.size()?,
@@ -176,6 +177,7 @@ fn copy_base(base: &BaseFile, to: &File, path: &Utf8Path, cancel: &Cancel) -> Re
         let mut into = from;
         while from < end {
             cancel.check()?;
+            // In steps, so that a cancelled copy ends soon.
             let length = usize::try_from((end - from).min(8 << 20)).unwrap_or(1 << 20);
             let copied =
                 rustix::fs::copy_file_range(&base.file, Some(&mut from), to, Some(&mut into), length)
@@ -205,6 +207,7 @@ pub(crate) fn forget_earlier_boot(memory: &Utf8Path) -> Result<(), StorageError>
         .mode(0o600)
         .open(&lock_path)
         .map_err(io_error("opening", &lock_path))?;
+    // Two stores may open one directory at once: only one of them takes the files of an earlier boot away.
     flock(&lock, FlockOperation::LockExclusive).map_err(errno("locking", &lock_path))?;
     let boot = memory.join(BOOT);
     if std::fs::read_to_string(&boot).is_ok_and(|earlier| earlier == now) {
