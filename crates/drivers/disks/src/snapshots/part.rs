@@ -169,6 +169,7 @@ impl Part {
         if !microvm_durable::files::exists(file) {
             return Ok(Some(self.missing(name)));
         }
+        // In pieces as the manifest has them: sums of other pieces could not be compared.
         let found = measure(file, Some(self.piece_length), beside, cancel)?;
         Ok(self.damage(name, &found))
     }

@@ -63,6 +63,7 @@ impl Catalog {
                     }
                     found.bases.extend(disk.memory_base);
                 }
+                // A VM that is not made yet names nothing.
                 Err(_) if self.vms.is_reserved(&id) => {}
                 Err(error) if exists(&self.ground.vm_path(&id)) => {
                     found.unreadable_vms.push(error.to_string())
@@ -80,6 +81,7 @@ impl Catalog {
                         found.parents.entry(parent).or_default().push(id);
                     }
                 }
+                // Its manifest is damaged; what it builds on is noted once more beside it.
                 Ok(Err(_)) => match self.records.uses(&id) {
                     Some(uses) => {
                         for layer in uses.layers {

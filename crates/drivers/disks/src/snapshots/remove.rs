@@ -19,6 +19,7 @@ impl Catalog {
         if !exists(&path) {
             return Ok(());
         }
+        // There is one watch of the pins at a time.
         let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         let watch = self.ground.pins.watch();
         let references = self.references()?;
@@ -43,6 +44,7 @@ impl Catalog {
         }
         sync_directory(&self.ground.directories.snapshots)?;
         self.hand_down(id, heir.as_ref());
+        // A machine that is mapped over it keeps it; the collector takes it later.
         let name = base_name(id.as_str());
         if !references.bases.contains(&name) {
             let memory = self.ground.directories.memory.join(&name);

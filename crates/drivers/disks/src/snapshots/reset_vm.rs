@@ -29,6 +29,7 @@ impl Children {
         }
         let replaced = self.vms.write_tops(&directory, &disk).and_then(|()| self.vms.write_disk(vm, &disk));
         if let Err(error) = replaced {
+            // The manifest may be in place although its sync failed: then the new tops are the disk.
             if self.vms.read_disk(vm).is_ok_and(|now| now.chain.top != disk.chain.top) {
                 for chain in disk.chains() {
                     remove_all(&directory.join(&chain.top))?;

@@ -23,7 +23,7 @@ pub(crate) struct Uses {
 }
 
 impl Uses {
-    /// What a manifest names.
+    /// Uses that a manifest names.
     pub(crate) fn of(snapshot: &SnapshotManifest) -> Self {
         let own = snapshot.own_disks.iter();
         let layers = snapshot.disk.layers.iter().chain(own.clone().flat_map(|disk| &disk.layers));
@@ -40,7 +40,7 @@ pub(crate) fn write_described(path: &Utf8Path, snapshot: &SnapshotManifest) -> R
 }
 
 impl Records {
-    /// What a snapshot builds on, without its manifest.
+    /// Reads what a snapshot builds on without its manifest.
     pub(crate) fn uses(&self, id: &SnapshotId) -> Option<Uses> {
         let uses: Uses =
             manifest::read(&self.ground.snapshot_path(id).join(USES), "what a snapshot uses").ok()?;

@@ -24,6 +24,7 @@ impl Catalog {
         };
         let directory = self.ground.snapshot_path(id);
         let state = |state: StatePart<'_>| {
+            // Checksums of parts of a state are kept nowhere: there is no file of this name.
             (state.label(), directory.join(state.file_name()), directory.join("-"), state.part.clone())
         };
         let mut parts: Vec<_> = manifest.state().map(state).collect();

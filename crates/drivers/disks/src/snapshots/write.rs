@@ -79,6 +79,7 @@ impl Writer {
             return Err(bad_input("its disks", detail));
         }
         let view = self.memories.branch_view(files, base.as_deref())?;
+        // Only the manifest names a parent; without one the snapshot is larger and as good.
         let parent = if full { None } else { self.find_parent(&frozen, view.pages, cancel) };
         progress.step("finding changed memory");
         let mut runs = difference(&view, parent.as_ref().map(|parent| &parent.view), cancel)?;
@@ -186,6 +187,7 @@ impl Writer {
     /// Makes a layer durable and takes its checksums.
     fn seal_layer(&self, id: &str, path: &Utf8Path, cancel: &Cancel) -> Result<LayerPart, StorageError> {
         std::fs::File::open(path).and_then(|layer| layer.sync_all()).map_err(io_error("syncing", path))?;
+        // Layers are shared by many snapshots: hashed once, their sums are kept beside them.
         let file = measure(path, None, &self.ground.layer_sums(id), cancel)?;
         Ok(LayerPart { id: id.to_owned(), file })
     }

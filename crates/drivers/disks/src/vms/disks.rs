@@ -41,6 +41,7 @@ pub(crate) fn inspect(path: &Utf8Path, known: Option<DiskFormat>) -> Result<Disk
         let mut start = Vec::with_capacity(4096);
         file.by_ref().take(4096).read_to_end(&mut start).map_err(io_error("reading", path))?;
         if known.is_some() || start.starts_with(&MAGIC.to_be_bytes()) {
+            // A device has no length to hold the header's places against.
             let length = if device { u64::MAX } else { metadata.len() };
             return match Qcow2Header::parse(&start, length) {
                 Ok(_) => Ok(DiskFormat::Qcow2),

@@ -155,6 +155,7 @@ impl VmDisks {
         let new = workspace.join("vm");
         make_directory(&new, 0o700)?;
         self.write_tops(&new, disk)?;
+        // Until core has reported the VM: a server that dies before leaves it to the next one to remove.
         write_new(&new.join(UNFINISHED), 0o600, &[])?;
         microvm_durable::manifest::write(&new.join(MANIFEST), disk)?;
         sync_directory(&new)?;

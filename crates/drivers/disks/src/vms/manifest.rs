@@ -185,6 +185,7 @@ impl VmDisks {
     pub(crate) fn write_disk(&self, id: &VmId, disk: &DiskManifest) -> Result<(), StorageError> {
         let directory = self.ground.vm_path(id);
         let temporary = directory.join(format!("{MANIFEST}.new"));
+        // One that a crash left would be in the way of the new one.
         microvm_durable::files::remove_all(&temporary)?;
         manifest::write(&temporary, disk)?;
         let renamed = rename_durably(&temporary, &directory.join(MANIFEST));

@@ -142,6 +142,7 @@ impl Tops {
         copy(&from, &home.path, &into, &new, bytes, cancel)?;
         into.set_len(bytes).map_err(io_error("resizing", &new))?;
         into.sync_all().map_err(io_error("syncing", &new))?;
+        // Looked at again: a write in the middle of the copy would be half in it.
         if !Left::of(&from, &home.path)?.is_as(&left) {
             return Err(bad_input(home.path.as_str(), "somebody else writes to it while a VM has it"));
         }
