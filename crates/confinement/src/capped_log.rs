@@ -53,6 +53,7 @@ impl CappedLog {
         let noted = read_start(&path).ok().flatten();
         let start = noted.map_or(0, |found| found.0) + length(&old(&path)) + length(&path);
         let _ = std::fs::remove_file(old(&path));
+        // Kept for people who ask why the VM ended before.
         let _ = std::fs::rename(&path, Utf8PathBuf::from(format!("{path}.previous")));
         write_start(&path, start, 0)?;
         Ok(Self { start: Some(start), ..Self::open(path, cap)? })
@@ -66,6 +67,7 @@ impl CappedLog {
         if self.written >= self.cap {
             if let Some(start) = self.start {
                 let gone = std::fs::symlink_metadata(old(&self.path)).map_or(0, |found| found.len());
+                // Before the files change places: a reader that finds the note and the files at odds looks again.
                 write_start(&self.path, start + gone, self.written)?;
                 self.start = Some(start + gone);
             }
@@ -133,6 +135,7 @@ pub fn read(path: &Utf8Path, from: Option<u64>, limit: usize) -> io::Result<LogP
         };
         let (old_length, new_length) = (length(&older)?, length(&newer)?);
         let (start, told) = noted.unwrap_or((0, old_length));
+        // The files changed places while they were opened.
         if told != old_length || read_start(path)? != noted {
             std::thread::yield_now();
             continue;

@@ -68,6 +68,7 @@ pub(crate) fn try_out() -> Result<String, String> {
         return Err("no memory or pids controller is mounted".to_owned());
     }
     let probe = format!("probe-{}", std::process::id());
+    // The sizes do not matter: nothing ever runs in it.
     let made = make(&probe, &Limits { memory: 64 << 20, tasks: 16, cpu_percent: None });
     remove(&probe);
     made.map_err(|error| error.to_string())?;
@@ -106,6 +107,8 @@ fn make(id: &str, limits: &Limits) -> io::Result<Vec<PathBuf>> {
             fs::create_dir_all(&parent)?;
             let controllers =
                 if limits.cpu_percent.is_some() { "+memory +pids +cpu" } else { "+memory +pids" };
+            // A group has the controllers that its parent passes on, so the root has to pass them on as well
+            // (cgroups(7)).
             fs::write(root.join("cgroup.subtree_control"), controllers)?;
             fs::write(parent.join("cgroup.subtree_control"), controllers)?;
         }

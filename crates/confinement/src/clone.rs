@@ -18,6 +18,7 @@ pub(crate) fn clone(flags: libc::c_int) -> io::Result<Side> {
     let flags = flags | libc::SIGCHLD;
     // SAFETY: without CLONE_VM and with a null stack this is a fork: the child gets a copy of everything and returns
     // here on its own copy of the stack. The caller promises that there is one thread only.
+    // Needed: `fork` of the C library enters no namespaces, and wrappers of `clone` want a function and a stack for it.
     let result = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
     match result {
         0 => Ok(Side::Child),

@@ -63,6 +63,7 @@ pub fn layers() -> BTreeMap<String, Layer> {
 fn landlock() -> Layer {
     #[allow(unsafe_code)]
     // SAFETY: with a null attribute and the version flag the call only returns a number (landlock_create_ruleset(2)).
+    // Needed: the `landlock` crate tells the version only to a process that has restricted itself.
     let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, 1) };
     if abi >= 1 {
         Layer::On(Some(format!("ABI {abi}")))
@@ -77,6 +78,7 @@ fn try_namespaces() -> std::io::Result<()> {
         Side::Child => {
             #[allow(unsafe_code)]
             // SAFETY: _exit ends the child without running anything of the copied process.
+            // Needed: `std::process::exit` runs handlers that were copied with it.
             unsafe {
                 libc::_exit(0)
             }

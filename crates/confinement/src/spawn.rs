@@ -70,8 +70,10 @@ async fn handshake(launcher: &Utf8Path, spec: &CageSpec) -> Result<Spawned, Spaw
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // Nothing of the server's environment, such as credentials, is for a process beside a VMM.
         .env_clear()
         .envs(mark(&spec.directory).map(|mark| (MARK, mark)))
+        // The supervisor outlives the server, as its VMM does.
         .kill_on_drop(false)
         .spawn()
         .map_err(at("starting it"))?;

@@ -80,6 +80,7 @@ pub(crate) fn install(program: &mut [sock_filter], flags: libc::c_ulong) -> io::
     let filter = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
     let mode: c_uint = libc::SECCOMP_SET_MODE_FILTER;
     // SAFETY: `filter` points to a live program of the length it names; the kernel copies it.
+    // Needed: neither `nix` nor `rustix` installs filters.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const filter) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -54,7 +54,7 @@ pub(crate) fn install(to: &OwnedFd, opened: &[OwnedFd]) -> io::Result<()> {
         bpf::allow(),
     ];
     let listener = bpf::install(&mut program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the kernel has just made this descriptor for us. Needed: a system call returns it as a plain number.
     let listener = unsafe { OwnedFd::from_raw_fd(i32::try_from(listener).map_err(io::Error::other)?) };
     let rights: Vec<_> = std::iter::once(&listener).chain(opened).map(AsRawFd::as_raw_fd).collect();
     let message = [ControlMessage::ScmRights(&rights)];
@@ -82,6 +82,7 @@ pub(crate) fn receive(from: &OwnedFd, spec: &CageSpec) -> io::Result<OpenFilter>
         for descriptor in descriptors {
             #[allow(unsafe_code)]
             // SAFETY: the kernel has just installed this descriptor in our table with the message.
+            // Needed: `nix` hands received descriptors out as plain numbers.
             received.push(unsafe { OwnedFd::from_raw_fd(descriptor) });
         }
     }
@@ -109,8 +110,10 @@ impl OpenFilter {
     #[allow(unsafe_code)]
     pub(crate) fn answer(&self) {
         // SAFETY: the kernel wants the structure zeroed and fills it (seccomp_unotify(2)); all-zero is valid for it.
+        // Needed: `libc` gives it no constructor.
         let mut call: libc::seccomp_notif = unsafe { mem::zeroed() };
         // SAFETY: the listener is valid and `call` is of the size this request writes.
+        // Needed: no library wraps the requests of a listener.
         if unsafe { libc::ioctl(self.listener.as_raw_fd(), RECEIVE, &raw mut call) } != 0 {
             return;
         }
@@ -119,6 +122,8 @@ impl OpenFilter {
             let flags = if self.is_ours(call.pid, call.data.args[0]) { 0 } else { SECCOMP_CONTINUE };
             return self.respond(call.id, flags);
         }
+        // The path lies in the memory of a program that may change it: see the head of this file for why that gains
+        // nothing.
         let path = path_of(call.pid, call.data.args[1]);
         if let Some((_, file)) = path.and_then(|path| self.files.iter().find(|(known, _)| *known == path)) {
             let mut give = libc::seccomp_notif_addfd {

@@ -103,6 +103,7 @@ impl ProcessRecord {
         if let Some(known) = known {
             outcome = outcome.and(known.end_processes(directory, deadline).await);
         }
+        // Only now: what one way cannot end another may.
         outcome.and(Self::end_in_cgroups(directory, id, deadline).await)?;
         if exists {
             let lock = SupervisorLock::wait(directory, deadline).await?;

@@ -73,6 +73,7 @@ fn marked(folder: &Utf8Path) -> io::Result<Vec<(ProcessIdentity, Utf8PathBuf)>> 
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
+        // This server may itself have been started by something that carries the mark.
         if pid.cast_unsigned() == std::process::id() {
             continue;
         }
