@@ -48,6 +48,7 @@ async fn start(settings: Settings, client: Client) -> Result<(), CliError> {
     say(&format!("starting a server on {} (log: {}/server.log)", settings.root, settings.root));
     let root = settings.root.clone();
     blocking(move || spawn(&root)).await?;
+    // Held until it is ready: whoever waits for the lock finds it.
     drop(lock);
     Ok(client.live().await.map(drop)?)
 }
@@ -95,6 +96,7 @@ fn is_for_servers(name: &str) -> bool {
         "LC_CTYPE",
         "LC_MESSAGES",
     ];
+    // Programs write these in small or in capital letters.
     const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "no_proxy", "all_proxy"];
     name.starts_with("MICROVM_")
         || NAMES.contains(&name)

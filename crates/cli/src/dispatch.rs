@@ -23,6 +23,7 @@ pub(crate) fn dispatch(mut arguments: Arguments) -> Result<u8, CliError> {
         Command::System(System::Info(command)) => Command::Info(command),
         command => command,
     };
+    // Neither needs a root directory, so neither fails where none can be found.
     if let Command::Completions(command) = arguments.command {
         return command.run(Arguments::command());
     }
@@ -47,6 +48,8 @@ fn with_settings(arguments: Arguments) -> Result<u8, CliError> {
     let runtime = runtime(Builder::new_current_thread().enable_all())?;
     let format = arguments.output;
     let outcome = runtime.block_on(async {
+        // These four come to a server by themselves: `doctor` tells why there is none, `version` and `server status`
+        // must not start one.
         if let Command::Doctor(command) = arguments.command {
             return command.run(settings, format).await;
         }

@@ -31,6 +31,7 @@ impl Environment {
                 std::fs::read_to_string(path).map_err(|error| CliError::file("reading", path, &error))?;
             all.extend(lines(path, &text)?);
         }
+        // Last: what stands on the command line wins.
         all.extend(self.environment.iter().cloned());
         Ok(all)
     }

@@ -27,7 +27,7 @@ const NOT_EXECUTABLE: u8 = 126;
 /// Exit code of `run` and `exec` if the command was not found.
 pub(crate) const NO_PROGRAM: u8 = 127;
 
-/// Why a command did not succeed.
+/// Reason for which a command did not succeed.
 #[derive(Debug)]
 pub(crate) enum CliError {
     /// Something to tell.

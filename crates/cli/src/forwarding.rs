@@ -30,6 +30,7 @@ impl FromStr for PortPair {
 
     /// `HOST:GUEST`, or one number for both. HOST 0 takes a free port. As in docker an address of the loopback may stand before.
     fn from_str(text: &str) -> Result<Self, String> {
+        // From the right: an address of IPv6 has colons of its own, and is to be named in the error.
         let ports = match text.rsplitn(3, ':').collect::<Vec<_>>()[..] {
             [guest, host, address] if ["127.0.0.1", "localhost"].contains(&address) => (host, guest),
             [_, _, address] => {
@@ -99,6 +100,7 @@ impl Forwarding {
         }
         let failed = |port: u16, error: &ClientError| say(&format!("port {port} of the VM: {error}"));
         let serving = self.0.iter().map(|forward| Box::pin(forward.serve(client, vm, failed)));
+        // Each serves for ever, so the first one that ends has failed.
         let (ended, _, _) = select_all(serving).await;
         ended.map_err(|error| {
             let detail = format!("no connections are accepted any more: {error}");

@@ -27,10 +27,12 @@ fn trim() {
     /// Bytes free after the last check. Chunks between used ones stay counted although their pages are returned.
     static LEFT: AtomicUsize = AtomicUsize::new(0);
     // SAFETY: only looks at the heap's own books, under its locks.
+    // Needed: nothing safe asks the C library how much of its heap is free.
     let free = || unsafe { libc::mallinfo2() }.fordblks;
     let now = free();
     if now > LEFT.load(Ordering::Relaxed).saturating_add(KEPT) {
         // SAFETY: changes nothing that is in use.
+        // Needed: nothing safe makes the C library give pages back.
         unsafe { libc::malloc_trim(0) };
         LEFT.store(free(), Ordering::Relaxed);
     } else {
@@ -49,6 +51,7 @@ pub(crate) fn limit_arenas() {
     /// Number of heaps for threads that allocate concurrently.
     const ARENAS: libc::c_int = 2;
     // SAFETY: sets a number, before other threads are started.
+    // Needed: the C library has a variable for it as well (MALLOC_ARENA_MAX), but reads that before `main`.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
 }
 

@@ -11,7 +11,7 @@ use crate::format::Format;
 use crate::notice::say;
 use crate::visible;
 
-/// Where data goes and in which form.
+/// Printer of data to standard output, in one format.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) format: Format,
@@ -86,6 +86,7 @@ impl Output {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
+        // The last column is padded like the others: nobody wants spaces at the end of what is copied.
         let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
         self.line(&lines.join("\n"))
     }

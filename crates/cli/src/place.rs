@@ -13,7 +13,7 @@ pub(crate) enum Place {
     Local(PathBuf),
     /// A path of a guest, as bytes.
     Guest {
-        /// Which VM.
+        /// The VM.
         vm: VmRef,
         /// Path in it, as it was typed: the guest's style decides where it begins.
         path: Vec<u8>,

@@ -39,6 +39,7 @@ pub(crate) async fn while_waiting<T>(text: &str, quiet: bool, work: impl Future<
     let mut work = std::pin::pin!(work);
     tokio::select! {
         outcome = &mut work => return outcome,
+        // Most work is done by then, and nothing flashes up.
         () = tokio::time::sleep(PATIENCE) => {}
     }
     let mut display = Display::new();

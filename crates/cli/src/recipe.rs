@@ -120,6 +120,7 @@ impl Files {
 /// The request for a recipe in a file, or for the default image.
 pub(crate) fn request(file: Option<&Utf8Path>, name: Option<String>) -> Result<AddImage, CliError> {
     match file {
+        // It names no files, so it needs no folder.
         None => parse(DEFAULT, "the default recipe", Utf8Path::new("/"), name),
         Some(file) => {
             let text =

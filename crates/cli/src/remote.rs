@@ -43,9 +43,11 @@ fn through_ssh(destination: &str) -> Result<Vec<String>, &'static str> {
         Some((host, rest)) => (host, rest.strip_prefix(':')),
         None => place.split_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
     };
+    // ssh takes a word that begins with a dash for an option, and options run programs.
     if host.is_empty() || user == Some("") || destination.starts_with('-') || host.starts_with('-') {
         return Err("names no host");
     }
+    // No terminal: it would change bytes on their way.
     let mut words: Vec<String> = ["ssh", "-T"].map(str::to_owned).to_vec();
     if let Some(port) = port {
         let port: u16 = port.parse().map_err(|_| "has no valid port")?;

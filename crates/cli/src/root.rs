@@ -67,8 +67,10 @@ pub(crate) async fn claim(root: &Utf8Path) -> Result<(), CliError> {
         None => {}
     }
     let names = names_of(root)?;
+    // Markers that were being written when a process was killed begin with the marker's name.
     let foreigner = names.iter().find(|name| !AS_EMPTY.contains(&name.as_str()) && !name.starts_with(MARKER));
     if let Some(foreigner) = foreigner
+        // Roots of versions before the marker are known by what only we make.
         && !SqliteStore::is_ours(&root.join("state.sqlite")).await
         && !has_own_images(root)
     {
@@ -92,6 +94,7 @@ fn names_of(root: &Utf8Path) -> Result<Vec<String>, CliError> {
 
 /// `None` if there is none. A link, or a file of somebody else's, is none of ours.
 fn read(path: &Utf8Path) -> Result<Option<Marker>, CliError> {
+    // A FIFO of somebody else's in its place would be waited for.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
     let file = match file {

@@ -29,7 +29,7 @@ pub(crate) fn outputs(collected: CollectedOutput, rest: &str) -> Outputs {
     outputs
 }
 
-/// How the streams are connected.
+/// Connection of the streams.
 #[derive(Debug, Clone)]
 pub(crate) struct Wiring {
     /// Our standard input goes to the command.
@@ -64,6 +64,7 @@ pub(crate) async fn stream(
         never = input(writer, wiring) => match never? {},
         signal = pass_on(client, vm, &started.process, interrupts, interrupted) => Err(CliError::Interrupted(signal)),
     };
+    // Before an error is told: lines do not begin at the left on a raw terminal.
     drop(raw);
     Ok((status?, all))
 }

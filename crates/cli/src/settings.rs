@@ -1,4 +1,4 @@
-//! Where things are and what is used, from arguments and environment.
+//! Settings from arguments and environment: the root directory, and the zone of timestamps.
 
 use std::env;
 
@@ -39,6 +39,7 @@ fn default_root() -> Result<Utf8PathBuf, CliError> {
         return Ok("/var/lib/microvm".into());
     }
     let folder =
+        // The XDG specification has relative paths ignored.
         |variable: &str| env::var(variable).ok().map(Utf8PathBuf::from).filter(|path| path.is_absolute());
     let data = folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")));
     data.map(|data| data.join("microvm")).ok_or_else(|| {

@@ -46,6 +46,8 @@ impl SshKeys {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
             made.map_err(|error| CliError::file("making", path, &error))?;
         }
+        // Two commands that make one key at once would leave the private half of one beside the public half of the
+        // other.
         let _lock = lock(&folder.join("lock"))?;
         let (identity, host) = (folder.join("key"), own.join("host_key"));
         for (path, comment) in [(&identity, "microvm".to_owned()), (&host, alias(vm))] {

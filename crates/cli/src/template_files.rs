@@ -54,6 +54,7 @@ impl TemplateFiles {
             // A link is read as what it leads to; a dangling one fails when it is read.
             let found = fs::metadata(self.directory.join(name)).ok();
             let (file, length, seconds, nanoseconds) = found.map_or(((0, 0), 0, 0, 0), |found| {
+                // A file put in the place of another has another inode, even if it has the same length and time.
                 ((found.dev(), found.ino()), found.len(), found.mtime(), found.mtime_nsec())
             });
             stamp.push((name.to_owned(), file, length, seconds, nanoseconds));
@@ -98,6 +99,7 @@ fn failed(name: &str, reason: impl std::fmt::Display) -> TemplateError {
 
 impl TemplateSource for TemplateFiles {
     fn current(&self) -> Arc<TemplateSet> {
+        // Held while files are read: of requests at the same time one reads them, and the others get what it read.
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = match self.look() {
             Ok(stamp) => stamp,
@@ -200,6 +202,7 @@ fn read(path: &Utf8Path) -> anyhow::Result<String> {
     anyhow::ensure!(found.len() <= LENGTH_MAX, "it is longer than {LENGTH_MAX} bytes");
     let mut text = String::new();
     file.take(LENGTH_MAX + 1).read_to_string(&mut text).context("it cannot be read as text")?;
+    // It may have grown since it was examined.
     anyhow::ensure!(text.len() as u64 <= LENGTH_MAX, "it is longer than {LENGTH_MAX} bytes");
     Ok(text)
 }

@@ -9,6 +9,7 @@ use crate::error::CliError;
 
 /// Size of the terminal, if there is one.
 pub(crate) fn size() -> Option<TerminalSize> {
+    // One of the two may be redirected.
     let size = tcgetwinsize(std::io::stdin()).or_else(|_| tcgetwinsize(std::io::stdout())).ok()?;
     (size.ws_col > 0 && size.ws_row > 0).then_some(TerminalSize { columns: size.ws_col, rows: size.ws_row })
 }

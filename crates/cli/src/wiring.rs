@@ -128,6 +128,7 @@ pub(crate) struct Stores {
 
 /// Opens the stores; several processes may have them open.
 pub(crate) async fn open_stores(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Stores> {
+    // The bench opens stores too, and nothing of somebody else's may be touched by it.
     if let Err(error) = crate::root::claim(&settings.root).await {
         anyhow::bail!(error.detail());
     }

@@ -69,6 +69,7 @@ pub(crate) struct Code {
 impl Code {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let client = &context.client;
+        // The context of a language has the language's name.
         let id = self.context.clone().unwrap_or_else(|| Language::default().into());
         if self.list {
             let list = client.contexts(&self.vm).await?;
@@ -176,6 +177,7 @@ impl Session<'_> {
                 code.clear();
                 continue;
             }
+            // Only the interpreter knows if more lines must come, so the whole is sent with every line.
             let end = self.execute(&mut interrupts, code.clone(), true, &mut Vec::new()).await?;
             if end != End::Incomplete {
                 code.clear();

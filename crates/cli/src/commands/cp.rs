@@ -77,6 +77,7 @@ impl Cp {
             match (source, target) {
                 (Place::Local(from), Place::Guest { vm, path }) => {
                     let owner = chown.as_ref().unwrap_or(&FileOwner::Default);
+                    // Only the guest's system tells if `C:/x` or `/x` is a whole path.
                     let style = client.vm(&vm).await?.path_style;
                     Ok(copy::push(client, &vm, &from, &style.absolute(&path), style, owner).await?)
                 }

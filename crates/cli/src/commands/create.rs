@@ -74,6 +74,7 @@ impl Create {
             hibernate_seconds: self.hibernate_after.map(seconds),
             ephemeral: self.ephemeral,
         };
+        // Before the VM is made: a port that is taken costs none.
         let forwarding = Forwarding::listen(&self.ports).await?;
         let mut interrupts = Interrupts::new()?;
         let creation = interrupts.unless(async { Ok(context.client.create_vm(&request).await?) });
@@ -86,6 +87,7 @@ impl Create {
             return Ok(0);
         }
         forwarding.lines(vm.name.as_str()).iter().for_each(|line| say(line));
+        // By its id: the name may be another VM's later.
         let id = VmRef::from(vm.id);
         match interrupts.unless(forwarding.serve_until_gone(&context.client, &id)).await? {}
     }

@@ -13,6 +13,7 @@ pub(crate) async fn run(context: &Context) -> Result<u8, CliError> {
         copied.map_err(|error| CliError::file("reading", "standard input", &error))?;
         // The server may be gone, which the other direction shows.
         let _ = to_server.shutdown().await;
+        // What is left of the answers still comes: only the other direction ends this.
         std::future::pending().await
     };
     let receiving = async {

@@ -20,6 +20,7 @@ impl Doctor {
     pub(crate) async fn run(self, settings: Settings, format: Format) -> Result<u8, CliError> {
         let output = Output::new(format);
         let root = settings.root.to_string();
+        // The checks run in the server, with its rights and its environment: those that VMs are started with.
         let findings = match Context::open(settings, format).await {
             Ok(context) => {
                 let mut findings = context.client.doctor().await?;

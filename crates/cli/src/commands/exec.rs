@@ -47,7 +47,7 @@ pub(crate) struct CommandOptions {
 }
 
 impl CommandOptions {
-    /// Who owns what the command is to work with: the user whom it runs as.
+    /// Owner of the files that the command is to work with: the user whom it runs as.
     pub(crate) fn owner(&self) -> FileOwner {
         self.user.clone().map_or(FileOwner::Default, FileOwner::Named)
     }
@@ -62,6 +62,7 @@ impl CommandOptions {
         let mut environment = self.environment.all()?;
         if self.tty {
             let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
+            // One that was given with --env wins.
             environment.entry("TERM".to_owned()).or_insert(term);
         }
         Ok(ExecRequest {
@@ -153,7 +154,7 @@ impl Exec {
     }
 }
 
-/// Who started a command.
+/// Starter of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whose {
     /// This program: it does not outlive the end of our streams.

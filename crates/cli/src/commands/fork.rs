@@ -100,6 +100,7 @@ impl Fork {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let commands = self.commands()?;
         let environment = self.environment.all()?;
+        // Before the children are made: no command runs for results that have no place.
         if let Some(folder) = &self.out_directory {
             std::fs::create_dir_all(folder).map_err(|error| CliError::file("making", folder, &error))?;
         }

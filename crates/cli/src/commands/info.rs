@@ -50,7 +50,7 @@ struct Shown {
     hypervisor: Option<HypervisorInfo>,
     root: String,
     socket: String,
-    /// How many VMs are in each state.
+    /// Number of VMs in each state.
     vms: BTreeMap<String, usize>,
     images: usize,
     kernels: usize,

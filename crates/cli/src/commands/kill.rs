@@ -85,6 +85,7 @@ const SIGNALS: [(&str, u8); 31] = [
 /// Reads `HUP`, `sighup` or `1`.
 pub(crate) fn signal(text: &str) -> Result<u8, String> {
     if let Ok(number) = text.parse::<u8>()
+        // 64 is Linux's last signal (signal(7)); those from 32 on have no names here.
         && (1..=64).contains(&number)
     {
         return Ok(number);

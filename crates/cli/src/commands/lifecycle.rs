@@ -133,6 +133,7 @@ pub(crate) async fn each(
             Err(error) => keep_first(&mut failed, error, context),
         }
     }
+    // One value of JSON holds them all, so it is printed when all are done.
     if context.output.is_json() {
         context.output.json(&done)?;
     }

@@ -104,6 +104,7 @@ impl Logs {
                 Err(CliError::Interrupted(_)) if self.follow => return Ok(0),
                 part => part?,
             };
+            // The server begins with the oldest byte that is kept if the one asked for is gone.
             let gone = part.offset.saturating_sub(next);
             if context.output.is_json() {
                 all.miss(gone);

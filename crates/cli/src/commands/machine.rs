@@ -115,7 +115,7 @@ impl MachineOptions {
     }
 }
 
-/// What `--volume` mounts.
+/// Source of a mount by `--volume`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Mounted {
     /// A named volume.
@@ -153,6 +153,7 @@ fn volume(text: &str) -> Result<Mounted, String> {
         return Err(format!("`{text}` is not NAME:GUEST_DIR[:ro], for example data:/data"));
     };
     if source.contains('/') || source.starts_with('.') {
+        // A share without a mode is read-only, and here it is writable: so the mode is always written.
         return share(&format!("{paths}:{}", if read_only { "ro" } else { "rw" })).map(Mounted::Folder);
     }
     let name = source.parse().map_err(|error: microvm_types::NameError| {

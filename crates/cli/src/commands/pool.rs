@@ -116,6 +116,7 @@ impl Pool {
                     return Err(CliError::new(ErrorKind::Invalid, "usage", detail));
                 }
                 let mut overrides = machine.overrides;
+                // In a request for a VM these two stand beside the overrides, in one for a pool among them.
                 overrides.vcpus = machine.vcpus.or(overrides.vcpus);
                 overrides.memory_mib = machine.memory_mib.or(overrides.memory_mib);
                 let request = CreatePool {

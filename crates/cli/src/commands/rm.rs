@@ -39,6 +39,7 @@ impl Rm {
         if self.all {
             let all = context.client.list_vms(&VmQuery::default()).await?;
             code = whole("the record of the VM", &all.unreadable);
+            // By id: one of these names may be a new VM's when its turn comes.
             vms.extend(all.vms.into_iter().map(|vm| (VmRef::from(vm.id), Some(vm.name))));
         }
         vms.extend(self.vms.into_iter().map(|vm| (vm, None)));

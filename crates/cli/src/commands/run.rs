@@ -111,7 +111,7 @@ struct Report {
     results: Option<serde_json::Value>,
     /// Files that `--in` and `--out` did not copy.
     left_out: LeftOut,
-    /// Why `--out` failed.
+    /// Reason for which `--out` failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     output_problem: Option<String>,
 }
@@ -144,6 +144,7 @@ impl Run {
             let image = interrupts.unless(async { Ok(context.client.image(image).await?) }).await?;
             self.words(&image)?;
         }
+        // Before the VM is made: a port that is taken costs none.
         let forwarding = Forwarding::listen(&self.ports).await?;
         let mut create = self.machine.request(std::collections::BTreeMap::new());
         create.pool = self.pool.clone();
@@ -151,6 +152,7 @@ impl Run {
             create.name = Some(sandbox::random_name("run")?);
         }
         if !self.keep {
+            // If this program is killed, the server deletes the VM.
             create.limits = sandbox::temporary();
         }
         let claim = Claim::new()?;
@@ -193,6 +195,7 @@ impl Run {
     ) -> Result<u8, CliError> {
         let client = &context.client;
         let vm = VmRef::from(created.id.clone());
+        // By digest: the name may lead to another image by now.
         let image = interrupts.unless(async { Ok(client.image(&created.image_digest).await?) }).await?;
         request.command = self.words(&image)?;
         let sent = interrupts.unless(self.prepare(context, &vm)).await?;

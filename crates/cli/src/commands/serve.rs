@@ -52,9 +52,11 @@ impl Serve {
             // for the leader of a process group, which then has its own already.
             let _ = rustix::process::setsid();
         }
+        // After closing what was inherited, which would close the log as well.
         log(settings, self.background)?;
         crate::descriptors::raise_limit();
         crate::heap::limit_arenas();
+        // Its threads come last: what is above must be done by a process of one thread.
         let outcome = runtime()?.block_on(self.serve(settings));
         if let (true, Err(CliError::Problem(problem))) = (self.background, &outcome) {
             tracing::error!(code = problem.code, detail = problem.detail, "the server could not serve");
@@ -64,8 +66,10 @@ impl Serve {
     }
 
     async fn serve(&self, settings: &Settings) -> Result<(), CliError> {
+        // Before the state is opened: a signal meanwhile waits, and ends the server in order.
         let mut interrupts = Interrupts::new()?;
         crate::root::claim(&settings.root).await?;
+        // Before the engine: its lock keeps a second server from cleaning up what the first one uses.
         let bound = BoundServer::bind(&settings.root)
             .map_err(|error| CliError::new(error.kind(), error.code(), error.to_string()))?;
         let engine = wiring::open_engine(settings).await.map_err(|error| {
@@ -109,6 +113,7 @@ fn tell(text: &str) {
     // Who started us may be gone; the server goes on.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        // Replaced, not only closed: the next file that is opened would become standard output.
         let _ = rustix::stdio::dup2_stdout(&null);
     }
 }

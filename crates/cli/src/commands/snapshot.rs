@@ -307,6 +307,7 @@ async fn verify(context: &Context, names: Vec<String>) -> Result<u8, CliError> {
         return failed.map_or(Ok(code), Err);
     }
     if let Some(error) = failed {
+        // Damage is the graver of the two, and has the exit code.
         error.tell(context.output.format);
     }
     let detail = format!(

@@ -117,6 +117,7 @@ impl SshProxy {
         let found = client.vm(&self.vm).await?;
         let vm = VmRef::from(found.id.clone());
         let keys = SshKeys::of(&settings.root, &found.id)?;
+        // At every connection: `/run` is in the guest's memory, and empty after each boot.
         send(client, &vm, "host_key", 0o600, keys.host_key).await?;
         send(client, &vm, "authorized_keys", 0o644, keys.public.into_bytes()).await?;
         let mut interrupts = Interrupts::new()?;

@@ -95,6 +95,8 @@ impl Stats {
             self.vms.clone()
         };
         let known = !before.is_empty();
+        // All at once: one after the other their times would add up, and numbers beside each other would be of
+        // different moments.
         let asked = named.iter().map(|vm| async move { (vm, client.stats(vm).await) });
         let mut rows = Vec::new();
         for (vm, answer) in futures_util::future::join_all(asked).await {
@@ -127,6 +129,7 @@ impl Row {
         let (now, cpu_ms) = (Instant::now(), numbers.counters.cpu_ms);
         let last = before.insert(numbers.vm.clone(), (now, cpu_ms));
         let cpu_percent = last.and_then(|(then, last_ms)| {
+            // Less than before: the VM has a new VMM, which counts anew.
             let used = Duration::from_millis(cpu_ms.checked_sub(last_ms)?).as_secs_f64();
             Some((used / now.duration_since(then).as_secs_f64() * 1000.0).round() / 10.0)
         });
@@ -134,6 +137,7 @@ impl Row {
         Self {
             name: numbers.name.to_string(),
             state: numbers.state.to_string(),
+            // Two looks at one instant divide by zero.
             cpu_percent: cpu_percent.filter(|percent| runs && percent.is_finite()),
             numbers: Some(numbers),
         }

@@ -78,6 +78,8 @@ impl File {
         let failed = |error: std::io::Error| CliError::file("reading", &self.file, &error);
         let file = std::fs::File::open(&self.file).map_err(failed)?;
         let mut text = String::new();
+        // One byte more than may be: the server refuses it, where a text cut at the limit could pass as another
+        // template.
         file.take(LENGTH_MAX + 1).read_to_string(&mut text).map_err(failed)?;
         let name = match &self.name {
             Some(name) => name.to_string(),

@@ -72,6 +72,7 @@ fn limit(text: &str) -> Result<Limit, String> {
     if text == "off" {
         return Ok(Limit(0));
     }
+    // Half a second must not become 0, which is no limit.
     duration::parse(text).map(|time: Duration| Limit(time.as_secs().max(1)))
 }
 
@@ -113,6 +114,7 @@ impl Changes {
 
 fn merged(set: Vec<(String, String)>, removed: Vec<String>) -> BTreeMap<String, Option<String>> {
     let set = set.into_iter().map(|(key, value)| (key, Some(value)));
+    // In this order: a key that is both removed and set is set.
     removed.into_iter().map(|key| (key, None)).chain(set).collect()
 }
 

@@ -101,6 +101,7 @@ impl Wait {
         };
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            // Rounded up, so that the server's wait does not end before ours and is asked for once more.
             let seconds = left
                 .map_or(ONE_REQUEST, |left| left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
             let query = WaitForVm {
