@@ -121,6 +121,7 @@ struct ChildGuard<'a>(Option<(Pid, &'a str)>);
 impl Drop for ChildGuard<'_> {
     fn drop(&mut self) {
         if let Some((pid, id)) = self.0.take() {
+            // It may have ended by itself.
             let _ = kill(pid, Signal::SIGKILL);
             let _ = waitpid(pid, None);
             cgroup::remove(id);
@@ -162,6 +163,8 @@ fn start(
     }
     let (console, console_end) = at("making the console pipe", own_pipe())?;
     let (messages, messages_end) = at("making the message pipe", own_pipe())?;
+    // A pipe each way: the end of the one tells the child that we are gone, the end of the other tells us that it has
+    // executed.
     let (mut go, mut go_end) = at("making a pipe", own_pipe().map(|(r, w)| (File::from(r), File::from(w))))?;
     let (mut failure, mut failure_end) =
         at("making a pipe", own_pipe().map(|(r, w)| (File::from(r), File::from(w))))?;
@@ -180,6 +183,7 @@ fn start(
 
     let pid = match at("making its namespaces", clone(NAMESPACES))? {
         Side::Child => {
+            // The parent's ends: held here as well, they would never be seen to close.
             drop((go_end, failure, console, messages, filter.0));
             let ends = ChildEnds { messages: &messages_end, filter: &filter.1, failure: &mut failure_end };
             let CageError { step, error } = child(spec, &mut go, &inherited, ends, folders);
@@ -189,6 +193,7 @@ fn start(
         Side::Parent(pid) => Pid::from_raw(pid),
     };
     let mut guard = ChildGuard(Some((pid, &spec.id)));
+    // The child's ends, for the same reason.
     drop((go, failure_end, inherited, messages_end, filter.1, folders));
     at("mapping its user", map_ids(pid, spec.inside_id(), spec.user))?;
     // Where memory ends, a VM goes before the server and the supervisors that keep order among all of them.
@@ -219,6 +224,7 @@ fn start(
         },
     };
     at("writing process.json", record.write(&spec.directory))?;
+    // The record is on disk before the VMM runs: the server after one that is killed now finds it there.
     at("reporting to the server", report(server, &Report::Ready(record)))?;
     let mut word = [0; GO.len()];
     if reader.read_exact(&mut word).is_err() || word != GO {
@@ -304,6 +310,7 @@ fn child(
         if spec.write_tracking && first_call::stop_at_execution().is_err() {
             at("telling its supervisor", ends.failure.write_all(first_call::UNTRACED.as_bytes()))?;
         }
+        // Last: what was done above needs calls that the filter refuses.
         at("filtering its system calls", call_filter::install(!spec.folders.is_empty()))
     };
     match build() {
