@@ -67,6 +67,7 @@ impl Volumes {
             let Ok(id) = name.parse::<VolumeId>() else { continue };
             match self.read(&id) {
                 Ok(record) => listed.found.push(record),
+                // It was removed between the two looks.
                 Err(_) if !exists(&self.path(&id)) => {}
                 Err(error) => listed.unreadable.push(Unreadable::new(id.as_str(), error.to_string())),
             }

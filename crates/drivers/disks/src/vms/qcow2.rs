@@ -111,6 +111,7 @@ impl Qcow2Header {
         }
         let (l1_size, l1_offset) = (u64::from(u32_at(bytes, 36)?), u64_at(bytes, 40)?);
         let (refcount_offset, refcount_clusters) = (u64_at(bytes, 48)?, u64::from(u32_at(bytes, 56)?));
+        // QEMU's own limit (QCOW_MAX_SNAPSHOTS).
         if u32_at(bytes, 60)? > 65_536 {
             return Err(Qcow2Error::Field("nb_snapshots"));
         }

@@ -20,6 +20,7 @@ pub(crate) fn encode(size: u64, backing: &str) -> Vec<u8> {
     let clusters = 3 + (l1_entries * 8).div_ceil(CLUSTER);
     let mut bytes = vec![0; usize::try_from(clusters * CLUSTER).expect("a few clusters fit in memory")];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    // After the header: one extension of 8 + 8 bytes, and 8 zero bytes that end the list.
     let name_at = HEADER + 16 + 8;
     put(0, &MAGIC.to_be_bytes());
     put(4, &3u32.to_be_bytes());

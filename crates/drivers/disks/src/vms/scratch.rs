@@ -63,6 +63,7 @@ impl ScratchBases {
         let sums = workspace.join("sums");
         let header = header_sum(&new)?;
         microvm_durable::manifest::write(&sums, &header)?;
+        // The sums first: a disk that is there can be verified.
         microvm_durable::files::rename_durably(&sums, &sums_of(&path))?;
         rename_durably(&new, &path)?;
         Ok(path)

@@ -204,6 +204,7 @@ impl Tops {
             place.changed = true;
         }
         if place.changed {
+            // Before the manifest: it must not name a layer whose name a crash of the host takes away.
             sync_directory(&self.ground.directories.layers)?;
             self.vms.write_disk(vm, &disk)?;
         }

@@ -228,6 +228,7 @@ impl Source {
             cancel.check()?;
             let index = usize::try_from(table).unwrap_or(usize::MAX);
             let tables = self.maps.iter().map(|map| map.clusters(index)).collect::<Result<Vec<_>, _>>()?;
+            // The file has it already, and half a GiB need not be read.
             if self.base.is_none() && tables.iter().all(Option::is_none) {
                 continue;
             }
@@ -248,6 +249,7 @@ impl Source {
                 }
                 let old = &mut old[..count];
                 read_padded(file, path, at, old)?;
+                // Clusters that are equal stay unwritten, so that holes of a sparse file stay holes.
                 if old != new {
                     file.write_all_at(new, at).map_err(io_error("writing", path))?;
                     written += count as u64;
