@@ -19,6 +19,7 @@ fn blocks<'a>(names: impl Iterator<Item = &'a [u8]>) -> (Vec<usize>, u64) {
     let mut used = 0;
     for name in names {
         let needed = DIRENT + name.len();
+        // The format lets no entry and no name cross a block.
         if used + needed > BLOCK_LENGTH {
             counts.push(0);
             used = 0;
@@ -45,6 +46,7 @@ pub(super) fn encode(entries: &[Entry<'_>]) -> Vec<u8> {
     for count in counts {
         let (block, later) = rest.split_at(count);
         rest = later;
+        // Between blocks only: the last one ends with its last name.
         bytes.resize(bytes.len().next_multiple_of(BLOCK_LENGTH), 0);
         let mut name_offset = u16::try_from(count * DIRENT).unwrap_or(u16::MAX);
         for entry in block {

@@ -78,6 +78,7 @@ impl Layout {
             placed.block = u32::try_from(block).ok()?;
             block += data_blocks(tree, placed);
         }
+        // The last number stands for a hole.
         let blocks = u32::try_from(block).ok().filter(|blocks| *blocks < u32::MAX)?;
         Some(Self { inodes, index, blocks, metadata_blocks, chunked })
     }
@@ -123,6 +124,7 @@ fn walk(tree: &Tree) -> (Vec<Placed>, Vec<u32>) {
         index[node as usize] = u32::try_from(here).unwrap_or(u32::MAX);
         let (size, links) = match &tree.node(node).kind {
             Kind::Directory(entries) => {
+                // A directory has a link from its parent, its own `.`, and the `..` of each directory in it.
                 let folders = tree
                     .children(node)
                     .filter(|(_, child)| matches!(tree.node(*child).kind, Kind::Directory(_)));
@@ -136,6 +138,7 @@ fn walk(tree: &Tree) -> (Vec<Placed>, Vec<u32>) {
         inodes.push(Placed { node, parent, links, offset: 0, data: DataLayout::Plain, size, block: 0 });
         let first = pending.len();
         pending.extend(tree.children(node).map(|(_, child)| (child, here)));
+        // It is a stack: the first name is to be taken next.
         pending[first..].reverse();
     }
     (inodes, index)

@@ -35,6 +35,7 @@ pub(crate) fn read(
     let image = Image { path: path.to_owned(), file };
     let mut super_block = [0; SUPER_LENGTH];
     image.bytes(SUPER_OFFSET as u64, &mut super_block)?;
+    // 12: the size of blocks as a power of two, 4096.
     if u32_at(&super_block, 0) != MAGIC || super_block[12] != 12 {
         return Err(image.damaged("it is no file system that is known here"));
     }

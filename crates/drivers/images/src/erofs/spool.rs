@@ -24,7 +24,7 @@ pub(super) enum Origin {
     Spool,
     /// The image below, which is read when the new one is written.
     Base {
-        /// Where the content leaves its blocks, and the offset at which it goes on.
+        /// Place at which the content leaves its blocks, and the offset at which it goes on.
         tail: Option<(u64, u64)>,
     },
 }
@@ -116,6 +116,7 @@ impl Spool {
         if data.size > most || data.runs.is_some() {
             return Ok(None);
         }
+        // It is read past the buffer, which may still hold it.
         self.file.flush().map_err(io_error("writing", &self.path))?;
         let mut content = vec![0; usize::try_from(data.size).unwrap_or(0)];
         read_content((&self.path, self.file.get_ref()), self.base.as_ref(), data, 0, &mut content)?;

@@ -149,6 +149,7 @@ struct Metadata<'a> {
 impl Metadata<'_> {
     fn write(&self, output: &mut Output, cancel: &Cancel) -> Result<(), StorageError> {
         let mut order: Vec<&Placed> = self.layout.inodes.iter().collect();
+        // Not the order of the walk: small inodes fill what earlier blocks have left.
         order.sort_by_key(|placed| placed.offset);
         for placed in order {
             cancel.check()?;
@@ -197,6 +198,7 @@ impl Metadata<'_> {
         put(4, &(file_type(&node.kind).0 | (attributes.mode & 0o7777)).to_le_bytes());
         put(8, &placed.size.to_le_bytes());
         put(16, &union.to_le_bytes());
+        // From 1 on: programs take 0 for no file at all.
         let number = u32::try_from(self.layout.position(placed.node) + 1).unwrap_or(u32::MAX);
         put(20, &number.to_le_bytes());
         put(24, &attributes.uid.to_le_bytes());

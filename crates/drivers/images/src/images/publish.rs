@@ -35,6 +35,7 @@ impl ImageFiles {
         let written = erofs::write(&tree, spool, &root, &cancel, &|done, total| {
             progress.advance("writing the file system", done, Some(total))
         })?;
+        // Its memory is counted against that of all builds.
         drop(tree);
         std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o444))
             .map_err(microvm_durable::error::io_error("setting the mode of", &root))?;
@@ -49,6 +50,7 @@ impl ImageFiles {
         manifest::write(&new.join(MANIFEST), &record)?;
         self.verified.remember(&root, &written.sha256, &new.join(STAMP));
         sync_directory(&new)?;
+        // The last moment: from here on others see it.
         cancel.check()?;
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.share_file(&new, &digest, &written, workspace)?;
@@ -104,6 +106,7 @@ impl ImageFiles {
         for attempt in 0.. {
             match std::fs::rename(new, target) {
                 Ok(()) => return sync_directory(&self.directory),
+                // EEXIST or ENOTEMPTY: there is one already.
                 Err(error) if attempt == 0 && matches!(error.raw_os_error(), Some(17 | 39)) => {}
                 Err(error) => return Err(microvm_durable::error::failed("renaming to", target, error)),
             }

@@ -52,6 +52,7 @@ impl KernelFiles {
         let release =
             new.release.or_else(|| bzimage::release(&new.kernel)).unwrap_or_else(|| "unknown".into());
         let directory = workspace.join("kernel");
+        // Each by itself: a parent that is made on the way does not get the mode.
         make_directory(&directory.join(MODULES), 0o711)?;
         make_directory(&directory, 0o711)?;
         let kernel = store(&directory, file_name, &new.kernel)?;

@@ -30,8 +30,8 @@ const LAPIC_KHZ: &str = include_str!("../../kernel/lapic_khz.c");
 const META_PACKAGE: &str = "linux-source";
 /// The unpacked source and the objects of our configuration.
 const SPACE: u64 = 3 << 30;
-/// What the record of a kernel says that takes times on shared folders to the nanosecond; `cargo xtask` builds one anew
-/// whose record does not.
+/// Words in the record of a kernel that takes times on shared folders to the nanosecond; `cargo xtask` builds one anew
+/// whose record lacks them.
 const FINE_TIMES: &str = " (times on shared folders: nanoseconds)";
 /// Files compiled for our configuration of 6.1, counted once; only for the progress bar.
 const OBJECTS: u64 = 1300;
@@ -118,6 +118,7 @@ fn unpack_source(
         .arg(directory.join(archive))
         .arg("-C")
         .arg(&target)
+        // As root tar would give the files the owners that the archive names.
         .args(["--strip-components=1", "--no-same-owner"]);
     TAR.run(command, cancel, |_| {})?;
     Ok(target)

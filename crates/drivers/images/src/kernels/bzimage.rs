@@ -44,9 +44,11 @@ fn word(bytes: &[u8]) -> Option<String> {
 
 /// The `vmlinux` inside, if it is there and can be entered directly.
 pub(crate) fn extract_vmlinux(bytes: &[u8]) -> Option<Vec<u8>> {
+    // Images of older protocols do not say where the packed kernel is.
     if !is_bzimage(bytes) || u16_at(bytes, 0x206)? < 0x0208 {
         return None;
     }
+    // 0 stands for 4; the boot sector before them is not counted.
     let setup_sectors = match *bytes.get(0x1f1)? {
         0 => 4,
         count => usize::from(count),

@@ -34,6 +34,7 @@ impl CpioWriter {
 
     /// The finished archive.
     pub(crate) fn finish(mut self) -> Vec<u8> {
+        // Wraps to 0, the number of the trailer.
         self.inode = u32::MAX;
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes

@@ -28,6 +28,7 @@ pub(crate) fn add(
 ) -> Result<Vec<String>, StorageError> {
     check(additions)?;
     let Additions { packages, pip, npm, files } = additions;
+    // Packages first: the Python and the Node that the others need may be among them.
     if !packages.is_empty() {
         let unfinished = packages::add(builder, workspace, cache, packages)?;
         if !unfinished.is_empty() {
@@ -44,7 +45,7 @@ pub(crate) fn add(
     Ok(Vec::new())
 }
 
-/// Where an image with additions came from, in a few words.
+/// Origin of an image with additions, in a few words.
 pub(crate) fn describe(base: &str, additions: &Additions) -> String {
     let Additions { packages, pip, npm, files } = additions;
     let mut parts = Vec::new();

@@ -90,6 +90,7 @@ fn renamed(candidate: &str, named: &str, suite: &str) -> Option<String> {
     let rest = candidate.strip_prefix(named)?;
     match rest {
         "" => Some(suite.to_owned()),
+        // Releases before Debian 11 have `/updates` for their security updates.
         "-updates" | "-security" | "/updates" if !WITHOUT_COMPANIONS.contains(&suite) => {
             Some(format!("{suite}{rest}"))
         }

@@ -50,6 +50,7 @@ fn tree(hasher: &mut Sha256, source: &str, cancel: &Cancel) -> Result<(), Storag
         cancel.check()?;
         let shown = path.to_string_lossy().into_owned();
         let shown = Utf8Path::new(&shown);
+        // What is named may be a link to a folder; links in it are links.
         let metadata = if path == root { fs::metadata(&path) } else { fs::symlink_metadata(&path) };
         let metadata = metadata.map_err(io_error("examining", shown))?;
         part(hasher, path.strip_prefix(&root).unwrap_or(&path).as_os_str().as_bytes());

@@ -1,4 +1,4 @@
-//! Which image of several is meant: by tag, by platform, or none.
+//! Choice of one image among several: by tag, by platform, or none.
 
 use std::collections::{BTreeMap, BTreeSet};
 

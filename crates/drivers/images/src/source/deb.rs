@@ -98,6 +98,7 @@ impl Package {
             file.seek(SeekFrom::Start(self.data.0)).map_err(io_error("reading", &self.path))?;
             decompress(&what, file.take(self.data.1))
         };
+        // Once for the names, which dpkg keeps, and then once more for the files.
         let mut tar = read_tar(data()?);
         while let Some(entry) = tar.next_entry().map_err(|error| bad_input(&*what, error.to_string()))? {
             let path = String::from_utf8_lossy(&entry.path).into_owned();

@@ -61,6 +61,7 @@ pub(crate) fn add_folder_at(
     while let Some((path, inside)) = pending.pop() {
         builder.cancel.check()?;
         let shown = shown(&path);
+        // What is named may be a link to a folder; links in it are links.
         let metadata = if inside == place { fs::metadata(&path) } else { fs::symlink_metadata(&path) };
         let metadata = metadata.map_err(io_error("examining", &shown))?;
         let file_type = metadata.file_type();
@@ -157,6 +158,7 @@ pub(super) fn over_directory(what: &str, path: &[u8]) -> StorageError {
 }
 
 fn read_file(builder: &mut Builder, path: &Path, shown: &Utf8Path) -> Result<Kind, StorageError> {
+    // It may have become a link or a FIFO since it was examined.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(errno("opening", shown))?);
     let metadata = file.metadata().map_err(io_error("examining", shown))?;
@@ -164,6 +166,7 @@ fn read_file(builder: &mut Builder, path: &Path, shown: &Utf8Path) -> Result<Kin
         return Err(bad_input(shown.as_str(), "it changed while it was read"));
     }
     let size = metadata.len();
+    // One that grows meanwhile is taken as long as it was.
     let data = builder.file(shown.as_str(), &mut file.by_ref().take(size), size, None)?;
     Ok(Kind::File(data))
 }

@@ -102,7 +102,7 @@ fn walk(bytes: &[u8]) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// What an entry means, its data and the places of a sparse file left out.
+/// Meaning of an entry, its data and the places of a sparse file left out.
 fn meaning(entry: &Entry) -> impl PartialEq + std::fmt::Debug + use<> {
     let Entry { path, link, kind, mode, uid, gid, modified, modified_ns, device, size, .. } = entry;
     let xattrs = (entry.xattrs.clone(), entry.acls.clone());
@@ -184,7 +184,7 @@ fn builder(workspace: &Workspace) -> Builder {
     .unwrap()
 }
 
-/// What was accepted can be made an image.
+/// Makes an image of what was accepted.
 fn write(mut builder: Builder, workspace: &Workspace) -> String {
     if let Err(error) = builder.translate_acls("x") {
         return error.to_string();

@@ -143,6 +143,7 @@ impl Pieces for PlainFolder<'_> {
     fn open(&self, name: &str) -> Result<Box<dyn Read>, StorageError> {
         let name = name.strip_prefix("blobs/sha256/").unwrap_or(name);
         let folder = Folder(self.0);
+        // The first error counts: it names the piece as the image does.
         folder.open(name).or_else(|error| folder.open(&format!("{name}.manifest.json")).map_err(|_| error))
     }
 }
@@ -150,6 +151,7 @@ impl Pieces for PlainFolder<'_> {
 impl Pieces for Folder<'_> {
     fn open(&self, name: &str) -> Result<Box<dyn Read>, StorageError> {
         let path: Utf8PathBuf = self.0.join(name);
+        // A link would lead out of the folder, and a FIFO would be waited for.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::open(path.as_std_path(), flags, Mode::empty()) {
             Ok(descriptor) => Ok(Box::new(File::from(descriptor))),
@@ -264,6 +266,7 @@ fn add_layer(
         }
         error
     })?;
+    // One byte more than there may be shows a piece that is too long.
     let mut checked = Checked::new(opened.take(layer.size.saturating_add(1)));
     let result =
         decompress(what, &mut checked).and_then(|reader| add_tar(builder, what, reader, Whiteouts::Oci));

@@ -23,7 +23,7 @@ const APT: Tool = Tool { program: "apt-get", package: "apt", purpose: "adding De
 /// Largest status file of dpkg that is read: 50,000 packages.
 pub(super) const STATUS_MAX: u64 = 64 << 20;
 const STATUS: &str = "var/lib/dpkg/status";
-/// Where packages wait for their installation, in the image: a folder that nothing else uses, and that goes with them. What the image
+/// Folder of the image in which packages wait for their installation: nothing else uses it, and it goes with them. What the image
 /// has in the folder of its own apt is neither installed nor removed.
 const WAITING: &str = "var/cache/microvm-packages";
 /// Age of package lists at which they are fetched again.
@@ -88,6 +88,7 @@ pub(super) fn add(
         builder.cancel.check()?;
         let package = Package::open(&path)?;
         let name = package.field("Package").unwrap_or_default();
+        // One that the image has in another version is for dpkg, which also removes what only the old one had.
         let known = stanzas.contains(&format!("Package: {name}\n"));
         if package.is_plain() && !known {
             builder.progress.step(format!("putting in the package {name}"));
@@ -113,6 +114,7 @@ fn wait(builder: &mut Builder, waiting: &[Utf8PathBuf]) -> Result<Vec<String>, S
 /// Release of a Debian image.
 fn suite(builder: &mut Builder) -> Result<String, StorageError> {
     let mut text = String::new();
+    // In this order: the second is usually a link to the first, and a link has no content here.
     for path in [&b"usr/lib/os-release"[..], b"etc/os-release"] {
         if let Some(content) = builder.content(path, 1 << 16)? {
             text = String::from_utf8_lossy(&content).into_owned();

@@ -15,7 +15,7 @@ use crate::erofs::{Attributes, Kind};
 /// Mode of a file of which nothing says one.
 const MODE: u16 = 0o644;
 
-/// What an entry of a recipe puts in.
+/// Content that an entry of a recipe puts in.
 enum Content<'a> {
     Text(&'a str),
     File(&'a Utf8Path, Metadata),

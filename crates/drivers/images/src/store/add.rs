@@ -167,6 +167,7 @@ impl Images {
         tokio::pin!(work);
         tokio::select! {
             biased;
+            // If both have ended, this one tells how it went.
             result = &mut work => return result,
             () = pump => {}
         }

@@ -32,6 +32,7 @@ impl Inner {
             progress.advance("verifying", done, total);
             if let Err(error) = self.images.verify_image(&sha256, &own) {
                 findings.push(error.to_string());
+                // So that its next use finds the damage as well.
                 self.images.forget_verified(&sha256)?;
             }
             done += 1;

@@ -90,6 +90,7 @@ impl Registry {
     pub(super) async fn get(&self, below: &str, accept: Option<&str>, from: u64) -> Result<Response, Failed> {
         let url = self.base.join(below).map_err(|error| Failed::finally(error.to_string()))?;
         let mut response = self.follow(url.clone(), accept, from).await?;
+        // Others that the registry sent us on to get no token, so they may not ask for one.
         if response.status() == StatusCode::UNAUTHORIZED && self.is_own(response.url()) {
             let wanted = token::wanted(response.headers(), &self.path)?;
             drop(response);

@@ -106,6 +106,7 @@ async fn pull_with(
         let found = layers.len();
         return Err(bad_input(reference, format!("it has {found} layers; at most {LAYERS_MAX} are taken")));
     }
+    // Equal layers are one piece.
     let mut seen = BTreeSet::new();
     let wanted: Vec<&Descriptor> =
         std::iter::once(config).chain(layers).filter(|piece| seen.insert(piece.digest.clone())).collect();

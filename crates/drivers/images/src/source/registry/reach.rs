@@ -1,4 +1,4 @@
-//! Which hosts a registry may send us to.
+//! Hosts that a registry may send us to.
 //!
 //! A registry answers with addresses: of who gives out tokens (realm), of where its pieces are (redirects). They are its
 //! words, and we are inside of the user's network. So they may lead to public addresses, and to addresses of the kind that

@@ -27,6 +27,7 @@ pub(super) fn wanted(headers: &HeaderMap, path: &str) -> Result<Url, Failed> {
     if let Some(service) = find("service") {
         url.query_pairs_mut().append_pair("service", service);
     }
+    // Our own words, not those of the challenge: no right but that to read is wanted.
     url.query_pairs_mut().append_pair("scope", &format!("repository:{path}:pull"));
     Ok(url)
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// What was asked.
+/// One request as it came.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Asked {
     pub(super) path: String,
@@ -17,7 +17,7 @@ pub(super) struct Asked {
     pub(super) from: Option<usize>,
 }
 
-/// What is answered: head, body, and what comes after it.
+/// One answer: head, body, and what comes after it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answer {
     status: u16,
