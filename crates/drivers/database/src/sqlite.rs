@@ -186,6 +186,7 @@ impl StateStore for SqliteStore {
         for columns in rows {
             match Row::from(columns).unpack() {
                 Ok(record) => stored.records.push(record),
+                // One damaged row must not hide the others.
                 Err(StateError::Unreadable { id, reason }) => stored.unreadable.push((id, reason)),
                 Err(error) => return Err(error),
             }

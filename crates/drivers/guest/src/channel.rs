@@ -95,6 +95,7 @@ impl Channel {
         let mut waited = 0;
         loop {
             let expected = self.heartbeats_expected.load(Ordering::Acquire);
+            // In parts, because the guest may be paused in the middle of the wait.
             if let Ok(result) = tokio::time::timeout(after / STEP_PARTS, step.as_mut()).await {
                 return result;
             }
@@ -131,6 +132,7 @@ impl Channel {
         let held = Arc::clone(&self.sending).lock_owned().await;
         let socket = std::sync::Weak::clone(&self.socket);
         Box::new(move || {
+            // Moved into the answer, and so given back when that is dropped.
             let _held = &held;
             socket.upgrade().map_or(0, |socket| unread(&socket))
         })
@@ -177,6 +179,7 @@ fn end(channel: &WeakChannel, mux: &Mux, reason: CloseReason) {
 async fn read(channel: WeakChannel, mux: Mux, mut socket: OwnedReadHalf, mut decoder: Decoder) {
     let mut closed = mux.closed();
     let reason = loop {
+        // Before the socket is read: what came with the handshake may hold frames.
         let frame = match decoder.next_frame() {
             Ok(frame) => frame,
             Err(error) => break CloseReason::Protocol(error.to_string()),
@@ -209,6 +212,7 @@ fn unread(socket: &OwnedWriteHalf) -> u64 {
     let socket: &UnixStream = (*socket).as_ref();
     let mut count: libc::c_int = 0;
     // SAFETY: the descriptor is open and the request writes one int.
+    // Needed: neither the standard library nor nix nor rustix has a call for it.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
     if result == 0 { u64::try_from(count).unwrap_or(0) } else { 0 }
 }
@@ -221,6 +225,7 @@ async fn send(
 ) -> std::io::Result<()> {
     while !bytes.is_empty() {
         socket.writable().await?;
+        // Only now: while the socket is full the lock would be held for as long as the guest likes.
         let _sending = sending.lock().await;
         match socket.try_write(bytes) {
             Ok(count) => bytes = &bytes[count..],

@@ -44,7 +44,7 @@ pub(crate) async fn exec(channel: &Arc<Channel>, request: &ExecRequest) -> Resul
     started(channel, id, stream, End::WithTheProcess).await
 }
 
-/// When the stream of a process may end.
+/// Earliest moment at which the stream of a process may end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// Only after the process has.

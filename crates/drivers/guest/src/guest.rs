@@ -171,6 +171,7 @@ impl GuestFiles for SocketGuest {
     ) -> Result<u64, GuestError> {
         // Numbers were always understood.
         let owner = options.owner.as_ref().filter(|owner| owner.numbers().is_none());
+        // No limit for the whole, which may be of any size: each step of it has one.
         files::write(&self.channel, path, options, self.owners.named(owner)?, data).await
     }
 

@@ -43,6 +43,7 @@ pub(crate) async fn greet(
                 decoder.skip(end);
                 found = true;
             } else {
+                // The mark may begin in the last bytes and end in those to come.
                 let surplus = bytes.len() - bytes.len().min(PREAMBLE.len() - 1);
                 garbage += surplus;
                 decoder.skip(surplus);

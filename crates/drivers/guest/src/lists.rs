@@ -47,6 +47,7 @@ impl Held {
         if more == 0 {
             return Ok(());
         }
+        // Never waited for: two lists that each hold what the other one needs would wait for ever.
         let permit =
             Arc::clone(&self.budget).try_acquire_many_owned(more).map_err(|_| GuestError::Refused {
                 kind: ErrorKind::Exhausted,

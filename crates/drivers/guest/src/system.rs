@@ -27,6 +27,7 @@ pub(crate) async fn system_info(channel: &Channel) -> Result<SystemInfo, GuestEr
     let Reply::System(system) = channel.unary(Operation::SystemInfo(Empty {})).await? else {
         return Err(channel.broken("the guest does not describe itself"));
     };
+    // JSON has no infinity and no NaN, and a hostile guest sends them.
     let load =
         |index: usize| system.load_average.get(index).copied().filter(|load| load.is_finite()).unwrap_or(0.0);
     Ok(SystemInfo {

@@ -68,6 +68,7 @@ async fn program(command: &[String], event: &[u8]) -> Result<(), HookError> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        // A group of its own, so that all that it starts can be killed with it.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
