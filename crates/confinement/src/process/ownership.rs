@@ -28,7 +28,7 @@ pub(crate) enum Belongs {
     Unknown,
 }
 
-/// Whom these processes work for, a VMM and its supervisor, as far as one of them shows it.
+/// Owner of a VMM and its supervisor, as far as one of them shows it.
 pub(crate) fn of_any(pids: &[i32], directory: &Utf8Path) -> Belongs {
     let files = files_of(directory.as_std_path());
     let all: Vec<Belongs> = pids.iter().map(|pid| of(*pid, directory, &files)).collect();

@@ -47,7 +47,7 @@ async fn the_driver_keeps_the_promises_of_its_ports() {
     vms::run(&Harness::default()).await;
 }
 
-/// Where the suite's texts are on a disk.
+/// Place of the suite's texts on a disk, in bytes.
 const TEXT_AT: u64 = 40 << 20;
 
 /// The chain of a disk as QEMU's tools are told, never followed from headers.

@@ -324,7 +324,7 @@ async fn what_failed_or_cannot_be_leaves_nothing() {
     assert_eq!(at(&user.path, CLUSTER as u64, 7), "the VMM");
 }
 
-/// Where the child process finds its store.
+/// Name of the variable that tells the child process where its store is.
 const CHILD_STORE: &str = "MICROVM_TEST_WRITE_BACK";
 /// Clusters that are to be written back: some ten milliseconds' worth.
 const CHANGED: u64 = 1_500;

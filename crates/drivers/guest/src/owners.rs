@@ -1,4 +1,4 @@
-//! Whom an agent can give files to.
+//! Owners that an agent can give files to.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

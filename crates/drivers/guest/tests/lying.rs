@@ -235,7 +235,7 @@ async fn an_identity_must_be_confirmed_part_by_part() {
     }
 }
 
-/// What a call gives that is answered with `replies`; the channel afterwards.
+/// Outcome of a call that is answered with `replies`, and of its channel.
 async fn answered<T>(
     call: impl AsyncFnOnce(&dyn Guest) -> Result<T, GuestError>,
     replies: Vec<Reply>,

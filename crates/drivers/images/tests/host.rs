@@ -1,4 +1,4 @@
-//! What needs tools of the host and its package sources: skipped, with a printed reason, where they are missing.
+//! Tests that need tools of the host and its package sources: skipped, with a printed reason, where they are missing.
 
 #![allow(
     clippy::unwrap_used,

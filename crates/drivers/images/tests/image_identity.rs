@@ -1,4 +1,4 @@
-//! What makes two images one: equal files and equal configuration.
+//! Identity of images: equal files and equal configuration make two images one.
 
 #![allow(
     clippy::unwrap_used,

@@ -31,7 +31,7 @@ async fn connect(machine: &dyn Machine, epoch: u64, name: &str) -> Arc<dyn Guest
     connector.connect(&machine.endpoint(), epoch, &identity, LIMIT).await.unwrap()
 }
 
-/// What the kernel says of a machine's process.
+/// True if the kernel says that a machine's process may have huge pages.
 fn may_have_huge_pages(bench: &Bench, id: &VmId) -> bool {
     let [process] = *bench.processes_of(id) else { panic!("it has one process") };
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();

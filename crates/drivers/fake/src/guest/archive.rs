@@ -26,6 +26,7 @@ pub(crate) fn unpack(
 ) -> Result<LeftOut, GuestError> {
     let mut left_out = LeftOut::default();
     let root = tree.resolve(path, true)?;
+    // All entries are looked at before the first one is put in: a refused archive changes nothing.
     let mut planned: Vec<(Parts, Node)> = Vec::new();
     for entry in Archive::new(data).entries().map_err(bad)? {
         let mut entry = entry.map_err(bad)?;

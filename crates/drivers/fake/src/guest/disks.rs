@@ -45,6 +45,7 @@ impl Disks {
     pub(crate) fn switch(&self, old: &Utf8Path, new: &Utf8Path) -> std::io::Result<()> {
         let mut disks = self.lock();
         if let Some(disk) = disks.get(old).cloned() {
+            // A frozen layer is in its file: machines of other states read it from there.
             fs::write(old, serde_json::to_vec(&*tree(&disk))?)?;
             disks.remove(old);
             disks.insert(new.to_owned(), disk);

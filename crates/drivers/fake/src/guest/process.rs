@@ -180,6 +180,7 @@ impl Process {
 
     /// Writes all of `data`, waiting while nobody reads.
     pub(crate) async fn write(&self, side: Side, mut data: &[u8]) {
+        // A terminal has one output for both.
         let side = if self.request.terminal.is_some() { Side::Stdout } else { side };
         while !data.is_empty() {
             let detached = self.request.detach;
@@ -191,6 +192,7 @@ impl Process {
                 .await;
             self.changed.send_replace(());
             data = &data[accepted..];
+            // A program such as `yes` never waits for anything else, and would hold its thread.
             tokio::task::yield_now().await;
         }
     }

@@ -40,6 +40,7 @@ pub(crate) async fn run(
     let outermost = !context.nested;
     context.nested = true;
     let start = Place { script: script.to_owned(), done: 0, last: 0, joint: ";".to_owned(), context };
+    // A process has one place; a shell inside of its shell begins anew.
     let saved = if outermost { process.place() } else { None };
     // `joint`: what must hold of the last code for the next command to run.
     let Place { script, done, mut last, mut joint, mut context } = saved.unwrap_or(start);

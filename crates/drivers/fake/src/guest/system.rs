@@ -256,6 +256,7 @@ impl GuestSystem {
             running.end(exit);
         };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that have ended are let go of: the set would grow with every process.
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task);
     }

@@ -78,6 +78,7 @@ impl FakeMachine {
         let disk_error =
             |serial: &str, detail: String| BranchError::Disk { serial: serial.to_owned(), detail };
         let mut overlays = self.overlays();
+        // Everything that may be refused comes before the first disk is switched.
         let mut switches = Vec::new();
         for (serial, old) in &*overlays {
             let new = layers.iter().find(|overlay| overlay.serial == *serial);

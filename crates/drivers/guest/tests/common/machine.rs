@@ -8,7 +8,7 @@ use camino::Utf8PathBuf;
 use microvm_ports::guest::GuestEndpoint;
 use tokio::process::{Child, Command};
 
-/// What a machine is made of, from the environment.
+/// Files that a machine is made of, from the environment.
 pub struct Parts {
     kernel: PathBuf,
     image: PathBuf,

@@ -1,6 +1,6 @@
 //! Writes uncompressed EROFS images from a tree in memory, and reads them back into one.
 //!
-//! Why our own: it needs no root and no mount, a hostile archive never touches a file system of the host, equal input
+//! Our own, since it needs no root and no mount, a hostile archive never touches a file system of the host, equal input
 //! gives equal bytes, and it works beside any version of the distribution's tools.
 //!
 //! ```text
@@ -8,7 +8,7 @@
 //!        └──▶ Spool (file contents) ──┴─▶ Layout (who goes where) ──▶ write (one pass, hashed on the way)
 //! ```
 //!
-//! What is used of the format (kernel `fs/erofs/erofs_fs.h`): 4 KiB blocks, extended inodes, the layouts `FLAT_PLAIN`,
+//! Parts of the format (kernel `fs/erofs/erofs_fs.h`) that are used: 4 KiB blocks, extended inodes, the layouts `FLAT_PLAIN`,
 //! `FLAT_INLINE` (the end of a file beside its inode) and, for files with holes, `CHUNK_BASED`; inline attributes; the
 //! checksum of the super block.
 

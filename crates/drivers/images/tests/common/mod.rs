@@ -88,7 +88,7 @@ pub(crate) fn small_tar() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// What `dump.erofs`-like reading finds: extracts an image with `fsck.erofs`; `None`, and a printed reason, without it.
+/// Extracts an image with `fsck.erofs`, a reader that is not ours; `None`, and a printed reason, without it.
 pub(crate) fn extract(image: &Utf8Path) -> Option<tempfile::TempDir> {
     let target = tempfile::tempdir().unwrap();
     let run = std::process::Command::new("fsck.erofs")

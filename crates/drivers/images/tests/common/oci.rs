@@ -66,7 +66,7 @@ pub(crate) fn write_layout(layout: &Utf8Path) {
     .unwrap();
 }
 
-/// Whether an image is that of the layout.
+/// Asserts that an image is that of the layout.
 pub(crate) async fn check(home: &Home, info: &ImageInfo) {
     assert_eq!(info.config.environment["A"], "b=c");
     assert_eq!((info.config.user.as_str(), info.config.working_directory.as_str()), ("nobody", "/etc"));

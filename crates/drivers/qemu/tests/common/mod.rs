@@ -40,7 +40,7 @@ pub(crate) async fn run(guest: &dyn Guest, script: &str) -> String {
 /// Size of scratch disks.
 pub(crate) const DISK_MIB: u32 = 1024;
 
-/// What the tests launch machines with.
+/// Driver and files that the tests launch machines with.
 pub(crate) struct Bench {
     pub(crate) driver: Arc<Qemu>,
     #[allow(dead_code, reason = "not every test file has a second server")]

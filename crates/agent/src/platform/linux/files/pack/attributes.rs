@@ -13,7 +13,7 @@ use crate::core::failure::show;
 const XATTR_MAX: usize = 64 << 10;
 
 /// The pax records of a file for any program that unpacks them: access control lists as text, with numbers in place of names.
-/// What cannot be in a record is counted in `left_out`.
+/// Those that cannot be in a record are counted in `left_out`.
 pub(super) fn records(path: &Path, left_out: &mut LeftOut) -> rustix::io::Result<Records> {
     let mut records = Records::new();
     for (name, value) in xattrs(path)? {

@@ -67,7 +67,7 @@ impl Xattrs {
 /// Sets an attribute of what is open.
 ///
 /// # Errors
-/// Why it is not set, for the list of what is left out.
+/// The reason for which it is not set, for the list of what is left out.
 pub(super) fn set(file: &OwnedFd, name: &[u8], value: &[u8]) -> Result<(), String> {
     // The name below /proc is the file itself, also of one that cannot be opened, and of a link.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
