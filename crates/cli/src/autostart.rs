@@ -122,6 +122,7 @@ fn spawn(root: &Utf8Path) -> Result<(), CliError> {
     command
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_for_servers)));
+    // Not in the caller's directory: its file system could not be unmounted while the server lives.
     command.stdin(Stdio::null()).stdout(writer).stderr(log).current_dir("/");
     let mut child =
         command.spawn().map_err(|error| failed(format!("the server could not be started: {error}")))?;

@@ -29,6 +29,7 @@ impl Output {
     /// Bytes as they are.
     pub(crate) fn bytes(self, bytes: &[u8]) -> Result<(), CliError> {
         let mut out = stdout().lock();
+        // What has no line end yet is shown as well.
         out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| CliError::output(&error))
     }
 

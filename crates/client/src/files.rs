@@ -53,6 +53,7 @@ async fn compared(
     sum: oneshot::Receiver<String>,
     action: &'static str,
 ) -> Result<TransferSummary, ClientError> {
+    // The server's refusal first: it is why not all was sent.
     let summary = summary?;
     match sum.await {
         Ok(sent) if sent == summary.sha256 => Ok(summary),

@@ -233,6 +233,7 @@ async fn list(context: &Context) -> Result<u8, CliError> {
     let row = |image: &ImageBody| {
         vec![
             if image.names.is_empty() { "-".to_owned() } else { image.names.join(", ") },
+            // 12 digits are the fewest that the server takes for a digest.
             image.digest.chars().take("sha256:".len() + 12).collect(),
             ByteSize(image.size).to_string(),
             image.file_system.clone(),

@@ -271,6 +271,7 @@ async fn heartbeat(channel: WeakChannel, config: GuestConfig) {
     let mut silence = Silence::new(&config);
     loop {
         {
+            // Let go of before the sleep: a session whose last user has gone must end.
             let Some(channel) = channel.upgrade() else { return };
             if channel.mux.is_closed() {
                 return;

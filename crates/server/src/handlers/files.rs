@@ -28,6 +28,7 @@ pub(crate) async fn read(
     Call { path: vm, query, charge, .. }: Call<file::Read>,
 ) -> Result<Reply<Data<Bytes>>, Failure> {
     let (path, offset, length) = (query.path.absolute()?, query.offset, query.length);
+    // Before the guest is asked: what is refused for want of memory costs it nothing.
     charge.hold(OUTGOING)?;
     let guest = app.guest(&vm).await?;
     let (stat, data) = guest.read_file(&path, offset, length).await?;

@@ -74,6 +74,7 @@ pub(crate) async fn of_vm(
         SnapshotFilter { vm: Some(app.services.snapshots.vm_of(app.operation, &vm)?), golden: false };
     let found = app.services.snapshots.list(&filter)?.into_iter().map(|snapshot| app.snapshot(snapshot));
     let found = Reply::array(found.collect());
+    // A plain array has no place for those that cannot be read: a header tells how many.
     Ok(match app.services.snapshots.unreadable()?.len() {
         0 => found,
         count => found.with(HeaderName::from_static(microvm_api::UNREADABLE_HEADER), count),
@@ -187,6 +188,7 @@ pub(crate) async fn cleanup(
     let snapshots = &app.services.snapshots;
     let age = seconds.map(Duration::from_secs);
     let pruned = if age.is_none() && keep.is_none() && !named {
+        // Nothing is said: what the server does by itself once a day.
         snapshots.prune_old().await?
     } else if age.is_none() && keep.is_none() {
         let detail = "named: say which named ones are to go, with days_old=N, older_than_seconds=N or keep=N";

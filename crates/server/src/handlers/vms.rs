@@ -32,6 +32,7 @@ pub(crate) async fn create(
         return acquire(&app, pool.as_str(), &request).await;
     }
     let mut overrides = request.overrides;
+    // Both may be given in either place; the outer one wins.
     overrides.vcpus = request.vcpus.or(overrides.vcpus);
     overrides.memory_mib = request.memory_mib.or(overrides.memory_mib);
     let request = CreateRequest {

@@ -218,6 +218,7 @@ pub(crate) fn write_manifest(
     snapshot: &SnapshotManifest,
 ) -> Result<String, StorageError> {
     let bytes = manifest::encode(snapshot);
+    // Readers take no more, so it could never be read again.
     if bytes.len() > 1 << 20 {
         return Err(bad_input("the snapshot", format!("its manifest would have {} bytes", bytes.len())));
     }

@@ -77,6 +77,7 @@ pub(crate) fn encode_index(pages: u64, runs: &[Run]) -> Vec<u8> {
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&4096u32.to_le_bytes());
+    // The last is the checksum, which is known at the end.
     for value in [pages, entries, content_pages(runs), 0] {
         bytes.extend_from_slice(&value.to_le_bytes());
     }
@@ -134,10 +135,12 @@ pub(crate) fn decode_index(
         return bad(format!("{entries} entries are too many"));
     }
     let start = content_start(entries);
+    // By the header alone: a file that was cut is found before its entries are read.
     if content > pages || start + content * PAGE != length {
         return bad(format!("{content} pages of content after {entries} entries do not make {length} bytes"));
     }
     let mut sum = Xxh64::new(0);
+    // All of the header but the checksum itself.
     sum.update(&header[..40]);
     let mut runs: Vec<Run> = Vec::new();
     let (mut done, mut next, mut at) = (0, 0, start);
@@ -174,6 +177,7 @@ pub(crate) fn decode_index(
     if sum.digest() != u64_at(&header, 40) {
         return bad("the checksum of its index is wrong");
     }
+    // In no checksum, so it must be what the format says.
     let padding = usize::try_from(start - HEADER - entries * ENTRY).unwrap_or(0);
     let mut rest = vec![0; padding];
     read(&mut rest, HEADER + entries * ENTRY)?;

@@ -48,6 +48,7 @@ pub(super) fn encode(entries: &[Entry<'_>]) -> Vec<u8> {
         rest = later;
         // Between blocks only: the last one ends with its last name.
         bytes.resize(bytes.len().next_multiple_of(BLOCK_LENGTH), 0);
+        // A block is far shorter than 64 KiB, so no offset is cut.
         let mut name_offset = u16::try_from(count * DIRENT).unwrap_or(u16::MAX);
         for entry in block {
             bytes.extend(entry.inode.to_le_bytes());

@@ -54,6 +54,7 @@ pub(crate) fn read(
                 pending.push((child, [&name[..], b"/", &entry[..]].concat()));
             }
         } else if inode.links > 1 {
+            // Only of files with several names: a million others need not be remembered.
             first_names.insert(number, name.clone());
         }
         tree.insert(&name, inode.attributes, kind).map_err(|error| image.damaged(&error.0))?;
@@ -218,6 +219,7 @@ impl Image {
                     _ => block.len(),
                 };
                 let name = block.get(start..end).ok_or_else(wrong)?;
+                // The last name of a block may be padded with zeros.
                 let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
                 if !matches!(name, b"." | b"..") {
                     let number = u64::from_le_bytes(entry[..8].try_into().unwrap_or_default());

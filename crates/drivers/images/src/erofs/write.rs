@@ -76,6 +76,7 @@ impl Output {
             position: 0,
             first: Vec::with_capacity(BLOCK_LENGTH),
         };
+        // The format leaves this room free, for boot sectors and the like.
         output.write(&[0; SUPER_OFFSET])?;
         output.write(&super_block(layout))?;
         Ok(output)

@@ -64,6 +64,7 @@ pub(super) fn encode(xattrs: &[Xattr]) -> Vec<u8> {
     if sorted.is_empty() {
         return Vec::new();
     }
+    // Archives have them in any order; equal content must give equal bytes.
     sorted.sort();
     let mut bytes = vec![0; HEADER];
     for xattr in sorted {

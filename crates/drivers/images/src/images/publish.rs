@@ -55,6 +55,7 @@ impl ImageFiles {
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.share_file(&new, &digest, &written, workspace)?;
         self.put_image(&new, &self.image_path(&digest), &written, workspace)?;
+        // Last: a name never points to an image that is not there.
         self.names.write(workspace, name, &digest)?;
         let names = self.names.by_digest()?.remove(&digest).unwrap_or_default();
         self.image_info(&digest, names)

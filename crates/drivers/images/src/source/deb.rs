@@ -58,6 +58,7 @@ impl Package {
                 name if name.starts_with("data.tar") => data = Some((start, length)),
                 _ => {}
             }
+            // Parts of such an archive begin at even places.
             at = (start + length).next_multiple_of(2);
         }
         let (Some(mut files), Some(data)) = (control, data) else {
@@ -108,6 +109,7 @@ impl Package {
             }
         }
         add_tar(builder, &what, data()?, Whiteouts::Package)?;
+        // Several architectures of such a package may be installed, so dpkg tells their files apart.
         let own = if self.field("Multi-Arch") == Some("same") {
             format!("{name}:{}", self.field("Architecture").unwrap_or_default())
         } else {

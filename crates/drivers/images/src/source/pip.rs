@@ -111,6 +111,7 @@ fn command(
         command.env("MICROVM_IMAGE_PYTHON", &python.version);
         Ok(command)
     };
+    // Asked first, because the guard notes when it was imported: a Python that ignores it fetches nothing.
     let mut version = bound()?;
     version.arg("--version");
     pip.run(version, cancel, |_| {})?;

@@ -49,6 +49,7 @@ impl Images {
         config: &ImageConfig,
         progress: Progress,
     ) -> Result<ImageInfo, StorageError> {
+        // Before the work, which may take minutes.
         check_name(name)?;
         let (name, files, config) = (name.to_owned(), files.to_vec(), config.clone());
         match source.clone() {

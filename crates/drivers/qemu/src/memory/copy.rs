@@ -23,6 +23,7 @@ pub(crate) struct PageBuffer(pub(super) MmapMut);
 impl PageBuffer {
     /// Room for `bytes`, given back to the host as soon as the last user of the content is gone.
     pub(crate) fn with_capacity(bytes: usize) -> io::Result<Self> {
+        // The kernel refuses a mapping of nothing.
         let map = MmapOptions::new().len(bytes.max(PAGE_SIZE)).map_anon()?;
         // Huge pages make touching it several times as fast; without them it is only slower.
         let _ = map.advise(Advice::HugePage);
@@ -54,6 +55,7 @@ impl PageBuffer {
             let (first, second) = halve(&ranges);
             let (ours, theirs) = content.split_at_mut(total(&first));
             std::thread::scope(|scope| {
+                // One half is copied by this thread: only one more must be started.
                 let other = scope.spawn(|| read(mapping, &second, theirs));
                 let own = read(mapping, &first, ours);
                 own.and(other.join().unwrap_or_else(|_| Err(io::Error::other("the copying thread panicked"))))

@@ -45,7 +45,9 @@ pub(in crate::platform::linux) fn start(
     let stdout = OutputEnd::new(streams.stdout).map_err(failed)?;
     let stderr = streams.stderr.map(OutputEnd::new).transpose().map_err(failed)?;
     let group = tools.groups.take();
+    // Without root nobody can become another user: programs run as the agent's then.
     let may_change_user = rustix::process::geteuid().is_root();
+    // Before the start: a child may end before its number is known here.
     let guard = tools.reaper.announce();
     let result = spawn(&SpawnPlan {
         candidates: &plan.candidates,
