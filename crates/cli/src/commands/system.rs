@@ -140,6 +140,7 @@ impl Prune {
                 return Ok(FAULTY);
             }
         }
+        // Found anew, not what was shown: things that only those removed have used go as well.
         let done = context.client.prune_system(&PruneSystem { dry_run: false, ..query }).await?;
         print(context, &done)
     }

@@ -101,6 +101,7 @@ pub(crate) fn components(path: &[u8]) -> Result<Vec<&[u8]>, PathError> {
     }
     let parts: Vec<&[u8]> =
         path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".").collect();
+    // Of the archive's own paths only; in targets of links it is followed, inside of the image.
     if parts.contains(&b"..".as_slice()) {
         return Err(PathError(format!("the path `{}` leaves the image through `..`", shown())));
     }
@@ -208,6 +209,7 @@ impl Tree {
             parts.split_last().ok_or_else(|| PathError("a hard link has no name".into()))?;
         let parent = self.make_parents(parents)?;
         self.link(parent, name, id)?;
+        // The node is of an earlier layer, so nothing else shows that this layer brought the name.
         if self.node(id).layer != self.layer {
             self.memory.charge(name.len() + NAME_COST)?;
             self.linked.insert((parent, (*name).into()));
@@ -227,6 +229,7 @@ impl Tree {
             if self.node(id).is_directory() {
                 self.prune(id);
             }
+            // What this layer itself put there stays, whichever of the two comes first in it.
             let keep = self.is_of_this_layer(parent, name, id) || self.children(id).next().is_some();
             if !keep {
                 self.unlink(parent, name);

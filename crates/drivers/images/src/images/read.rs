@@ -105,6 +105,7 @@ impl ImageFiles {
             }
             let mut found: Vec<String> =
                 self.digests()?.into_iter().filter(|known| known.starts_with(digest)).collect();
+            // Images of today go first: only a digest that none of them has may be an older one, of files alone.
             let of_files = found.is_empty();
             if of_files {
                 found = self.meant_by(digest)?;

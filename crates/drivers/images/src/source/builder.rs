@@ -118,6 +118,7 @@ impl Builder {
         size: u64,
         segments: Option<&[(u64, u64)]>,
     ) -> Result<FileData, StorageError> {
+        // Before a byte is read: an archive may say any size.
         self.account(what, size)?;
         let whole = [(0, size)];
         let mut file = self.spool.begin();

@@ -73,6 +73,7 @@ pub(super) fn choose_tagged<'a>(
     }
     let fitting: Vec<&Descriptor> =
         images.iter().copied().filter(|d| d.platform.as_ref().is_none_or(Platform::is_ours)).collect();
+    // Several names of one image leave no doubt.
     let digests: BTreeSet<&str> = fitting.iter().map(|d| d.digest.as_str()).collect();
     match (fitting.first(), digests.len()) {
         (Some(found), 1) => Ok(found),
@@ -136,6 +137,7 @@ fn none_fits(what: &str, images: &[&Descriptor]) -> StorageError {
 
 /// True if a descriptor is that of an image: attestations, signatures and other things lie beside them.
 fn is_image(descriptor: &Descriptor) -> bool {
+    // Tools that sign images put what they make beside them under such tags.
     let beside = [".sig", ".att", ".sbom"];
     !descriptor.annotations.contains_key(ATTESTATION)
         && descriptor.artifact_type.as_deref().unwrap_or_default().is_empty()
