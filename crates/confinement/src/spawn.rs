@@ -83,7 +83,11 @@ async fn handshake(launcher: &Utf8Path, spec: &CageSpec) -> Result<Spawned, Spaw
     let mut lines = BufReader::new(read).lines();
     let mut text = serde_json::to_vec(spec).map_err(io::Error::from).map_err(at("describing the cage"))?;
     text.push(b'\n');
-    write.write_all(&text).await.map_err(at("describing the cage"))?;
+    write.write_all(&text).await.map_err(|source| match source.kind() {
+        // Killed before it read a word; its own errors are told below.
+        io::ErrorKind::BrokenPipe => at("describing the cage")(io::Error::other("it was ended at once")),
+        _ => at("describing the cage")(source),
+    })?;
     let mut next = async || -> Result<Report, SpawnError> {
         let line = lines.next_line().await.map_err(at("listening"))?;
         let line = line.ok_or_else(|| at("listening")(io::Error::other("it ended without a word")))?;

@@ -56,10 +56,10 @@ fn run() -> io::Result<()> {
     let spec: CageSpec = serde_json::from_str(&line)?;
     // Own session: no terminal signal reaches us or the VMM.
     let _ = nix::unistd::setsid();
-    nix::unistd::chdir(spec.directory.as_std_path())?;
-    // One that was overtaken may still be at its end in this directory.
-    let _lock = SupervisorLock::take(&spec.directory)?;
-    ExitRecord::forget(&spec.directory)?;
+    let _lock = match enter(&spec.directory) {
+        Ok(lock) => lock,
+        Err(failed) => return tell(&mut server, failed),
+    };
     match start(&spec, &mut server, &mut reader) {
         Ok(running) => {
             report(&mut server, &Report::Started)?;
@@ -67,10 +67,21 @@ fn run() -> io::Result<()> {
             detach_standard_streams()?;
             running.attend(&spec)
         }
-        Err(CageError { step, error }) => {
-            report(&mut server, &Report::Failed { step: step.to_owned(), detail: error.to_string() })
-        }
+        Err(failed) => tell(&mut server, failed),
     }
+}
+
+/// Works in the directory of the VM from here on, alone: no other supervisor does while the lock is held.
+fn enter(directory: &camino::Utf8Path) -> Result<SupervisorLock, CageError> {
+    at("entering the VM's directory", nix::unistd::chdir(directory.as_std_path()))?;
+    // One that was overtaken may still be at its end in this directory.
+    let lock = at("waiting for an earlier supervisor", SupervisorLock::take(directory))?;
+    at("forgetting how the last VMM ended", ExitRecord::forget(directory))?;
+    Ok(lock)
+}
+
+fn tell(server: &mut UnixStream, CageError { step, error }: CageError) -> io::Result<()> {
+    report(server, &Report::Failed { step: step.to_owned(), detail: error.to_string() })
 }
 
 /// Closes whatever the server had open without close-on-exec, by its own parents' carelessness: the VMM would get it too.

@@ -247,7 +247,16 @@ pub(crate) fn server_on(root: &Path) -> Option<i32> {
     let mark = root.to_str().unwrap();
     let serves =
         |words: &[String]| words.iter().any(|word| word == mark) && words.iter().any(|word| word == "serve");
-    processes().into_iter().find(|(_, words)| serves(words)).map(|(pid, _)| pid)
+    let serving: BTreeSet<i32> =
+        processes().into_iter().filter(|(_, words)| serves(words)).map(|(pid, _)| pid).collect();
+    // A process that the server is just starting has its command line until it executes another program.
+    serving.iter().copied().find(|pid| !parent_of(*pid).is_some_and(|parent| serving.contains(&parent)))
+}
+
+/// Number of the parent of a process (`/proc/<pid>/stat`, proc(5): the second field after the name in brackets).
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Asks the server on a root to end, and waits until it has.
