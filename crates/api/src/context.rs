@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use serde::de::IntoDeserializer as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -21,17 +22,25 @@ pub enum Language {
     #[default]
     #[serde(alias = "python3")]
     Python,
+    /// JavaScript, by the `node` of the guest.
+    #[serde(alias = "js", alias = "node")]
+    JavaScript,
+    /// Bash, by the `bash` of the guest.
+    #[serde(alias = "sh", alias = "shell")]
+    Bash,
 }
 
 impl Language {
     /// All languages.
-    pub const ALL: [Self; 1] = [Self::Python];
+    pub const ALL: [Self; 3] = [Self::Python, Self::JavaScript, Self::Bash];
 
     /// Its name; also the id of the context that code without a context runs in.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Python => "python",
+            Self::JavaScript => "javascript",
+            Self::Bash => "bash",
         }
     }
 }
@@ -39,6 +48,18 @@ impl Language {
 impl Display for Language {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Language {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found: Result<Self, serde::de::value::Error> = Self::deserialize(text.into_deserializer());
+        found.map_err(|_| {
+            let all = Self::ALL.map(Self::as_str).join(", ");
+            format!("`{}` is no language of a context: {all}", text.escape_debug())
+        })
     }
 }
 
@@ -162,7 +183,7 @@ const fn five_minutes() -> u64 {
 }
 
 impl ExecuteCode {
-    /// Code for the context of Python, with the usual time.
+    /// Code for the context of the default language, with the usual time.
     #[must_use]
     pub fn new(code: impl Into<String>) -> Self {
         let (code, timeout) = (code.into(), five_minutes());
@@ -236,7 +257,8 @@ pub enum ExecutionLine {
     },
     /// A value.
     Result(Box<CodeResult>),
-    /// The code ended with an exception. `TimeoutError` if its time was up.
+    /// The code ended with an exception, or in bash with an exit status other than 0 (`ExitStatus`, the number is the value).
+    /// `TimeoutError` if its time was up.
     Error {
         /// Name of the exception.
         name: String,

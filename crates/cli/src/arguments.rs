@@ -159,6 +159,9 @@ pub(crate) enum Command {
     Vm(commands::spellings::Vm),
     /// Print completions for a shell
     Completions(commands::completions::Completions),
+    /// Print the names that a word of a command line may be
+    #[command(hide = true)]
+    Complete(commands::complete::Complete),
     /// Write manual pages
     Man(commands::man::Man),
 }

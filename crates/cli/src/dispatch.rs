@@ -27,6 +27,10 @@ pub(crate) fn dispatch(mut arguments: Arguments) -> Result<u8, CliError> {
     if let Command::Completions(command) = arguments.command {
         return command.run(Arguments::command());
     }
+    if let Command::Complete(command) = arguments.command {
+        let runtime = runtime(Builder::new_current_thread().enable_all())?;
+        return Ok(runtime.block_on(command.run(Arguments::command())));
+    }
     if let Command::Man(command) = arguments.command {
         return command.run(Arguments::command());
     }
@@ -140,6 +144,7 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         | Command::Vm(_)
         | Command::Serve(_)
         | Command::Completions(_)
+        | Command::Complete(_)
         | Command::Man(_)
         | Command::Doctor(_)
         | Command::Bench(_) => Ok(0),

@@ -7,6 +7,10 @@ use crate::error::CliError;
 /// Variable that names the server.
 pub(crate) const VARIABLE: &str = "MICROVM_HOST";
 
+/// Starts ssh so that Ctrl-C and Ctrl-\ of the terminal are not its own: this program hears them, and still needs the connection to delete
+/// what it made. In a process group of its own ssh could not ask for a password.
+const DEAF: [&str; 4] = ["sh", "-c", "trap '' INT QUIT; exec \"$@\"", "sh"];
+
 /// The client of the server that `MICROVM_HOST` names, if it is set.
 ///
 /// # Errors
@@ -48,7 +52,7 @@ fn through_ssh(destination: &str) -> Result<Vec<String>, &'static str> {
         return Err("names no host");
     }
     // No terminal: it would change bytes on their way.
-    let mut words: Vec<String> = ["ssh", "-T"].map(str::to_owned).to_vec();
+    let mut words: Vec<String> = DEAF.into_iter().chain(["ssh", "-T"]).map(str::to_owned).collect();
     if let Some(port) = port {
         let port: u16 = port.parse().map_err(|_| "has no valid port")?;
         words.extend(["-p".to_owned(), port.to_string()]);
@@ -65,7 +69,7 @@ mod tests {
 
     #[test]
     fn addresses_become_commands_of_ssh() {
-        let words = |text: &str| through_ssh(text).map(|words| words.join(" "));
+        let words = |text: &str| through_ssh(text).map(|words| words[DEAF.len()..].join(" "));
         assert_eq!(words("host").as_deref(), Ok("ssh -T -- host microvm dial-stdio"));
         assert_eq!(words("me@host:2222/").as_deref(), Ok("ssh -T -p 2222 -- me@host microvm dial-stdio"));
         assert_eq!(words("me@[::1]:22").as_deref(), Ok("ssh -T -p 22 -- me@::1 microvm dial-stdio"));

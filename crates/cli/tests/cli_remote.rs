@@ -4,8 +4,9 @@
 #[path = "../../server/tests/support/mod.rs"]
 mod service;
 
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};
 
 use service::Server;
@@ -35,7 +36,7 @@ impl There {
     }
 
     /// The program with this address of a server, and a root of its own that nothing is in.
-    async fn run(&self, host: &str, arguments: &[&str], input: &str) -> Output {
+    fn command(&self, host: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_microvm"));
         let path = format!("{}:{}", self.folder.path().display(), std::env::var("PATH").unwrap());
         command
@@ -50,6 +51,11 @@ impl There {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        command
+    }
+
+    async fn run(&self, host: &str, arguments: &[&str], input: &str) -> Output {
+        let mut command = self.command(host, arguments);
         let input = input.to_owned();
         let run = move || {
             let mut child = command.spawn().unwrap();
@@ -100,6 +106,29 @@ async fn a_server_elsewhere_is_reached_through_ssh() {
     let output = there.run(host, &["ls"], "").await;
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(106) && told.contains("no route to host"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_of_the_terminal_leaves_ssh_alone_until_the_vm_is_deleted() {
+    let there = There::start().await;
+    let mut command = there.command("ssh://there", &["run", "sh", "-c", "echo begun; sleep 1000"]);
+    // A terminal sends the signal to all of its foreground group: to the program and to what it started.
+    let mut child = command.process_group(0).stdin(Stdio::null()).spawn().unwrap();
+    let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+    let read = move || {
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        line
+    };
+    assert_eq!(tokio::task::spawn_blocking(read).await.unwrap(), "begun\n");
+    let client = microvm_client::Client::new(microvm_server::socket_path(&there.server.root));
+    let vms = async || client.list_vms(&microvm_client::VmQuery::default()).await.unwrap().vms;
+    assert_eq!(vms().await.len(), 1);
+    let group = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    rustix::process::kill_process_group(group, rustix::process::Signal::INT).unwrap();
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(vms().await, []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,6 +19,54 @@ fn says(home: &Home, vm: &str, source: &str) -> String {
 }
 
 #[test]
+fn a_shell_stays_and_children_have_it_and_a_language_without_interpreter_is_named() {
+    let Some(home) = Home::open() else { return };
+    let bash = |vm: &str, source: &str| code(&home, vm, &["--language", "bash", "-c", source]);
+    let says = |vm: &str, source: &str| {
+        let (exit, out, error) = bash(vm, source);
+        assert_eq!(exit, 0, "{source}: {out}{error}");
+        out
+    };
+    home.must(&["create", "--name", "dev"]);
+    assert_eq!(says("dev", "cd /srv; word=first; f() { echo \"$word $PWD\"; }; f"), "first /srv\n");
+    let (exit, out, error) = bash("dev", "f; echo of errors >&2; (exit 7)");
+    assert_eq!((exit, out.as_str(), error.as_str()), (1, "first /srv\n", "of errors\nexit status 7\n"));
+    let (exit, _, error) = code(
+        &home,
+        "dev",
+        &["-l", "bash", "--timeout", "1s", "-c", "word=second; while :; do :; done; word=no"],
+    );
+    assert!(exit == 1 && error.contains("longer than 1 s"), "{error}");
+
+    home.must(&["fork", "dev", "--name", "child"]);
+    home.must(&["snapshot", "create", "dev", "--name", "state"]);
+    assert_eq!(says("child", "word=child; f"), "child /srv\n");
+    home.kill_server();
+    assert_eq!(says("dev", "f"), "second /srv\n");
+    home.must(&["restore", "state", "--name", "again"]);
+    assert_eq!(says("again", "f"), "second /srv\n");
+
+    // A file's ending names the language, and each language has its own context.
+    let file = home.root().join("two.sh");
+    std::fs::write(&file, "f").unwrap();
+    assert_eq!(code(&home, "dev", &[file.to_str().unwrap()]).1, "second /srv\n");
+    assert_eq!(self::says(&home, "dev", "1 + 1"), "2");
+    let list = home.must(&["code", "dev", "--list"]);
+    assert!(list.contains("bash") && list.contains("python"), "{list}");
+    // A shell that the code ends is begun anew, without its variables.
+    let (exit, _, error) = bash("dev", "exit 3");
+    assert!(exit == 106 && error.contains("interpreter"), "{exit} {error}");
+    assert_eq!(says("dev", "echo ${word-none}"), "none\n");
+
+    let (exit, _, error) = code(&home, "dev", &["-l", "javascript", "-c", "1"]);
+    assert!(
+        exit == 104 && error.contains("has no node") && error.contains("packages: [nodejs]"),
+        "{exit} {error}"
+    );
+    home.must(&["rm", "--all"]);
+}
+
+#[test]
 fn variables_stay_and_children_have_them() {
     let Some(home) = Home::open() else { return };
     home.must(&["create", "--name", "dev"]);

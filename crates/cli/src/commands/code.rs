@@ -26,14 +26,16 @@ use crate::visible;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Variables, imports and functions stay until the VM stops; forks and restored snapshots have them, too. The value of
-the last expression is printed. Without code, and with a terminal, it reads line by line; Ctrl-C interrupts the code,
-Ctrl-D ends. Exit code: 1 if the code ended with an exception.
+the last expression is printed (not in bash). Without code, and with a terminal, it reads line by line; Ctrl-C
+interrupts the code, Ctrl-D ends. Exit code: 1 if the code ended with an exception, or in bash with another exit status
+than 0. The image needs the interpreter: python3, node or bash.
 
 Examples:
   microvm code dev -c 'import pandas; data = pandas.read_csv(\"data.csv\")'
   microvm code dev -c 'data.describe()'
   microvm fork dev --name try && microvm code try -c 'data.drop(columns=\"x\")'
   microvm code dev analysis.py
+  microvm code dev --language bash -c 'cd /srv; name=value'
   microvm code dev")]
 pub(crate) struct Code {
     /// Name or id of the VM
@@ -44,8 +46,11 @@ pub(crate) struct Code {
     /// The code
     #[arg(short, long, value_name = "CODE")]
     code: Option<String>,
-    /// Context that it runs in [default: python]
-    #[arg(long, value_name = "ID")]
+    /// python, javascript or bash [default: by the ending of FILE (.py, .js, .sh), else python]
+    #[arg(short, long, value_name = "LANGUAGE")]
+    language: Option<Language>,
+    /// Context that it runs in [default: that of the language]
+    #[arg(long, value_name = "ID", conflicts_with = "language")]
     context: Option<ContextId>,
     #[command(flatten)]
     environment: Environment,
@@ -70,13 +75,14 @@ impl Code {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let client = &context.client;
         // The context of a language has the language's name.
-        let id = self.context.clone().unwrap_or_else(|| Language::default().into());
+        let id = self.context.clone().unwrap_or_else(|| self.language().into());
         if self.list {
             let list = client.contexts(&self.vm).await?;
             let row = |one: &Interpreter| vec![one.id.to_string(), one.language.to_string(), one.cwd.clone()];
             context.output.table(&list, &["ID", "LANGUAGE", "DIRECTORY"], list.contexts.iter().map(row))?;
         } else if self.new {
-            let made = client.create_context(&self.vm, &CreateContext::default()).await?;
+            let wish = CreateContext { language: self.language(), ..CreateContext::default() };
+            let made = client.create_context(&self.vm, &wish).await?;
             context.output.value(&made, made.id.as_str())?;
         } else if self.restart {
             let made = client.restart_context(&self.vm, &id).await?;
@@ -90,6 +96,16 @@ impl Code {
             return self.session(context, id)?.by_lines().await;
         }
         Ok(0)
+    }
+
+    /// Language of a context that is not named.
+    fn language(&self) -> Language {
+        let by_name = || match self.file.as_ref()?.extension()? {
+            "js" => Some(Language::JavaScript),
+            "sh" | "bash" => Some(Language::Bash),
+            _ => None,
+        };
+        self.language.or_else(by_name).unwrap_or_default()
     }
 
     /// The code; `None`: it is typed.
@@ -114,7 +130,8 @@ impl Code {
     fn session<'a>(&'a self, context: &'a Context, id: ContextId) -> Result<Session<'a>, CliError> {
         let environment = self.environment.all()?;
         let timeout = self.timeout.map_or(300, |timeout| timeout.as_secs().max(1));
-        Ok(Session { context, vm: &self.vm, id, named: self.context.is_some(), environment, timeout })
+        let language = self.context.is_none().then(|| self.language());
+        Ok(Session { context, vm: &self.vm, id, language, environment, timeout })
     }
 }
 
@@ -123,8 +140,8 @@ struct Session<'a> {
     context: &'a Context,
     vm: &'a VmRef,
     id: ContextId,
-    /// True if it is not that of the language.
-    named: bool,
+    /// Language, if it is that of one.
+    language: Option<Language>,
     environment: BTreeMap<String, String>,
     timeout: u64,
 }
@@ -194,7 +211,8 @@ impl Session<'_> {
         all: &mut Vec<ExecutionLine>,
     ) -> Result<End, CliError> {
         let request = ExecuteCode {
-            context: self.named.then(|| self.id.clone()),
+            context: self.language.is_none().then(|| self.id.clone()),
+            language: self.language,
             env: (!self.environment.is_empty()).then(|| self.environment.clone()),
             timeout: self.timeout,
             interactive,

@@ -4,6 +4,7 @@ pub(crate) mod attach;
 pub(crate) mod bench;
 pub(crate) mod code;
 pub(crate) mod commit;
+pub(crate) mod complete;
 pub(crate) mod completions;
 pub(crate) mod cp;
 pub(crate) mod create;

@@ -4,20 +4,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use microvm_api::context::{Context, ContextId, ExecuteCode, ExecutionLine};
+use microvm_api::context::{Context, ContextId, ExecuteCode, ExecutionLine, Language};
 use microvm_core::GuestLease;
 use microvm_ports::guest::{ProcessEvent, ProcessHandle, ProcessInput};
 use microvm_types::{ErrorKind, Phase, ProcessId, VmRef};
-use serde::Serialize;
 use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
-use super::frames::{Frame, Frames};
-use super::{SIGINT, find, restart, start};
+use super::answers::{Answers, Output};
+use super::frames::Frame;
+use super::{SIGINT, find, language, restart, start};
 use crate::charge::Charge;
 use crate::failure::Failure;
 use crate::session::Session;
 
+/// Names of the error of code that an interrupt ended: Python's own, and that of our other interpreters.
+const INTERRUPTED: [&str; 2] = ["KeyboardInterrupt", "Interrupted"];
 /// Silence after which a keepalive is sent.
 const QUIET: Duration = Duration::from_secs(5);
 /// Time for an idle interpreter to take a request, before it is thought to run code that was given up.
@@ -33,31 +35,6 @@ pub(crate) struct Execution {
     pub(crate) charge: Charge,
     /// The interpreter while it executes the code.
     pub(crate) busy: Option<ProcessId>,
-}
-
-/// Code for the interpreter. It runs when [`Run`] follows and not before, so what is given up in a queue never does.
-#[derive(Serialize)]
-struct Load<'a> {
-    id: u64,
-    code: &'a str,
-    env: Option<&'a std::collections::BTreeMap<String, String>>,
-    interactive: bool,
-}
-
-/// Runs the code with this id, if it was loaded last.
-#[derive(Serialize)]
-struct Run {
-    id: u64,
-    run: bool,
-}
-
-/// A line to the interpreter. The line before it may have been cut off: an empty one ends it.
-fn line_of(request: &impl Serialize) -> Result<ProcessInput, Failure> {
-    let mut line = vec![b'\n'];
-    serde_json::to_writer(&mut line, request)
-        .map_err(|error| Failure::invalid("code_invalid", error.to_string()))?;
-    line.push(b'\n');
-    Ok(ProcessInput::Stdin(line.into()))
 }
 
 impl Execution {
@@ -99,11 +76,13 @@ impl Execution {
             };
             // Its start was cut off: it never said that it takes requests.
             let running = if running.is_ready() { running } else { restart(&*self.guest, &running).await? };
+            let spoken = running.context.language;
+            language::check(spoken, request)?;
             let process = self.guest.attach(&running.process, running.offsets).await?;
-            Ok::<_, Failure>((turn, process))
+            Ok::<_, Failure>((turn, spoken, process))
         };
         let mut prepared = std::pin::pin!(prepared);
-        let (_turn, mut process) = loop {
+        let (_turn, spoken, mut process) = loop {
             tokio::select! {
                 biased;
                 done = &mut prepared => break done?,
@@ -116,11 +95,12 @@ impl Execution {
             }
             clock.keep_alive(lines);
         };
-        let number = self.load(&mut process, request, &mut clock, lines).await?;
+        let number = self.load(spoken, &mut process, request, &mut clock, lines).await?;
         // Set before the code runs: whoever leaves from now on leaves it to `run` to interrupt.
         self.busy = Some(process.id.clone());
-        let run = line_of(&Run { id: number, run: true })?;
-        let ended = self.follow(&mut process, run, number, &mut clock, lines).await;
+        let run = language::run(spoken, number, request)?;
+        let answers = Answers::new(spoken, number);
+        let ended = self.follow(&mut process, run, (number, answers), &mut clock, lines).await;
         // After an error the code may still run, so the interpreter stays marked as busy.
         if ended.is_ok() {
             self.busy = None;
@@ -132,6 +112,7 @@ impl Execution {
     /// if it does not end, the answer is `context_busy`.
     async fn load(
         &self,
+        spoken: Language,
         process: &mut ProcessHandle,
         request: &ExecuteCode,
         clock: &mut Clock,
@@ -140,15 +121,14 @@ impl Execution {
         let input = process.input.clone();
         let load = || {
             let id = number(self.app.engine.now_ms());
-            let ExecuteCode { code, env, interactive, .. } = request;
-            let line = line_of(&Load { id, code, env: env.as_ref(), interactive: *interactive })?;
+            let line = language::load(spoken, id, request)?;
             let input = input.clone();
             Ok::<_, Failure>((id, Box::pin(async move { input.send(line).await })))
         };
         let (mut number, mut sending) = load()?;
         // Output is read while the code is sent: an interpreter that is held up by unread output reads no request.
         let (mut sent, mut interrupted, mut until) = (false, false, Instant::now() + PATIENCE);
-        let (mut frames, mut held) = (Frames::default(), 0);
+        let (mut answers, mut held) = (Answers::new(spoken, number), 0);
         loop {
             tokio::select! {
                 biased;
@@ -157,8 +137,8 @@ impl Execution {
                     sent = true;
                 }
                 event = process.events.next() => {
-                    let Some(bytes) = output(event)? else { continue };
-                    let found = frames.take(&bytes, |bytes| self.hold(&mut held, bytes))?;
+                    let (from, bytes) = output(event)?;
+                    let found = answers.take(from, &bytes, |bytes| self.hold(&mut held, bytes))?;
                     if !found.contains(&(Some(number), Frame::Loaded)) {
                         continue;
                     }
@@ -167,6 +147,7 @@ impl Execution {
                     }
                     // The interrupt may have met what was loaded.
                     (number, sending) = load()?;
+                    answers = Answers::new(spoken, number);
                     (sent, interrupted, until) = (false, false, Instant::now() + PATIENCE);
                 }
                 () = tokio::time::sleep_until(until) => {
@@ -211,11 +192,11 @@ impl Execution {
         &self,
         process: &mut ProcessHandle,
         run: ProcessInput,
-        number: u64,
+        (number, mut answers): (u64, Answers),
         clock: &mut Clock,
         lines: &Sender<ExecutionLine>,
     ) -> Result<(), Failure> {
-        let (mut frames, mut held, mut late, mut failed) = (Frames::default(), 0, false, false);
+        let (mut held, mut late, mut failed) = (0, false, false);
         let input = process.input.clone();
         // As in `load`: both directions at once, so that neither waits for the other.
         let mut sending = std::pin::pin!(input.send(run));
@@ -247,8 +228,8 @@ impl Execution {
                     continue;
                 }
             };
-            let Some(bytes) = output(event)? else { continue };
-            let found = frames.take(&bytes, |bytes| self.hold(&mut held, bytes))?;
+            let (from, bytes) = output(event)?;
+            let found = answers.take(from, &bytes, |bytes| self.hold(&mut held, bytes))?;
             for (_, frame) in found.into_iter().filter(|(id, _)| *id == Some(number)) {
                 clock.heard();
                 let last = frame == Frame::EndOfExecution;
@@ -277,8 +258,10 @@ impl Execution {
             Frame::Stdout { text } => ExecutionLine::Stdout { text, timestamp: self.app.now() },
             Frame::Stderr { text } => ExecutionLine::Stderr { text, timestamp: self.app.now() },
             Frame::Result(result) => ExecutionLine::Result(result),
-            Frame::Error { name, traceback, .. } if name == "KeyboardInterrupt" && late.is_some() => {
-                let place = traceback.trim_end().trim_end_matches("KeyboardInterrupt");
+            Frame::Error { name, traceback, .. }
+                if INTERRUPTED.contains(&name.as_str()) && late.is_some() =>
+            {
+                let place = traceback.trim_end().trim_end_matches(&name);
                 timed_out(late.unwrap_or_default(), place)
             }
             Frame::Error { name, value, traceback } => ExecutionLine::Error { name, value, traceback },
@@ -300,12 +283,11 @@ fn number(now_ms: i64) -> u64 {
     ((now_ms.unsigned_abs() & ((1 << 41) - 1)) << 12) | (COUNT.fetch_add(1, Ordering::Relaxed) & 0xfff)
 }
 
-/// Standard output of an interpreter, if the event is such; an error if no more can come.
-fn output(event: Option<ProcessEvent>) -> Result<Option<bytes::Bytes>, Failure> {
+/// Output of an interpreter, if the event is such; an error if no more can come.
+fn output(event: Option<ProcessEvent>) -> Result<(Output, bytes::Bytes), Failure> {
     match event {
-        Some(ProcessEvent::Stdout(bytes)) => Ok(Some(bytes)),
-        // Of the interpreter itself, when it dies.
-        Some(ProcessEvent::Stderr(_)) => Ok(None),
+        Some(ProcessEvent::Stdout(bytes)) => Ok((Output::Stdout, bytes)),
+        Some(ProcessEvent::Stderr(bytes)) => Ok((Output::Stderr, bytes)),
         Some(ProcessEvent::Lost(error)) => Err(error.into()),
         Some(ProcessEvent::Exited(_) | ProcessEvent::UpToDate) | None => Err(ended_with_it()),
     }

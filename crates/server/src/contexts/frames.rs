@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::failure::Failure;
 
 /// Longest line in bytes: twice what our interpreter writes at most.
-const LONGEST_LINE: usize = 12 << 20;
+pub(super) const LONGEST_LINE: usize = 12 << 20;
 
 /// Bytes of a line whose values are not counted: what a request holds anyway covers them.
 const SHORT: usize = 256 << 10;
@@ -67,7 +67,7 @@ struct Exception {
 
 /// Reads a line in two passes: one that keeps only the head, and one into the shape that it names, so that nothing is read into
 /// memory twice.
-fn read(line: &[u8]) -> serde_json::Result<(Option<u64>, Frame)> {
+pub(super) fn read(line: &[u8]) -> serde_json::Result<(Option<u64>, Frame)> {
     let Head { id, r#type } = serde_json::from_slice(line)?;
     let frame = match r#type.as_str() {
         "ready" => Frame::Ready,
@@ -99,10 +99,18 @@ fn id_of(line: &[u8]) -> Option<u64> {
 }
 
 /// Most bytes that a line takes while it is read and written again.
-fn cost(line: &[u8]) -> usize {
+pub(super) fn cost(line: &[u8]) -> usize {
     let values = line.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
     // Texts have commas, too, but short ones.
     3 * line.len() + if line.len() > SHORT { VALUE * values } else { 0 }
+}
+
+/// The failure of an interpreter that writes a line without an end.
+pub(super) fn too_long() -> Failure {
+    let detail = format!(
+        "the interpreter of the context wrote a line of more than {LONGEST_LINE} bytes: restart the context"
+    );
+    Failure::new(ErrorKind::Unavailable, "context_broken", detail)
 }
 
 /// Lines out of pieces.
@@ -139,10 +147,7 @@ impl Frames {
 
     fn extend(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if self.line.len() + bytes.len() > LONGEST_LINE {
-            let detail = format!(
-                "the interpreter of the context wrote a line of more than {LONGEST_LINE} bytes: restart the context"
-            );
-            return Err(Failure::new(ErrorKind::Unavailable, "context_broken", detail));
+            return Err(too_long());
         }
         self.line.extend_from_slice(bytes);
         Ok(())

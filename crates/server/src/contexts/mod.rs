@@ -8,10 +8,14 @@
 //! processes is the list of contexts; it is in the memory of the guest, and a fork, or a VM that was restored, has the same. What
 //! comes from there is the guest's word: lines have a longest length, and each is read as one of a few shapes or left out.
 
+mod answers;
 mod execution;
 mod frames;
 #[cfg(test)]
 mod kernel_tests;
+mod language;
+#[cfg(test)]
+mod test_kernel;
 
 use std::time::Duration;
 
@@ -22,19 +26,20 @@ use microvm_ports::guest::{GuestError, ProcessEvent, ProcessHandle, ProcessInput
 use microvm_types::exec::{ExecRequest, OutputOffsets, ProcessInfo};
 use microvm_types::{ErrorKind, ProcessId};
 
+use self::answers::{Answers, Output};
 pub(crate) use self::execution::Execution;
-use self::frames::{Frame, Frames};
+use self::frames::Frame;
 use crate::failure::Failure;
 
 /// Word before those that say what context a process is, with the version of the requests that it takes.
 const MARK: &str = "microvm-context-2";
-/// Reads the program from the first line of standard input: the command stays short, and the guest gets no file.
-const STUB: &str = "import json,os;requests=os.fdopen(os.dup(0),'rb');exec(compile(json.loads(requests.readline()),'<kernel>','exec'))";
-const KERNEL: &str = include_str!("python_kernel.py");
 /// Bytes of what an interpreter writes before it is ready that are shown if it ends.
 const SHOWN: usize = 2_000;
 /// Most bytes of a directory and of a user: the agent shortens long commands in its list.
 const LONGEST_WORD: usize = 400;
+
+/// Exit code of a shell that has not found a program.
+const NO_PROGRAM: u32 = 127;
 
 /// Longest time of a start, and of an end.
 const LONGEST_START: Duration = Duration::from_secs(60);
@@ -100,26 +105,28 @@ pub(crate) async fn start(guest: &dyn Guest, context: Context, user: &str) -> Re
             return Err(Failure::invalid("invalid_field", detail));
         }
     }
-    let Context { id, language, cwd } = &context;
-    let program = match language {
-        Language::Python => ["python3", "-u", "-c", STUB],
-    };
-    let words = [MARK, id.as_str(), language.as_str(), cwd.as_str(), user];
+    let Context { id, language: spoken, cwd } = &context;
+    let words = [MARK, id.as_str(), spoken.as_str(), cwd.as_str(), user];
     let request = ExecRequest {
-        command: program.into_iter().chain(words).map(str::to_owned).collect(),
+        command: language::command(*spoken).iter().copied().chain(words).map(str::to_owned).collect(),
         working_directory: Some(cwd.clone()),
         user: (!user.is_empty()).then(|| user.to_owned()),
         stdin: true,
         ..ExecRequest::default()
     };
     let mut process = guest.exec(&request).await.map_err(|error| match error {
-        GuestError::Refused { .. } => not_started(program[0], &error.to_string()),
+        // Its home and its user are there.
+        GuestError::Refused { kind: ErrorKind::NotFound, .. } if cwd == "." && user.is_empty() => {
+            missing(*spoken)
+        }
+        GuestError::Refused { .. } => not_started(*spoken, &error.to_string()),
         error => error.into(),
     })?;
     let id = process.id.clone();
-    let ready = tokio::time::timeout(LONGEST_START, is_ready(&mut process, program[0])).await;
+    let ready = tokio::time::timeout(LONGEST_START, is_ready(&mut process, context.language)).await;
     let ready = ready.unwrap_or_else(|_| {
-        let detail = format!("{} was not ready in {} s", program[0], LONGEST_START.as_secs());
+        let program = language::needed(context.language).0;
+        let detail = format!("{program} was not ready in {} s", LONGEST_START.as_secs());
         Err(Failure::new(ErrorKind::Timeout, "context_not_started", detail))
     });
     match ready {
@@ -134,18 +141,17 @@ pub(crate) async fn start(guest: &dyn Guest, context: Context, user: &str) -> Re
 }
 
 /// Gives a process the interpreter, and waits until that takes requests; says where the outputs are then.
-async fn is_ready(process: &mut ProcessHandle, program: &str) -> Result<OutputOffsets, Failure> {
-    let not_started = |reason: String| not_started(program, &reason);
-    let mut kernel = serde_json::to_vec(KERNEL).map_err(|error| not_started(error.to_string()))?;
-    kernel.push(b'\n');
+async fn is_ready(process: &mut ProcessHandle, spoken: Language) -> Result<OutputOffsets, Failure> {
+    let kernel = language::kernel(spoken).map_err(|error| not_started(spoken, &error.to_string()))?;
     process.input.send(ProcessInput::Stdin(kernel.into())).await?;
-    let (mut frames, mut told) = (Frames::default(), Vec::new());
+    let (mut answers, mut told) = (Answers::new(spoken, 0), Vec::new());
     let (mut stdout, mut stderr) = (process.stdout_offset, process.stderr_offset);
     loop {
         match process.events.next().await {
             Some(ProcessEvent::Stdout(bytes)) => {
                 stdout += bytes.len() as u64;
-                if frames.take(&bytes, |_| Ok(()))?.iter().any(|(_, frame)| matches!(frame, Frame::Ready)) {
+                let found = answers.take(Output::Stdout, &bytes, |_| Ok(()))?;
+                if found.iter().any(|(_, frame)| matches!(frame, Frame::Ready)) {
                     break;
                 }
             }
@@ -155,16 +161,30 @@ async fn is_ready(process: &mut ProcessHandle, program: &str) -> Result<OutputOf
                 told.extend_from_slice(&bytes[..bytes.len().min(SHOWN.saturating_sub(told.len()))]);
             }
             Some(ProcessEvent::Lost(error)) => return Err(error.into()),
+            Some(ProcessEvent::Exited(status)) if status.code == Some(NO_PROGRAM) => {
+                return Err(missing(spoken));
+            }
             Some(ProcessEvent::Exited(_) | ProcessEvent::UpToDate) | None => {
-                return Err(not_started(format!("it ended: {}", String::from_utf8_lossy(&told).trim())));
+                let reason = format!("it ended: {}", String::from_utf8_lossy(&told).trim());
+                return Err(not_started(spoken, &reason));
             }
         }
     }
     Ok(OutputOffsets { stdout: Some(stdout), stderr: Some(stderr) })
 }
 
-fn not_started(program: &str, reason: &str) -> Failure {
+fn not_started(spoken: Language, reason: &str) -> Failure {
+    let program = language::needed(spoken).0;
     let detail = format!("the context cannot be started with {program}: {reason}");
+    Failure::new(ErrorKind::Unsupported, "context_not_started", detail)
+}
+
+/// The failure of a guest that has no interpreter of a language.
+fn missing(spoken: Language) -> Failure {
+    let (program, package) = language::needed(spoken);
+    let detail = format!(
+        "the image of the VM has no {program}, which runs {spoken}: take an image that has it (in a recipe `packages: [{package}]`)"
+    );
     Failure::new(ErrorKind::Unsupported, "context_not_started", detail)
 }
 

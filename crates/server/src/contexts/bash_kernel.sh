@@ -1,0 +1,86 @@
+# The interpreter of a context in bash: an interactive shell without a terminal, which takes these lines first and then requests.
+#
+# A request is a line `__microvm_load ID CODE`, which is answered `loaded`, one `__microvm_set ID NAME VALUE` for each variable of
+# its environment, and three lines that begin, run the code and tell its end. The code runs at the top, not in a function, so that what it
+# declares stays. An interrupt gives up the line that runs, as at a prompt, and the next line tells the end. The shell reads from a
+# pipe byte by byte, so that nothing of a request is read by what it starts.
+#
+# Outputs are raw; what the shell itself says stands between two NULs, behind the number of the request.
+PS1= PS2=
+unset MAILCHECK TMOUT PROMPT_COMMAND HISTFILE
+set +m +H +o history
+set --
+exec 198>&1 199>&2
+__microvm_id= __microvm_code= __microvm_count=0 __microvm_late=0 __microvm_busy=0 __microvm_ready=0 __microvm_status=
+__microvm_names=() __microvm_values=() __microvm_saved=()
+__microvm_tell() {
+    builtin printf '\0microvm-context %s {"id": %s, "type": %s}\0' "$2" "$2" "$3" >&"$1"
+}
+__microvm_load() {
+    __microvm_id=$1 __microvm_names=() __microvm_values=() __microvm_late=0 __microvm_ready=0
+    builtin printf -v __microvm_code %b "${2-}"
+    __microvm_tell 198 "$1" '"loaded"'
+}
+__microvm_set() {
+    [ "$1" = "$__microvm_id" ] || return 0
+    __microvm_names+=("$2")
+    builtin printf -v "__microvm_values[${#__microvm_names[@]}-1]" %b "${3-}"
+}
+__microvm_begin() {
+    [ "$1" = "$__microvm_id" ] || return 0
+    local name place told
+    PS1= PS2= PROMPT_COMMAND=
+    if [ "$2" = 1 ]; then
+        told=$(LC_ALL=C "$BASH" --norc --noprofile -n 2>&1 <<<"$__microvm_code")
+        case $told in
+        *'unexpected end of file'* | *'unexpected EOF'* | *'delimited by end-of-file'*) told=incomplete ;;
+        esac
+        case $__microvm_code in *\\$'\n') told=incomplete ;; esac
+        if [ "$told" = incomplete ]; then
+            __microvm_id=
+            __microvm_tell 198 "$1" '"incomplete"'
+            __microvm_tell 199 "$1" '"end_of_execution"'
+            __microvm_tell 198 "$1" '"end_of_execution"'
+            return
+        fi
+    fi
+    __microvm_busy=1 __microvm_count=$((__microvm_count + 1)) __microvm_saved=()
+    __microvm_tell 199 "$1" '"number_of_executions", "execution_count": '"$__microvm_count"
+    __microvm_tell 198 "$1" '"number_of_executions", "execution_count": '"$__microvm_count"
+    for place in "${!__microvm_names[@]}"; do
+        name=${__microvm_names[place]}
+        told=$(declare -p "$name" 2>/dev/null)
+        case ${told#declare } in
+        *r*' '"$name"*)
+            __microvm_tell 198 "$1" '"error", "name": "ReadOnly", "value": "'"$name"'", "traceback": "'"$name"': a variable that bash does not let be set\n"'
+            return
+            ;;
+        esac
+        __microvm_saved[place]=$told
+        export "$name=${__microvm_values[place]}"
+    done
+    __microvm_ready=1
+    case $- in *x*) set +x; __microvm_code="set -x;$__microvm_code" ;; esac
+}
+__microvm_end() {
+    local place told
+    PS1= PS2= PROMPT_COMMAND=
+    [ "$1" = "$__microvm_id" ] && [ "$__microvm_busy" = 1 ] || return 0
+    trap '__microvm_late=1' INT
+    for place in "${!__microvm_saved[@]}"; do
+        unset "${__microvm_names[place]}"
+        told=${__microvm_saved[place]}
+        case $told in 'declare -'*) eval "declare -g ${told#declare }" ;; esac
+    done
+    [ "$__microvm_late" = 0 ] || set -- "$1" 130
+    __microvm_id= __microvm_busy=0 __microvm_late=0 __microvm_ready=0
+    case $2 in
+    0) ;;
+    130) __microvm_tell 198 "$1" '"error", "name": "Interrupted", "value": "", "traceback": "Interrupted\n"' ;;
+    *) __microvm_tell 198 "$1" '"error", "name": "ExitStatus", "value": "'"$2"'", "traceback": "exit status '"$2"'\n"' ;;
+    esac
+    __microvm_tell 199 "$1" '"end_of_execution"'
+    __microvm_tell 198 "$1" '"end_of_execution"'
+}
+trap '__microvm_late=1' INT
+__microvm_tell 198 0 '"ready"'
