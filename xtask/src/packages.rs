@@ -56,6 +56,8 @@ const TESTS: &[&str] = &[
     "buildah",
     "podman",
     "umoci",
+    // Clients of an sshd in a VM, beside rsync.
+    "openssh-client",
 ];
 
 const INSTALL_LIMIT: Duration = Duration::from_secs(15 * 60);

@@ -114,7 +114,8 @@
     const name = text(() => String(value.name), 'Error');
     const message = text(() => String(value.message), '');
     let traceback = text(() => frames_of(String(value.stack)), `${name}: ${message}`);
-    if (attempt(() => value.code, '') === 'ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING') {
+    // Node 20 and newer, and Node 18.
+    if (/^(A dynamic import callback was not specified|Invalid host defined options)/.test(message)) {
       traceback += '\nimport() is not possible here: take require(), or await importModule() for a module that has only exports';
     }
     return { name, value: message, traceback: `${traceback}\n` };

@@ -30,9 +30,12 @@ const WAITING: &str = "var/cache/microvm-packages";
 const LISTS_FOR: Duration = Duration::from_secs(3_600);
 /// Time between two attempts to lock the cache.
 const LOCK_EVERY: Duration = Duration::from_millis(100);
-/// Unpacks and configures what waits. Synced writes are of no use on a disk that goes with its VM.
+/// Unpacks and configures what waits. Synced writes are of no use on a disk that goes with its VM. All that a package depends on is unpacked
+/// with it or already there, so that configuring them in their order is enough; before that, order is not checked (`Pre-Depends` among
+/// what waits).
 const CONFIGURE: &str = "export DEBIAN_FRONTEND=noninteractive; \
-    dpkg --force-unsafe-io --force-confdef --force-confold --install /var/cache/microvm-packages/*.deb && \
+    dpkg --force-unsafe-io --force-depends --unpack /var/cache/microvm-packages/*.deb && \
+    dpkg --force-unsafe-io --force-confdef --force-confold --configure --pending && \
     rm -rf /var/cache/microvm-packages && \
     { command -v ldconfig > /dev/null && ldconfig; rm -rf /var/lib/dpkg/*-old /var/cache/debconf/*-old; true; }";
 
