@@ -30,7 +30,7 @@ impl<T: DeserializeOwned> Lines<T> {
     /// The next value; `None` at the end.
     ///
     /// # Errors
-    /// [`ClientError::Lost`] if the connection breaks, [`ClientError::Answer`] if a line cannot be read.
+    /// [`ClientError::Lost`] if the connection breaks or the body ends in the middle of a line, [`ClientError::Answer`] if a line cannot be read.
     pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
         let mut searched = 0;
         loop {
@@ -51,7 +51,12 @@ impl<T: DeserializeOwned> Lines<T> {
                 return Err(ClientError::Answer(format!("a line of more than {LINE_MAX} bytes")));
             }
             match self.body.frame().await {
-                None => return Ok(None),
+                None if self.buffer.is_empty() => return Ok(None),
+                // Every line ends with a newline: what ends without one was cut off, and is no whole answer.
+                None => {
+                    let detail = "its answer ended in the middle of a line".to_owned();
+                    return Err(ClientError::Lost { action: self.action, detail });
+                }
                 Some(frame) => {
                     let frame = frame.map_err(ClientError::lost(self.action))?;
                     if let Ok(data) = frame.into_data() {

@@ -81,9 +81,14 @@ pub(crate) struct Stop {
     time: Duration,
 }
 
+/// Whole seconds of a grace, the next above: less than a second is not none at all.
+fn grace_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
 impl Stop {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
-        let how = StopVm { force: self.force, grace_seconds: self.time.as_secs() };
+        let how = StopVm { force: self.force, grace_seconds: grace_seconds(self.time) };
         each(context, &self.targets.vms, async |vm: &VmRef| context.client.stop_vm(vm, &how).await).await
     }
 }
@@ -110,7 +115,7 @@ pub(crate) struct Restart {
 
 impl Restart {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
-        let how = RestartVm { force: self.force, grace_seconds: self.time.as_secs() };
+        let how = RestartVm { force: self.force, grace_seconds: grace_seconds(self.time) };
         each(context, &self.targets.vms, async |vm: &VmRef| context.client.restart_vm(vm, &how).await).await
     }
 }
@@ -173,5 +178,18 @@ pub(crate) fn keep_first(first: &mut Option<CliError>, error: ClientError, conte
     } else {
         // The exit code is the first one's.
         let _ = error.report(context.output.format);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_second_is_a_grace_too() {
+        let times = [(0, 0), (1, 1), (500, 1), (1_000, 1), (1_001, 2)];
+        for (given_ms, seconds) in times {
+            assert_eq!(grace_seconds(Duration::from_millis(given_ms)), seconds, "{given_ms} ms");
+        }
     }
 }

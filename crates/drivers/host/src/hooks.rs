@@ -14,10 +14,10 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 
 /// Bytes of a program's standard error that are kept for the message.
-const STDERR_LIMIT: u64 = 4_096;
+const STDERR_LIMIT: usize = 4_096;
 
 /// Runs hooks on this host.
 #[derive(Debug, Clone, Copy, Default)]
@@ -82,20 +82,40 @@ async fn program(command: &[String], event: &[u8]) -> Result<(), HookError> {
             let _ = stdin.write_all(event).await;
         }
     };
-    let words = async {
-        let mut text = Vec::new();
-        if let Some(stderr) = stderr {
-            let _ = stderr.take(STDERR_LIMIT).read_to_end(&mut text).await;
-        }
-        String::from_utf8_lossy(&text).trim().to_owned()
+    let mut text = Vec::new();
+    let status = {
+        let words = async {
+            if let Some(stderr) = stderr {
+                read_beginning(stderr, &mut text).await;
+            }
+        };
+        let mut beside = std::pin::pin!(async { tokio::join!(feed, words) });
+        let mut ended = std::pin::pin!(group.child.wait());
+        let status = tokio::select! {
+            status = &mut ended => status,
+            _ = &mut beside => ended.await,
+        };
+        // What it wrote last is in the pipe. Not until the end of the pipe: a daemon that it left behind has it open, too.
+        let _ = tokio::time::timeout(Duration::ZERO, beside).await;
+        status
     };
-    let ((), words, status) = tokio::join!(feed, words, group.child.wait());
     group.id = None;
     let status = status.map_err(|error| start(error.to_string()))?;
     if status.success() {
         return Ok(());
     }
+    let words = String::from_utf8_lossy(&text).trim().to_owned();
     Err(HookError::Failed { program: name.clone(), status: status.to_string(), detail: words })
+}
+
+/// Reads all of a program's standard error, of which it keeps the first [`STDERR_LIMIT`] bytes: a program whose words nobody
+/// reads any more would be killed by its next one.
+async fn read_beginning(mut stderr: ChildStderr, kept: &mut Vec<u8>) {
+    let mut part = [0; 4_096];
+    while let Ok(count @ 1..) = stderr.read(&mut part).await {
+        let room = STDERR_LIMIT.saturating_sub(kept.len());
+        kept.extend_from_slice(&part[..count.min(room)]);
+    }
 }
 
 async fn webhook(address: &str, body: String) -> Result<(), HookError> {
@@ -159,6 +179,24 @@ mod tests {
         assert!(text.contains("no thanks") && text.contains('3'), "{text}");
         let missing = HookAction::Program(vec!["/nonexistent".into()]);
         assert!(matches!(HostHooks.run(&missing, &json!({}), LIMIT).await, Err(HookError::Start { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_program_may_say_much_and_leave_a_daemon_behind() {
+        let much = "head -c 300000 /dev/zero | tr '\\0' x >&2";
+        HostHooks.run(&shell(much), &json!({}), LIMIT).await.unwrap();
+        let error = HostHooks
+            .run(&shell(&format!("{much}; exit 3")), &json!({}), LIMIT)
+            .await
+            .unwrap_err()
+            .to_string();
+        let kept = error.chars().filter(|letter| *letter == 'x').count();
+        assert!((STDERR_LIMIT..STDERR_LIMIT + 100).contains(&kept), "{kept} of its letters are told");
+        // The daemon has standard error open for longer than the hook may take.
+        let begun = std::time::Instant::now();
+        let daemon = shell("sleep 20 & echo gone >&2; exit 4");
+        let error = HostHooks.run(&daemon, &json!({}), LIMIT).await.unwrap_err().to_string();
+        assert!(error.contains("gone") && begun.elapsed() < LIMIT, "{error}");
     }
 
     #[tokio::test]
