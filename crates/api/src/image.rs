@@ -1,6 +1,6 @@
 //! Images.
 
-pub use microvm_types::image::ImageConfig;
+pub use microvm_types::image::{BuildStep, CopyStep, DirectoryStep, ImageConfig, RunStep};
 use microvm_types::{Unreadable, VmRef};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -112,6 +112,9 @@ pub struct AddImage {
     /// Commands run in a VM of it before it is finished, in order; each is given to `sh -c`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
+    /// Steps taken in order after all of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<BuildStep>,
     /// Settings of programs that run in it, merged over those of the source.
     #[serde(default)]
     pub config: ImageConfig,

@@ -13,6 +13,7 @@ mod context;
 mod descriptors;
 mod detach;
 mod dispatch;
+mod dockerfile;
 mod duration;
 mod environment;
 mod error;

@@ -36,6 +36,9 @@ struct Recipe {
     commands: Vec<String>,
     #[serde(default, alias = "env")]
     environment: BTreeMap<String, String>,
+    /// What is said about the image.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
     #[serde(default)]
     user: String,
     #[serde(default, alias = "workdir")]
@@ -166,9 +169,21 @@ fn parse(text: &str, what: &str, folder: &Utf8Path, name: Option<String>) -> Res
         working_directory: recipe.working_directory,
         entrypoint: recipe.entrypoint.into(),
         command: recipe.arguments.into(),
+        labels: recipe.labels,
     };
     let (pip, npm, commands) = (recipe.pip, recipe.npm, recipe.commands);
-    Ok(AddImage { name, source, packages, pip, npm, files, commands, config, no_cache: false })
+    Ok(AddImage {
+        name,
+        source,
+        packages,
+        pip,
+        npm,
+        files,
+        commands,
+        steps: Vec::new(),
+        config,
+        no_cache: false,
+    })
 }
 
 #[cfg(test)]

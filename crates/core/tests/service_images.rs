@@ -28,6 +28,7 @@ fn an_image_built_with_commands_is_the_base_with_the_recipe_over_it() {
                 base,
                 additions: Additions::default(),
                 commands: list("true"),
+                steps: Vec::new(),
                 config,
                 cache: true,
             };
@@ -79,6 +80,7 @@ fn the_base_of_a_build_that_is_also_the_image_of_a_vm_stays() {
             base: ImageBase::Source(source("old")),
             additions: Additions::default(),
             commands: vec!["true".to_owned()],
+            steps: Vec::new(),
             config: config.clone(),
             cache: false,
         };
@@ -98,6 +100,7 @@ fn recipe(name: &str, additions: Additions, commands: &[&str]) -> ImageRecipe {
         base: ImageBase::Image("debian-python".to_owned()),
         additions,
         commands: commands.iter().map(|&command| command.to_owned()).collect(),
+        steps: Vec::new(),
         config: ImageConfig { user: "nobody".to_owned(), ..ImageConfig::default() },
         cache: true,
     }

@@ -51,6 +51,7 @@ async fn call_all(all: &Services) -> Refused {
         base: ImageBase::Image("none".to_owned()),
         additions: microvm_ports::storage::Additions::default(),
         commands: Vec::new(),
+        steps: Vec::new(),
         config: ImageConfig::default(),
         cache: false,
     };

@@ -92,6 +92,7 @@ fn a_running_build_keeps_what_it_uses() {
             base: ImageBase::Image("base".to_owned()),
             additions: Additions::default(),
             commands: vec!["true".to_owned()],
+            steps: Vec::new(),
             config: ImageConfig::default(),
             cache: false,
         };

@@ -7,13 +7,13 @@ use microvm_api::progress::ProgressLine;
 use microvm_client::{ClientError, Lines};
 use microvm_types::ByteSize;
 
+use crate::commands::image_build::Build;
 use crate::commands::lifecycle::each_name;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::output::{age, whole};
 use crate::progress;
-use crate::recipe;
 use crate::settings::absolute;
 
 /// Verbs for images.
@@ -22,8 +22,8 @@ pub(crate) enum Image {
     /// List images
     #[command(visible_alias = "list")]
     Ls,
-    /// Build an image from a recipe, or the default image
-    Build(Build),
+    /// Build an image from a recipe or a Dockerfile, or the default image
+    Build(Box<Build>),
     /// Import a folder, an OCI layout, a `docker save` archive or a tar
     #[command(after_help = "\
 If a layout or an archive holds several images, write PATH:TAG to choose one.")]
@@ -38,43 +38,6 @@ If a layout or an archive holds several images, write PATH:TAG to choose one.")]
     Inspect(Named),
     /// Remove unused images
     Prune,
-}
-
-/// Build an image from a recipe, or the default image
-#[derive(Debug, Args)]
-#[command(after_help = "\
-A recipe is YAML or JSON; nothing but `from` is needed, and no network in a VM:
-  name: my-image
-  from: debian-python                   # an image; or `suite: bookworm`, a Debian release
-  packages: [jq]                        # of Debian
-  pip: [requests]                       # wheels for the image's Python
-  npm: [cowsay]                         # for the image's Node; scripts of packages do not run
-  files: { ./app: /app, ./tool: /usr/local/bin/tool }   # files and folders beside the recipe; or a list:
-  # - { path: /etc/motd, content: \"hello\\n\", mode: \"0644\" }
-  # - { path: /usr/local/bin/tool, source: ./tool, mode: \"0755\" }
-  commands: [\"python3 -m compileall -q /app\"]            # run in a VM, in order
-  env: { LANG: C.UTF-8 }
-  workdir: /app
-  user: root
-  entrypoint: [/usr/local/bin/tool]     # program that `microvm run --image` runs
-  command: [--help]                     # its default arguments, or without it the default command
-
-With `from`, an equal recipe on an equal image is not built again: its image is taken from the cache.
-
-Examples:
-  microvm image build                   the default image, debian-python
-  microvm image build recipe.yaml
-  microvm image build my-image -f recipe.yaml --no-cache")]
-pub(crate) struct Build {
-    /// Recipe file (ends in .yaml, .yml or .json), or a name instead of the recipe's
-    #[arg(value_name = "RECIPE|NAME")]
-    name: Option<String>,
-    /// Recipe file [default: the recipe of the default image]
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<Utf8PathBuf>,
-    /// Build although an equal recipe has been built before
-    #[arg(long)]
-    no_cache: bool,
 }
 
 /// Import a folder, an OCI layout, a `docker save` archive or a tar
@@ -127,19 +90,6 @@ pub(crate) struct Named {
     image: String,
 }
 
-impl Build {
-    /// The recipe and the name. A first word that looks like a recipe is one, as long as no other is given.
-    fn recipe_and_name(&self) -> (Option<Utf8PathBuf>, Option<String>) {
-        let is_recipe = |word: &String| {
-            [".yaml", ".yml", ".json"].iter().any(|ending| word.ends_with(ending)) || word.contains('/')
-        };
-        match (&self.file, &self.name) {
-            (None, Some(word)) if is_recipe(word) => (Some(Utf8PathBuf::from(word)), None),
-            (file, name) => (file.clone(), name.clone()),
-        }
-    }
-}
-
 impl Image {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let client = &context.client;
@@ -161,12 +111,7 @@ impl Image {
                 let image = client.tag_image(&request).await?;
                 context.output.value(&image, &format!("{} {}", request.name, image.digest))?;
             }
-            Self::Build(build) => {
-                let (file, name) = build.recipe_and_name();
-                let request =
-                    AddImage { no_cache: build.no_cache, ..recipe::request(file.as_deref(), name)? };
-                add(context, &request).await?;
-            }
+            Self::Build(build) => build.run(context).await?,
             Self::Import(import) => {
                 let source = ImageSource::Path { path: absolute(&import.path)?.into_string() };
                 add(context, &plain(import.name, source)).await?;
@@ -198,6 +143,7 @@ fn plain(name: String, source: ImageSource) -> AddImage {
         npm: Vec::new(),
         files: Vec::new(),
         commands: Vec::new(),
+        steps: Vec::new(),
         config: ImageConfig::default(),
         no_cache: false,
     }
@@ -210,7 +156,8 @@ fn last_part(reference: &str) -> String {
     last.split(':').next().unwrap_or(last).to_owned()
 }
 
-async fn add(context: &Context, request: &AddImage) -> Result<(), CliError> {
+/// Makes an image, and shows how far it is.
+pub(crate) async fn add(context: &Context, request: &AddImage) -> Result<(), CliError> {
     follow(context, &request.name, context.client.add_image(request)).await
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod fork;
 pub(crate) mod golden;
 pub(crate) mod health;
 pub(crate) mod image;
+pub(crate) mod image_build;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kernel;

@@ -1,23 +1,14 @@
 //! Building images, with commands run in a VM of what is there so far.
 
-use std::fmt::Write as _;
-
-use futures::StreamExt;
-use microvm_ports::guest::ProcessEvent;
-use microvm_ports::storage::{Additions, ImageConfig, ImageInfo, ImageSource, StorageError};
-use microvm_ports::{Guest, Progress, PulledArchive};
-use microvm_types::exec::ExecRequest;
-use microvm_types::template::Overrides;
-use microvm_types::vm::{Limits, NewVm};
-use microvm_types::{OperationName, VmId, VmRef};
+use microvm_ports::Progress;
+use microvm_ports::storage::{Additions, ImageConfig, ImageInfo, ImageSource, Placement, StorageError};
+use microvm_types::image::BuildStep;
+use microvm_types::{OperationName, VmRef};
 
 use super::Catalog;
 use super::between::{Between, is_reserved};
-use crate::creation::CreateRequest;
+use super::build_vm::{Action, Layer, Session};
 use crate::error::ServiceError;
-use crate::vm::guard;
-use crate::vm::shared::Shared;
-use crate::vms::create_as_asked;
 
 /// Base of an image.
 #[derive(Debug, Clone)]
@@ -39,16 +30,14 @@ pub struct ImageRecipe {
     pub additions: Additions,
     /// Commands run in a VM, in order, each by `sh -c`. The first that fails ends the build.
     pub commands: Vec<String>,
+    /// Steps taken in order after all of these. The first that fails ends the build.
+    pub steps: Vec<BuildStep>,
     /// Configuration of programs in it; merged over the base's.
     pub config: ImageConfig,
     /// True if the result of an equal build is taken instead of building.
     pub cache: bool,
 }
 
-/// Bytes of a failed command's output shown with the error.
-const OUTPUT_TAIL: usize = 2_000;
-/// A build VM that nobody uses for so long is given up, in seconds; the safety net of a build that was cut off.
-const IDLE_SECONDS: u64 = 600;
 impl Catalog {
     /// Builds an image. If it fails, or the future is dropped, the name keeps pointing to what it did.
     ///
@@ -62,13 +51,21 @@ impl Catalog {
         self.context.authorise(OperationName::IMAGE_ADD)?;
         let _making = self.context.shared.making.read().await;
         let images = &self.context.shared.ports.images;
-        let ImageRecipe { name, base, additions, commands, config, cache } = recipe;
+        let ImageRecipe { name, base, additions, commands, steps, config, cache } = recipe;
         // First of all: a reserved name would be removed by the next garbage collection.
         check_free(name)?;
-        images.check_additions(additions).await?;
-        let Additions { packages, pip, npm, files } = additions;
+        check_commands(steps)?;
+        let placements = placements(recipe);
+        let all = Additions { placements: placements.clone(), ..additions.clone() };
+        images.check_additions(&all).await?;
+        let Additions { packages, pip, npm, files, placements: _ } = additions;
         // Everything else can be written by the store in one pass, without an image in between.
-        let simple = commands.is_empty() && packages.is_empty() && pip.is_empty() && npm.is_empty();
+        let simple = commands.is_empty()
+            && steps.is_empty()
+            && placements.is_empty()
+            && packages.is_empty()
+            && pip.is_empty()
+            && npm.is_empty();
         let mut temporary = Between::new(self);
         let built = match base {
             ImageBase::Source(source) if simple => {
@@ -141,15 +138,17 @@ impl Catalog {
         progress: &Progress,
     ) -> Result<ImageInfo, ServiceError> {
         let images = &self.context.shared.ports.images;
-        let ImageRecipe { name, base: _, additions, commands, config, cache: _ } = recipe;
-        let Additions { packages, pip, npm, files } = additions;
-        let inputs = (&base.digest, packages, pip, npm, commands, config);
+        let ImageRecipe { name, base: _, additions, commands, steps, config, cache: _ } = recipe;
+        let Additions { packages, pip, npm, files, placements: first } = additions;
+        let steps: Vec<BuildStep> = steps.iter().map(for_key).collect();
+        let inputs = (&base.digest, packages, pip, npm, commands, first, steps, config);
         let text = serde_json::to_string(&inputs).map_err(|error| StorageError::BadInput {
             what: "the recipe".to_owned(),
             detail: error.to_string(),
         })?;
         // Over the content of the files, so that a change of one is another build.
-        let key = images.build_key(&text, files).await?;
+        let placements = placements(recipe);
+        let key = images.build_key(&text, files, &placements).await?;
         if cache && let Some(digest) = images.cached_build(&key).await? {
             progress.step("the image of an equal build is taken from the cache");
             return Ok(images.name_image(&digest, name).await?);
@@ -158,7 +157,7 @@ impl Catalog {
         // Files that were changed meanwhile went in as they were then or as they are now. And the image is built, whatever
         // becomes of the cache.
         let remembered = async {
-            if images.build_key(&text, files).await? == key {
+            if images.build_key(&text, files, &placements).await? == key {
                 images.remember_build(&key, &built.digest).await?;
             }
             Ok::<_, StorageError>(())
@@ -176,132 +175,126 @@ impl Catalog {
         temporary: &mut Between,
         progress: &Progress,
     ) -> Result<ImageInfo, ServiceError> {
-        let images = &self.context.shared.ports.images;
-        let ImageRecipe { name, base: _, additions, commands, config, cache: _ } = recipe;
-        // The name is moved by the last step alone: a build that fails leaves it as it is.
-        let mut place = |last: bool| if last { name.clone() } else { temporary.name() };
-        let (mut below, last, nothing) = (base.clone(), commands.is_empty(), ImageConfig::default());
-        let over = if last { config } else { &nothing };
-        if last || !additions.is_empty() {
-            // Only the store knows which packages have scripts.
-            let whole = additions.packages.is_empty();
-            let first = place(last && whole);
-            let added = images.extend_image(&first, &below.digest, additions, over, progress.clone()).await?;
-            below = added.info;
-            // Scripts of packages run in a VM: they are programs of strangers, and expect a running system.
-            if !added.unfinished.is_empty() {
-                let step = Step { name: &place(false), commands: &added.unfinished, config: &nothing };
-                below = self.build_in_vm(&step, &below, progress).await?;
-                let rest = Additions { packages: Vec::new(), ..additions.clone() };
-                let finished = place(last);
-                let added =
-                    images.extend_image(&finished, &below.digest, &rest, over, progress.clone()).await?;
-                below = added.info;
-            } else if last && !whole {
-                below = images.name_image(&below.digest, name).await?;
-            }
-        }
-        if !last {
-            let step = Step { name, commands, config };
-            below = self.build_in_vm(&step, &below, progress).await?;
+        let parts = parts(recipe);
+        let (mut below, nothing) = (base.clone(), ImageConfig::default());
+        for (index, part) in parts.iter().enumerate() {
+            // The name is moved by the last part alone: a build that fails leaves it as it is.
+            let last = index + 1 == parts.len();
+            let name = if last { recipe.name.clone() } else { temporary.name() };
+            let config = if last { &recipe.config } else { &nothing };
+            below = match part {
+                Part::Additions(additions) => {
+                    self.put_in(additions, &below, (&name, config), temporary, progress).await?
+                }
+                Part::InVm(actions) => {
+                    let session = Session { name: &name, actions, config };
+                    self.build_in_vm(&session, &below, progress).await?
+                }
+            };
         }
         Ok(below)
     }
 
-    async fn build_in_vm(
+    /// Makes an image of `base` with additions. Only the store knows which packages have scripts; these run in a VM, as they are
+    /// programs of strangers and expect a running system.
+    async fn put_in(
         &self,
-        step: &Step<'_>,
+        additions: &Additions,
         base: &ImageInfo,
+        (name, config): (&str, &ImageConfig),
+        temporary: &mut Between,
         progress: &Progress,
     ) -> Result<ImageInfo, ServiceError> {
-        progress.step("starting a VM for the commands");
-        let limits = &self.context.shared.settings.limits;
-        let request = CreateRequest {
-            overrides: Overrides {
-                // By digest: the name may be moved by another build meanwhile.
-                image: Some(base.digest.clone()),
-                vcpus: Some(limits.max_vcpus.min(2)),
-                memory_mib: Some(limits.max_memory_mib.min(1_024)),
-                ..Overrides::default()
-            },
-            vm: NewVm {
-                limits: Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() },
-                ..NewVm::default()
-            },
-            start: true,
-            ..CreateRequest::default()
-        };
-        let vm = create_as_asked(&self.context, request).await?.record.id;
-        // Removed also when the build is dropped in the middle (then by its actor, in the background).
-        let vm = guard::guard(&self.context.shared, vm);
-        // The VM is removed whatever the commands did; what counts of it is in the layer.
-        let outcome = self.run_step(step, base, progress, &vm.id).await;
-        guard::remove(vm, "VM of an image build").await;
-        outcome
-    }
-
-    async fn run_step(
-        &self,
-        step: &Step<'_>,
-        base: &ImageInfo,
-        progress: &Progress,
-        vm: &VmId,
-    ) -> Result<ImageInfo, ServiceError> {
-        let shared: &Shared = &self.context.shared;
-        let guest = shared.registry.by_id(vm)?.guest(shared).await?;
-        // One after the other in one VM: each sees what the ones before it have done.
-        for (index, command) in step.commands.iter().enumerate() {
-            run_command(&*guest, command, index, step.commands.len(), progress).await?;
-        }
-        let count = step.commands.len();
-        let description =
-            format!("{} with {count} command{}", base.called(), if count == 1 { "" } else { "s" });
-        let layer =
-            Layer { name: step.name, base: &base.digest, description: &description, config: step.config };
-        self.add_changes(&*guest, &layer, progress).await
-    }
-
-    /// Makes an image of what a guest has changed.
-    async fn add_changes(
-        &self,
-        guest: &dyn Guest,
-        layer: &Layer<'_>,
-        progress: &Progress,
-    ) -> Result<ImageInfo, ServiceError> {
-        progress.step("reading the changes");
-        let PulledArchive { data, left_out } = guest.pull_layer().await?;
         let images = &self.context.shared.ports.images;
-        let Layer { name, base, description, config } = layer;
-        // The report of the guest comes after its last byte: it can be read only when all are taken.
-        let image = images.add_layer(name, base, description, config, data, progress.clone()).await?;
-        if let Ok(left_out) = left_out.await {
-            for entry in &left_out.entries {
-                progress.step(format!("left out {}: {}", entry.path, entry.reason));
-            }
-            if left_out.count > left_out.entries.len() as u64 {
-                progress.step(format!("{} entries were left out", left_out.count));
-            }
+        let whole = additions.packages.is_empty();
+        let first = if whole { name.to_owned() } else { temporary.name() };
+        let added = images.extend_image(&first, &base.digest, additions, config, progress.clone()).await?;
+        if added.unfinished.is_empty() {
+            return Ok(if whole { added.info } else { images.name_image(&added.info.digest, name).await? });
         }
-        Ok(image)
+        let actions: Vec<Action> =
+            added.unfinished.iter().map(|command| Action::of_command(command)).collect();
+        let (finished, nothing) = (temporary.name(), ImageConfig::default());
+        let session = Session { name: &finished, actions: &actions, config: &nothing };
+        let below = self.build_in_vm(&session, &added.info, progress).await?;
+        let rest = Additions { packages: Vec::new(), ..additions.clone() };
+        Ok(images.extend_image(name, &below.digest, &rest, config, progress.clone()).await?.info)
     }
 }
 
-/// Changes of a guest that become an image.
-struct Layer<'a> {
-    /// Name of the image.
-    name: &'a str,
-    /// Digest of the image of the guest.
-    base: &'a str,
-    description: &'a str,
-    config: &'a ImageConfig,
+/// A part of a build that makes one image of the one below.
+enum Part {
+    /// What the store puts in by itself.
+    Additions(Additions),
+    /// What happens in one VM.
+    InVm(Vec<Action>),
 }
 
-/// Commands of a build that run in one VM.
-struct Step<'a> {
-    /// Name of the image that they make.
-    name: &'a str,
-    commands: &'a [String],
-    config: &'a ImageConfig,
+/// The parts of a build in their order, at least one: neighbours that need a VM share one.
+fn parts(recipe: &ImageRecipe) -> Vec<Part> {
+    let mut parts = Vec::new();
+    if !recipe.additions.is_empty() || (recipe.commands.is_empty() && recipe.steps.is_empty()) {
+        parts.push(Part::Additions(recipe.additions.clone()));
+    }
+    if !recipe.commands.is_empty() {
+        parts.push(Part::InVm(recipe.commands.iter().map(|command| Action::of_command(command)).collect()));
+    }
+    for step in &recipe.steps {
+        match (step, parts.last_mut()) {
+            (BuildStep::Run(run), Some(Part::InVm(actions))) => actions.push(Action::of_step(run)),
+            (BuildStep::Run(run), _) => parts.push(Part::InVm(vec![Action::of_step(run)])),
+            (BuildStep::Directory(step), Some(Part::InVm(actions))) => {
+                actions.push(Action::Directory(step.clone()));
+            }
+            (BuildStep::Directory(step), last) => {
+                place(last, Placement::Directory(step.clone())).into_iter().for_each(|part| parts.push(part))
+            }
+            (BuildStep::Copy(step), last) => {
+                place(last, Placement::Copy(step.clone())).into_iter().for_each(|part| parts.push(part));
+            }
+        }
+    }
+    parts
+}
+
+/// Puts a placement at the end of the last part, or returns a new one.
+fn place(last: Option<&mut Part>, placement: Placement) -> Option<Part> {
+    if let Some(Part::Additions(additions)) = last {
+        additions.placements.push(placement);
+        return None;
+    }
+    Some(Part::Additions(Additions { placements: vec![placement], ..Additions::default() }))
+}
+
+/// Everything of the host that a recipe's additions and steps put in.
+fn placements(recipe: &ImageRecipe) -> Vec<Placement> {
+    let of_steps = recipe.steps.iter().filter_map(|step| match step {
+        BuildStep::Run(_) => None,
+        BuildStep::Copy(step) => Some(Placement::Copy(step.clone())),
+        BuildStep::Directory(step) => Some(Placement::Directory(step.clone())),
+    });
+    recipe.additions.placements.iter().cloned().chain(of_steps).collect()
+}
+
+/// A step as it counts for the cache: without its title, and without the place of its files, whose content counts.
+fn for_key(step: &BuildStep) -> BuildStep {
+    let mut step = step.clone();
+    match &mut step {
+        BuildStep::Run(run) => run.title.clear(),
+        BuildStep::Copy(copy) => {
+            copy.title.clear();
+            copy.context.clear();
+        }
+        BuildStep::Directory(directory) => directory.title.clear(),
+    }
+    step
+}
+
+/// Refuses commands without a word before a VM is started for them.
+fn check_commands(steps: &[BuildStep]) -> Result<(), StorageError> {
+    let empty = |step: &&BuildStep| matches!(step, BuildStep::Run(run) if run.command.is_empty());
+    let Some(BuildStep::Run(run)) = steps.iter().find(empty) else { return Ok(()) };
+    Err(StorageError::BadInput { what: run.title.clone(), detail: "it has no command".to_owned() })
 }
 
 /// Refuses names that builds use between their steps: such an image would be removed.
@@ -314,70 +307,4 @@ fn check_free(name: &str) -> Result<(), StorageError> {
         detail: "names of this form are those of images between the steps of builds: choose another"
             .to_owned(),
     })
-}
-
-async fn run_command(
-    guest: &dyn Guest,
-    command: &str,
-    index: usize,
-    count: usize,
-    progress: &Progress,
-) -> Result<(), ServiceError> {
-    let step = format!("command {} of {count}: {}", index + 1, first_line(command));
-    progress.step(step.clone());
-    let request = ExecRequest {
-        command: vec!["/bin/sh".to_owned(), "-c".to_owned(), command.to_owned()],
-        ..ExecRequest::default()
-    };
-    let mut process = guest.exec(&request).await?;
-    let mut output = Vec::new();
-    let mut total = 0;
-    while let Some(event) = process.events.next().await {
-        match event {
-            ProcessEvent::Stdout(bytes) | ProcessEvent::Stderr(bytes) => {
-                total += bytes.len() as u64;
-                progress.advance(step.clone(), total, None);
-                output.extend_from_slice(&bytes);
-                // Only the end is shown; a command that prints gigabytes must not take the memory of the server.
-                if output.len() > 2 * OUTPUT_TAIL {
-                    output.drain(..output.len() - OUTPUT_TAIL);
-                }
-            }
-            ProcessEvent::Exited(status) if status.shell_code() == 0 => return Ok(()),
-            ProcessEvent::Exited(status) => {
-                let tail = output.split_off(output.len().saturating_sub(OUTPUT_TAIL));
-                return Err(ServiceError::BuildCommand {
-                    command: first_line(command),
-                    code: status.shell_code(),
-                    output: printable(&tail),
-                });
-            }
-            ProcessEvent::Lost(error) => return Err(error.into()),
-            ProcessEvent::UpToDate => {}
-        }
-    }
-    Err(ServiceError::BuildCommand {
-        command: first_line(command),
-        code: 255,
-        output: "it vanished".to_owned(),
-    })
-}
-
-fn first_line(command: &str) -> String {
-    let line = command.lines().next().unwrap_or_default();
-    let mut text: String = line.chars().take(60).collect();
-    if text.len() < command.len() {
-        text.push('…');
-    }
-    text
-}
-
-fn printable(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for character in String::from_utf8_lossy(bytes).chars() {
-        if character == '\n' || character == '\t' || !character.is_control() {
-            let _ = text.write_char(character);
-        }
-    }
-    text
 }

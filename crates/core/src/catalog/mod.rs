@@ -1,6 +1,7 @@
 //! Images, kernels and templates: what VMs are made of.
 
 pub(crate) mod between;
+mod build_vm;
 mod image_build;
 mod templates;
 mod users;

@@ -117,11 +117,11 @@ async fn a_cache_entry_that_was_cut_or_whose_image_is_gone_is_none() {
     fs::create_dir(&app).unwrap();
     fs::write(app.join("x"), "1").unwrap();
     let files = [from_host(&app, "/app")];
-    let key = home.storage.build_key("text", &files).await.unwrap();
-    assert_eq!(home.storage.build_key("text", &files).await.unwrap(), key);
-    assert_ne!(home.storage.build_key("other", &files).await.unwrap(), key);
+    let key = home.storage.build_key("text", &files, &[]).await.unwrap();
+    assert_eq!(home.storage.build_key("text", &files, &[]).await.unwrap(), key);
+    assert_ne!(home.storage.build_key("other", &files, &[]).await.unwrap(), key);
     fs::write(app.join("x"), "2").unwrap();
-    assert_ne!(home.storage.build_key("text", &files).await.unwrap(), key);
+    assert_ne!(home.storage.build_key("text", &files, &[]).await.unwrap(), key);
     let image = home.add_bytes("base", &small_tar()).await.unwrap();
     assert_eq!(home.storage.cached_build(&key).await.unwrap(), None);
     home.storage.remember_build(&key, &image.digest).await.unwrap();

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use microvm_types::Listed;
-pub use microvm_types::image::ImageConfig;
+pub use microvm_types::image::{CopyStep, DirectoryStep, ImageConfig};
 use serde::{Deserialize, Serialize};
 
 use super::error::StorageError;
@@ -127,14 +127,27 @@ pub struct Additions {
     /// Files and folders.
     #[serde(default)]
     pub files: Vec<RecipeFile>,
+    /// Further files and directories, put in one after the other.
+    #[serde(default)]
+    pub placements: Vec<Placement>,
+}
+
+/// A step of an ordered build that needs no VM.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Placement {
+    /// Files of the host.
+    Copy(CopyStep),
+    /// A directory.
+    Directory(DirectoryStep),
 }
 
 impl Additions {
     /// True if nothing is put on top.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { packages, pip, npm, files } = self;
-        packages.is_empty() && pip.is_empty() && npm.is_empty() && files.is_empty()
+        let Self { packages, pip, npm, files, placements } = self;
+        packages.is_empty() && pip.is_empty() && npm.is_empty() && files.is_empty() && placements.is_empty()
     }
 }
 
@@ -213,8 +226,13 @@ pub trait ImageStore: Send + Sync {
     /// Points a further name to an image (away from what it pointed to before).
     async fn name_image(&self, reference: &str, name: &str) -> Result<ImageInfo, StorageError>;
 
-    /// The key of a build in the cache: over `text` and the contents of all files of the host in `files`.
-    async fn build_key(&self, text: &str, files: &[RecipeFile]) -> Result<String, StorageError>;
+    /// The key of a build in the cache: over `text` and the contents of all files of the host in `files` and `placements`.
+    async fn build_key(
+        &self,
+        text: &str,
+        files: &[RecipeFile],
+        placements: &[Placement],
+    ) -> Result<String, StorageError>;
 
     /// Digest of the image that a build with this key had made; `None` if there is none any more.
     async fn cached_build(&self, key: &str) -> Result<Option<String>, StorageError>;

@@ -9,8 +9,8 @@ mod volume;
 pub use disk::{LostDisks, Space, VmFiles, VmStorage};
 pub use error::StorageError;
 pub use image::{
-    Additions, ExtendedImage, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, RecipeFile,
-    ResolvedImage,
+    Additions, CopyStep, DirectoryStep, ExtendedImage, FileSystem, ImageConfig, ImageInfo, ImageSource,
+    ImageStore, Placement, RecipeFile, ResolvedImage,
 };
 pub use kernel::{KernelInfo, KernelSource, KernelStore, ResolvedKernel};
 pub use microvm_types::template::DiskFormat;

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use camino::Utf8PathBuf;
-use microvm_api::image::{CommitImage, Freed, Image, ImageList, ImageSource, TagImage};
+use microvm_api::image::{BuildStep, CommitImage, Freed, Image, ImageList, ImageSource, TagImage};
 use microvm_api::operation::{ImageRef, Lines};
 use microvm_api::operations::image;
 use microvm_api::progress::ProgressLine;
@@ -64,12 +64,20 @@ pub(crate) async fn add(
         })
         .collect::<Vec<_>>();
     check_sources(&files)?;
-    let additions = Additions { packages: request.packages, pip: request.pip, npm: request.npm, files };
+    check_contexts(&request.steps)?;
+    let additions = Additions {
+        packages: request.packages,
+        pip: request.pip,
+        npm: request.npm,
+        files,
+        placements: Vec::new(),
+    };
     let recipe = ImageRecipe {
         name: request.name,
         base,
         additions,
         commands: request.commands,
+        steps: request.steps,
         config: request.config,
         cache: !request.no_cache,
     };
@@ -112,6 +120,14 @@ fn base(source: ImageSource) -> Result<ImageBase, Failure> {
 /// Refuses sources that would be relative to the working directory of the server.
 fn check_sources(files: &[RecipeFile]) -> Result<(), Failure> {
     files.iter().filter_map(|file| file.source.as_ref()).try_for_each(|source| absolute(source).map(drop))
+}
+
+/// Refuses contexts that would be relative to the working directory of the server.
+fn check_contexts(steps: &[BuildStep]) -> Result<(), Failure> {
+    steps.iter().try_for_each(|step| match step {
+        BuildStep::Copy(copy) => absolute(&copy.context).map(drop),
+        BuildStep::Run(_) | BuildStep::Directory(_) => Ok(()),
+    })
 }
 
 /// A path on the server's host; the server's own folder means nothing to the caller.

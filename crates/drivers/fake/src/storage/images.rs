@@ -8,8 +8,8 @@ use futures::StreamExt;
 use microvm_ports::guest::ByteStream;
 use microvm_ports::progress::Progress;
 use microvm_ports::storage::{
-    Additions, ExtendedImage, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, RecipeFile,
-    ResolvedImage, StorageError,
+    Additions, ExtendedImage, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, Placement,
+    RecipeFile, ResolvedImage, StorageError,
 };
 use microvm_types::Listed;
 
@@ -143,10 +143,21 @@ impl ImageStore for FakeStorage {
     async fn check_additions(&self, additions: &Additions) -> Result<(), StorageError> {
         let missing =
             |file: &&RecipeFile| file.source.as_ref().is_some_and(|source| !Utf8Path::new(source).exists());
-        additions.files.iter().find(missing).map_or(Ok(()), |file| {
+        let not_there = |what: &str| {
             let detail = "it is not there".to_owned();
-            Err(StorageError::BadInput { what: file.source.clone().unwrap_or_default(), detail })
-        })
+            Err(StorageError::BadInput { what: what.to_owned(), detail })
+        };
+        if let Some(file) = additions.files.iter().find(missing) {
+            return not_there(file.source.as_deref().unwrap_or_default());
+        }
+        for placement in &additions.placements {
+            let Placement::Copy(step) = placement else { continue };
+            let context = Utf8Path::new(&step.context);
+            if let Some(source) = step.sources.iter().find(|source| !context.join(source).exists()) {
+                return not_there(&format!("{}: {source}", step.title));
+            }
+        }
+        Ok(())
     }
 
     async fn extend_image(
@@ -180,8 +191,13 @@ impl ImageStore for FakeStorage {
         Ok(image.clone())
     }
 
-    async fn build_key(&self, text: &str, files: &[RecipeFile]) -> Result<String, StorageError> {
-        let mut key = format!("{text} {files:?}");
+    async fn build_key(
+        &self,
+        text: &str,
+        files: &[RecipeFile],
+        placements: &[Placement],
+    ) -> Result<String, StorageError> {
+        let mut key = format!("{text} {files:?} {placements:?}");
         for source in files.iter().filter_map(|file| file.source.as_ref()) {
             let path = camino::Utf8Path::new(source);
             key += &digest(&fs::read(path).map_err(io("reading", path))?);

@@ -20,12 +20,14 @@ struct Hashed<'a> {
     working_directory: &'a str,
     entrypoint: &'a [String],
     command: &'a [String],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: &'a BTreeMap<String, String>,
 }
 
 /// The digest (hexadecimal) of an image with these files and this configuration.
 pub(super) fn identity(files: &str, config: &ImageConfig) -> String {
-    let ImageConfig { environment, user, working_directory, entrypoint, command } = config;
-    let hashed = Hashed { environment, user, working_directory, entrypoint, command };
+    let ImageConfig { environment, user, working_directory, entrypoint, command, labels } = config;
+    let hashed = Hashed { environment, user, working_directory, entrypoint, command, labels };
     let text = serde_json::to_string(&hashed).expect("strings in maps and lists are valid JSON");
     sha256(format!("{DOMAIN}\n{files}\n{text}").as_bytes())
 }
@@ -54,6 +56,7 @@ mod tests {
             ImageConfig { command: vec![text("10"), text("00")], ..ImageConfig::default() },
             ImageConfig { environment: [(text("1000"), text(""))].into(), ..ImageConfig::default() },
             ImageConfig { environment: [(text(""), text("1000"))].into(), ..ImageConfig::default() },
+            ImageConfig { labels: [(text("1000"), text(""))].into(), ..ImageConfig::default() },
         ];
         let files = sha256(b"files");
         let mut digests: Vec<String> = configs.iter().map(|config| identity(&files, config)).collect();

@@ -12,16 +12,22 @@ use microvm_durable::cancel::Cancel;
 use microvm_durable::error::io_error;
 use microvm_durable::files::hex;
 use microvm_ports::StorageError;
-use microvm_ports::storage::RecipeFile;
+use microvm_ports::storage::{Placement, RecipeFile};
 use sha2::{Digest, Sha256};
 
+use super::context;
 use super::folder::xattrs;
 
 /// First line of what is hashed; another one when a build makes another image of equal inputs.
 const DOMAIN: &str = "microvm build 2";
 
 /// Hashes `text` and the files of the host: names, modes, links, devices, extended attributes and contents, and no times.
-pub(crate) fn of(text: &str, files: &[RecipeFile], cancel: &Cancel) -> Result<String, StorageError> {
+pub(crate) fn of(
+    text: &str,
+    files: &[RecipeFile],
+    placements: &[Placement],
+    cancel: &Cancel,
+) -> Result<String, StorageError> {
     let mut hasher = Sha256::new();
     part(&mut hasher, DOMAIN.as_bytes());
     part(&mut hasher, text.as_bytes());
@@ -33,6 +39,7 @@ pub(crate) fn of(text: &str, files: &[RecipeFile], cancel: &Cancel) -> Result<St
             tree(&mut hasher, source, cancel)?;
         }
     }
+    context::hash(&mut hasher, placements, cancel)?;
     Ok(hex(&hasher.finalize()))
 }
 
@@ -105,7 +112,7 @@ mod tests {
         let key = || {
             let source = Some(path.to_str().unwrap().to_owned());
             let file = RecipeFile { path: "/x".to_owned(), content: None, source, mode: None };
-            of("", &[file], &Cancel::default()).unwrap()
+            of("", &[file], &[], &Cancel::default()).unwrap()
         };
         for name in ["a", "b", "c"] {
             fs::write(path.join(name), "x").unwrap();

@@ -8,6 +8,7 @@ pub(crate) mod build_key;
 pub(crate) mod builder;
 mod choice;
 pub(crate) mod compression;
+pub(crate) mod context;
 mod deb;
 pub(crate) mod debian;
 pub(crate) mod docker;

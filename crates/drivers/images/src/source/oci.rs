@@ -308,6 +308,8 @@ pub(super) fn read_config(what: &str, bytes: &[u8]) -> Result<OciConfig, Storage
         working_directory: run.working_dir.unwrap_or_default(),
         entrypoint: run.entrypoint.map(Into::into).unwrap_or_default(),
         command: run.cmd.map(Into::into).unwrap_or_default(),
+        // Older versions cannot read an image with labels: those of strangers are not kept.
+        labels: BTreeMap::new(),
     };
     Ok(OciConfig { image, diff_ids: file.rootfs.diff_ids })
 }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use microvm_durable::workspace::remove_leftovers;
 use microvm_ports::guest::ByteStream;
 use microvm_ports::storage::{
-    Additions, ExtendedImage, ImageConfig, ImageInfo, ImageSource, RecipeFile, ResolvedImage,
+    Additions, ExtendedImage, ImageConfig, ImageInfo, ImageSource, Placement, RecipeFile, ResolvedImage,
 };
 use microvm_ports::{ImageStore, Progress, StorageError};
 use microvm_types::Listed;
@@ -61,7 +61,7 @@ impl ImageStore for Images {
 
     async fn check_additions(&self, additions: &Additions) -> Result<(), StorageError> {
         let additions = additions.clone();
-        self.blocking(move |_, _| crate::source::additions::check(&additions)).await
+        self.blocking(move |_, cancel| crate::source::additions::check(&additions, &cancel)).await
     }
 
     async fn extend_image(
@@ -80,9 +80,15 @@ impl ImageStore for Images {
         self.blocking(move |inner, _| inner.images.add_name(&reference, &name, &inner.workspace()?)).await
     }
 
-    async fn build_key(&self, text: &str, files: &[RecipeFile]) -> Result<String, StorageError> {
-        let (text, files) = (text.to_owned(), files.to_vec());
-        self.blocking(move |_, cancel| crate::source::build_key::of(&text, &files, &cancel)).await
+    async fn build_key(
+        &self,
+        text: &str,
+        files: &[RecipeFile],
+        placements: &[Placement],
+    ) -> Result<String, StorageError> {
+        let (text, files, placements) = (text.to_owned(), files.to_vec(), placements.to_vec());
+        self.blocking(move |_, cancel| crate::source::build_key::of(&text, &files, &placements, &cancel))
+            .await
     }
 
     async fn cached_build(&self, key: &str) -> Result<Option<String>, StorageError> {
