@@ -3,8 +3,9 @@
 use microvm_api::Problem;
 
 /// Fields of requests and the options that set them.
-const FLAGS: [(&str, &str); 16] = [
+const FLAGS: [(&str, &str); 17] = [
     ("vcpus", "--cpus"),
+    ("cpu_percent", "--cpu-limit"),
     ("memory_mib", "--memory"),
     ("disk_mib", "--disk"),
     ("network", "--network"),

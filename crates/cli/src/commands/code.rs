@@ -7,7 +7,8 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use clap::Args;
 use microvm_api::context::{
-    CodeResult, Context as Interpreter, ContextId, CreateContext, ExecuteCode, ExecutionLine, Language,
+    CodeResult, Context as Interpreter, ContextId, CreateContext, ExecuteCode, ExecutionLine,
+    LONGEST_EXECUTION, Language,
 };
 use microvm_client::ClientError;
 use microvm_client::sandbox::EndRequests as _;
@@ -55,7 +56,7 @@ pub(crate) struct Code {
     #[command(flatten)]
     environment: Environment,
     /// Interrupt the code after this time, 1s to 1h [default: 5m]
-    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    #[arg(long, value_parser = limit, value_name = "DURATION")]
     timeout: Option<Duration>,
     /// List the contexts of the VM
     #[arg(long, group = "act", conflicts_with_all = ["file", "code"])]
@@ -69,6 +70,15 @@ pub(crate) struct Code {
     /// End the context
     #[arg(long, group = "act", conflicts_with_all = ["file", "code"])]
     end: bool,
+}
+
+/// A time that an execution may have.
+fn limit(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text)?;
+    if (1..=LONGEST_EXECUTION).contains(&time.as_secs()) {
+        return Ok(time);
+    }
+    Err(format!("`{text}` is not possible: 1s to 1h are"))
 }
 
 impl Code {
@@ -129,7 +139,7 @@ impl Code {
 
     fn session<'a>(&'a self, context: &'a Context, id: ContextId) -> Result<Session<'a>, CliError> {
         let environment = self.environment.all()?;
-        let timeout = self.timeout.map_or(300, |timeout| timeout.as_secs().max(1));
+        let timeout = self.timeout.map_or(300, |timeout| timeout.as_secs());
         let language = self.context.is_none().then(|| self.language());
         Ok(Session { context, vm: &self.vm, id, language, environment, timeout })
     }
@@ -325,4 +335,18 @@ fn lines_of_terminal() -> mpsc::Receiver<String> {
         }
     });
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_the_server_would_refuse_are_refused_by_the_name_of_the_option() {
+        for (text, wanted) in
+            [("1s", Some(1)), ("1h", Some(3_600)), ("2h", None), ("500ms", None), ("3601", None)]
+        {
+            assert_eq!(limit(text).ok().map(|time| time.as_secs()), wanted, "{text}");
+        }
+    }
 }
