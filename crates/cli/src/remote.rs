@@ -9,7 +9,14 @@ pub(crate) const VARIABLE: &str = "MICROVM_HOST";
 
 /// Starts ssh so that Ctrl-C and Ctrl-\ of the terminal are not its own: this program hears them, and still needs the connection to delete
 /// what it made. In a process group of its own ssh could not ask for a password.
-const DEAF: [&str; 4] = ["sh", "-c", "trap '' INT QUIT; exec \"$@\"", "sh"];
+///
+/// A command that waits for nothing dies of Ctrl-C at once, and ssh with it.
+const DEAF: [&str; 4] = [
+    "sh",
+    "-c",
+    "trap '' INT QUIT; command -v setpriv > /dev/null && exec setpriv --pdeathsig TERM \"$@\"; exec \"$@\"",
+    "sh",
+];
 
 /// The client of the server that `MICROVM_HOST` names, if it is set.
 ///

@@ -137,7 +137,8 @@ impl Wanted {
     fn at(program: &Command, before: &[String]) -> Option<Self> {
         let (mut command, mut path) = (program, Vec::new());
         let (mut alone, mut only_alone) = (Vec::new(), false);
-        let mut words = before.iter().map(String::as_str).filter(|word| *word != "=").peekable();
+        let (before, goes_on) = joined(before);
+        let mut words = before.iter().map(String::as_str).peekable();
         while let Some(word) = words.next() {
             if only_alone || word == "-" || !word.starts_with('-') {
                 match command.find_subcommand(word).filter(|_| alone.is_empty() && !only_alone) {
@@ -150,12 +151,17 @@ impl Wanted {
                 continue;
             }
             only_alone = word == "--";
+            let is_last = goes_on && words.peek().is_none();
+            let word = if is_last { word.strip_suffix('=')? } else { word };
             if let Some(option) = option_that_waits(command, word)
                 && words.next().is_none()
             {
                 let kind = Kind::of(&path, option)?;
                 return Some(Self { kind, first: alone.first().map(|&word| word.to_owned()) });
             }
+        }
+        if goes_on {
+            return None;
         }
         let all: Vec<&Arg> = command.get_positionals().collect();
         let several =
@@ -197,6 +203,20 @@ impl Wanted {
             }
         })
     }
+}
+
+/// Words as they were typed: bash splits them around `=` and `:`. True if the last goes on behind such a sign.
+fn joined(words: &[String]) -> (Vec<String>, bool) {
+    let (mut all, mut goes_on) = (Vec::<String>::new(), false);
+    for word in words {
+        let is_sign = matches!(word.as_str(), "=" | ":");
+        match all.last_mut().filter(|_| is_sign || goes_on) {
+            Some(last) => last.push_str(word),
+            None => all.push(word.clone()),
+        }
+        goes_on = is_sign;
+    }
+    (all, goes_on)
 }
 
 /// The option whose value is the word after `word`, if it waits for one.
@@ -242,6 +262,8 @@ mod tests {
             ("exec", Kind::Vm),
             ("rm", Kind::Vm),
             ("rm one two", Kind::Vm),
+            ("exec -e A = b", Kind::Vm),
+            ("create -p 8080 : 80 --image", Kind::Image),
             ("-o json --root /x exec -i -e A=b -w /", Kind::Vm),
             ("vm exec", Kind::Vm),
             ("exec --", Kind::Vm),

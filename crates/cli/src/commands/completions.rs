@@ -48,16 +48,16 @@ _microvm_names() {
     fi
 }
 
-_microvm_with_names() {
+_microvm() {
     local -a _microvm_line=("${(@)words[1,CURRENT]}")
     local _microvm_current=$CURRENT
-    _microvm "$@"
+    _microvm_clap "$@"
 }
 
 if [ "$funcstack[1]" = "_microvm" ]; then
-    _microvm_with_names "$@"
+    _microvm "$@"
 else
-    compdef _microvm_with_names microvm
+    compdef _microvm microvm
 fi
 "#;
 
@@ -101,5 +101,8 @@ impl Completions {
 /// Ours is the function that zsh calls, and where only files are known, names are looked for first.
 fn zsh(text: &str) -> String {
     let end = text.find("\nif [ \"$funcstack[1]\"").unwrap_or(text.len());
-    format!("{}{ZSH}", text[..end].replace(":_default'", ":_microvm_names'"))
+    let text = text[..end]
+        .replace(":_default'", ":_microvm_names'")
+        .replace("\n_microvm() {", "\n_microvm_clap() {");
+    format!("{text}{ZSH}")
 }

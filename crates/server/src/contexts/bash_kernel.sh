@@ -13,6 +13,13 @@ set --
 exec 198>&1 199>&2
 __microvm_id= __microvm_code= __microvm_count=0 __microvm_late=0 __microvm_busy=0 __microvm_ready=0 __microvm_status=
 __microvm_names=() __microvm_values=() __microvm_saved=()
+# Prompts would stand in the output. They may be read-only, and an assignment would give up the line.
+__microvm_quiet() {
+    [[ -n ${PS0+x} && ${PS0@a} == *r* ]] || PS0=
+    [[ -n ${PS1+x} && ${PS1@a} == *r* ]] || PS1=
+    [[ -n ${PS2+x} && ${PS2@a} == *r* ]] || PS2=
+    [[ -n ${PROMPT_COMMAND+x} && ${PROMPT_COMMAND@a} == *r* ]] || PROMPT_COMMAND=
+}
 __microvm_tell() {
     builtin printf '\0microvm-context %s {"id": %s, "type": %s}\0' "$2" "$2" "$3" >&"$1"
 }
@@ -29,13 +36,14 @@ __microvm_set() {
 __microvm_begin() {
     [ "$1" = "$__microvm_id" ] || return 0
     local name place told
-    PS1= PS2= PROMPT_COMMAND=
+    __microvm_quiet
     if [ "$2" = 1 ]; then
-        told=$(LC_ALL=C "$BASH" --norc --noprofile -n 2>&1 <<<"$__microvm_code")
+        told=$(LC_ALL=C "$BASH" --norc --noprofile -n 2>&1 <<<"$__microvm_code") || :
         case $told in
         *'unexpected end of file'* | *'unexpected EOF'* | *'delimited by end-of-file'*) told=incomplete ;;
         esac
-        case $__microvm_code in *\\$'\n') told=incomplete ;; esac
+        name=${__microvm_code%$'\n'} name=${name##*[!\\]}
+        ((${#name} % 2 == 0)) || told=incomplete
         if [ "$told" = incomplete ]; then
             __microvm_id=
             __microvm_tell 198 "$1" '"incomplete"'
@@ -49,7 +57,7 @@ __microvm_begin() {
     __microvm_tell 198 "$1" '"number_of_executions", "execution_count": '"$__microvm_count"
     for place in "${!__microvm_names[@]}"; do
         name=${__microvm_names[place]}
-        told=$(declare -p "$name" 2>/dev/null)
+        told=$(declare -p "$name" 2>/dev/null) || :
         case ${told#declare } in
         *r*' '"$name"*)
             __microvm_tell 198 "$1" '"error", "name": "ReadOnly", "value": "'"$name"'", "traceback": "'"$name"': a variable that bash does not let be set\n"'
@@ -64,19 +72,24 @@ __microvm_begin() {
 }
 __microvm_end() {
     local place told
-    PS1= PS2= PROMPT_COMMAND=
+    __microvm_quiet
     [ "$1" = "$__microvm_id" ] && [ "$__microvm_busy" = 1 ] || return 0
     trap '__microvm_late=1' INT
     for place in "${!__microvm_saved[@]}"; do
-        unset "${__microvm_names[place]}"
+        unset "${__microvm_names[place]}" || :
         told=${__microvm_saved[place]}
-        case $told in 'declare -'*) eval "declare -g ${told#declare }" ;; esac
+        case $told in 'declare -'*) eval "declare -g ${told#declare }" || : ;; esac
     done
-    [ "$__microvm_late" = 0 ] || set -- "$1" 130
+    # Its own status, or that of a line that was given up.
+    if [ "$__microvm_late" = 1 ] || { [ -z "$3" ] && [ "$2" = 130 ]; }; then
+        set -- "$1" interrupted
+    else
+        set -- "$1" "${3:-$2}"
+    fi
     __microvm_id= __microvm_busy=0 __microvm_late=0 __microvm_ready=0
     case $2 in
     0) ;;
-    130) __microvm_tell 198 "$1" '"error", "name": "Interrupted", "value": "", "traceback": "Interrupted\n"' ;;
+    interrupted) __microvm_tell 198 "$1" '"error", "name": "Interrupted", "value": "", "traceback": "Interrupted\n"' ;;
     *) __microvm_tell 198 "$1" '"error", "name": "ExitStatus", "value": "'"$2"'", "traceback": "exit status '"$2"'\n"' ;;
     esac
     __microvm_tell 199 "$1" '"end_of_execution"'

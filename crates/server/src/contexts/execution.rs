@@ -118,6 +118,9 @@ impl Execution {
         clock: &mut Clock,
         lines: &Sender<ExecutionLine>,
     ) -> Result<u64, Failure> {
+        // bash reads byte by byte: some 20 KB a second in a guest that is emulated and busy.
+        let slow = if spoken == Language::Bash { request.code.len() as u64 * 50 } else { 0 };
+        let patience = PATIENCE + Duration::from_micros(slow);
         let input = process.input.clone();
         let load = || {
             let id = number(self.app.engine.now_ms());
@@ -127,7 +130,7 @@ impl Execution {
         };
         let (mut number, mut sending) = load()?;
         // Output is read while the code is sent: an interpreter that is held up by unread output reads no request.
-        let (mut sent, mut interrupted, mut until) = (false, false, Instant::now() + PATIENCE);
+        let (mut sent, mut interrupted, mut until) = (false, false, Instant::now() + patience);
         let (mut answers, mut held) = (Answers::new(spoken, number), 0);
         loop {
             tokio::select! {
@@ -148,12 +151,12 @@ impl Execution {
                     // The interrupt may have met what was loaded.
                     (number, sending) = load()?;
                     answers = Answers::new(spoken, number);
-                    (sent, interrupted, until) = (false, false, Instant::now() + PATIENCE);
+                    (sent, interrupted, until) = (false, false, Instant::now() + patience);
                 }
                 () = tokio::time::sleep_until(until) => {
                     // The interpreter had no time of its own to answer in: its patience begins anew.
                     if !self.is_running() {
-                        until = Instant::now() + PATIENCE;
+                        until = Instant::now() + patience;
                     } else if interrupted {
                         return Err(busy("code that was given up and goes on although it was interrupted: restart it"));
                     } else {

@@ -241,3 +241,43 @@ fn forms_that_are_no_json_are_left_out_and_named() {
     }
     assert_eq!(kernel.value(9, "Odd([1, {'a': 2}])").json, Some(serde_json::json!([1, {"a": 2}])));
 }
+
+#[test]
+fn javascript_bears_names_of_its_own_declared_again_and_promises_as_values() {
+    let Some(mut kernel) = Kernel::start(Language::JavaScript) else { return };
+    for (id, (code, wanted)) in (1..).zip([
+        ("const process = 1, Number = 2, globalThis = 3, Symbol = 4; Number", "2"),
+        ("new Promise(() => {})", "Promise { <pending> }"),
+        ("var asked = 0; ({ then() { asked += 1 } })", "{ then: [Function: then] }"),
+        ("asked", "0"),
+    ]) {
+        let ran = kernel.does(id, code);
+        assert_eq!((ran.results.as_slice(), ran.error), ([wanted.to_owned()].as_slice(), None), "{code}");
+    }
+    assert_eq!(kernel.does(20, "throw null").error, Some(("Error".to_owned(), "null".to_owned())));
+    let request =
+        ExecuteCode { interactive: true, ..ExecuteCode::new("for (const u of [1]) {\n await u;\n") };
+    kernel.load_all(21, &request);
+    kernel.begin(21, &request);
+    assert!(kernel.follow(21, |_, _| {}).incomplete);
+}
+
+#[test]
+fn bash_bears_options_and_variables_that_code_may_set() {
+    let Some(mut kernel) = Kernel::start(Language::Bash) else { return };
+    assert_eq!(kernel.does(1, "readonly PS1=; IFS=01; set -eu").error, None);
+    let env = Some([("NEW".to_owned(), "v".to_owned())].into());
+    kernel.load_all(2, &ExecuteCode { env, ..ExecuteCode::new("echo $NEW") });
+    let ran = kernel.run(2);
+    assert_eq!((ran.stdout.as_str(), ran.error), ("v\n", None));
+    for (id, code, is_incomplete) in
+        [(3, "for n in 1; do\n", true), (4, "echo a\\\n", true), (5, "echo a\\\\\n", false)]
+    {
+        let request = ExecuteCode { interactive: true, ..ExecuteCode::new(code) };
+        kernel.load_all(id, &request);
+        kernel.begin(id, &request);
+        let ran = kernel.follow(id, |_, _| {});
+        assert_eq!((ran.incomplete, ran.error), (is_incomplete, None), "{code}");
+    }
+    assert_eq!(kernel.does(6, "set +e; (exit 130)").error, Some(("ExitStatus".to_owned(), "130".to_owned())));
+}

@@ -110,9 +110,9 @@ pub(super) fn run(language: Language, id: u64, request: &ExecuteCode) -> Result<
     let interactive = u8::from(request.interactive);
     let lines = format!(
         "\n\n{{ __microvm_begin {id} {interactive}; }} 2>/dev/null\n\
-         trap - INT; __microvm_status=; [ $__microvm_ready$__microvm_late != 10 ] || eval \"$__microvm_code\" </dev/null 198>&- 199>&-; \
-         {{ __microvm_status=$? PS1= PS2= PROMPT_COMMAND=; }} 2>/dev/null\n\
-         {{ __microvm_end {id} ${{__microvm_status:-$?}}; }} 2>/dev/null\n"
+         trap - INT; __microvm_status=; [ \"$__microvm_ready$__microvm_late\" != 10 ] || eval \"$__microvm_code\" </dev/null 198>&- 199>&-; \
+         {{ __microvm_status=$?; __microvm_quiet; }} 2>/dev/null\n\
+         {{ __microvm_end {id} \"$?\" \"$__microvm_status\"; }} 2>/dev/null\n"
     );
     Ok(ProcessInput::Stdin(lines.into_bytes().into()))
 }

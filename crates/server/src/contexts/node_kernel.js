@@ -8,6 +8,9 @@
 // before its second line never runs: the next request takes its place.
 (() => {
   'use strict';
+  // The code may declare these names for itself.
+  const world = globalThis;
+  const { Buffer, Number, Object, Promise, String, Symbol, process, require } = world;
   const inspector = require('inspector');
   const net = require('net');
   const util = require('util');
@@ -17,7 +20,7 @@
   const LONGEST_TRACE = 64 << 10; // characters of a traceback, and of a message
   const LONGEST_RESULT = 6 << 20; // bytes of all forms of a result
   const DISPLAY = Symbol.for('Jupyter.display');
-  const HOOK = Symbol.for('microvm.hook'); // how text that is evaluated gets at a function of ours
+  const HOOK = 'microvm.hook'; // how text that is evaluated gets at a function of ours
   const FORMS = {
     'text/html': 'html',
     'text/markdown': 'markdown',
@@ -127,17 +130,18 @@
       return 'unserializableValue' in remote ? vm.runInThisContext(`(${remote.unserializableValue})`) : remote.value;
     }
     let found;
-    globalThis[HOOK] = (value) => (found = value);
+    world[HOOK] = (value) => (found = value);
     session.post('Runtime.callFunctionOn', {
-      functionDeclaration: 'function (value) { globalThis[Symbol.for("microvm.hook")](value) }',
+      functionDeclaration: 'function (value) { (function () { return this })()["microvm.hook"](value) }',
       objectId: remote.objectId,
       arguments: [{ objectId: remote.objectId }],
     });
-    delete globalThis[HOOK];
+    delete world[HOOK];
     return found;
   }
 
-  // Evaluates code; the promise gives its value, or is rejected with `{ fault }`.
+  // Evaluates code; the promise gives `{ value }` (a value of the code's may be a promise itself, which is not waited for), or is rejected
+  // with `{ fault }`.
   function evaluate(source, name) {
     return new Promise((resolve, reject) => {
       give_up = () => reject({ fault: { name: 'Interrupted', value: '', traceback: 'Interrupted\n' } });
@@ -146,7 +150,7 @@
         return;
       }
       const work = () => {
-        delete globalThis[HOOK];
+        delete world[HOOK];
         const wish = { expression: `${source}\n//# sourceURL=${name}`, replMode: true, awaitPromise: true, objectGroup: 'code' };
         session.post('Runtime.evaluate', wish, (problem, answer) => {
           if (problem) {
@@ -160,13 +164,13 @@
             }
             reject({ fault });
           } else {
-            resolve(value_of(answer.result));
+            resolve({ value: value_of(answer.result) });
           }
         });
       };
-      globalThis[HOOK] = work;
+      world[HOOK] = work;
       try {
-        vm.runInThisContext('globalThis[Symbol.for("microvm.hook")]()', { breakOnSigint: true });
+        vm.runInThisContext('this["microvm.hook"]()', { breakOnSigint: true });
       } catch {
         give_up();
       }
@@ -175,13 +179,17 @@
 
   // True for code that a reader of lines would go on reading.
   function is_incomplete(source) {
-    try {
-      new vm.Script(source);
-      return false;
-    } catch ({ message }) {
-      const open_call = /^missing \) after/.test(message) && !/[);]\s*$/.test(source);
-      return open_call || /^(Unexpected end of input|Unterminated template literal)/.test(message);
-    }
+    const goes_on = (text) => {
+      try {
+        new vm.Script(text);
+        return false;
+      } catch ({ message }) {
+        const open_call = /^missing \) after/.test(message) && !/[);]\s*$/.test(source);
+        return open_call || /^(Unexpected end of input|Unterminated template literal)/.test(message);
+      }
+    };
+    // `await` may stand in a function only; one that is not closed goes on in any case, so a closed one must be wrong.
+    return goes_on(source) || (goes_on(`async () => {${source}`) && goes_on(`async () => {${source}\n}`));
   }
 
   async function serve(request) {
@@ -203,16 +211,16 @@
       process.env[key] = value;
       return [key, old];
     });
-    globalThis.display = (...values) =>
+    world.display = (...values) =>
       values.forEach((value) => tell(out, id, 'result', { is_main_result: false, ...represent(value) }));
     try {
-      const value = await evaluate(request.code, `code-${count}`);
+      const { value } = await evaluate(request.code, `code-${count}`);
       if (value !== undefined) {
-        globalThis._ = value;
+        world._ = value;
         tell(out, id, 'result', { is_main_result: true, ...represent(value) });
       }
     } catch (problem) {
-      tell(out, id, 'error', problem.fault ?? fault_of(problem));
+      tell(out, id, 'error', problem?.fault ?? fault_of(problem));
     } finally {
       give_up = null;
       late = false;
@@ -240,8 +248,11 @@
         const code = loaded;
         loaded = null;
         running = true;
-        await serve(code);
-        running = false;
+        try {
+          await serve(code);
+        } finally {
+          running = false;
+        }
       }
     }
   }
@@ -254,7 +265,7 @@
     }
   });
   process.on('uncaughtException', (problem) => err(`Uncaught ${inspected(problem)}\n`));
-  globalThis.importModule = (name) => import(name);
+  world.importModule = (name) => import(name);
 
   const requests = new net.Socket({ fd: 3, readable: true, writable: false });
   let pieces = [];
