@@ -91,13 +91,15 @@ async fn program(command: &[String], event: &[u8]) -> Result<(), HookError> {
         };
         let mut beside = std::pin::pin!(async { tokio::join!(feed, words) });
         let mut ended = std::pin::pin!(group.child.wait());
-        let status = tokio::select! {
-            status = &mut ended => status,
+        tokio::select! {
+            status = &mut ended => {
+                // What it wrote last is in the pipe. Not until the end of the pipe: a daemon that it left behind has it open,
+                // too.
+                let _ = tokio::time::timeout(Duration::ZERO, beside).await;
+                status
+            }
             _ = &mut beside => ended.await,
-        };
-        // What it wrote last is in the pipe. Not until the end of the pipe: a daemon that it left behind has it open, too.
-        let _ = tokio::time::timeout(Duration::ZERO, beside).await;
-        status
+        }
     };
     group.id = None;
     let status = status.map_err(|error| start(error.to_string()))?;
