@@ -40,6 +40,18 @@ pub struct GuestProcesses {
     pub timestamp: String,
 }
 
+/// Shutdown of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShutdownGuest {
+    /// End the machine at once instead of asking the guest.
+    #[serde(default)]
+    pub force: bool,
+    /// Seconds from now until it is shut down, at most 604,800 (a week); `delay` is understood too.
+    #[serde(default, alias = "delay")]
+    pub delay_seconds: u64,
+}
+
 /// Health of a guest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HealthReply {

@@ -7,7 +7,7 @@
 //!
 //! Data only: server and client share these types, so neither can drift from the other. What this crate does *not*
 //! do: speak HTTP, decide anything, or know the ports. Its only functions are the encodings that both sides must
-//! agree on (queries in [`query`], instants as text in [`time`]) and the [`document`].
+//! agree on (queries in [`query`], instants as text in [`time`], hints in [`meant`]) and the [`document`].
 //!
 //! Everything below [`PREFIX`] is versioned; a change that breaks a client makes a new version beside this one.
 
@@ -20,6 +20,7 @@ pub mod files;
 pub mod guest;
 pub mod image;
 pub mod kernel;
+pub mod meant;
 pub mod milliseconds;
 pub mod operation;
 pub mod operations;

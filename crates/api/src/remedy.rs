@@ -32,7 +32,7 @@ pub const fn request(action: Action) -> Option<(&'static str, &'static str)> {
     }
     Some(match action {
         // No server answers, or no single request does it.
-        Action::StartServer | Action::RestartVm => return None,
+        Action::StartServer | Action::RestartVm | Action::RaiseLimit => return None,
         Action::ListVms => of::<vm::List>(),
         Action::RemoveVm | Action::ForgetDisks => of::<vm::Delete>(),
         Action::StartVm | Action::StartVmCold => of::<vm::Start>(),

@@ -199,7 +199,7 @@ pub struct Verification {
     pub valid: bool,
     /// SHA-256 over its manifest.
     pub stored_checksum: String,
-    /// The same if every part has the sum its manifest says; else empty.
+    /// The same over what is on disk now: the stored one if every byte of its own is as it was written, else another one.
     pub current_checksum: String,
     /// Bytes on disk that are its own.
     pub size_bytes: u64,

@@ -39,6 +39,27 @@ pub struct HostInfo {
     pub memory: Resource,
     /// The file system that holds the root directory.
     pub disk: Resource,
+    /// Limits of VMs, as the operator set them or as the host allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<VmLimits>,
+}
+
+/// Limits of one VM and of all VMs together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmLimits {
+    /// Processors of one VM.
+    pub vcpus: u32,
+    /// Memory of one VM in MiB.
+    pub memory_mib: u32,
+    /// Scratch disk or volume in MiB.
+    pub disk_mib: u32,
+    /// VMs together.
+    pub vms: usize,
+    /// Memory of all VMs together in MiB; absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_memory_mib: Option<u64>,
+    /// Snapshots of one VM without a name of their own.
+    pub snapshots_per_vm: usize,
 }
 
 /// Result of the probe of the hypervisor driver.

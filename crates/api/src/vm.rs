@@ -7,7 +7,7 @@ use microvm_types::share::{Share, ShareChanges};
 use microvm_types::template::{NetworkMode, Overrides};
 pub use microvm_types::vm::Counters;
 use microvm_types::vm::{Limits, Origin, Rest};
-use microvm_types::{Name, PathStyle, Phase, ProcessId, Unreadable, VmId, VolumeMount};
+use microvm_types::{Name, PathStyle, Phase, ProcessId, StopReason, Unreadable, VmId, VolumeMount};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -70,6 +70,13 @@ pub struct Vm {
     pub started_at: Option<String>,
     /// Why it failed, while it is `failed`.
     pub failure: Option<String>,
+    /// Last time that it stopped, hibernated or failed, also while it runs again; absent: it never did, or an older server did
+    /// not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_stop: Option<LastStop>,
+    /// When it is going to be shut down, as somebody asked (RFC 3339 with offset); absent: not planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown_at: Option<String>,
     /// True if its agent answers; false in every state but `running`.
     #[serde(default)]
     pub reachable: bool,
@@ -88,6 +95,19 @@ pub struct Vm {
     /// Syntax of the guest's paths; absent: `posix`, and while its agent does not answer.
     #[serde(default, skip_serializing_if = "PathStyle::is_posix")]
     pub path_style: PathStyle,
+}
+
+/// One time that a VM stopped, hibernated or failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LastStop {
+    /// Reason.
+    pub reason: StopReason,
+    /// When (RFC 3339 with offset); of a stop under way, when it was asked for; of what happened while no server ran, when a server
+    /// noticed it.
+    pub at: String,
+    /// What was observed, where there is more to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// Some VMs, in order of creation.
@@ -323,6 +343,9 @@ pub struct Event {
     /// Why, where there is more to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// Reason of an end: the VM stopped, hibernated, failed, or is deleted because a limit passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<StopReason>,
 }
 
 /// One message of the events WebSocket.

@@ -24,6 +24,7 @@ mod heap;
 mod interrupts;
 mod left_out;
 mod leftovers;
+mod limits;
 mod notice;
 mod output;
 mod pairs;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use camino::Utf8Path;
 use microvm_api::image::{AddImage, ImageConfig, ImageFile, ImageSource};
+use microvm_api::meant::with_meant;
 use serde::Deserialize;
 
 use crate::error::CliError;
@@ -136,7 +137,8 @@ pub(crate) fn request(file: Option<&Utf8Path>, name: Option<String>) -> Result<A
 
 fn parse(text: &str, what: &str, folder: &Utf8Path, name: Option<String>) -> Result<AddImage, CliError> {
     let wrong = |why: String| CliError::invalid("recipe_invalid", format!("{what} cannot be used: {why}"));
-    let recipe: Recipe = serde_yaml_ng::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    let recipe: Recipe =
+        serde_yaml_ng::from_str(text).map_err(|error| wrong(with_meant(error.to_string())))?;
     let name = name.or(recipe.name).ok_or_else(|| {
         wrong("it has no name: write `name:` into it, or give one on the command line".to_owned())
     })?;

@@ -3,6 +3,8 @@
 use microvm_api::advice::Advice;
 use microvm_types::Action;
 
+use crate::limits;
+
 /// One line: the command, and what it does.
 pub(crate) fn command(advice: &Advice) -> String {
     let of = |placeholder: &str| advice.of.clone().unwrap_or_else(|| placeholder.to_owned());
@@ -38,6 +40,10 @@ pub(crate) fn command(advice: &Advice) -> String {
         Action::ListGoldenSnapshots => format!("`microvm golden ls {}` lists them", of("TEMPLATE")),
         Action::ListPools => "`microvm pool ls` lists the pools".to_owned(),
         Action::RemovePool => format!("`microvm pool rm {}` removes it", of("POOL")),
+        Action::RaiseLimit => limits::setting(advice.of.as_deref()).map_or_else(
+            || "the operator of the server can raise the limit".to_owned(),
+            |setting| format!("the server's setting {setting} raises the limit"),
+        ),
         Action::ListVolumes => "`microvm volume ls` lists the volumes".to_owned(),
         Action::ResizePool => format!("`microvm pool resize {} --max N` lets it have more", of("POOL")),
     }

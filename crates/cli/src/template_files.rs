@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
+use microvm_api::meant::with_meant;
 use microvm_core::{TemplateError, TemplateSet, TemplateSource};
 use microvm_types::Name;
 use microvm_types::template::Template;
@@ -215,7 +216,9 @@ fn parse(file: &str, text: &str) -> anyhow::Result<Template> {
     if !fields.contains_key("name") {
         fields.insert("name".into(), file.into());
     }
-    serde_yaml_ng::from_value(value).context("the template has a field that cannot be used")
+    serde_yaml_ng::from_value(value)
+        .map_err(|error| anyhow::anyhow!(with_meant(error.to_string())))
+        .context("the template has a field that cannot be used")
 }
 
 #[cfg(test)]
@@ -245,7 +248,7 @@ mod tests {
     #[test]
     fn a_wrong_field_is_named() {
         let error = parse("t", "image: x\nvcpu: 3\n").unwrap_err();
-        assert!(format!("{error:#}").contains("vcpu"), "{error:#}");
+        assert!(format!("{error:#}").contains("(`vcpus` was probably meant)"), "{error:#}");
         assert!(parse("t", r#"{"image": "x", "memory_mib": 256}"#).unwrap().memory_mib == 256);
         assert!(parse("t", "- a\n- b\n").is_err());
     }

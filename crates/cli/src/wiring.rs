@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use camino::{Utf8Path, Utf8PathBuf};
-use microvm_core::{Engine, HostLimits, Hypervisors, Ports, Settings as CoreSettings};
+use camino::Utf8PathBuf;
+use microvm_core::{Engine, Hypervisors, Ports, Settings as CoreSettings};
 use microvm_driver_database::SqliteStore;
 use microvm_driver_disks::{Disks, DisksConfig};
 use microvm_driver_guest::{GuestConfig, SocketGuestConnector};
@@ -15,6 +15,7 @@ use microvm_driver_images::{AgentSource, Images, ImagesConfig};
 use microvm_driver_qemu::{AcceleratorChoice, Qemu, QemuConfig};
 use microvm_ports::Clock;
 
+use crate::limits;
 use crate::settings::Settings;
 use crate::template_files::TemplateFiles;
 
@@ -43,7 +44,7 @@ pub(crate) async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engin
     };
     let usual = CoreSettings::default();
     let settings = CoreSettings {
-        limits: host_limits()?,
+        limits: limits::host_limits()?,
         template_source: Some(Arc::new(TemplateFiles::new(&settings.root))),
         waiting_vmms: waiting_vmms(usual.waiting_vmms)?,
         prove_snapshots: prove_snapshots()?,
@@ -184,71 +185,4 @@ fn agent() -> anyhow::Result<AgentSource> {
         beside.display()
     );
     Ok(AgentSource::Path(Utf8PathBuf::try_from(beside)?))
-}
-
-/// The defaults, lowered to what this host has, with the operator's limits for all VMs together.
-fn host_limits() -> anyhow::Result<HostLimits> {
-    let mut limits = HostLimits::default();
-    if let Ok(cores) = std::thread::available_parallelism() {
-        limits.max_vcpus = limits.max_vcpus.min(u32::try_from(cores.get()).unwrap_or(u32::MAX));
-    }
-    if let Some(total_mib) = memory_total_mib(Utf8Path::new("/proc/meminfo")) {
-        limits.max_memory_mib = limits.max_memory_mib.min(total_mib);
-    }
-    if let Ok(text) = env::var("MICROVM_VM_LIMIT") {
-        limits.max_vms = vm_limit(&text)?;
-    }
-    if let Ok(text) = env::var("MICROVM_MEMORY_LIMIT") {
-        limits.total_memory_mib = memory_limit(&text)?;
-    }
-    Ok(limits)
-}
-
-/// VMs that may exist together.
-fn vm_limit(text: &str) -> anyhow::Result<usize> {
-    match text.parse() {
-        Ok(limit) if limit > 0 => Ok(limit),
-        _ => anyhow::bail!("MICROVM_VM_LIMIT is `{text}`: it must be a number of VMs, at least 1"),
-    }
-}
-
-/// Memory in MiB that all VMs together may be given.
-fn memory_limit(text: &str) -> anyhow::Result<Option<u64>> {
-    let size: microvm_types::ByteSize = text.parse().map_err(|error| {
-        anyhow::anyhow!(
-            "MICROVM_MEMORY_LIMIT is `{text}` ({error}): it must be a size such as 16GiB, or 0 for none"
-        )
-    })?;
-    match size.0 {
-        0 => Ok(None),
-        bytes if bytes < 1 << 20 => {
-            anyhow::bail!("MICROVM_MEMORY_LIMIT is `{text}`: less than 1MiB lets no VM exist; 0 is no limit")
-        }
-        bytes => Ok(Some(bytes >> 20)),
-    }
-}
-
-fn memory_total_mib(meminfo: &Utf8Path) -> Option<u32> {
-    let text = std::fs::read_to_string(meminfo).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
-    u32::try_from(kib >> 10).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn limits_of_all_vms_together_are_numbers_and_sizes() {
-        assert_eq!(vm_limit("12").unwrap(), 12);
-        for wrong in ["0", "-1", "many", ""] {
-            assert!(vm_limit(wrong).unwrap_err().to_string().contains("MICROVM_VM_LIMIT"), "{wrong}");
-        }
-        assert_eq!(memory_limit("16GiB").unwrap(), Some(16_384));
-        assert_eq!(memory_limit("0").unwrap(), None);
-        for wrong in ["1KiB", "much", ""] {
-            assert!(memory_limit(wrong).unwrap_err().to_string().contains("MICROVM_MEMORY_LIMIT"), "{wrong}");
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! Operations on VMs and what is in them.
 
 use microvm_api::exec::{Execute, Executed, ProcessList, SendSignal};
-use microvm_api::guest::{GuestProcesses, GuestsHealth, HealthReply, Ping, SystemInfoReply};
+use microvm_api::guest::{GuestProcesses, GuestsHealth, HealthReply, Ping, ShutdownGuest, SystemInfoReply};
 use microvm_api::operations::{guest, process, vm};
 use microvm_api::queries::{self, DeleteVm, ListVms, NoQuery, StartVm, WaitForVm};
 use microvm_api::query::{FilterPair, FilterState, RawBytes};
@@ -101,6 +101,11 @@ impl Client {
     /// Stops a VM.
     pub async fn stop_vm(&self, vm: &VmRef, how: &StopVm) -> Result<Vm, ClientError> {
         self.tell::<vm::Stop>(vm, how).await
+    }
+
+    /// Shuts a VM down, now or later.
+    pub async fn shut_down_guest(&self, vm: &VmRef, how: &ShutdownGuest) -> Result<Vm, ClientError> {
+        self.tell::<guest::Shutdown>(vm, how).await
     }
 
     /// Stops a VM and starts it.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use microvm_ports::state::{StateError, StateStore};
 use microvm_types::lifecycle::Phase;
-use microvm_types::vm::{Limits, VmRecord};
-use microvm_types::{Life, Name, VmId};
+use microvm_types::vm::{Limits, PlannedShutdown, VmRecord};
+use microvm_types::{LastStop, Life, Name, StopReason, VmId};
 
 use crate::{Must, Suite};
 
@@ -62,6 +62,12 @@ pub fn sample_record(number: u32, name: &str) -> VmRecord {
         created_ms: 1_700_000_000_000 + i64::from(number),
         updated_ms: i64::MAX,
         started_ms: Some(-1),
+        planned_shutdown: Some(PlannedShutdown { since_ms: 5, delay_seconds: u64::MAX, force: true }),
+        last_stop: Some(LastStop {
+            reason: StopReason::GuestPanic,
+            at_ms: -1,
+            detail: Some("of \"two\"\nlines".to_owned()),
+        }),
     }
 }
 

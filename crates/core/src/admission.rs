@@ -7,7 +7,7 @@ use microvm_types::share::{Share, check_targets};
 use microvm_types::template::{HookAction, NetworkMode, Template};
 use microvm_types::volume::VolumeMount;
 
-use crate::error::ServiceError;
+use crate::error::{Bound, ServiceError};
 use crate::settings::HostLimits;
 use crate::state::GOLDEN_LABEL;
 
@@ -26,6 +26,7 @@ const WARM_UP_LINE_MAX: usize = 4_096;
 
 /// Checks a template with all overrides applied against what can be and what is allowed.
 pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), ServiceError> {
+    let number = |field, asked, least, most| number(field, asked, least, (most, Bound::Operator));
     number("vcpus", template.vcpus, 1, limits.max_vcpus)?;
     number("memory_mib", template.memory_mib, MIN_MEMORY_MIB, limits.max_memory_mib)?;
     number("disk_mib", template.disk_mib, MIN_DISK_MIB, limits.max_disk_mib)?;
@@ -96,9 +97,10 @@ pub(crate) fn check_labels<V>(labels: &BTreeMap<String, V>) -> Result<(), Servic
 
 /// Checks a template against the abilities of the hypervisor that is to run its VMs.
 pub(crate) fn check_abilities(template: &Template, abilities: &Abilities) -> Result<(), ServiceError> {
-    number("vcpus", template.vcpus, 1, abilities.vcpu_most)?;
+    number("vcpus", template.vcpus, 1, (abilities.vcpu_most, Bound::Hypervisor))?;
     if let Some(percent) = template.cpu_percent {
-        number("cpu_percent", percent, CPU_PERCENT_LEAST, template.vcpus.saturating_mul(100))?;
+        let all = (template.vcpus.saturating_mul(100), Bound::Processors);
+        number("cpu_percent", percent, CPU_PERCENT_LEAST, all)?;
         if !abilities.cpu_limit {
             let reason = "this host cannot limit processor time: its control groups have no cpu controller, or the server may not use it";
             return Err(invalid("cpu_percent", reason.to_owned()));
@@ -110,12 +112,13 @@ pub(crate) fn check_abilities(template: &Template, abilities: &Abilities) -> Res
         return Ok(());
     }
     let field = if template.shares.is_empty() { "extra_disks" } else { "shares and extra_disks" };
-    Err(ServiceError::OverLimit { field, asked: asked as u64, limit: limit as u64 })
+    let (asked, limit, bound) = (asked as u64, limit as u64, Bound::Hypervisor);
+    Err(ServiceError::OverLimit { field, asked, limit, bound })
 }
 
 /// Checks the size of a volume, in MiB.
 pub(crate) fn check_volume_size(size_mib: u32, limits: &HostLimits) -> Result<(), ServiceError> {
-    number("size_mib", size_mib, MIN_DISK_MIB, limits.max_disk_mib)
+    number("size_mib", size_mib, MIN_DISK_MIB, (limits.max_disk_mib, Bound::Operator))
 }
 
 /// Checks the volumes of a template, and the places of volumes and shared folders against each other.
@@ -146,12 +149,17 @@ fn variable(name: &str, value: &str) -> Result<(), ServiceError> {
     Ok(())
 }
 
-fn number(field: &'static str, asked: u32, least: u32, most: u32) -> Result<(), ServiceError> {
+fn number(
+    field: &'static str,
+    asked: u32,
+    least: u32,
+    (most, bound): (u32, Bound),
+) -> Result<(), ServiceError> {
     if asked < least {
         return Err(invalid(field, format!("{asked} is too little, at least {least} is needed")));
     }
     if asked > most {
-        return Err(ServiceError::OverLimit { field, asked: asked.into(), limit: most.into() });
+        return Err(ServiceError::OverLimit { field, asked: asked.into(), limit: most.into(), bound });
     }
     Ok(())
 }
@@ -216,7 +224,7 @@ mod tests {
         check_abilities(&template, &abilities).unwrap();
         template.vcpus = 5;
         let refusal = check_abilities(&template, &abilities).unwrap_err().to_string();
-        assert!(refusal.starts_with("vcpus") && refusal.contains("limit of 4"), "{refusal}");
+        assert!(refusal.starts_with("vcpus") && refusal.contains("4, the most"), "{refusal}");
         template.vcpus = 4;
         template.cpu_percent = Some(50);
         let refusal = check_abilities(&template, &abilities).unwrap_err().to_string();
@@ -233,7 +241,7 @@ mod tests {
         template.shares.extend(["/a", "/b", "/c"].map(share));
         let refusal = check_abilities(&template, &abilities).unwrap_err().to_string();
         assert!(
-            refusal.starts_with("shares and extra_disks: 3") && refusal.contains("limit of 2"),
+            refusal.starts_with("shares and extra_disks: 3") && refusal.contains("2, the most"),
             "{refusal}"
         );
     }

@@ -128,6 +128,8 @@ pub(crate) async fn create(
         created_ms: now,
         updated_ms: now,
         started_ms: None,
+        last_stop: None,
+        planned_shutdown: None,
     };
     let (reply, outcome) = oneshot::channel();
     let planned = Box::new(Planned { image, start });

@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use microvm_types::{Name, Phase, VmId};
+use microvm_types::{Name, Phase, StopReason, VmId};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -56,6 +56,8 @@ pub enum What {
         to: Phase,
         /// Why, where there is a reason to tell.
         reason: Option<String>,
+        /// Of a VM that stopped, hibernated, failed or is deleted by itself: what ended it.
+        stop: Option<StopReason>,
     },
     /// Its machine came up.
     Started {

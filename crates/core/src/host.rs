@@ -16,6 +16,7 @@ pub use self::prune::{Holdings, Prunable, PruneExtent, PruneOutcome};
 use crate::context::Context;
 use crate::error::ServiceError;
 use crate::pools::{PoolView, view};
+use crate::settings::Settings;
 use crate::vm::registry::VmHandle;
 use crate::vm::standby::MOST_ON_HOST;
 use crate::vms::reconcile::{self, StrayVm};
@@ -58,6 +59,15 @@ pub struct ComponentHealth {
 impl Host {
     pub(crate) fn new(context: &Context) -> Self {
         Self { context: context.clone() }
+    }
+
+    /// Settings of the service.
+    ///
+    /// # Errors
+    /// [`ServiceError::Forbidden`].
+    pub fn settings(&self) -> Result<&Settings, ServiceError> {
+        self.context.authorise(OperationName::SYSTEM_INFO)?;
+        Ok(&self.context.shared.settings)
     }
 
     /// Abilities of every hypervisor driver on this host, the first one first; the inner error is that of a program that is

@@ -59,7 +59,7 @@ pub use branch::{BegunSnapshot, Branches, ForkRequest, Forked, RestoreRequest, S
 pub use catalog::{Catalog, ImageBase, ImageRecipe};
 pub use creation::{BootChoice, CreateRequest};
 pub use engine::{Engine, Services};
-pub use error::ServiceError;
+pub use error::{Bound, ServiceError};
 pub use events::{Cause, Event, Events, Observer, Tier, What};
 pub use golden::{GoldenVersion, Goldens};
 pub use host::{ComponentHealth, Holdings, Host, HostUnreadable, Prunable, PruneExtent, PruneOutcome};

@@ -448,7 +448,10 @@ fn a_damaged_or_foreign_snapshot_makes_no_vm() {
         service.branches.snapshot(&vm("dev"), full, Progress::ignored()).await.unwrap();
         host.storage.damage_snapshot(&damaged.record.id, "memory");
         assert_eq!(code(service.branches.restore("damaged", restored("copy")).await), "damaged");
-        assert_eq!(service.snapshots.verify("damaged", Progress::ignored()).await.unwrap()[0].part, "memory");
+        assert_eq!(
+            service.snapshots.verify("damaged", Progress::ignored()).await.unwrap().damage[0].part,
+            "memory"
+        );
         assert_eq!(code(service.branches.rollback(&vm("dev"), "damaged").await), "damaged");
         assert_eq!(say(service, "dev", "echo fine").await, "fine", "a refused rollback harms the VM");
         host.hypervisor.upgrade("99");

@@ -104,6 +104,18 @@ impl Damage {
     }
 }
 
+/// Result of reading every byte of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// Everything that is wrong; empty if nothing is.
+    pub damage: Vec<Damage>,
+    /// [`SnapshotInfo::sha256`] as it was read for this; `None` if the manifest cannot be read.
+    pub stored_sha256: Option<String>,
+    /// SHA-256 as [`SnapshotInfo::sha256`], over the content that is there now: it is that one if every part is as it was
+    /// written (parents not included). A part that is missing counts as empty. Of a manifest that cannot be read: over its bytes.
+    pub current_sha256: String,
+}
+
 /// Everything needed to launch machines from one state. While a clone of it lives its files stay.
 #[derive(Clone)]
 pub struct BranchSource {
@@ -205,9 +217,8 @@ pub trait SnapshotStore: Send + Sync {
     /// reported with its damage.
     async fn snapshots(&self) -> Result<Vec<Result<SnapshotInfo, (SnapshotId, Damage)>>, StorageError>;
 
-    /// Reads every byte of a snapshot (parents not included); empty if nothing is wrong.
-    async fn verify_snapshot(&self, id: &SnapshotId, progress: Progress)
-    -> Result<Vec<Damage>, StorageError>;
+    /// Reads every byte of a snapshot (parents not included).
+    async fn verify_snapshot(&self, id: &SnapshotId, progress: Progress) -> Result<Verified, StorageError>;
 
     /// Reads every byte of every snapshot; every finding as a sentence, none if nothing is wrong.
     async fn verify_snapshots(&self, progress: Progress) -> Result<Vec<String>, StorageError> {
@@ -215,7 +226,7 @@ pub trait SnapshotStore: Send + Sync {
         for snapshot in self.snapshots().await? {
             let id = snapshot.map_or_else(|(id, _)| id, |info| info.id);
             match self.verify_snapshot(&id, progress.clone()).await {
-                Ok(damages) => findings.extend(damages.iter().map(|damage| damage.of(&id).to_string())),
+                Ok(found) => findings.extend(found.damage.iter().map(|damage| damage.of(&id).to_string())),
                 // Removed meanwhile.
                 Err(StorageError::UnknownSnapshot(_)) => {}
                 Err(error) => findings.push(format!("snapshot {id}: {error}")),

@@ -11,6 +11,7 @@ use axum::http::request::Parts;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use microvm_api::exec::FRAME_MAX;
+use microvm_api::meant::with_meant;
 use microvm_api::operation::{self as api, Media, Operation, PathParameters as _, RequestBody};
 use microvm_types::ErrorKind;
 use serde::Serialize;
@@ -161,7 +162,7 @@ impl Incoming {
                 "content_type_invalid",
                 "the request is not marked as JSON: send it with `Content-Type: application/json`",
             )),
-            Err(error) => Err(Failure::invalid("body_invalid", error.body_text())),
+            Err(error) => Err(Failure::invalid("body_invalid", with_meant(error.body_text()))),
         }
     }
 }

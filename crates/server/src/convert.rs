@@ -7,7 +7,7 @@ use microvm_api::milliseconds::Milliseconds;
 use microvm_api::pool::Pool;
 use microvm_api::snapshot::{Damage, GoldenVersion, Snapshot};
 use microvm_api::system::HypervisorInfo;
-use microvm_api::vm::{Event, Stats, Vm};
+use microvm_api::vm::{Event, LastStop, Stats, Vm};
 use microvm_core::{VmView, What};
 use microvm_ports::hypervisor::Capabilities;
 use microvm_ports::storage::{FileSystem, ImageInfo, KernelInfo};
@@ -51,6 +51,12 @@ impl App {
             updated_at: self.time(record.updated_ms),
             started_at: record.started_ms.map(|started| self.time(started)),
             failure: record.failure,
+            last_stop: record.last_stop.map(|stop| LastStop {
+                reason: stop.reason,
+                at: self.time(stop.at_ms),
+                detail: stop.detail,
+            }),
+            shutdown_at: record.planned_shutdown.map(|planned| self.time(planned.at_ms())),
             reachable: record.life.phase() == Phase::Running && view.agent.is_some(),
             unreachable_since: since.map(|since| self.time(since)),
             unreachable_reason: reason,
@@ -118,7 +124,7 @@ impl App {
 
     /// Event for watchers; `None` for events that only metrics read.
     pub(crate) fn event(&self, event: microvm_core::Event) -> Option<Event> {
-        let What::Phase { to, reason, .. } = event.what else { return None };
+        let What::Phase { to, reason, stop, .. } = event.what else { return None };
         Some(Event {
             at: self.time(event.at_ms),
             vm: event.vm,
@@ -127,6 +133,7 @@ impl App {
             // Watchers never see `deleted`, which is no state of a VM that is there: `gone` says it.
             state: if to == Phase::Deleted { Phase::Deleting } else { to },
             detail: reason,
+            stop_reason: stop,
         })
     }
 

@@ -30,6 +30,7 @@ pub(crate) fn info(root: &Utf8Path, uptime: Duration) -> Result<HostInfo, Failur
             .map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
         memory: memory().map_err(failed)?,
         disk: disk(root).map_err(failed)?,
+        limits: None,
     })
 }
 

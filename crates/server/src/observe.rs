@@ -41,7 +41,11 @@ pub(crate) struct RequestId(pub(crate) String);
 fn is_in_guest(route: &str) -> bool {
     let below = route.strip_prefix(microvm_api::PREFIX).and_then(|route| route.strip_prefix("/vms/{vm}/"));
     let part = below.and_then(|below| below.split('/').next());
-    part.is_some_and(|part| ["guest", "files", "archive", "exec", "processes", "contexts"].contains(&part))
+    // To end a machine is no access to what is in it.
+    !route.ends_with("/guest/shutdown")
+        && part.is_some_and(|part| {
+            ["guest", "files", "archive", "exec", "processes", "contexts"].contains(&part)
+        })
 }
 
 /// Gives the request an id (the caller's, if it is plain and short), logs it, and puts the id into the answer.

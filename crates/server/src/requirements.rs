@@ -97,6 +97,7 @@ mod tests {
             cpu_count,
             memory: of(memory_gb),
             disk: of(disk_gb),
+            limits: None,
         }
     }
 

@@ -91,6 +91,7 @@ pub(crate) fn all() -> Routes {
         .on(guest::Processes, guests::processes)
         .on(guest::Health, guests::health)
         .on(guest::HealthOfAll, guests::health_of_all)
+        .on(guest::Shutdown, guests::shutdown)
         .on(guest::Run, execute::execute)
         .on(guest::Exec, exec::exec)
         .on(guest::Connect, ports::connect)

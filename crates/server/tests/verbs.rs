@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use microvm_api::CreateVm;
+use microvm_api::guest::ShutdownGuest;
 use microvm_api::queries::{FollowEvents, WaitForVm};
 use microvm_api::query::{FilterState, RawBytes};
 use microvm_api::vm::{EventMessage, RestartVm, StopVm, UpdateLimits, UpdateVm};
 use microvm_client::{Client, ClientError, ExecEvent, VmQuery};
 use microvm_types::exec::{ExecRequest, OutputOffsets};
 use microvm_types::vm::Limits;
-use microvm_types::{ErrorKind, Phase, VmRef};
+use microvm_types::{ErrorKind, Phase, StopReason, VmRef};
 
 async fn made(client: &Client, name: &str) -> VmRef {
     let request = CreateVm { name: Some(name.parse().unwrap()), ..CreateVm::default() };
@@ -94,6 +95,25 @@ async fn signals_reach_commands_and_sigkill_the_machine() {
         } else {
             assert_eq!(code(killed), "vm_not_running", "{phase}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_is_shut_down_later_or_now_from_every_state() {
+    let server = support::start().await;
+    let client = &server.client;
+    let later = ShutdownGuest { force: false, delay_seconds: 3600 };
+    for (phase, vm) in in_every_state(client).await {
+        let planned = client.shut_down_guest(&vm, &later).await.unwrap();
+        let up = matches!(phase, Phase::Running | Phase::Paused);
+        assert_eq!((planned.state, planned.shutdown_at.is_some()), (phase, up));
+        let now = client.shut_down_guest(&vm, &ShutdownGuest::default()).await.unwrap();
+        assert!(matches!(now.state, Phase::Stopped | Phase::Hibernated), "{phase}: {}", now.state);
+        assert_eq!(now.shutdown_at, None);
+        let stop = now.last_stop.map(|stop| stop.reason);
+        assert_eq!(stop, Some(StopReason::User), "{phase}");
+        let forever = ShutdownGuest { delay_seconds: u64::MAX, ..later };
+        assert_eq!(code(client.shut_down_guest(&vm, &forever).await), "invalid_field");
     }
 }
 

@@ -51,6 +51,7 @@ operations! {
     GUEST_PROCESSES "guest.processes" GuestRead,
     GUEST_HEALTH "guest.health" GuestRead,
     GUEST_HEALTH_OF_ALL "guest.health_of_all" VmRead,
+    GUEST_SHUTDOWN "guest.shutdown" VmOperate,
     GUEST_EXECUTE "guest.execute" GuestExecute,
     GUEST_EXEC "guest.exec" GuestExecute,
     GUEST_CONNECT "guest.connect" GuestExecute,

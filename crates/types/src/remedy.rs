@@ -60,11 +60,13 @@ pub enum Action {
     ResizePool,
     /// See which volumes there are.
     ListVolumes,
+    /// Have the operator of the server raise a limit; its name is that of the field that it bounds.
+    RaiseLimit,
 }
 
 impl Action {
     /// All actions, for tables and tests.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::StartServer,
         Self::ListVms,
         Self::RemoveVm,
@@ -90,6 +92,7 @@ impl Action {
         Self::RemovePool,
         Self::ResizePool,
         Self::ListVolumes,
+        Self::RaiseLimit,
     ];
 
     /// It, for whichever thing the reader has in mind.
@@ -111,7 +114,7 @@ impl Action {
 pub struct Remedy {
     /// What to do.
     pub action: Action,
-    /// Name of the VM, image, snapshot, template or pool, where the failure knows it.
+    /// Name of the VM, image, snapshot, template, pool or limit, where the failure knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<String>,
 }
@@ -123,7 +126,7 @@ mod tests {
     #[test]
     fn all_are_all() {
         // The last of the declaration: whoever adds one below it finds this line.
-        assert_eq!(Action::ListVolumes as usize + 1, Action::ALL.len());
+        assert_eq!(Action::RaiseLimit as usize + 1, Action::ALL.len());
         for (place, action) in Action::ALL.into_iter().enumerate() {
             assert_eq!(action as usize, place);
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{SnapshotId, VmId};
+use crate::last_stop::LastStop;
 use crate::life::Life;
 pub use crate::life::Rest;
 use crate::lifecycle::Phase;
@@ -102,6 +103,26 @@ pub struct Counters {
     pub disk_writes: u64,
 }
 
+/// A shutdown that somebody asked for, and that is not due yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedShutdown {
+    /// When it was asked for, in milliseconds since 1970-01-01T00:00:00Z.
+    pub since_ms: i64,
+    /// Seconds from then on until it is due.
+    pub delay_seconds: u64,
+    /// It ends the machine at once instead of asking the guest.
+    pub force: bool,
+}
+
+impl PlannedShutdown {
+    /// When it is due, in milliseconds since 1970-01-01T00:00:00Z.
+    #[must_use]
+    pub fn at_ms(&self) -> i64 {
+        let delay_ms = i64::try_from(self.delay_seconds).unwrap_or(i64::MAX).saturating_mul(1_000);
+        self.since_ms.saturating_add(delay_ms)
+    }
+}
+
 /// Everything that must survive a crash of the server about one VM. Written whole on every change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRecord {
@@ -156,6 +177,12 @@ pub struct VmRecord {
     pub updated_ms: i64,
     /// Last time it started to run, same unit.
     pub started_ms: Option<i64>,
+    /// Its last stop, hibernation or failure; absent: there was none, or an older server did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_stop: Option<LastStop>,
+    /// Shutdown that is to come, while it runs or is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned_shutdown: Option<PlannedShutdown>,
 }
 
 impl VmRecord {

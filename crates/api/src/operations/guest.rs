@@ -3,9 +3,10 @@
 use microvm_types::VmRef;
 
 use crate::exec::{ClientMessage, Execute, Executed, ServerMessage};
-use crate::guest::{GuestProcesses, GuestsHealth, HealthReply, Ping as Pong, SystemInfoReply};
+use crate::guest::{GuestProcesses, GuestsHealth, HealthReply, Ping as Pong, ShutdownGuest, SystemInfoReply};
 use crate::operation::{Handshake, Json, LongJson, Nothing, Port, Socket};
 use crate::queries::NoQuery;
+use crate::vm::Vm;
 
 crate::rows! {
     /// Ping the agent
@@ -31,6 +32,14 @@ crate::rows! {
     ///
     /// Every running guest is pinged and asked for its measurements; one that rests is not woken.
     HealthOfAll = GUEST_HEALTH_OF_ALL, Get "/guests/health", Safe, Offered, ((), NoQuery) Nothing => Json<GuestsHealth>;
+
+    /// Shut a guest down, now or later
+    ///
+    /// Without a delay as `vm.stop`. A delayed one is answered at once with `shutdown_at` in the VM, and is carried out by the next
+    /// server too. A newer one takes its place; `vm.start` gives it up, as does whatever else stops or deletes the VM, or hibernates
+    /// it on request. One that hibernates for being idle is shut down when it is used again after that time. A VM that is off already
+    /// stays so.
+    Shutdown = GUEST_SHUTDOWN, Post "/vms/{vm}/guest/shutdown", Never, Offered, (VmRef, NoQuery) Json<ShutdownGuest> => Json<Vm>;
 
     /// Run a command and collect its output
     ///

@@ -14,6 +14,8 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::meant::nearest;
+
 pub use types::{
     FilterError, FilterPair, FilterState, GuestPath, GuestPathError, Mode, ModifiedTime, Owner, RawBytes,
 };
@@ -119,14 +121,9 @@ fn decode(text: &str) -> Result<Vec<u8>, QueryError> {
     Ok(bytes)
 }
 
-/// Least likeness of two names (0 to 1) of which one may be meant for the other.
-const LIKENESS: f64 = 0.8;
-
 fn unknown(name: &[u8], all: &'static [&'static str]) -> QueryError {
     let name = shown(name);
-    let likeness = |known: &&'static str| strsim::jaro_winkler(&name, known);
-    let nearest = all.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let nearest = nearest.filter(|known| likeness(known) >= LIKENESS).map(|known| (*known).to_owned());
+    let nearest = nearest(&name, all.iter().copied()).map(str::to_owned);
     QueryError::Unknown { name, nearest, all: all.to_vec() }
 }
 

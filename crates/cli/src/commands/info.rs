@@ -88,6 +88,15 @@ impl Shown {
         let host = &self.host;
         let up = Duration::from_secs(host.uptime_seconds);
         let states: Vec<String> = self.vms.iter().map(|(state, count)| format!("{count} {state}")).collect();
+        // A server of an earlier version does not tell.
+        let limits = host.limits.map_or_else(
+            || "unknown".to_owned(),
+            |limits| {
+                let mib = |mib: u32| ByteSize(u64::from(mib) << 20);
+                let (memory, disk) = (mib(limits.memory_mib), mib(limits.disk_mib));
+                format!("{} processors, {memory} of memory, {disk} of disk", limits.vcpus)
+            },
+        );
         let hypervisor = self.hypervisor.as_ref().map_or_else(
             || "cannot be used: `microvm doctor` says why".to_owned(),
             |found| format!("{} {}, {}", found.driver, found.version, found.accelerator),
@@ -101,6 +110,7 @@ impl Shown {
             ("processors", host.cpu_count.to_string()),
             ("memory", resource(&host.memory)),
             ("disk", resource(&host.disk)),
+            ("VM limits", limits),
             ("VMs", if states.is_empty() { "none".to_owned() } else { states.join(", ") }),
             ("images", self.images.to_string()),
             ("kernels", self.kernels.to_string()),

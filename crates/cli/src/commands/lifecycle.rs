@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use microvm_api::Vm;
+use microvm_api::guest::ShutdownGuest;
 use microvm_api::vm::{RestartVm, StopVm};
 use microvm_client::ClientError;
 use microvm_types::VmRef;
@@ -69,6 +70,7 @@ The guest is asked to end its processes and to power off; what has not ended aft
 Examples:
   microvm stop dev
   microvm stop --time 1m dev
+  microvm stop --delay 10m dev
   microvm stop --force dev")]
 pub(crate) struct Stop {
     #[command(flatten)]
@@ -79,16 +81,24 @@ pub(crate) struct Stop {
     /// Time for the guest to shut down before it is killed
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     time: Duration,
+    /// Shut down only after this time, at most a week; `microvm start` gives that up
+    #[arg(long, value_name = "TIME", conflicts_with = "time", value_parser = duration::parse)]
+    delay: Option<Duration>,
 }
 
-/// Whole seconds of a grace, the next above: less than a second is not none at all.
-fn grace_seconds(time: Duration) -> u64 {
+/// Whole seconds, the next above: less than a second is not none at all, and nothing comes earlier than asked.
+fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 impl Stop {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
-        let how = StopVm { force: self.force, grace_seconds: grace_seconds(self.time) };
+        if let Some(delay) = self.delay {
+            let how = ShutdownGuest { force: self.force, delay_seconds: whole_seconds(delay) };
+            let shut_down = async |vm: &VmRef| context.client.shut_down_guest(vm, &how).await;
+            return each(context, &self.targets.vms, shut_down).await;
+        }
+        let how = StopVm { force: self.force, grace_seconds: whole_seconds(self.time) };
         each(context, &self.targets.vms, async |vm: &VmRef| context.client.stop_vm(vm, &how).await).await
     }
 }
@@ -115,7 +125,7 @@ pub(crate) struct Restart {
 
 impl Restart {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
-        let how = RestartVm { force: self.force, grace_seconds: grace_seconds(self.time) };
+        let how = RestartVm { force: self.force, grace_seconds: whole_seconds(self.time) };
         each(context, &self.targets.vms, async |vm: &VmRef| context.client.restart_vm(vm, &how).await).await
     }
 }
@@ -189,7 +199,7 @@ mod tests {
     fn a_part_of_a_second_is_a_grace_too() {
         let times = [(0, 0), (1, 1), (500, 1), (1_000, 1), (1_001, 2)];
         for (given_ms, seconds) in times {
-            assert_eq!(grace_seconds(Duration::from_millis(given_ms)), seconds, "{given_ms} ms");
+            assert_eq!(whole_seconds(Duration::from_millis(given_ms)), seconds, "{given_ms} ms");
         }
     }
 }

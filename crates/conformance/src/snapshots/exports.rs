@@ -28,17 +28,21 @@ pub(super) async fn damage(harness: &dyn SnapshotHarness) {
         let bench = furnished(harness).await;
         // Used once, so that it was verified before.
         drop(bench.source(1, 1).await);
+        let id = snapshot_id(1);
+        let verify = || bench.snapshots().verify_snapshot(&id, Progress::ignored());
+        let whole = verify().await.must("verifying a whole snapshot");
+        let listed = bench.snapshots().snapshots().await.must("listing");
+        let stored = listed[0].as_ref().map_err(|_| "it cannot be read").must("reading").sha256.clone();
+        assert_eq!((whole.damage, &whole.current_sha256), (Vec::new(), &stored));
         harness.damage(&bench.storage, &snapshot_id(1), part).await;
-        let found = bench
-            .snapshots()
-            .verify_snapshot(&snapshot_id(1), Progress::ignored())
-            .await
-            .must("verifying a damaged snapshot");
+        let verified = verify().await.must("verifying a damaged snapshot");
+        let found = verified.damage;
         if part == SnapshotPart::Disk && found.is_empty() {
             // Nothing was written to a disk on this host, so no layer was kept.
             continue;
         }
         assert_eq!(found.len(), 1, "{part:?}: {found:?}");
+        assert_ne!(verified.current_sha256, stored, "other content, and the same sum");
         let expected = match part {
             SnapshotPart::DeviceState => "device-state",
             SnapshotPart::Configuration => "state/configuration",
@@ -95,7 +99,10 @@ pub(super) async fn round_trip(harness: &dyn SnapshotHarness) {
             .await
             .must("importing");
         assert_eq!((&info.id, &info.parent, &info.description), (&id, &None, &here.description));
-        assert_eq!(there.snapshots().verify_snapshot(&id, Progress::ignored()).await.must("verifying"), []);
+        assert_eq!(
+            there.snapshots().verify_snapshot(&id, Progress::ignored()).await.must("verifying").damage,
+            []
+        );
         there
             .snapshots()
             .import_snapshot(&id, &file, ImportLimits::default(), Progress::ignored())

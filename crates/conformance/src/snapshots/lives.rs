@@ -31,7 +31,12 @@ pub(super) async fn life(harness: &dyn SnapshotHarness) {
     assert!(info.own_bytes >= info.memory_bytes, "{} bytes of its own", info.own_bytes);
     assert_eq!(bench.list().await, [info]);
     assert_eq!(
-        bench.snapshots().verify_snapshot(&snapshot_id(1), Progress::ignored()).await.must("verifying"),
+        bench
+            .snapshots()
+            .verify_snapshot(&snapshot_id(1), Progress::ignored())
+            .await
+            .must("verifying")
+            .damage,
         []
     );
     let again = bench.branch(1, &[]).await;

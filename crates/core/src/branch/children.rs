@@ -116,6 +116,8 @@ pub(super) fn child_record(
         created_ms: _,
         updated_ms: _,
         started_ms: _,
+        last_stop: _,
+        planned_shutdown: _,
         tenant,
         template,
         image_digest,
@@ -147,6 +149,8 @@ pub(super) fn child_record(
         created_ms: now,
         updated_ms: now,
         started_ms: None,
+        last_stop: None,
+        planned_shutdown: None,
     })
 }
 

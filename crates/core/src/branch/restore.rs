@@ -130,5 +130,7 @@ pub(super) fn record_of(snapshot: &Snapshot, new: &NewVm) -> VmRecord {
         created_ms: 0,
         updated_ms: 0,
         started_ms: None,
+        last_stop: None,
+        planned_shutdown: None,
     }
 }

@@ -5,7 +5,7 @@ use microvm_ports::{BranchError, LaunchError, StateError, StorageError};
 use microvm_types::lifecycle::Denied;
 use microvm_types::{Action, ErrorKind, Phase, Remedy};
 
-use super::ServiceError;
+use super::{Bound, ServiceError};
 
 impl ServiceError {
     /// The class of this failure.
@@ -68,8 +68,13 @@ impl ServiceError {
         match self {
             Self::UnknownVm(_) | Self::AmbiguousVm { .. } => vec![Action::ListVms.any()],
             Self::FailedMeanwhile { vm, .. } => vec![Action::ShowConsole.of(vm), Action::StartVm.of(vm)],
-            Self::TooManyVms { .. } | Self::NoneLeft { .. } => {
-                vec![Action::ListVms.any(), Action::RemoveVm.any()]
+            Self::OverLimit { field, bound: Bound::Operator, .. } => vec![Action::RaiseLimit.of(field)],
+            Self::TooManyVms { .. } => {
+                vec![Action::ListVms.any(), Action::RemoveVm.any(), Action::RaiseLimit.of("vms")]
+            }
+            Self::NoneLeft { what, .. } => {
+                let raise = Action::RaiseLimit.of(format!("total_{what}"));
+                vec![Action::ListVms.any(), Action::RemoveVm.any(), raise]
             }
             Self::NotRunning(phase) | Self::Denied(Denied { phase, .. }) => match phase {
                 Phase::Paused => vec![Action::ResumeVm.any()],

@@ -1,5 +1,6 @@
 //! The one error type of the services: what went wrong and why. Its class, its code and its remedies are in `class`.
 
+mod bound;
 mod class;
 
 use microvm_ports::guest::GuestError;
@@ -7,6 +8,8 @@ use microvm_ports::{BranchError, HookError, LaunchError, MachineError, StateErro
 use microvm_types::lifecycle::Denied;
 use microvm_types::template::NetworkMode;
 use microvm_types::{ErrorKind, OperationName, Phase};
+
+pub use self::bound::Bound;
 
 /// Refusal or failure of a service. Messages say what happened and why, their cause included: a field is a `source` only where
 /// the message does not hold it.
@@ -62,7 +65,7 @@ pub enum ServiceError {
         reason: String,
     },
     /// More than this host or its operator allows.
-    #[error("{field}: {asked} is more than the limit of {limit}: ask for less, or have the limit raised")]
+    #[error("{field}: {asked} is more than {}", .bound.told(.limit))]
     OverLimit {
         /// Name of the field.
         field: &'static str,
@@ -70,6 +73,8 @@ pub enum ServiceError {
         asked: u64,
         /// Largest allowed value.
         limit: u64,
+        /// What bounds it.
+        bound: Bound,
     },
     /// As many VMs as are allowed exist.
     #[error("{limit} VMs exist and no more are allowed: delete some")]

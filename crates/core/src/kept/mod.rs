@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use camino::Utf8Path;
-use microvm_ports::snapshot::Damage;
+use microvm_ports::snapshot::Verified;
 use microvm_ports::{Progress, StorageError};
 use microvm_types::snapshot::{SnapshotPurpose, SnapshotRecord};
 use microvm_types::{Name, OperationName, SnapshotId, Unreadable, VmId, VmRef};
@@ -123,11 +123,11 @@ impl Snapshots {
         self.find(reference)
     }
 
-    /// Reads every byte of a snapshot; empty if nothing is wrong.
+    /// Reads every byte of a snapshot.
     ///
     /// # Errors
     /// Storage errors other than damage.
-    pub async fn verify(&self, reference: &str, progress: Progress) -> Result<Vec<Damage>, ServiceError> {
+    pub async fn verify(&self, reference: &str, progress: Progress) -> Result<Verified, ServiceError> {
         self.context.authorise(OperationName::SNAPSHOT_VERIFY)?;
         let id = self.find(reference)?.record.id;
         Ok(self.context.shared.ports.snapshots.verify_snapshot(&id, progress).await?)

@@ -18,6 +18,7 @@ use crate::undo;
 use crate::vm::command::{Claim, Command};
 use crate::vm::guard;
 use crate::vm::view::VmView;
+use crate::vms::create_from;
 
 /// A wish for a VM of a pool.
 #[derive(Debug, Clone, Default)]
@@ -71,7 +72,7 @@ impl Pools {
         let request =
             CreateRequest { name: request.name, vm: request.vm, start: true, ..CreateRequest::default() };
         let member = PoolMember { pool: record.name, waiting: false };
-        let view = self.vms().create_from(record.template, request, Some(member)).await?;
+        let view = create_from(&self.context, record.template, request, Some(member)).await?;
         let tier = if view.record.origin == Origin::Boot { Tier::Boot } else { Tier::Fork };
         self.tell(&view, tier, began.elapsed());
         Ok((view, tier))

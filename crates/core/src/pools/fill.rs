@@ -16,6 +16,7 @@ use crate::state::{Pool, Waiting};
 use crate::undo;
 use crate::vm::command::Command;
 use crate::vm::guard::{self, delete_in_background};
+use crate::vms::create_from;
 
 /// Longest rest after VMs could not be made, doubled from one second on.
 const LONGEST_REST: Duration = Duration::from_secs(60);
@@ -150,7 +151,7 @@ impl Pools {
         let request = CreateRequest { start: true, ..CreateRequest::default() };
         let member = PoolMember { pool: record.name.clone(), waiting: true };
         let shared = &self.context.shared;
-        let id = self.vms().create_from(record.template, request, Some(member)).await?.record.id;
+        let id = create_from(&self.context, record.template, request, Some(member)).await?.record.id;
         let handle = shared.registry.by_id(&id)?;
         let unready = guard::guard(shared, id.clone());
         probe(shared, &id).await?;

@@ -13,7 +13,7 @@ use super::Pools;
 use super::fill::keep_filled;
 use crate::admission;
 use crate::context::Context;
-use crate::error::ServiceError;
+use crate::error::{Bound, ServiceError};
 use crate::state::{Pool, Waiting};
 use crate::vm::guard::{self, delete_in_background};
 use crate::vm::shared::Shared;
@@ -174,6 +174,7 @@ impl Pools {
                 field: "max",
                 asked: record.max as u64,
                 limit: limit as u64,
+                bound: Bound::Operator,
             });
         }
         if record.max_age_seconds == 0 {

@@ -18,7 +18,6 @@ pub(crate) use manage::view;
 pub use manage::{PoolChange, PoolRequest, PoolView};
 
 use crate::context::Context;
-use crate::vms::Vms;
 
 /// Pools.
 #[derive(Debug, Clone)]
@@ -29,9 +28,5 @@ pub struct Pools {
 impl Pools {
     pub(crate) fn new(context: &Context) -> Self {
         Self { context: context.clone() }
-    }
-
-    fn vms(&self) -> Vms {
-        Vms::new(&self.context)
     }
 }

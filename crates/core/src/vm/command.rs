@@ -36,6 +36,12 @@ pub(crate) enum Command {
         grace: Duration,
         reply: Reply,
     },
+    /// Stop it after `delay`, unless somebody starts it before.
+    PlanShutdown {
+        delay: Duration,
+        force: bool,
+        reply: Reply,
+    },
     Pause(Reply),
     /// Pause it for whoever acquires it from its pool.
     PutIntoPool(Reply),

@@ -18,6 +18,8 @@ use crate::vm::view::VmView;
 const SIGKILL: u8 = 9;
 /// Steps of a restart before it gives up against somebody who hibernates the VM.
 const STEPS_MAX: u32 = 4;
+/// Longest delay of a shutdown: a week.
+const SHUTDOWN_DELAY_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// Longest time a guest is waited for when its numbers are read.
 const HEALTH: Duration = Duration::from_secs(1);
 
@@ -112,6 +114,26 @@ impl Vms {
             return Err(ServiceError::NoCommand(record.name));
         }
         Ok((reached, handle.view()))
+    }
+
+    /// Shuts a VM down after `delay`, at most a week: by its agent, or at once if `force`. A newer wish takes the
+    /// place of an older one; a start before it is due gives it up, as does whatever else ends the VM. One that is off already
+    /// stays so.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]; [`ServiceError::Invalid`] if the delay is too long.
+    pub async fn shutdown(&self, vm: &VmRef, delay: Duration, force: bool) -> Result<VmView, ServiceError> {
+        self.context.authorise(OperationName::GUEST_SHUTDOWN)?;
+        if delay > SHUTDOWN_DELAY_MAX {
+            let (asked, most) = (delay.as_secs(), SHUTDOWN_DELAY_MAX.as_secs());
+            let reason = format!("{asked} s are too long, at most {most} s (a week) are possible");
+            return Err(ServiceError::Invalid { field: "delay_seconds", reason });
+        }
+        if delay.is_zero() {
+            let grace = self.context.shared.settings.stop_grace;
+            return self.context.command(vm, |reply| Command::Stop { force, grace, reply }).await;
+        }
+        self.context.command(vm, |reply| Command::PlanShutdown { delay, force, reply }).await
     }
 
     /// Gives a VM another name. Its guest has the new host name after its next start.

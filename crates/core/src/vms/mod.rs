@@ -38,7 +38,42 @@ pub(crate) async fn create_as_asked(
     let template = context.shared.template(request.template.as_deref())?.with(request.overrides.clone());
     admission::check_labels(&request.vm.labels)?;
     admission::check_labels(&template.labels)?;
-    Vms::new(context).create_from(template, request, None).await
+    create_from(context, template, request, None).await
+}
+
+/// Creates a VM of a template that was made for it.
+pub(crate) async fn create_from(
+    context: &Context,
+    template: Template,
+    request: CreateRequest,
+    pool: Option<PoolMember>,
+) -> Result<VmView, ServiceError> {
+    let _making = context.shared.making.read().await;
+    let parts = Parts::resolve(context, template).await?;
+    if request.vm.limits.hibernate_seconds.is_some() {
+        shares::check_whole(&parts.template)?;
+    }
+    let from = match request.boot {
+        BootChoice::Auto if request.start => {
+            // Boxed: the future that makes a golden snapshot is large, and most creations only look one up.
+            match Box::pin(Goldens::new(context).source(&parts)).await {
+                // A machine that does not come up would not come up for this VM either.
+                Err(
+                    error
+                    @ (ServiceError::Boot { .. } | ServiceError::ShuttingDown | ServiceError::Launch(_)),
+                ) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!(template = %parts.template.name, %error, "there is no golden snapshot to fork from, the VM boots");
+                    None
+                }
+                Ok(golden) => golden,
+            }
+        }
+        BootChoice::Auto | BootChoice::Cold => None,
+    };
+    creation::create(context, parts, request, from, pool).await
 }
 
 /// VMs and their life.
@@ -60,42 +95,6 @@ impl Vms {
     pub async fn create(&self, request: CreateRequest) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_CREATE)?;
         create_as_asked(&self.context, request).await
-    }
-
-    /// Creates a VM of a template that was made for it.
-    pub(crate) async fn create_from(
-        &self,
-        template: Template,
-        request: CreateRequest,
-        pool: Option<PoolMember>,
-    ) -> Result<VmView, ServiceError> {
-        let _making = self.context.shared.making.read().await;
-        let parts = Parts::resolve(&self.context, template).await?;
-        if request.vm.limits.hibernate_seconds.is_some() {
-            shares::check_whole(&parts.template)?;
-        }
-        let from = match request.boot {
-            BootChoice::Auto if request.start => {
-                // Boxed: the future that makes a golden snapshot is large, and most creations only look one up.
-                match Box::pin(Goldens::new(&self.context).source(&parts)).await {
-                    // A machine that does not come up would not come up for this VM either.
-                    Err(
-                        error @ (ServiceError::Boot { .. }
-                        | ServiceError::ShuttingDown
-                        | ServiceError::Launch(_)),
-                    ) => {
-                        return Err(error);
-                    }
-                    Err(error) => {
-                        tracing::warn!(template = %parts.template.name, %error, "there is no golden snapshot to fork from, the VM boots");
-                        None
-                    }
-                    Ok(golden) => golden,
-                }
-            }
-            BootChoice::Auto | BootChoice::Cold => None,
-        };
-        creation::create(&self.context, parts, request, from, pool).await
     }
 
     /// VMs that match, in order of creation.

@@ -54,7 +54,7 @@ impl Vms {
         loop {
             match events.next().await {
                 Ok(event) if event.vm == record.id => {
-                    let What::Phase { from, to, reason } = &event.what else { continue };
+                    let What::Phase { from, to, reason, .. } = &event.what else { continue };
                     if wanted.is_met(name, *to)? {
                         return Ok(event);
                     }
@@ -84,8 +84,14 @@ impl Vms {
 
 fn as_event(record: VmRecord, cause: Cause) -> Event {
     let phase = record.phase();
+    let at_rest = matches!(phase, Phase::Stopped | Phase::Hibernated | Phase::Failed);
     Event {
-        what: What::Phase { from: phase, to: phase, reason: record.failure },
+        what: What::Phase {
+            from: phase,
+            to: phase,
+            reason: record.failure,
+            stop: at_rest.then_some(record.last_stop).flatten().map(|stop| stop.reason),
+        },
         tenant: record.tenant,
         vm: record.id,
         name: record.name,

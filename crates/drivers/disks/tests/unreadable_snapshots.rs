@@ -32,7 +32,7 @@ async fn a_snapshot_without_its_parent_is_refused_and_says_which_it_was() {
     let snapshots = home.path("store").join("snapshots");
     let aside = home.path("aside");
     std::fs::rename(snapshots.join(parent.as_str()), &aside).unwrap();
-    let damages = home.storage.verify_snapshot(&child, Progress::ignored()).await.unwrap();
+    let damages = home.storage.verify_snapshot(&child, Progress::ignored()).await.unwrap().damage;
     assert_eq!(damages.len(), 1, "{damages:?}");
     assert_eq!(damages[0].part, "parent");
     assert!(damages[0].detail.contains(parent.as_str()), "{}", damages[0].detail);
@@ -45,7 +45,7 @@ async fn a_snapshot_without_its_parent_is_refused_and_says_which_it_was() {
     assert_eq!(home.work(), Vec::<String>::new(), "work is left");
     // Nothing was lost: it is whole again with its parent.
     std::fs::rename(&aside, snapshots.join(parent.as_str())).unwrap();
-    assert_eq!(home.storage.verify_snapshot(&child, Progress::ignored()).await.unwrap(), []);
+    assert_eq!(home.storage.verify_snapshot(&child, Progress::ignored()).await.unwrap().damage, []);
     home.storage.snapshot_source(&child, 1, MemoryShape::PagesOverBase).await.unwrap();
 }
 
@@ -73,7 +73,7 @@ async fn what_a_snapshot_that_cannot_be_read_may_build_on_stays() {
     let refused = storage.absorb_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap_err();
     assert!(matches!(refused, StorageError::InUse { .. }));
     std::fs::write(&manifest, whole).unwrap();
-    assert_eq!(storage.verify_snapshot(&snapshot_id(2), Progress::ignored()).await.unwrap(), []);
+    assert_eq!(storage.verify_snapshot(&snapshot_id(2), Progress::ignored()).await.unwrap().damage, []);
     // One that nobody can repair can be removed, and then so can what it may have built on.
     std::fs::write(&manifest, b"lost").unwrap();
     storage.remove_snapshot(&snapshot_id(2)).await.unwrap();
@@ -138,6 +138,26 @@ async fn of_a_snapshot_that_tells_nothing_of_itself_later_ones_go() {
 }
 
 #[tokio::test]
+async fn a_damaged_base_has_another_sum() {
+    let root = tempfile::tempdir().unwrap();
+    let root = Utf8Path::from_path(root.path()).unwrap().join("store");
+    let storage = four(&root).await;
+    let verify = async || storage.verify_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap();
+    let whole = verify().await;
+    assert_eq!((whole.damage, Some(whole.current_sha256)), (Vec::new(), whole.stored_sha256.clone()));
+    for base in std::fs::read_dir(root.join("scratch-base")).unwrap() {
+        let path = base.unwrap().path();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"x", 5000).unwrap();
+    }
+    let damaged = verify().await;
+    assert!(damaged.damage.iter().any(|damage| damage.part == "disk/base"), "{:?}", damaged.damage);
+    assert_eq!(damaged.stored_sha256, whole.stored_sha256);
+    assert_ne!(Some(damaged.current_sha256), damaged.stored_sha256);
+}
+
+#[tokio::test]
 async fn a_manifest_with_no_state_or_too_many_parts_is_damaged() {
     let root = tempfile::tempdir().unwrap();
     let root = Utf8Path::from_path(root.path()).unwrap().join("store");
@@ -153,7 +173,7 @@ async fn a_manifest_with_no_state_or_too_many_parts_is_damaged() {
     many["state_parts"] = parts.into();
     for (body, count) in [(none, 0), (many, StateParts::MOST + 1)] {
         std::fs::write(&path, microvm_durable::manifest::encode(&body)).unwrap();
-        let found = storage.verify_snapshot(&id, Progress::ignored()).await.unwrap();
+        let found = storage.verify_snapshot(&id, Progress::ignored()).await.unwrap().damage;
         assert_eq!(found.iter().map(|damage| damage.part.as_str()).collect::<Vec<_>>(), ["manifest"]);
         assert!(found[0].detail.contains(&format!("{count} parts")), "{}", found[0].detail);
         let listed = storage.snapshots().await.unwrap();

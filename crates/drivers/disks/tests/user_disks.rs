@@ -190,7 +190,7 @@ async fn snapshots_hold_the_disk_and_rollback_brings_it_back() {
     write(&top, 0, "to be undone");
     storage.write_back(&vm, LostDisks::Keep).await.unwrap();
     assert_eq!(at(&user.path, 0, 12), "to be undone");
-    assert_eq!(storage.verify_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap(), []);
+    assert_eq!(storage.verify_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap().damage, []);
 
     let export = home.path("export");
     let refused = storage.export_snapshot(&snapshot_id(1), &export, Progress::ignored()).await.unwrap_err();
@@ -213,7 +213,7 @@ async fn snapshots_hold_the_disk_and_rollback_brings_it_back() {
     drop(source);
     std::fs::set_permissions(&raw, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     std::fs::File::options().write(true).open(&raw).unwrap().write_all_at(b"F", 0).unwrap();
-    let damages = storage.verify_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap();
+    let damages = storage.verify_snapshot(&snapshot_id(1), Progress::ignored()).await.unwrap().damage;
     assert_eq!(damages.len(), 1, "{damages:?}");
     assert!(matches!(
         storage.snapshot_source(&snapshot_id(1), 1, MemoryShape::PagesOverBase).await,

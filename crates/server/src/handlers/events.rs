@@ -137,6 +137,7 @@ mod tests {
             state: microvm_types::Phase::Running,
             gone: false,
             detail: None,
+            stop_reason: None,
         };
         let first = told(receiver.recv().await, tell).unwrap();
         assert_eq!(serde_json::to_value(&first).unwrap(), serde_json::json!({ "missed": 2 }));

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use microvm_api::exec::{ClientMessage, FRAME_MAX, ServerMessage, StreamByte};
+use microvm_api::meant::with_meant;
 use microvm_api::operation::Socket;
 use microvm_api::operations::guest;
 use microvm_core::GuestLease;
@@ -111,7 +112,7 @@ async fn open(guest: &GuestLease, text: &str) -> Result<ProcessHandle, Failure> 
             Ok(guest.read_output(&process, from, follow).await?)
         }
         Ok(_) => Err(unexpected("the first frame must be `start`, `attach` or `read`")),
-        Err(error) => Err(unexpected(&error.to_string())),
+        Err(error) => Err(unexpected(&with_meant(error.to_string()))),
     }
 }
 

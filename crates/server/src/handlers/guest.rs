@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use microvm_api::guest::{GuestProcesses, GuestsHealth, HealthOfGuest, HealthReply, Ping, SystemInfoReply};
 use microvm_api::operation::{self, Nothing, Operation};
 use microvm_api::operations::guest;
+use microvm_api::vm::Vm;
 use microvm_core::VmFilter;
 use microvm_types::guest::{GuestProcess, Verdict};
 use microvm_types::{Name, OperationName, Phase, VmId, VmRef};
@@ -49,6 +50,14 @@ pub(crate) async fn processes(
     listed::answer(&charge, &bare, "processes", processes, |process: &GuestProcess| {
         process.command.capacity()
     })
+}
+
+pub(crate) async fn shutdown(
+    app: Session,
+    Call { path: vm, body: how, .. }: Call<guest::Shutdown>,
+) -> Result<Json<Vm>, Failure> {
+    let delay = Duration::from_secs(how.delay_seconds);
+    Ok(Json(app.vm(app.services.vms.shutdown(&vm, delay, how.force).await?)))
 }
 
 pub(crate) async fn health(

@@ -166,13 +166,15 @@ pub(crate) async fn verify(
     Call { path: (SnapshotVm(vm), SnapshotRef(snapshot)), .. }: Call<snapshot::Verify>,
 ) -> Result<Json<Verification>, Failure> {
     let found = find(&app, &vm, &snapshot)?;
-    let damage = app.services.snapshots.verify(found.record.id.as_str(), Progress::ignored()).await?;
+    let verified = app.services.snapshots.verify(found.record.id.as_str(), Progress::ignored()).await?;
+    let damage = verified.damage;
     let valid = damage.is_empty();
     let words: Vec<String> = damage.iter().map(convert::damage_text).collect();
     Ok(Json(Verification {
         valid,
-        current_checksum: if valid { found.info.sha256.clone() } else { String::new() },
-        stored_checksum: found.info.sha256,
+        current_checksum: verified.current_sha256,
+        // As it was read beside the other; that in memory may be of a moment earlier.
+        stored_checksum: verified.stored_sha256.unwrap_or(found.info.sha256),
         size_bytes: found.info.own_bytes,
         error: (!valid).then(|| words.join("; ")),
         damage: damage.into_iter().map(convert::damage).collect(),

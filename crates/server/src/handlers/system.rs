@@ -7,7 +7,7 @@ use microvm_api::document::document;
 use microvm_api::operation::{AnyJson, ComponentRef, Lines, MetricsText, Whole};
 use microvm_api::operations::{self, system};
 use microvm_api::progress::ProgressLine;
-use microvm_api::system::{Component, Doctor, Health, HostInfo, Liveness};
+use microvm_api::system::{Component, Doctor, Health, HostInfo, Liveness, VmLimits};
 use microvm_core::ComponentHealth;
 use microvm_types::ErrorKind;
 use microvm_types::guest::Verdict;
@@ -21,7 +21,17 @@ use crate::reply::{Done, Reply};
 use crate::session::Session;
 
 pub(crate) async fn info(app: Session, _: Call<system::Info>) -> Result<Json<HostInfo>, Failure> {
-    Ok(Json(host::info(&app.settings.root, app.started.elapsed())?))
+    let mut info = host::info(&app.settings.root, app.started.elapsed())?;
+    let settings = app.services.host.settings()?;
+    info.limits = Some(VmLimits {
+        vcpus: settings.limits.max_vcpus,
+        memory_mib: settings.limits.max_memory_mib,
+        disk_mib: settings.limits.max_disk_mib,
+        vms: settings.limits.max_vms,
+        total_memory_mib: settings.limits.total_memory_mib,
+        snapshots_per_vm: settings.snapshots_per_vm,
+    });
+    Ok(Json(info))
 }
 
 pub(crate) async fn doctor(app: Session, _: Call<system::Doctor>) -> Json<Doctor> {

@@ -4,23 +4,33 @@ use std::sync::Arc;
 
 use microvm_ports::hypervisor::{MachineRecord, MachineState};
 use microvm_ports::{LaunchError, Machine};
-use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
+use microvm_types::{Phase, StopReason};
 
 use super::disks::write_back_or_log;
 use super::ending::{stopped_by_force, sweep_or_log};
 use super::journal::Journal;
 use super::power::Vm;
 use super::reach::connect_in_some_epoch;
+use super::told::Told;
 use super::{VmActor, memory};
 use crate::launch;
 
 /// Failure to take up a machine.
 enum AdoptFailure {
-    /// It is gone.
+    /// It is gone; says how that is known.
     Gone(String),
     /// It lives and may answer later.
     NotYet(String),
+}
+
+/// Look of a server for a machine that an earlier one started.
+#[derive(Debug, Clone, Copy)]
+enum Lookup {
+    /// The first one, at its start.
+    First,
+    /// One after others that did not reach it.
+    Later,
 }
 
 impl VmActor {
@@ -34,23 +44,40 @@ impl VmActor {
                 // Its machine may live, and a newer copy takes it up again; a start ends it first.
                 let reason = "its record is older than its disk: it was whole before this copy of the database was put \
                               back. Its disk is kept: start it, or put a newer copy back";
-                self.vm.journal.note(LifecycleEvent::Lost, Some(reason.to_owned())).await;
+                let told = Told::stop_with(StopReason::RecordOutdated, reason);
+                self.vm.journal.note(LifecycleEvent::Lost, told).await;
             }
             Phase::Creating | Phase::Deleting => {
                 let record = &self.vm.journal.record;
                 tracing::info!(vm = %record.id, phase = %record.phase(), "undoing what a crash interrupted");
                 self.discard().await;
             }
-            Phase::Starting | Phase::Stopping => {
+            phase @ (Phase::Starting | Phase::Stopping) => {
                 // The start or stop was never answered: its caller has seen an error and may try again.
                 self.vm.end_machine_or_log().await;
                 if self.vm.journal.record.life.asleep().is_none() {
                     write_back_or_log(&self.vm.journal).await;
                 }
-                stopped_by_force(&mut self.vm.journal).await;
+                let told = match phase {
+                    // Noted with its reason, unless an older server noted it.
+                    Phase::Stopping => {
+                        let noted = self.vm.journal.record.last_stop.clone();
+                        noted.map_or(Told::stop(StopReason::Unknown), Told::noted)
+                    }
+                    _ => Told::stop(StopReason::ServerShutdown),
+                };
+                stopped_by_force(&mut self.vm.journal, told).await;
             }
             // A server that died between the end of a machine and its note may have left the process.
-            Phase::Stopped | Phase::Hibernated | Phase::Failed => sweep_or_log(&self.vm.journal).await,
+            Phase::Stopped | Phase::Hibernated | Phase::Failed => {
+                sweep_or_log(&self.vm.journal).await;
+                // One that its guest had reset does not start by itself any more.
+                if self.vm.journal.phase() == Phase::Stopped
+                    && self.vm.journal.record.planned_shutdown.take().is_some()
+                {
+                    self.vm.journal.save_or_log(Told::NOTHING).await;
+                }
+            }
             Phase::Running | Phase::Paused | Phase::Pooled => self.adopt_machine().await,
             Phase::Deleted => {}
         }
@@ -60,7 +87,7 @@ impl VmActor {
     /// after a restart) goes on, and is tried until it does.
     async fn adopt_machine(&mut self) {
         // A failure of the take-up changed the phase already if the machine is gone.
-        let Err(reason) = self.take_up().await else { return };
+        let Err(reason) = self.take_up(Lookup::First).await else { return };
         let Vm { journal, reach, .. } = &mut self.vm;
         if matches!(journal.phase(), Phase::Running | Phase::Paused | Phase::Pooled) {
             reach.lost(journal, reason);
@@ -73,19 +100,29 @@ impl VmActor {
     }
 
     /// Takes the machine and its agent up, or tells why not. A machine that is gone has failed the VM then.
-    async fn take_up(&mut self) -> Result<(), String> {
+    async fn take_up(&mut self, lookup: Lookup) -> Result<(), String> {
         match self.vm.try_adopt().await {
             Ok(()) => {
                 let Vm { journal, reach, .. } = &mut self.vm;
                 // The server died between the wake and the end of the sleep.
                 let slept = journal.record.life.give_up_sleep();
                 reach.settled(journal);
-                journal.save_or_log(None).await;
+                journal.save_or_log(Told::NOTHING).await;
                 memory::end(&journal.shared, &journal.record, slept).await;
                 Ok(())
             }
             Err(AdoptFailure::Gone(reason)) => {
-                self.fail(reason.clone()).await;
+                let (stop, reason) = match lookup {
+                    Lookup::First => (
+                        StopReason::LostWhileServerDown,
+                        format!("its machine ended while the server was away: {reason}"),
+                    ),
+                    Lookup::Later => (
+                        StopReason::VmmDied,
+                        format!("its machine ended before the server reached it: {reason}"),
+                    ),
+                };
+                self.fail(Told::stop_with(stop, reason.clone())).await;
                 Err(reason)
             }
             Err(AdoptFailure::NotYet(reason)) => Err(reason),
@@ -102,7 +139,7 @@ impl VmActor {
             return reach.settled(journal);
         }
         let outcome = match journal.machine.clone() {
-            None => self.take_up().await,
+            None => self.take_up(Lookup::Later).await,
             Some(machine) => {
                 let connect = async {
                     // Whatever paused it (a server that died in the middle of something): it is to run. One that runs
@@ -132,7 +169,7 @@ impl VmActor {
                 tracing::info!(vm = %journal.record.id, "the agent answers again");
                 // Nobody could use it meanwhile.
                 activity.touch(journal.now_ms());
-                journal.save_or_log(Some("its agent answers again".to_owned())).await;
+                journal.save_or_log(Told::words("its agent answers again")).await;
             }
             Err(reason) => reach.missed(journal, &reason),
         }
@@ -197,15 +234,13 @@ async fn adopted_machine(journal: &Journal) -> Result<Arc<dyn Machine>, AdoptFai
         .machine
         .clone()
         .and_then(|value| serde_json::from_value(value).ok())
-        .ok_or_else(|| AdoptFailure::Gone("its machine was not recorded".to_owned()))?;
+        .ok_or_else(|| AdoptFailure::Gone("it was not recorded".to_owned()))?;
     let directory = shared.ports.vm_storage.vm_directory(&record.id);
     let hypervisor = shared.ports.hypervisor(&record.template);
     let hypervisor = hypervisor.map_err(|error| AdoptFailure::NotYet(error.to_string()))?;
     let adopted = hypervisor.adopt(&record.id, &directory, &known).await;
     adopted.map_err(|error| match error {
-        LaunchError::Gone(_) | LaunchError::Died { .. } => {
-            AdoptFailure::Gone(format!("its machine ended while the server was away: {error}"))
-        }
+        LaunchError::Gone(_) | LaunchError::Died { .. } => AdoptFailure::Gone(error.to_string()),
         _ => AdoptFailure::NotYet(format!("its machine does not answer: {error}")),
     })
 }

@@ -7,14 +7,16 @@ use microvm_ports::storage::{LostDisks, VmFiles};
 use microvm_types::lifecycle::{LifecycleEvent, Work};
 use microvm_types::template::HookPoint;
 use microvm_types::vm::{Origin, VmRecord};
+use microvm_types::{ErrorKind, StopReason};
 
 use super::disks::write_back;
-use super::ending::{end_last_machine, still_lives, stopped_by_force, sweep_or_log};
+use super::ending::{end_last_machine, request_stop, still_lives, stopped_by_force, sweep_or_log};
 use super::hooks;
 use super::inbox::Interrupted;
 use super::journal::Journal;
 use super::memory;
 use super::power::Vm;
+use super::told::Told;
 use crate::error::ServiceError;
 use crate::events::What;
 use crate::launch::{Connected, MachineFiles, Planned, fix_formats};
@@ -102,10 +104,10 @@ impl Vm {
         self.journal.permits(Work::Rollback)?;
         memory::check_loadable(&self.journal.shared, &self.journal.record, &source).await?;
         if self.journal.phase().has_machine() {
-            self.journal.request(LifecycleEvent::Stop).await?;
+            request_stop(&mut self.journal, StopReason::User).await?;
             let ended = self.end_machine(None).await;
             still_lives(&mut self.journal, ended).await?;
-            self.journal.note(LifecycleEvent::Stopped, None).await;
+            self.journal.note(LifecycleEvent::Stopped, Told::stop(StopReason::User)).await;
         }
         volumes::take(&self.journal.shared, &self.journal.record).await?;
         let put_back = put_back(self, source, epoch).await;
@@ -134,8 +136,9 @@ impl Vm {
                 // A machine that no record names would run on unseen after the next restart of the server.
                 if let Err(error) = self.running(up).await {
                     self.end_machine_or_log().await;
-                    let reason = format!("it could not be recorded: {error}");
-                    self.journal.note(LifecycleEvent::Lost, Some(reason)).await;
+                    let words = format!("it could not be recorded: {error}");
+                    let told = Told::stop_with(reason_of(&error), words);
+                    self.journal.note(LifecycleEvent::Lost, told).await;
                     return Err(error);
                 }
                 let _ = self.journal.hook(HookPoint::AfterStart).await;
@@ -145,9 +148,12 @@ impl Vm {
                 // The dropped stages killed the machine; the sweep ends what a driver that failed half way left.
                 sweep_or_log(&self.journal).await;
                 match error {
-                    ServiceError::Overtaken(_) => stopped_by_force(&mut self.journal).await,
+                    ServiceError::Overtaken(_) => {
+                        stopped_by_force(&mut self.journal, Told::stop(StopReason::User)).await
+                    }
                     _ => {
-                        self.journal.note(LifecycleEvent::Lost, Some(error.to_string())).await;
+                        let told = Told::stop_with(reason_of(&error), error.to_string());
+                        self.journal.note(LifecycleEvent::Lost, told).await;
                         hooks::tell_failure(&self.journal);
                     }
                 }
@@ -219,6 +225,23 @@ impl Vm {
     }
 }
 
+/// Reason to fail of a VM that did not start.
+pub(super) fn reason_of(error: &ServiceError) -> StopReason {
+    match error {
+        ServiceError::ShuttingDown => StopReason::ServerShutdown,
+        // Not of what a guest says: it is full, or pretends to be.
+        ServiceError::Launch(_)
+        | ServiceError::Storage(_)
+        | ServiceError::State(_)
+        | ServiceError::Branch(_)
+            if error.kind() == ErrorKind::Exhausted =>
+        {
+            StopReason::HostOutOfSpace
+        }
+        _ => StopReason::StartFailed,
+    }
+}
+
 /// Starts a VM without a machine, which has its volumes.
 async fn start_machine(vm: &mut Vm, cold: bool) -> Result<(), ServiceError> {
     let journal = &mut vm.journal;
@@ -243,8 +266,28 @@ async fn put_back(vm: &mut Vm, source: BranchSource, epoch: u64) -> Result<(), S
     let files = journal.shared.ports.snapshots.reset_vm_files(&journal.record.id, &source).await?;
     // The saved guest knows its own epoch, which may be later than that of the record.
     journal.record.epoch = journal.record.epoch.max(epoch);
+    // Whoever puts it back wants it to run.
+    journal.record.planned_shutdown = None;
     let slept = journal.record.life.give_up_sleep();
     journal.request(LifecycleEvent::Start).await?;
     memory::end(&journal.shared, &journal.record, slept).await;
     vm.bring_up_after_request(Some((source, files))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use microvm_ports::LaunchError;
+
+    use super::*;
+
+    #[test]
+    fn a_host_without_room_is_told_apart_from_a_start_that_failed() {
+        let full = ServiceError::Launch(LaunchError::NoMemory { needed_mib: 2, available_mib: 1 });
+        assert_eq!(reason_of(&full), StopReason::HostOutOfSpace);
+        let (kind, reason) = (ErrorKind::Exhausted, "its disk is full".to_owned());
+        let guest = ServiceError::Boot { kind, reason, console: String::new() };
+        assert_eq!(reason_of(&guest), StopReason::StartFailed, "a guest chose the word");
+        assert_eq!(reason_of(&ServiceError::ShuttingDown), StopReason::ServerShutdown);
+        assert_eq!(reason_of(&ServiceError::NoBranching), StopReason::StartFailed);
+    }
 }

@@ -53,6 +53,8 @@ impl Vm {
             record.limits = limits;
             record.pool = Some(PoolMember { pool, waiting: false });
             record.created_ms = now;
+            record.last_stop = None;
+            record.planned_shutdown = None;
             record.epoch += epochs;
             record.life.apply(LifecycleEvent::Claim)
         };

@@ -5,16 +5,18 @@ use std::time::Duration;
 use microvm_ports::hypervisor::MachineExit;
 use microvm_ports::storage::LostDisks;
 use microvm_ports::{Guest, GuestError, Machine};
-use microvm_types::Phase;
 use microvm_types::guest::ShutdownMode;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::template::HookPoint;
+use microvm_types::vm::VmRecord;
+use microvm_types::{LastStop, Phase, StopReason};
 
 use super::VmActor;
 use super::disks::{write_back, write_back_or_log};
 use super::hooks;
 use super::journal::Journal;
 use super::power::Vm;
+use super::told::Told;
 use crate::error::ServiceError;
 use crate::launch;
 use crate::vm::command::Command;
@@ -25,13 +27,18 @@ const EXIT_AFTER_CLOSE: Duration = Duration::from_secs(2);
 
 impl Vm {
     /// Stops the VM: by its agent within `grace`, then by force; at once if `force`.
-    pub(super) async fn stop(&mut self, force: bool, grace: Duration) -> Result<(), ServiceError> {
+    pub(super) async fn stop(
+        &mut self,
+        force: bool,
+        grace: Duration,
+        reason: StopReason,
+    ) -> Result<(), ServiceError> {
         if !force {
             self.journal.hook(HookPoint::BeforeStop).await?;
         }
         // A paused guest cannot answer: it is ended as if its power failed, which its file system survives.
         let was_running = self.journal.phase() == Phase::Running;
-        self.journal.request(LifecycleEvent::Stop).await?;
+        request_stop(&mut self.journal, reason).await?;
         if !force && was_running {
             self.reach.try_before_stop(&mut self.journal, grace).await;
         }
@@ -39,7 +46,7 @@ impl Vm {
         still_lives(&mut self.journal, ended).await?;
         // It has stopped in any case; whoever asked must know that a file of theirs is behind.
         let written_back = write_back(&self.journal, LostDisks::Keep).await;
-        self.journal.note(LifecycleEvent::Stopped, None).await;
+        self.journal.note(LifecycleEvent::Stopped, Told::stop(reason)).await;
         let _ = self.journal.hook(HookPoint::AfterStop).await;
         written_back
     }
@@ -105,15 +112,27 @@ pub(super) async fn still_lives(
     ended: Result<(), ServiceError>,
 ) -> Result<(), ServiceError> {
     if let Err(error) = &ended {
-        journal.note(LifecycleEvent::Lost, Some(format!("its machine could not be ended: {error}"))).await;
+        let words = format!("its machine could not be ended: {error}");
+        journal.note(LifecycleEvent::Lost, Told::stop_with(StopReason::NotEnded, words)).await;
     }
     ended
 }
 
+/// Asks for the end of the machine. Its reason is kept from here on: a crash does not lose it.
+pub(super) async fn request_stop(journal: &mut Journal, reason: StopReason) -> Result<(), ServiceError> {
+    let at_ms = journal.now_ms();
+    let change = |record: &mut VmRecord| {
+        record.life.apply(LifecycleEvent::Stop)?;
+        record.last_stop = Some(LastStop { reason, at_ms, detail: None });
+        Ok(())
+    };
+    journal.request_beside(change, async |_, _| Ok(())).await
+}
+
 /// Notes a VM whose machine was ended by force: a stop overtook its start, or a crash its stop.
-pub(super) async fn stopped_by_force(journal: &mut Journal) {
+pub(super) async fn stopped_by_force(journal: &mut Journal, told: Told) {
     journal.record.machine = None;
-    journal.note(journal.record.life.ended(), None).await;
+    journal.note(journal.record.life.ended(), told).await;
 }
 
 /// Ends what runs for the VM, whoever started it.
@@ -144,7 +163,7 @@ pub(super) async fn finish_end(journal: &mut Journal) -> Result<(), ServiceError
     let lived = journal.record.machine.is_some();
     if lived {
         end_last_machine(journal).await?;
-        journal.save_or_log(None).await;
+        journal.save_or_log(Told::NOTHING).await;
     }
     let written_back = write_back(journal, LostDisks::Keep).await;
     if lived {
@@ -164,8 +183,14 @@ impl VmActor {
     /// Takes note of a machine that has ended by itself.
     pub(super) async fn machine_exited(&mut self, exit: MachineExit) {
         let asked_to_restart = exit == MachineExit::GuestReset;
+        let stop = match exit {
+            MachineExit::GuestShutdown => StopReason::GuestPoweredOff,
+            MachineExit::GuestReset => StopReason::GuestReset,
+            MachineExit::GuestPanic => StopReason::GuestPanic,
+            MachineExit::Killed | MachineExit::Vmm(_) => StopReason::VmmDied,
+        };
         if !matches!(exit, MachineExit::GuestShutdown | MachineExit::GuestReset) {
-            return self.fail(exit.to_string()).await;
+            return self.fail(Told::stop_with(stop, exit.to_string())).await;
         }
         // The guest is off; what may be left is the process of the VMM.
         self.vm.end_machine_or_log().await;
@@ -177,12 +202,13 @@ impl VmActor {
             }
             _ => exit.to_string(),
         };
-        self.vm.journal.note(LifecycleEvent::Stopped, Some(reason)).await;
+        let told = Told::stop_with(stop, reason);
+        self.vm.journal.note(LifecycleEvent::Stopped, told.clone()).await;
         match rest {
             // The first reset is an ordinary reboot; a guest that resets in a loop waits in `stopped`.
             Some(rest) if rest.is_zero() => self.restart().await,
             Some(_) => {}
-            None if self.vm.journal.record.limits.ephemeral => self.erase_ephemeral().await,
+            None if self.vm.journal.record.limits.ephemeral => self.erase_ephemeral(told).await,
             None => {}
         }
     }
@@ -220,18 +246,19 @@ impl VmActor {
     }
 
     /// Fails a VM that has lost its machine.
-    pub(super) async fn fail(&mut self, reason: String) {
+    pub(super) async fn fail(&mut self, told: Told) {
+        let reason = told.words.as_deref().unwrap_or_default();
         tracing::warn!(vm = %self.vm.journal.record.id, reason, "VM failed");
         self.vm.end_machine_or_log().await;
         let journal = &mut self.vm.journal;
-        journal.note(LifecycleEvent::Lost, Some(reason)).await;
+        journal.note(LifecycleEvent::Lost, told.clone()).await;
         hooks::tell_failure(journal);
         // The pool makes another one: a member that failed is never handed out.
         if let Some(member) = &journal.record.pool {
             journal.shared.pools.vm_gone(&journal.record.tenant, &member.pool);
         }
         if journal.record.limits.ephemeral {
-            self.erase_ephemeral().await;
+            self.erase_ephemeral(told).await;
         }
     }
 }

@@ -5,12 +5,14 @@ use std::time::Duration;
 use microvm_ports::{Clock, GuestError};
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::vm::Rest;
-use microvm_types::{ErrorKind, Phase};
+use microvm_types::{ErrorKind, Phase, StopReason};
 use tokio::time::Instant;
 
 use super::VmActor;
 use super::journal::Journal;
 use super::power::Vm;
+use super::shutdown;
+use super::told::Told;
 use crate::error::ServiceError;
 use crate::vm::activity::Activity;
 
@@ -24,6 +26,8 @@ pub(super) enum Limit {
     Lifetime,
     /// Nobody has used it for long enough to end it.
     Idle,
+    /// A shutdown that somebody planned is due.
+    Shutdown,
     /// Nobody has used it for long enough to pause it.
     Pause,
     /// Nobody has used it for long enough to hibernate it.
@@ -70,6 +74,14 @@ impl IdleCare {
                 _ => std::future::pending().await,
             }
         };
+        let planned = async {
+            match record.planned_shutdown {
+                Some(planned) if shutdown::is_up(record.phase()) => {
+                    clock.sleep(left(planned.since_ms, planned.delay_seconds)).await;
+                }
+                _ => std::future::pending().await,
+            }
+        };
         let idle = async |seconds: Option<u64>, applies: bool| {
             let Some(seconds) = seconds.filter(|_| applies && usable) else {
                 return std::future::pending().await;
@@ -92,6 +104,7 @@ impl IdleCare {
             runs || (record.phase() == Phase::Paused && record.life.rest() == Some(&Rest::Paused));
         tokio::select! {
             () = lifetime => Limit::Lifetime,
+            () = planned => Limit::Shutdown,
             () = idle(limits.idle_seconds, applies) => Limit::Idle,
             () = idle(limits.hibernate_seconds, may_hibernate) => Limit::Hibernate,
             () = idle(limits.pause_seconds, runs) => Limit::Pause,
@@ -167,7 +180,7 @@ async fn has_detached_work_under_pause(vm: &mut Vm) -> Result<bool, ServiceError
         tracing::warn!(vm = %journal.record.id, reason, "a VM that was paused by hand runs");
         // An order that is answered too late is carried out all the same: what is shown as running is told to run.
         let _ = machine.resume().await;
-        journal.note(LifecycleEvent::Resume, Some(reason.clone())).await;
+        journal.note(LifecycleEvent::Resume, Told::words(reason.clone())).await;
         if journal.guest.is_some() {
             journal.expect_heartbeats(true);
         } else {
@@ -205,14 +218,20 @@ impl VmActor {
         let Vm { journal, .. } = &self.vm;
         let (id, grace) = (journal.record.id.clone(), journal.shared.settings.stop_grace);
         tracing::info!(vm = %id, ?limit, "limit passed");
+        let reason = match limit {
+            Limit::Lifetime => StopReason::LifetimeLimit,
+            Limit::Shutdown => StopReason::User,
+            Limit::Idle | Limit::Pause | Limit::Hibernate => StopReason::IdleLimit,
+        };
         let carried_out = match limit {
+            Limit::Shutdown => shutdown::carry_out(&mut self.vm).await,
             Limit::Pause => self.vm.pause_for_rest().await,
-            Limit::Hibernate => self.vm.hibernate().await,
+            Limit::Hibernate => self.vm.hibernate(reason).await,
             Limit::Lifetime | Limit::Idle if journal.record.limits.ephemeral => {
-                self.erase_ephemeral().await;
+                self.erase_ephemeral(Told::stop_with(reason, reason.as_str())).await;
                 Ok(())
             }
-            Limit::Lifetime | Limit::Idle => self.vm.stop(false, grace).await,
+            Limit::Lifetime | Limit::Idle => self.vm.stop(false, grace, reason).await,
         };
         if let Err(error) = &carried_out {
             tracing::warn!(vm = %id, %error, ?limit, "a limit could not be carried out, it is tried again");

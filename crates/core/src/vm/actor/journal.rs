@@ -5,10 +5,12 @@ use std::sync::Arc;
 use microvm_ports::{Guest, Machine};
 use microvm_types::lifecycle::{Admission, Denied, LifecycleEvent, Work, admit, permits};
 use microvm_types::template::HookPoint;
-use microvm_types::vm::{Rest, VmRecord};
+use microvm_types::vm::{PlannedShutdown, Rest, VmRecord};
 use microvm_types::{Life, Name, Phase, SnapshotId};
 use tokio::sync::watch;
 
+use super::shutdown;
+use super::told::Told;
 use crate::error::ServiceError;
 use crate::events::{Cause, Event, What};
 use crate::vm::hooks;
@@ -119,6 +121,7 @@ impl Journal {
     ) -> Result<T, ServiceError> {
         let mut record = self.record.clone();
         change(&mut record)?;
+        shutdown::forget_if_over(&mut record);
         record.failure = None;
         record.updated_ms = self.now_ms();
         // Counted on a copy: what cannot be stored must not count.
@@ -139,7 +142,7 @@ impl Journal {
             self.unreachable = None;
         }
         self.publish();
-        self.tell(None);
+        self.tell(Told::NOTHING);
         Ok(done)
     }
 
@@ -152,25 +155,25 @@ impl Journal {
         self.kept = essence;
         self.record = record;
         self.publish();
-        self.tell(None);
+        self.tell(Told::NOTHING);
         Ok(())
     }
 
     /// Notes a fact: true whether or not it can be stored.
-    pub(super) async fn note(&mut self, event: LifecycleEvent, reason: Option<String>) {
-        self.note_by(|life| life.apply(event), reason).await;
+    pub(super) async fn note(&mut self, event: LifecycleEvent, told: Told) {
+        self.note_by(|life| life.apply(event), told).await;
     }
 
     /// As [`Journal::note`], for changes that carry more than an event.
-    pub(super) async fn note_by(
-        &mut self,
-        change: impl FnOnce(&mut Life) -> Result<(), Denied>,
-        reason: Option<String>,
-    ) {
+    pub(super) async fn note_by(&mut self, change: impl FnOnce(&mut Life) -> Result<(), Denied>, told: Told) {
         if self.is_known(change) {
             let failed = self.phase() == Phase::Failed;
-            self.record.failure = if failed { reason.clone() } else { None };
-            self.save_or_log(reason).await;
+            self.record.failure = if failed { told.words.clone() } else { None };
+            if let Some(stop) = told.last_stop(self.now_ms()) {
+                self.record.last_stop = Some(stop);
+            }
+            shutdown::forget_if_over(&mut self.record);
+            self.save_or_log(told).await;
         }
     }
 
@@ -178,7 +181,7 @@ impl Journal {
     pub(super) fn note_unstored(&mut self, event: LifecycleEvent) {
         if self.is_known(|life| life.apply(event)) {
             self.publish();
-            self.tell(None);
+            self.tell(Told::NOTHING);
         }
     }
 
@@ -191,14 +194,14 @@ impl Journal {
     }
 
     /// Stores the record and shows it; a failure is logged.
-    pub(super) async fn save_or_log(&mut self, reason: Option<String>) {
-        if let Err(error) = self.save(reason).await {
+    pub(super) async fn save_or_log(&mut self, told: Told) {
+        if let Err(error) = self.save(told).await {
             tracing::error!(vm = %self.record.id, %error, "the record could not be stored, the next server may see an older one");
         }
     }
 
     /// Stores the record and shows it.
-    pub(super) async fn save(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
+    pub(super) async fn save(&mut self, told: Told) -> Result<(), ServiceError> {
         self.record.updated_ms = self.now_ms();
         let mut record = self.record.clone();
         let essence = self.count(&mut record);
@@ -209,7 +212,7 @@ impl Journal {
         self.has_kept = self.keep_if_new(&record, &essence).await;
         self.kept = essence;
         self.publish();
-        self.tell(reason);
+        self.tell(told);
         Ok(saved?)
     }
 
@@ -254,11 +257,11 @@ impl Journal {
     }
 
     /// Tells the phase.
-    pub(super) fn tell(&mut self, reason: Option<String>) {
+    pub(super) fn tell(&mut self, told: Told) {
         let to = self.phase();
         // Of the phase that was told last, so that watchers see an unbroken chain.
         let from = std::mem::replace(&mut self.told, to);
-        self.tell_what(What::Phase { from, to, reason });
+        self.tell_what(What::Phase { from, to, reason: told.words, stop: told.stop });
     }
 
     /// Tells something that happened.
@@ -283,6 +286,7 @@ struct Essence {
     waits_in_pool: bool,
     is_pooled: bool,
     name: Name,
+    planned_shutdown: Option<PlannedShutdown>,
 }
 
 impl Essence {
@@ -294,6 +298,7 @@ impl Essence {
             waits_in_pool: record.is_pools(),
             is_pooled: record.phase() == Phase::Pooled,
             name: record.name.clone(),
+            planned_shutdown: record.planned_shutdown,
         }
     }
 }

@@ -26,25 +26,27 @@ mod reach;
 mod removal;
 mod retries;
 mod saving;
+mod shutdown;
 mod steps;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use microvm_ports::hypervisor::MachineExit;
-use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::vm::VmRecord;
+use microvm_types::{Phase, StopReason};
 use tokio::sync::{mpsc, watch};
 
 use self::branching::Branching;
-use self::ending::finish_end;
 use self::idle::{IdleCare, Limit};
 use self::inbox::Inbox;
 use self::journal::Journal;
 use self::power::Vm;
 use self::reach::Reach;
 use self::retries::Retries;
+use self::told::Told;
 use crate::events::Cause;
 use crate::launch;
 use crate::state::Reservation;
@@ -190,22 +192,23 @@ impl VmActor {
         let vm = &mut self.vm;
         match command {
             Command::Start { cold, reply } => {
-                let outcome = match vm.journal.admits(LifecycleEvent::Start) {
-                    Ok(true) => vm.start(cold).await,
-                    other => other.map(|_| ()),
-                };
-                let _ = reply.send(outcome);
+                let _ = reply.send(shutdown::start(vm, cold).await);
             }
             Command::Stop { force, grace, reply } => {
                 vm.restarting.cancel();
                 let outcome = match vm.journal.admits(LifecycleEvent::Stop) {
-                    Ok(true) => vm.stop(force, grace).await,
+                    Ok(true) => vm.stop(force, grace, StopReason::User).await,
                     // What could not be written back when it stopped is tried again. What a sleeping VM has is its own.
                     Ok(false) if vm.journal.record.life.asleep().is_none() => {
-                        finish_end(&mut vm.journal).await
+                        shutdown::end_for_good(&mut vm.journal).await
                     }
                     other => other.map(|_| ()),
                 };
+                let _ = reply.send(outcome);
+            }
+            Command::PlanShutdown { delay, force, reply } => {
+                let outcome = shutdown::plan(vm, delay, force).await;
+                self.idle.look_again();
                 let _ = reply.send(outcome);
             }
             Command::Pause(reply) => {
@@ -213,7 +216,7 @@ impl VmActor {
                     Ok(true) => hooks::pause(vm).await,
                     Ok(false) => {
                         vm.journal.record.life.stay_paused();
-                        vm.journal.save(None).await
+                        vm.journal.save(Told::NOTHING).await
                     }
                     Err(denied) => Err(denied),
                 };
@@ -254,7 +257,7 @@ impl VmActor {
                 let _ = reply.send(hooks::snapshot(vm, order).await);
             }
             Command::Hibernate(reply) => {
-                let _ = reply.send(vm.hibernate().await);
+                let _ = reply.send(vm.hibernate(StopReason::User).await);
             }
             Command::Change { change, reply } => {
                 let _ = reply.send(self.change(*change).await);
@@ -270,7 +273,7 @@ impl VmActor {
                 let outcome = hooks::rollback(vm, source, epoch).await;
                 if outcome.is_ok() {
                     vm.journal.record.memory_now_mib = memory_now_mib;
-                    vm.journal.save_or_log(None).await;
+                    vm.journal.save_or_log(Told::NOTHING).await;
                 }
                 let _ = reply.send(outcome);
             }

@@ -6,8 +6,8 @@ use microvm_ports::hypervisor::MachineState;
 use microvm_ports::{MachineError, Progress};
 use microvm_types::lifecycle::{Denied, LifecycleEvent, Work};
 use microvm_types::snapshot::SnapshotPurpose;
-use microvm_types::vm::Rest;
-use microvm_types::{Life, Phase, SnapshotId};
+use microvm_types::vm::{Rest, VmRecord};
+use microvm_types::{LastStop, Life, Phase, SnapshotId, StopReason};
 use tokio::sync::oneshot;
 
 use super::branching::{self, Branching};
@@ -17,7 +17,8 @@ use super::memory;
 use super::reach::Reach;
 use super::retries::Retries;
 use super::saving;
-use crate::error::ServiceError;
+use super::told::Told;
+use crate::error::{Bound, ServiceError};
 use crate::launch::shares::check_whole;
 use crate::undo;
 use crate::vm::activity::Activity;
@@ -98,7 +99,7 @@ impl Vm {
     }
 
     /// Stores memory and processor state on disk and ends the machine. The next start or request goes on where it was.
-    pub(super) async fn hibernate(&mut self) -> Result<(), ServiceError> {
+    pub(super) async fn hibernate(&mut self, reason: StopReason) -> Result<(), ServiceError> {
         let journal = &mut self.journal;
         if journal.phase() == Phase::Hibernated {
             return Ok(());
@@ -124,7 +125,7 @@ impl Vm {
         journal.expect_heartbeats(false);
         // Nobody gets a guest whose machine is going to pause; who asks now waits for how it ends.
         journal.hide_guest();
-        if let Err(error) = self.fall_asleep(order, &id).await {
+        if let Err(error) = self.fall_asleep(order, &id, reason).await {
             let has_memory = self.stay_awake().await;
             let journal = &mut self.journal;
             let is_whole = journal.shared.snapshots.by_id(&id).is_ok();
@@ -137,17 +138,22 @@ impl Vm {
                 return Err(error);
             }
             tracing::warn!(vm = %journal.record.id, %error, "its machine has ended, and its memory is whole on disk: it hibernates");
-            journal.note_by(|life| life.fall_asleep(id), None).await;
+            journal.note_by(|life| life.fall_asleep(id), Told::stop(reason)).await;
         }
         // The record says already that it sleeps: a VMM that does not end is swept before the next start.
         self.end_machine_or_log().await;
-        self.journal.note(LifecycleEvent::Hibernated, None).await;
+        self.journal.note(LifecycleEvent::Hibernated, Told::stop(reason)).await;
         Ok(())
     }
 
     /// Writes memory and processor state to disk and notes that the VM sleeps on them. If that fails the machine goes on; one
     /// that has ended with its save is launched again from what it saved.
-    async fn fall_asleep(&mut self, order: SnapshotOrder, id: &SnapshotId) -> Result<(), ServiceError> {
+    async fn fall_asleep(
+        &mut self,
+        order: SnapshotOrder,
+        id: &SnapshotId,
+        reason: StopReason,
+    ) -> Result<(), ServiceError> {
         let (branched, record) = branching::take_for(&self.journal, &order).await?;
         // Kept only where the VMM ended with its save: the one way back is what it saved.
         let saved = branched.files.branch.ended.then(|| branched.clone());
@@ -156,12 +162,17 @@ impl Vm {
                 // Known before the phase is stored: whoever wakes the VM at once finds it.
                 let (_, asleep) = undo::keep(written);
                 self.journal.shared.snapshots.insert(asleep);
-                let sleep = |life: &mut Life| life.fall_asleep(id.clone());
                 if saved.is_none() {
-                    return self.journal.request_by(sleep).await;
+                    let at_ms = self.journal.now_ms();
+                    let sleep = |record: &mut VmRecord| {
+                        record.life.fall_asleep(id.clone())?;
+                        record.last_stop = Some(LastStop { reason, at_ms, detail: None });
+                        Ok(())
+                    };
+                    return self.journal.request_beside(sleep, async |_, _| Ok(())).await;
                 }
                 // Its machine is gone, and what it saved is whole: it sleeps, whether or not that can be stored.
-                self.journal.note_by(sleep, None).await;
+                self.journal.note_by(|life| life.fall_asleep(id.clone()), Told::stop(reason)).await;
                 Ok(())
             }
             (Err(error), None) => Err(error),
@@ -195,8 +206,9 @@ impl Vm {
                 // An order that is answered too late is carried out all the same: it stands still for sure only once a
                 // pause is confirmed. Shown as what it is; the next request tries again.
                 if machine.pause().await.is_ok() {
-                    let reason = Some(format!("it does not go on after it could not be hibernated: {error}"));
-                    journal.note_by(|life| life.pause_because(Rest::Paused), reason).await;
+                    let told =
+                        Told::words(format!("it does not go on after it could not be hibernated: {error}"));
+                    journal.note_by(|life| life.pause_because(Rest::Paused), told).await;
                 } else {
                     journal.expect_heartbeats(true);
                 }
@@ -212,7 +224,8 @@ impl Vm {
         let limit = self.journal.record.template.memory_mib;
         if memory_mib > limit {
             let (asked, limit) = (memory_mib.into(), limit.into());
-            return Err(ServiceError::OverLimit { field: "memory_mib", asked, limit });
+            let bound = Bound::Creation;
+            return Err(ServiceError::OverLimit { field: "memory_mib", asked, limit, bound });
         }
         if memory_mib < LEAST_MEMORY_MIB {
             return Err(ServiceError::Invalid {
@@ -241,8 +254,8 @@ impl Vm {
         tracing::warn!(vm = %journal.record.id, "the host's disk is full: the VM is paused until there is room");
         reach.settled(journal);
         // Noted, not requested: that it cannot be stored on the same disk does not make it run.
-        let reason = Some("the disk of the host is full".to_owned());
-        journal.note_by(|life| life.pause_because(Rest::DiskFull), reason).await;
+        let told = Told::words("the disk of the host is full");
+        journal.note_by(|life| life.pause_because(Rest::DiskFull), told).await;
     }
 
     /// Pauses a VM that grows before it takes the last room from all others.
@@ -283,7 +296,7 @@ async fn resize_now(vm: &mut Vm, memory_mib: u32) -> Result<(), ServiceError> {
     let limit = vm.journal.record.template.memory_mib;
     // Absent where the guest has all of it, so that records of earlier versions say the same.
     vm.journal.record.memory_now_mib = (memory_mib < limit).then_some(memory_mib);
-    vm.journal.save(None).await
+    vm.journal.save(Told::NOTHING).await
 }
 
 /// Wakes a VM that hibernates, for work that needs its machine. True if it did.
@@ -301,10 +314,12 @@ pub(super) async fn sleep_again<T>(
     woken: bool,
     worked: Result<T, ServiceError>,
 ) -> Result<T, ServiceError> {
+    // As before it was woken.
+    let reason = vm.journal.record.last_stop.as_ref().map_or(StopReason::Unknown, |stop| stop.reason);
     if woken
         && worked.is_err()
         && vm.activity.idle_since_ms().is_some()
-        && let Err(error) = vm.hibernate().await
+        && let Err(error) = vm.hibernate(reason).await
     {
         tracing::warn!(vm = %vm.journal.record.id, %error, "it was woken for work that failed, and does not hibernate again");
     }

@@ -16,6 +16,7 @@ use microvm_types::vm::VmRecord;
 use super::inbox::Inbox;
 use super::journal::Journal;
 use super::retries::Retries;
+use super::told::Told;
 use crate::error::ServiceError;
 use crate::launch::{self, MOST_LOST_EPOCHS};
 use crate::vm::command::Command;
@@ -58,7 +59,7 @@ impl Reach {
         let told = format!("unreachable: {reason}");
         journal.unreachable = Some(Unreachable { since_ms: journal.now_ms(), reason, tried: false });
         journal.publish();
-        journal.tell(Some(told));
+        journal.tell(Told::words(told));
     }
 
     /// Notes a try that failed, and plans the next one. After the first one nobody waits for the agent any more.

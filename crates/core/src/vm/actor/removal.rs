@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use microvm_ports::storage::LostDisks;
 use microvm_ports::{StateError, StorageError};
-use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::template::HookPoint;
 use microvm_types::vm::VmRecord;
+use microvm_types::{Phase, StopReason};
 
 use super::disks::write_back;
 use super::journal::Journal;
 use super::power::Vm;
+use super::told::Told;
 use super::{VmActor, memory};
 use crate::error::ServiceError;
 use crate::vm::volumes;
@@ -32,21 +33,22 @@ impl VmActor {
     /// Removes the VM unless a hook refuses. `lost`: what becomes of writes to disks of the user's that cannot take them.
     pub(super) async fn delete(&mut self, lost: LostDisks) -> Result<(), ServiceError> {
         self.vm.journal.hook(HookPoint::BeforeDelete).await?;
-        self.remove(lost).await
+        self.remove(lost, Told::NOTHING).await
     }
 
-    /// Removes a VM that is to go by itself. Hooks are told, and not asked: there is nobody to read a refusal.
-    pub(super) async fn erase_ephemeral(&mut self) {
+    /// Removes a VM that is to go by itself, for the reason that is `told`. Hooks are told, and not asked: there is nobody to read a
+    /// refusal.
+    pub(super) async fn erase_ephemeral(&mut self, told: Told) {
         let _ = self.vm.journal.hook(HookPoint::BeforeDelete).await;
-        if let Err(error) = self.remove(LostDisks::GiveUpRemoved).await {
+        if let Err(error) = self.remove(LostDisks::GiveUpRemoved, told).await {
             tracing::warn!(vm = %self.vm.journal.record.id, %error, "an ephemeral VM could not be deleted");
         }
     }
 
-    async fn remove(&mut self, lost: LostDisks) -> Result<(), ServiceError> {
+    async fn remove(&mut self, lost: LostDisks, told: Told) -> Result<(), ServiceError> {
         let grace = grace_for_volumes(&mut self.vm).await;
         // Whether or not this can be stored (the disk may be full, which is why it is deleted), the VM goes.
-        self.vm.journal.note(LifecycleEvent::Delete, None).await;
+        self.vm.journal.note(LifecycleEvent::Delete, told).await;
         self.erase(lost, grace).await?;
         let _ = self.vm.journal.hook(HookPoint::AfterDelete).await;
         Ok(())
@@ -84,7 +86,8 @@ impl VmActor {
         };
         if let Err(error) = removed.await {
             let reason = format!("it could not be deleted: {error}");
-            journal.note(LifecycleEvent::NotDeleted, Some(reason)).await;
+            let told = Told::stop_with(StopReason::NotDeleted, reason);
+            journal.note(LifecycleEvent::NotDeleted, told).await;
             return Err(error);
         }
         // The name is free from here on; the row that could claim it again is gone.

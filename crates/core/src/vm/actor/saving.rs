@@ -1,12 +1,14 @@
 //! States of a VM for forks and snapshots, and its machine launched again where it ends with its save.
 
-use microvm_types::Phase;
 use microvm_types::lifecycle::LifecycleEvent;
 use microvm_types::vm::VmRecord;
+use microvm_types::{Phase, StopReason};
 
+use super::beginning::reason_of;
 use super::branching::{self, Branched};
 use super::ending::{end_last_machine, stopped_by_force, sweep_or_log};
 use super::power::Vm;
+use super::told::Told;
 use crate::error::ServiceError;
 use crate::launch::{Connected, Planned};
 use crate::ports::Ports;
@@ -50,13 +52,18 @@ pub(super) async fn go_on_after(vm: &mut Vm, branched: &mut Branched) -> Result<
                 vm.journal.expect_heartbeats(false);
                 vm.journal.living()?.pause().await?;
             }
-            vm.journal.save(None).await
+            vm.journal.save(Told::NOTHING).await
         }
         Err(error) => {
             sweep_or_log(&vm.journal).await;
             match error {
-                ServiceError::Overtaken(_) => stopped_by_force(&mut vm.journal).await,
-                _ => vm.journal.note(LifecycleEvent::Lost, Some(error.to_string())).await,
+                ServiceError::Overtaken(_) => {
+                    stopped_by_force(&mut vm.journal, Told::stop(StopReason::User)).await
+                }
+                _ => {
+                    let told = Told::stop_with(reason_of(&error), error.to_string());
+                    vm.journal.note(LifecycleEvent::Lost, told).await;
+                }
             }
             Err(error)
         }

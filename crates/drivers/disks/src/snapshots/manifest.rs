@@ -117,6 +117,17 @@ impl SnapshotManifest {
         first.chain(self.state_parts.iter().map(|(name, part)| StatePart { name: name.as_str(), part }))
     }
 
+    /// All parts, for changes: those of the state as [`SnapshotManifest::state`] has them, the memory, and the layers as
+    /// [`Records::snapshot_layers`] has them.
+    pub(crate) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Part> {
+        let state = self.device_state.iter_mut().chain(self.state_parts.values_mut());
+        let layers = self.disk.layers.iter_mut().map(|layer| &mut layer.file);
+        let (bases, own): (Vec<_>, Vec<_>) =
+            self.own_disks.iter_mut().map(|disk| (&mut disk.base.file, &mut disk.layers)).unzip();
+        let own = own.into_iter().flatten().map(|layer| &mut layer.file);
+        state.chain([&mut self.memory.file]).chain(layers).chain(own).chain(bases)
+    }
+
     /// Bytes of all parts of the state; `None` for more than can be counted.
     pub(crate) fn state_bytes(&self) -> Option<u64> {
         self.state().try_fold(0u64, |sum, state| sum.checked_add(state.part.length))

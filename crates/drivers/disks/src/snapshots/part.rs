@@ -174,23 +174,24 @@ impl Part {
         Ok(self.damage(name, &found))
     }
 
-    /// First difference between the file and this part, by all of its content.
-    pub(crate) fn find_damage_now(
+    /// The part as its file is now, by all of its content, and the first difference from this part. A missing file is an empty part.
+    pub(crate) fn read_now(
         &self,
         name: &str,
         file: &Utf8Path,
         beside: &Utf8Path,
         cancel: &Cancel,
-    ) -> Result<Option<Damage>, StorageError> {
+    ) -> Result<(Self, Option<Damage>), StorageError> {
         if !microvm_durable::files::exists(file) {
-            return Ok(Some(self.missing(name)));
+            return Ok((Self::of_like(&[], self), Some(self.missing(name))));
         }
-        let found = self.damage(name, &hash(file, Some(self.piece_length), cancel)?);
+        let now = hash(file, Some(self.piece_length), cancel)?;
+        let found = self.damage(name, &now);
         if found.is_some() {
             // The next use looks again as well.
             remove_all(beside)?;
         }
-        Ok(found)
+        Ok((now, found))
     }
 
     fn missing(&self, name: &str) -> Damage {

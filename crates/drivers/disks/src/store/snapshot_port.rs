@@ -5,7 +5,7 @@ use camino::Utf8Path;
 use microvm_ports::branch::DiskChange;
 use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::snapshot::{
-    BranchFiles, BranchSource, Damage, ImportLimits, SnapshotInfo, SnapshotStore, UserDisk,
+    BranchFiles, BranchSource, Damage, ImportLimits, SnapshotInfo, SnapshotStore, UserDisk, Verified,
 };
 use microvm_ports::storage::VmFiles;
 use microvm_ports::{Progress, StorageError};
@@ -74,11 +74,7 @@ impl SnapshotStore for Disks {
         self.blocking(|inner, _| inner.catalog.list_snapshots()).await
     }
 
-    async fn verify_snapshot(
-        &self,
-        id: &SnapshotId,
-        progress: Progress,
-    ) -> Result<Vec<Damage>, StorageError> {
+    async fn verify_snapshot(&self, id: &SnapshotId, progress: Progress) -> Result<Verified, StorageError> {
         let id = id.clone();
         self.blocking(move |inner, cancel| {
             inner.records.or_unknown(&id, inner.catalog.verify_snapshot(&id, &cancel, &progress))

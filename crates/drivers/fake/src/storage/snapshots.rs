@@ -11,6 +11,7 @@ use microvm_ports::capabilities::MemoryShape;
 use microvm_ports::progress::Progress;
 use microvm_ports::snapshot::{
     BranchFiles, BranchSource, Damage, ImportLimits, SnapshotInfo, SnapshotStore, StateDescription, UserDisk,
+    Verified,
 };
 use microvm_ports::storage::{StorageError, VmFiles, VmStorage};
 use microvm_types::{SnapshotId, VmId};
@@ -261,14 +262,17 @@ impl SnapshotStore for FakeStorage {
         Ok(all.collect())
     }
 
-    async fn verify_snapshot(
-        &self,
-        id: &SnapshotId,
-        _progress: Progress,
-    ) -> Result<Vec<Damage>, StorageError> {
+    async fn verify_snapshot(&self, id: &SnapshotId, _progress: Progress) -> Result<Verified, StorageError> {
         let saved = lock(&self.shared.saved);
         let snapshot = saved.snapshots.get(id).ok_or_else(|| Self::unknown(id))?;
-        Ok(snapshot.damage.iter().cloned().collect())
+        let damage: Vec<Damage> = snapshot.damage.iter().cloned().collect();
+        // Other content has another sum.
+        let stored = Self::info(id, snapshot).sha256;
+        let current_sha256 = match damage.first() {
+            Some(damage) => digest(damage.detail.as_bytes()),
+            None => stored.clone(),
+        };
+        Ok(Verified { damage, stored_sha256: Some(stored), current_sha256 })
     }
 
     async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StorageError> {
