@@ -81,7 +81,7 @@ impl Verb {
 
     /// True if never both have their way.
     const fn has_one_winner(self) -> bool {
-        !self.of_the_second().is_empty() && !matches!(self, Self::Delete | Self::Kill)
+        !self.of_the_second().is_empty() && !matches!(self, Self::Delete | Self::Kill | Self::RemoveSnapshot)
     }
 
     /// Phases in which nobody has it.
@@ -92,6 +92,8 @@ impl Verb {
             Self::Pause | Self::Resume => matches!(phase, Phase::Stopped | Phase::Hibernated),
             Self::Kill => matches!(phase, Phase::Stopped | Phase::Hibernated),
             Self::Hibernate => without_memory,
+            // What it hibernates on builds on that snapshot.
+            Self::RemoveSnapshot => matches!(phase, Phase::Hibernated),
             Self::Fork | Self::ForkOfOneName | Self::Snapshot | Self::SnapshotOfOneName => without_memory,
             _ => false,
         }
@@ -175,7 +177,7 @@ fn judge(verb: Verb, phase: Phase, outcomes: &[Result<(), ServiceError>; 2], wha
     if verb.is_refused(phase) {
         assert_eq!(codes.len(), 2, "{what}: {codes:?}");
         assert!(
-            codes.iter().all(|code| ["wrong_phase", "vm_not_running"].contains(code)),
+            codes.iter().all(|code| ["wrong_phase", "vm_not_running", "in_use"].contains(code)),
             "{what}: {codes:?}"
         );
         return;

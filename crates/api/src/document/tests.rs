@@ -159,7 +159,7 @@ fn bodies_of_requests_have_no_further_fields() {
     }
     assert!(seen.len() > 15, "{seen:?}");
     // Choices refuse them as well, which utoipa does not put into the document.
-    let choices = ["ImageSource", "KernelSource", "Hook", "InitMode"];
+    let choices = ["BuildStep", "ImageSource", "KernelSource", "Hook", "InitMode"];
     open.retain(|name| !choices.iter().any(|choice| name.starts_with(choice)));
     assert_eq!(open, Vec::<String>::new(), "unknown fields of these are taken and ignored");
 }
@@ -168,7 +168,7 @@ fn bodies_of_requests_have_no_further_fields() {
 fn choices_of_bodies_have_no_further_fields() {
     use microvm_types::template::{Hook, InitMode};
 
-    use crate::image::ImageSource;
+    use crate::image::{BuildStep, ImageSource};
     use crate::kernel::KernelSource;
 
     fn refuses<T: serde::de::DeserializeOwned + std::fmt::Debug>(good: &Value) {
@@ -190,6 +190,13 @@ fn choices_of_bodies_have_no_further_fields() {
         json!({"webhook": "http://x/", "at": "before_start"}),
     ] {
         refuses::<Hook>(&action);
+    }
+    for step in [
+        json!({"kind": "run", "title": "x", "command": ["x"]}),
+        json!({"kind": "copy", "title": "x", "context": "/x", "sources": ["x"], "destination": "/x"}),
+        json!({"kind": "directory", "title": "x", "path": "/x"}),
+    ] {
+        refuses::<BuildStep>(&step);
     }
     refuses::<InitMode>(&json!({"image": "/sbin/init"}));
 }

@@ -184,7 +184,7 @@ impl Catalog {
             let config = if last { &recipe.config } else { &nothing };
             below = match part {
                 Part::Additions(additions) => {
-                    self.put_in(additions, &below, (&name, config), temporary, progress).await?
+                    put_in(self, additions, &below, (&name, config), temporary, progress).await?
                 }
                 Part::InVm(actions) => {
                     let session = Session { name: &name, actions, config };
@@ -194,32 +194,31 @@ impl Catalog {
         }
         Ok(below)
     }
+}
 
-    /// Makes an image of `base` with additions. Only the store knows which packages have scripts; these run in a VM, as they are
-    /// programs of strangers and expect a running system.
-    async fn put_in(
-        &self,
-        additions: &Additions,
-        base: &ImageInfo,
-        (name, config): (&str, &ImageConfig),
-        temporary: &mut Between,
-        progress: &Progress,
-    ) -> Result<ImageInfo, ServiceError> {
-        let images = &self.context.shared.ports.images;
-        let whole = additions.packages.is_empty();
-        let first = if whole { name.to_owned() } else { temporary.name() };
-        let added = images.extend_image(&first, &base.digest, additions, config, progress.clone()).await?;
-        if added.unfinished.is_empty() {
-            return Ok(if whole { added.info } else { images.name_image(&added.info.digest, name).await? });
-        }
-        let actions: Vec<Action> =
-            added.unfinished.iter().map(|command| Action::of_command(command)).collect();
-        let (finished, nothing) = (temporary.name(), ImageConfig::default());
-        let session = Session { name: &finished, actions: &actions, config: &nothing };
-        let below = self.build_in_vm(&session, &added.info, progress).await?;
-        let rest = Additions { packages: Vec::new(), ..additions.clone() };
-        Ok(images.extend_image(name, &below.digest, &rest, config, progress.clone()).await?.info)
+/// Makes an image of `base` with additions. Only the store knows which packages have scripts; these run in a VM, as they are
+/// programs of strangers and expect a running system.
+async fn put_in(
+    catalog: &Catalog,
+    additions: &Additions,
+    base: &ImageInfo,
+    (name, config): (&str, &ImageConfig),
+    temporary: &mut Between,
+    progress: &Progress,
+) -> Result<ImageInfo, ServiceError> {
+    let images = &catalog.context.shared.ports.images;
+    let whole = additions.packages.is_empty();
+    let first = if whole { name.to_owned() } else { temporary.name() };
+    let added = images.extend_image(&first, &base.digest, additions, config, progress.clone()).await?;
+    if added.unfinished.is_empty() {
+        return Ok(if whole { added.info } else { images.name_image(&added.info.digest, name).await? });
     }
+    let actions: Vec<Action> = added.unfinished.iter().map(|command| Action::of_command(command)).collect();
+    let (finished, nothing) = (temporary.name(), ImageConfig::default());
+    let session = Session { name: &finished, actions: &actions, config: &nothing };
+    let below = catalog.build_in_vm(&session, &added.info, progress).await?;
+    let rest = Additions { packages: Vec::new(), ..additions.clone() };
+    Ok(images.extend_image(name, &below.digest, &rest, config, progress.clone()).await?.info)
 }
 
 /// A part of a build that makes one image of the one below.
