@@ -166,13 +166,13 @@ fn owners_are_named(home: &Home) {
     fs::create_dir_all(tree.join("deep")).unwrap();
     fs::write(tree.join("deep/file"), "x").unwrap();
     home.must(&["cp", "--chown", "daemon:4321", tree.to_str().unwrap(), "dev:/srv/a/b"]);
-    home.must(&["cp", "--chown", "1000", tree.join("deep/file").to_str().unwrap(), "dev:/srv/file"]);
+    home.must(&["cp", "--chown", "4242", tree.join("deep/file").to_str().unwrap(), "dev:/srv/file"]);
     home.must(&["cp", tree.to_str().unwrap(), "dev:/srv/plain"]);
     let found = shell(
         home,
         "cd /srv; stat -c %u:%g a a/b a/b/deep a/b/deep/file file plain plain/deep | tr '\\n' ' '",
     );
-    assert_eq!(found.trim(), "1:4321 1:4321 1:4321 1:4321 1000:0 0:0 0:0");
+    assert_eq!(found.trim(), "1:4321 1:4321 1:4321 1:4321 4242:0 0:0 0:0");
     let (exit, problem) =
         home.must_fail(&["cp", "--chown", "nobody-here", tree.to_str().unwrap(), "dev:/srv/none"]);
     assert_eq!(exit, 102, "{problem}");
