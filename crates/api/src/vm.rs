@@ -74,7 +74,7 @@ pub struct Vm {
     /// not note it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_stop: Option<LastStop>,
-    /// When it is going to be shut down, as somebody asked (RFC 3339 with offset); absent: not planned.
+    /// Time of the planned shutdown (RFC 3339 with offset); absent if none is planned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shutdown_at: Option<String>,
     /// True if its agent answers; false in every state but `running`.

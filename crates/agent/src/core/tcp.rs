@@ -19,7 +19,7 @@ pub(super) async fn connect(stream: &StreamHandle, port: u32) -> AgentResult<()>
     let connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(failed)?;
     // Ports mostly carry small requests and answers, which must not wait for one another.
     connection.set_nodelay(true).map_err(failed)?;
-    // Before any data: the host knows by it that somebody listens.
+    // Sent before any data: it tells the host that the port has a listener.
     stream.send_message(Reply::Done(Empty {})).await?;
     let (mut reader, mut writer) = connection.into_split();
     let outgoing = async {

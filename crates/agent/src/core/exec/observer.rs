@@ -75,8 +75,8 @@ async fn send<P: Platform>(
             stream.send_message(Reply::Exited(exit)).await?;
             return Ok(());
         }
-        // Checked after sending: what was asked for is complete only now. The end of the process is told if it is
-        // known.
+        // Checked after sending, because only now the requested part is complete. If the exit is known already, the next round
+        // sends it.
         if until.is_some_and(|until| at[0] >= until[0] && at[1] >= until[1]) && exit.is_none() {
             return Ok(());
         }

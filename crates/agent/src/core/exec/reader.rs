@@ -41,7 +41,7 @@ struct ReaderMark<'a, P: Platform> {
 impl<P: Platform> Drop for ReaderMark<'_, P> {
     fn drop(&mut self) {
         let mut state = self.process.lock();
-        // A newer reader has taken over otherwise, and goes on reading.
+        // Otherwise a newer reader has replaced this one and continues to read.
         if state.reader == self.number {
             state.has_reader = false;
         }
@@ -126,7 +126,7 @@ async fn take_input<P: Platform>(process: &Process<P>, stream: &StreamHandle) ->
                     Some(mark) => write_input(process, Bytes::from_static(mark)).await,
                     None => drop(process.stdin.lock().await.take()),
                 }
-                // The end of input is no end of the session: the output goes on.
+                // End of input does not end the session: output continues.
                 return std::future::pending().await;
             }
             Err(error) => return error,

@@ -53,7 +53,7 @@ impl DeviceEvents {
             // An interrupted wait only looks once more.
             let _ = poll(&mut sockets, Some(&timeout));
             let mut buffer = [0u8; 4096];
-            // What the events say does not matter, only that there were some: whoever waits looks for itself.
+            // The content of the events is ignored: the waiter looks for its device again after any event.
             while rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty()).is_ok() {}
         }
     }

@@ -319,7 +319,7 @@ impl Unpacker {
                 break;
             }
         }
-        // A hole at the end is told by the length alone.
+        // The extents do not list a hole at the end of the file: only the length shows it.
         if hole { file.set_len(position).map_err(failed) } else { Ok(()) }
     }
 }

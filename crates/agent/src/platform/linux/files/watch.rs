@@ -94,7 +94,7 @@ impl Watched {
             | WatchFlags::MOVED_FROM
             | WatchFlags::MOVED_TO
             | WatchFlags::DONT_FOLLOW;
-        // Before the directory is listed: what is made in between is told by the watch, or found, or both.
+        // Set before the directory is listed: a file made in between is reported by the watch, by the listing, or by both.
         match inotify::add_watch(self.source.get_ref(), path, flags) {
             Ok(number) => drop(self.directories.insert(number, path.to_path_buf())),
             // It may be gone already, unless it is what was asked for.
