@@ -17,9 +17,6 @@ pub(crate) const KERNEL: &str = "distribution";
 /// The kernel that is built from source.
 pub(crate) const BUILT_KERNEL: &str = "built";
 
-/// What the list of kernels says of one that was built by this version: an older one fails the tests of shared folders.
-const BUILT_MARK: &str = "times on shared folders: nanoseconds";
-
 /// Tells the build where the agent is that goes into the program.
 pub(crate) const AGENT_VARIABLE: &str = "MICROVM_AGENT_BINARY";
 
@@ -90,10 +87,7 @@ fn is_current(value: &serde_json::Value) -> bool {
     match value {
         serde_json::Value::Array(items) => items.iter().any(is_current),
         serde_json::Value::Object(fields) if fields.get("name").is_some_and(|name| name == BUILT_KERNEL) => {
-            fields
-                .get("source")
-                .and_then(|source| source.as_str())
-                .is_some_and(|source| source.contains(BUILT_MARK))
+            fields.get("outdated") == Some(&serde_json::Value::Bool(false))
         }
         serde_json::Value::Object(fields) => fields.values().any(is_current),
         _ => false,
@@ -124,10 +118,10 @@ mod tests {
 
     #[test]
     fn a_kernel_of_an_older_version_is_not_current() {
-        let list = |source: &str| serde_json::json!({"kernels": [{"name": BUILT_KERNEL, "source": source}]});
-        assert!(is_current(&list(&format!("built from package x ({BUILT_MARK})"))));
-        assert!(!is_current(&list("built from package x")));
-        assert!(!is_current(&serde_json::json!({"kernels": [{"name": "mine", "source": BUILT_MARK}]})));
+        let list = |name: &str, outdated: bool| serde_json::json!({"kernels": [{"name": name, "outdated": outdated}]});
+        assert!(is_current(&list(BUILT_KERNEL, false)));
+        assert!(!is_current(&list(BUILT_KERNEL, true)));
+        assert!(!is_current(&list("mine", false)));
     }
 
     #[test]

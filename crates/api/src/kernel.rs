@@ -24,6 +24,9 @@ pub struct Kernel {
     pub source: String,
     /// True if `default` means this kernel now.
     pub is_default: bool,
+    /// True if an older version of the program built it, and this one would put other things into it: build it anew.
+    #[serde(default)]
+    pub outdated: bool,
 }
 
 /// All kernels by name.

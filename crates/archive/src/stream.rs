@@ -59,6 +59,23 @@ fn cut(detail: &str) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, detail)
 }
 
+/// Program that packed what begins so, as its format says.
+fn packed_with(start: &[u8]) -> Option<&'static str> {
+    const FORMATS: [(&[u8], &str); 6] = [
+        (b"\x1f\x8b", "gzip"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"BZh", "bzip2"),
+        (b"7z\xbc\xaf\x27\x1c", "7z"),
+        (b"PK\x03\x04", "zip"),
+    ];
+    FORMATS.iter().find(|(mark, _)| start.starts_with(mark)).map(|(_, program)| *program)
+}
+
+fn is_packed(program: &str) -> io::Error {
+    bad(format!("it is no tar, but packed with {program}: unpack it on the way, a plain tar is read"))
+}
+
 impl<R: Read> Stream<R> {
     pub(crate) const fn new(reader: R, limits: Limits) -> Self {
         Self { reader, limits, left: 0, padding: 0, ended: false, strict: false }
@@ -97,10 +114,11 @@ impl<R: Read> Stream<R> {
             let count = self.reader.read(&mut header.as_mut_bytes()[filled..])?;
             if count == 0 {
                 self.ended = true;
+                let packed = packed_with(&header.as_bytes()[..filled]);
                 return match (filled, self.strict) {
                     (0, false) => Ok(None),
                     (0, true) => Err(cut("it ends without its end mark: it was cut off")),
-                    _ => Err(cut("it ends in the middle of a header")),
+                    _ => Err(packed.map_or_else(|| cut("it ends in the middle of a header"), is_packed)),
                 };
             }
             filled += count;
@@ -116,6 +134,9 @@ impl<R: Read> Stream<R> {
             .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
             .sum();
         if header.cksum().ok() != Some(sum) {
+            if let Some(program) = packed_with(header.as_bytes()) {
+                return Err(is_packed(program));
+            }
             return Err(bad("it is not a tar archive, or is damaged: a header has a wrong checksum"));
         }
         Ok(Some(header))

@@ -64,7 +64,12 @@ mod tests {
         let all: Vec<(&str, &str)> = all.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let path = std::env::var("PATH").unwrap();
         assert_eq!(all, [("A", "1"), ("B", " two words "), ("C", "'3'"), ("D", ""), ("PATH", &path)]);
-        for (text, place) in [("=x", "line 1"), ("A=1\nNO_SUCH_VARIABLE_HERE", "line 2")] {
+        for (text, place) in [
+            ("=x", "line 1"),
+            ("A=1\nNO_SUCH_VARIABLE_HERE", "line 2"),
+            ("export A=1", "line 1"),
+            ("A =1", "line 1"),
+        ] {
             assert!(read(text).unwrap_err().detail().starts_with(&format!("{place} of .env: ")), "{text}");
         }
     }

@@ -10,6 +10,11 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
 
 /// `KEY=VALUE`, or `KEY` for its value in our own environment.
 pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
+    let name = text.split('=').next().unwrap_or_default();
+    // A shell's `export NAME=VALUE` would become a variable that no program looks for.
+    if name.contains(char::is_whitespace) {
+        return Err(format!("`{name}` is no name of a variable: it has a space in it"));
+    }
     if text.contains('=') {
         return pair(text);
     }

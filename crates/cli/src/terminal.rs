@@ -7,11 +7,16 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 
 use crate::error::CliError;
 
-/// Size of the terminal, if there is one.
+/// Size of the terminal, if there is one; the usual size of one that does not know its own, as `script` and `expect` make them.
 pub(crate) fn size() -> Option<TerminalSize> {
     // One of the two may be redirected.
     let size = tcgetwinsize(std::io::stdin()).or_else(|_| tcgetwinsize(std::io::stdout())).ok()?;
-    (size.ws_col > 0 && size.ws_row > 0).then_some(TerminalSize { columns: size.ws_col, rows: size.ws_row })
+    let known = size.ws_col > 0 && size.ws_row > 0;
+    Some(if known {
+        TerminalSize { columns: size.ws_col, rows: size.ws_row }
+    } else {
+        TerminalSize::default()
+    })
 }
 
 /// The terminal in raw mode: every key goes to the guest, Ctrl-C too. Dropping it restores the terminal.

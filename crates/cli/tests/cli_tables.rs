@@ -95,7 +95,7 @@ fn answer(path: &str) -> Value {
               "created_at": ago(120), "source": hostile, "config": config },
         ]}),
         "/kernels" => json!({ "kernels": [
-            { "name": "built", "is_default": true, "release": "6.1.0-microvm", "size": 18_874_368, "discovery": "command_line",
+            { "name": "built", "is_default": true, "release": "6.1.0-microvm", "size": 18_874_368, "discovery": "command_line", "outdated": true,
               "created_at": ago(120), "source": "linux-source-6.1", "sha256": "00" },
             { "name": "distribution", "is_default": false, "release": "6.1.0-38-cloud-amd64", "size": 8_388_608,
               "discovery": "acpi", "created_at": ago(120), "source": "linux-image-cloud-amd64", "sha256": "00" },

@@ -162,6 +162,7 @@ impl App {
             created_at: self.time(info.created_ms),
             source: info.source,
             is_default: info.is_default,
+            outdated: info.outdated,
         }
     }
 }

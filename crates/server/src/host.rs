@@ -166,6 +166,13 @@ async fn kernels(app: &Session) -> Check {
                 check("kernels", CheckStatus::Failed, "there is no kernel", None),
                 &[Action::TakeDistributionKernel, Action::BuildKernel],
             ),
+            Some(kernel) if kernel.outdated => {
+                let detail = format!(
+                    "{} ({}), built by an older version of this program: devices and options of today's are missing in guests",
+                    kernel.name, kernel.release
+                );
+                with(check("kernels", CheckStatus::Warning, detail, None), &[Action::BuildKernel])
+            }
             Some(kernel) if kernel.name == "built" => {
                 check("kernels", CheckStatus::Ok, format!("{} ({})", kernel.name, kernel.release), None)
             }

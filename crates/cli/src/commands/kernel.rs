@@ -128,7 +128,7 @@ async fn list(context: &Context) -> Result<u8, CliError> {
             kernel.release.clone(),
             ByteSize(kernel.size).to_string(),
             age(&kernel.created_at),
-            kernel.source.clone(),
+            if kernel.outdated { format!("{}, outdated", kernel.source) } else { kernel.source.clone() },
         ]
     };
     let rows: Vec<_> = list.kernels.iter().map(row).collect();

@@ -196,6 +196,8 @@ async fn docker_archives_of_every_builder() {
     this.takes("jib", &saved(&this.parts, "config.json", &|hex| format!("{hex}.tar.gz"))).await;
     let bazel = saved(&this.parts, "blobs/sha256/HEX", &|hex| format!("blobs/sha256/{hex}.tar.gz"));
     this.takes("bazel rules_oci", &bazel).await;
+    this.takes("pack", &saved(&this.parts, "/HEX.json", &|hex| format!("/{hex}.tar"))).await;
+    this.takes("docker's old folders", &saved(&this.parts, "c.json", &|hex| format!("{}/layer.tar", &hex[..9]))).await;
     this.takes("nix", &saved(&this.parts, "HEX.json", &|hex| format!("{hex}/layer.tar"))).await;
     // docker 1.10 to 24, and podman: a folder for each layer; one that is there already is a link.
     let text = config.to_string();
@@ -386,6 +388,12 @@ async fn what_cannot_be_taken_whole_is_refused() {
     this.refuses("docker 1.9", &old.bytes(), "before 1.10").await;
     let absent = json!([{"mediaType": MANIFEST, "digest": digest(b"x"), "size": 1}]);
     this.refuses("an incomplete layout", &layout(Pieces::default(), &absent).bytes(), "is missing").await;
+    // What a layer unpacks to is what the configuration says, not only its packed bytes what the manifest says.
+    let mut other = this.parts.config.clone();
+    other["rootfs"]["diff_ids"][1] = json!(digest(b"other"));
+    let other = Parts { layers: this.parts.layers.clone(), config: other };
+    let (pieces, manifest) = oci_blobs(Pieces::default(), &other, LAYER, &gzip);
+    this.refuses("a layer of another image", &layout(pieces, &json!([manifest])).bytes(), "sha256:").await;
     // A layer that is fetched from elsewhere.
     let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     let (pieces, manifest) = oci_blobs(Pieces::default(), &this.parts, foreign, &gzip);

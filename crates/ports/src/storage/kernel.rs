@@ -28,6 +28,8 @@ pub struct KernelInfo {
     pub source: String,
     /// True if `default` means this kernel now.
     pub is_default: bool,
+    /// True if an older version of this program built it and this one would put more, or other things into it.
+    pub outdated: bool,
 }
 
 /// A kernel ready for use, verified, with the initial file system that holds our agent.

@@ -10,9 +10,11 @@
   'use strict';
   // The code may declare these names for itself.
   const world = globalThis;
-  const { Buffer, Number, Object, Promise, String, Symbol, process, require } = world;
+  const { ArrayBuffer, Buffer, Number, Object, Promise, String, Symbol, TypeError, process, require } = world;
+  const fs = require('fs');
   const inspector = require('inspector');
   const net = require('net');
+  const stream = require('stream');
   const util = require('util');
   const vm = require('vm');
 
@@ -34,10 +36,62 @@
   };
 
   // Kept from what the code may do to them.
-  const out = process.stdout.write.bind(process.stdout);
-  const err = process.stderr.write.bind(process.stderr);
   const { stringify, parse } = JSON;
   const defer = setImmediate;
+  const { writeSync } = fs;
+  const { wait } = Atomics;
+  const never = new Int32Array(new SharedArrayBuffer(4));
+
+  // Writes all of it. Nothing is remembered from one call to the next, so an interrupt may end it anywhere: the streams that Node
+  // makes wait for ever for the end of a write that an interrupt has ended.
+  function put(descriptor, data) {
+    for (let done = 0; done < data.length; ) {
+      try {
+        done += writeSync(descriptor, data, done);
+      } catch (problem) {
+        if (problem.code !== 'EAGAIN') {
+          throw problem;
+        }
+        // Another program has made the pipe that it shares with us non-blocking, and it is full.
+        wait(never, 0, 0, 1);
+      }
+    }
+  }
+
+  function output(name, descriptor) {
+    const made = new stream.Writable();
+    made.fd = descriptor;
+    made.write = (data, encoding, done) => {
+      if (typeof encoding === 'function') {
+        [encoding, done] = [undefined, encoding];
+      }
+      if (typeof data !== 'string' && !ArrayBuffer.isView(data)) {
+        throw new TypeError('what is written must be a string, a Buffer, a TypedArray or a DataView');
+      }
+      const text = typeof data === 'string';
+      put(descriptor, text ? Buffer.from(data, encoding) : Buffer.from(data.buffer, data.byteOffset, data.byteLength));
+      if (typeof done === 'function') {
+        process.nextTick(done);
+      }
+      return true;
+    };
+    made.end = (data, encoding, done) => {
+      if (data !== undefined && data !== null && typeof data !== 'function') {
+        made.write(data, encoding);
+      }
+      const last = [data, encoding, done].find((value) => typeof value === 'function');
+      if (last !== undefined) {
+        process.nextTick(last);
+      }
+      return made;
+    };
+    made.destroy = () => made;
+    Object.defineProperty(process, name, { configurable: true, enumerable: true, get: () => made });
+    return (text) => put(descriptor, Buffer.from(text));
+  }
+
+  const out = output('stdout', 1);
+  const err = output('stderr', 2);
 
   const session = new inspector.Session();
   session.connect();

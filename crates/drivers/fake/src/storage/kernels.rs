@@ -32,6 +32,7 @@ impl FakeStorage {
             created_ms: 0,
             source: source.to_owned(),
             is_default: false,
+            outdated: false,
         };
         lock(&self.shared.kernels).insert(name.to_owned(), info.clone());
         Ok(info)

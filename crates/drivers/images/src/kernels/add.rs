@@ -29,6 +29,8 @@ pub(crate) struct NewKernel {
     pub(crate) release: Option<String>,
     pub(crate) discovery: DeviceDiscovery,
     pub(crate) source: String,
+    /// What it was built with, if it was built from source.
+    pub(crate) recipe: Option<String>,
     /// In the order in which they are loaded.
     pub(crate) modules: Vec<Module>,
 }
@@ -67,6 +69,7 @@ impl KernelFiles {
             discovery: new.discovery,
             created_ms: self.clock.now_ms(),
             source: new.source,
+            recipe: new.recipe,
             kernel,
             modules,
         };
@@ -138,6 +141,7 @@ fn from_file(path: &Utf8Path, discovery: DeviceDiscovery) -> Result<NewKernel, S
         release,
         discovery,
         source: format!("file {}", path.file_name().unwrap_or_default()),
+        recipe: None,
         modules: Vec::new(),
     })
 }

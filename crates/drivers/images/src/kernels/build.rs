@@ -6,7 +6,7 @@ use std::process::Command;
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_durable::cancel::Cancel;
 use microvm_durable::error::{bad_input, io_error};
-use microvm_durable::files::{make_directory, names_in, require_space, write_new};
+use microvm_durable::files::{make_directory, names_in, require_space, sha256, write_new};
 use microvm_durable::tool::Tool;
 use microvm_durable::workspace::Workspace;
 use microvm_ports::{Progress, StorageError};
@@ -30,9 +30,12 @@ const LAPIC_KHZ: &str = include_str!("../../kernel/lapic_khz.c");
 const META_PACKAGE: &str = "linux-source";
 /// The unpacked source and the objects of our configuration.
 const SPACE: u64 = 3 << 30;
-/// Words in the record of a kernel that takes times on shared folders to the nanosecond; `cargo xtask` builds one anew
-/// whose record lacks them.
+/// Beginning of the origin of a kernel that was built from source.
+const BUILT_FROM: &str = "built from package ";
+/// Words in the origin of a kernel that takes times on shared folders to the nanosecond.
 const FINE_TIMES: &str = " (times on shared folders: nanoseconds)";
+/// Line that the source of the 9P file system gets.
+const SHARE_TIMES: &str = "\tsb->s_time_gran = 1;\n";
 /// Files compiled for our configuration of 6.1, counted once; only for the progress bar.
 const OBJECTS: u64 = 1300;
 /// Without these a guest does not boot.
@@ -82,9 +85,20 @@ pub(crate) fn build(
         kernel,
         release: Some(release),
         discovery: DeviceDiscovery::CommandLine,
-        source: format!("built from package {package}{}", if whole_times { FINE_TIMES } else { "" }),
+        source: format!("{BUILT_FROM}{package}{}", if whole_times { FINE_TIMES } else { "" }),
+        recipe: Some(recipe()),
         modules: Vec::new(),
     })
+}
+
+/// SHA-256 of what this version of the program puts into a kernel that it builds: options and changes of the source.
+pub(super) fn recipe() -> String {
+    sha256([KERNEL_FRAGMENT, LAPIC_KHZ, SHARE_TIMES].concat().as_bytes())
+}
+
+/// True for a kernel that was built from source by a version of the program that put other things into it.
+pub(super) fn is_outdated(source: &str, made_with: Option<&str>) -> bool {
+    source.starts_with(BUILT_FROM) && made_with != Some(recipe().as_str())
 }
 
 fn check_tools() -> Result<(), StorageError> {
@@ -173,7 +187,7 @@ fn with_share_times(code: &str) -> ShareTimes {
     }
     match code.split_once(PLACE) {
         Some((before, after)) if !after.contains(PLACE) => {
-            ShareTimes::Added(format!("{before}{PLACE}\tsb->s_time_gran = 1;\n{after}"))
+            ShareTimes::Added(format!("{before}{PLACE}{SHARE_TIMES}{after}"))
         }
         _ => ShareTimes::Unknown,
     }
@@ -247,6 +261,14 @@ fn compile(source: &Utf8Path, cancel: &Cancel, progress: &Progress) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_built_with_other_options_is_outdated() {
+        assert!(!is_outdated("built from package x", Some(&recipe())));
+        assert!(is_outdated("built from package x", Some("00")));
+        assert!(is_outdated("built from package x (times on shared folders: nanoseconds)", None));
+        assert!(!is_outdated("/boot/vmlinuz of the user's", None));
+    }
 
     #[test]
     fn lost_options_are_named() {

@@ -45,6 +45,7 @@ pub(crate) fn fetch(
         release: Some(release),
         discovery: DeviceDiscovery::Acpi,
         source: format!("package {package}"),
+        recipe: None,
         modules,
     })
 }

@@ -56,6 +56,9 @@ struct KernelManifest {
     discovery: DeviceDiscovery,
     created_ms: i64,
     source: String,
+    /// SHA-256 of what a kernel built from source was made with ([`build::recipe`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recipe: Option<String>,
     kernel: StoredFile,
     /// In the order in which they are loaded.
     modules: Vec<StoredFile>,

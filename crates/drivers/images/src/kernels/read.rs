@@ -9,7 +9,7 @@ use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
 use microvm_ports::storage::{KernelInfo, ResolvedKernel};
 
-use super::{DEFAULTS, KernelFiles, KernelManifest, MANIFEST, MODULES, STAMP};
+use super::{DEFAULTS, KernelFiles, KernelManifest, MANIFEST, MODULES, STAMP, build};
 
 /// Refuses names that could not be a file name of ours, and `default`, which always means another one.
 pub(super) fn check_name(name: &str) -> Result<(), StorageError> {
@@ -68,6 +68,7 @@ impl KernelFiles {
             sha256: record.kernel.sha256,
             size: record.kernel.size,
             created_ms: record.created_ms,
+            outdated: build::is_outdated(&record.source, record.recipe.as_deref()),
             source: record.source,
             is_default: self.default_kernel() == Some(name),
         })

@@ -46,6 +46,13 @@ pub(super) fn is_part(name: &[u8]) -> bool {
     first == "blobs" || is_sha256(stem)
 }
 
+/// True if a name could be that of a piece in a folder that is named in whatever way: one for each layer, as docker wrote them for long.
+pub(super) fn is_old_part(name: &[u8]) -> bool {
+    let mut parts = name.split(|byte| *byte == b'/');
+    let file = (parts.next(), parts.next(), parts.next());
+    matches!(file, (Some(_), Some(b"layer.tar" | b"json" | b"VERSION"), None))
+}
+
 /// True if this is the `manifest.json` of such an archive, and not somebody's file of that name.
 pub(super) fn is_manifest(bytes: &[u8]) -> bool {
     serde_json::from_slice::<Vec<SavedImage>>(bytes).is_ok_and(|images| !images.is_empty())

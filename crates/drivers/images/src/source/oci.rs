@@ -236,9 +236,9 @@ pub(super) fn add_document(
     if !config.diff_ids.is_empty() && config.diff_ids.len() != layers.len() {
         return Err(bad_input(what, "its configuration and its manifest disagree on the number of layers"));
     }
-    for layer in &layers {
+    for (number, layer) in layers.iter().enumerate() {
         builder.tree.next_layer();
-        add_layer(builder, what, pieces, layer)?;
+        add_layer(builder, what, pieces, layer, config.diff_ids.get(number).map(String::as_str))?;
     }
     builder.config = config.image;
     Ok(())
@@ -249,11 +249,13 @@ fn is_tar(media_type: &str) -> bool {
     media_type.is_empty() || (media_type.contains("tar") && !media_type.ends_with("+encrypted"))
 }
 
+/// Takes in a layer, whose digest when unpacked is `diff_id` if the configuration says it.
 fn add_layer(
     builder: &mut Builder,
     what: &str,
     pieces: &dyn Pieces,
     layer: &Descriptor,
+    diff_id: Option<&str>,
 ) -> Result<(), StorageError> {
     let name = blob(what, &layer.digest)?;
     let opened = pieces.open(&name).map_err(|error| {
@@ -268,8 +270,12 @@ fn add_layer(
     })?;
     // One byte more than there may be shows a piece that is too long.
     let mut checked = Checked::new(opened.take(layer.size.saturating_add(1)));
-    let result =
-        decompress(what, &mut checked).and_then(|reader| add_tar(builder, what, reader, Whiteouts::Oci));
+    let result = decompress(what, &mut checked).and_then(|reader| {
+        // The configuration names what the layers unpack to, and the image is known by the configuration.
+        let mut unpacked = Checked::new(reader);
+        add_tar(builder, what, &mut unpacked, Whiteouts::Oci)?;
+        diff_id.map_or(Ok(()), |diff_id| unpacked.finish(what, &layer.digest, diff_id, None))
+    });
     // A piece that is not what its digest says is the better explanation of an archive that cannot be read.
     checked.finish(what, &layer.digest, &layer.digest, Some(layer.size))?;
     result

@@ -168,7 +168,10 @@ fn look(builder: &Builder, path: &Utf8Path) -> Result<Archive, StorageError> {
     let mut tar = read_tar(reader);
     let (mut index, mut old) = (false, false);
     while let Some(entry) = tar.next_entry().map_err(|error| bad_input(what, error.to_string()))? {
-        let name = entry.path.strip_prefix(b"./").unwrap_or(&entry.path);
+        // Some builders write their names from the root on.
+        let start = entry.path.iter().position(|byte| *byte != b'/').unwrap_or(entry.path.len());
+        let name = &entry.path[start..];
+        let name = name.strip_prefix(b"./").unwrap_or(name);
         match name {
             b"oci-layout" => return Ok(Archive::Image),
             b"manifest.json" => {
@@ -181,8 +184,9 @@ fn look(builder: &Builder, path: &Utf8Path) -> Result<Archive, StorageError> {
             b"repositories" => old = true,
             b"" => {}
             _ if docker::is_part(name) => old |= name.ends_with(b"/layer.tar"),
-            // Some builders call the configuration by a name of its own; folders and what is in them are those of a tree.
-            _ if entry.kind.is_file() && !name.contains(&b'/') => {}
+            // Some builders call configuration and layers by names of their own. A folder decides nothing, what is in it does.
+            _ if entry.kind.is_dir() || !name.contains(&b'/') => {}
+            _ if docker::is_old_part(name) => old |= name.ends_with(b"/layer.tar"),
             _ => return Ok(Archive::Tree),
         }
     }
