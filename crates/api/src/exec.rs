@@ -28,6 +28,21 @@ pub enum StreamByte {
     Stderr = 2,
 }
 
+/// Becomes the login shell of the user whom it runs as: the one that `/etc/passwd` names, else bash, else sh.
+pub const LOGIN_SHELL: [&str; 3] = [
+    "/bin/sh",
+    "-c",
+    r#"
+user=$(id -u); shell=
+while IFS=: read -r _ _ id _ _ _ path; do
+  if [ "$id" = "$user" ]; then shell=$path; break; fi
+done < /etc/passwd
+case $shell in */nologin|*/false) shell= ;; esac
+if [ ! -x "$shell" ]; then shell=$(command -v bash || command -v sh); fi
+exec "$shell" -l
+"#,
+];
+
 /// A message of the client on the exec WebSocket. The first frame is `start`, `attach` or `read`, and only
 /// the first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -101,9 +116,10 @@ pub enum ServerMessage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum CommandLine {
-    /// For `sh -c`.
+    /// For `sh -c`: at most 1 MiB. The shell reads one that is longer than an argument may be from its standard input, and its
+    /// commands find nothing there.
     Shell(String),
-    /// Program and arguments, no shell.
+    /// Program and arguments, no shell: at most 1 MiB, 131,071 bytes each.
     Arguments(Vec<String>),
 }
 
@@ -113,7 +129,7 @@ pub enum CommandLine {
 pub struct Execute {
     /// The command.
     pub command: CommandLine,
-    /// Seconds until it is killed, 1 to 3600.
+    /// Seconds until it is killed: 1 to 3600, if the operator of the server did not set another limit.
     #[serde(default = "default_timeout")]
     pub timeout: u64,
     /// Working directory.

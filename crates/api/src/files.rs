@@ -1,17 +1,57 @@
 //! Files of a guest.
 
 pub use microvm_types::files::FileList;
-use microvm_types::files::{LeftOut, WatchEvent};
+use microvm_types::files::{FileStat, LeftOut, WatchEvent};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::problem::Problem;
+use crate::query::{Mode, Owner};
 
 /// Hash of a file, computed in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileHash {
     /// SHA-256 in lower-case hexadecimal.
     pub sha256: String,
+}
+
+/// Most bytes of a file that base64 in JSON carries.
+pub const ENCODED_MAX: usize = 10 << 20;
+
+/// A file, or a part of one, as base64.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EncodedContent {
+    /// Its bytes in base64 (RFC 4648, section 4).
+    pub content: String,
+    /// How many they are.
+    pub bytes: u64,
+    /// SHA-256 of these bytes in lower-case hexadecimal.
+    pub sha256: String,
+    /// The whole file.
+    pub stat: FileStat,
+}
+
+/// A file to be written from base64.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WriteEncoded {
+    /// Absolute path in the guest.
+    pub path: String,
+    /// Its bytes in base64 (RFC 4648, section 4), with padding and without line breaks; at most 10 MiB when decoded.
+    pub content: String,
+    /// SHA-256 of these bytes in hexadecimal; absent: not compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Permission bits, octal; absent: 644, or those of the file that is replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// Who gets it, as `USER[:GROUP]`; empty: the user whom commands run as; absent: the owner of the file that is replaced, or
+    /// root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// Make missing directories above it.
+    #[serde(default)]
+    pub parents: bool,
 }
 
 /// One line of a watch: a change, or why there will be no more.

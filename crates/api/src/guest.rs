@@ -1,7 +1,7 @@
 //! A guest as its agent describes it.
 
 use microvm_types::guest::{AgentInfo, GuestHealth, GuestProcess, SystemInfo, Verdict};
-use microvm_types::{Name, Phase, VmId};
+use microvm_types::{Name, Phase, ProcessId, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -50,6 +50,33 @@ pub struct ShutdownGuest {
     /// Seconds from now until it is shut down, at most 604,800 (a week); `delay` is understood too.
     #[serde(default, alias = "delay")]
     pub delay_seconds: u64,
+}
+
+/// Start commands of a VM, in order, as far as they ran since it booted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StartCommands {
+    /// The commands. Those after one that failed did not run; those that went well are forgotten some minutes after their end.
+    pub commands: Vec<StartCommand>,
+}
+
+/// One start command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StartCommand {
+    /// The command.
+    pub command: String,
+    /// Its process: all that is kept of its output can be read under this id.
+    pub process: ProcessId,
+    /// True if it ended with another code than 0, or by a signal.
+    pub failed: bool,
+    /// Its exit code, 128 + signal, or 124 after a time-out; absent while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
+    /// End of its standard output, at most 2 KiB, if it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<String>,
+    /// End of its standard error, at most 2 KiB, if it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<String>,
 }
 
 /// Health of a guest.

@@ -98,6 +98,26 @@ const fn mebibyte() -> usize {
     1 << 20
 }
 
+/// The terminal of a shell.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct OpenShell {
+    /// Columns of the terminal, at least 1; 80 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<u16>,
+    /// Rows of the terminal, at least 1; 24 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u16>,
+    /// Kind of the terminal, as `TERM` names it; `xterm-256color` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term: Option<String>,
+    /// User name or id, optionally `user:group`; that of the image if absent, else root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Working directory; that of the image if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+}
+
 /// A path in a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AtPath {

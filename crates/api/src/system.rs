@@ -60,6 +60,12 @@ pub struct VmLimits {
     pub total_memory_mib: Option<u64>,
     /// Snapshots of one VM without a name of their own.
     pub snapshots_per_vm: usize,
+    /// Longest time limit of a command in seconds; absent from older servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command_seconds: Option<u64>,
+    /// Longest command in bytes; absent from older servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command_bytes: Option<usize>,
 }
 
 /// Result of the probe of the hypervisor driver.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use microvm_api::exec::{ClientMessage, Execute, SendSignal, ServerMessage};
+use microvm_api::files::WriteEncoded;
 use microvm_api::guest::ShutdownGuest;
 use microvm_api::image::AddImage;
 use microvm_api::kernel::AddKernel;
@@ -56,6 +57,7 @@ fn bodies_of_requests() {
         .seed(*br#"{"overrides":{"image":"i","shares":[{"source":"/s","target":"/t"}]},"cold":true}"#)
         .seed(*br#"{"limits":{"idle_seconds":5,"ephemeral":true},"metadata":{"a":"b"},"pool":"p"}"#)
         .seed(*br#"{"command":["a","b"],"timeout":5,"env":{"A":"b"},"user":"root","working_dir":"/"}"#)
+        .seed(*br#"{"path":"/tmp/x","content":"eA==","mode":"644","owner":"root","parents":true}"#)
         .seed(*br#"{"force":true,"grace_seconds":3}"#)
         .seed(*br#"{"force":true,"delay_seconds":3}"#)
         .seed(*br#"{"name":"i","source":{"kind":"debian","suite":"s","packages":["a"]},"commands":["x"]}"#)
@@ -67,6 +69,7 @@ fn bodies_of_requests() {
             let all = [
                 again::<CreateVm>(bytes),
                 again::<StopVm>(bytes),
+                again::<WriteEncoded>(bytes),
                 again::<ShutdownGuest>(bytes),
                 again::<ResizeVm>(bytes),
                 again::<RestartVm>(bytes),

@@ -3,7 +3,7 @@
 use microvm_api::Problem;
 
 /// Fields of requests and the options that set them.
-const FLAGS: [(&str, &str); 17] = [
+const FLAGS: [(&str, &str); 18] = [
     ("vcpus", "--cpus"),
     ("cpu_percent", "--cpu-limit"),
     ("memory_mib", "--memory"),
@@ -20,6 +20,7 @@ const FLAGS: [(&str, &str); 17] = [
     ("min", "--min"),
     ("max", "--max"),
     ("max_age_seconds", "--max-age"),
+    ("timeout_ms", "--timeout"),
     ("limits.lifetime_left_seconds", "--lifetime"),
 ];
 

@@ -20,7 +20,7 @@ pub(crate) fn setting(field: Option<&str>) -> Option<&'static str> {
         // Of pools: as many VMs as there may be.
         "vms" | "max" => Some(VM_LIMIT),
         "total_memory_mib" => Some(MEMORY_LIMIT),
-        _ => None,
+        other => crate::bounds::setting(other),
     }
 }
 
@@ -134,7 +134,19 @@ mod tests {
 
     #[test]
     fn every_limit_of_a_request_names_its_setting() {
-        for field in ["vcpus", "memory_mib", "disk_mib", "size_mib", "vms", "max", "total_memory_mib"] {
+        for field in [
+            "vcpus",
+            "memory_mib",
+            "disk_mib",
+            "size_mib",
+            "vms",
+            "max",
+            "total_memory_mib",
+            "timeout",
+            "timeout_ms",
+            "command",
+            "upload",
+        ] {
             assert!(setting(Some(field)).is_some_and(|name| name.starts_with("MICROVM_")), "{field}");
         }
         assert_eq!(setting(Some("shares")).or(setting(None)), None);

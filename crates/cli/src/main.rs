@@ -8,6 +8,7 @@
 
 mod arguments;
 mod autostart;
+mod bounds;
 mod commands;
 mod context;
 mod descriptors;

@@ -122,6 +122,46 @@ async fn a_vm_that_was_there_before_stays_whatever_goes_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_takes_the_first_characters_of_an_id_and_names_what_is_not_there() {
+    let server = Server::start().await;
+    let mut ids = Vec::new();
+    for name in ["dev", "web"] {
+        let request = CreateVm { name: Some(name.parse().unwrap()), ..CreateVm::default() };
+        ids.push(server.client.create_vm(&request).await.unwrap().id.to_string());
+    }
+    let names = async |arguments: &[&str]| {
+        let output = server.run(&[&["health", "-o", "json"], arguments].concat()).await;
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let vms = report["vms"].as_array().unwrap();
+        vms.iter().map(|vm| vm["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&[]).await, ["dev", "web"]);
+    // Both ids are of the same moment: they differ near their end.
+    let shared = ids[0].chars().zip(ids[1].chars()).take_while(|(one, other)| one == other).count();
+    let prefix = &ids[1][..(shared + 1).max(4)];
+    assert_eq!(names(&[prefix]).await, ["web"]);
+    assert_eq!(names(&["dev", prefix]).await, ["dev", "web"]);
+    let refused = server.run(&["health", "dev", "none"]).await;
+    assert!(refused.stdout.is_empty() && refused.status.code() == Some(102), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("`none`"), "{refused:?}");
+    if shared >= 4 {
+        let refused = server.run(&["health", &ids[0][..shared]]).await;
+        assert!(!refused.status.success(), "{refused:?}");
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(told.contains("dev") && told.contains("web"), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_of_sizes_is_told_with_its_unit() {
+    let server = Server::start().await;
+    let refused = server.run(&["create", "--memory", "9GiB"]).await;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains("--memory: 9216 MiB is more than the limit of 8192 MiB"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupted_creation_leaves_its_own_vm_nowhere_and_others_alone() {
     let server = Server::start().await;
     let dev = CreateVm { name: Some("dev".parse().unwrap()), ..CreateVm::default() };

@@ -4,8 +4,9 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::{Response, StatusCode};
 use microvm_api::operation::{
-    Answer, AnyJson, Array, Created, CreatedOrAccepted, Data, Handshake, Json, Lines as LinesOf, LongJson,
-    Media, Nothing, Operation, RequestBody, Socket as SocketOf, Whole as WholeOf, uri,
+    Answer, AnyJson, Array, CommandJson, Created, CreatedOrAccepted, Data, FileJson, Handshake, Json,
+    Lines as LinesOf, LongJson, Media, Nothing, Operation, RequestBody, Socket as SocketOf, Whole as WholeOf,
+    uri,
 };
 use microvm_api::queries::NoQuery;
 use serde::Serialize;
@@ -112,21 +113,20 @@ fn json(value: &impl Serialize) -> Result<(Option<&'static str>, Body), ClientEr
     Ok((Some("application/json"), transfer::full(bytes)))
 }
 
-impl<T: Serialize + DeserializeOwned + ToSchema + Sync + 'static> Sent for Json<T> {
-    type Value<'a> = &'a T;
+/// JSON bodies, all written alike.
+macro_rules! sent_as_json {
+    ($($body:ident),*) => {$(
+        impl<T: Serialize + DeserializeOwned + ToSchema + Sync + 'static> Sent for $body<T> {
+            type Value<'a> = &'a T;
 
-    fn send(value: &T) -> Result<(Option<&'static str>, Body), ClientError> {
-        json(value)
-    }
+            fn send(value: &T) -> Result<(Option<&'static str>, Body), ClientError> {
+                json(value)
+            }
+        }
+    )*};
 }
 
-impl<T: Serialize + DeserializeOwned + ToSchema + Sync + 'static> Sent for LongJson<T> {
-    type Value<'a> = &'a T;
-
-    fn send(value: &T) -> Result<(Option<&'static str>, Body), ClientError> {
-        json(value)
-    }
-}
+sent_as_json!(Json, LongJson, CommandJson, FileJson);
 
 impl<M: Media> Sent for Data<M> {
     type Value<'a> = Body;

@@ -6,6 +6,7 @@ use futures_util::{SinkExt, StreamExt};
 use microvm_api::exec::{ClientMessage, FRAME_MAX, ServerMessage, StreamByte};
 use microvm_api::operation::Operation as _;
 use microvm_api::operations::guest;
+use microvm_api::queries::OpenShell;
 use microvm_types::exec::{ExecRequest, ExitStatus, OutputOffsets, TerminalSize};
 use microvm_types::{ProcessId, VmRef};
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -101,18 +102,20 @@ impl Client {
         self.session(vm, &ClientMessage::Read { process, stdout_offset, stderr_offset, follow }).await
     }
 
+    /// Opens the login shell of a user on a terminal. Dropping both halves hangs it up.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a shell that cannot be started is a [`ClientError::Problem`].
+    pub async fn shell(&self, vm: &VmRef, terminal: &OpenShell) -> Result<ExecSession, ClientError> {
+        let (sink, stream) = self.open_with::<guest::Shell, _, _>(vm, terminal).await?.split();
+        ExecStream(stream).begun(ExecWriter(sink)).await
+    }
+
     async fn session(&self, vm: &VmRef, first: &ClientMessage) -> Result<ExecSession, ClientError> {
         let (sink, stream) = self.open::<guest::Exec, _, _>(vm).await?.split();
-        let (mut writer, mut events) = (ExecWriter(sink), ExecStream(stream));
+        let mut writer = ExecWriter(sink);
         writer.message(first).await?;
-        match events.message().await? {
-            Received::Text(ServerMessage::Started { process, pid, stdout_offset, stderr_offset }) => {
-                let started = Started { process, pid, stdout_offset, stderr_offset };
-                Ok(ExecSession { started, events, writer })
-            }
-            Received::Text(ServerMessage::Error { problem }) => Err(ClientError::Problem(Box::new(problem))),
-            _ => Err(ClientError::Answer("the process was not announced".to_owned())),
-        }
+        ExecStream(stream).begun(writer).await
     }
 }
 
@@ -126,6 +129,18 @@ enum Received {
 }
 
 impl ExecStream {
+    /// The session that the server announces in its first frame.
+    async fn begun(mut self, writer: ExecWriter) -> Result<ExecSession, ClientError> {
+        match self.message().await? {
+            Received::Text(ServerMessage::Started { process, pid, stdout_offset, stderr_offset }) => {
+                let started = Started { process, pid, stdout_offset, stderr_offset };
+                Ok(ExecSession { started, events: self, writer })
+            }
+            Received::Text(ServerMessage::Error { problem }) => Err(ClientError::Problem(Box::new(problem))),
+            _ => Err(ClientError::Answer("the process was not announced".to_owned())),
+        }
+    }
+
     async fn message(&mut self) -> Result<Received, ClientError> {
         loop {
             match self.0.next().await {

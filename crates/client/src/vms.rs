@@ -1,7 +1,9 @@
 //! Operations on VMs and what is in them.
 
 use microvm_api::exec::{Execute, Executed, ProcessList, SendSignal};
-use microvm_api::guest::{GuestProcesses, GuestsHealth, HealthReply, Ping, ShutdownGuest, SystemInfoReply};
+use microvm_api::guest::{
+    GuestProcesses, GuestsHealth, HealthReply, Ping, ShutdownGuest, StartCommands, SystemInfoReply,
+};
 use microvm_api::operations::{guest, process, vm};
 use microvm_api::queries::{self, DeleteVm, ListVms, NoQuery, StartVm, WaitForVm};
 use microvm_api::query::{FilterPair, FilterState, RawBytes};
@@ -187,6 +189,11 @@ impl Client {
     /// All processes of the guest.
     pub async fn guest_processes(&self, vm: &VmRef) -> Result<GuestProcesses, ClientError> {
         self.ask::<guest::Processes>(vm).await
+    }
+
+    /// Start commands of a VM, and why one failed.
+    pub async fn start_commands(&self, vm: &VmRef) -> Result<StartCommands, ClientError> {
+        self.ask::<guest::StartCommands>(vm).await
     }
 
     /// Health of the guest.

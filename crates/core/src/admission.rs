@@ -7,7 +7,7 @@ use microvm_types::share::{Share, check_targets};
 use microvm_types::template::{HookAction, NetworkMode, Template};
 use microvm_types::volume::VolumeMount;
 
-use crate::error::{Bound, ServiceError};
+use crate::error::{Bound, ServiceError, unit};
 use crate::settings::HostLimits;
 use crate::state::GOLDEN_LABEL;
 
@@ -156,7 +156,8 @@ fn number(
     (most, bound): (u32, Bound),
 ) -> Result<(), ServiceError> {
     if asked < least {
-        return Err(invalid(field, format!("{asked} is too little, at least {least} is needed")));
+        let unit = unit(field);
+        return Err(invalid(field, format!("{asked}{unit} is too little, at least {least}{unit} is needed")));
     }
     if asked > most {
         return Err(ServiceError::OverLimit { field, asked: asked.into(), limit: most.into(), bound });
@@ -194,7 +195,11 @@ mod tests {
         assert!(refused(|t| t.vcpus = 0).starts_with("vcpus: 0 is too little"));
         assert!(refused(|t| t.vcpus = 9).contains("limit of 8"));
         assert!(refused(|t| t.memory_mib = 0).starts_with("memory_mib"));
-        assert!(refused(|t| t.memory_mib = u32::MAX).contains("limit of 8192"));
+        assert!(
+            refused(|t| t.memory_mib = 9_000)
+                .starts_with("memory_mib: 9000 MiB is more than the limit of 8192 MiB")
+        );
+        assert!(refused(|t| t.memory_mib = 1).contains("1 MiB is too little, at least 128 MiB is needed"));
         assert!(refused(|t| t.disk_mib = 1).starts_with("disk_mib"));
         assert!(refused(|t| t.network = NetworkMode::Open).contains("not available"));
         assert!(

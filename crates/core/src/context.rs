@@ -33,10 +33,8 @@ impl Context {
 
     /// Refuses what the caller may not do. Every public method of a service begins with it.
     pub(crate) fn authorise(&self, operation: OperationName) -> Result<(), ServiceError> {
-        if self.caller.may(operation.permission()) {
-            return Ok(());
-        }
-        Err(ServiceError::Forbidden { caller: self.caller.name.clone(), operation })
+        let Some(missing) = operation.missing(&self.caller) else { return Ok(()) };
+        Err(ServiceError::Forbidden { caller: self.caller.name.clone(), operation, missing })
     }
 
     /// A VM of the caller's tenant, also one that waits in a pool.

@@ -212,11 +212,32 @@ fn a_permission_opens_the_methods_that_need_it_and_no_others() {
         let caller = Caller { permissions: Some(vec![permission]), ..Caller::local("somebody") };
         let outcome = server.run(call_all(&server.engine.as_caller(&caller, "test")));
         for (method, operation) in &operations {
-            let needed = operation.unwrap().permission();
-            let refused = outcome[method].map(OperationName::permission);
-            assert_eq!(refused, (needed != permission).then_some(needed), "{method} with {permission:?}");
+            let operation = operation.unwrap();
+            // With one of two permissions a method is as closed as with none.
+            let opens = operation.missing(&caller).is_none();
+            assert_eq!(outcome[method], (!opens).then_some(operation), "{method} with {permission:?}");
         }
     }
+}
+
+#[test]
+fn a_commit_reads_a_vm_and_makes_an_image_and_needs_both_permissions() {
+    let host = Host::new();
+    let server = host.serve();
+    let outcome = |permissions: Vec<Permission>| {
+        let caller = Caller { permissions: Some(permissions), ..Caller::local("somebody") };
+        let catalog = server.engine.as_caller(&caller, "test").catalog;
+        let (web, config) = (vm("web"), ImageConfig::default());
+        server.run(async { catalog.commit(&web, "x", &config, Progress::ignored()).await }).unwrap_err()
+    };
+    let missing = |error: ServiceError| match error {
+        ServiceError::Forbidden { missing, operation: OperationName::IMAGE_COMMIT, .. } => Some(missing),
+        _ => None,
+    };
+    assert_eq!(missing(outcome(vec![Permission::ImageWrite])), Some(Permission::GuestFiles));
+    assert_eq!(missing(outcome(vec![Permission::GuestFiles])), Some(Permission::ImageWrite));
+    let both = outcome(vec![Permission::ImageWrite, Permission::GuestFiles]);
+    assert!(matches!(both, ServiceError::UnknownVm(_)), "{both}");
 }
 
 #[test]

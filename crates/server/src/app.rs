@@ -9,6 +9,7 @@ use microvm_api::time::Zone;
 use microvm_core::Engine;
 use tokio_util::sync::CancellationToken;
 
+use crate::bounds::Bounds;
 use crate::caller::{Authenticator, PeerAuthenticator};
 use crate::limits::Limits;
 use crate::turns::Turns;
@@ -28,6 +29,7 @@ pub struct App {
     pub(crate) settings: AppSettings,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) limits: Limits,
+    pub(crate) bounds: Bounds,
     pub(crate) started: Instant,
     /// The OpenAPI document as it is sent: it never changes, and making it takes milliseconds.
     pub(crate) openapi: OnceLock<Bytes>,
@@ -57,6 +59,7 @@ impl App {
             settings,
             authenticator,
             limits,
+            bounds: Bounds::default(),
             started,
             openapi: OnceLock::new(),
             turns: Turns::default(),
@@ -75,6 +78,13 @@ impl App {
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// The same application with other bounds of requests into guests.
+    #[must_use]
+    pub fn with_bounds(mut self, bounds: Bounds) -> Self {
+        self.bounds = bounds;
         self
     }
 

@@ -44,7 +44,7 @@ where
     pub(crate) async fn read(app: &Arc<App>, request: Request) -> Result<(Session, Self), Failure> {
         let (mut head, body) = request.into_parts();
         // First of all: the body of one who may not ask costs no memory.
-        let caller = authorised(&*app.authenticator, O::PERMISSION, &head).map_err(Failure)?;
+        let caller = authorised(&*app.authenticator, O::OPERATION, &head).map_err(Failure)?;
         let request = head.extensions.get::<RequestId>().map_or("", |id| id.0.as_str());
         let session = Session::new(app, &caller, request, O::OPERATION);
         let charge = head.extensions.get::<Charge>().cloned().ok_or_else(|| {
@@ -90,21 +90,20 @@ impl Taken for api::Nothing {
     }
 }
 
-impl<T: Serialize + DeserializeOwned + ToSchema + Send + 'static> Taken for api::Json<T> {
-    type Value = T;
+/// JSON bodies, all read alike within the bounds of their type.
+macro_rules! taken_as_json {
+    ($($body:ident),*) => {$(
+        impl<T: Serialize + DeserializeOwned + ToSchema + Send + 'static> Taken for api::$body<T> {
+            type Value = T;
 
-    async fn take(request: Incoming) -> Result<T, Failure> {
-        request.json(Self::JSON_MAX).await
-    }
+            async fn take(request: Incoming) -> Result<T, Failure> {
+                request.json::<Self, T>().await
+            }
+        }
+    )*};
 }
 
-impl<T: Serialize + DeserializeOwned + ToSchema + Send + 'static> Taken for api::LongJson<T> {
-    type Value = T;
-
-    async fn take(request: Incoming) -> Result<T, Failure> {
-        request.json(Self::JSON_MAX).await
-    }
-}
+taken_as_json!(Json, LongJson, CommandJson, FileJson);
 
 /// Bytes that are taken as they come; `headers` may announce their SHA-256.
 pub(crate) struct Upload {
@@ -136,12 +135,9 @@ impl Taken for api::Handshake {
     }
 }
 
-/// Bytes charged for one byte of JSON: what it becomes when it is read is larger than the text.
-const EXPANSION: usize = 16;
-
 impl Incoming {
     /// A JSON body within size, time and budget. With no body at all the type's default is tried by reading `{}`.
-    async fn json<T: DeserializeOwned>(self, most: usize) -> Result<T, Failure> {
+    async fn json<B: RequestBody, T: DeserializeOwned>(self) -> Result<T, Failure> {
         let Self { head, body, charge, limit } = self;
         // Whoever leaves out the body leaves out its content type too, which the extractor below would demand.
         if body.is_end_stream() {
@@ -149,7 +145,7 @@ impl Incoming {
                 Failure::invalid("body_invalid", format!("the request has no body: {error}"))
             });
         }
-        let bytes = tokio::time::timeout(limit, collect(body, most, &charge)).await.map_err(|_| {
+        let bytes = tokio::time::timeout(limit, collect::<B>(body, &charge)).await.map_err(|_| {
             Failure::new(
                 ErrorKind::Timeout,
                 "body_too_slow",
@@ -168,15 +164,15 @@ impl Incoming {
 }
 
 /// Takes a body to its end. What is announced is refused or charged before anything is read.
-async fn collect(mut body: axum::body::Body, most: usize, charge: &Charge) -> Result<Bytes, Failure> {
-    let mut charged = 0;
+async fn collect<B: RequestBody>(mut body: axum::body::Body, charge: &Charge) -> Result<Bytes, Failure> {
+    let (most, mut charged) = (B::JSON_MAX, 0);
     let mut hold = |bytes: usize| {
         if bytes > most {
             return Err(Failure::too_large(format!(
                 "the request is larger than {most} bytes, the most that this route takes: send large data as files"
             )));
         }
-        let more = (bytes * EXPANSION).saturating_sub(charged);
+        let more = (bytes * B::EXPANSION).saturating_sub(charged);
         charge.hold(more)?;
         charged += more;
         Ok(())

@@ -5,8 +5,8 @@
 
 use axum::extract::ConnectInfo;
 use microvm_api::Problem;
-use microvm_types::ErrorKind;
 pub use microvm_types::caller::{Caller, Permission};
+use microvm_types::{ErrorKind, OperationName};
 
 /// Process credentials of a connection, as the kernel reports them; `None` if it does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,21 +73,19 @@ impl Authenticator for PeerAuthenticator {
     }
 }
 
-/// The caller of a request who may do what needs `permission`.
+/// The caller of a request who may ask for `operation`.
 pub(crate) fn authorised(
     authenticator: &dyn Authenticator,
-    permission: Permission,
+    operation: OperationName,
     head: &axum::http::request::Parts,
 ) -> Result<Caller, Box<Problem>> {
     let peer = head.extensions.get::<ConnectInfo<Peer>>().map_or(Peer(None), |info| info.0);
     let caller = authenticator.caller(peer, head)?;
-    if caller.may(permission) {
-        return Ok(caller);
-    }
+    let Some(missing) = operation.missing(&caller) else { return Ok(caller) };
     Err(Box::new(Problem::new(
         ErrorKind::Forbidden,
         "permission_missing",
-        format!("{} may not do this: the permission {} is needed", caller.name, permission.as_str()),
+        format!("{} may not do this: the permission {} is needed", caller.name, missing.as_str()),
     )))
 }
 

@@ -15,6 +15,7 @@ extern crate self as microvm_server;
 
 mod app;
 mod body;
+mod bounds;
 mod call;
 pub mod caller;
 mod charge;
@@ -42,6 +43,7 @@ mod share;
 mod turns;
 
 pub use app::{App, AppSettings};
+pub use bounds::Bounds;
 pub use limits::Limits;
 pub use listener::{BindError, BoundServer, lock_path, socket_path};
 pub use serve::{router, serve};

@@ -13,8 +13,9 @@ use microvm_api::operations::{
 use crate::app::App;
 use crate::call::{Call, Taken};
 use crate::handlers::{
-    archive, changes, contexts, events, exec, execute, files, guest as guests, images, kernels, pools, ports,
-    processes, room, snapshots, system as host, templates, vms, volumes, wait, watch,
+    archive, changes, contexts, encoded, events, exec, execute, files, guest as guests, images, kernels,
+    pools, ports, processes, room, snapshots, start_commands, system as host, templates, vms, volumes, wait,
+    watch,
 };
 use crate::reply::Replies;
 use crate::session::Session;
@@ -91,9 +92,11 @@ pub(crate) fn all() -> Routes {
         .on(guest::Processes, guests::processes)
         .on(guest::Health, guests::health)
         .on(guest::HealthOfAll, guests::health_of_all)
+        .on(guest::StartCommands, start_commands::list)
         .on(guest::Shutdown, guests::shutdown)
         .on(guest::Run, execute::execute)
         .on(guest::Exec, exec::exec)
+        .on(guest::Shell, exec::shell)
         .on(guest::Connect, ports::connect)
         .on(process::List, processes::list)
         .on(process::Signal, processes::signal)
@@ -105,6 +108,8 @@ pub(crate) fn all() -> Routes {
         .on(context::Execute, contexts::execute)
         .on(file::Read, files::read)
         .on(file::Write, files::write)
+        .on(file::ReadEncoded, encoded::read)
+        .on(file::WriteEncoded, encoded::write)
         .on(file::ReadExtents, files::read_extents)
         .on(file::WriteExtents, files::write_extents)
         .on(file::Remove, files::remove)

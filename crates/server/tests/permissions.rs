@@ -56,12 +56,12 @@ async fn every_route_asks_for_its_permission() {
     walk(router(Arc::new(app.with_authenticator(Arc::new(Powerless)))), 403).await;
 }
 
-/// May do one thing.
-struct Limited(microvm_server::caller::Permission);
+/// May do some things.
+struct Limited(Vec<microvm_server::caller::Permission>);
 
 impl Authenticator for Limited {
     fn caller(&self, _peer: Peer, _head: &Parts) -> Result<Caller, Box<Problem>> {
-        Ok(Caller { permissions: Some(vec![self.0]), ..Caller::local("somebody") })
+        Ok(Caller { permissions: Some(self.0.clone()), ..Caller::local("somebody") })
     }
 }
 
@@ -132,7 +132,8 @@ async fn the_permission_of_a_route_is_all_that_its_handler_needs() {
     for route in operations::all() {
         let app =
             App::new(support::service().await, support::settings("/tmp".into()), CancellationToken::new());
-        let router = router(Arc::new(app.with_authenticator(Arc::new(Limited(route.permission)))));
+        let permissions = [Some(route.permission), route.further_permission].into_iter().flatten().collect();
+        let router = router(Arc::new(app.with_authenticator(Arc::new(Limited(permissions)))));
         let path =
             route.path.replace("{port}", "80").replace("{process}", &"0".repeat(20)).replace(['{', '}'], "");
         let request = Request::builder()
@@ -146,6 +147,29 @@ async fn the_permission_of_a_route_is_all_that_its_handler_needs() {
         served += usize::from(response.status().is_success());
     }
     assert!(served > 15, "only {served} routes did anything");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_needs_the_permissions_to_read_the_vm_and_to_make_images() {
+    use microvm_server::caller::Permission::{GuestFiles, ImageWrite};
+    for (held, missing) in [(ImageWrite, "guest:file_transfer"), (GuestFiles, "image:write")] {
+        let app =
+            App::new(support::service().await, support::settings("/tmp".into()), CancellationToken::new());
+        let router = router(Arc::new(app.with_authenticator(Arc::new(Limited(vec![held])))));
+        let request = Request::post(format!("{}/images/commit", microvm_api::PREFIX))
+            .header("content-type", "application/json")
+            .body(Body::from(r#"{"vm": "dev", "name": "mine"}"#))
+            .unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status().as_u16(), 403, "{held:?}");
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let problem: Problem = serde_json::from_slice(&bytes).unwrap();
+        assert!(problem.detail.contains(missing), "{held:?}: {}", problem.detail);
+    }
+    let document = microvm_api::document::document(operations::all(), "0.0.0");
+    let operation = &document["paths"]["/api/v1/images/commit"]["post"];
+    assert_eq!(operation["x-permission"], "image:write");
+    assert_eq!(operation["x-further-permission"], "guest:file_transfer");
 }
 
 /// May do everything.

@@ -41,6 +41,7 @@ fn asked(operation: &str) -> (&'static str, &'static str) {
         "file.rename" => ("from=/etc/hostname&to=/etc/name", ""),
         "process.signal" => ("", r#"{"signal": 15}"#),
         "context.execute" => ("", r#"{"code": "1"}"#),
+        "file.write_encoded" => ("", r#"{"path": "/etc/hostname", "content": ""}"#),
         "guest.execute" => ("", r#"{"command": ["true"]}"#),
         name if name.starts_with("file.") => ("path=/etc/hostname", ""),
         _ => ("", "{}"),

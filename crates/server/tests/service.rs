@@ -9,11 +9,13 @@ use futures_util::stream;
 use microvm_api::CreateVm;
 use microvm_api::exec::{CommandLine, Execute};
 use microvm_api::kernel::{AddKernel, KernelSource};
+use microvm_api::queries::OpenShell;
 use microvm_api::vm::{EventMessage, StopVm};
 use microvm_client::{Client, ClientError, ExecEvent, VmQuery, WriteFile};
 use microvm_server::{BindError, BoundServer};
 use microvm_types::exec::{ExecRequest, OutputOffsets};
 use microvm_types::extents::Content;
+use microvm_types::template::Overrides;
 use microvm_types::{ErrorKind, Phase, Share, VmRef};
 
 async fn dev(client: &Client) -> VmRef {
@@ -180,6 +182,98 @@ async fn one_shot_commands_collect() {
     assert!(kept.started.stdout_offset > 0, "the rest is to be had under the id that was given");
     let wrong = Execute { timeout: 0, ..request };
     assert_eq!(code(server.client.execute(&vm, &wrong).await).1, ErrorKind::Invalid);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_of_a_mebibyte_run_and_longer_ones_are_refused() {
+    let server = support::start().await;
+    let vm = dev(&server.client).await;
+    let wish: Execute = serde_json::from_str(r#"{"command": "true"}"#).unwrap();
+    let run = async |command| server.client.execute(&vm, &Execute { command, ..wish.clone() }).await;
+    // JSON writes control characters six times as long.
+    let filler = "\u{1}".repeat((1 << 20) - "echo ''".len());
+    let done = run(CommandLine::Shell(format!("echo '{filler}'"))).await.unwrap();
+    assert!(done.success && done.stdout == format!("{filler}\n"), "{} bytes", done.stdout.len());
+    let words =
+        std::iter::once("echo".to_owned()).chain(std::iter::repeat_n("x".repeat(99_999), 10)).collect();
+    let done = run(CommandLine::Arguments(words)).await.unwrap();
+    assert!(done.success && done.stdout.len() == 1_000_000, "{} bytes", done.stdout.len());
+    let longer = run(CommandLine::Shell("x".repeat((1 << 20) + 1))).await;
+    assert_eq!(code(longer), ("over_limit".into(), ErrorKind::Invalid));
+    let argument = run(CommandLine::Arguments(vec!["echo".into(), "x".repeat(131_072)])).await;
+    assert_eq!(code(argument), ("command_invalid".into(), ErrorKind::Invalid));
+    // The same rules on the WebSocket.
+    let limit =
+        ExecRequest { timeout_ms: Some(3_600_001), command: vec!["true".into()], ..ExecRequest::default() };
+    assert_eq!(code(server.client.exec(&vm, &limit).await), ("over_limit".into(), ErrorKind::Invalid));
+    let many = ExecRequest { command: vec!["x".repeat(100_000); 3], ..ExecRequest::default() };
+    assert_eq!(code(server.client.exec(&vm, &many).await), ("command_invalid".into(), ErrorKind::Invalid));
+    let none = ExecRequest { command: vec!["true".into()], ..ExecRequest::default() };
+    assert!(server.client.exec(&vm, &none).await.is_ok(), "a streamed command may have no limit");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_command_that_failed_is_told_with_its_code_and_the_end_of_its_output() {
+    let server = support::start().await;
+    let client = &server.client;
+    let create = async |name: &str, commands: &[&str]| {
+        let commands = commands.iter().map(|&command| command.to_owned()).collect();
+        let overrides = Overrides { start_commands: Some(commands), ..Overrides::default() };
+        let request = CreateVm { name: Some(name.parse().unwrap()), overrides, ..CreateVm::default() };
+        client.create_vm(&request).await.unwrap();
+        name.parse::<VmRef>().unwrap()
+    };
+    let failed = "head -c 5000 /dev/zero >&2; echo why >&2; exit 7";
+    let dev = create("dev", &["echo well", failed, "echo never"]).await;
+    let told = client.start_commands(&dev).await.unwrap().commands;
+    let seen: Vec<_> = told.iter().map(|one| (one.command.as_str(), one.failed, one.exit_code)).collect();
+    assert_eq!(seen, [("echo well", false, Some(0)), (failed, true, Some(7))]);
+    assert_eq!((told[0].stdout.as_deref(), told[1].stdout.as_deref()), (None, Some("")));
+    let stderr = told[1].stderr.as_deref().unwrap();
+    assert!(stderr.len() == 2048 && stderr.ends_with("\0why\n"), "{stderr:?}");
+    let none = create("none", &[]).await;
+    assert_eq!(client.start_commands(&none).await.unwrap().commands, []);
+    // Nobody is woken for the question.
+    client.pause_vm(&dev).await.unwrap();
+    assert!(client.start_commands(&dev).await.is_err());
+    assert_eq!(client.vm(&dev).await.unwrap().state, Phase::Paused);
+    client.stop_vm(&none, &StopVm::default()).await.unwrap();
+    assert_eq!(code(client.start_commands(&none).await), ("guest_not_at_hand".into(), ErrorKind::Conflict));
+    assert_eq!(code(client.start_commands(&"x".parse().unwrap()).await).1, ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shell_has_a_terminal_of_its_own_and_ends_with_its_connection() {
+    let server = support::start().await;
+    let vm = dev(&server.client).await;
+    let terminal = OpenShell { columns: Some(100), rows: Some(30), ..OpenShell::default() };
+    let mut session = server.client.shell(&vm, &terminal).await.unwrap();
+    session.writer.stdin(b"stty size; exit 5").await.unwrap();
+    session.writer.close_stdin().await.unwrap();
+    let (mut shown, mut exit) = (Vec::new(), None);
+    while exit.is_none() {
+        match session.events.next().await.unwrap() {
+            ExecEvent::Stdout(bytes) => shown.extend_from_slice(&bytes),
+            ExecEvent::Exited(status) => exit = status.code,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((String::from_utf8_lossy(&shown).trim(), exit), ("30 100", Some(5)));
+    // A caller who goes away hangs the shell up.
+    let session = server.client.shell(&vm, &OpenShell::default()).await.unwrap();
+    let id = session.started.process.clone();
+    drop(session);
+    let mut watched = server.client.read_output(&vm, &id, OutputOffsets::default(), true).await.unwrap();
+    loop {
+        match watched.events.next().await.unwrap() {
+            ExecEvent::Exited(status) => break assert_eq!(status.signal, Some(1)),
+            ExecEvent::Stdout(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let wrong = OpenShell { rows: Some(0), ..OpenShell::default() };
+    assert!(server.client.shell(&vm, &wrong).await.is_err());
+    assert!(server.client.shell(&"none".parse().unwrap(), &OpenShell::default()).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

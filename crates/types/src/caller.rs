@@ -2,7 +2,7 @@
 
 use crate::vm::LOCAL_TENANT;
 
-/// A right that an operation needs; each needs exactly one.
+/// A right that an operation needs; nearly all need exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Permission {
     /// See VMs and their events.

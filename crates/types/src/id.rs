@@ -139,6 +139,12 @@ id_type! {
 }
 
 impl ProcessId {
+    /// The id of a start command by its place, from 0 on.
+    #[must_use]
+    pub fn of_start_command(place: usize) -> Self {
+        Self(format!("{START_COMMAND}{:08}", place % 100_000_000))
+    }
+
     /// Whether it is one of a template's start commands, whose ids are known in advance.
     #[must_use]
     pub fn is_start_command(&self) -> bool {

@@ -1,6 +1,6 @@
-//! Operations: what a caller can ask of the engine, each with the permission that it needs.
+//! Operations: what a caller can ask of the engine, each with the permissions that it needs.
 
-use crate::caller::Permission;
+use crate::caller::{Caller, Permission};
 
 /// One thing that a caller can ask of the engine. This table is the only place that ties permissions to operations: the
 /// engine authorises by it, and the rows of the API name its entries.
@@ -8,15 +8,27 @@ use crate::caller::Permission;
 pub struct OperationName {
     name: &'static str,
     permission: Permission,
+    further: Option<Permission>,
 }
 
-/// Writes the table, so that name and permission of each operation stand in one line.
+/// A second permission, where a line of the table names one.
+macro_rules! further {
+    () => {
+        None
+    };
+    ($permission:ident) => {
+        Some(Permission::$permission)
+    };
+}
+
+/// Writes the table, so that name and permissions of each operation stand in one line.
 macro_rules! operations {
-    ($($constant:ident $name:literal $permission:ident,)*) => {
+    ($($constant:ident $name:literal $permission:ident $(and $further:ident)?,)*) => {
         impl OperationName {
             $(
                 #[doc = concat!("`", $name, "`.")]
-                pub const $constant: Self = Self { name: $name, permission: Permission::$permission };
+                pub const $constant: Self =
+                    Self { name: $name, permission: Permission::$permission, further: further!($($further)?) };
             )*
 
             /// All operations, in the order of the API.
@@ -50,10 +62,12 @@ operations! {
     GUEST_SYSTEM_INFO "guest.system_info" GuestRead,
     GUEST_PROCESSES "guest.processes" GuestRead,
     GUEST_HEALTH "guest.health" GuestRead,
+    GUEST_START_COMMANDS "guest.start_commands" GuestRead,
     GUEST_HEALTH_OF_ALL "guest.health_of_all" VmRead,
     GUEST_SHUTDOWN "guest.shutdown" VmOperate,
     GUEST_EXECUTE "guest.execute" GuestExecute,
     GUEST_EXEC "guest.exec" GuestExecute,
+    GUEST_SHELL "guest.shell" GuestExecute,
     GUEST_CONNECT "guest.connect" GuestExecute,
     PROCESS_LIST "process.list" GuestRead,
     PROCESS_SIGNAL "process.signal" GuestExecute,
@@ -65,6 +79,8 @@ operations! {
     CONTEXT_EXECUTE "context.execute" GuestExecute,
     FILE_READ "file.read" GuestFiles,
     FILE_WRITE "file.write" GuestFiles,
+    FILE_READ_ENCODED "file.read_encoded" GuestFiles,
+    FILE_WRITE_ENCODED "file.write_encoded" GuestFiles,
     FILE_READ_EXTENTS "file.read_extents" GuestFiles,
     FILE_WRITE_EXTENTS "file.write_extents" GuestFiles,
     FILE_REMOVE "file.remove" GuestFiles,
@@ -100,7 +116,7 @@ operations! {
     IMAGE_LIST "image.list" ImageRead,
     IMAGE_ADD "image.add" ImageWrite,
     IMAGE_PRUNE "image.prune" ImageWrite,
-    IMAGE_COMMIT "image.commit" ImageWrite,
+    IMAGE_COMMIT "image.commit" ImageWrite and GuestFiles,
     IMAGE_TAG "image.tag" ImageWrite,
     IMAGE_GET "image.get" ImageRead,
     IMAGE_REMOVE "image.remove" ImageWrite,
@@ -142,10 +158,23 @@ impl OperationName {
         self.name
     }
 
-    /// The permission that a caller needs.
+    /// The permission that a caller needs, the first of two where it needs two.
     #[must_use]
     pub const fn permission(self) -> Permission {
         self.permission
+    }
+
+    /// The second permission of an operation that works on things of two kinds: `image.commit` reads the files of a VM and
+    /// makes an image of them.
+    #[must_use]
+    pub const fn further_permission(self) -> Option<Permission> {
+        self.further
+    }
+
+    /// The first permission that a caller lacks for it.
+    #[must_use]
+    pub fn missing(self, caller: &Caller) -> Option<Permission> {
+        [Some(self.permission), self.further].into_iter().flatten().find(|needed| !caller.may(*needed))
     }
 }
 

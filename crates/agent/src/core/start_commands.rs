@@ -9,6 +9,9 @@ use super::agent::{Agent, StartCommands};
 use super::console::say;
 use super::platform::Platform;
 
+/// Beginning of the ids of their processes.
+pub(super) const START_COMMAND: &str = "startcommand";
+
 /// Starts them, unless they ran since the boot already. The last one may be a server that never ends. Whether all have
 /// started well is part of the guest's health; their output is kept like that of any other process.
 pub(super) fn run<P: Platform>(agent: &Arc<Agent<P>>, commands: Vec<String>) {
@@ -22,7 +25,7 @@ pub(super) fn run<P: Platform>(agent: &Arc<Agent<P>>, commands: Vec<String>) {
         for (number, command) in commands.into_iter().enumerate() {
             let request = Exec {
                 // Known in advance, so that the host can attach to it: ids are 20 letters and digits.
-                id: format!("startcommand{number:08}"),
+                id: format!("{START_COMMAND}{number:08}"),
                 command: agent.platform.shell(command),
                 detach: true,
                 ..Exec::default()

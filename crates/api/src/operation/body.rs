@@ -15,6 +15,8 @@ use crate::schemas::Schemas;
 pub trait RequestBody: Send + Sync + 'static {
     /// Largest JSON in bytes; 0 where it carries none.
     const JSON_MAX: usize = 0;
+    /// Bytes that one byte of its JSON takes at most when it is read.
+    const EXPANSION: usize = 0;
 
     /// It as the request body of an OpenAPI operation.
     fn describe(schemas: &mut Schemas) -> Option<Value>;
@@ -23,14 +25,6 @@ pub trait RequestBody: Send + Sync + 'static {
 /// No body: in requests, or an answer with status 204.
 #[derive(Debug, Clone, Copy)]
 pub struct Nothing;
-
-/// A JSON body of at most 64 KiB in a request, or an answer with status 200.
-#[derive(Debug, Clone, Copy)]
-pub struct Json<T>(PhantomData<fn() -> T>);
-
-/// A JSON body of at most [`crate::JSON_BODY_MAX`] bytes, where texts of users are in it: commands, recipes, templates.
-#[derive(Debug, Clone, Copy)]
-pub struct LongJson<T>(PhantomData<fn() -> T>);
 
 /// Bytes of a media type that are streamed: a body, or an answer with status 200. The SHA-256 is in a trailer.
 #[derive(Debug, Clone, Copy)]
@@ -52,20 +46,33 @@ impl RequestBody for Handshake {
     }
 }
 
-impl<T: Serialize + DeserializeOwned + ToSchema + 'static> RequestBody for Json<T> {
-    const JSON_MAX: usize = 64 << 10;
+macro_rules! json_bodies {
+    ($($(#[$doc:meta])* $name:ident: $most:expr, $expansion:expr;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub struct $name<T>(PhantomData<fn() -> T>);
 
-    fn describe(schemas: &mut Schemas) -> Option<Value> {
-        Some(json::<T>(schemas))
-    }
+        impl<T: Serialize + DeserializeOwned + ToSchema + 'static> RequestBody for $name<T> {
+            const JSON_MAX: usize = $most;
+            const EXPANSION: usize = $expansion;
+
+            fn describe(schemas: &mut Schemas) -> Option<Value> {
+                Some(json::<T>(schemas))
+            }
+        }
+    )*};
 }
 
-impl<T: Serialize + DeserializeOwned + ToSchema + 'static> RequestBody for LongJson<T> {
-    const JSON_MAX: usize = crate::JSON_BODY_MAX;
-
-    fn describe(schemas: &mut Schemas) -> Option<Value> {
-        Some(json::<T>(schemas))
-    }
+json_bodies! {
+    /// A JSON body of at most 64 KiB in a request, or an answer with status 200.
+    Json: 64 << 10, 16;
+    /// A JSON body of at most [`crate::JSON_BODY_MAX`] bytes, where texts of users are in it: recipes, templates.
+    LongJson: crate::JSON_BODY_MAX, 16;
+    /// A JSON body of at most 8 MiB: a command of one MiB, whatever characters of it JSON writes longer.
+    CommandJson: 8 << 20, 16;
+    /// A JSON body of at most 16 MiB that is one long text: a file in base64. It is held as it came, as its text, and as the
+    /// bytes that the text stands for.
+    FileJson: 16 << 20, 4;
 }
 
 impl<M: Media> RequestBody for Data<M> {

@@ -21,7 +21,8 @@ use crate::query::{self, QueryError};
 
 pub use answer::{Answer, AnyJson, Array, Created, CreatedOrAccepted, Lines, Message, Socket, Whole};
 pub use body::{
-    Archive, Bytes, Data, Extents, Handshake, Json, LongJson, Media, MetricsText, Nothing, RequestBody,
+    Archive, Bytes, CommandJson, Data, Extents, FileJson, Handshake, Json, LongJson, Media, MetricsText,
+    Nothing, RequestBody,
 };
 pub use header::Header;
 pub use path::{
@@ -42,6 +43,8 @@ pub trait Operation: Copy + Send + Sync + 'static {
     const PATH: &'static str;
     /// The permission that a caller needs.
     const PERMISSION: Permission = Self::OPERATION.permission();
+    /// A second permission that a caller needs, of operations on things of two kinds.
+    const FURTHER_PERMISSION: Option<Permission> = Self::OPERATION.further_permission();
     /// Safety of a second request when no answer came. The client obeys it.
     const RETRY: Retry;
     /// Offer as a tool to language models.

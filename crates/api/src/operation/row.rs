@@ -19,6 +19,8 @@ pub struct Row {
     pub path: &'static str,
     /// See [`Operation::PERMISSION`].
     pub permission: Permission,
+    /// See [`Operation::FURTHER_PERMISSION`].
+    pub further_permission: Option<Permission>,
     /// See [`Operation::RETRY`].
     pub retry: Retry,
     /// See [`Operation::MCP`].
@@ -40,6 +42,7 @@ impl Row {
             method: O::METHOD,
             path: O::PATH,
             permission: O::PERMISSION,
+            further_permission: O::FURTHER_PERMISSION,
             retry: O::RETRY,
             mcp: O::MCP,
             status: O::Answer::STATUS,
@@ -98,6 +101,9 @@ fn describe<O: Operation>(row: &Row, schemas: &mut Schemas) -> Value {
         "x-retry-safe": row.retry == Retry::Safe,
         "x-mcp": row.mcp == Mcp::Offered,
     });
+    if let Some(further) = row.further_permission {
+        operation["x-further-permission"] = further.as_str().into();
+    }
     let description = row.description();
     if !description.is_empty() {
         operation["description"] = description.into();

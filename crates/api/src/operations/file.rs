@@ -3,11 +3,11 @@
 use microvm_types::VmRef;
 use microvm_types::files::{FileStat, TransferSummary};
 
-use crate::files::{FileHash, FileList, WatchLine};
-use crate::operation::{Archive, Bytes, Data, Extents, Json, Lines, Nothing};
+use crate::files::{EncodedContent, FileHash, FileList, WatchLine, WriteEncoded as Encoded};
+use crate::operation::{Archive, Bytes, Data, Extents, FileJson, Json, Lines, Nothing};
 use crate::queries::{
-    AtPath, ListFiles, MakeDirectory, PullArchive, PushArchive, ReadFile, RemoveFile, RenameFile, WatchFiles,
-    WriteFile,
+    AtPath, ListFiles, MakeDirectory, NoQuery, PullArchive, PushArchive, ReadFile, RemoveFile, RenameFile,
+    WatchFiles, WriteFile,
 };
 
 crate::rows! {
@@ -20,6 +20,16 @@ crate::rows! {
     ///
     /// A SHA-256 in the header or trailer `x-content-sha256` is held against what arrives; if they differ, nothing is kept.
     Write = FILE_WRITE, Put "/vms/{vm}/files", Never, Offered, (VmRef, WriteFile) Data<Bytes> => Json<TransferSummary>;
+
+    /// Read a file as base64
+    ///
+    /// At most 10 MiB of it, whole or from `offset` on.
+    ReadEncoded = FILE_READ_ENCODED, Get "/vms/{vm}/files/base64", Safe, Offered, (VmRef, ReadFile) Nothing => Json<EncodedContent>;
+
+    /// Write a file from base64
+    ///
+    /// At most 10 MiB. With another `sha256` than that of the content nothing is written.
+    WriteEncoded = FILE_WRITE_ENCODED, Put "/vms/{vm}/files/base64", Never, Offered, (VmRef, NoQuery) FileJson<Encoded> => Json<TransferSummary>;
 
     /// Read a file, its holes told by their length
     ReadExtents = FILE_READ_EXTENTS, Get "/vms/{vm}/files/extents", Safe, Withheld, (VmRef, AtPath) Nothing => Data<Extents>;

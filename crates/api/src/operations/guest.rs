@@ -3,9 +3,12 @@
 use microvm_types::VmRef;
 
 use crate::exec::{ClientMessage, Execute, Executed, ServerMessage};
-use crate::guest::{GuestProcesses, GuestsHealth, HealthReply, Ping as Pong, ShutdownGuest, SystemInfoReply};
-use crate::operation::{Handshake, Json, LongJson, Nothing, Port, Socket};
-use crate::queries::NoQuery;
+use crate::guest::{
+    GuestProcesses, GuestsHealth, HealthReply, Ping as Pong, ShutdownGuest, StartCommands as Started,
+    SystemInfoReply,
+};
+use crate::operation::{CommandJson, Handshake, Json, Nothing, Port, Socket};
+use crate::queries::{NoQuery, OpenShell};
 use crate::vm::Vm;
 
 crate::rows! {
@@ -28,6 +31,11 @@ crate::rows! {
     /// Show the health of the guest
     Health = GUEST_HEALTH, Get "/vms/{vm}/guest/health", Safe, Offered, (VmRef, NoQuery) Nothing => Json<HealthReply>;
 
+    /// Show the start commands of a VM, and why one failed
+    ///
+    /// A VM that rests is not woken for it (`guest_not_at_hand`), and it counts as no use.
+    StartCommands = GUEST_START_COMMANDS, Get "/vms/{vm}/guest/start-commands", Safe, Offered, (VmRef, NoQuery) Nothing => Json<Started>;
+
     /// Show the health of all VMs
     ///
     /// Every running guest is pinged and asked for its measurements; one that rests is not woken.
@@ -44,14 +52,22 @@ crate::rows! {
     /// Run a command and collect its output
     ///
     /// The answer comes when the command has ended. Of each output 10 MB are kept; `truncated` and `omitted` say what is
-    /// left out.
-    Run = GUEST_EXECUTE, Post "/vms/{vm}/guest/execute", Never, Offered, (VmRef, NoQuery) LongJson<Execute> => Json<Executed>;
+    /// left out. A command has at most 1 MiB, one of its arguments 131,071 bytes; what is longer than a program's arguments may be reaches
+    /// the shell on its standard input.
+    Run = GUEST_EXECUTE, Post "/vms/{vm}/guest/execute", Never, Offered, (VmRef, NoQuery) CommandJson<Execute> => Json<Executed>;
 
     /// Run a command, or attach to one, and stream its output
     ///
     /// The first text frame is `start`, `attach` or `read`. Binary frames are one byte for the stream (0 standard input,
     /// 1 standard output, 2 standard error) and data.
     Exec = GUEST_EXEC, Get "/vms/{vm}/exec", Never, Withheld, (VmRef, NoQuery) Handshake => Socket<ClientMessage, ServerMessage>;
+
+    /// Open a shell on a terminal
+    ///
+    /// The login shell of a user of the guest. It begins at once: the first frame comes from the server, `started` or `error`, and all
+    /// frames are those of `guest.exec` after its first one. A shell whose connection ends is hung up (SIGHUP), as by a terminal that is
+    /// closed.
+    Shell = GUEST_SHELL, Get "/vms/{vm}/shell", Never, Withheld, (VmRef, OpenShell) Handshake => Socket<ClientMessage, ServerMessage>;
 
     /// Connect to a TCP port of the guest
     ///

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
+use microvm_api::Problem;
 use microvm_api::output::Outputs;
-use microvm_client::ExecSession;
+use microvm_client::{Client, ExecSession};
 use microvm_types::exec::{ExecRequest, ExitStatus, OutputOffsets, TerminalSize};
 use microvm_types::files::FileOwner;
-use microvm_types::{ProcessId, VmRef};
+use microvm_types::{Action, ErrorKind, ProcessId, VmRef};
 use serde::Serialize;
 use serde_json::json;
 
@@ -41,7 +42,7 @@ pub(crate) struct CommandOptions {
     /// User, or user:group
     #[arg(short, long)]
     user: Option<String>,
-    /// Kill the command and all its children after this time (exit code 124)
+    /// Kill the command and all its children after this time (exit code 124): at most an hour, if the server has no other limit
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     timeout: Option<Duration>,
 }
@@ -50,6 +51,19 @@ impl CommandOptions {
     /// Owner of the files that the command is to work with: the user whom it runs as.
     pub(crate) fn owner(&self) -> FileOwner {
         self.user.clone().map_or(FileOwner::Default, FileOwner::Named)
+    }
+
+    /// Refuses a time limit above the server's, before anything is made for the command.
+    pub(crate) async fn admit(&self, client: &Client) -> Result<(), CliError> {
+        let Some(asked) = self.timeout else { return Ok(()) };
+        // An older server has no such limit.
+        let most = client.host_info().await?.limits.and_then(|limits| limits.command_seconds);
+        let Some(most) = most.filter(|most| asked > Duration::from_secs(*most)) else { return Ok(()) };
+        let asked = asked.as_secs_f64();
+        let detail =
+            format!("--timeout: {asked} s is more than the limit of {most} s for a command: ask for less");
+        let problem = Problem::new(ErrorKind::Invalid, "over_limit", detail);
+        Err(problem.with_remedies(vec![Action::RaiseLimit.of("timeout_ms")]).into())
     }
 
     /// The request; the terminal of a command that nobody reads has the usual size until somebody attaches.

@@ -21,27 +21,25 @@ Examples:
   microvm health
   microvm health dev web")]
 pub(crate) struct Health {
-    /// Names or ids of the VMs [default: all]
+    /// Names or ids of the VMs, or the first characters of ids [default: all]
     #[arg(value_name = "VM")]
     vms: Vec<VmRef>,
 }
 
 impl Health {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
-        let mut all = context.client.health_of_guests().await?;
+        // The server knows beginnings of ids, and refuses those that several VMs have.
+        let mut asked = Vec::with_capacity(self.vms.len());
         for vm in &self.vms {
-            let known =
-                |one: &HealthOfGuest| one.name.as_str() == vm.as_str() || one.id.as_str() == vm.as_str();
-            if !all.vms.iter().any(known) {
-                let detail = format!("there is no VM `{vm}`");
-                return Err(CliError::new(ErrorKind::NotFound, "vm_not_found", detail));
-            }
+            asked.push(context.client.vm(vm).await?.id);
         }
-        if !self.vms.is_empty() {
-            let asked = |one: &HealthOfGuest, vm: &VmRef| {
-                one.name.as_str() == vm.as_str() || one.id.as_str() == vm.as_str()
-            };
-            all.vms.retain(|one| self.vms.iter().any(|vm| asked(one, vm)));
+        let mut all = context.client.health_of_guests().await?;
+        if let Some(gone) = asked.iter().position(|id| all.vms.iter().all(|one| one.id != *id)) {
+            let detail = format!("the VM `{}` was deleted meanwhile", self.vms[gone]);
+            return Err(CliError::new(ErrorKind::NotFound, "vm_not_found", detail));
+        }
+        if !asked.is_empty() {
+            all.vms.retain(|one| asked.contains(&one.id));
         }
         let rows: Vec<Vec<String>> = all.vms.iter().map(row).collect();
         context.output.table(&all, &["NAME", "STATE", "HEALTH", "CPU", "MEMORY", "DISK", "PING"], rows)?;

@@ -60,6 +60,9 @@ pub(crate) struct MachineOptions {
     /// polling there: the guest gets no events (inotify) of changes made by the host
     #[arg(long = "share", value_name = "HOST_DIR:GUEST_DIR[:MODE]", value_parser = share)]
     shares: Vec<Share>,
+    /// Share a folder of this host at /tools, read-only: no program in the VM can change it
+    #[arg(long, value_name = "DIR", value_parser = tools)]
+    tools: Option<Share>,
     /// Mount a volume, with `:ro` at the end read-only; it is created at its first use and stays when the VM goes. With a path of this
     /// host in place of the name the folder is shared, as by `--share`, but writable unless `:ro` is given
     #[arg(short = 'v', long = "volume", value_name = "NAME:GUEST_DIR[:MODE]", value_parser = volume)]
@@ -102,6 +105,7 @@ impl MachineOptions {
                 shares: self
                     .shares
                     .iter()
+                    .chain(&self.tools)
                     .chain(self.volumes.iter().filter_map(Mounted::folder))
                     .cloned()
                     .collect(),
@@ -171,14 +175,30 @@ pub(crate) fn whole_mib(text: &str) -> Result<u32, String> {
     size.whole_mib().ok_or_else(|| format!("`{text}` is not a whole number of MiB"))
 }
 
+/// Directory of guests where tools of the host are.
+const TOOLS: &str = "/tools";
+
 /// A shared folder; a path of this host that is relative is so to the working directory.
 fn share(text: &str) -> Result<Share, String> {
     let mut share: Share = text.parse().map_err(|error: microvm_types::ShareError| error.to_string())?;
-    let absolute = std::path::absolute(&share.source).map_err(|error| error.to_string())?;
-    share.source = absolute.into_os_string().into_string().map_err(|path| {
-        format!("`{}` is not UTF-8: share a folder whose path is text", path.to_string_lossy())
-    })?;
+    share.source = whole_path(&share.source)?;
     Ok(share)
+}
+
+/// The folder of tools.
+fn tools(text: &str) -> Result<Share, String> {
+    if text.is_empty() {
+        return Err("it is empty, name a folder of this host".to_owned());
+    }
+    Ok(Share { source: whole_path(text)?, target: TOOLS.to_owned(), read_only: true })
+}
+
+/// A path of this host, made absolute by the working directory.
+fn whole_path(path: &str) -> Result<String, String> {
+    let absolute = std::path::absolute(path).map_err(|error| error.to_string())?;
+    absolute.into_os_string().into_string().map_err(|path| {
+        format!("`{}` is not UTF-8: share a folder whose path is text", path.to_string_lossy())
+    })
 }
 
 /// `auto`, or the name of a driver.
@@ -198,6 +218,11 @@ mod tests {
         assert!(!shared.read_only);
         assert_eq!(share("/a:/b").unwrap().source, "/a");
         assert!(share("data").unwrap_err().contains("HOST_DIR:GUEST_DIR"));
+        // A colon is a character of a path here.
+        let shared = tools("my:tools").unwrap();
+        assert_eq!(shared.source, here.join("my:tools").to_str().unwrap());
+        assert_eq!((shared.target.as_str(), shared.read_only), ("/tools", true));
+        assert!(tools("").is_err());
     }
 
     #[test]

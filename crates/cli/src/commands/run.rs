@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Args;
 use microvm_api::image::Image;
+use microvm_api::milliseconds::Seconds;
 use microvm_api::output::Outputs;
 use microvm_api::{Problem, Vm};
 use microvm_client::Client;
@@ -39,7 +41,8 @@ The VM is deleted when the command ends. If this program gets a signal or loses 
 signal and ten seconds to exit before it is killed.
 
 --in fills /workspace/input before the command, --out fetches /workspace/output after it; /workspace/work is for
-anything else. All three belong to the user that the command runs as.
+anything else. All three belong to the user that the command runs as. --tools has programs and libraries of this host at
+/tools, which no program in the VM can change.
 
 The first word that is no option is the command; all words after it belong to it. A first word that names a file of
 this host ending in .py, .js or .sh is copied to /workspace and run by python3, node or sh. The image is chosen by
@@ -105,6 +108,10 @@ struct Report {
     vm: Vm,
     exit_code: u8,
     exit: ExitStatus,
+    /// True if the command ended by itself with exit code 0.
+    success: bool,
+    /// Time from its start to its end.
+    duration_seconds: Seconds,
     #[serde(flatten)]
     outputs: Outputs,
     /// `/workspace/output/results.json`, if the command wrote one.
@@ -139,7 +146,8 @@ impl Run {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let request = self.options.request(Vec::new(), false)?;
         let mut interrupts = Interrupts::new()?;
-        // Nothing is made where it can be seen that there is nothing to run.
+        // Nothing is made for a command that would be refused, or where it can be seen that there is nothing to run.
+        interrupts.unless(self.options.admit(&context.client)).await?;
         if let (true, Some(image)) = (self.command.is_empty(), self.machine.image()) {
             let image = interrupts.unless(async { Ok(context.client.image(image).await?) }).await?;
             self.words(&image)?;
@@ -208,6 +216,7 @@ impl Run {
             }
         };
         let session = interrupts.unless(start).await?;
+        let begun = Instant::now();
         ran.set(true);
         let wiring = Wiring {
             stdin: self.options.interactive,
@@ -217,6 +226,7 @@ impl Run {
             detach_keys: None,
         };
         let (status, collected) = session::stream(client, &vm, session, wiring, interrupts).await?;
+        let took = begun.elapsed();
         let mut gathered = self.gather(client, &created, interrupts).await;
         let failure = gathered.failure.take();
         gathered.moved.left_out.merge(sent.left_out);
@@ -225,6 +235,8 @@ impl Run {
                 vm: created,
                 exit_code: status.shell_code(),
                 exit: status,
+                success: status.whole_code() == 0,
+                duration_seconds: took.into(),
                 outputs: session::outputs(collected, "without `--output json` all is printed"),
                 results: gathered.results,
                 left_out: gathered.moved.left_out.clone(),

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::autostart::READY;
+use crate::bounds;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::settings::Settings;
@@ -72,6 +73,9 @@ impl Serve {
         // Before the engine: its lock keeps a second server from cleaning up what the first one uses.
         let bound = BoundServer::bind(&settings.root)
             .map_err(|error| CliError::new(error.kind(), error.code(), error.to_string()))?;
+        let bounds = bounds::bounds().map_err(|error| {
+            CliError::invalid("setting_invalid", format!("the server cannot begin: {error}"))
+        })?;
         let engine = wiring::open_engine(settings).await.map_err(|error| {
             let kind = error
                 .downcast_ref::<microvm_core::ServiceError>()
@@ -81,7 +85,7 @@ impl Serve {
         })?;
         let ending = CancellationToken::new();
         let app_settings = AppSettings { root: settings.root.clone(), zone: settings.zone.clone() };
-        let app = App::new(std::sync::Arc::clone(&engine), app_settings, ending.clone());
+        let app = App::new(std::sync::Arc::clone(&engine), app_settings, ending.clone()).with_bounds(bounds);
         tracing::info!(socket = %bound.path(), pid = std::process::id(), "serving");
         if self.background {
             tell(READY);

@@ -3,22 +3,12 @@
 use std::io::IsTerminal as _;
 
 use clap::Args;
+use microvm_api::exec::LOGIN_SHELL;
 use microvm_types::VmRef;
 
 use crate::commands::exec::{CommandOptions, Exec};
 use crate::context::Context;
 use crate::error::CliError;
-
-/// The shell that `/etc/passwd` names for the user, else bash, else sh; as a login shell.
-const FIND_SHELL: &str = r#"
-user=$(id -u); shell=
-while IFS=: read -r _ _ id _ _ _ path; do
-  if [ "$id" = "$user" ]; then shell=$path; break; fi
-done < /etc/passwd
-case $shell in */nologin|*/false) shell= ;; esac
-if [ ! -x "$shell" ]; then shell=$(command -v bash || command -v sh); fi
-exec "$shell" -l
-"#;
 
 /// Open a shell in a running VM
 #[derive(Debug, Args)]
@@ -42,7 +32,7 @@ impl Shell {
     pub(crate) async fn run(mut self, context: &Context) -> Result<u8, CliError> {
         self.options.interactive = true;
         self.options.tty |= std::io::stdin().is_terminal() && !context.output.is_json();
-        let command = ["/bin/sh", "-c", FIND_SHELL].map(str::to_owned).to_vec();
+        let command = LOGIN_SHELL.map(str::to_owned).to_vec();
         Exec::of(self.vm, self.options, command).run(context).await
     }
 }
@@ -55,8 +45,9 @@ mod tests {
     /// The script runs in any POSIX shell; this host has one, and a user.
     #[test]
     fn a_shell_is_found() {
-        let mut child = Command::new("/bin/sh")
-            .args(["-c", super::FIND_SHELL])
+        let [program, arguments @ ..] = super::LOGIN_SHELL;
+        let mut child = Command::new(program)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -17,8 +17,17 @@ pub enum Bound {
 
 impl Bound {
     /// The bound in words, with what to do.
-    pub(super) const fn told(self, limit: &u64) -> Told {
-        Told { bound: self, limit: *limit }
+    pub(super) fn told(self, field: &str, limit: &u64) -> Told {
+        Told { bound: self, limit: *limit, unit: unit(field) }
+    }
+}
+
+/// Unit of the numbers of a field, as it stands behind one; empty where they are counts.
+pub(crate) fn unit(field: &str) -> &'static str {
+    match field {
+        _ if field.ends_with("_mib") => " MiB",
+        _ if field.ends_with("_percent") => " %",
+        _ => "",
     }
 }
 
@@ -26,25 +35,29 @@ impl Bound {
 pub(super) struct Told {
     bound: Bound,
     limit: u64,
+    unit: &'static str,
 }
 
 impl fmt::Display for Told {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let limit = self.limit;
+        let Self { limit, unit, .. } = self;
         match self.bound {
             Bound::Operator => {
-                write!(formatter, "the limit of {limit}: ask for less, or have the limit raised")
+                write!(formatter, "the limit of {limit}{unit}: ask for less, or have the limit raised")
             }
             Bound::Hypervisor => {
-                write!(formatter, "{limit}, the most that this hypervisor can give: ask for less")
+                write!(formatter, "{limit}{unit}, the most that this hypervisor can give: ask for less")
             }
             Bound::Processors => {
-                write!(formatter, "the {limit} that its processors are: ask for less, or for more processors")
+                write!(
+                    formatter,
+                    "the {limit}{unit} that its processors are: ask for less, or for more processors"
+                )
             }
             Bound::Creation => {
                 write!(
                     formatter,
-                    "the {limit} that the VM was created with: ask for less, or create a larger one"
+                    "the {limit}{unit} that the VM was created with: ask for less, or create a larger one"
                 )
             }
         }

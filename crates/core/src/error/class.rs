@@ -170,6 +170,7 @@ impl ServiceError {
 const fn storage_code(error: &StorageError) -> &'static str {
     match error {
         StorageError::UnknownImage(_) => "image_not_found",
+        StorageError::AmbiguousImage { .. } => "image_ambiguous",
         StorageError::UnknownKernel(_) | StorageError::NoKernel => "kernel_not_found",
         StorageError::UnknownSnapshot(_) => "snapshot_not_found",
         StorageError::Damaged { .. } => "damaged",

@@ -7,21 +7,24 @@ use microvm_ports::guest::GuestError;
 use microvm_ports::{BranchError, HookError, LaunchError, MachineError, StateError, StorageError};
 use microvm_types::lifecycle::Denied;
 use microvm_types::template::NetworkMode;
-use microvm_types::{ErrorKind, OperationName, Phase};
+use microvm_types::{ErrorKind, OperationName, Permission, Phase};
 
 pub use self::bound::Bound;
+pub(crate) use self::bound::unit;
 
 /// Refusal or failure of a service. Messages say what happened and why, their cause included: a field is a `source` only where
 /// the message does not hold it.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// The caller lacks a permission.
-    #[error("{caller} may not do this: the permission {} is needed", .operation.permission().as_str())]
+    #[error("{caller} may not do this: the permission {} is needed", .missing.as_str())]
     Forbidden {
         /// Name of the caller.
         caller: String,
         /// Value of the request.
         operation: OperationName,
+        /// The permission.
+        missing: Permission,
     },
     /// No VM of that id or name.
     #[error("no VM is called `{0}`")]
@@ -65,7 +68,7 @@ pub enum ServiceError {
         reason: String,
     },
     /// More than this host or its operator allows.
-    #[error("{field}: {asked} is more than {}", .bound.told(.limit))]
+    #[error("{field}: {asked}{unit} is more than {}", .bound.told(.field, .limit), unit = unit(.field))]
     OverLimit {
         /// Name of the field.
         field: &'static str,
@@ -84,7 +87,7 @@ pub enum ServiceError {
     },
     /// All VMs together would take more than the operator allows.
     #[error(
-        "{what}: {asked} were asked for, and {free} of {limit} for all VMs together are left: delete some VMs, or ask for less"
+        "{what}: {asked}{unit} were asked for, and {free}{unit} of {limit}{unit} for all VMs together are left: delete some VMs, or ask for less", unit = unit(.what)
     )]
     NoneLeft {
         /// Of what.

@@ -13,7 +13,7 @@ use microvm_ports::hypervisor::{ConsolePart, MachineCounters};
 use microvm_ports::storage::LostDisks;
 use microvm_types::template::Template;
 use microvm_types::vm::{PoolMember, VmRecord};
-use microvm_types::{OperationName, Unreadable, VmRef};
+use microvm_types::{OperationName, Phase, Unreadable, VmRef};
 
 pub use self::act::VmStats;
 pub use self::wait::Wanted;
@@ -218,7 +218,10 @@ impl Vms {
         operation: OperationName,
     ) -> Result<Option<Arc<dyn Guest>>, ServiceError> {
         self.context.authorise(operation)?;
-        Ok(self.context.owned(vm)?.published.borrow().guest.clone())
+        let handle = self.context.owned(vm)?;
+        let now = handle.published.borrow();
+        // One that is paused would answer nothing.
+        Ok(now.guest.clone().filter(|_| now.record.phase() == Phase::Running))
     }
 
     /// Counters of a VM that has a machine.

@@ -303,6 +303,24 @@ async fn a_name_that_cannot_be_read_keeps_every_image() {
 }
 
 #[tokio::test]
+async fn a_beginning_that_several_digests_have_is_refused_with_them() {
+    let home = Home::new();
+    let first = home.add_bytes("x", &small_tar()).await.unwrap();
+    let hash = first.digest.strip_prefix("sha256:").unwrap();
+    // The store lists images by their directories.
+    let other = format!("{}{}", &hash[..40], if hash.ends_with('0') { "1" } else { "0" }.repeat(24));
+    std::fs::create_dir(home.path("store/images").join(&other)).unwrap();
+    let refused = home.storage.image(&first.digest[..19]).await.unwrap_err();
+    assert!(matches!(refused, StorageError::AmbiguousImage { .. }), "{refused}");
+    let told = refused.to_string();
+    assert!(told.contains(&format!("{} (x)", first.digest)) && told.contains(&other), "{told}");
+    let refused = home.storage.remove_image(&first.digest[..19], &[]).await.unwrap_err();
+    assert!(matches!(refused, StorageError::AmbiguousImage { .. }), "{refused}");
+    assert_eq!(home.storage.image(&first.digest).await.unwrap().info.digest, first.digest);
+    assert_eq!(home.storage.image("x").await.unwrap().info.digest, first.digest);
+}
+
+#[tokio::test]
 async fn names_move_and_images_go_with_their_last_name() {
     let home = Home::new();
     let first = home.add_bytes("x", &small_tar()).await.unwrap();

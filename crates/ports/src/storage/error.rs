@@ -9,6 +9,14 @@ pub enum StorageError {
     /// No image of that name or digest.
     #[error("no image is called `{0}`")]
     UnknownImage(String),
+    /// Several images have a digest that begins so.
+    #[error("several images have a digest that begins with `{prefix}`: {candidates}; give more characters")]
+    AmbiguousImage {
+        /// Beginning of the digests.
+        prefix: String,
+        /// The images, the first few of many, with a name of those that have one.
+        candidates: String,
+    },
     /// No kernel of that name.
     #[error("no kernel is called `{0}`")]
     UnknownKernel(String),
@@ -124,7 +132,28 @@ pub enum StorageError {
     },
 }
 
+/// Images named in a refusal of a digest that is too short.
+const CANDIDATES: usize = 5;
+
 impl StorageError {
+    /// The refusal of a beginning that several digests have: each with a name, if it has one.
+    #[must_use]
+    pub fn ambiguous_image<'a>(
+        prefix: &str,
+        found: impl ExactSizeIterator<Item = (&'a str, Option<&'a str>)>,
+    ) -> Self {
+        let more = found.len().saturating_sub(CANDIDATES);
+        let shown = |(digest, name): (&str, Option<&str>)| match name {
+            Some(name) => format!("{digest} ({name})"),
+            None => digest.to_owned(),
+        };
+        let mut candidates: Vec<String> = found.take(CANDIDATES).map(shown).collect();
+        if more > 0 {
+            candidates.push(format!("and {more} more"));
+        }
+        Self::AmbiguousImage { prefix: prefix.to_owned(), candidates: candidates.join(", ") }
+    }
+
     /// The class of this failure.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
@@ -133,7 +162,7 @@ impl StorageError {
                 ErrorKind::NotFound
             }
             Self::Io { .. } | Self::ToolFailed { .. } => ErrorKind::Internal,
-            Self::BadInput { .. } => ErrorKind::Invalid,
+            Self::BadInput { .. } | Self::AmbiguousImage { .. } => ErrorKind::Invalid,
             // What is stored is wrong, not the program: it is for whoever asked to remove it and make it again.
             Self::Damaged { .. }
             | Self::InUse { .. }
@@ -150,6 +179,7 @@ impl StorageError {
     #[must_use]
     pub fn remedies(&self) -> Vec<Remedy> {
         match self {
+            Self::AmbiguousImage { .. } => vec![Action::ListImages.any()],
             Self::UnknownImage(_) => {
                 vec![Action::ListImages.any(), Action::BuildImage.any(), Action::PullImage.any()]
             }

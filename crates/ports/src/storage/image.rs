@@ -20,6 +20,9 @@ pub enum FileSystem {
     Ext4,
 }
 
+/// Characters of the shortest beginning of a digest that stands for an image: `sha256:` and twelve digits.
+const SHORTEST_REFERENCE: usize = 19;
+
 /// One image in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageInfo {
@@ -50,6 +53,30 @@ impl ImageInfo {
             (Some(name), _) => name,
             (None, false) => &self.source,
             (None, true) => self.digest.get(..19).unwrap_or(&self.digest),
+        }
+    }
+
+    /// The image of a list that a name, a digest or the beginning of one (`sha256:` and at least twelve digits) stands for. A
+    /// name wins.
+    ///
+    /// # Errors
+    /// [`StorageError::UnknownImage`]; [`StorageError::AmbiguousImage`] if several digests begin so.
+    pub fn find<'a>(images: &'a [Self], reference: &str) -> Result<&'a Self, StorageError> {
+        if let Some(named) = images.iter().find(|image| image.names.iter().any(|name| name == reference)) {
+            return Ok(named);
+        }
+        let begins =
+            |image: &&Self| reference.len() >= SHORTEST_REFERENCE && image.digest.starts_with(reference);
+        let found: Vec<&Self> = images.iter().filter(begins).collect();
+        match &found[..] {
+            [only] => Ok(only),
+            [] => Err(StorageError::UnknownImage(reference.chars().take(200).collect())),
+            _ => {
+                let all = found
+                    .iter()
+                    .map(|image| (image.digest.as_str(), image.names.first().map(String::as_str)));
+                Err(StorageError::ambiguous_image(reference, all))
+            }
         }
     }
 }
@@ -254,4 +281,44 @@ pub trait ImageStore: Send + Sync {
 
     /// Verifies every image and kernel in full; returns what is wrong, empty if nothing.
     async fn verify_all(&self, progress: Progress) -> Result<Vec<String>, StorageError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(digest: &str, names: &[&str]) -> ImageInfo {
+        ImageInfo {
+            digest: format!("sha256:{digest}"),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            file_system: FileSystem::Erofs,
+            size: 0,
+            created_ms: 0,
+            source: String::new(),
+            config: ImageConfig::default(),
+        }
+    }
+
+    #[test]
+    fn a_reference_stands_for_one_image_or_is_refused_with_all_that_it_fits() {
+        let digit = |last: char| format!("{}{last}", "a".repeat(63));
+        let mut images = vec![image(&digit('1'), &["web"]), image(&digit('2'), &[])];
+        let find = |images: &[ImageInfo], reference: &str| {
+            ImageInfo::find(images, reference).map(|image| image.digest.clone())
+        };
+        assert_eq!(find(&images, "web").unwrap(), images[0].digest);
+        assert_eq!(find(&images, &images[1].digest).unwrap(), images[1].digest);
+        let refused = find(&images, "sha256:aaaaaaaaaaaa").unwrap_err();
+        assert!(matches!(refused, StorageError::AmbiguousImage { .. }), "{refused}");
+        let told = refused.to_string();
+        assert!(told.contains(&format!("{} (web)", images[0].digest)), "{told}");
+        assert!(told.contains(&images[1].digest) && !told.contains("more;"), "{told}");
+        // Eleven digits are too few, also for one image.
+        assert!(matches!(find(&images[..1], "sha256:aaaaaaaaaaa"), Err(StorageError::UnknownImage(_))));
+        images.extend(('3'..='8').map(|last| image(&digit(last), &[])));
+        assert!(find(&images, "sha256:aaaaaaaaaaaa").unwrap_err().to_string().contains("and 3 more"));
+        // A name that looks like the beginning of digests is a name.
+        images[7].names.push("sha256:aaaaaaaaaaaa".to_owned());
+        assert_eq!(find(&images, "sha256:aaaaaaaaaaaa").unwrap(), images[7].digest);
+    }
 }

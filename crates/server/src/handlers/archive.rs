@@ -9,6 +9,7 @@ use microvm_types::files::TransferSummary;
 use crate::body;
 use crate::call::{Call, Upload};
 use crate::failure::Failure;
+use crate::handlers::uploads::{self, Cap};
 use crate::limits::{OUTGOING, UPLOAD};
 use crate::reply::Reply;
 use crate::session::Session;
@@ -32,8 +33,11 @@ pub(crate) async fn push(
 ) -> Result<Json<TransferSummary>, Failure> {
     let (path, owner) = (query.path.absolute()?, query.owner.map(|owner| owner.0));
     charge.hold(UPLOAD)?;
+    let cap = Cap::announced(&app.bounds, &headers)?;
     let guest = app.guest(&vm).await?;
+    uploads::admit(&app.bounds, &guest, &path).await?;
     let (data, sum) = body::incoming(&headers, data, app.limits.silence);
-    let pushed = guest.push_archive(&path, owner.as_ref(), data).await?;
+    let data = cap.on(data, |part| part.len() as u64);
+    let pushed = guest.push_archive(&path, owner.as_ref(), data).await.map_err(|error| cap.blame(error))?;
     Ok(Json(TransferSummary { left_out: pushed.left_out, ..sum.of(pushed.bytes).await? }))
 }

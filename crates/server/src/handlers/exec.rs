@@ -9,18 +9,19 @@ use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use microvm_api::exec::{ClientMessage, FRAME_MAX, ServerMessage, StreamByte};
+use microvm_api::exec::{ClientMessage, FRAME_MAX, LOGIN_SHELL, ServerMessage, StreamByte};
 use microvm_api::meant::with_meant;
 use microvm_api::operation::Socket;
 use microvm_api::operations::guest;
 use microvm_core::GuestLease;
 use microvm_ports::guest::{ProcessEvent, ProcessEvents, ProcessHandle, ProcessInput, ProcessWriter};
-use microvm_types::exec::OutputOffsets;
+use microvm_types::exec::{ExecRequest, OutputOffsets, TerminalSize};
 use microvm_types::{ErrorKind, VmRef};
 
 use crate::call::Call;
+use crate::charge::Charge;
 use crate::failure::Failure;
-use crate::handlers::execute::check;
+use crate::handlers::command::check;
 use crate::handlers::processes::check_signal;
 use crate::limits::{INPUT, OUTGOING};
 use crate::reply::Reply;
@@ -28,6 +29,9 @@ use crate::session::Session;
 
 /// Time for a caller to send its request.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// Number of the signal of a terminal that is closed.
+const SIGHUP: u8 = 1;
 
 /// Interval of checks of a silent connection for a caller that went away.
 const PING: Duration = Duration::from_secs(15);
@@ -43,43 +47,115 @@ pub(crate) async fn exec(
 ) -> Result<Reply<Socket<ClientMessage, ServerMessage>>, Failure> {
     charge.hold(OUTGOING + INPUT)?;
     let guest = app.guest(&vm).await?;
-    Ok(Reply::socket(request, move |socket| async move {
-        let (mut sink, mut stream) = socket.split();
-        let ending = app.ending.clone();
-        let outcome = tokio::select! {
-            outcome = session(&vm, &guest, &mut sink, &mut stream) => outcome,
-            () = ending.cancelled() => Err(Failure::new(
-                ErrorKind::Unavailable,
-                "shutting_down",
-                "the server is shutting down; the process lives on, attach to it again",
-            )),
-        };
-        if let Err(failure) = outcome {
-            // A caller who went away does not hear it.
-            let _ = send(&mut sink, &ServerMessage::Error { problem: *failure.0 }).await;
-        }
-        // The caller closes first: were the socket closed while it still sends (input, a pong), its write would fail
-        // and it would never read the exit that waits for it.
-        let farewell = async {
-            let _ = sink.close().await;
-            while let Some(Ok(_)) = stream.next().await {}
-        };
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
-        drop(charge);
-    }))
+    Ok(Reply::socket(request, move |socket| serve(app, vm, guest, Begin::AsAsked, socket, charge)))
+}
+
+/// The login shell of a user on a terminal.
+pub(crate) async fn shell(
+    app: Session,
+    Call { path: vm, query, body: request, charge, .. }: Call<guest::Shell>,
+) -> Result<Reply<Socket<ClientMessage, ServerMessage>>, Failure> {
+    let usual = TerminalSize::default();
+    let size = TerminalSize {
+        columns: query.columns.unwrap_or(usual.columns),
+        rows: query.rows.unwrap_or(usual.rows),
+    };
+    if size.columns == 0 || size.rows == 0 {
+        return Err(Failure::invalid("query_invalid", "columns, rows: a terminal has at least one of each"));
+    }
+    let term = query.term.unwrap_or_else(|| "xterm-256color".to_owned());
+    let shell = ExecRequest {
+        command: LOGIN_SHELL.map(str::to_owned).to_vec(),
+        environment: [("TERM".to_owned(), term)].into(),
+        working_directory: query.working_dir,
+        user: query.user,
+        terminal: Some(size),
+        stdin: true,
+        ..ExecRequest::default()
+    };
+    check(&shell, &app.bounds)?;
+    charge.hold(OUTGOING + INPUT)?;
+    let guest = app.guest(&vm).await?;
+    Ok(Reply::socket(request, move |socket| serve(app, vm, guest, Begin::Shell(shell), socket, charge)))
+}
+
+/// What a connection begins with.
+enum Begin {
+    /// What its first frame asks for.
+    AsAsked,
+    /// This shell, which ends with the connection.
+    Shell(ExecRequest),
+}
+
+async fn serve(app: Session, vm: VmRef, guest: GuestLease, begin: Begin, socket: WebSocket, charge: Charge) {
+    let (mut sink, mut stream) = socket.split();
+    let ending = app.ending.clone();
+    let outcome = tokio::select! {
+        outcome = session(&app, &vm, &guest, begin, &mut sink, &mut stream) => outcome,
+        () = ending.cancelled() => Err(Failure::new(
+            ErrorKind::Unavailable,
+            "shutting_down",
+            "the server is shutting down; the process lives on, attach to it again",
+        )),
+    };
+    if let Err(failure) = outcome {
+        // A caller who went away does not hear it.
+        let _ = send(&mut sink, &ServerMessage::Error { problem: *failure.0 }).await;
+    }
+    // The caller closes first: were the socket closed while it still sends (input, a pong), its write would fail
+    // and it would never read the exit that waits for it.
+    let farewell = async {
+        let _ = sink.close().await;
+        while let Some(Ok(_)) = stream.next().await {}
+    };
+    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    drop(charge);
 }
 
 async fn session(
+    app: &Session,
     vm: &VmRef,
     guest: &GuestLease,
+    begin: Begin,
     sink: &mut Sink,
     stream: &mut SplitStream<WebSocket>,
 ) -> Result<(), Failure> {
+    if let Begin::Shell(request) = begin {
+        let process = guest.exec(&request).await?;
+        let id = process.id.clone();
+        let outcome = attended(vm, process, sink, stream).await;
+        if !matches!(outcome, Ok(End::OfProcess)) {
+            // Nobody can find it again, as nobody finds what ran in a closed terminal.
+            if let Err(error) = guest.signal(&id, SIGHUP).await {
+                tracing::debug!(%vm, %error, "a shell was not hung up");
+            }
+        }
+        return outcome.map(drop);
+    }
     let first = tokio::time::timeout(FIRST_MESSAGE, stream.next()).await;
     let Ok(Some(Ok(Message::Text(text)))) = first else {
         return Err(unexpected("the first frame must be a text frame with `start`, `attach` or `read`"));
     };
-    let process = open(guest, &text).await?;
+    let process = open(app, guest, &text).await?;
+    attended(vm, process, sink, stream).await.map(drop)
+}
+
+/// End of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The process ended, or all that was asked for was sent.
+    OfProcess,
+    /// The caller went away.
+    OfCaller,
+}
+
+/// Ties a process to a caller until one of them ends.
+async fn attended(
+    vm: &VmRef,
+    process: ProcessHandle,
+    sink: &mut Sink,
+    stream: &mut SplitStream<WebSocket>,
+) -> Result<End, Failure> {
     tracing::debug!(%vm, process = %process.id, pid = process.pid, "a process is attached");
     let started = ServerMessage::Started {
         process: process.id,
@@ -88,19 +164,19 @@ async fn session(
         stderr_offset: process.stderr_offset,
     };
     if send(sink, &started).await.is_err() {
-        return Ok(());
+        return Ok(End::OfCaller);
     }
     // Whichever ends first ends both: an exit needs no more input, and a caller who went away no more output.
     tokio::select! {
         outcome = output(sink, process.events) => outcome,
-        outcome = input(stream, &*process.input) => outcome,
+        outcome = input(stream, &*process.input) => outcome.map(|()| End::OfCaller),
     }
 }
 
-async fn open(guest: &GuestLease, text: &str) -> Result<ProcessHandle, Failure> {
+async fn open(app: &Session, guest: &GuestLease, text: &str) -> Result<ProcessHandle, Failure> {
     match serde_json::from_str(text) {
         Ok(ClientMessage::Start(request)) => {
-            check(&request)?;
+            check(&request, &app.bounds)?;
             Ok(guest.exec(&request).await?)
         }
         Ok(ClientMessage::Attach { process, stdout_offset, stderr_offset }) => {
@@ -117,14 +193,14 @@ async fn open(guest: &GuestLease, text: &str) -> Result<ProcessHandle, Failure> 
 }
 
 /// Carries output until the process ends. An error of the socket means that the caller went away.
-async fn output(sink: &mut Sink, mut events: ProcessEvents) -> Result<(), Failure> {
+async fn output(sink: &mut Sink, mut events: ProcessEvents) -> Result<End, Failure> {
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
     loop {
         let event = tokio::select! {
             event = events.next() => event,
             _ = ping.tick() => {
                 if sink.send(Message::Ping(Bytes::new())).await.is_err() {
-                    return Ok(());
+                    return Ok(End::OfCaller);
                 }
                 continue;
             }
@@ -135,17 +211,17 @@ async fn output(sink: &mut Sink, mut events: ProcessEvents) -> Result<(), Failur
             Some(ProcessEvent::Exited(status)) => {
                 // A caller who went away does not hear it.
                 let _ = send(sink, &ServerMessage::Exited(status)).await;
-                return Ok(());
+                return Ok(End::OfProcess);
             }
             Some(ProcessEvent::UpToDate) => {
                 let _ = send(sink, &ServerMessage::UpToDate).await;
-                return Ok(());
+                return Ok(End::OfProcess);
             }
             Some(ProcessEvent::Lost(error)) => return Err(error.into()),
             None => return Err(ended_without_status()),
         };
         if sent.is_err() {
-            return Ok(());
+            return Ok(End::OfCaller);
         }
     }
 }

@@ -1,18 +1,21 @@
 //! Commands whose output is collected.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::StreamExt;
-use microvm_api::exec::{CommandLine, Executed};
+use microvm_api::exec::Executed;
 use microvm_api::operation::Json;
 use microvm_api::operations::guest;
-use microvm_ports::guest::{ProcessEvent, ProcessEvents};
+use microvm_ports::guest::{ProcessEvent, ProcessEvents, ProcessInput, ProcessWriter};
 use microvm_types::exec::{ExecRequest, ExitStatus};
 use microvm_types::{ErrorKind, Phase};
 
 use crate::call::Call;
 use crate::collected::{Output, answer};
 use crate::failure::Failure;
+use crate::handlers::command::{self, Prepared};
 use crate::limits::OUTGOING;
 use crate::reply::Reply;
 use crate::session::Session;
@@ -21,30 +24,29 @@ use crate::session::Session;
 const REST: &str = "the last MiB of each output can be read for some minutes: `read` with the id in `process`, on the \
                     WebSocket of `exec`; write more than 10 MB to a file";
 
-/// Longest time a command may be given.
-const TIMEOUT_MAX: u64 = 3600;
+/// Bytes of input that are sent at once.
+const INPUT_PART: usize = 64 << 10;
 
 pub(crate) async fn execute(
     app: Session,
     Call { path: vm, body: request, charge, .. }: Call<guest::Run>,
 ) -> Result<Reply<Json<Executed>>, Failure> {
-    let command = match request.command {
-        CommandLine::Shell(text) => vec!["sh".to_owned(), "-c".to_owned(), text],
-        CommandLine::Arguments(arguments) => arguments,
-    };
-    if !(1..=TIMEOUT_MAX).contains(&request.timeout) {
-        let detail = format!("timeout: {} is not possible, 1 to {TIMEOUT_MAX} seconds are", request.timeout);
-        return Err(Failure::invalid("invalid_field", detail));
+    if request.timeout == 0 {
+        return Err(Failure::invalid("invalid_field", "timeout: 0 is not possible, at least 1 second is"));
     }
+    let time = Duration::from_secs(request.timeout);
+    command::duration("timeout", time, &app.bounds)?;
+    let Prepared { command, input } = command::prepared(request.command, &app.bounds)?;
     let request = ExecRequest {
         command,
         environment: request.env,
         working_directory: request.working_dir,
         user: request.user,
-        timeout_ms: Some(request.timeout * 1000),
+        stdin: input.is_some(),
+        timeout_ms: Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         ..ExecRequest::default()
     };
-    check(&request)?;
+    command::check(&request, &app.bounds)?;
     charge.hold(OUTGOING)?;
     let guest = app.guest(&vm).await?;
     let begun = Instant::now();
@@ -52,7 +54,11 @@ pub(crate) async fn execute(
     let (mut stdout, mut stderr) = (Output::charged_to(&charge), Output::charged_to(&charge));
     let running = || Ok(app.services.vms.get(&vm)?.record.phase() == Phase::Running);
     let patience = Patience { command: timeout(&request), lateness: app.limits.lateness };
-    let status = collect(patience, running, &mut process.events, &mut stdout, &mut stderr).await?;
+    let collecting = collect(patience, running, &mut process.events, &mut stdout, &mut stderr);
+    let status = tokio::select! {
+        status = collecting => status?,
+        never = feed(&*process.input, input) => match never {},
+    };
     let error = match status {
         _ if status.timed_out => Some(format!("its time of {:?} was up", timeout(&request))),
         status => status.signal.map(|signal| format!("it was ended by signal {signal}")),
@@ -74,6 +80,23 @@ pub(crate) async fn execute(
         omitted: None,
     };
     Ok(answer(done, stdout, stderr, REST))
+}
+
+/// Sends the input of a command, then waits: the events of the command tell how it ends, also if the guest is lost meanwhile.
+async fn feed(process: &dyn ProcessWriter, input: Option<Bytes>) -> Infallible {
+    if let Some(mut rest) = input {
+        let sent = async {
+            while !rest.is_empty() {
+                let part = rest.split_to(rest.len().min(INPUT_PART));
+                process.send(ProcessInput::Stdin(part)).await?;
+            }
+            process.send(ProcessInput::CloseStdin).await
+        };
+        if let Err(error) = sent.await {
+            tracing::debug!(%error, "a command ended before it had read its input");
+        }
+    }
+    std::future::pending().await
 }
 
 /// Time for the command, and further time for the guest to report its end.
@@ -128,30 +151,6 @@ fn timeout(request: &ExecRequest) -> Duration {
     Duration::from_millis(request.timeout_ms.unwrap_or_default())
 }
 
-/// Faults of a request that can be found before the guest is asked.
-pub(crate) fn check(request: &ExecRequest) -> Result<(), Failure> {
-    let refuse = |detail: String| Err(Failure::invalid("command_invalid", detail));
-    if request.command.first().is_none_or(String::is_empty) {
-        return refuse("command: it is empty, name a program".to_owned());
-    }
-    if request.command.iter().any(|argument| argument.contains('\0')) {
-        return refuse("command: no argument may hold a NUL character".to_owned());
-    }
-    let bad = |(key, value): (&String, &String)| {
-        key.is_empty() || key.contains(['=', '\0']) || value.contains('\0')
-    };
-    if let Some((key, _)) = request.environment.iter().find(|pair| bad(*pair)) {
-        return refuse(format!(
-            "environment: `{}` cannot be set, names hold no `=` and no NUL",
-            key.escape_default()
-        ));
-    }
-    if request.timeout_ms == Some(0) {
-        return refuse("timeout: zero is not possible, leave it out for none".to_owned());
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,17 +181,5 @@ mod tests {
         assert_eq!(given_up(silence(), true).await.as_deref(), Some("guest_timeout"));
         tokio::time::pause();
         assert_eq!(given_up(silence(), false).await, None, "a VM that stands still is blamed");
-    }
-
-    #[test]
-    fn impossible_commands_are_refused() {
-        let request = |command: &[&str]| ExecRequest {
-            command: command.iter().map(|&part| part.to_owned()).collect(),
-            ..ExecRequest::default()
-        };
-        assert!(check(&request(&["true"])).is_ok());
-        for command in [&[][..], &[""], &["a\0b"]] {
-            assert!(check(&request(command)).is_err(), "{command:?}");
-        }
     }
 }

@@ -9,12 +9,14 @@ use microvm_api::operations::file;
 use microvm_api::queries::WriteFile;
 use microvm_ports::content::{self, ContentStream};
 use microvm_types::VmRef;
+use microvm_types::extents::Content;
 use microvm_types::files::{FileStat, TransferSummary, WriteOptions};
 
 use crate::body::{self, Sum};
 use crate::call::{Call, Upload};
 use crate::extents;
 use crate::failure::Failure;
+use crate::handlers::uploads::{self, Cap};
 use crate::limits::{OUTGOING, UPLOAD};
 use crate::listed;
 use crate::reply::{Done, Reply};
@@ -61,8 +63,9 @@ pub(crate) async fn write(
     Call { path: vm, query, body: Upload { headers, data }, charge, .. }: Call<file::Write>,
 ) -> Result<Json<TransferSummary>, Failure> {
     charge.hold(UPLOAD)?;
+    let cap = Cap::announced(&app.bounds, &headers)?;
     let (data, sum) = body::incoming(&headers, data, app.limits.silence);
-    write_content(&app, &vm, query, content::of_bytes(data), sum).await
+    write_content(&app, &vm, query, content::of_bytes(data), (sum, cap)).await
 }
 
 /// The same from a body that tells holes by their length.
@@ -71,8 +74,9 @@ pub(crate) async fn write_extents(
     Call { path: vm, query, body: Upload { headers, data }, charge, .. }: Call<file::WriteExtents>,
 ) -> Result<Json<TransferSummary>, Failure> {
     charge.hold(UPLOAD)?;
+    let cap = Cap::of(&app.bounds);
     let (data, sum) = body::incoming(&headers, data, app.limits.silence);
-    write_content(&app, &vm, query, extents::decoded(data), sum).await
+    write_content(&app, &vm, query, extents::decoded(data), (sum, cap)).await
 }
 
 async fn write_content(
@@ -80,7 +84,7 @@ async fn write_content(
     vm: &VmRef,
     query: WriteFile,
     data: ContentStream,
-    sum: Sum,
+    (sum, cap): (Sum, Cap),
 ) -> Result<Json<TransferSummary>, Failure> {
     let path = query.path.absolute()?;
     let options = WriteOptions {
@@ -89,7 +93,10 @@ async fn write_content(
         create_parents: query.parents,
         modified: query.modified.map(|time| time.0),
     };
-    let bytes = app.guest(vm).await?.write_file(&path, &options, data).await?;
+    let guest = app.guest(vm).await?;
+    uploads::admit(&app.bounds, &guest, &path).await?;
+    let data = cap.on(data, Content::length);
+    let bytes = guest.write_file(&path, &options, data).await.map_err(|error| cap.blame(error))?;
     Ok(Json(sum.of(bytes).await?))
 }
 
@@ -145,7 +152,9 @@ pub(crate) async fn make_directory(
     let path = query.path.absolute()?;
     let (mode, parents) = (query.mode.map_or(0o755, |mode| mode.0), query.parents);
     let owner = query.owner.map(|owner| owner.0);
-    app.guest(&vm).await?.make_directory(&path, mode, parents, owner.as_ref()).await?;
+    let guest = app.guest(&vm).await?;
+    uploads::admit(&app.bounds, &guest, &path).await?;
+    guest.make_directory(&path, mode, parents, owner.as_ref()).await?;
     Ok(Done)
 }
 
@@ -154,6 +163,9 @@ pub(crate) async fn rename(
     Call { path: vm, query, .. }: Call<file::Rename>,
 ) -> Result<Done, Failure> {
     let (from, to) = (query.from.absolute()?, query.to.absolute()?);
-    app.guest(&vm).await?.rename(&from, &to).await?;
+    let guest = app.guest(&vm).await?;
+    // Otherwise what was uploaded could be moved to anywhere.
+    uploads::admit(&app.bounds, &guest, &to).await?;
+    guest.rename(&from, &to).await?;
     Ok(Done)
 }

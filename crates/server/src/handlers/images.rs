@@ -7,8 +7,7 @@ use microvm_api::operation::{ImageRef, Lines};
 use microvm_api::operations::image;
 use microvm_api::progress::ProgressLine;
 use microvm_core::{ImageBase, ImageRecipe};
-use microvm_ports::StorageError;
-use microvm_ports::storage::{Additions, ImageSource as StoreSource, RecipeFile};
+use microvm_ports::storage::{Additions, ImageInfo, ImageSource as StoreSource, RecipeFile};
 use microvm_types::Listed;
 
 use crate::call::Call;
@@ -28,12 +27,8 @@ pub(crate) async fn get(
     Call { path: ImageRef(reference), .. }: Call<image::Get>,
 ) -> Result<Json<Image>, Failure> {
     let images = app.services.catalog.images().await?.found;
-    let found = images.into_iter().find(|info| {
-        // `sha256:` and twelve digits: fewer might soon fit two images.
-        info.names.contains(&reference) || (reference.len() >= 19 && info.digest.starts_with(&reference))
-    });
-    let info = found.ok_or_else(|| StorageError::UnknownImage(reference.clone()))?;
-    Ok(Json(app.image(info)))
+    let info = ImageInfo::find(&images, &reference)?;
+    Ok(Json(app.image(info.clone())))
 }
 
 pub(crate) async fn remove(

@@ -30,6 +30,8 @@ pub(crate) async fn info(app: Session, _: Call<system::Info>) -> Result<Json<Hos
         vms: settings.limits.max_vms,
         total_memory_mib: settings.limits.total_memory_mib,
         snapshots_per_vm: settings.snapshots_per_vm,
+        command_seconds: Some(app.bounds.command_time.as_secs()),
+        command_bytes: Some(app.bounds.command_bytes),
     });
     Ok(Json(info))
 }

@@ -9,7 +9,7 @@ use microvm_api::time::Zone;
 use microvm_client::Client;
 use microvm_core::{Engine, Ports, Settings};
 use microvm_driver_fake::{FakeHooks, FakeHypervisor, FakeStorage, FrozenClock, MemoryStore};
-use microvm_server::{App, AppSettings, BoundServer, Limits, serve, socket_path};
+use microvm_server::{App, AppSettings, BoundServer, Bounds, Limits, serve, socket_path};
 use microvm_types::template::Template;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -107,12 +107,22 @@ pub(crate) fn serving(service: Arc<Engine>) -> Server {
     serving_with(service, Limits::default())
 }
 
+/// A server that listens, with bounds of its own.
+#[allow(dead_code, reason = "not every test file needs a listening server")]
+pub(crate) async fn start_bounded(bounds: Bounds) -> Server {
+    serving_as(service().await, |app| app.with_bounds(bounds))
+}
+
 fn serving_with(service: Arc<Engine>, limits: Limits) -> Server {
+    serving_as(service, |app| app.with_limits(limits))
+}
+
+fn serving_as(service: Arc<Engine>, change: impl FnOnce(App) -> App) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let root = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
     let bound = BoundServer::bind(&root).unwrap();
     let ending = CancellationToken::new();
-    let app = App::new(service, settings(&root), ending.clone()).with_limits(limits);
-    let serving = tokio::spawn(serve(bound, app));
+    let app = App::new(service, settings(&root), ending.clone());
+    let serving = tokio::spawn(serve(bound, change(app)));
     Server { client: Client::new(socket_path(&root)), root, ending, serving, _folder: folder }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::started::Process;
 use crate::core::failure::{AgentError, AgentResult};
 use crate::core::platform::Programs;
+use crate::core::start_commands::START_COMMAND;
 
 /// Time for which an ended process is remembered, so that its status and output can still be asked for.
 const REMEMBER: Duration = Duration::from_secs(300);
@@ -61,7 +62,8 @@ impl<P: Programs> Table<P> {
         processes.values().filter(|process| !process.unlisted).cloned().collect()
     }
 
-    /// Removes the oldest ended processes; one with a reader stays.
+    /// Removes the oldest ended processes; one with a reader stays, and a start command that failed, of which there is one a boot:
+    /// whoever wonders about the VM days later finds it.
     fn prune(processes: &mut ById<P>) {
         let mut ended: Vec<_> = processes
             .values()
@@ -69,6 +71,11 @@ impl<P: Programs> Table<P> {
                 let state = process.lock();
                 let kept: usize = state.outputs.iter().map(super::output::OutputBuffer::kept).sum();
                 let ended = state.ended.filter(|_| state.is_complete() && !state.has_reader)?;
+                if process.id.starts_with(START_COMMAND)
+                    && state.exit.is_some_and(|exit| exit.code != Some(0))
+                {
+                    return None;
+                }
                 Some((ended, process.id.clone(), kept))
             })
             .collect();

@@ -231,7 +231,7 @@ impl Vm {
             return Err(ServiceError::Invalid {
                 field: "memory_mib",
                 reason: format!(
-                    "{memory_mib} is too little for a running guest, at least {LEAST_MEMORY_MIB} is needed"
+                    "{memory_mib} MiB is too little for a running guest, at least {LEAST_MEMORY_MIB} MiB is needed"
                 ),
             });
         }

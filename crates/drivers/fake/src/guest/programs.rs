@@ -117,16 +117,27 @@ pub(crate) async fn run_to(
             let line = if words.is_empty() { "y\n".to_owned() } else { format!("{}\n", words.join(" ")) };
             io.repeat(line.as_bytes(), u64::MAX).await
         }
-        ("sh", ["-c", script, ..]) => {
-            return shell::run(system, process, context.clone(), script, target).await;
-        }
-        ("sh", []) => {
+        // The second form reads a script, to its mark, as the server sends one that is too long for an argument.
+        ("sh", form @ ([] | ["-c", _]))
+            if form.iter().all(|script| script.starts_with("_microvm_script=$(cat)")) =>
+        {
             let mut script = Vec::new();
             while let Some(data) = process.read().await {
                 script.extend_from_slice(&data);
             }
-            let script = String::from_utf8_lossy(&script).into_owned();
+            let script = String::from_utf8_lossy(&script);
+            let script = script.strip_suffix("microvm-end-of-script").unwrap_or(&script).to_owned();
             return shell::run(system, process, context.clone(), &script, target).await;
+        }
+        // No process stands between here in any case.
+        ("exec", [_, ..]) => return Box::pin(run_to(system, process, context, &command[1..], target)).await,
+        // Looks for the shell of the user, as login shells are begun.
+        ("sh", ["-c", script]) if script.trim_end().ends_with(r#"exec "$shell" -l"#) => {
+            let shell = ["sh".to_owned()];
+            return Box::pin(run_to(system, process, context, &shell, target)).await;
+        }
+        ("sh", ["-c", script, ..]) => {
+            return shell::run(system, process, context.clone(), script, target).await;
         }
         (name, _) if NAMES.contains(&name) => {
             io.complain(&format!("{name}: the fake guest does not know these arguments")).await

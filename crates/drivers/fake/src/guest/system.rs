@@ -190,14 +190,17 @@ impl GuestSystem {
             self.files().make_directory(target.as_bytes(), 0o755, true, None)?;
         }
         let mut done = true;
-        for command in &identity.start_commands {
+        for (place, command) in identity.start_commands.iter().enumerate() {
             let request = ExecRequest {
                 command: vec!["sh".to_owned(), "-c".to_owned(), command.clone()],
                 detach: true,
                 ..ExecRequest::default()
             };
-            let process = self.start(&request)?;
-            done &= process.ended().await.code == Some(0);
+            let process = self.start_as(ProcessId::of_start_command(place), &request)?;
+            done = process.ended().await.code == Some(0);
+            if !done {
+                break;
+            }
         }
         // An adoption brings no commands and changes nothing about those of the boot.
         let mut inner = self.inner();
@@ -215,9 +218,12 @@ impl GuestSystem {
 
     /// Starts a process.
     pub(crate) fn start(self: &Arc<Self>, request: &ExecRequest) -> Result<Arc<Process>, GuestError> {
-        let context = self.context(request)?;
         let number = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let id = ProcessId::from_parts(number, number);
+        self.start_as(ProcessId::from_parts(number, number), request)
+    }
+
+    fn start_as(self: &Arc<Self>, id: ProcessId, request: &ExecRequest) -> Result<Arc<Process>, GuestError> {
+        let context = self.context(request)?;
         let pid = self.next_pid.fetch_add(1, Ordering::Relaxed);
         let process = Arc::new(Process::new(id.clone(), pid, request.clone(), context));
         self.inner().processes.insert(id, Arc::clone(&process));

@@ -56,10 +56,8 @@ impl FakeStorage {
 
     fn find(&self, reference: &str) -> Result<ImageInfo, StorageError> {
         let images = lock(&self.shared.images);
-        let by_digest = |image: &&ImageInfo| reference.len() >= 19 && image.digest.starts_with(reference);
-        let by_name = |image: &&ImageInfo| image.names.iter().any(|name| name == reference);
-        let found = images.values().find(by_name).or_else(|| images.values().find(by_digest)).cloned();
-        found.ok_or_else(|| StorageError::UnknownImage(reference.to_owned()))
+        let all: Vec<ImageInfo> = images.values().cloned().collect();
+        ImageInfo::find(&all, reference).cloned()
     }
 }
 

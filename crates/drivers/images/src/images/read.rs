@@ -120,10 +120,16 @@ impl ImageFiles {
                         found.iter().map(|digest| format!("sha256:{digest}")).collect::<Vec<_>>().join(", ")
                     ),
                 )),
-                _ => Err(bad_input(
-                    format!("the digest `{reference}`"),
-                    "several images begin with it; give more characters",
-                )),
+                _ => {
+                    let names = self.names.by_digest()?;
+                    let full: Vec<String> = found.iter().map(|one| format!("sha256:{one}")).collect();
+                    let name = |one: &String| names.get(one).and_then(|names| names.first());
+                    let all = full
+                        .iter()
+                        .zip(&found)
+                        .map(|(full, one)| (full.as_str(), name(one).map(String::as_str)));
+                    Err(StorageError::ambiguous_image(reference, all))
+                }
             };
         }
         if super::names::check_name(reference).is_err() {
