@@ -26,8 +26,19 @@ fn devices_work(kernel: &str) {
         eprintln!("SKIPPED: the root has no kernel `{kernel}`");
         return;
     }
-    let said =
-        home.must(&["run", "--kernel", kernel, "--memory", "256MiB", "--timeout", "60s", "--", "python3", "-c", USE]);
+    let said = home.must(&[
+        "run",
+        "--kernel",
+        kernel,
+        "--memory",
+        "256MiB",
+        "--timeout",
+        "60s",
+        "--",
+        "python3",
+        "-c",
+        USE,
+    ]);
     assert_eq!(said, "True\nTrue\nTrue\n[]\n");
 }
 

@@ -197,7 +197,11 @@ async fn docker_archives_of_every_builder() {
     let bazel = saved(&this.parts, "blobs/sha256/HEX", &|hex| format!("blobs/sha256/{hex}.tar.gz"));
     this.takes("bazel rules_oci", &bazel).await;
     this.takes("pack", &saved(&this.parts, "/HEX.json", &|hex| format!("/{hex}.tar"))).await;
-    this.takes("docker's old folders", &saved(&this.parts, "c.json", &|hex| format!("{}/layer.tar", &hex[..9]))).await;
+    this.takes(
+        "docker's old folders",
+        &saved(&this.parts, "c.json", &|hex| format!("{}/layer.tar", &hex[..9])),
+    )
+    .await;
     this.takes("nix", &saved(&this.parts, "HEX.json", &|hex| format!("{hex}/layer.tar"))).await;
     // docker 1.10 to 24, and podman: a folder for each layer; one that is there already is a link.
     let text = config.to_string();

@@ -110,9 +110,10 @@ fn interrupted(language: Language) {
             "console.log('begun'); while (true);",
             "await new Promise((done) => setTimeout(done, 1)); console.log('begun'); await new Promise(() => {})",
         ],
-        Language::Bash => {
-            ["f() { while :; do :; done; }; echo begun; f; x=2", "sh -c 'echo begun; exec sleep 100' | cat; x=2"]
-        }
+        Language::Bash => [
+            "f() { while :; do :; done; }; echo begun; f; x=2",
+            "sh -c 'echo begun; exec sleep 100' | cat; x=2",
+        ],
     };
     // Often: the first one may come in the middle of the output that is waited for.
     for (id, code) in (2..).zip(busy.into_iter().cycle().take(12)) {
