@@ -119,7 +119,7 @@ pub(crate) async fn run_to(
         }
         // The second form reads a script, to its mark, as the server sends one that is too long for an argument.
         ("sh", form @ ([] | ["-c", _]))
-            if form.iter().all(|script| script.starts_with("_microvm_script=$(cat)")) =>
+            if form.iter().skip(1).all(|script| script.starts_with("_microvm_script=$(cat)")) =>
         {
             let mut script = Vec::new();
             while let Some(data) = process.read().await {
