@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Scene (client, bare QEMU, stores) ─▶ parts (boot, channel, footprint, fork, pool, density,
-//!                                             reliability) ─▶ rows ─▶ Report
+//!                                             reliability, load) ─▶ rows ─▶ Report
 //! ```
 //!
 //! Absolute times mean little on a shared machine; the ratio to the floor is what counts. Rounds of floor and product take
@@ -22,6 +22,7 @@ mod footprint;
 mod fork;
 mod growth;
 mod host;
+mod load;
 mod marks;
 mod pause;
 mod pool;
@@ -57,6 +58,8 @@ pub enum Part {
     Density,
     /// How often boots, restores, pools and runs succeed. Only if it is asked for: it takes an hour on two cores.
     Reliability,
+    /// Requests per second of the server, with many at once. Only if it is asked for: it is a load.
+    Load,
 }
 
 /// Everything that the parts need.
@@ -73,6 +76,10 @@ pub struct Scene {
     pub count: u32,
     /// Tries of each kind in the part `reliability`.
     pub tries: u32,
+    /// Requests under way at once in the part `load`.
+    pub concurrency: u32,
+    /// Seconds that each kind of request is sent for in the part `load`.
+    pub seconds: u32,
     /// Also what takes long: growth of forks with their count, with memory and with changes.
     pub full: bool,
     /// Called with each step that begins.
@@ -84,7 +91,7 @@ impl Scene {
         (self.notice)(text);
     }
 
-    /// Measures the parts; an empty list means all but `Reliability`. VMs, pools and snapshots may be left behind, by an error or by
+    /// Measures the parts; an empty list means all but `Reliability` and `Load`. VMs, pools and snapshots may be left behind, by an error or by
     /// cancelling: call [`Self::tidy`] in any case.
     ///
     /// # Errors
@@ -117,6 +124,9 @@ impl Scene {
         }
         if parts.contains(&Part::Reliability) {
             rows.extend(reliability::measure(self).await?);
+        }
+        if parts.contains(&Part::Load) {
+            rows.extend(load::measure(self).await?);
         }
         Ok(Report { host: host::stamp(self).await?, rounds: self.rounds, rows })
     }

@@ -35,6 +35,8 @@ enum Part {
     Density,
     /// How often boots, restores, pools and runs succeed; only if named
     Reliability,
+    /// Requests per second of the server and the time of each, with many at once; only if named
+    Load,
 }
 
 impl From<Part> for microvm_bench::Part {
@@ -47,6 +49,7 @@ impl From<Part> for microvm_bench::Part {
             Part::Pool => Self::Pool,
             Part::Density => Self::Density,
             Part::Reliability => Self::Reliability,
+            Part::Load => Self::Load,
         }
     }
 }
@@ -62,9 +65,10 @@ Examples:
   microvm bench fork pool density --count 100
   microvm bench fork --full
   microvm bench reliability --tries 200
+  microvm bench load --concurrency 64 --seconds 30
   microvm bench --output json > bench.json")]
 pub(crate) struct Bench {
-    /// Parts to run; all but `reliability` if absent
+    /// Parts to run; all but `reliability` and `load` if absent
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// Boots and transfers measured of each kind, after one that is dropped
@@ -76,6 +80,12 @@ pub(crate) struct Bench {
     /// Boots, restores, acquires and runs to try in the part `reliability`
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     tries: u32,
+    /// Requests under way at once in the part `load`
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    concurrency: u32,
+    /// Seconds that each kind of request is sent for in the part `load`
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    seconds: u32,
     /// Also measure how forks grow with their count, with memory and with what has changed (takes long)
     #[arg(long)]
     full: bool,
@@ -94,6 +104,8 @@ impl Bench {
             rounds: self.rounds,
             count: self.count,
             tries: self.tries,
+            concurrency: self.concurrency,
+            seconds: self.seconds,
             full: self.full,
             notice: Box::new(say),
         };
