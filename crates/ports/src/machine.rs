@@ -58,6 +58,10 @@ pub trait Machine: Send + Sync {
     /// [`MachineError::Timeout`] if the process still exists after `deadline`.
     async fn kill(&self, deadline: Duration) -> Result<MachineExit, MachineError>;
 
+    /// Gives memory back to the host that only the boot needed. Called once the guest's agent has answered; returns at
+    /// once, and memory that cannot be given back stays.
+    fn booted(&self) {}
+
     /// Counters since the machine's start.
     async fn counters(&self) -> Result<MachineCounters, MachineError>;
 
@@ -77,6 +81,9 @@ pub trait Machine: Send + Sync {
 pub trait Balloon: Send + Sync {
     /// Asks the guest to use `memory_mib` MiB; it follows in its own time.
     async fn resize(&self, memory_mib: u32) -> Result<(), MachineError>;
+
+    /// Waits until the guest uses exactly `memory_mib` MiB; false if it does not within that time. Safe to cancel.
+    async fn reached(&self, memory_mib: u32, within: Duration) -> Result<bool, MachineError>;
 
     /// MiB the guest uses now.
     async fn actual_mib(&self) -> Result<u32, MachineError>;

@@ -198,3 +198,47 @@ async fn children_have_the_memory_of_their_source() {
     scene.machine.kill(LIMIT).await.unwrap();
     scene.bench.expect_nothing_left();
 }
+
+/// KiB of the mappings of a file that are in a VMM's memory.
+fn resident_kib(pid: i32, file: &str) -> u64 {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let (mut inside, mut kib) = (false, 0);
+    for line in maps.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [range, _, _, _, _, path] if range.contains('-') => inside = path == file,
+            [range, ..] if range.contains('-') => inside = false,
+            ["Rss:", count, _] if inside => kib += count.parse::<u64>().unwrap(),
+            _ => {}
+        }
+    }
+    kib
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_has_booted_gives_its_kernel_back() {
+    let Some(bench) = Bench::open("built").await else { return };
+    let mut spec = bench.make_spec(&id(341)).await;
+    let MachineStart::Boot(boot) = &mut spec.start else { panic!("it boots") };
+    // A file of its own: pages that machines of other tests map, too, would stay.
+    let own = bench.root().join("kernel-of-its-own");
+    std::fs::copy(&boot.kernel, &own).unwrap();
+    File::open(&own).unwrap().sync_all().unwrap();
+    boot.kernel = own;
+    let machine = bench.driver.launch(&spec).await.unwrap();
+    let [pid] = *bench.processes_of(&spec.id) else { panic!("it has one process") };
+    assert!(resident_kib(pid, "/kernel") > 4_096, "QEMU does not map its kernel");
+    machine.resume().await.unwrap();
+    let guest = connect(&*machine, 1).await;
+    machine.booted();
+    // No event tells when the pages are gone.
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    while resident_kib(pid, "/kernel") > 1_024 {
+        assert!(tokio::time::Instant::now() < deadline, "{} KiB are left", resident_kib(pid, "/kernel"));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let words = run(&*guest, "cat /proc/cmdline").await;
+    assert!(words.contains("percpu_alloc=page"), "{words}");
+    machine.kill(LIMIT).await.unwrap();
+    bench.expect_nothing_left();
+}

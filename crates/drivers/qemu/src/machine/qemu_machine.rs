@@ -24,8 +24,9 @@ use crate::branch::{Branching, Saving};
 use crate::config::QemuConfig;
 use crate::control::qmp::Qmp;
 use crate::control::socket;
+use crate::memory::boot_files;
 use crate::process;
-use crate::process::command_line::{AGENT_SOCKET, QMP_SOCKET};
+use crate::process::command_line::{AGENT_SOCKET, BOOT_PATHS, QMP_SOCKET};
 use crate::process::usage;
 use crate::process::users::UserLease;
 
@@ -38,6 +39,8 @@ pub(crate) struct QemuMachine {
     user: UserLease,
     qmp: Arc<Qmp>,
     state: watch::Receiver<MachineState>,
+    /// Changes whenever the guest has given up memory or taken some.
+    ballooned: watch::Receiver<()>,
     /// Set before `kill`, so that the exit is reported as [`MachineExit::Killed`].
     killed: Arc<AtomicBool>,
     watcher: JoinHandle<()>,
@@ -103,12 +106,14 @@ impl QemuMachine {
             _ => MachineState::Paused,
         };
         let (publish, state) = watch::channel(first);
+        let (tell_ballooned, ballooned) = watch::channel(());
         let killed = Arc::new(AtomicBool::new(false));
         let watcher = tokio::spawn(watch_over(Watched {
             directory: directory.to_owned(),
             process: process.clone(),
             events,
             publish,
+            ballooned: tell_ballooned,
             killed: Arc::clone(&killed),
             // A second future: the first one was borrowed by the select above.
             descriptor_ended: descriptor.ended().map_err(failed)?,
@@ -128,6 +133,7 @@ impl QemuMachine {
             user,
             qmp,
             state,
+            ballooned,
             killed,
             watcher,
         })
@@ -289,6 +295,16 @@ impl Machine for QemuMachine {
             .map_err(|_| MachineError::Timeout { action: "end", after })
     }
 
+    fn booted(&self) {
+        let process = self.process.vmm;
+        // In the background: the guest's first answer does not wait for it. It takes milliseconds and ends by itself.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = boot_files::release(process, &BOOT_PATHS) {
+                tracing::debug!(pid = process.pid, %error, "kernel and initial file system stay in the VMM's memory");
+            }
+        });
+    }
+
     async fn counters(&self) -> Result<MachineCounters, MachineError> {
         let stats = self.call("tell its block statistics", "query-blockstats", json!({})).await?;
         let mut counters = MachineCounters::default();
@@ -325,6 +341,23 @@ impl Balloon for QemuMachine {
         self.call("resize its balloon", "balloon", json!({ "value": u64::from(memory_mib) << 20 }))
             .await
             .map(|_| ())
+    }
+
+    async fn reached(&self, memory_mib: u32, within: Duration) -> Result<bool, MachineError> {
+        let mut changes = self.ballooned.clone();
+        let reached = async {
+            loop {
+                // Marked before the question: a change after the answer is not missed.
+                changes.borrow_and_update();
+                if self.actual_mib().await? == memory_mib {
+                    return Ok(true);
+                }
+                if changes.changed().await.is_err() {
+                    return Ok(false);
+                }
+            }
+        };
+        tokio::time::timeout(within, reached).await.unwrap_or(Ok(false))
     }
 
     async fn actual_mib(&self) -> Result<u32, MachineError> {

@@ -20,13 +20,15 @@ pub(super) struct Watched<F> {
     pub(super) process: ProcessRecord,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) publish: watch::Sender<MachineState>,
+    /// Told whenever the guest has given up memory or taken some.
+    pub(super) ballooned: watch::Sender<()>,
     pub(super) killed: Arc<AtomicBool>,
     pub(super) descriptor_ended: F,
 }
 
 /// Follows events until the process ends, then tells why it did.
 pub(super) async fn watch_over<F: Future<Output = std::io::Result<()>> + Send>(watched: Watched<F>) {
-    let Watched { directory, process, mut events, publish, killed, descriptor_ended } = watched;
+    let Watched { directory, process, mut events, publish, ballooned, killed, descriptor_ended } = watched;
     tokio::pin!(descriptor_ended);
     let mut reason = None;
     let mut listening = true;
@@ -45,6 +47,8 @@ pub(super) async fn watch_over<F: Future<Output = std::io::Result<()>> + Send>(w
                     }
                     "RESUME" => { publish.send_replace(MachineState::Running); }
                     "SHUTDOWN" => reason = event.data["reason"].as_str().map(str::to_owned),
+                    // QEMU tells the last one of many within a second.
+                    "BALLOON_CHANGE" => { ballooned.send_replace(()); }
                     _ => {}
                 },
                 // A closed socket is not the end: only the process tells that.

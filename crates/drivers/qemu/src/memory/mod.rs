@@ -4,6 +4,7 @@
 //! from (or, before a saved state is loaded, to) the process without its help. Where the kernel can note which pages are
 //! written, they are copied while the guest runs, and in its pause only those that were written meanwhile.
 
+pub(crate) mod boot_files;
 mod copy;
 mod harvest;
 pub(crate) mod host_memory;

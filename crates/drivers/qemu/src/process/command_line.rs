@@ -27,6 +27,8 @@ pub(crate) const AGENT_SOCKET: &str = "agent.sock";
 
 /// Path of the memory base in the cage.
 pub(crate) const MEMORY_PATH: &str = "/memory";
+/// Paths of kernel and initial file system in the cage.
+pub(crate) const BOOT_PATHS: [&str; 2] = ["/kernel", "/initramfs"];
 
 /// Disks that every machine has: image and scratch.
 const OWN_DISKS: usize = 2;
@@ -210,8 +212,8 @@ impl CommandLine {
     }
 
     fn kernel(&mut self, boot: &KernelBoot, accelerator: Kind, tsc_khz: u64) {
-        let kernel = self.show(&boot.kernel, "/kernel", MountAccess::Read);
-        let initramfs = self.show(&boot.initramfs, "/initramfs", MountAccess::Read);
+        let kernel = self.show(&boot.kernel, BOOT_PATHS[0], MountAccess::Read);
+        let initramfs = self.show(&boot.initramfs, BOOT_PATHS[1], MountAccess::Read);
         self.push("-kernel", kernel);
         self.push("-initrd", initramfs);
         let mut words = vec![
@@ -227,6 +229,9 @@ impl CommandLine {
             "no_timer_check".to_owned(),
             // Without it programs wait for random numbers, which a quiet guest gathers slowly.
             "random.trust_cpu=on".to_owned(),
+            // Room for each processor's variables in small pages: in large ones the list of their owners alone takes 4 MiB of
+            // an idle guest.
+            "percpu_alloc=page".to_owned(),
         ];
         if boot.discovery == DeviceDiscovery::CommandLine {
             // Our own kernel (crates/drivers/images/kernel). QEMU and KVM count nanoseconds.

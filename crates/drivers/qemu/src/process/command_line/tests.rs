@@ -150,6 +150,12 @@ fn one_that_waits_knows_no_writable_disk() {
 }
 
 #[test]
+fn variables_of_processors_lie_in_small_pages() {
+    let line = build(&spec(), Kind::Tcg, 2_600_123, Surroundings::Caged).unwrap();
+    assert!(value_of(&line, "-append")[0].split(' ').any(|word| word == "percpu_alloc=page"));
+}
+
+#[test]
 fn the_guest_is_told_its_clock() {
     let line = build(&spec(), Kind::Tcg, 2_600_123, Surroundings::Caged).unwrap();
     assert!(value_of(&line, "-append")[0].contains("tsc_early_khz=2600123"));
