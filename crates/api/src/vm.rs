@@ -26,9 +26,9 @@ pub struct Vm {
     pub vcpus: u32,
     /// Memory in MiB, for clients that read this name.
     pub memory_mb: u32,
-    /// Memory that it has now, in MiB: after a resize less than `memory_max_mib`.
+    /// Memory that it has now, in MiB: at most `memory_max_mib`.
     pub memory_mib: u32,
-    /// Memory that it was created with, in MiB, and the most that a resize can give it.
+    /// Memory of its machine in MiB: the most that a resize can give it.
     #[serde(default)]
     pub memory_max_mib: u32,
     /// Time from its own launch until its agent answered, the last time it started, in milliseconds; absent: it never did, or
@@ -133,7 +133,7 @@ pub struct CreateVm {
     /// Virtual processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<u32>,
-    /// Memory in MiB; `memory_mb` is understood too.
+    /// Memory in MiB; `memory_mb` is understood too. `overrides.memory_max_mib` is the most that a resize can give it later.
     #[serde(default, alias = "memory_mb", skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u32>,
     /// Whatever else it changes of the template. `vcpus` and `memory_mib` above win over the same fields here.
@@ -203,13 +203,17 @@ impl Default for StopVm {
     }
 }
 
-/// A new size for a running VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// A new size for a running VM; at least one of both is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResizeVm {
-    /// Memory in MiB; `memory_mb` is understood too.
-    #[serde(alias = "memory_mb")]
-    pub memory_mib: u32,
+    /// Memory in MiB, at most `memory_max_mib` of the VM; `memory_mb` is understood too.
+    #[serde(default, alias = "memory_mb", skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
+    /// Virtual processors. No hypervisor here can change them while the VM runs: another number than it has is refused
+    /// (`no_processor_hotplug`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u32>,
 }
 
 /// How a VM is restarted.

@@ -3,10 +3,11 @@
 use microvm_api::Problem;
 
 /// Fields of requests and the options that set them.
-const FLAGS: [(&str, &str); 18] = [
+const FLAGS: [(&str, &str); 19] = [
     ("vcpus", "--cpus"),
     ("cpu_percent", "--cpu-limit"),
     ("memory_mib", "--memory"),
+    ("memory_max_mib", "--memory-max"),
     ("disk_mib", "--disk"),
     ("network", "--network"),
     ("environment", "--env"),

@@ -15,7 +15,7 @@ const MEMORY_LIMIT: &str = "MICROVM_MEMORY_LIMIT";
 pub(crate) fn setting(field: Option<&str>) -> Option<&'static str> {
     match field? {
         "vcpus" => Some(VCPUS_PER_VM),
-        "memory_mib" => Some(MEMORY_PER_VM),
+        "memory_mib" | "memory_max_mib" => Some(MEMORY_PER_VM),
         "disk_mib" | "size_mib" => Some(DISK_PER_VM),
         // Of pools: as many VMs as there may be.
         "vms" | "max" => Some(VM_LIMIT),

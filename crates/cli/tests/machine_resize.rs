@@ -46,3 +46,60 @@ fn memory_that_a_guest_gives_up_goes_back_to_the_host() {
         home.must(&["rm", vm]);
     }
 }
+
+/// Waits until the memory that a guest shows fits. Its kernel keeps a part of it, and notes of all pages of its machine.
+fn await_memory(home: &Home, vm: &str, fits: impl Fn(u64) -> bool) {
+    // No event tells when the balloon has its size.
+    support::until(&format!("the guest of {vm} shows the memory it has"), 30, || {
+        let line = home.must(&["exec", vm, "--", "grep", "MemTotal", "/proc/meminfo"]);
+        let shown = line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10;
+        fits(shown)
+    });
+}
+
+#[test]
+fn memory_grows_up_to_what_the_machine_was_made_with() {
+    let Some(home) = Home::open() else { return };
+    let sizes = |vm: &str| {
+        let shown = home.json(&["inspect", vm]);
+        (shown["memory_mib"].as_u64().unwrap(), shown["memory_max_mib"].as_u64().unwrap())
+    };
+    let use_mib = |vm: &str, mib: u32| {
+        let script = format!("memory = bytearray({mib} << 20); print(len(memory) >> 20)");
+        assert_eq!(home.must(&["exec", vm, "--", "python3", "-c", &script]).trim(), mib.to_string());
+    };
+    home.must(&["create", "--name", "dev", "--memory", "192MiB", "--memory-max", "640MiB"]);
+    assert_eq!(sizes("dev"), (192, 640));
+    await_memory(&home, "dev", |shown| shown <= 192);
+    home.must(&["resize", "dev", "--memory", "640MiB"]);
+    assert_eq!(sizes("dev"), (640, 640));
+    await_memory(&home, "dev", |shown| shown > 580);
+    use_mib("dev", 400);
+    let (_, error) = home.must_fail(&["resize", "dev", "--memory", "641MiB"]);
+    assert_eq!(error["code"], "over_limit", "{error}");
+    let (_, error) = home.must_fail(&["resize", "dev", "--memory", "256MiB", "--cpus", "2"]);
+    assert_eq!(error["code"], "no_processor_hotplug", "{error}");
+    assert_eq!(sizes("dev"), (640, 640), "a request that was refused has changed something");
+    // A fork has what its source has now, and goes up and down by itself.
+    home.must(&["fork", "dev", "--name", "child"]);
+    assert_eq!(sizes("child"), (640, 640));
+    home.must(&["resize", "child", "--memory", "256MiB"]);
+    await_memory(&home, "child", |shown| shown <= 256);
+    use_mib("dev", 400);
+    // So do a snapshot and a VM that hibernated.
+    home.must(&["snapshot", "create", "child", "--name", "small"]);
+    home.must(&["restore", "small", "--name", "again"]);
+    assert_eq!(sizes("again"), (256, 640));
+    home.must(&["hibernate", "again"]);
+    home.must(&["resize", "again", "--memory", "512MiB"]);
+    await_memory(&home, "again", |shown| shown > 460 && shown <= 512);
+    // A boot begins with what the VM was created with.
+    home.must(&["restart", "dev"]);
+    assert_eq!(sizes("dev"), (192, 640));
+    await_memory(&home, "dev", |shown| shown <= 192);
+    let (_, error) = home.must_fail(&["create", "--memory", "256MiB", "--memory-max", "128MiB"]);
+    assert_eq!(error["field"], "memory_max_mib", "{error}");
+    for vm in ["dev", "child", "again"] {
+        home.must(&["rm", vm]);
+    }
+}

@@ -141,8 +141,8 @@ impl Client {
     }
 
     /// Changes the memory of a running VM.
-    pub async fn resize_vm(&self, vm: &VmRef, memory_mib: u32) -> Result<Vm, ClientError> {
-        self.tell::<vm::Resize>(vm, &ResizeVm { memory_mib }).await
+    pub async fn resize_vm(&self, vm: &VmRef, size: &ResizeVm) -> Result<Vm, ClientError> {
+        self.tell::<vm::Resize>(vm, size).await
     }
 
     /// Removes a VM, whatever it is doing.

@@ -19,6 +19,9 @@ const MIN_DISK_MIB: u32 = 64;
 const DISK_SERIAL_MAX: usize = 20;
 /// With less a VM does not come up within the usual time limit.
 const CPU_PERCENT_LEAST: u32 = 10;
+/// Most that the memory of a machine is of the memory that its guest has from a boot on, as a factor: the guest's kernel keeps notes
+/// of every page of the machine, a 64th of them all, and needs room for itself.
+const MEMORY_GROWTH_MOST: u32 = 8;
 /// Commands to warm up; whoever is first waits for all of them.
 const WARM_UP_MAX: usize = 16;
 /// Bytes of one of them.
@@ -29,6 +32,19 @@ pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), Serv
     let number = |field, asked, least, most| number(field, asked, least, (most, Bound::Operator));
     number("vcpus", template.vcpus, 1, limits.max_vcpus)?;
     number("memory_mib", template.memory_mib, MIN_MEMORY_MIB, limits.max_memory_mib)?;
+    if let Some(most) = template.memory_max_mib {
+        number("memory_max_mib", most, MIN_MEMORY_MIB, limits.max_memory_mib)?;
+        let growth = template.memory_mib.saturating_mul(MEMORY_GROWTH_MOST);
+        if !(template.memory_mib..=growth).contains(&most) {
+            let least = template.memory_mib;
+            return Err(invalid(
+                "memory_max_mib",
+                format!(
+                    "{most} MiB is not between `memory_mib`, {least} MiB, and {MEMORY_GROWTH_MOST} times that, {growth} MiB"
+                ),
+            ));
+        }
+    }
     number("disk_mib", template.disk_mib, MIN_DISK_MIB, limits.max_disk_mib)?;
     if template.network != NetworkMode::Isolated {
         return Err(ServiceError::Network(template.network));
@@ -98,6 +114,10 @@ pub(crate) fn check_labels<V>(labels: &BTreeMap<String, V>) -> Result<(), Servic
 /// Checks a template against the abilities of the hypervisor that is to run its VMs.
 pub(crate) fn check_abilities(template: &Template, abilities: &Abilities) -> Result<(), ServiceError> {
     number("vcpus", template.vcpus, 1, (abilities.vcpu_most, Bound::Hypervisor))?;
+    if template.memory_at_boot_mib().is_some() && !abilities.balloon {
+        let reason = "memory that a VM gets later needs a balloon, which this hypervisor does not offer: leave it out, or choose another hypervisor";
+        return Err(invalid("memory_max_mib", reason.to_owned()));
+    }
     if let Some(percent) = template.cpu_percent {
         let all = (template.vcpus.saturating_mul(100), Bound::Processors);
         number("cpu_percent", percent, CPU_PERCENT_LEAST, all)?;
@@ -200,6 +220,11 @@ mod tests {
                 .starts_with("memory_mib: 9000 MiB is more than the limit of 8192 MiB")
         );
         assert!(refused(|t| t.memory_mib = 1).contains("1 MiB is too little, at least 128 MiB is needed"));
+        assert!(
+            refused(|t| t.memory_max_mib = Some(256)).contains("between `memory_mib`, 512 MiB, and 8 times")
+        );
+        assert!(refused(|t| t.memory_max_mib = Some(4_097)).contains("4096"));
+        assert!(refused(|t| t.memory_max_mib = Some(8_193)).contains("limit of 8192 MiB"));
         assert!(refused(|t| t.disk_mib = 1).starts_with("disk_mib"));
         assert!(refused(|t| t.network = NetworkMode::Open).contains("not available"));
         assert!(

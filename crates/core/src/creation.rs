@@ -106,7 +106,7 @@ pub(crate) async fn create(
     let mut labels = template.labels.clone();
     // The request wins over the template.
     labels.extend(request.vm.labels);
-    let record = VmRecord {
+    let mut record = VmRecord {
         id: id.clone(),
         name,
         tenant: context.caller.tenant.clone(),
@@ -131,6 +131,8 @@ pub(crate) async fn create(
         last_stop: None,
         planned_shutdown: None,
     };
+    // As a boot leaves it, and the golden snapshot of its template.
+    record.memory_now_mib = record.template.memory_at_boot_mib();
     let (reply, outcome) = oneshot::channel();
     let planned = Box::new(Planned { image, start });
     let handle = vm::spawn(

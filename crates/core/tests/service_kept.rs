@@ -281,8 +281,11 @@ fn a_hibernated_vm_is_woken_for_a_fork_a_snapshot_and_a_resize() {
         assert_eq!((phase(), names(service)), (Phase::Running, vec!["asleep".to_owned()]));
         service.vms.hibernate(&dev()).await.unwrap();
         // Nobody is woken for what cannot be done: this hypervisor has no balloon.
-        let refused = service.vms.resize_memory(&dev(), 128).await.unwrap_err();
+        let refused = service.vms.resize(&dev(), Some(128), None).await.unwrap_err();
         assert_eq!((refused.code(), phase()), ("no_balloon", Phase::Hibernated), "{refused}");
+        let refused = service.vms.resize(&dev(), Some(128), Some(7)).await.unwrap_err();
+        assert_eq!((refused.code(), phase()), ("no_processor_hotplug", Phase::Hibernated), "{refused}");
+        assert_eq!(service.vms.resize(&dev(), None, None).await.unwrap_err().code(), "invalid_field");
         // Who was woken for work that failed sleeps again.
         host.hypervisor.script().next(Operation::Branch, Fault::Fail);
         let fork = ForkRequest { count: 1, ..ForkRequest::default() };

@@ -96,6 +96,13 @@ fn bad_requests_are_refused_before_anything_is_made() {
         assert_eq!(code(over(|o| o.vcpus = Some(100)).await), "over_limit");
         assert_eq!(code(over(|o| o.memory_mib = Some(0)).await), "invalid_field");
         assert_eq!(code(over(|o| o.memory_mib = Some(u32::MAX)).await), "over_limit");
+        // This hypervisor has no balloon to give a guest more by.
+        let refused = over(|o| o.memory_max_mib = Some(1_024)).await.unwrap_err();
+        assert_eq!(
+            (refused.code(), refused.to_string().contains("balloon")),
+            ("invalid_field", true),
+            "{refused}"
+        );
         assert_eq!(code(over(|o| o.image = Some("nope".into())).await), "image_not_found");
         assert_eq!(code(over(|o| o.kernel = Some("nope".into())).await), "kernel_not_found");
         assert_eq!(code(over(|o| o.network = Some(NetworkMode::Open)).await), "network_mode_unavailable");

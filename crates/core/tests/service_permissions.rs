@@ -69,7 +69,7 @@ async fn call_all(all: &Services) -> Refused {
         "Vms::stop": vms.stop(&web, false, None).await,
         "Vms::pause": vms.pause(&web).await,
         "Vms::resume": vms.resume(&web).await,
-        "Vms::resize_memory": vms.resize_memory(&web, 64).await,
+        "Vms::resize": vms.resize(&web, Some(64), None).await,
         "Vms::hibernate": vms.hibernate(&web).await,
         "Vms::restart": vms.restart(&web, false, None).await,
         "Vms::shutdown": vms.shutdown(&web, std::time::Duration::ZERO, true).await,

@@ -23,7 +23,7 @@ impl App {
         let template = record.template;
         let path_style = view.agent.as_ref().map(|agent| agent.path_style).unwrap_or_default();
         let (since, reason) = view.unreachable.map(|lost| (lost.since_ms, lost.reason)).unzip();
-        let memory_mib = record.memory_now_mib.unwrap_or(template.memory_mib);
+        let memory_mib = record.memory_now_mib.unwrap_or(template.machine_memory_mib());
         Vm {
             id: record.id,
             name: record.name,
@@ -33,7 +33,7 @@ impl App {
             vcpus: template.vcpus,
             memory_mb: memory_mib,
             memory_mib,
-            memory_max_mib: template.memory_mib,
+            memory_max_mib: template.machine_memory_mib(),
             boot_time_ms: record.boot_ms,
             disk_mib: template.disk_mib,
             template: template.name.to_string(),
@@ -72,7 +72,7 @@ impl App {
         Stats {
             state: record.phase(),
             vcpus: record.template.vcpus,
-            memory_mib: record.memory_now_mib.unwrap_or(record.template.memory_mib),
+            memory_mib: record.memory_now_mib.unwrap_or(record.template.machine_memory_mib()),
             uptime_ms: uptime.filter(|_| record.phase().has_machine()).and_then(|ms| u64::try_from(ms).ok()),
             vm: record.id,
             name: record.name,
@@ -94,7 +94,7 @@ impl App {
             parent_snapshot: info.parent,
             template: record.template.name.to_string(),
             vcpus: record.template.vcpus,
-            memory_mib: record.template.memory_mib,
+            memory_mib: record.memory_now_mib.unwrap_or(record.template.machine_memory_mib()),
             memory_bytes: info.memory_bytes,
             size_bytes: info.own_bytes,
             checksum: info.sha256,

@@ -142,6 +142,10 @@ pub struct Template {
     /// Memory; whole MiB.
     #[serde(default = "default_memory_mib")]
     pub memory_mib: u32,
+    /// Most memory that a resize can give a VM, at most 8 times `memory_mib`; whole MiB. Absent: `memory_mib`. The machine is made
+    /// with it, and it counts against limits; from a boot on the guest has `memory_mib` of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_max_mib: Option<u32>,
     /// Size of the scratch disk, which holds all that the guest writes; whole MiB. Space is taken as it is used.
     #[serde(default = "default_disk_mib")]
     pub disk_mib: u32,
@@ -218,6 +222,9 @@ pub struct Overrides {
     /// See [`Template::memory_mib`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u32>,
+    /// See [`Template::memory_max_mib`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_max_mib: Option<u32>,
     /// See [`Template::disk_mib`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_mib: Option<u32>,
@@ -258,6 +265,18 @@ pub struct Overrides {
 }
 
 impl Template {
+    /// Memory of the machine, in MiB: the most that its guest can have.
+    #[must_use]
+    pub fn machine_memory_mib(&self) -> u32 {
+        self.memory_max_mib.map_or(self.memory_mib, |most| most.max(self.memory_mib))
+    }
+
+    /// Memory that a guest has from a boot on, in MiB; `None` where that is all of its machine's.
+    #[must_use]
+    pub fn memory_at_boot_mib(&self) -> Option<u32> {
+        (self.memory_mib < self.machine_memory_mib()).then_some(self.memory_mib)
+    }
+
     /// The template with a request's changes applied.
     #[must_use]
     pub fn with(mut self, overrides: Overrides) -> Self {
@@ -272,6 +291,7 @@ impl Template {
             kernel_arguments,
             vcpus,
             memory_mib,
+            memory_max_mib,
             disk_mib,
             network,
             environment,
@@ -295,6 +315,7 @@ impl Template {
         set(&mut self.init, init);
         set(&mut self.boot_timeout_ms, boot_timeout_ms);
         set(&mut self.hypervisor, hypervisor);
+        self.memory_max_mib = memory_max_mib.or(self.memory_max_mib);
         self.cpu_percent = cpu_percent.or(self.cpu_percent);
         self.kernel_arguments.extend(kernel_arguments);
         self.environment.extend(environment);
@@ -332,6 +353,20 @@ mod tests {
         assert!(serde_json::from_str::<Template>(r#"{"name":"t","image":"i","hypervisor":"a b"}"#).is_err());
         assert!(serde_json::from_str::<Template>(r#"{"name":"t","image":"i","vcpu":2}"#).is_err());
         assert!(serde_json::from_str::<Template>(r#"{"name":"t","image":"i","vcpus":-2}"#).is_err());
+    }
+
+    #[test]
+    fn the_machine_has_the_most_and_the_guest_what_was_asked_for() {
+        let template = minimal();
+        assert_eq!((template.machine_memory_mib(), template.memory_at_boot_mib()), (512, None));
+        assert!(!serde_json::to_string(&template).unwrap().contains("memory_max_mib"));
+        let larger = template.clone().with(Overrides { memory_max_mib: Some(2_048), ..Overrides::default() });
+        assert_eq!((larger.machine_memory_mib(), larger.memory_at_boot_mib()), (2_048, Some(512)));
+        let kept = larger.with(Overrides { memory_mib: Some(2_048), ..Overrides::default() });
+        assert_eq!((kept.machine_memory_mib(), kept.memory_at_boot_mib()), (2_048, None));
+        // As a file may say it; a server refuses it.
+        let less = template.with(Overrides { memory_max_mib: Some(64), ..Overrides::default() });
+        assert_eq!((less.machine_memory_mib(), less.memory_at_boot_mib()), (512, None));
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub(crate) struct MachineOptions {
     /// Memory, for example 512MiB
     #[arg(short, long, value_name = "SIZE", value_parser = whole_mib)]
     memory: Option<u32>,
+    /// Most memory that `resize` can give the VM later, at most 8 times --memory; all of it counts against limits
+    #[arg(long, value_name = "SIZE", value_parser = whole_mib)]
+    memory_max: Option<u32>,
     /// Size of the writable disk, for example 10GiB; the host's space is taken as it is used
     #[arg(long, value_name = "SIZE", value_parser = whole_mib)]
     disk: Option<u32>,
@@ -99,6 +102,7 @@ impl MachineOptions {
                 kernel: self.kernel.clone(),
                 hypervisor: self.hypervisor.clone(),
                 cpu_percent: self.cpu_limit,
+                memory_max_mib: self.memory_max,
                 disk_mib: self.disk,
                 network,
                 environment,

@@ -39,7 +39,7 @@ pub(super) async fn check_room(
     if count == 0 {
         return Err(ServiceError::Invalid { field: "count", reason: "at least 1 is needed".to_owned() });
     }
-    match context.shared.ports.hypervisor(template)?.room(template.memory_mib, own_bytes).await {
+    match context.shared.ports.hypervisor(template)?.room(template.machine_memory_mib(), own_bytes).await {
         // Memory that is shared counts once; each child is charged with what it will probably change.
         Some(room) if room < count => Err(ServiceError::NoRoomForForks { asked: count, room }),
         _ => Ok(()),

@@ -11,7 +11,7 @@ pub enum Bound {
     Hypervisor,
     /// The processors of the VM, each 100 percent.
     Processors,
-    /// The size that the VM was created with.
+    /// The memory that the machine of the VM was made with.
     Creation,
 }
 
@@ -57,7 +57,8 @@ impl fmt::Display for Told {
             Bound::Creation => {
                 write!(
                     formatter,
-                    "the {limit}{unit} that the VM was created with: ask for less, or create a larger one"
+                    "the {limit}{unit} that its machine was made with: ask for less, or create a VM with a larger `memory_max_mib`, which a \
+                     resize can go up to"
                 )
             }
         }

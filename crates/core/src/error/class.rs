@@ -25,6 +25,7 @@ impl ServiceError {
             Self::TooManyVms { .. } | Self::NoneLeft { .. } => ErrorKind::Exhausted,
             Self::Network(_)
             | Self::NoBalloon
+            | Self::NoProcessorHotplug(_)
             | Self::NoBranching
             | Self::WritableDisk(_)
             | Self::SharedFolder { .. }
@@ -129,6 +130,7 @@ impl ServiceError {
             Self::Hook { .. } => "hook_refused",
             Self::BuildCommand { .. } => "build_command_failed",
             Self::NoBalloon => "no_balloon",
+            Self::NoProcessorHotplug(_) => "no_processor_hotplug",
             Self::NoBranching => "no_branching",
             Self::WritableDisk(_) => "disk_not_shareable",
             Self::SharedFolder { .. } => "share_not_branchable",

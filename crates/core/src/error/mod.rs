@@ -161,6 +161,11 @@ pub enum ServiceError {
     /// This machine has no balloon.
     #[error("the memory of this VM cannot be changed while it runs: its hypervisor offers no balloon")]
     NoBalloon,
+    /// No machine gets processors while it runs.
+    #[error(
+        "the processors of this VM cannot be changed to {0}: hypervisors here have no hotplug of processors; create a VM with as many"
+    )]
+    NoProcessorHotplug(u32),
     /// This hypervisor cannot branch machines.
     #[error(
         "this VM cannot be branched: its hypervisor offers neither snapshots nor forks, or an older server started it (then it helps to stop and start it)"

@@ -90,7 +90,7 @@ async fn adapt(
     let template = of_a_stranger(template);
     admission::check(&template, &context.shared.settings.limits)?;
     // The description was checked by the store; the record inside of it is checked against that.
-    let sizes = (template.memory_mib, template.disk_mib);
+    let sizes = (template.machine_memory_mib(), template.disk_mib);
     if sizes != (info.description.memory_mib, info.description.disk_mib) || epoch > u64::MAX / 2 {
         return Err(bad("its description does not fit its parts".to_owned()).into());
     }
@@ -103,7 +103,7 @@ async fn adapt(
         purpose: SnapshotPurpose::User,
         vm: context.shared.ports.new_vm_id(),
         vm_name,
-        memory_now_mib: memory_now_mib.filter(|now| *now < template.memory_mib),
+        memory_now_mib: memory_now_mib.filter(|now| *now < template.machine_memory_mib()),
         template,
         image_digest,
         labels,
@@ -142,6 +142,7 @@ fn of_a_stranger(mut template: Template) -> Template {
         kernel_arguments: _,
         vcpus: _,
         memory_mib: _,
+        memory_max_mib: _,
         disk_mib: _,
         environment: _,
         init: _,

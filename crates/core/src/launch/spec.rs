@@ -29,7 +29,7 @@ pub(crate) async fn machine_spec(
         id: record.id.clone(),
         name: record.name.clone(),
         vcpus: template.vcpus,
-        memory_mib: template.memory_mib,
+        memory_mib: template.machine_memory_mib(),
         cpu_percent: template.cpu_percent,
         start,
         devices: disks.chain(shares).collect(),

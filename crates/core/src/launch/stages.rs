@@ -126,7 +126,7 @@ impl Planned {
         }
         match ports.hypervisor(&record.template)?.probe().await?.abilities.load.memory() {
             Some(MemoryShape::PagesOverBase) => {
-                Ok(Some(ports.vm_storage.zero_memory(record.template.memory_mib).await?))
+                Ok(Some(ports.vm_storage.zero_memory(record.template.machine_memory_mib()).await?))
             }
             _ => Ok(None),
         }
@@ -155,6 +155,7 @@ impl Planned {
             // One more than any that the guest can have seen; it refuses others.
             epoch: record.epoch + unknown + 1,
             boot: matches!(start, Start::Boot(_)),
+            at_boot_mib: record.template.memory_at_boot_mib(),
             deadline: Duration::from_millis(record.template.boot_timeout_ms),
             config: image.info.config,
             image_digest: image.info.digest,
@@ -170,6 +171,8 @@ pub(crate) struct Prepared {
     identity: Identity,
     epoch: u64,
     boot: bool,
+    /// Memory that its guest has from a boot on, in MiB; `None`: all of the machine's.
+    at_boot_mib: Option<u32>,
     /// What it begins from is there as long as this is.
     _start: Start,
     /// For its guest to answer.
@@ -202,8 +205,18 @@ pub(crate) struct Launched {
 impl Launched {
     /// Has the machine run and its agent confirm its identity.
     pub(crate) async fn connect(self, ports: &Ports) -> Result<Connected, ServiceError> {
-        let Prepared { hypervisor, spec, identity, epoch, boot, _start, deadline, config, image_digest } =
-            self.prepared;
+        let Prepared {
+            hypervisor,
+            spec,
+            identity,
+            epoch,
+            boot,
+            at_boot_mib,
+            _start,
+            deadline,
+            config,
+            image_digest,
+        } = self.prepared;
         let machine = Arc::clone(&self.machine.0);
         let endpoint = machine.endpoint();
         let connect = ports.connector.connect(&endpoint, epoch, &identity, deadline);
@@ -231,6 +244,13 @@ impl Launched {
             Err(ServiceError::Guest(error)) => return Err(failed(error.kind(), error.to_string()).await),
             Err(error) => return Err(error),
         };
+        if boot {
+            machine.booted();
+            if let Some(memory_mib) = at_boot_mib {
+                // A saved state has its balloon as it was.
+                machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
+            }
+        }
         Ok(Connected {
             guest,
             machine: self.machine,

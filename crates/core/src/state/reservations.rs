@@ -18,7 +18,8 @@ pub(crate) struct Demand {
 
 impl Demand {
     pub(crate) fn of(template: &Template) -> Self {
-        Self { memory_mib: template.memory_mib.into(), disk_mib: template.disk_mib.into() }
+        // All that a resize can give it: that is promised.
+        Self { memory_mib: template.machine_memory_mib().into(), disk_mib: template.disk_mib.into() }
     }
 }
 
@@ -96,6 +97,15 @@ fn check(what: &'static str, taken: u64, wanted: u64, limit: Option<u64>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_that_a_vm_can_grow_to_counts() {
+        let template: Template = serde_json::from_str(
+            r#"{"name":"t","image":"i","memory_mib":512,"memory_max_mib":2048,"disk_mib":1}"#,
+        )
+        .unwrap();
+        assert_eq!(Demand::of(&template), Demand { memory_mib: 2_048, disk_mib: 1 });
+    }
 
     #[test]
     fn all_or_none_is_reserved_and_given_back() {

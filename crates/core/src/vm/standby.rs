@@ -207,7 +207,7 @@ async fn keep(
         shared.ports.clock.sleep(REFILL_AFTER).await;
         while lock(ready).len() < wanted {
             let Ok(hypervisor) = shared.ports.hypervisor(&parent.template) else { return };
-            let room = hypervisor.room(parent.template.memory_mib, 0).await;
+            let room = hypervisor.room(parent.template.machine_memory_mib(), 0).await;
             // Ends for good, not only for now: the next fork begins it again.
             if room.is_some_and(|room| room < LEAST_ROOM) {
                 return;

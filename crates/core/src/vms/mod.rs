@@ -168,13 +168,34 @@ impl Vms {
         self.context.command(vm, Command::Resume).await
     }
 
-    /// Resizes the memory of a running VM, in MiB; what is freed goes back to the host.
+    /// Resizes a running VM: its memory in MiB, between a little and what its machine was made with; what is freed goes back to the
+    /// host. A number of processors must be the one that it has.
     ///
     /// # Errors
-    /// [`ServiceError::OverLimit`] above what the VM was created with; [`ServiceError::NoBalloon`].
-    pub async fn resize_memory(&self, vm: &VmRef, memory_mib: u32) -> Result<VmView, ServiceError> {
+    /// [`ServiceError::Invalid`] if neither is given; [`ServiceError::OverLimit`] above what its machine was made with;
+    /// [`ServiceError::NoBalloon`]; [`ServiceError::NoProcessorHotplug`].
+    pub async fn resize(
+        &self,
+        vm: &VmRef,
+        memory_mib: Option<u32>,
+        vcpus: Option<u32>,
+    ) -> Result<VmView, ServiceError> {
         self.context.authorise(OperationName::VM_RESIZE)?;
-        self.context.command(vm, |reply| Command::ResizeMemory { memory_mib, reply }).await
+        // Before the memory: a request that is refused changes nothing.
+        let has = self.context.find(vm)?.record().template.vcpus;
+        if let Some(asked) = vcpus.filter(|asked| *asked != has) {
+            return Err(ServiceError::NoProcessorHotplug(asked));
+        }
+        match (memory_mib, vcpus) {
+            (Some(memory_mib), _) => {
+                self.context.command(vm, |reply| Command::ResizeMemory { memory_mib, reply }).await
+            }
+            (None, Some(_)) => self.context.find(vm).map(|handle| handle.view()),
+            (None, None) => {
+                let reason = "give a size of the memory, or a number of processors".to_owned();
+                Err(ServiceError::Invalid { field: "memory_mib", reason })
+            }
+        }
     }
 
     /// Hibernates a running or paused VM: its memory goes to disk and its VMM ends. The next start, or the next request that

@@ -174,7 +174,7 @@ pub(crate) async fn resize(
     app: Session,
     Call { path: vm, body: size, .. }: Call<vm::Resize>,
 ) -> Result<Json<VmBody>, Failure> {
-    Ok(Json(app.vm(app.services.vms.resize_memory(&vm, size.memory_mib).await?)))
+    Ok(Json(app.vm(app.services.vms.resize(&vm, size.memory_mib, size.vcpus).await?)))
 }
 
 pub(crate) async fn metrics(

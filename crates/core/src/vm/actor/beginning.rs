@@ -191,8 +191,8 @@ impl Vm {
         journal.record.epoch = up.epoch;
         journal.record.image_digest.clone_from(&up.image_digest);
         if up.boot {
-            // A new guest has all of it.
-            journal.record.memory_now_mib = None;
+            // What a resize gave or took ended with the guest that had it.
+            journal.record.memory_now_mib = journal.record.template.memory_at_boot_mib();
         }
         reach.learn(up.config.clone());
         journal.tell_what(What::Started { boot: up.boot, took: up.took });

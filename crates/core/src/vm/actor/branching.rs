@@ -173,7 +173,7 @@ async fn branch(
     journal.tell_what(What::Branched { pause: times.pause, changed_bytes: branch.memory.page_bytes() });
     tracing::info!(vm = %record.id, ?times, changed_bytes = branch.memory.page_bytes(), "branched");
     let description = StateDescription {
-        memory_mib: record.template.memory_mib,
+        memory_mib: record.template.machine_memory_mib(),
         disk_mib: record.template.disk_mib,
         memory: branch.memory.shape(),
         compatibility: brancher.compatibility().clone(),

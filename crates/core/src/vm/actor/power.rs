@@ -27,6 +27,10 @@ use crate::vm::command::SnapshotOrder;
 /// Least memory that a running guest is left with, in MiB.
 const LEAST_MEMORY_MIB: u32 = 64;
 
+/// The part of its machine's memory that a guest is left with at the least, as a divisor: its kernel keeps notes of every page of
+/// the machine, a 64th of them all, whatever the guest has.
+const LEAST_PART: u32 = 16;
+
 /// One VM in the hands of its actor: what is known of it, and all that its machine can be made to do. Nothing here decides
 /// when.
 pub(super) struct Vm {
@@ -217,21 +221,22 @@ impl Vm {
         true
     }
 
-    /// Asks a running guest to make do with less memory, in MiB.
+    /// Gives a running guest less memory, or more, up to what its machine has; in MiB.
     pub(super) async fn resize_memory(&mut self, memory_mib: u32) -> Result<(), ServiceError> {
         self.journal.permits(Work::ResizeMemory)?;
         // A balloon takes memory from the guest and gives it back; it cannot add to what the machine began with.
-        let limit = self.journal.record.template.memory_mib;
+        let limit = self.journal.record.template.machine_memory_mib();
         if memory_mib > limit {
             let (asked, limit) = (memory_mib.into(), limit.into());
             let bound = Bound::Creation;
             return Err(ServiceError::OverLimit { field: "memory_mib", asked, limit, bound });
         }
-        if memory_mib < LEAST_MEMORY_MIB {
+        let least = LEAST_MEMORY_MIB.max(limit / LEAST_PART);
+        if memory_mib < least {
             return Err(ServiceError::Invalid {
                 field: "memory_mib",
                 reason: format!(
-                    "{memory_mib} MiB is too little for a running guest, at least {LEAST_MEMORY_MIB} MiB is needed"
+                    "{memory_mib} MiB is too little for a running guest of this machine, at least {least} MiB is needed"
                 ),
             });
         }
@@ -293,7 +298,7 @@ impl Vm {
 async fn resize_now(vm: &mut Vm, memory_mib: u32) -> Result<(), ServiceError> {
     let machine = vm.journal.living()?;
     machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
-    let limit = vm.journal.record.template.memory_mib;
+    let limit = vm.journal.record.template.machine_memory_mib();
     // Absent where the guest has all of it, so that records of earlier versions say the same.
     vm.journal.record.memory_now_mib = (memory_mib < limit).then_some(memory_mib);
     vm.journal.save(Told::NOTHING).await
