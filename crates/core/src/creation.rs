@@ -142,14 +142,24 @@ pub(crate) async fn create(
         &context.cause,
         reservation,
     )?;
-    // From here on its record tells that it has them.
-    drop(held);
+    // From here on its record tells that it has them. Before the guard: when this is dropped the VM goes first.
+    let made: Vec<_> = held.into_iter().flat_map(|held| held.registered(&id)).collect();
     let guard = guard::guard(shared, id);
     let outcome = outcome.await;
     // The actor has answered: after a failure it has removed the VM itself.
     undo::keep(guard);
-    outcome.map_err(|_| ServiceError::ShuttingDown)??;
-    Ok(handle.view())
+    match outcome.unwrap_or(Err(ServiceError::ShuttingDown)) {
+        Ok(()) => {
+            made.into_iter().for_each(|volume| drop(volume.keep()));
+            Ok(handle.view())
+        }
+        Err(error) => {
+            for volume in made {
+                volume.give_up().await;
+            }
+            Err(error)
+        }
+    }
 }
 
 /// A name of the form `vm-` and the last ten characters of the id: random, and a good host name.

@@ -71,7 +71,7 @@ pub use settings::{HostLimits, Settings};
 pub use state::Snapshot;
 pub use template_source::{TemplateError, TemplateSet, TemplateSource};
 pub use vm::change::{LimitsChange, VmChange};
-pub use vm::lease::GuestLease;
+pub use vm::lease::{Boot, GuestLease};
 pub use vm::view::{Unreachable, VmFilter, VmView};
 pub use vms::reconcile::StrayVm;
 pub use vms::{VmStats, Vms, Wanted};

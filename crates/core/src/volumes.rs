@@ -41,7 +41,8 @@ impl Volumes {
         Self { context: context.clone() }
     }
 
-    /// Creates a volume with an empty file system. `size_mib`: MiB; `None`: 10 GiB. Space is taken as it is used.
+    /// Creates a volume with an empty file system. `size_mib`: MiB; `None`: 10 GiB. Space is taken as it is used. If it fails, or if the
+    /// future is dropped before it has ended, nothing is left of it.
     ///
     /// # Errors
     /// [`ServiceError::VolumeNameTaken`]; a size that cannot be; storage errors. Nothing is left then.
@@ -50,8 +51,10 @@ impl Volumes {
         let shared = &self.context.shared;
         let size_mib = size_mib.unwrap_or(DEFAULT_VOLUME_MIB);
         admission::check_volume_size(size_mib, &shared.settings.limits)?;
-        let record = create(shared, &self.context.caller.tenant, name, size_mib).await?;
-        self.view(record).await
+        let made = create(shared, &self.context.caller.tenant, name, size_mib).await?;
+        let view = self.view(made.record().clone()).await?;
+        made.keep();
+        Ok(view)
     }
 
     /// All volumes in order of creation.
@@ -119,8 +122,8 @@ impl Volumes {
             }
             match remove(&self.context.shared, record).await {
                 Ok(()) => gone.push(view),
-                // Somebody began to use it.
-                Err(ServiceError::VolumeHasVms { .. }) => {}
+                // Somebody began to use it, or was first.
+                Err(ServiceError::VolumeHasVms { .. } | ServiceError::UnknownVolume(_)) => {}
                 Err(error) => return Err(error),
             }
         }

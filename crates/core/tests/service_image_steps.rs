@@ -5,6 +5,7 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
+use futures::FutureExt as _;
 use microvm_core::{Catalog, ImageBase, ImageRecipe, ServiceError};
 use microvm_ports::storage::{Additions, ImageConfig, ImageInfo};
 use microvm_ports::{ImageStore, Progress};
@@ -166,5 +167,37 @@ fn a_step_that_fails_is_named_and_the_name_of_the_image_stays() {
             );
         }
         assert_eq!(host.storage.image("x").await.unwrap().info.digest, made.digest);
+    });
+}
+
+#[test]
+fn a_build_keeps_one_image_between_its_steps() {
+    let host = Host::new();
+    let server = host.serve();
+    server.run(async {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a"), "1").unwrap();
+        let pair = |_| [run("RUN true", &["true"]), copy("COPY a", folder.path(), "a")];
+        let steps: Vec<BuildStep> = (0..4).flat_map(pair).collect();
+        let most = Arc::new(Mutex::new(0));
+        let (storage, seen) = (host.storage.clone(), Arc::clone(&most));
+        // Told before each image is made.
+        let progress = Progress::to(move |_| {
+            let images = storage.images().now_or_never().unwrap().unwrap().found;
+            let between =
+                images.iter().flat_map(|image| &image.names).filter(|name| name.starts_with("build-"));
+            let mut most = seen.lock().unwrap();
+            *most = between.count().max(*most);
+        });
+        let info = server.service.catalog.build_image(&recipe("x", steps.clone()), progress).await.unwrap();
+        assert_eq!((*most.lock().unwrap(), info.names), (1, vec!["x".to_owned()]));
+        // What the cache needs is there.
+        let (again, told) = build(&server.service.catalog, &recipe("y", steps.clone())).await;
+        assert_eq!(again.unwrap().digest, info.digest);
+        assert!(told.iter().any(|step| step.contains("cache")), "{told:?}");
+        // Another content of the same file is another build, also of the same name.
+        std::fs::write(folder.path().join("a"), "2").unwrap();
+        let (_, told) = build(&server.service.catalog, &recipe("y", steps)).await;
+        assert!(!told.iter().any(|step| step.contains("cache")), "{told:?}");
     });
 }

@@ -52,7 +52,7 @@ impl Branches {
         let (context, handle) = (&self.context, self.context.owned(vm)?);
         admission::check_labels(&request.vm.labels)?;
         // A first look, so that most refusals need no turn of the actor; it looks again when it branches.
-        let parent = handle.record();
+        let parent = handle.settled().await?;
         check_branchable(parent.phase())?;
         check_whole(&parent.template)?;
         let is_asleep = parent.phase() == Phase::Hibernated;

@@ -56,7 +56,7 @@ impl Branches {
         progress: Progress,
     ) -> Result<Snapshot, ServiceError> {
         self.context.authorise(OperationName::SNAPSHOT_CREATE)?;
-        let (_, _, writing) = self.order_snapshot(vm, request, progress, oneshot::channel().0)?;
+        let (_, _, writing) = self.order_snapshot(vm, request, progress, oneshot::channel().0).await?;
         writing.await.map_err(|_| ServiceError::ShuttingDown)?
     }
 
@@ -72,7 +72,7 @@ impl Branches {
     ) -> Result<BegunSnapshot, ServiceError> {
         self.context.authorise(OperationName::SNAPSHOT_CREATE)?;
         let (taken, told) = oneshot::channel();
-        let (id, name, writing) = self.order_snapshot(vm, request, Progress::ignored(), taken)?;
+        let (id, name, writing) = self.order_snapshot(vm, request, Progress::ignored(), taken).await?;
         match told.await {
             Ok(times) => Ok(BegunSnapshot { id, name, pause: times.pause }),
             // It was never taken: the order ended before.
@@ -86,7 +86,7 @@ impl Branches {
 
     /// Has a snapshot taken and written by a task of its own.
     #[allow(clippy::type_complexity, reason = "used right above and nowhere else")]
-    fn order_snapshot(
+    async fn order_snapshot(
         &self,
         vm: &VmRef,
         request: SnapshotRequest,
@@ -94,7 +94,7 @@ impl Branches {
         taken: oneshot::Sender<BranchTimes>,
     ) -> Result<(SnapshotId, Name, JoinHandle<Result<Snapshot, ServiceError>>), ServiceError> {
         let handle = self.context.owned(vm)?;
-        let record = handle.record();
+        let record = handle.settled().await?;
         check_branchable(record.phase())?;
         check_whole(&record.template)?;
         let shared = Arc::clone(&self.context.shared);

@@ -18,12 +18,15 @@ pub(super) fn is_reserved(name: &str) -> bool {
 /// Names that one build gave. When the build is dropped, they are removed in the background.
 pub(super) struct Between {
     catalog: Catalog,
+    /// Those that are not removed yet.
     names: Vec<String>,
+    /// All of them.
+    given: Vec<String>,
 }
 
 impl Between {
     pub(super) fn new(catalog: &Catalog) -> Self {
-        Self { catalog: catalog.clone(), names: Vec::new() }
+        Self { catalog: catalog.clone(), names: Vec::new(), given: Vec::new() }
     }
 
     /// A name that nobody uses.
@@ -33,16 +36,24 @@ impl Between {
         // Held before the image exists, so that a garbage collection in between leaves it alone.
         shared.build_names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
         self.names.push(name.clone());
+        self.given.push(name.clone());
         name
+    }
+
+    /// Removes all images but the one of this name, on which the next step builds: a build takes the disk space of two images,
+    /// however many steps it has.
+    pub(super) async fn keep_only(&mut self, kept: &str) {
+        while let Some(at) = self.names.iter().position(|name| name != kept) {
+            // Forgotten afterwards: a build that is dropped here removes it in the background.
+            remove(&self.catalog, &self.names[at]).await;
+            self.names.remove(at);
+        }
     }
 
     /// Removes the images that nothing else needs, and the names of all; returns these.
     pub(super) async fn remove(mut self) -> Vec<String> {
-        for name in &self.names {
-            remove(&self.catalog, name).await;
-        }
-        // Nothing is left for the drop.
-        std::mem::take(&mut self.names)
+        self.keep_only("").await;
+        std::mem::take(&mut self.given)
     }
 }
 

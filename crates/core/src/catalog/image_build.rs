@@ -191,6 +191,7 @@ impl Catalog {
                     self.build_in_vm(&session, &below, progress).await?
                 }
             };
+            temporary.keep_only(&name).await;
         }
         Ok(below)
     }

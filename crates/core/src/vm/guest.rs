@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use microvm_types::Phase;
-use microvm_types::vm::Rest;
+use microvm_types::vm::{Rest, VmRecord};
 
 use super::command::Command;
-use super::lease::{GuestLease, UseGuard};
+use super::lease::{Boot, GuestLease, UseGuard};
 use super::registry::VmHandle;
 use super::shared::Shared;
 use crate::error::ServiceError;
@@ -24,20 +24,21 @@ impl VmHandle {
         for _ in 0..WAKE_TRIES {
             let woken = self.wake().await;
             let settled = published.wait_for(|now| {
-                now.gone()
-                    || now.guest.is_some()
-                    || now.unreachable.as_ref().is_some_and(|unreachable| unreachable.tried)
-                    || !matches!(now.record.phase(), Phase::Running | Phase::Starting)
+                let is_awaited = now.record.phase() == Phase::Running
+                    && now.guest.is_none()
+                    && now.unreachable.as_ref().is_none_or(|unreachable| !unreachable.tried);
+                !is_awaited && !now.is_under_way()
             });
             let now = tokio::time::timeout(shared.settings.adopt_deadline, settled)
                 .await
-                .map_err(|_| ServiceError::NotRunning(Phase::Starting))?
+                .map_err(|_| ServiceError::NotRunning(self.published.borrow().record.phase()))?
                 .map_err(|_| ServiceError::ShuttingDown)?
                 .clone();
             match now.guest {
                 _ if now.gone() => return Err(ServiceError::UnknownVm(now.record.name.to_string())),
                 Some(guest) if now.record.phase() == Phase::Running => {
-                    return Ok(GuestLease::new(guest, self.activity, Arc::clone(&shared.ports.clock)));
+                    let boot = Boot::of(&now.record);
+                    return Ok(GuestLease::new(guest, boot, self.activity, Arc::clone(&shared.ports.clock)));
                 }
                 None if now.record.phase() == Phase::Running
                     && let Some(unreachable) = now.unreachable =>
@@ -60,6 +61,18 @@ impl VmHandle {
         }
         let phase = self.published.borrow().record.phase();
         Err(ServiceError::NotRunning(phase))
+    }
+
+    /// The record of the VM when it is not under way to where it can be used, which is waited for. Its actor sees to it that no
+    /// such way lasts for ever.
+    pub(crate) async fn settled(&self) -> Result<VmRecord, ServiceError> {
+        let mut published = self.published.clone();
+        let now = published.wait_for(|now| !now.is_under_way()).await;
+        let record = now.map_err(|_| ServiceError::ShuttingDown)?.record.clone();
+        if record.phase() == Phase::Deleted {
+            return Err(ServiceError::UnknownVm(record.name.to_string()));
+        }
+        Ok(record)
     }
 
     /// Wakes a VM that rests until somebody wants it.

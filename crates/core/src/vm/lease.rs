@@ -4,6 +4,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use microvm_ports::{Clock, Guest};
+use microvm_types::VmId;
+use microvm_types::vm::VmRecord;
 
 use super::activity::Activity;
 
@@ -26,17 +28,43 @@ impl Drop for UseGuard {
     }
 }
 
+/// One machine of a VM: the same while it runs, whichever channel leads to its guest, and another one after each start, wake and return
+/// to a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Boot {
+    vm: VmId,
+    started_ms: Option<i64>,
+}
+
+impl Boot {
+    pub(crate) fn of(record: &VmRecord) -> Self {
+        Self { vm: record.id.clone(), started_ms: record.started_ms }
+    }
+}
+
 /// A running guest in use: as long as this lives the VM does not count as idle.
 pub struct GuestLease {
     guest: Arc<dyn Guest>,
+    boot: Boot,
     activity: Arc<Activity>,
     clock: Arc<dyn Clock>,
 }
 
 impl GuestLease {
-    pub(crate) fn new(guest: Arc<dyn Guest>, activity: Arc<Activity>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(
+        guest: Arc<dyn Guest>,
+        boot: Boot,
+        activity: Arc<Activity>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         activity.begin();
-        Self { guest, activity, clock }
+        Self { guest, boot, activity, clock }
+    }
+
+    /// The machine that the guest is in.
+    #[must_use]
+    pub const fn boot(&self) -> &Boot {
+        &self.boot
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod guard;
 mod guest;
 pub(crate) mod hooks;
 pub(crate) mod lease;
+pub(crate) mod made_volume;
 pub(crate) mod own_command;
 pub(crate) mod registry;
 pub(crate) mod shared;
@@ -48,8 +49,13 @@ pub(crate) fn spawn(
     reservation: Reservation,
 ) -> Result<VmHandle, ServiceError> {
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
-    let (publish, published) =
-        watch::channel(Published { record: record.clone(), machine: None, guest: None, unreachable: None });
+    let (publish, published) = watch::channel(Published {
+        record: record.clone(),
+        machine: None,
+        guest: None,
+        unreachable: None,
+        comes_back: false,
+    });
     let activity = Arc::new(Activity::new(shared.ports.clock.now_ms()));
     let handle = VmHandle { commands, published, activity: Arc::clone(&activity), cause: Cause::server() };
     // Before the task exists: a name that is taken starts no work that would have to be undone.

@@ -82,9 +82,27 @@ pub(crate) struct Published {
     pub(crate) guest: Option<Arc<dyn Guest>>,
     /// Set while the machine runs and the agent does not answer.
     pub(crate) unreachable: Option<Unreachable>,
+    /// Set while its machine ends only to begin again: the VM goes back to a snapshot.
+    pub(crate) comes_back: bool,
 }
 
 impl Published {
+    /// True while the VM is under way to where it can be used, and nobody has to ask for that: it starts or wakes, goes back to a
+    /// snapshot, or goes to disk, from where the next request wakes it.
+    pub(crate) fn is_under_way(&self) -> bool {
+        match self.record.phase() {
+            Phase::Starting => true,
+            Phase::Stopping => self.comes_back || self.record.life.asleep().is_some(),
+            Phase::Stopped | Phase::Hibernated | Phase::Failed => self.comes_back,
+            Phase::Creating
+            | Phase::Running
+            | Phase::Paused
+            | Phase::Pooled
+            | Phase::Deleting
+            | Phase::Deleted => false,
+        }
+    }
+
     /// True if the VM is gone for good.
     pub(crate) fn gone(&self) -> bool {
         self.record.phase() == Phase::Deleted

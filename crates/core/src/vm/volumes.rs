@@ -7,9 +7,10 @@ use camino::Utf8Path;
 use microvm_types::template::{DiskFormat, ExtraDisk, Template};
 use microvm_types::vm::{Origin, VmRecord};
 use microvm_types::volume::{DEFAULT_VOLUME_MIB, VolumeMount};
-use microvm_types::{Name, Phase, VolumeId, VolumeRecord};
+use microvm_types::{Name, Phase, VmId, VolumeId, VolumeRecord};
 
 use super::command::Command;
+use super::made_volume::MadeVolume;
 use super::shared::Shared;
 use crate::error::ServiceError;
 use crate::state::VolumeUse;
@@ -18,6 +19,17 @@ use crate::state::VolumeUse;
 pub(crate) struct HeldVolumes {
     shared: Arc<Shared>,
     disks: Vec<String>,
+    /// Those that were created for the VM.
+    made: Vec<MadeVolume>,
+}
+
+impl HeldVolumes {
+    /// Holds no volume any more: the record of this VM tells that it has them. Those that were created for it.
+    pub(crate) fn registered(mut self, vm: &VmId) -> Vec<MadeVolume> {
+        let mut made = std::mem::take(&mut self.made);
+        made.iter_mut().for_each(|one| one.vm = Some(vm.clone()));
+        made
+    }
 }
 
 impl Drop for HeldVolumes {
@@ -37,7 +49,7 @@ pub(crate) async fn attach(
     tenant: &str,
     template: &mut Template,
 ) -> Result<HeldVolumes, ServiceError> {
-    let mut held = HeldVolumes { shared: Arc::clone(shared), disks: Vec::new() };
+    let mut held = HeldVolumes { shared: Arc::clone(shared), disks: Vec::new(), made: Vec::new() };
     for (index, VolumeMount { name, read_only, .. }) in template.volumes.iter().enumerate() {
         let path = find_or_create(shared, tenant, name, &mut held).await?;
         let serial = VolumeMount::serial(index);
@@ -88,7 +100,8 @@ async fn find_or_create(
             return Err(ServiceError::Invalid { field: "volumes", reason });
         }
         match create(shared, tenant, name, DEFAULT_VOLUME_MIB).await {
-            Ok(_) | Err(ServiceError::VolumeNameTaken(_)) => {}
+            Ok(made) => held.made.push(made),
+            Err(ServiceError::VolumeNameTaken(_)) => {}
             Err(error) => return Err(error),
         }
     }
@@ -106,8 +119,8 @@ pub(crate) fn several(name: &Name, ids: &[VolumeId]) -> ServiceError {
     ServiceError::VolumeUnclear { volume: name.clone(), what }
 }
 
-/// Creates a volume. It goes on to its end if the future is dropped: a volume on disk that the table does not know would be found
-/// at the next start only, beside one made meanwhile.
+/// Creates a volume, which goes again unless the answer is kept. The work goes on to its end if the future is dropped: a volume on disk
+/// that the table does not know would be found at the next start only, beside one made meanwhile.
 ///
 /// # Errors
 /// [`ServiceError::VolumeNameTaken`]; storage errors.
@@ -116,7 +129,7 @@ pub(crate) async fn create(
     tenant: &str,
     name: &Name,
     size_mib: u32,
-) -> Result<VolumeRecord, ServiceError> {
+) -> Result<MadeVolume, ServiceError> {
     let (here, tenant, name) = (Arc::clone(shared), tenant.to_owned(), name.clone());
     let made = shared.actors.spawn(async move {
         // Two at once would both find that there is none of this name.
@@ -128,9 +141,11 @@ pub(crate) async fn create(
         let id = VolumeId::from_parts(now_ms.unsigned_abs(), here.ports.random_u64());
         let record = VolumeRecord { id, name, tenant, size_mib, created_ms: now_ms };
         here.ports.volumes.create_volume(&record).await?;
-        here.volumes.insert(record.clone());
+        let disk = here.ports.volumes.volume_disk(&record.id).into_string();
+        here.volumes.insert_untold(record.clone(), &disk);
         tracing::info!(volume = %record.name, size_mib, "created a volume");
-        Ok(record)
+        // Nobody may be there to take it any more: it is removed by its drop then.
+        Ok(MadeVolume { shared: Arc::clone(&here), record, disk, vm: None, is_done: false })
     });
     made.await.map_err(|_| ServiceError::ShuttingDown)?
 }
@@ -138,23 +153,38 @@ pub(crate) async fn create(
 /// Removes a volume that no VM and no pool has, to the end if the future is dropped.
 ///
 /// # Errors
-/// [`ServiceError::VolumeHasVms`]; [`ServiceError::VolumeUsersUnknown`]; storage errors.
+/// [`ServiceError::VolumeHasVms`]; [`ServiceError::VolumeUsersUnknown`]; [`ServiceError::UnknownVolume`] if somebody else has removed
+/// it; storage errors.
 pub(crate) async fn remove(shared: &Arc<Shared>, record: VolumeRecord) -> Result<(), ServiceError> {
     let here = Arc::clone(shared);
-    let removed = shared.actors.spawn(async move {
-        // Nobody finds it for a new VM meanwhile.
-        let _alone = here.making_volumes.lock().await;
-        let disk = here.ports.volumes.volume_disk(&record.id);
-        let users = all_users(&here, &record, &disk);
-        if !users.is_empty() {
-            return Err(ServiceError::VolumeHasVms { volume: record.name, vms: users.join(", ") });
-        }
-        require_known_users(&here, &[(disk.as_str(), &record.name)]).await?;
-        here.ports.volumes.remove_volume(&record.id).await?;
-        here.volumes.remove(&record.id);
-        Ok(())
-    });
+    let removed = shared.actors.spawn(async move { remove_if(&here, record, || true).await });
     removed.await.map_err(|_| ServiceError::ShuttingDown)?
+}
+
+/// Removes a volume that nobody has, if that is `wanted` at the moment from which on nobody finds it.
+pub(super) async fn remove_if(
+    shared: &Shared,
+    record: VolumeRecord,
+    wanted: impl FnOnce() -> bool,
+) -> Result<(), ServiceError> {
+    // Nobody finds it for a new VM meanwhile.
+    let _alone = shared.making_volumes.lock().await;
+    if !wanted() {
+        return Ok(());
+    }
+    if !shared.volumes.contains(&record.id) {
+        return Err(ServiceError::UnknownVolume(record.name.to_string()));
+    }
+    let disk = shared.ports.volumes.volume_disk(&record.id);
+    let users = all_users(shared, &record, &disk);
+    if !users.is_empty() {
+        return Err(ServiceError::VolumeHasVms { volume: record.name, vms: users.join(", ") });
+    }
+    require_known_users(shared, &[(disk.as_str(), &record.name)]).await?;
+    shared.ports.volumes.remove_volume(&record.id).await?;
+    shared.volumes.remove(&record.id);
+    tracing::info!(volume = %record.name, id = %record.id, "removed a volume");
+    Ok(())
 }
 
 /// Whatever has a volume, in words.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use microvm_core::{
-    CreateRequest, Engine, Event, HostLimits, Hypervisors, Observer, Ports, ServiceError, Services, Settings,
-    What,
+    CreateRequest, Engine, Event, Events, HostLimits, Hypervisors, Observer, Ports, ServiceError, Services,
+    Settings, What,
 };
 use microvm_driver_fake::{FakeHooks, FakeHypervisor, FakeStorage, FrozenClock, MemoryStore};
 use microvm_ports::guest::{GuestConnector, ProcessEvent};
@@ -235,4 +235,15 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), waited).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// The next change of phase that is told.
+#[allow(dead_code, reason = "not every test file looks at events")]
+pub(crate) async fn changed(events: &mut Events) -> (VmId, Phase, Option<String>) {
+    loop {
+        let event = events.next().await.unwrap();
+        if let What::Phase { to, reason, .. } = event.what {
+            return (event.vm, to, reason);
+        }
+    }
 }

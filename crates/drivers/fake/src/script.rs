@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Semaphore;
+
 /// An operation of a port that can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -89,11 +91,23 @@ pub enum Fault {
     Hang,
     /// It does its work and then never returns: for crashes between a deed and its answer.
     HangAfterwards,
+    /// It waits until the script lets it go on, and does its work then.
+    Hold,
 }
 
 /// The faults still to come, per operation; clones share them.
-#[derive(Debug, Clone, Default)]
-pub struct Script(Arc<Mutex<Planned>>);
+#[derive(Debug, Clone)]
+pub struct Script {
+    planned: Arc<Mutex<Planned>>,
+    /// A permit for each operation that may go on.
+    gate: Arc<Semaphore>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self { planned: Arc::default(), gate: Arc::new(Semaphore::new(0)) }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Planned {
@@ -117,32 +131,37 @@ impl Script {
 
     /// `good` more calls of `operation` go well, then one gets this fault.
     pub fn after(&self, operation: Operation, good: usize, fault: Fault) {
-        let mut planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = planned.faults.entry(operation).or_default();
         queue.extend(std::iter::repeat_n(None, good));
         queue.push_back(Some(fault));
     }
 
+    /// Lets one operation go on that is held, or the next one that is to be.
+    pub fn release(&self) {
+        self.gate.add_permits(1);
+    }
+
     /// Forgets all faults that have not happened yet.
     pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).faults.clear();
+        self.planned.lock().unwrap_or_else(PoisonError::into_inner).faults.clear();
     }
 
     /// Number of times that `operation` was called, faults included.
     #[must_use]
     pub fn calls(&self, operation: Operation) -> u64 {
-        let planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
         planned.calls.get(&operation).copied().unwrap_or(0)
     }
 
     /// Number of times that each operation was called, faults included.
     #[must_use]
     pub fn all_calls(&self) -> HashMap<Operation, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).calls.clone()
+        self.planned.lock().unwrap_or_else(PoisonError::into_inner).calls.clone()
     }
 
     fn take(&self, operation: Operation) -> Option<Fault> {
-        let mut planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
         *planned.calls.entry(operation).or_default() += 1;
         planned.faults.get_mut(&operation).and_then(VecDeque::pop_front).flatten()
     }
@@ -154,6 +173,13 @@ impl Script {
             Some(Fault::Fail) => Verdict::Fail,
             Some(Fault::HangAfterwards) => Verdict::GoThenHang,
             Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Hold) => {
+                // Nothing closes the gate.
+                if let Ok(permit) = self.gate.acquire().await {
+                    permit.forget();
+                }
+                Verdict::Go
+            }
         }
     }
 }

@@ -67,7 +67,12 @@ pub(super) async fn snapshot(vm: &mut Vm, order: SnapshotOrder) -> Result<Writte
 pub(super) async fn rollback(vm: &mut Vm, source: BranchSource, epoch: u64) -> Result<(), ServiceError> {
     vm.journal.permits(Work::Rollback)?;
     vm.journal.hook(HookPoint::BeforeRestore).await?;
-    vm.rollback(source, epoch).await?;
+    // Whoever wants it meanwhile waits: it is not stopped for them.
+    vm.journal.comes_back = true;
+    let back = vm.rollback(source, epoch).await;
+    vm.journal.comes_back = false;
+    vm.journal.publish();
+    back?;
     let _ = vm.journal.hook(HookPoint::AfterRestore).await;
     Ok(())
 }

@@ -26,6 +26,8 @@ pub(super) struct Journal {
     pub(super) guest: Option<Arc<dyn Guest>>,
     /// Set while the machine runs and the agent does not answer.
     pub(super) unreachable: Option<Unreachable>,
+    /// Set while its machine ends only to begin again.
+    pub(super) comes_back: bool,
     /// Cause of what the VM does now.
     pub(super) cause: Cause,
     /// The phase that was told last.
@@ -51,6 +53,7 @@ impl Journal {
             machine: None,
             guest: None,
             unreachable: None,
+            comes_back: false,
             cause,
             told,
             kept,
@@ -248,6 +251,7 @@ impl Journal {
             machine: self.machine.clone(),
             guest: self.guest.clone(),
             unreachable: self.unreachable.clone(),
+            comes_back: self.comes_back,
         });
     }
 

@@ -21,6 +21,20 @@ fn image_digest(data: &[u8], config: &ImageConfig) -> String {
     format!("sha256:{}", digest(format!("{} {config:?}", digest(data)).as_bytes()))
 }
 
+/// Digest of a file, or of all files below a folder with their names.
+fn content(path: &Utf8Path) -> Result<String, StorageError> {
+    if !path.is_dir() {
+        return Ok(digest(&fs::read(path).map_err(io("reading", path))?));
+    }
+    let mut entries = Vec::new();
+    for entry in path.read_dir_utf8().map_err(io("listing", path))? {
+        let entry = entry.map_err(io("listing", path))?;
+        entries.push(format!("{} {}", entry.file_name(), content(entry.path())?));
+    }
+    entries.sort_unstable();
+    Ok(digest(entries.concat().as_bytes()))
+}
+
 impl FakeStorage {
     fn image_path(&self, digest: &str) -> Utf8PathBuf {
         self.shared.root.join("images").join(digest.trim_start_matches("sha256:"))
@@ -195,7 +209,15 @@ impl ImageStore for FakeStorage {
         files: &[RecipeFile],
         placements: &[Placement],
     ) -> Result<String, StorageError> {
-        let mut key = format!("{text} {files:?} {placements:?}");
+        let mut key = format!("{text} {files:?}");
+        // By what is in them: where a context stands is no part of what is built.
+        for placement in placements {
+            let Placement::Copy(step) = placement else { continue };
+            for source in &step.sources {
+                key += source;
+                key += &content(&Utf8Path::new(&step.context).join(source))?;
+            }
+        }
         for source in files.iter().filter_map(|file| file.source.as_ref()) {
             let path = camino::Utf8Path::new(source);
             key += &digest(&fs::read(path).map_err(io("reading", path))?);
