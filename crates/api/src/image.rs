@@ -1,6 +1,6 @@
 //! Images.
 
-pub use microvm_types::image::{BuildStep, CopyStep, DirectoryStep, ImageConfig, RunStep};
+pub use microvm_types::image::{BuildStep, CopyStep, DirectoryStep, ImageConfig, RegistryLogin, RunStep};
 use microvm_types::{Unreadable, VmRef};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -53,6 +53,9 @@ pub enum ImageSource {
         /// Authorities whose certificates are trusted besides those that the server's host trusts: the text of a PEM file.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         authorities: Option<String>,
+        /// User and password at the registry; they are used for this request and kept nowhere.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        login: Option<RegistryLogin>,
     },
     /// Debian packages, put together from the package sources of the server's host.
     Debian {

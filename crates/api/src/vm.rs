@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use microvm_types::guest::GuestHealth;
+use microvm_types::image::ChangedPath;
 use microvm_types::share::{Share, ShareChanges};
 use microvm_types::template::{NetworkMode, Overrides};
 pub use microvm_types::vm::Counters;
@@ -307,6 +308,13 @@ pub struct UpdateLimits {
     /// Whether it is deleted, instead of stopped, when a limit passes, its guest powers off or it fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<bool>,
+}
+
+/// Differences between the root of a VM and its image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmChanges {
+    /// Every path that differs, in order.
+    pub changes: Vec<ChangedPath>,
 }
 
 /// Resource use of a running VM.

@@ -94,6 +94,8 @@ pub(crate) enum Command {
     /// Change limits, labels and metadata of VMs
     Update(commands::update::Update),
     Commit(commands::commit::Commit),
+    Export(commands::export::Export),
+    Diff(commands::diff::Diff),
     /// Delete VMs, running ones included
     Rm(commands::rm::Rm),
     /// Change the memory of a running VM
@@ -130,6 +132,8 @@ pub(crate) enum Command {
     /// Manage images: the file systems that VMs start from
     #[command(subcommand)]
     Image(commands::image::Image),
+    Login(commands::login::Login),
+    Logout(commands::login::Logout),
     /// Manage kernels
     #[command(subcommand)]
     Kernel(commands::kernel::Kernel),
@@ -206,6 +210,8 @@ mod tests {
             "microvm kill -s 15 dev 00000000000000000000",
             "microvm rename dev new",
             "microvm update dev --lifetime +2h --idle off --ephemeral --label a=b --rm-label c",
+            "microvm export dev -o dev.tar",
+            "microvm diff dev",
             "microvm info",
             "microvm version",
             "microvm server status",
@@ -256,6 +262,10 @@ mod tests {
             "microvm image import ./x --name y",
             "microvm image pull localhost:5000/x --plain-http",
             "microvm image pull registry.test/x --ca-file ./authority.pem",
+            "microvm image export x -o y.tar",
+            "microvm image export x --file -",
+            "microvm login registry.test -u me --password-stdin",
+            "microvm logout registry.test",
             "microvm image inspect x",
             "microvm kernel build --distribution",
             "microvm kernel add ./k --name k --discovery command-line",

@@ -52,13 +52,19 @@ fn with_settings(arguments: Arguments) -> Result<u8, CliError> {
     let runtime = runtime(Builder::new_current_thread().enable_all())?;
     let format = arguments.output;
     let outcome = runtime.block_on(async {
-        // These four come to a server by themselves: `doctor` tells why there is none, `version` and `server status`
+        // These come to a server by themselves or need none: `doctor` tells why there is none, `version` and `server status`
         // must not start one.
         if let Command::Doctor(command) = arguments.command {
             return command.run(settings, format).await;
         }
         if let Command::Bench(command) = arguments.command {
             return command.run(settings, format).await;
+        }
+        if let Command::Login(command) = arguments.command {
+            return command.run(format).await;
+        }
+        if let Command::Logout(command) = arguments.command {
+            return command.run(format).await;
         }
         if let Command::Version(command) = arguments.command {
             return command.run(&settings, format).await;
@@ -109,6 +115,8 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         Command::Rename(command) => command.run(context).await,
         Command::Update(command) => command.run(context).await,
         Command::Commit(command) => command.run(context).await,
+        Command::Export(command) => command.run(context).await,
+        Command::Diff(command) => command.run(context).await,
         Command::Cp(command) => command.run(context).await,
         Command::Ls(command) => command.run(context).await,
         Command::Inspect(command) => command.run(context).await,
@@ -147,6 +155,8 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
         | Command::Complete(_)
         | Command::Man(_)
         | Command::Doctor(_)
+        | Command::Login(_)
+        | Command::Logout(_)
         | Command::Bench(_) => Ok(0),
     }
 }

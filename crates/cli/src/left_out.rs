@@ -11,7 +11,19 @@ const INCOMPLETE: u8 = 1;
 
 /// Lists on standard error what was not copied; returns the exit code of the copy.
 pub(crate) fn tell(moved: &Moved) -> u8 {
-    let LeftOut { count, entries } = &moved.left_out;
+    list(&moved.left_out);
+    if !moved.left_out_is_complete {
+        say(
+            "the VM was started by an older version, whose agent does not tell which files it leaves out: if it may \
+             have sockets, FIFOs or devices there, stop and start it",
+        );
+    }
+    if moved.left_out.count > 0 { INCOMPLETE } else { 0 }
+}
+
+/// Lists on standard error what is not in an archive.
+pub(crate) fn list(left_out: &LeftOut) {
+    let LeftOut { count, entries } = left_out;
     for entry in entries {
         say(&format!("left out {}: {}", visible::line(&entry.path), visible::line(&entry.reason)));
     }
@@ -19,11 +31,4 @@ pub(crate) fn tell(moved: &Moved) -> u8 {
     if more > 0 {
         say(&format!("left out {more} more entries"));
     }
-    if !moved.left_out_is_complete {
-        say(
-            "the VM was started by an older version, whose agent does not tell which files it leaves out: if it may \
-             have sockets, FIFOs or devices there, stop and start it",
-        );
-    }
-    if *count > 0 { INCOMPLETE } else { 0 }
 }

@@ -14,6 +14,7 @@ mod context;
 mod descriptors;
 mod detach;
 mod dispatch;
+mod docker_config;
 mod dockerfile;
 mod duration;
 mod environment;

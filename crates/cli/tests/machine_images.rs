@@ -104,6 +104,13 @@ fn a_built_image_has_all_that_its_commands_left() {
         }
     }
     assert!(!made.iter().any(|line| line.starts_with("('/opt/a/socket'")), "a socket is in the image");
+    // Its archive makes the same image, every byte of it.
+    let archive = home.root().join("made.tar");
+    let archive = archive.to_str().unwrap();
+    home.must(&["image", "export", "made", "-o", archive]);
+    home.must(&["image", "import", archive, "--name", "back"]);
+    let digest = |name: &str| home.json(&["image", "inspect", name])["digest"].clone();
+    assert_eq!(digest("back"), digest("made"));
 }
 
 /// Changes of every kind that overlayfs has a form of its own for, and a process that goes on writing two files in turn.
@@ -118,8 +125,33 @@ fn a_commit_of_a_vm_that_writes_is_of_one_moment() {
     home.must(&["create", "--name", "writer", "--image", "debian-python"]);
     home.must(&["exec", "writer", "--", "sh", "-c", CHANGE]);
     home.must(&["commit", "writer", "committed", "--change", "WORKDIR /usr"]);
+    let diff = home.must(&["diff", "writer"]);
+    for line in [
+        "D /usr/bin/yes",
+        "D /usr/share/bash-completion",
+        "A /usr/share/renamed",
+        "C /usr/share/python3",
+        "A /usr/share/python3/new",
+        "A /root/env",
+        "C /usr/bin/env",
+        "A /root/a",
+        "C /root",
+    ] {
+        assert!(diff.lines().any(|found| found == line), "{line} is not among:\n{diff}");
+    }
+    assert!(!diff.contains("/usr/bin/true"), "{diff}");
+    // All files, of one moment too: they become an image like any other.
+    let tar = home.root().join("writer.tar");
+    let tar = tar.to_str().unwrap();
+    home.must(&["export", "writer", "-o", tar]);
+    home.must(&["image", "import", tar, "--name", "exported"]);
     let look = "pwd; cmp /usr/bin/env /root/env && stat -c '%a %h' /root/env; ls /usr/bin/yes /usr/share/bash-completion 2>&1 | wc -l; \
                 ls /usr/share/renamed | wc -l; ls /usr/share/python3; tail -qn1 /root/a /root/b";
+    let of_export = home.must(&["run", "--image", "exported", "--", "sh", "-c", &format!("cd /usr; {look}")]);
+    let lines: Vec<&str> = of_export.lines().collect();
+    assert_eq!(lines[..3], ["/usr", "700 2", "2"], "{of_export}");
+    let (a, b): (u64, u64) = (lines[5].parse().unwrap(), lines[6].parse().unwrap());
+    assert!(a >= 1 && (a == b || a == b + 1), "two moments: {a} and {b}");
     let found = home.must(&["run", "--image", "committed", "--", "sh", "-c", look]);
     let lines: Vec<&str> = found.lines().collect();
     assert_eq!(lines[..3], ["/usr", "700 2", "2"], "{found}");

@@ -3,12 +3,15 @@
 use microvm_api::image::{AddImage, CommitImage, Freed, Image, ImageList, TagImage};
 use microvm_api::kernel::{AddKernel, Kernel, KernelList};
 use microvm_api::operation::{ImageRef, KernelRef};
-use microvm_api::operations::{image, kernel};
+use microvm_api::operations::{image, kernel, vm};
 use microvm_api::progress::ProgressLine;
+use microvm_api::vm::VmChanges;
+use microvm_types::VmRef;
 
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::lines::Lines;
+use crate::transfer::Download;
 
 /// Each method is one request; see the REST reference for what it does. All fail with [`ClientError`].
 #[expect(clippy::missing_errors_doc, reason = "said once for all above")]
@@ -36,6 +39,21 @@ impl Client {
     /// Gives an image a further name.
     pub async fn tag_image(&self, request: &TagImage) -> Result<Image, ClientError> {
         self.tell::<image::Tag>(&(), request).await
+    }
+
+    /// The image as one archive that other programs read.
+    pub async fn export_image(&self, reference: &str) -> Result<Download, ClientError> {
+        self.ask::<image::Export>(&ImageRef::from(reference)).await
+    }
+
+    /// All files of a running VM's root as a tar stream.
+    pub async fn export_vm(&self, vm: &VmRef) -> Result<Download, ClientError> {
+        self.ask::<vm::Export>(vm).await
+    }
+
+    /// The differences between a running VM's root and its image.
+    pub async fn changes(&self, vm: &VmRef) -> Result<VmChanges, ClientError> {
+        self.ask::<vm::Changes>(vm).await
     }
 
     /// Removes a name, and the image with its last name.

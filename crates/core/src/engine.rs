@@ -7,7 +7,7 @@ use microvm_types::Caller;
 use microvm_types::vm::LOCAL_TENANT;
 
 use crate::branch::Branches;
-use crate::catalog::{self, Catalog};
+use crate::catalog::{self, Catalog, Exports};
 use crate::context::Context;
 use crate::error::ServiceError;
 use crate::events::Observer;
@@ -41,6 +41,8 @@ pub struct Services {
     pub pools: Pools,
     /// Images, kernels and templates.
     pub catalog: Catalog,
+    /// Files of images for other programs.
+    pub exports: Exports,
     /// Named volumes.
     pub volumes: Volumes,
     /// The host and the engine itself.
@@ -124,6 +126,7 @@ impl Services {
             goldens: Goldens::new(context),
             pools: Pools::new(context),
             catalog: Catalog::new(context),
+            exports: Exports::new(context),
             volumes: Volumes::new(context),
             host: Host::new(context),
         }

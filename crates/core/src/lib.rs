@@ -3,7 +3,7 @@
 //! Core sees traits only ([`microvm_ports`]); it does not know a hypervisor, a file format or HTTP.
 //!
 //! ```text
-//!  Engine ── as_caller(&Caller) ──▶ Services { vms, branches, snapshots, goldens, pools, catalog, volumes, host }
+//!  Engine ── as_caller(&Caller) ──▶ Services { vms, branches, snapshots, goldens, pools, catalog, exports, volumes, host }
 //!                                       │ look-ups in the caller's tenant, commands
 //!                                       ▼
 //!             registry: id, tenant and name ▶ VmHandle ── commands (mpsc, reply by oneshot) ──▶ VmActor
@@ -56,7 +56,7 @@ mod host;
 mod engine;
 
 pub use branch::{BegunSnapshot, Branches, ForkRequest, Forked, RestoreRequest, SnapshotRequest};
-pub use catalog::{Catalog, ImageBase, ImageRecipe};
+pub use catalog::{Catalog, Exports, ImageBase, ImageRecipe};
 pub use creation::{BootChoice, CreateRequest};
 pub use engine::{Engine, Services};
 pub use error::{Bound, ServiceError};

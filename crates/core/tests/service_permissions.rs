@@ -57,7 +57,7 @@ async fn call_all(all: &Services) -> Refused {
     };
     let snapshot = SnapshotRequest::default;
     let file = camino::Utf8Path::new("/nowhere/at/all");
-    let Services { vms, branches, snapshots, goldens, pools, catalog, volumes, host } = all;
+    let Services { vms, branches, snapshots, goldens, pools, catalog, exports, volumes, host } = all;
     refusals! {
         "Catalog::commit": catalog.commit(&web, "x", &ImageConfig::default(), Progress::ignored()).await,
         "Catalog::tag_image": catalog.tag_image("none", "x").await,
@@ -128,6 +128,9 @@ async fn call_all(all: &Services) -> Refused {
         "Catalog::check_template": catalog.check_template("none", ""),
         "Catalog::put_template": catalog.put_template("none", "", false),
         "Catalog::remove_template": catalog.remove_template("none"),
+        "Exports::image": exports.image("none").await,
+        "Exports::vm": exports.vm(&web).await,
+        "Exports::changes": exports.changes(&web).await,
         "Volumes::create": volumes.create(&"data".parse().unwrap(), None).await,
         "Volumes::list": volumes.list().await,
         "Volumes::unreadable": volumes.unreadable(),
@@ -165,8 +168,17 @@ fn methods() -> BTreeSet<String> {
             let mut service = None;
             for line in std::fs::read_to_string(path).unwrap().lines() {
                 if let Some(name) = line.strip_prefix("impl ").and_then(|rest| rest.strip_suffix(" {")) {
-                    let services =
-                        ["Vms", "Branches", "Snapshots", "Goldens", "Pools", "Catalog", "Volumes", "Host"];
+                    let services = [
+                        "Vms",
+                        "Branches",
+                        "Snapshots",
+                        "Goldens",
+                        "Pools",
+                        "Catalog",
+                        "Exports",
+                        "Volumes",
+                        "Host",
+                    ];
                     service = services.into_iter().find(|service| *service == name);
                 }
                 let method =

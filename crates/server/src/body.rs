@@ -104,12 +104,19 @@ fn announced(headers: &HeaderMap) -> Option<String> {
 
 /// A stream of a guest as an answer, with its SHA-256 as a trailer. The VM counts as used until it was all read.
 pub(crate) fn outgoing<M: Media>(data: ByteStream, lease: GuestLease, headers: HeaderMap) -> Reply<Data<M>> {
-    let body = Outgoing { data, hash: Sha256::new(), ended: false, left_out: None, _lease: lease };
+    let body = Outgoing { data, hash: Sha256::new(), ended: false, left_out: None, _lease: Some(lease) };
+    Reply::data(headers, Body::new(body)).with(header::TRAILER, HeaderValue::from_static(SHA256_HEADER))
+}
+
+/// Files of an image as an answer, with the SHA-256 as a trailer.
+pub(crate) fn outgoing_files(data: ByteStream) -> Reply<Data<Archive>> {
+    let body = Outgoing { data, hash: Sha256::new(), ended: false, left_out: None, _lease: None };
+    let headers = HeaderMap::new();
     Reply::data(headers, Body::new(body)).with(header::TRAILER, HeaderValue::from_static(SHA256_HEADER))
 }
 
 /// The same for an archive, with what is not in it as a second trailer.
-pub(crate) fn outgoing_archive(archive: PulledArchive, lease: GuestLease) -> Reply<Data<Archive>> {
+pub(crate) fn outgoing_archive(archive: PulledArchive, lease: Option<GuestLease>) -> Reply<Data<Archive>> {
     let PulledArchive { data, left_out } = archive;
     let body = Outgoing { data, hash: Sha256::new(), ended: false, left_out: Some(left_out), _lease: lease };
     let mut headers = HeaderMap::new();
@@ -124,7 +131,7 @@ struct Outgoing {
     hash: Sha256,
     ended: bool,
     left_out: Option<oneshot::Receiver<LeftOut>>,
-    _lease: GuestLease,
+    _lease: Option<GuestLease>,
 }
 
 // No `size_hint`, though the length of a file is known: hyper sends trailers after chunked bodies only.

@@ -45,6 +45,9 @@ fn eighth_of_memory() -> u64 {
 /// the way to the socket.
 pub(crate) const OUTGOING: usize = (512 + 128) << 10;
 
+/// Bytes of an image that wait for their reader: parts of 256 KiB, and what is on the way to the socket.
+pub(crate) const EXPORT: usize = (6 * 256 + 128) << 10;
+
 /// Bytes that wait on the way into a command or a port: its window.
 pub(crate) const INPUT: usize = 512 << 10;
 

@@ -44,7 +44,8 @@ fn is_in_guest(route: &str) -> bool {
     // To end a machine is no access to what is in it.
     !route.ends_with("/guest/shutdown")
         && part.is_some_and(|part| {
-            ["guest", "files", "archive", "exec", "shell", "processes", "contexts"].contains(&part)
+            ["guest", "files", "archive", "export", "changes", "exec", "shell", "processes", "contexts"]
+                .contains(&part)
         })
 }
 

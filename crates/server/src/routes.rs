@@ -13,9 +13,9 @@ use microvm_api::operations::{
 use crate::app::App;
 use crate::call::{Call, Taken};
 use crate::handlers::{
-    archive, changes, contexts, encoded, events, exec, execute, files, guest as guests, images, kernels,
-    pools, ports, processes, room, snapshots, start_commands, system as host, templates, vms, volumes, wait,
-    watch,
+    archive, changes, contexts, encoded, events, exec, execute, exports, files, guest as guests, images,
+    kernels, pools, ports, processes, room, snapshots, start_commands, system as host, templates, vms,
+    volumes, wait, watch,
 };
 use crate::reply::Replies;
 use crate::session::Session;
@@ -83,6 +83,8 @@ pub(crate) fn all() -> Routes {
         .on(vm::Update, changes::update)
         .on(vm::Wait, wait::wait)
         .on(vm::Stats, vms::stats)
+        .on(vm::Export, exports::vm)
+        .on(vm::Changes, exports::changes)
         .on(vm::Fork, snapshots::fork)
         .on(vm::Metrics, vms::metrics)
         .on(vm::Console, vms::console)
@@ -153,6 +155,7 @@ fn store(routes: Routes) -> Routes {
         .on(image::Prune, images::prune)
         .on(image::Commit, images::commit)
         .on(image::Tag, images::tag)
+        .on(image::Export, exports::image)
         .on(image::Get, images::get)
         .on(image::Remove, images::remove)
         .on(kernel::List, kernels::list)

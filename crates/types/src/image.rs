@@ -129,3 +129,67 @@ pub struct DirectoryStep {
     #[serde(default)]
     pub owner: String,
 }
+
+/// Kind of a difference between a VM's root and its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum RootChange {
+    /// The image has nothing there.
+    Added,
+    /// The image has something else there, or something below it differs.
+    Changed,
+    /// It is only in the image.
+    Deleted,
+}
+
+/// A path that differs between a VM's root and its image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ChangedPath {
+    /// Kind of the difference.
+    pub change: RootChange,
+    /// Absolute path, lossy if it is not UTF-8.
+    pub path: String,
+    /// The exact bytes of the path, only where it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_bytes: Option<Vec<u8>>,
+}
+
+impl ChangedPath {
+    /// The difference at a path relative to the root.
+    #[must_use]
+    pub fn new(change: RootChange, path: &[u8]) -> Self {
+        let bytes = [b"/", path].concat();
+        match String::from_utf8(bytes) {
+            Ok(path) => Self { change, path, path_bytes: None },
+            Err(error) => {
+                let path = String::from_utf8_lossy(error.as_bytes()).into_owned();
+                Self { change, path, path_bytes: Some(error.into_bytes()) }
+            }
+        }
+    }
+
+    /// The exact bytes of the path.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.path_bytes.as_deref().unwrap_or(self.path.as_bytes())
+    }
+}
+
+/// User and password at a registry. Neither is shown by `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RegistryLogin {
+    /// Name of the user; without `:`.
+    pub user: String,
+    /// Password, or an access token that the registry gives out as one.
+    pub password: String,
+}
+
+impl std::fmt::Debug for RegistryLogin {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("RegistryLogin")
+    }
+}

@@ -1,7 +1,7 @@
 //! Images.
 
 use crate::image::{AddImage, CommitImage, Freed, Image, ImageList, TagImage};
-use crate::operation::{ImageRef, Json, Lines, LongJson, Nothing};
+use crate::operation::{Archive, Data, ImageRef, Json, Lines, LongJson, Nothing};
 use crate::progress::ProgressLine;
 use crate::queries::NoQuery;
 
@@ -27,6 +27,12 @@ crate::rows! {
 
     /// Give an image a further name
     Tag = IMAGE_TAG, Post "/images/tag", Never, Withheld, ((), NoQuery) LongJson<TagImage> => Json<Image>;
+
+    /// Export an image
+    ///
+    /// One archive that is both an OCI image layout and what `docker save` writes, with the configuration. Equal images give equal
+    /// archives.
+    Export = IMAGE_EXPORT, Get "/images/{name}/export", Safe, Withheld, (ImageRef, NoQuery) Nothing => Data<Archive>;
 
     /// Show an image
     Get = IMAGE_GET, Get "/images/{name}", Safe, Offered, (ImageRef, NoQuery) Nothing => Json<Image>;

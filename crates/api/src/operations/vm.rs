@@ -2,12 +2,12 @@
 
 use microvm_types::VmRef;
 
-use crate::operation::{Bytes, Created, Json, LongJson, Nothing, Whole};
+use crate::operation::{Archive, Bytes, Created, Data, Json, LongJson, Nothing, Whole};
 use crate::queries::{ConsolePart, DeleteVm, ListVms, NoQuery, StartVm, WaitForVm};
 use crate::snapshot::{ForkVm, Forked};
 use crate::vm::{
     Counters, CreateVm, Event, KillVm, Killed, RenameVm, ResizeVm, RestartVm, Stats as Numbers, StopVm,
-    UpdateVm, Vm, VmList,
+    UpdateVm, Vm, VmChanges, VmList,
 };
 
 crate::rows! {
@@ -93,6 +93,17 @@ crate::rows! {
     ///
     /// The children are made all or none; the parent goes on. A hibernated parent is woken for it.
     Fork = VM_FORK, Post "/vms/{vm}/fork", Never, Offered, (VmRef, NoQuery) LongJson<ForkVm> => Created<Forked>;
+
+    /// Export the root of a running VM
+    ///
+    /// A tar stream of all files of its image and its disk, of one moment: programs in the VM that write to the disk wait until
+    /// the changes are read. The trailer `x-left-out` says what is not in it (`LeftOut` in JSON).
+    Export = VM_EXPORT, Get "/vms/{vm}/export", Safe, Withheld, (VmRef, NoQuery) Nothing => Data<Archive>;
+
+    /// List the differences between a running VM's root and its image
+    ///
+    /// In order of paths, all of one moment: programs in the VM that write to the disk wait until the changes are read.
+    Changes = VM_CHANGES, Get "/vms/{vm}/changes", Safe, Withheld, (VmRef, NoQuery) Nothing => Json<VmChanges>;
 
     /// Read the counters of a running VM
     Metrics = VM_METRICS, Get "/vms/{vm}/metrics", Safe, Offered, (VmRef, NoQuery) Nothing => Json<Counters>;

@@ -8,8 +8,10 @@ use microvm_client::{ClientError, Lines};
 use microvm_types::ByteSize;
 
 use crate::commands::image_build::Build;
+use crate::commands::image_export::Export;
 use crate::commands::lifecycle::each_name;
 use crate::context::Context;
+use crate::docker_config;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::output::{age, whole};
@@ -24,12 +26,17 @@ pub(crate) enum Image {
     Ls,
     /// Build an image from a recipe or a Dockerfile, or the default image
     Build(Box<Build>),
-    /// Import a folder, an OCI layout, a `docker save` archive or a tar
+    /// Import a folder, an OCI layout, a `docker save` archive, a tar or a disk
     #[command(after_help = "\
-If a layout or an archive holds several images, write PATH:TAG to choose one.")]
+If a layout or an archive holds several images, write PATH:TAG to choose one.
+
+A disk is a qcow2 or raw file with a Linux root on ext4 (or EROFS), alone or on one of its partitions. A VM of the default template reads
+it, never the host. Disks of other kinds are refused by name.")]
     Import(Import),
     /// Fetch an image from a registry
     Pull(Pull),
+    /// Write an image as an archive that docker, podman and skopeo read
+    Export(Export),
     /// Give an image a further name
     Tag(Tag),
     /// Remove images
@@ -40,7 +47,7 @@ If a layout or an archive holds several images, write PATH:TAG to choose one.")]
     Prune,
 }
 
-/// Import a folder, an OCI layout, a `docker save` archive or a tar
+/// Import a folder, an OCI layout, a `docker save` archive, a tar or a disk
 #[derive(Debug, Args)]
 pub(crate) struct Import {
     /// Folder or file to import
@@ -111,6 +118,7 @@ impl Image {
                 let image = client.tag_image(&request).await?;
                 context.output.value(&image, &format!("{} {}", request.name, image.digest))?;
             }
+            Self::Export(export) => export.run(context).await?,
             Self::Build(build) => build.run(context).await?,
             Self::Import(import) => {
                 let source = ImageSource::Path { path: absolute(&import.path)?.into_string() };
@@ -122,7 +130,9 @@ impl Image {
                     std::fs::read_to_string(path)
                         .map_err(|error| CliError::file("reading", path.as_str(), &error))
                 };
+                let login = docker_config::login_for(&pull.reference).await?;
                 let source = ImageSource::Registry {
+                    login,
                     reference: pull.reference,
                     plain_http: pull.plain_http,
                     authorities: pull.ca_file.as_ref().map(read).transpose()?,

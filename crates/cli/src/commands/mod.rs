@@ -1,5 +1,6 @@
 //! One file per verb.
 
+pub(crate) mod archive_file;
 pub(crate) mod attach;
 pub(crate) mod bench;
 pub(crate) mod code;
@@ -9,19 +10,23 @@ pub(crate) mod completions;
 pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod dial_stdio;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod export;
 pub(crate) mod fork;
 pub(crate) mod golden;
 pub(crate) mod health;
 pub(crate) mod image;
 pub(crate) mod image_build;
+pub(crate) mod image_export;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kernel;
 pub(crate) mod kill;
 pub(crate) mod lifecycle;
+pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod machine;

@@ -7,11 +7,12 @@ use microvm_ports::guest::ProcessEvent;
 use microvm_ports::storage::{DirectoryStep, ImageConfig, ImageInfo};
 use microvm_ports::{Guest, GuestError, Progress, PulledArchive};
 use microvm_types::exec::ExecRequest;
-use microvm_types::files::FileOwner;
+use microvm_types::files::{FileOwner, LeftOut};
 use microvm_types::image::RunStep;
 use microvm_types::template::Overrides;
 use microvm_types::vm::{Limits, NewVm};
 use microvm_types::{ErrorKind, VmId};
+use tokio::sync::oneshot;
 
 use super::Catalog;
 use crate::creation::CreateRequest;
@@ -93,22 +94,9 @@ impl Catalog {
         progress: &Progress,
     ) -> Result<ImageInfo, ServiceError> {
         progress.step("starting a VM for the commands");
-        let limits = &self.context.shared.settings.limits;
-        let request = CreateRequest {
-            overrides: Overrides {
-                // By digest: the name may be moved by another build meanwhile.
-                image: Some(base.digest.clone()),
-                vcpus: Some(limits.max_vcpus.min(2)),
-                memory_mib: Some(limits.max_memory_mib.min(1_024)),
-                ..Overrides::default()
-            },
-            vm: NewVm {
-                limits: Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() },
-                ..NewVm::default()
-            },
-            start: true,
-            ..CreateRequest::default()
-        };
+        // By digest: the name may be moved by another build meanwhile.
+        let overrides = Overrides { image: Some(base.digest.clone()), ..Overrides::default() };
+        let request = of_build(&self.context.shared, overrides);
         let vm = create_as_asked(&self.context, request).await?.record.id;
         // Removed also when the build is dropped in the middle (then by its actor, in the background).
         let vm = guard::guard(&self.context.shared, vm);
@@ -163,15 +151,37 @@ impl Catalog {
         let Layer { name, base, description, config } = layer;
         // The report of the guest comes after its last byte: it can be read only when all are taken.
         let image = images.add_layer(name, base, description, config, data, progress.clone()).await?;
-        if let Ok(left_out) = left_out.await {
-            for entry in &left_out.entries {
-                progress.step(format!("left out {}: {}", entry.path, entry.reason));
-            }
-            if left_out.count > left_out.entries.len() as u64 {
-                progress.step(format!("{} entries were left out", left_out.count));
-            }
-        }
+        tell_left_out(left_out, progress).await;
         Ok(image)
+    }
+}
+
+/// The VM of a build, with its sizes.
+pub(super) fn of_build(shared: &Shared, overrides: Overrides) -> CreateRequest {
+    let limits = &shared.settings.limits;
+    CreateRequest {
+        overrides: Overrides {
+            vcpus: Some(limits.max_vcpus.min(2)),
+            memory_mib: Some(limits.max_memory_mib.min(1_024)),
+            ..overrides
+        },
+        vm: NewVm {
+            limits: Limits { idle_seconds: Some(IDLE_SECONDS), ephemeral: true, ..Limits::default() },
+            ..NewVm::default()
+        },
+        start: true,
+        ..CreateRequest::default()
+    }
+}
+
+/// Tells what a guest left out of its archive, all of which was taken.
+pub(super) async fn tell_left_out(left_out: oneshot::Receiver<LeftOut>, progress: &Progress) {
+    let Ok(left_out) = left_out.await else { return };
+    for entry in &left_out.entries {
+        progress.step(format!("left out {}: {}", entry.path, entry.reason));
+    }
+    if left_out.count > left_out.entries.len() as u64 {
+        progress.step(format!("{} entries were left out", left_out.count));
     }
 }
 

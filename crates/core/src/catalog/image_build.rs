@@ -8,6 +8,7 @@ use microvm_types::{OperationName, VmRef};
 use super::Catalog;
 use super::between::{Between, is_reserved};
 use super::build_vm::{Action, Layer, Session};
+use super::disk;
 use crate::error::ServiceError;
 
 /// Base of an image.
@@ -67,11 +68,27 @@ impl Catalog {
             && pip.is_empty()
             && npm.is_empty();
         let mut temporary = Between::new(self);
-        let built = match base {
-            ImageBase::Source(source) if simple => {
+        let disk = match base {
+            ImageBase::Source(ImageSource::Path { path }) => {
+                images.disk_at(path).await?.map(|format| (&**path, format))
+            }
+            ImageBase::Source(_) | ImageBase::Image(_) => None,
+        };
+        let built = match (base, disk) {
+            (ImageBase::Source(_), Some(disk)) if simple && files.is_empty() => {
+                disk::add(self, (name, config), disk, &progress).await
+            }
+            (ImageBase::Source(_), Some(disk)) => {
+                let (below, nothing) = (temporary.name(), ImageConfig::default());
+                match disk::add(self, (&below, &nothing), disk, &progress).await {
+                    Ok(info) => self.build_on(recipe, &info, *cache, &mut temporary, &progress).await,
+                    Err(error) => Err(error),
+                }
+            }
+            (ImageBase::Source(source), None) if simple => {
                 Ok(images.add_image(name, source, files, config, progress).await?)
             }
-            ImageBase::Source(source) => {
+            (ImageBase::Source(source), None) => {
                 // It becomes an image under a name that nobody uses, which goes with this build.
                 let below = temporary.name();
                 let added =
@@ -81,7 +98,7 @@ impl Catalog {
                     Err(error) => Err(error.into()),
                 }
             }
-            ImageBase::Image(reference) => {
+            (ImageBase::Image(reference), _) => {
                 let info = images.image(reference).await?.info;
                 self.build_on(recipe, &info, *cache, &mut temporary, &progress).await
             }

@@ -2,6 +2,8 @@
 
 pub(crate) mod between;
 mod build_vm;
+mod disk;
+mod export;
 mod image_build;
 mod templates;
 mod users;
@@ -10,6 +12,7 @@ use microvm_ports::Progress;
 use microvm_ports::storage::{ImageInfo, KernelInfo, KernelSource};
 use microvm_types::{Listed, OperationName, Unreadable};
 
+pub use self::export::Exports;
 pub use self::image_build::{ImageBase, ImageRecipe};
 use crate::context::Context;
 use crate::error::ServiceError;

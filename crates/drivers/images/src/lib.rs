@@ -13,6 +13,7 @@
 
 mod config;
 mod erofs;
+mod export;
 mod images;
 mod kernels;
 mod known_root;

@@ -17,7 +17,7 @@ use microvm_ports::storage::{ImageConfig, ImageInfo, ImageSource};
 use microvm_ports::{ImageStore, Progress, StorageError};
 
 fn plain(reference: String) -> ImageSource {
-    ImageSource::Registry { reference, plain_http: true, authorities: None }
+    ImageSource::Registry { reference, plain_http: true, authorities: None, login: None }
 }
 
 async fn pull(home: &Home, source: &ImageSource) -> Result<ImageInfo, StorageError> {
@@ -194,6 +194,7 @@ async fn a_registry_is_trusted_by_its_authority_only() {
         reference: reference.clone(),
         plain_http: false,
         authorities,
+        login: None,
     };
     for strangers in [None, Some(other.pem())] {
         let error = pull(&home, &with(strangers)).await.unwrap_err();

@@ -1,9 +1,10 @@
 //! Images: immutable root file systems.
 
 use async_trait::async_trait;
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use microvm_types::Listed;
-pub use microvm_types::image::{CopyStep, DirectoryStep, ImageConfig};
+pub use microvm_types::image::{ChangedPath, CopyStep, DirectoryStep, ImageConfig, RegistryLogin};
+use microvm_types::template::DiskFormat;
 use serde::{Deserialize, Serialize};
 
 use super::error::StorageError;
@@ -118,6 +119,8 @@ pub enum ImageSource {
         plain_http: bool,
         /// Authorities (PEM) whose certificates are trusted besides those that the host trusts.
         authorities: Option<String>,
+        /// User and password at the registry.
+        login: Option<RegistryLogin>,
     },
 }
 
@@ -230,6 +233,13 @@ pub trait ImageStore: Send + Sync {
         progress: Progress,
     ) -> Result<ImageInfo, StorageError>;
 
+    /// Format of the disk of a virtual machine that is at an absolute path of the host; `None` if there is something else. Only
+    /// its first bytes are read.
+    ///
+    /// # Errors
+    /// [`StorageError::BadInput`] names a disk whose files cannot be read: of another format, encrypted, of volumes or of Windows.
+    async fn disk_at(&self, path: &Utf8Path) -> Result<Option<DiskFormat>, StorageError>;
+
     /// Finds what is wrong with additions before anything is fetched or started.
     ///
     /// # Errors
@@ -252,6 +262,32 @@ pub trait ImageStore: Send + Sync {
 
     /// Points a further name to an image (away from what it pointed to before).
     async fn name_image(&self, reference: &str, name: &str) -> Result<ImageInfo, StorageError>;
+
+    /// The image as one archive that is both an OCI image layout and what `docker save` writes, with its configuration. Equal images
+    /// give equal archives; whoever takes one in again has the same image.
+    ///
+    /// # Errors
+    /// [`StorageError::BadInput`] if the image has a file that no layer can hold; what fails later ends the stream.
+    async fn export_image(&self, reference: &str) -> Result<ByteStream, StorageError>;
+
+    /// The files of the image `base` with a layer (a tar stream with whiteouts, OCI image specification) over them, as one tar
+    /// stream. The layer is taken whole before this returns. `what` names the files in errors.
+    ///
+    /// # Errors
+    /// [`StorageError::BadInput`] if the layer cannot be read; what fails later ends the stream.
+    async fn export_files(
+        &self,
+        what: &str,
+        base: &str,
+        layer: ByteStream,
+    ) -> Result<ByteStream, StorageError>;
+
+    /// Everything that a layer changes of the image `base`, in order of paths. A directory in which something differs counts as
+    /// changed, and a directory that is gone counts once.
+    ///
+    /// # Errors
+    /// [`StorageError::BadInput`] if the layer cannot be read, or changes more than fits into memory.
+    async fn layer_changes(&self, base: &str, layer: ByteStream) -> Result<Vec<ChangedPath>, StorageError>;
 
     /// The key of a build in the cache: over `text` and the contents of all files of the host in `files` and `placements`.
     async fn build_key(

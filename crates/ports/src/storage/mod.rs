@@ -9,8 +9,8 @@ mod volume;
 pub use disk::{LostDisks, Space, VmFiles, VmStorage};
 pub use error::StorageError;
 pub use image::{
-    Additions, CopyStep, DirectoryStep, ExtendedImage, FileSystem, ImageConfig, ImageInfo, ImageSource,
-    ImageStore, Placement, RecipeFile, ResolvedImage,
+    Additions, ChangedPath, CopyStep, DirectoryStep, ExtendedImage, FileSystem, ImageConfig, ImageInfo,
+    ImageSource, ImageStore, Placement, RecipeFile, RegistryLogin, ResolvedImage,
 };
 pub use kernel::{KernelInfo, KernelSource, KernelStore, ResolvedKernel};
 pub use microvm_types::template::DiskFormat;

@@ -24,7 +24,7 @@ pub(crate) async fn pull(
     charge.hold(OUTGOING)?;
     let guest = app.guest(&vm).await?;
     let archive = guest.pull_archive(&path, &exclude, holes).await?;
-    Ok(body::outgoing_archive(archive, guest))
+    Ok(body::outgoing_archive(archive, Some(guest)))
 }
 
 pub(crate) async fn push(

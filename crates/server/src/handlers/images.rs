@@ -105,8 +105,8 @@ fn base(source: ImageSource) -> Result<ImageBase, Failure> {
     Ok(ImageBase::Source(match source {
         ImageSource::Image { reference } => return Ok(ImageBase::Image(reference)),
         ImageSource::Path { path } => StoreSource::Path { path: absolute(&path)? },
-        ImageSource::Registry { reference, plain_http, authorities } => {
-            StoreSource::Registry { reference, plain_http, authorities }
+        ImageSource::Registry { reference, plain_http, authorities, login } => {
+            StoreSource::Registry { reference, plain_http, authorities, login }
         }
         ImageSource::Debian { suite, packages, users } => StoreSource::Debian { suite, packages, users },
     }))

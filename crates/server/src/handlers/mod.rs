@@ -8,6 +8,7 @@ pub(crate) mod encoded;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod execute;
+pub(crate) mod exports;
 pub(crate) mod files;
 pub(crate) mod guest;
 pub(crate) mod images;

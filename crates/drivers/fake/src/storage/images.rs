@@ -8,10 +8,12 @@ use futures::StreamExt;
 use microvm_ports::guest::ByteStream;
 use microvm_ports::progress::Progress;
 use microvm_ports::storage::{
-    Additions, ExtendedImage, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore, Placement,
-    RecipeFile, ResolvedImage, StorageError,
+    Additions, ChangedPath, ExtendedImage, FileSystem, ImageConfig, ImageInfo, ImageSource, ImageStore,
+    Placement, RecipeFile, ResolvedImage, StorageError,
 };
 use microvm_types::Listed;
+use microvm_types::image::RootChange;
+use microvm_types::template::DiskFormat;
 
 use crate::script::Operation;
 use crate::storage::store::{FakeStorage, digest, io, lock};
@@ -33,6 +35,19 @@ fn content(path: &Utf8Path) -> Result<String, StorageError> {
     }
     entries.sort_unstable();
     Ok(digest(entries.concat().as_bytes()))
+}
+
+/// A stream as one piece.
+async fn gather(mut data: ByteStream) -> Result<Vec<u8>, StorageError> {
+    let mut content = Vec::new();
+    while let Some(piece) = data.next().await {
+        let piece = piece.map_err(|error| StorageError::BadInput {
+            what: "the stream".to_owned(),
+            detail: error.to_string(),
+        })?;
+        content.extend_from_slice(&piece);
+    }
+    Ok(content)
 }
 
 impl FakeStorage {
@@ -123,18 +138,11 @@ impl ImageStore for FakeStorage {
         name: &str,
         description: &str,
         config: &ImageConfig,
-        mut data: ByteStream,
+        data: ByteStream,
         progress: Progress,
     ) -> Result<ImageInfo, StorageError> {
         progress.step("making up an image");
-        let mut content = Vec::new();
-        while let Some(piece) = data.next().await {
-            let piece = piece.map_err(|error| StorageError::BadInput {
-                what: "the stream".to_owned(),
-                detail: error.to_string(),
-            })?;
-            content.extend_from_slice(&piece);
-        }
+        let content = gather(data).await?;
         self.add(name, description, config, &content)
     }
 
@@ -150,6 +158,12 @@ impl ImageStore for FakeStorage {
         let below = self.find(base)?;
         let config = below.config.with(config);
         self.add_image_from_stream(name, description, &config, data, progress).await
+    }
+
+    async fn disk_at(&self, path: &Utf8Path) -> Result<Option<DiskFormat>, StorageError> {
+        // What is not there is told when it is added.
+        let start = fs::read(path).unwrap_or_default();
+        Ok(start.starts_with(b"QFI\xfb").then_some(DiskFormat::Qcow2))
     }
 
     async fn check_additions(&self, additions: &Additions) -> Result<(), StorageError> {
@@ -201,6 +215,46 @@ impl ImageStore for FakeStorage {
         let image = images.get_mut(&found.digest).ok_or_else(unknown)?;
         image.names.push(name.to_owned());
         Ok(image.clone())
+    }
+
+    async fn export_image(&self, reference: &str) -> Result<ByteStream, StorageError> {
+        let info = self.find(reference)?;
+        let path = self.image_path(&info.digest);
+        let data = fs::read(&path).map_err(io("reading", &path))?;
+        Ok(Box::pin(futures::stream::iter([Ok(data.into())])))
+    }
+
+    async fn export_files(
+        &self,
+        _what: &str,
+        base: &str,
+        layer: ByteStream,
+    ) -> Result<ByteStream, StorageError> {
+        self.find(base)?;
+        let whole = gather(layer).await?;
+        Ok(Box::pin(futures::stream::iter([Ok(whole.into())])))
+    }
+
+    async fn layer_changes(&self, base: &str, layer: ByteStream) -> Result<Vec<ChangedPath>, StorageError> {
+        self.find(base)?;
+        let whole = gather(layer).await?;
+        let unreadable = |error: std::io::Error| StorageError::BadInput {
+            what: "the layer".to_owned(),
+            detail: error.to_string(),
+        };
+        let mut changes = Vec::new();
+        for entry in tar::Archive::new(&whole[..]).entries().map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let path = entry.path_bytes().into_owned();
+            let path = path.strip_prefix(b"./").unwrap_or(&path);
+            let path = path.strip_suffix(b"/").unwrap_or(path);
+            // The fake's images have no files: all of a root is new.
+            if !path.is_empty() {
+                changes.push(ChangedPath::new(RootChange::Added, path));
+            }
+        }
+        changes.sort_by(|one, other| one.bytes().cmp(other.bytes()));
+        Ok(changes)
     }
 
     async fn build_key(

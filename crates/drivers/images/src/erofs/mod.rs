@@ -17,8 +17,10 @@ mod format;
 mod layout;
 mod memory;
 mod read;
+mod sequential;
 mod spool;
 mod tree;
+mod walk;
 mod write;
 mod xattr;
 
@@ -27,7 +29,9 @@ mod tests;
 
 pub(crate) use memory::TreeMemory;
 pub(crate) use read::read;
-pub(crate) use spool::{FileData, Spool};
+pub(crate) use sequential::Sequential;
+pub(crate) use spool::{FileData, Spool, SpoolReader};
 pub(crate) use tree::{Attributes, Kind, NodeId, PathError, Tree};
+pub(crate) use walk::{Step, Walk};
 pub(crate) use write::{Written, write};
 pub(crate) use xattr::{Xattr, is_wanted as is_wanted_xattr, too_large as xattrs_too_large};

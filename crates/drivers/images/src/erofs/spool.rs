@@ -73,6 +73,8 @@ pub(crate) struct Spool {
     looked_at: u64,
     /// The image that is built on, with its path.
     base: Option<(Utf8PathBuf, File)>,
+    /// True if contents are of no use.
+    forgets: bool,
 }
 
 impl Spool {
@@ -84,7 +86,19 @@ impl Spool {
             .create_new(true)
             .open(&path)
             .map_err(io_error("creating", &path))?;
-        Ok(Self { path, file: BufWriter::with_capacity(1 << 18, file), length: 0, looked_at: 0, base: None })
+        Ok(Self {
+            path,
+            file: BufWriter::with_capacity(1 << 18, file),
+            length: 0,
+            looked_at: 0,
+            base: None,
+            forgets: false,
+        })
+    }
+
+    /// Keeps no contents from now on: only what is known about files is wanted, which cannot be read.
+    pub(crate) const fn forget_contents(&mut self) {
+        self.forgets = true;
     }
 
     /// Begins a file. Nothing else can be written before it is finished.
@@ -124,13 +138,17 @@ impl Spool {
     }
 
     /// Ends writing and gives the file for reading.
-    pub(super) fn into_reader(self) -> Result<SpoolReader, StorageError> {
+    pub(crate) fn into_reader(self) -> Result<SpoolReader, StorageError> {
         let Self { path, file, base, .. } = self;
         let file = file.into_inner().map_err(|error| io_error("writing", &path)(error.into_error()))?;
         Ok(SpoolReader { path, file, base })
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        if self.forgets {
+            self.length += bytes.len() as u64;
+            return Ok(());
+        }
         if self.length >= self.looked_at + LOOK_EVERY || self.looked_at == 0 {
             // An archive does not say how large it is: it is looked before each part whether that leaves VMs their room.
             let folder = self.path.parent().unwrap_or(&self.path);
@@ -253,7 +271,7 @@ fn read_content(
 }
 
 /// A finished spool.
-pub(super) struct SpoolReader {
+pub(crate) struct SpoolReader {
     path: Utf8PathBuf,
     file: File,
     base: Option<(Utf8PathBuf, File)>,

@@ -263,7 +263,8 @@ impl Tree {
         components(path).is_ok_and(|parts| matches!(self.resolve(&parts), Ok(Ok(_))))
     }
 
-    fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+    /// The entry of a directory with this name.
+    pub(crate) fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
         match &self.node(parent).kind {
             Kind::Directory(entries) => entries.get(name).copied(),
             _ => None,

@@ -33,7 +33,7 @@ impl Platform {
 }
 
 /// This machine's architecture as OCI images have it.
-pub(super) fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

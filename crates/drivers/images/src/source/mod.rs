@@ -11,6 +11,7 @@ pub(crate) mod compression;
 pub(crate) mod context;
 mod deb;
 pub(crate) mod debian;
+pub(crate) mod disk;
 pub(crate) mod docker;
 pub(crate) mod folder;
 #[cfg(test)]
@@ -26,3 +27,5 @@ pub(crate) mod recipe;
 pub(crate) mod registry;
 pub(crate) mod tar_image;
 mod words;
+
+pub(crate) use choice::architecture;

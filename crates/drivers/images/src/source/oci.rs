@@ -74,6 +74,8 @@ struct ConfigFile {
     architecture: String,
     #[serde(default, deserialize_with = "or_default")]
     os: String,
+    #[serde(default, deserialize_with = "or_default")]
+    history: Vec<serde_json::Value>,
 }
 
 #[derive(Default, Deserialize)]
@@ -107,6 +109,7 @@ struct RunConfig {
     working_dir: Option<String>,
     entrypoint: Option<Words>,
     cmd: Option<Words>,
+    labels: Option<serde_json::Value>,
 }
 
 /// Content of a configuration file.
@@ -300,6 +303,8 @@ pub(super) fn read_config(what: &str, bytes: &[u8]) -> Result<OciConfig, Storage
             format!("it is an image for {os}/{theirs}, not for linux/{}", architecture()),
         ));
     }
+    let is_ours = file.history.iter().any(|step| step["created_by"] == crate::export::CREATED_BY);
+    let labels = |labels| serde_json::from_value::<BTreeMap<String, String>>(labels).ok();
     let run = file.config.unwrap_or_default();
     let environment = run
         .env
@@ -314,8 +319,8 @@ pub(super) fn read_config(what: &str, bytes: &[u8]) -> Result<OciConfig, Storage
         working_directory: run.working_dir.unwrap_or_default(),
         entrypoint: run.entrypoint.map(Into::into).unwrap_or_default(),
         command: run.cmd.map(Into::into).unwrap_or_default(),
-        // Older versions cannot read an image with labels: those of strangers are not kept.
-        labels: BTreeMap::new(),
+        // Older versions cannot read an image with labels: those of strangers are not kept, and those of exported images come back.
+        labels: if is_ours { run.labels.and_then(labels).unwrap_or_default() } else { BTreeMap::new() },
     };
     Ok(OciConfig { image, diff_ids: file.rootfs.diff_ids })
 }

@@ -61,7 +61,10 @@ pub(crate) fn add_path(
     if !metadata.is_file() {
         return Err(bad_input(path.as_str(), "it is neither a folder nor a file"));
     }
-    refuse_disk(path)?;
+    // Whoever has a VM that reads it has asked before.
+    if super::disk::look(path)?.is_some() {
+        return Err(bad_input(path.as_str(), "it is a disk, whose files only a VM reads"));
+    }
     builder.progress.step("reading the archive");
     match look(builder, path)? {
         Archive::Tree => {
@@ -72,41 +75,6 @@ pub(crate) fn add_path(
         }
         Archive::Image => docker::add_archive(builder, workspace, path, tag),
     }
-}
-
-/// Signatures of disks of virtual machines: their place, and the format.
-const DISKS: [(usize, &[u8], &str); 7] = [
-    (0, b"QFI\xfb", "a qcow2 disk"),
-    (0, b"KDMV", "a VMDK disk"),
-    (0, b"vhdxfile", "a VHDX disk"),
-    (0, b"conectix", "a VHD disk"),
-    (512, b"EFI PART", "a disk with partitions (GPT)"),
-    (1080, b"\x53\xef", "an ext2, ext3 or ext4 file system"),
-    (510, b"\x55\xaa", "a disk with partitions (MBR)"),
-];
-
-/// Names disks, which are not read: their file systems would have to be mounted by the host.
-fn refuse_disk(path: &Utf8Path) -> Result<(), StorageError> {
-    let mut head = Vec::new();
-    open(path)?.take(2_048).read_to_end(&mut head).map_err(io_error("reading", path))?;
-    let is = |(at, signature): (usize, &[u8])| head.get(at..).is_some_and(|rest| rest.starts_with(signature));
-    let Some((_, _, kind)) = DISKS.iter().find(|(at, signature, _)| is((*at, signature))) else {
-        return Ok(());
-    };
-    // A tar has its own mark where a disk of old has nothing.
-    if head.get(257..262) == Some(b"ustar")
-        || head.starts_with(b"\x1f\x8b")
-        || head.starts_with(b"\x28\xb5\x2f\xfd")
-        || head.starts_with(b"\xfd7zXZ")
-    {
-        return Ok(());
-    }
-    Err(bad_input(
-        path.as_str(),
-        format!(
-            "it is {kind}: give it to a VM as an extra disk, mount it there and copy its files out as a tar, which can be imported"
-        ),
-    ))
 }
 
 pub(super) fn open(path: &Utf8Path) -> Result<File, StorageError> {

@@ -29,7 +29,7 @@ pub(super) enum StreamKind {
 }
 
 impl Inner {
-    fn builder(
+    pub(super) fn builder(
         &self,
         workspace: &Workspace,
         cancel: Cancel,
@@ -79,12 +79,16 @@ impl Images {
                 })
                 .await
             }
-            ImageSource::Registry { reference, plain_http, authorities } => {
+            ImageSource::Registry { reference, plain_http, authorities, login } => {
                 let workspace = self.blocking(|inner, _| inner.workspace()).await?;
                 // The workspace goes with this future if it is dropped while the network is slow.
                 let layout = workspace.join("layout");
-                let from =
-                    registry::From { reference: &reference, plain_http, authorities: authorities.as_deref() };
+                let from = registry::From {
+                    reference: &reference,
+                    plain_http,
+                    authorities: authorities.as_deref(),
+                    login: login.as_ref(),
+                };
                 registry::pull(from, &layout, self.0.limits.bytes, &progress).await?;
                 self.blocking(move |inner, cancel| {
                     let mut builder = inner.builder(&workspace, cancel, progress)?;
@@ -134,13 +138,12 @@ impl Images {
         description: &str,
         kind: StreamKind,
         config: &ImageConfig,
-        mut data: ByteStream,
+        data: ByteStream,
         progress: Progress,
     ) -> Result<ImageInfo, StorageError> {
         check_name(name)?;
         let (name, description, config) = (name.to_owned(), description.to_owned(), config.clone());
-        let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, String>>(STREAM_DEPTH);
-        let work = self.blocking(move |inner, cancel| {
+        self.reading(data, move |inner, cancel, reader| {
             let workspace = inner.workspace()?;
             let mut builder = inner.builder(&workspace, cancel, progress)?;
             let whiteouts = match &kind {
@@ -151,10 +154,22 @@ impl Images {
                     Whiteouts::Oci
                 }
             };
-            let reader = StreamReader { receiver, part: Bytes::new() };
             let reader = crate::source::compression::decompress("the stream", reader)?;
             add_tar(&mut builder, "the stream", reader, whiteouts)?;
             inner.images.publish_image(&name, description, &config, builder, &workspace)
+        })
+        .await
+    }
+
+    /// Runs blocking work on the store that reads a stream.
+    pub(super) async fn reading<T: Send + 'static>(
+        &self,
+        mut data: ByteStream,
+        work: impl FnOnce(&Inner, Cancel, StreamReader) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, String>>(STREAM_DEPTH);
+        let work = self.blocking(move |inner, cancel| {
+            work(inner, cancel, StreamReader { receiver, part: Bytes::new() })
         });
         let pump = async move {
             while let Some(part) = data.next().await {
@@ -177,7 +192,7 @@ impl Images {
 }
 
 /// Blocking reader of a channel. When the future that feeds it is dropped the channel ends, and with it the archive, early.
-struct StreamReader {
+pub(super) struct StreamReader {
     receiver: tokio::sync::mpsc::Receiver<Result<Bytes, String>>,
     part: Bytes,
 }

@@ -1,13 +1,16 @@
 //! The port for images.
 
 use async_trait::async_trait;
+use camino::Utf8Path;
 use microvm_durable::workspace::remove_leftovers;
 use microvm_ports::guest::ByteStream;
 use microvm_ports::storage::{
-    Additions, ExtendedImage, ImageConfig, ImageInfo, ImageSource, Placement, RecipeFile, ResolvedImage,
+    Additions, ChangedPath, ExtendedImage, ImageConfig, ImageInfo, ImageSource, Placement, RecipeFile,
+    ResolvedImage,
 };
 use microvm_ports::{ImageStore, Progress, StorageError};
 use microvm_types::Listed;
+use microvm_types::template::DiskFormat;
 
 use super::Images;
 use super::add::StreamKind;
@@ -59,6 +62,11 @@ impl ImageStore for Images {
         self.add_from_stream(name, description, kind, config, data, progress).await
     }
 
+    async fn disk_at(&self, path: &Utf8Path) -> Result<Option<DiskFormat>, StorageError> {
+        let path = path.to_owned();
+        self.blocking(move |_, _| crate::source::disk::look(&path)).await
+    }
+
     async fn check_additions(&self, additions: &Additions) -> Result<(), StorageError> {
         let additions = additions.clone();
         self.blocking(move |_, cancel| crate::source::additions::check(&additions, &cancel)).await
@@ -78,6 +86,23 @@ impl ImageStore for Images {
     async fn name_image(&self, reference: &str, name: &str) -> Result<ImageInfo, StorageError> {
         let (reference, name) = (reference.to_owned(), name.to_owned());
         self.blocking(move |inner, _| inner.images.add_name(&reference, &name, &inner.workspace()?)).await
+    }
+
+    async fn export_image(&self, reference: &str) -> Result<ByteStream, StorageError> {
+        self.export(reference).await
+    }
+
+    async fn export_files(
+        &self,
+        what: &str,
+        base: &str,
+        layer: ByteStream,
+    ) -> Result<ByteStream, StorageError> {
+        self.export_under(what, base, layer).await
+    }
+
+    async fn layer_changes(&self, base: &str, layer: ByteStream) -> Result<Vec<ChangedPath>, StorageError> {
+        self.changes(base, layer).await
     }
 
     async fn build_key(

@@ -1,6 +1,7 @@
 //! The store: opens the directories and runs blocking work for the ports.
 
 mod add;
+mod export;
 mod image_port;
 mod kernel_port;
 mod verify;
@@ -34,6 +35,8 @@ struct Inner {
     kernels: KernelFiles,
     /// For the trees of all images that are being made.
     tree_memory: TreeMemory,
+    /// Turns of archives that are being written.
+    exports: Arc<tokio::sync::Semaphore>,
 }
 
 impl Images {
@@ -60,6 +63,7 @@ impl Images {
             images: ImageFiles::new(images, names, builds, work.clone(), Arc::clone(&clock)),
             kernels: KernelFiles::new(kernels, work.clone(), config.agent, clock),
             tree_memory: TreeMemory::of(config.limits.memory),
+            exports: Arc::new(tokio::sync::Semaphore::new(export::AT_ONCE)),
             root,
             work,
             cache,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use microvm_durable::error::bad_input;
 use microvm_ports::StorageError;
+use microvm_ports::storage::RegistryLogin;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::{Certificate, Client, Response, StatusCode, Url, redirect};
 use rustls::pki_types::CertificateDer;
@@ -13,12 +14,12 @@ use tokio::sync::Mutex;
 use super::patience::{Failed, Patience, Tries};
 use super::reach::{OutOfReach, Reach};
 use super::reference::Reference;
-use super::token;
+use super::token::{self, Wanted};
 
 /// Redirects that are followed for one request.
 const REDIRECTS_MAX: usize = 5;
 
-/// One image's part of a registry, asked as anybody.
+/// One image's part of a registry.
 #[derive(Debug)]
 pub(super) struct Registry {
     http: Client,
@@ -26,6 +27,8 @@ pub(super) struct Registry {
     base: Url,
     path: String,
     reach: Reach,
+    /// Shown to the registry, and to whoever gives out its tokens.
+    login: Option<HeaderValue>,
     /// Shown to the registry only.
     token: Mutex<Option<HeaderValue>>,
     pub(super) patience: Patience,
@@ -37,6 +40,7 @@ impl Registry {
         reference: &Reference,
         plain_http: bool,
         authorities: Option<&str>,
+        login: Option<&RegistryLogin>,
         patience: Patience,
     ) -> Result<Self, StorageError> {
         let scheme = if plain_http { "http" } else { "https" };
@@ -61,7 +65,8 @@ impl Registry {
         }
         let http = http.build().map_err(|error| StorageError::Registry(explained(&error)))?;
         let path = reference.path.clone();
-        Ok(Self { http, base, path, reach, token: Mutex::default(), patience })
+        let login = login.map(|login| basic(&http, &base, login)).transpose()?;
+        Ok(Self { http, base, path, reach, login, token: Mutex::default(), patience })
     }
 
     /// A whole small answer and its media type, asked for until it comes.
@@ -89,23 +94,51 @@ impl Registry {
     /// One request, with a token if the registry wants one. From byte `from` on, if that is not the first.
     pub(super) async fn get(&self, below: &str, accept: Option<&str>, from: u64) -> Result<Response, Failed> {
         let url = self.base.join(below).map_err(|error| Failed::finally(error.to_string()))?;
-        let mut response = self.follow(url.clone(), accept, from).await?;
+        let mut response = self.follow(url.clone(), accept, from, None).await?;
         // Others that the registry sent us on to get no token, so they may not ask for one.
         if response.status() == StatusCode::UNAUTHORIZED && self.is_own(response.url()) {
             let wanted = token::wanted(response.headers(), &self.path)?;
             drop(response);
             // Not the old one, should it have become too old.
             *self.token.lock().await = None;
-            let answer = self.follow(wanted, None, 0).await?;
-            let answer = self.whole(judged(answer)?, token::ANSWER_MAX).await?;
-            *self.token.lock().await = Some(token::read(&answer)?);
-            response = self.follow(url, accept, from).await?;
+            let shown = match wanted {
+                Wanted::Token(wanted) => self.token(wanted).await?,
+                Wanted::Login => self
+                    .login
+                    .clone()
+                    .ok_or_else(|| Failed::finally("the registry wants a login, and none was given"))?,
+            };
+            *self.token.lock().await = Some(shown);
+            response = self.follow(url, accept, from, None).await?;
         }
-        judged(response)
+        self.judged(response)
     }
 
-    /// Follows redirects as far as they may lead.
-    async fn follow(&self, mut url: Url, accept: Option<&str>, from: u64) -> Result<Response, Failed> {
+    /// Asks an address for a token, with the login if there is one.
+    async fn token(&self, wanted: Url) -> Result<HeaderValue, Failed> {
+        if self.login.is_some() && wanted.scheme() != self.base.scheme() && wanted.scheme() != "https" {
+            return Err(Failed::finally(format!(
+                "the registry wants the login to be sent to {} without encryption",
+                wanted.host_str().unwrap_or_default()
+            )));
+        }
+        let answer = self.follow(wanted, None, 0, self.login.as_ref()).await?;
+        token::read(&self.whole(self.judged(answer)?, token::ANSWER_MAX).await?)
+    }
+
+    fn judged(&self, response: Response) -> Result<Response, Failed> {
+        judged(response, self.login.is_some())
+    }
+
+    /// Follows redirects as far as they may lead. `login` is for the address itself, not for where it leads.
+    async fn follow(
+        &self,
+        mut url: Url,
+        accept: Option<&str>,
+        from: u64,
+        login: Option<&HeaderValue>,
+    ) -> Result<Response, Failed> {
+        let first = url.origin();
         for _ in 0..=REDIRECTS_MAX {
             self.reach.check(&url).map_err(Failed::finally)?;
             let mut request = self.http.get(url.clone());
@@ -115,7 +148,9 @@ impl Registry {
             if from > 0 {
                 request = request.header(RANGE, format!("bytes={from}-"));
             }
-            if self.is_own(&url)
+            if let Some(login) = login.filter(|_| url.origin() == first) {
+                request = request.header(AUTHORIZATION, login.clone());
+            } else if self.is_own(&url)
                 && let Some(token) = self.token.lock().await.clone()
             {
                 request = request.header(AUTHORIZATION, token);
@@ -170,13 +205,16 @@ pub(super) struct Document {
 }
 
 /// An answer that is none of success, as an error.
-fn judged(response: Response) -> Result<Response, Failed> {
+fn judged(response: Response, logged_in: bool) -> Result<Response, Failed> {
     let status = response.status();
     let (code, host) = (status.as_u16(), response.url().host_str().unwrap_or_default());
     match code {
         200..=299 => Ok(response),
+        401 | 403 if logged_in => Err(Failed::finally(format!(
+            "{host} refuses it with this login ({status}): the password is wrong or too old, it does not exist there, or this user may not read it"
+        ))),
         401 | 403 => Err(Failed::finally(format!(
-            "{host} refuses it to anybody ({status}): it does not exist there, or needs a login, which is not supported"
+            "{host} refuses it to anybody ({status}): it does not exist there, or needs a login, and none was given"
         ))),
         404 => Err(Failed::finally(format!("{host} does not have it ({status}): check the reference"))),
         408 | 429 | 500.. => {
@@ -246,4 +284,40 @@ fn trusted(authorities: &str) -> Result<Vec<Certificate>, StorageError> {
         return Err(refused("it holds no certificate: `BEGIN CERTIFICATE` is missing".into()));
     }
     Ok(all)
+}
+
+/// The header that shows a login (RFC 7617).
+fn basic(http: &Client, base: &Url, login: &RegistryLogin) -> Result<HeaderValue, StorageError> {
+    let RegistryLogin { user, password } = login;
+    let refused = |detail: &str| bad_input("the login at the registry", detail);
+    if user.is_empty() || user.contains(':') || user.chars().chain(password.chars()).any(char::is_control) {
+        return Err(refused(
+            "a user has at least one character and no colon, and neither user nor password has control characters",
+        ));
+    }
+    let request = http.get(base.clone()).basic_auth(user, Some(password)).build();
+    let header = request.ok().and_then(|request| request.headers().get(AUTHORIZATION).cloned());
+    let mut header = header.ok_or_else(|| refused("it does not fit into a header"))?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+#[cfg(test)]
+mod login_tests {
+    use super::*;
+
+    #[test]
+    fn logins_become_headers_that_are_not_shown() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (http, base) = (Client::new(), Url::parse("https://registry.test/").unwrap());
+        // The example of RFC 7617, section 2.
+        let login =
+            |user: &str, password: &str| RegistryLogin { user: user.into(), password: password.into() };
+        let header = basic(&http, &base, &login("Aladdin", "open sesame")).unwrap();
+        assert!(header == "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==" && header.is_sensitive());
+        assert_eq!(format!("{:?}", login("a", "secret")), "RegistryLogin");
+        for (user, password) in [("", "x"), ("a:b", "x"), ("a", "x\r\nHost: y"), ("a\n", "x")] {
+            assert!(basic(&http, &base, &login(user, password)).is_err(), "{user:?}");
+        }
+    }
 }

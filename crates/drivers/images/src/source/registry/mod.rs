@@ -22,6 +22,7 @@ use std::time::Duration;
 use camino::Utf8Path;
 use microvm_durable::error::{bad_input, io_error};
 use microvm_durable::files::{make_directory, require_space, sha256};
+use microvm_ports::storage::RegistryLogin;
 use microvm_ports::{Progress, StorageError};
 
 use self::client::Registry;
@@ -44,6 +45,7 @@ pub(crate) struct From<'a> {
     pub(crate) plain_http: bool,
     /// PEM.
     pub(crate) authorities: Option<&'a str>,
+    pub(crate) login: Option<&'a RegistryLogin>,
 }
 
 /// Downloads the image for this machine. Dropping the future ends the download; the caller's work directory goes with it.
@@ -75,7 +77,7 @@ fn late(what: &str, limit: Duration) -> StorageError {
 }
 
 async fn pull_with(
-    From { reference, plain_http, authorities }: From<'_>,
+    From { reference, plain_http, authorities, login }: From<'_>,
     patience: Patience,
     layout: &Utf8Path,
     bytes_max: u64,
@@ -88,7 +90,7 @@ async fn pull_with(
             "plain HTTP is only for registries on this host",
         ));
     }
-    let registry = Registry::new(&image, plain_http, authorities, patience).await?;
+    let registry = Registry::new(&image, plain_http, authorities, login, patience).await?;
     let blobs = layout.join("blobs/sha256");
     make_directory(&blobs, 0o700)?;
     progress.step(format!("asking for {reference}"));

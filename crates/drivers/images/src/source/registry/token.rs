@@ -1,4 +1,4 @@
-//! Tokens that registries give to anybody: the challenge, the request, the answer.
+//! Tokens that registries give out: the challenge, the request, the answer.
 
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
@@ -12,14 +12,28 @@ const TOKEN_MAX: usize = 32 << 10;
 /// Longest answer that holds a token, in bytes.
 pub(super) const ANSWER_MAX: u64 = 128 << 10;
 
-/// Address that gives out a token for reading `path`.
-pub(super) fn wanted(headers: &HeaderMap, path: &str) -> Result<Url, Failed> {
-    let challenges = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-    let parameters = challenges.filter_map(bearer).next().ok_or_else(|| {
-        Failed::finally(
-            "the registry wants a login, which is not supported: pull with another tool, and import the archive",
-        )
-    })?;
+/// What a registry wants to see.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// A token that this address gives out.
+    Token(Url),
+    /// User and password.
+    Login,
+}
+
+/// What a challenge wants for reading `path`.
+pub(super) fn wanted(headers: &HeaderMap, path: &str) -> Result<Wanted, Failed> {
+    let challenges = || headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    let Some(parameters) = challenges().find_map(bearer) else {
+        let is_basic = |challenge: &str| {
+            challenge.trim().get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic"))
+        };
+        return if challenges().any(is_basic) {
+            Ok(Wanted::Login)
+        } else {
+            Err(Failed::finally("the registry does not say in a known way what it wants to see"))
+        };
+    };
     let find = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let realm = find("realm").and_then(|realm| Url::parse(realm).ok());
     let mut url =
@@ -29,7 +43,7 @@ pub(super) fn wanted(headers: &HeaderMap, path: &str) -> Result<Url, Failed> {
     }
     // Our own words, not those of the challenge: no right but that to read is wanted.
     url.query_pairs_mut().append_pair("scope", &format!("repository:{path}:pull"));
-    Ok(url)
+    Ok(Wanted::Token(url))
 }
 
 /// The parameters of a `Bearer` challenge (RFC 9110, section 11.6.1; RFC 6750, section 3).
@@ -93,7 +107,10 @@ mod tests {
 
     fn ask(challenges: &[&'static str]) -> Option<String> {
         let headers = challenges.iter().map(|value| (WWW_AUTHENTICATE, HeaderValue::from_static(value)));
-        wanted(&headers.collect(), "a/b").ok().map(|url| url.to_string())
+        match wanted(&headers.collect(), "a/b").ok()? {
+            Wanted::Token(url) => Some(url.to_string()),
+            Wanted::Login => Some("login".to_owned()),
+        }
     }
 
     #[test]
@@ -106,7 +123,8 @@ mod tests {
             ask(&["bearer service=s , realm=https://auth.test/t"]).unwrap(),
             "https://auth.test/t?service=s&scope=repository%3Aa%2Fb%3Apull"
         );
-        for wrong in ["Basic realm=\"x\"", "Bearer", "Bearer realm=\"open", "Bearer realm=\"no url\"", ""] {
+        assert_eq!(ask(&["Negotiate", "BASIC realm=\"x\""]).unwrap(), "login");
+        for wrong in ["Bearer", "Bearer realm=\"open", "Bearer realm=\"no url\"", ""] {
             assert_eq!(ask(&[wrong]), None, "{wrong}");
         }
         assert_eq!(ask(&[]), None);

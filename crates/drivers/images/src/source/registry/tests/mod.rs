@@ -98,7 +98,7 @@ async fn pull_within(
     let folder = tempfile::tempdir().unwrap();
     let layout = Utf8PathBuf::from_path_buf(folder.path().join("layout")).unwrap();
     let reference = format!("{address}/a/b{version}");
-    let from = From { reference: &reference, plain_http: true, authorities: None };
+    let from = From { reference: &reference, plain_http: true, authorities: None, login: None };
     let begun = Instant::now();
     let pulled = super::pull_within(from, patience, &layout, 1 << 30, &Progress::ignored()).await;
     assert!(begun.elapsed() < Duration::from_secs(20), "it took {:?}", begun.elapsed());
@@ -352,4 +352,63 @@ fn plain_http_is_for_this_host_only() {
     for registry in ["example.com", "10.0.0.1:5000", "localhost.example.com:80"] {
         assert!(!is_loopback(registry), "{registry}");
     }
+}
+
+/// Pulls `a/b:1` as a user.
+async fn pull_as(address: &str, user: &str, password: &str) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Utf8PathBuf::from_path_buf(folder.path().join("layout")).unwrap();
+    let reference = format!("{address}/a/b:1");
+    let login = RegistryLogin { user: user.to_owned(), password: password.to_owned() };
+    let from = From { reference: &reference, plain_http: true, authorities: None, login: Some(&login) };
+    let pulled = super::pull_within(from, patience(LONG), &layout, 1 << 30, &Progress::ignored()).await;
+    pulled.map_err(|error| error.to_string())
+}
+
+/// `ann:secret`.
+const LOGIN: &str = "Basic YW5uOnNlY3JldA==";
+
+#[tokio::test]
+async fn a_login_is_shown_to_the_registry_that_wants_it_and_to_nobody_else() {
+    let image = std::sync::Arc::new(Image::new());
+    let away = Fake::start({
+        let image = std::sync::Arc::clone(&image);
+        move |asked| image.answer(asked)
+    })
+    .await;
+    let there = format!("http://{}", away.address);
+    let registry = Fake::start(move |asked| match asked.authorization.as_deref() {
+        Some(LOGIN) if image.is_layer(asked) => {
+            Answer::of(307, "").with("location", format!("{there}{}", asked.path))
+        }
+        Some(LOGIN) => image.answer(asked),
+        _ => Answer::of(401, "").with("www-authenticate", "Basic realm=\"x\""),
+    })
+    .await;
+    pull_as(&registry.address, "ann", "secret").await.unwrap();
+    // It is shown only after it was asked for, and not where a redirect leads.
+    assert_eq!(registry.asked()[0].authorization, None);
+    assert!(!away.asked().is_empty() && away.asked().iter().all(|asked| asked.authorization.is_none()));
+    let error = pull_as(&registry.address, "ann", "other").await.unwrap_err();
+    assert!(error.contains("with this login") && !error.contains("other"), "{error}");
+}
+
+#[tokio::test]
+async fn a_login_gets_a_token_where_tokens_are_given_out() {
+    let tokens = Fake::start(|asked| match asked.authorization.as_deref() {
+        Some(LOGIN) => Answer::of(200, r#"{"token":"of-ann"}"#),
+        _ => Answer::of(401, ""),
+    })
+    .await;
+    let realm = format!("http://{}/token", tokens.address);
+    let image = Image::new();
+    let registry = Fake::start(move |asked| match asked.authorization.as_deref() {
+        Some("Bearer of-ann") => image.answer(asked),
+        _ => Answer::of(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}\",service=\"s\"")),
+    })
+    .await;
+    pull_as(&registry.address, "ann", "secret").await.unwrap();
+    assert!(registry.asked().iter().all(|asked| asked.authorization.as_deref() != Some(LOGIN)));
+    let error = pull_as(&registry.address, "bob", "secret").await.unwrap_err();
+    assert!(error.contains("with this login"), "{error}");
 }
