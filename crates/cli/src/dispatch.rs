@@ -164,7 +164,7 @@ async fn client_command(command: Command, context: &Context) -> Result<u8, CliEr
 impl From<Spelling> for Command {
     fn from(verb: Spelling) -> Self {
         match verb {
-            Spelling::Create(command) => Self::Create(command),
+            Spelling::Create(command) => Self::Create(*command),
             Spelling::Start(command) => Self::Start(command),
             Spelling::Stop(command) => Self::Stop(command),
             Spelling::Pause(command) => Self::Pause(command),

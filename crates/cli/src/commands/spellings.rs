@@ -8,7 +8,7 @@ use crate::commands::{create, exec, inspect, lifecycle, ls, rm};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Vm {
     /// Create a VM and start it
-    Create(create::Create),
+    Create(Box<create::Create>),
     /// Start stopped VMs
     Start(lifecycle::Start),
     /// Shut down VMs; their disks stay

@@ -65,8 +65,8 @@ impl MadeVolume {
 impl Drop for MadeVolume {
     fn drop(&mut self) {
         if !self.is_done {
-            // Not waited for.
-            let _ = self.remove();
+            // Not waited for: the task goes on by itself.
+            drop(self.remove());
         }
     }
 }

@@ -3,12 +3,15 @@
 
 use super::tree::{NodeId, Tree};
 
+/// Names and nodes of a directory that are still to come.
+type Entries<'a> = std::vec::IntoIter<(&'a [u8], NodeId)>;
+
 /// A walk.
 pub(crate) struct Walk<'a> {
     tree: &'a Tree,
     path: Vec<u8>,
     /// Directories on the way: themselves, the length of their path, and their entries that are still to come.
-    open: Vec<(NodeId, usize, std::vec::IntoIter<(&'a [u8], NodeId)>)>,
+    open: Vec<(NodeId, usize, Entries<'a>)>,
     begun: bool,
 }
 
