@@ -20,8 +20,7 @@ image is not in a tar: `commit` and `image export` keep it.
 
 Examples:
   microvm export dev -o dev.tar
-  microvm export dev | tar -t
-  microvm export dev | docker import - dev")]
+  microvm export dev | tar -t")]
 pub(crate) struct Export {
     /// Name or id of the VM
     vm: VmRef,

@@ -12,7 +12,7 @@ use crate::progress::while_waiting;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The archive is an OCI image layout and what `docker save` writes in one, with the configuration of the image. Equal images give equal
-archives, and `microvm image import` makes the same image of it. It has the name of the image as its tag, unless docker knows no
+archives, and `microvm image import` makes the same image of it; holes of files are zeros in it. It has the name of the image as its tag, unless docker knows no
 such names (capital letters) or a digest is given.
 
 Examples:

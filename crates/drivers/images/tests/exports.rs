@@ -152,7 +152,6 @@ async fn an_exported_image_comes_back_as_the_same() {
     }
     // The tag is that of the image.
     home.add_path("tagged", &home.path("archive:1.2")).await.unwrap();
-    assert!(archive.len() < 1 << 20, "holes take {} bytes", archive.len());
     assert_eq!(exported(&home, "again-0").await.len(), archive.len());
     assert_eq!(exported(&home, "tool:1.2").await, archive, "equal images give different archives");
     assert!(home.work().is_empty());
@@ -259,6 +258,7 @@ async fn changed(home: &Home) -> (String, Vec<u8>) {
     file(&mut layer, "opaque/.wh..wh..opq", b"");
     file(&mut layer, "opaque/kept", b"opaque/kept");
     file(&mut layer, "new/deep/file", &[1; 3000]);
+    file(&mut layer, "new/hole", &vec![0; 2 << 20]);
     entry(&mut layer, Regular, b"etc/odd \xff\n", b"", b"");
     entry(&mut layer, Link, b"a/b/hard", b"a-z", b"");
     entry(&mut layer, Directory, b"link/", b"", b"");
@@ -287,6 +287,7 @@ async fn changes_are_told_as_docker_tells_them() {
             "Added /new",
             "Added /new/deep",
             "Added /new/deep/file",
+            "Added /new/hole",
             "Changed /opaque",
             "Changed /opaque/kept",
             "Deleted /opaque/old",
@@ -318,6 +319,7 @@ async fn files_under_a_layer_are_those_of_an_image_made_of_both() {
         tar.extend_from_slice(&part.unwrap());
     }
     assert_eq!(home.add_bytes("again", &tar).await.unwrap().digest, image.digest);
+    assert!(tar.len() < 1 << 20, "holes take {} bytes", tar.len());
     let cut = storage.export_files("the VM `dev`", &base, as_stream(layer[..2000].to_vec())).await.map(drop);
     assert!(matches!(&cut, Err(StorageError::BadInput { what, .. }) if what == "the VM `dev`"), "{cut:?}");
     drop(stream);

@@ -30,8 +30,9 @@ skopeo --policy policy.json copy -q oci-archive:x.tar:1.2 oci:from-oci:1.2
 skopeo inspect --config oci:from-oci:1.2 > config.json
 umoci unpack --image from-oci:1.2 bundle > /dev/null
 podman --storage-driver vfs load -q --signature-policy policy.json -i x.tar > loaded
-podman --storage-driver vfs save -q --format docker-archive -o podman.tar localhost/tool:1.2
-podman --storage-driver vfs image inspect localhost/tool:1.2 > inspected.json
+name=$(sed -n '1s/.*: //p' loaded)
+podman --storage-driver vfs save -q --format docker-archive -o podman.tar $name
+podman --storage-driver vfs image inspect $name > inspected.json
 "#;
 
 #[tokio::test]

@@ -42,7 +42,11 @@ impl Documents {
         let mut entry = descriptor(MANIFEST, &Blob::of(&manifest));
         entry["platform"] = json!({ "architecture": architecture(), "os": "linux" });
         if let Some((repository, tag)) = &named {
-            entry["annotations"] = json!({ TAG: tag, NAME: format!("docker.io/library/{repository}:{tag}") });
+            entry["annotations"] = json!({ TAG: tag });
+            // The whole name, with the registry that is meant without a host.
+            if let Ok(whole) = format!("{repository}:{tag}").parse::<oci_spec::distribution::Reference>() {
+                entry["annotations"][NAME] = json!(whole.whole());
+            }
         }
         let index = bytes(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry] }));
         let tags: Vec<String> = named.iter().map(|(repository, tag)| format!("{repository}:{tag}")).collect();

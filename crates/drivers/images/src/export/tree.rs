@@ -79,7 +79,7 @@ pub(super) fn write(
         }
         match &node.kind {
             Kind::Directory(_) => entry::begin(out, &NewEntry { kind: EntryType::Directory, ..new })?,
-            Kind::File(data) => file(contents, data, new, cancel, out)?,
+            Kind::File(data) => file(contents, data, whiteouts, new, cancel, out)?,
             Kind::Symlink(target) => {
                 entry::begin(out, &NewEntry { link: target, kind: EntryType::Symlink, ..new })?;
             }
@@ -109,12 +109,14 @@ fn refuse_whiteout(what: &str, name: &[u8], path: &[u8]) -> Result<(), StorageEr
 fn file(
     contents: &SpoolReader,
     data: &FileData,
+    whiteouts: Whiteouts,
     new: NewEntry<'_>,
     cancel: &Cancel,
     out: &mut impl Write,
 ) -> Result<(), WriteError> {
     let mut content = Sequential::new(contents, data);
-    let Some(map) = data.map() else {
+    // Layers have no maps: docker and podman take them in, and cannot put such a layer together again (tar-split).
+    let Some(map) = data.map().filter(|_| whiteouts != Whiteouts::Oci) else {
         entry::begin(out, &NewEntry { size: data.size, ..new })?;
         copy(&mut content, data.size, cancel, out)?;
         return Ok(entry::pad(out, data.size)?);
