@@ -102,7 +102,7 @@ async fn bodies_are_refused_before_they_are_read() {
     let server = support::start_with(Limits { body: LONG, ..short() }).await;
     for (path, length) in [
         ("vms", 2 << 20),
-        ("vms/dev/guest/execute", 2 << 20),
+        ("vms/dev/guest/execute", 9 << 20),
         ("pools/x/resize", 65 << 10),
         ("vms/dev/stop", 1u64 << 40),
     ] {

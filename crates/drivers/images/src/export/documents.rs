@@ -6,8 +6,8 @@ use microvm_ports::storage::{ImageConfig, ImageInfo};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Blob, CREATED_BY};
-use crate::source::architecture;
+use super::Blob;
+use crate::source::{EXPORTED_BY, architecture};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -96,7 +96,7 @@ fn configuration(info: &ImageInfo, layer: &Blob) -> serde_json::Value {
         "os": "linux",
         "config": run,
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", layer.sha256)] },
-        "history": [{ "created_by": CREATED_BY }],
+        "history": [{ "created_by": EXPORTED_BY }],
     })
 }
 

@@ -31,9 +31,6 @@ use crate::erofs::{Attributes, SpoolReader, Tree};
 use crate::source::builder::Builder;
 use crate::source::tar_image::Whiteouts;
 
-/// Origin of an image in its history. An import keeps the labels of such images.
-pub(crate) const CREATED_BY: &str = "microvm image export";
-
 /// Files that are ready to be written.
 pub(crate) struct Export {
     what: String,

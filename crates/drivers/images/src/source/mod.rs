@@ -29,3 +29,6 @@ pub(crate) mod tar_image;
 mod words;
 
 pub(crate) use choice::architecture;
+
+/// Origin of an image that this program exported, in its history. An import keeps the labels of such images.
+pub(crate) const EXPORTED_BY: &str = "microvm image export";

@@ -303,7 +303,7 @@ pub(super) fn read_config(what: &str, bytes: &[u8]) -> Result<OciConfig, Storage
             format!("it is an image for {os}/{theirs}, not for linux/{}", architecture()),
         ));
     }
-    let is_ours = file.history.iter().any(|step| step["created_by"] == crate::export::CREATED_BY);
+    let is_ours = file.history.iter().any(|step| step["created_by"] == super::EXPORTED_BY);
     let labels = |labels| serde_json::from_value::<BTreeMap<String, String>>(labels).ok();
     let run = file.config.unwrap_or_default();
     let environment = run
