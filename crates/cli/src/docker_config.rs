@@ -17,11 +17,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use camino::Utf8PathBuf;
 use microvm_api::image::RegistryLogin;
+use microvm_driver_images::login_server;
 use microvm_types::ErrorKind;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::error::CliError;
+use crate::notice::say;
+use crate::visible;
 
 /// Largest file that is read, in bytes.
 const SIZE_MAX: u64 = 4 << 20;
@@ -45,11 +48,18 @@ pub(crate) struct DockerConfig {
     value: Map<String, Value>,
 }
 
-/// The login for the registry of a reference; `None` where there is none.
-pub(crate) async fn login_for(reference: &str) -> Result<Option<RegistryLogin>, CliError> {
-    let Some(config) = DockerConfig::find()? else { return Ok(None) };
-    let Some(server) = config.server_of(reference) else { return Ok(None) };
-    config.login(&server).await
+/// The login for the registry of a reference; `None` where there is none. One that cannot be read is told of, and not used:
+/// most images are there for everybody.
+pub(crate) async fn login_for(reference: &str) -> Option<RegistryLogin> {
+    let read = async {
+        let Some(config) = DockerConfig::find()? else { return Ok(None) };
+        let Some(server) = config.server_of(reference) else { return Ok(None) };
+        config.login(&server).await
+    };
+    read.await.unwrap_or_else(|error: CliError| {
+        say(&format!("no login is used: {}", visible::line(&error.detail())));
+        None
+    })
 }
 
 impl DockerConfig {
@@ -81,17 +91,15 @@ impl DockerConfig {
         Ok(Self { path, value })
     }
 
-    /// The name under which logins for the registry of a reference are kept.
+    /// The name under which logins for the registry of a reference are kept. It is always one of that very host.
     fn server_of(&self, reference: &str) -> Option<String> {
-        let first = reference.split('/').next().filter(|first| first.len() < reference.len());
-        let host = first.filter(|first| first.contains(['.', ':']) || *first == "localhost");
-        let Some(host) = host else {
-            // The registry that is meant without a host is the one that docker keeps under an address of its first version.
-            return self.servers().find(|server| server.ends_with("/v1/")).cloned();
-        };
-        Some(
-            self.servers().find(|server| host_of(server) == host).cloned().unwrap_or_else(|| host.to_owned()),
-        )
+        let usual = login_server(reference)?;
+        Some(self.servers().find(|server| host_of(server) == host_of(&usual)).cloned().unwrap_or(usual))
+    }
+
+    /// The same for a registry by its name.
+    fn server_called(&self, registry: &str) -> String {
+        self.server_of(&format!("{registry}/any")).unwrap_or_else(|| registry.to_owned())
     }
 
     /// Names in `auths` and `credHelpers`.
@@ -149,8 +157,9 @@ impl DockerConfig {
     }
 
     /// Keeps a login.
-    pub(crate) async fn keep(&mut self, server: &str, login: &RegistryLogin) -> Result<Kept, CliError> {
+    pub(crate) async fn keep(&mut self, registry: &str, login: &RegistryLogin) -> Result<Kept, CliError> {
         let RegistryLogin { user, password } = login;
+        let server = &self.server_called(registry);
         if let Some(helper) = self.helper(server)? {
             let input = json!({ "ServerURL": server, "Username": user, "Secret": password });
             run(&helper, "store", &input.to_string()).await?;
@@ -164,13 +173,13 @@ impl DockerConfig {
     }
 
     /// Forgets the login at a registry; returns whether there was one.
-    pub(crate) async fn forget(&mut self, server: &str) -> Result<bool, CliError> {
-        let server = self.servers().find(|known| host_of(known) == host_of(server)).cloned();
-        let Some(server) = server else { return Ok(false) };
+    pub(crate) async fn forget(&mut self, registry: &str) -> Result<bool, CliError> {
+        let server = self.server_called(registry);
+        let mut known = self.value.get("auths").is_some_and(|auths| auths.get(&server).is_some());
         if let Some(helper) = self.helper(&server)? {
+            known |= ask(&helper, &server).await?.is_some();
             run(&helper, "erase", &server).await?;
         }
-        let known = self.value.get("auths").is_some_and(|auths| auths.get(&server).is_some());
         self.set(&server, None)?;
         Ok(known)
     }
@@ -331,11 +340,18 @@ mod tests {
 
     #[tokio::test]
     async fn names_of_registries_are_found_in_every_form() {
-        let config = of(
-            r#"{"auths": {"https://a.test": {"auth": "YTpi"}, "https://index.test/v1/": {"username": "u", "password": "p"}, "c.test": {}}}"#,
-        );
+        let usual = login_server("x").unwrap();
+        let auths = json!({
+            // Of another host, and first in order: never sent to the registry that is meant without a host.
+            "https://a.a.test/v1/": { "username": "stranger", "password": "p" },
+            "https://a.test": { "auth": "YTpi" },
+            usual: { "username": "u", "password": "p" },
+            "c.test": {},
+        });
+        let config = of(&json!({ "auths": auths }).to_string());
         for (reference, user) in [
             ("a.test/x", Some("a")),
+            ("a.a.test/x", Some("stranger")),
             ("x:1", Some("u")),
             ("team/x", Some("u")),
             ("c.test/x", None),
@@ -347,7 +363,8 @@ mod tests {
             };
             assert_eq!(found.map(|login| login.user).as_deref(), user, "{reference}");
         }
-        assert_eq!(of("{}").server_of("x"), None);
+        let config = of(r#"{"auths": {"https://a.a.test/v1/": {"username": "stranger", "password": "p"}}}"#);
+        assert_eq!(config.login(&config.server_of("x").unwrap()).await.unwrap(), None);
     }
 
     #[tokio::test]

@@ -11,14 +11,23 @@ const INCOMPLETE: u8 = 1;
 
 /// Lists on standard error what was not copied; returns the exit code of the copy.
 pub(crate) fn tell(moved: &Moved) -> u8 {
-    list(&moved.left_out);
-    if !moved.left_out_is_complete {
+    report(&moved.left_out, moved.left_out_is_complete)
+}
+
+/// The same for an archive; `None`: the agent does not tell.
+pub(crate) fn tell_of_archive(left_out: Option<&LeftOut>) -> u8 {
+    report(left_out.unwrap_or(&LeftOut::default()), left_out.is_some())
+}
+
+fn report(left_out: &LeftOut, is_complete: bool) -> u8 {
+    list(left_out);
+    if !is_complete {
         say(
             "the VM was started by an older version, whose agent does not tell which files it leaves out: if it may \
              have sockets, FIFOs or devices there, stop and start it",
         );
     }
-    if moved.left_out.count > 0 { INCOMPLETE } else { 0 }
+    if left_out.count > 0 { INCOMPLETE } else { 0 }
 }
 
 /// Lists on standard error what is not in an archive.

@@ -158,9 +158,21 @@ impl Incoming {
                 "content_type_invalid",
                 "the request is not marked as JSON: send it with `Content-Type: application/json`",
             )),
-            Err(error) => Err(Failure::invalid("body_invalid", with_meant(error.body_text()))),
+            // A parser repeats what it did not expect, which may be all of the body.
+            Err(error) => Err(Failure::invalid("body_invalid", with_meant(shortened(error.body_text())))),
         }
     }
+}
+
+/// The beginning of a text that may be as long as a request.
+fn shortened(mut text: String) -> String {
+    const MOST: usize = 1_000;
+    if text.len() > MOST {
+        text.truncate(text.floor_char_boundary(MOST));
+        text.shrink_to_fit();
+        text.push('…');
+    }
+    text
 }
 
 /// Takes a body to its end. What is announced is refused or charged before anything is read.

@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{Method, Request, Uri};
+use camino::Utf8Path;
 use http_body_util::{BodyExt as _, Limited};
 use microvm_api::{Problem, operations};
 use microvm_fuzz::Fuzz;
@@ -73,7 +74,10 @@ fn requests_of_hostile_callers() {
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let _context = runtime.enter();
     let service = runtime.block_on(support::service());
-    let app = App::new(service, support::settings("/tmp".into()), CancellationToken::new());
+    // Of its own: what others have left in a shared folder is none of its findings.
+    let root = tempfile::tempdir().unwrap();
+    let folder = Utf8Path::from_path(root.path()).unwrap();
+    let app = App::new(service, support::settings(folder), CancellationToken::new());
     let router = router(Arc::new(app.with_authenticator(Arc::new(Anybody))));
     let routes: Vec<_> = routes().collect();
     let place = |method: Method, path: &str| {
@@ -130,7 +134,10 @@ fn requests_of_hostile_callers() {
 fn a_name_that_is_no_text_is_a_problem_on_every_route() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let service = runtime.block_on(support::service());
-    let app = App::new(service, support::settings("/tmp".into()), CancellationToken::new());
+    // Of its own: what others have left in a shared folder is none of its findings.
+    let root = tempfile::tempdir().unwrap();
+    let folder = Utf8Path::from_path(root.path()).unwrap();
+    let app = App::new(service, support::settings(folder), CancellationToken::new());
     let router = router(Arc::new(app.with_authenticator(Arc::new(Anybody))));
     let routes: Vec<_> = routes().filter(|(_, path)| path.contains('{')).collect();
     for index in 0..u8::try_from(routes.len()).unwrap() {

@@ -120,7 +120,7 @@ operations! {
     IMAGE_PRUNE "image.prune" ImageWrite,
     IMAGE_COMMIT "image.commit" ImageWrite and GuestFiles,
     IMAGE_TAG "image.tag" ImageWrite,
-    IMAGE_EXPORT "image.export" ImageRead,
+    IMAGE_EXPORT "image.export" ImageRead and GuestFiles,
     IMAGE_GET "image.get" ImageRead,
     IMAGE_REMOVE "image.remove" ImageWrite,
     KERNEL_LIST "kernel.list" ImageRead,

@@ -15,7 +15,8 @@ use crate::progress::while_waiting;
 #[command(after_help = "\
 All files of the image and of the disk with owners, modes, times, extended attributes, hard links and holes. The VM runs on; what writes to
 its disk waits while the changes are read, so that all is of one moment. Memory, /tmp in memory, shared folders, volumes and further disks
-are not in it. Sockets, which mean nothing without their programs, are left out and listed on standard error. The configuration of the
+are not in it. Sockets, which mean nothing without their programs, and files called .wh.*, the marks of removed files in layers, are left out and listed on
+standard error; the exit code is 1 then. The configuration of the
 image is not in a tar: `commit` and `image export` keep it.
 
 Examples:
@@ -36,10 +37,7 @@ impl Export {
             let asked = context.client.export_vm(&self.vm);
             let mut archive = while_waiting("reading the changes", false, asked).await?;
             self.target.take(context, &mut archive).await?;
-            if let Some(left_out) = archive.left_out() {
-                left_out::list(left_out);
-            }
-            Ok::<_, CliError>(0)
+            Ok::<_, CliError>(left_out::tell_of_archive(archive.left_out()))
         };
         interrupts.unless(work).await
     }

@@ -130,7 +130,7 @@ impl Image {
                     std::fs::read_to_string(path)
                         .map_err(|error| CliError::file("reading", path.as_str(), &error))
                 };
-                let login = docker_config::login_for(&pull.reference).await?;
+                let login = docker_config::login_for(&pull.reference).await;
                 let source = ImageSource::Registry {
                     login,
                     reference: pull.reference,

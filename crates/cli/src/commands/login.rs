@@ -79,7 +79,6 @@ impl Login {
                 "--username: a user has at least one character and no colon",
             ));
         }
-        let mut config = config()?;
         if std::io::stdin().is_terminal() {
             say("reading the password from the terminal, which shows it; end with Ctrl-D, or pipe it in");
         }
@@ -95,6 +94,8 @@ impl Login {
             ));
         }
         let login = RegistryLogin { user: username, password: password.to_owned() };
+        // Read now: another program may have written it while the password was waited for.
+        let mut config = config()?;
         let kept = config.keep(&registry, &login).await?;
         let output = Output::new(format);
         if output.is_json() {

@@ -27,6 +27,9 @@ const SCRIPT: &str = include_str!("disk_root.sh");
 /// Bytes of the script's answer that are read: a line for each of 128 partitions is far less.
 const ANSWER_MAX: usize = 16 << 10;
 
+/// Longest time for a look at a disk, in milliseconds: a hostile file system may keep the guest's kernel at it for ever.
+const LOOK_MS: u64 = 120_000;
+
 /// Makes an image of the root on a disk.
 pub(super) async fn add(
     catalog: &Catalog,
@@ -75,7 +78,12 @@ async fn read(
 /// Has the guest look what is on the disk, and mount its root if there is one.
 async fn look(guest: &dyn Guest) -> Result<String, ServiceError> {
     let command = ["/bin/sh", "-c", SCRIPT].map(str::to_owned).to_vec();
-    let request = ExecRequest { command, user: Some("root".to_owned()), ..ExecRequest::default() };
+    let request = ExecRequest {
+        command,
+        user: Some("root".to_owned()),
+        timeout_ms: Some(LOOK_MS),
+        ..ExecRequest::default()
+    };
     let mut process = guest.exec(&request).await?;
     let (mut answer, mut errors) = (Vec::new(), Vec::new());
     let failed = |code, output: &[u8]| ServiceError::BuildCommand {

@@ -32,7 +32,7 @@ for part in ${parts:-$disk}; do
   case $kind in
     ext4|erofs)
       file_system=$kind
-      if ! mount -t "$kind" -o ro "/dev/$part" /run/import 2>/run/import.error; then
+      if ! mount -t "$kind" -o ro,nosuid,nodev,noexec "/dev/$part" /run/import 2>/run/import.error; then
         kind=unclean
       else
         if [ -d /run/import/etc ] && { [ -d /run/import/usr ] || [ -d /run/import/bin ]; }; then kind=root; root="$root $part"; type=$file_system; fi
@@ -44,5 +44,5 @@ for part in ${parts:-$disk}; do
 done
 set -- $root
 if [ $# = 1 ]; then
-  mount -t "$type" -o ro "/dev/$1" /run/import || exit 1
+  mount -t "$type" -o ro,nosuid,nodev,noexec "/dev/$1" /run/import || exit 1
 fi

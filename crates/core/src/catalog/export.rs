@@ -31,7 +31,7 @@ impl Exports {
     }
 
     /// All files of a running VM's root as a tar stream, of one moment: what writes to its disk waits until the changes against
-    /// its image are read. Sockets are left out.
+    /// its image are read. Sockets and files called `.wh.*` are left out and told.
     ///
     /// # Errors
     /// [`ServiceError::NotRunning`]; storage errors.

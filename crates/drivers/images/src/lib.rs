@@ -23,4 +23,5 @@ mod store;
 pub use config::{AgentSource, ArchiveLimits, ImagesConfig};
 pub use kernels::KERNEL_FRAGMENT;
 pub use known_root::has_own_images;
+pub use source::registry::login_server;
 pub use store::Images;

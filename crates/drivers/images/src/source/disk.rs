@@ -48,7 +48,12 @@ pub(crate) fn look(path: &Utf8Path) -> Result<Option<DiskFormat>, StorageError> 
     open(path)?.take(HEAD).read_to_end(&mut head).map_err(io_error("reading", path))?;
     let is = |at: usize, signature: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(signature));
     // A tar has its own mark where a disk of old has nothing; what is packed may have any bytes.
-    if is(257, b"ustar") || is(0, b"\x1f\x8b") || is(0, b"\x28\xb5\x2f\xfd") || is(0, b"\xfd7zXZ") {
+    if is(257, b"ustar")
+        || is(0, b"\x1f\x8b")
+        || is(0, b"\x28\xb5\x2f\xfd")
+        || is(0, b"\xfd7zXZ")
+        || is(0, b"BZh")
+    {
         return Ok(None);
     }
     if let Some((_, _, kind, advice)) = OTHERS.iter().find(|(at, signature, _, _)| is(*at, signature)) {

@@ -30,6 +30,8 @@ use self::patience::Patience;
 use self::reference::Reference;
 use super::oci::{self, Descriptor, LAYERS_MAX, SMALL_MAX};
 
+pub use self::reference::login_server;
+
 /// Media types of indexes and manifests, of OCI and of docker.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \

@@ -38,9 +38,29 @@ impl Reference {
     }
 }
 
+/// Name under which other programs keep logins for the registry of a reference; `None` if it is no reference. That of a
+/// registry which is called by another name than its host's is the address of its first version.
+#[must_use]
+pub fn login_server(reference: &str) -> Option<String> {
+    let parsed = reference.parse::<oci_spec::distribution::Reference>().ok()?;
+    let host = parsed.resolve_registry();
+    Some(if host == parsed.registry() { host.to_owned() } else { format!("https://{host}/v1/") })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logins_are_looked_for_where_others_keep_them() {
+        assert_eq!(login_server("registry.test:5000/a/b:1").as_deref(), Some("registry.test:5000"));
+        // With and without the name that everybody leaves out.
+        let usual = login_server("debian:12").unwrap();
+        let name = "debian".parse::<oci_spec::distribution::Reference>().unwrap().registry().to_owned();
+        assert!(usual.starts_with("https://") && usual.ends_with("/v1/"), "{usual}");
+        assert_eq!(login_server(&format!("{name}/me/private")), Some(usual));
+        assert_eq!(login_server("No Reference"), None);
+    }
 
     #[test]
     fn references_are_taken_apart_as_everywhere() {
