@@ -48,7 +48,7 @@ pub(crate) struct DockerConfig {
     value: Map<String, Value>,
 }
 
-/// The login for the registry of a reference; `None` where there is none. One that cannot be read is told of, and not used:
+/// The login for the registry of a reference; `None` where there is none. A login that cannot be read is not used, and a warning says why:
 /// most images are there for everybody.
 pub(crate) async fn login_for(reference: &str) -> Option<RegistryLogin> {
     let read = async {
@@ -85,7 +85,7 @@ impl DockerConfig {
             return Err(wrong("it is larger than 4 MiB".to_owned()));
         }
         let text = std::fs::read_to_string(&path).map_err(|error| failed(&error))?;
-        // What is wrong is told without the line: it may hold a password.
+        // The error does not quote the line, which may hold a password.
         let value = serde_json::from_str(&text)
             .map_err(|error| wrong(format!("line {}: it is no JSON object", error.line())))?;
         Ok(Self { path, value })

@@ -83,7 +83,7 @@ impl VolumeTable {
         });
     }
 
-    /// Notes that somebody was told of a volume, or that it is gone.
+    /// Marks a volume as known to its creator, or as gone.
     pub(crate) fn note_told(&self, disk: &str) {
         self.with(|inner| inner.untold.remove(disk));
     }

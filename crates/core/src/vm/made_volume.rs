@@ -10,7 +10,7 @@ use super::shared::Shared;
 use super::volumes::remove_if;
 use crate::error::ServiceError;
 
-/// A volume that was created for somebody who was not told of it yet. It is removed when dropped before it is kept: nobody knows that
+/// A volume whose creation is not answered yet. It is removed when dropped before it is kept: nobody knows that
 /// it exists. If another VM has used it by then, it stays.
 pub(crate) struct MadeVolume {
     pub(super) shared: Arc<Shared>,
@@ -35,7 +35,7 @@ impl MadeVolume {
         &self.record
     }
 
-    /// Removes the volume, and waits for that. A failure is logged: whoever gives it up has something else to tell.
+    /// Removes the volume, and waits for that. A failure is only logged: the caller returns the error that made it give up.
     pub(crate) async fn give_up(mut self) {
         let _ = self.remove().await;
     }
@@ -65,7 +65,7 @@ impl MadeVolume {
 impl Drop for MadeVolume {
     fn drop(&mut self) {
         if !self.is_done {
-            // Not waited for: the task goes on by itself.
+            // The task runs on without being awaited.
             drop(self.remove());
         }
     }

@@ -63,7 +63,7 @@ impl<P: Programs> Table<P> {
     }
 
     /// Removes the oldest ended processes; one with a reader stays, and a start command that failed, of which there is one a boot:
-    /// whoever wonders about the VM days later finds it.
+    /// it can still be looked up days later.
     fn prune(processes: &mut ById<P>) {
         let mut ended: Vec<_> = processes
             .values()
