@@ -28,6 +28,7 @@ mod steps;
 mod storm;
 mod suites;
 mod test;
+mod test_root;
 mod toolchain;
 mod words;
 

@@ -10,7 +10,7 @@ use crate::failures::Failures;
 use crate::levels::{Counts, LEVELS, Level};
 use crate::packages::{Consent, Purpose};
 use crate::steps::step;
-use crate::{agent, check, host, microvm, packages, quickstart, run};
+use crate::{agent, check, host, microvm, packages, quickstart, run, test_root};
 
 /// Runs the given levels, or all.
 pub(crate) fn test(levels: &[&str], consent: Consent) -> Result<()> {
@@ -129,8 +129,8 @@ pub(crate) fn provide_nextest() -> Result<()> {
     run::run(cargo.args(["install", "--locked", "cargo-nextest"]))
 }
 
-/// Prepares a root of its own for the machine tests, so that they never touch the user's VMs: images and kernels are
-/// copied there (not linked: some tests damage them). Returns the root and the file of the image.
+/// Prepares a root of its own for the machine tests, so that they never touch the user's VMs. Returns the root and the file of the
+/// image.
 fn provide_machine_tests(agent: &Path) -> Result<(PathBuf, PathBuf)> {
     if !agent.is_file() {
         bail!("the guest agent is missing");
@@ -144,15 +144,8 @@ fn provide_machine_tests(agent: &Path) -> Result<(PathBuf, PathBuf)> {
     } else {
         host::target().join("microvm-test")
     };
-    let from = host::data_root()?;
-    std::fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
-    // What an earlier run had and this one has not would change what tests see.
-    for folder in ["images", "kernels"].map(|name| root.join(name)).iter().filter(|folder| folder.exists()) {
-        std::fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
-    }
-    let mut copy = run::program("cp", Duration::from_secs(10 * 60));
-    copy.args(["--archive", "--sparse=always", "--reflink=auto"]);
-    run::run(copy.arg(from.join("images")).arg(from.join("kernels")).arg(&root))?;
-    let image = root.join("images").join(microvm::image_digest()?).join("root.erofs");
+    let digest = microvm::image_digest()?;
+    test_root::furnish(&root, &host::data_root()?, &digest)?;
+    let image = root.join("images").join(digest).join("root.erofs");
     Ok((root, image))
 }

@@ -151,6 +151,9 @@ pub struct CreateContext {
     /// User name or number, as of a command; absent: the one whom commands run as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Variables of its environment, as long as it lives, and after a restart of it too.
+    #[serde(default, alias = "env_vars", skip_serializing_if = "Option::is_none")]
+    pub env: Option<BTreeMap<String, String>>,
 }
 
 /// Code to be executed.

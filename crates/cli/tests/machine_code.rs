@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::process::Stdio;
+
 use support::{Home, text};
 
 /// Exit code, standard output and standard error of code.
@@ -119,4 +121,39 @@ fn variables_stay_and_children_have_them() {
     let ids = home.ids();
     home.must(&["rm", "--all"]);
     home.expect_nothing_left(&ids);
+}
+
+#[test]
+fn what_is_busy_says_so_and_ends_nevertheless() {
+    let Some(home) = Home::open() else { return };
+    home.must(&["create", "--name", "dev"]);
+    let made = home.must(&["code", "dev", "--new", "-e", "WORD=a \"b\" é"]).trim().to_owned();
+    let in_made = |arguments: &[&str]| code(&home, "dev", &[&["--context", &made], arguments].concat());
+    let word = &["-c", "import os; os.environ['WORD']"];
+    assert_eq!(in_made(word).1, "'a \"b\" é'\n");
+    assert!(!home.must(&["code", "dev", "--list"]).contains("WORD"));
+    home.must(&["code", "dev", "--restart", "--context", &made]);
+    assert_eq!(in_made(word).1, "'a \"b\" é'\n", "its variables are those of its creation");
+
+    // Code that takes no notice of an interrupt: it is given up, and the next is told what is going on.
+    let deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass";
+    let (exit, _, error) = in_made(&["--timeout", "1s", "-c", deaf]);
+    assert!(exit == 107 && error.contains("goes on although it was interrupted"), "{exit} {error}");
+    let (exit, _, error) = in_made(&["-c", "1"]);
+    assert!(exit == 107 && error.contains("busy with code that was given up"), "{exit} {error}");
+    home.must(&["code", "dev", "--restart", "--context", &made]);
+    assert_eq!(in_made(word).1, "'a \"b\" é'\n");
+
+    // One whose turn does not come in its time, and an end while code runs.
+    let begun = "open('/tmp/begun', 'w').close()\nimport time; time.sleep(300)";
+    let mut runs = home.command(&["code", "dev", "--context", &made, "-c", begun]);
+    let runs = runs.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    home.must(&["exec", "dev", "--", "sh", "-c", "until [ -e /tmp/begun ]; do sleep 0.1; done"]);
+    let (exit, _, error) = in_made(&["--timeout", "1s", "-c", "1"]);
+    assert!(exit == 107 && error.contains("busy with other code since 1 s"), "{exit} {error}");
+    home.must(&["code", "dev", "--end", "--context", &made]);
+    let ended = runs.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(106), "{}", text(&ended.stderr));
+    assert_eq!(in_made(&["-c", "1"]).0, 102);
+    home.must(&["rm", "--all"]);
 }

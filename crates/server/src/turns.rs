@@ -1,26 +1,35 @@
 //! Turns: executions of one context run one after the other.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use microvm_api::context::ContextId;
-use microvm_ports::Guest;
+use microvm_core::{Boot, GuestLease};
 use tokio::sync::OwnedMutexGuard;
 
-/// The address of the channel to the guest, which is one for all who use it, and the context.
-type Key = (usize, ContextId);
+/// The machine, by whatever channel its guest is reached, and the context.
+type Key = (Boot, ContextId);
 
 /// Turns of all contexts.
-#[derive(Debug, Default)]
-pub(crate) struct Turns(Mutex<HashMap<Key, Weak<tokio::sync::Mutex<()>>>>);
+#[derive(Debug)]
+pub(crate) struct Turns<K = Key>(Mutex<HashMap<K, Weak<tokio::sync::Mutex<()>>>>);
+
+impl<K> Default for Turns<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
 
 impl Turns {
     /// Waits for the turn of a context; it is over when the guard is dropped.
-    pub(crate) async fn wait(&self, guest: &dyn Guest, context: ContextId) -> OwnedMutexGuard<()> {
-        self.of((std::ptr::from_ref(guest).addr(), context)).await
+    pub(crate) async fn wait(&self, guest: &GuestLease, context: ContextId) -> OwnedMutexGuard<()> {
+        self.of((guest.boot().clone(), context)).await
     }
+}
 
-    async fn of(&self, key: Key) -> OwnedMutexGuard<()> {
+impl<K: Eq + Hash> Turns<K> {
+    async fn of(&self, key: K) -> OwnedMutexGuard<()> {
         let turn = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             // Turns that nobody has or waits for. Here, because whoever drops one has no access to the map.

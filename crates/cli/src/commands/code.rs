@@ -59,16 +59,16 @@ pub(crate) struct Code {
     #[arg(long, value_parser = limit, value_name = "DURATION")]
     timeout: Option<Duration>,
     /// List the contexts of the VM
-    #[arg(long, group = "act", conflicts_with_all = ["file", "code"])]
+    #[arg(long, group = "act", conflicts_with_all = ["file", "code", "environment", "env_files"])]
     list: bool,
-    /// Start another context and print its id
+    /// Start another context and print its id; --env is for as long as it lives
     #[arg(long, group = "act", conflicts_with_all = ["file", "code", "context"])]
     new: bool,
     /// Start the context again, without its variables
-    #[arg(long, group = "act", conflicts_with_all = ["file", "code"])]
+    #[arg(long, group = "act", conflicts_with_all = ["file", "code", "environment", "env_files"])]
     restart: bool,
     /// End the context
-    #[arg(long, group = "act", conflicts_with_all = ["file", "code"])]
+    #[arg(long, group = "act", conflicts_with_all = ["file", "code", "environment", "env_files"])]
     end: bool,
 }
 
@@ -91,7 +91,9 @@ impl Code {
             let row = |one: &Interpreter| vec![one.id.to_string(), one.language.to_string(), one.cwd.clone()];
             context.output.table(&list, &["ID", "LANGUAGE", "DIRECTORY"], list.contexts.iter().map(row))?;
         } else if self.new {
-            let wish = CreateContext { language: self.language(), ..CreateContext::default() };
+            let environment = self.environment.all()?;
+            let env = (!environment.is_empty()).then_some(environment);
+            let wish = CreateContext { language: self.language(), env, ..CreateContext::default() };
             let made = client.create_context(&self.vm, &wish).await?;
             context.output.value(&made, made.id.as_str())?;
         } else if self.restart {

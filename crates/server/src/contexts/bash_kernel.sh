@@ -5,6 +5,9 @@
 # declares stays. An interrupt gives up the line that runs, as at a prompt, and the next line tells the end. The shell reads from a
 # pipe byte by byte, so that nothing of a request is read by what it starts.
 #
+# Its traces (`set -x`, `set -v`) and traps (DEBUG, INT) are for the code alone: they are put away behind it, and set again before the next.
+# Where an interrupt gave up code with `set -v`, the line that tells the end is shown, as it is read before it can be put away.
+#
 # Outputs are raw; what the shell itself says stands between two NULs, behind the number of the request.
 PS1= PS2=
 unset MAILCHECK TMOUT PROMPT_COMMAND HISTFILE
@@ -12,9 +15,10 @@ set +m +H +o history
 set --
 exec 198>&1 199>&2
 __microvm_id= __microvm_code= __microvm_count=0 __microvm_late=0 __microvm_busy=0 __microvm_ready=0 __microvm_status=
-__microvm_names=() __microvm_values=() __microvm_saved=()
+__microvm_names=() __microvm_values=() __microvm_saved=() __microvm_traps= __microvm_traces=
 # Prompts would stand in the output. They may be read-only, and an assignment would give up the line.
 __microvm_quiet() {
+    case $- in *v*) set +v; __microvm_traces=v ;; esac
     [[ -n ${PS0+x} && ${PS0@a} == *r* ]] || PS0=
     [[ -n ${PS1+x} && ${PS1@a} == *r* ]] || PS1=
     [[ -n ${PS2+x} && ${PS2@a} == *r* ]] || PS2=
@@ -68,13 +72,16 @@ __microvm_begin() {
         export "$name=${__microvm_values[place]}"
     done
     __microvm_ready=1
-    case $- in *x*) set +x; __microvm_code="set -x;$__microvm_code" ;; esac
+    # In lines of their own: code that bash cannot read keeps what was set before it.
+    case $- in *x*) set +x; __microvm_traces+=x ;; esac
+    [ -z "$__microvm_traces" ] || __microvm_code="set -$__microvm_traces"$'\n'$__microvm_code
+    [ -z "$__microvm_traps" ] || __microvm_code=$__microvm_traps$'\n'$__microvm_code
+    __microvm_traps= __microvm_traces=
 }
 __microvm_end() {
     local place told
     __microvm_quiet
     [ "$1" = "$__microvm_id" ] && [ "$__microvm_busy" = 1 ] || return 0
-    trap '__microvm_late=1' INT
     for place in "${!__microvm_saved[@]}"; do
         unset "${__microvm_names[place]}" || :
         told=${__microvm_saved[place]}

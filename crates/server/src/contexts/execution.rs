@@ -1,5 +1,6 @@
 //! One execution of code in a context.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 
 use super::answers::{Answers, Output};
 use super::frames::Frame;
-use super::{SIGINT, find, language, restart, start};
+use super::{Beginning, SIGINT, find, language, restart, start};
 use crate::charge::Charge;
 use crate::failure::Failure;
 use crate::session::Session;
@@ -65,12 +66,13 @@ impl Execution {
         let language = request.language.unwrap_or_default();
         let id = request.context.clone().unwrap_or_else(|| ContextId::from(language));
         let prepared = async {
-            let turn = self.app.turns.wait(&*self.guest, id.clone()).await;
+            let turn = self.app.turns.wait(&self.guest, id.clone()).await;
             let running = match find(&*self.guest, &id).await {
                 // That of a language is there whenever it is asked for.
                 Err(failure) if failure.0.code == "context_not_found" && id == ContextId::from(language) => {
                     let context = Context { id, language, cwd: ".".to_owned() };
-                    start(&*self.guest, context, "").await?
+                    let first = Beginning { context, user: String::new(), environment: BTreeMap::new() };
+                    start(&*self.guest, first).await?
                 }
                 running => running?,
             };

@@ -106,13 +106,15 @@ pub(super) fn run(language: Language, id: u64, request: &ExecuteCode) -> Result<
     if language != Language::Bash {
         return line_of(&Run { id, run: true });
     }
-    // What the shell traces of our own lines is nobody's output.
+    // What the shell traces of our own lines, and what traps of the code print there, is nobody's output. Traps are read and put away at
+    // the top: functions have none of them.
     let interactive = u8::from(request.interactive);
     let lines = format!(
-        "\n\n{{ __microvm_begin {id} {interactive}; }} 2>/dev/null\n\
+        "\n\n{{ __microvm_begin {id} {interactive}; }} >/dev/null 2>&1\n\
          trap - INT; __microvm_status=; [ \"$__microvm_ready$__microvm_late\" != 10 ] || eval \"$__microvm_code\" </dev/null 198>&- 199>&-; \
-         {{ __microvm_status=$?; __microvm_quiet; }} 2>/dev/null\n\
-         {{ __microvm_end {id} \"$?\" \"$__microvm_status\"; }} 2>/dev/null\n"
+         {{ __microvm_status=$?; __microvm_quiet; }} >/dev/null 2>&1\n\
+         {{ __microvm_last=$?; __microvm_traps=$(trap -p INT DEBUG); trap - DEBUG; trap '__microvm_late=1' INT; \
+         __microvm_end {id} \"$__microvm_last\" \"$__microvm_status\"; }} >/dev/null 2>&1\n"
     );
     Ok(ProcessInput::Stdin(lines.into_bytes().into()))
 }

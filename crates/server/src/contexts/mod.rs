@@ -13,10 +13,13 @@ mod execution;
 mod frames;
 #[cfg(test)]
 mod kernel_tests;
+#[cfg(test)]
+mod kernel_traces_tests;
 mod language;
 #[cfg(test)]
 mod test_kernel;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -33,6 +36,11 @@ use crate::failure::Failure;
 
 /// Word before those that say what context a process is, with the version of the requests that it takes.
 const MARK: &str = "microvm-context-2";
+/// The same, of one that was created with variables of the environment. They are in its process alone: lists of processes are no place
+/// for secrets.
+const MARK_WITH_ENVIRONMENT: &str = "microvm-context-2-env";
+/// Most bytes of an environment that are read again.
+const LONGEST_ENVIRONMENT: usize = 1 << 20;
 /// Bytes of what an interpreter writes before it is ready that are shown if it ends.
 const SHOWN: usize = 2_000;
 /// Most bytes of a directory and of a user: the agent shortens long commands in its list.
@@ -49,11 +57,22 @@ const LONGEST_END: Duration = Duration::from_secs(30);
 const SIGINT: u8 = 2;
 const SIGKILL: u8 = 9;
 
+/// What a context is started with.
+#[derive(Debug, Clone)]
+pub(crate) struct Beginning {
+    pub(crate) context: Context,
+    /// User name or number; empty: the one whom commands run as.
+    pub(crate) user: String,
+    /// Variables on top of those of commands.
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
 /// A context that runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
     pub(crate) context: Context,
     user: String,
+    has_environment: bool,
     pub(crate) process: ProcessId,
     /// Ends of its outputs, in bytes: what comes from now on begins there.
     offsets: OutputOffsets,
@@ -68,7 +87,9 @@ impl Running {
     /// The context that a process is, if it is one.
     fn of(process: ProcessInfo) -> Option<Self> {
         // By its mark and not by its place: how many words start an interpreter is a matter of its language.
-        let at = process.command.iter().position(|word| word == MARK)?;
+        let marks = [MARK, MARK_WITH_ENVIRONMENT];
+        let at = process.command.iter().position(|word| marks.contains(&word.as_str()))?;
+        let has_environment = process.command[at] == MARK_WITH_ENVIRONMENT;
         // Exactly four: a command with the mark and other words is of another version, or a guest's own.
         let [id, language, cwd, user] = process.command.get(at + 1..)? else { return None };
         let language = Language::ALL.into_iter().find(|one| one.as_str() == language)?;
@@ -76,7 +97,7 @@ impl Running {
         let offsets =
             OutputOffsets { stdout: Some(process.stdout_bytes), stderr: Some(process.stderr_bytes) };
         let ended = process.exit.is_some();
-        (!ended).then(|| Self { context, user: user.clone(), process: process.id, offsets })
+        (!ended).then(|| Self { context, user: user.clone(), has_environment, process: process.id, offsets })
     }
 }
 
@@ -98,19 +119,23 @@ pub(crate) async fn find(guest: &dyn Guest, id: &ContextId) -> Result<Running, F
 }
 
 /// Starts a context and waits until it is ready. One that is not in time is killed.
-pub(crate) async fn start(guest: &dyn Guest, context: Context, user: &str) -> Result<Running, Failure> {
-    for (field, word) in [("cwd", context.cwd.as_str()), ("user", user)] {
+pub(crate) async fn start(guest: &dyn Guest, beginning: Beginning) -> Result<Running, Failure> {
+    let Beginning { context, user, environment } = beginning;
+    let has_environment = !environment.is_empty();
+    for (field, word) in [("cwd", context.cwd.as_str()), ("user", user.as_str())] {
         if word.len() > LONGEST_WORD || word.contains('\0') {
             let detail = format!("{field}: it is longer than {LONGEST_WORD} bytes, or has a NUL");
             return Err(Failure::invalid("invalid_field", detail));
         }
     }
     let Context { id, language: spoken, cwd } = &context;
-    let words = [MARK, id.as_str(), spoken.as_str(), cwd.as_str(), user];
+    let mark = if has_environment { MARK_WITH_ENVIRONMENT } else { MARK };
+    let words = [mark, id.as_str(), spoken.as_str(), cwd.as_str(), user.as_str()];
     let request = ExecRequest {
         command: language::command(*spoken).iter().copied().chain(words).map(str::to_owned).collect(),
         working_directory: Some(cwd.clone()),
-        user: (!user.is_empty()).then(|| user.to_owned()),
+        user: (!user.is_empty()).then(|| user.clone()),
+        environment,
         stdin: true,
         ..ExecRequest::default()
     };
@@ -130,7 +155,7 @@ pub(crate) async fn start(guest: &dyn Guest, context: Context, user: &str) -> Re
         Err(Failure::new(ErrorKind::Timeout, "context_not_started", detail))
     });
     match ready {
-        Ok(offsets) => Ok(Running { user: user.to_owned(), process: id, context, offsets }),
+        Ok(offsets) => Ok(Running { user, has_environment, process: id, context, offsets }),
         Err(failure) => {
             if let Err(error) = guest.signal(&id, SIGKILL).await {
                 tracing::debug!(%error, "an interpreter that did not start is not there to be killed");
@@ -214,20 +239,75 @@ pub(crate) async fn interrupt(guest: &dyn Guest, running: &Running) -> Result<()
     Ok(guest.signal(&running.process, SIGINT).await?)
 }
 
-/// Ends a context, and starts it again with the same words.
+/// Ends a context, and starts it again with what it was started with.
 pub(crate) async fn restart(guest: &dyn Guest, running: &Running) -> Result<Running, Failure> {
+    // First: one whose beginning cannot be told goes on.
+    let beginning = beginning(guest, running).await?;
     end(guest, running).await?;
-    start_again(guest, running).await
+    start(guest, beginning).await
 }
 
-/// Starts a context that has ended with the words that it had.
-pub(crate) async fn start_again(guest: &dyn Guest, ended: &Running) -> Result<Running, Failure> {
-    start(guest, ended.context.clone(), &ended.user).await
+/// What a context was started with. Only its process has its variables: they are read there.
+pub(crate) async fn beginning(guest: &dyn Guest, running: &Running) -> Result<Beginning, Failure> {
+    let Running { context, user, has_environment, process, .. } = running;
+    let mut environment = BTreeMap::new();
+    if *has_environment {
+        let read = tokio::time::timeout(LONGEST_START, environment_of(guest, process)).await;
+        environment = read.unwrap_or_else(|_| Err("the guest does not answer".to_owned())).map_err(|reason| {
+            let detail = format!("the variables that the context was created with cannot be read again: {reason}; end it and create another");
+            Failure::new(ErrorKind::Unavailable, "context_not_started", detail)
+        })?;
+    }
+    Ok(Beginning { context: context.clone(), user: user.clone(), environment })
+}
+
+/// Variables that a process was started with. Those that are no text are left out: they were no request's.
+async fn environment_of(guest: &dyn Guest, process: &ProcessId) -> Result<BTreeMap<String, String>, String> {
+    let all = guest.processes().await.map_err(|error| error.to_string())?;
+    let pid = all.iter().find(|one| one.id == *process).ok_or("it has ended")?.pid;
+    let request = ExecRequest {
+        command: vec!["cat".to_owned(), format!("/proc/{pid}/environ")],
+        // Of any user's process.
+        user: Some("0".to_owned()),
+        ..ExecRequest::default()
+    };
+    let mut reader = guest.exec(&request).await.map_err(|error| error.to_string())?;
+    let mut text = Vec::new();
+    loop {
+        match reader.events.next().await {
+            Some(ProcessEvent::Stdout(bytes)) if text.len() + bytes.len() <= LONGEST_ENVIRONMENT => {
+                text.extend_from_slice(&bytes);
+            }
+            Some(ProcessEvent::Stdout(_)) => return Err("they are too long".to_owned()),
+            Some(ProcessEvent::Stderr(_)) => {}
+            Some(ProcessEvent::Exited(status)) if status.whole_code() == 0 => return Ok(variables(&text)),
+            Some(ProcessEvent::Lost(error)) => return Err(error.to_string()),
+            Some(ProcessEvent::Exited(_) | ProcessEvent::UpToDate) | None => {
+                return Err("`cat` failed in the guest".to_owned());
+            }
+        }
+    }
+}
+
+/// Variables in the form of the kernel: each ends with a NUL.
+fn variables(text: &[u8]) -> BTreeMap<String, String> {
+    let pairs = text.split(|&byte| byte == 0).filter_map(|pair| {
+        let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
+        (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
+    });
+    pairs.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_of_a_process_are_those_that_are_text() {
+        let found = variables(b"A=1\0B=a=b\n c\0=odd\0none\0C=\xff\0D=\0\0");
+        let wanted = [("A", "1"), ("B", "a=b\n c"), ("D", "")];
+        assert_eq!(found, wanted.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    }
 
     #[test]
     fn only_processes_with_all_words_are_contexts() {
@@ -247,7 +327,9 @@ mod tests {
         let found =
             Running::of(process(&["python3", "-c", "x", MARK, "my-one", "python", ".", "me"])).unwrap();
         assert_eq!((found.context.id.as_str(), found.user.as_str()), ("my-one", "me"));
-        assert_eq!(found.offsets.stdout, Some(5));
+        assert_eq!((found.offsets.stdout, found.has_environment), (Some(5), false));
+        let with = ["node", MARK_WITH_ENVIRONMENT, "b", "javascript", "/", ""];
+        assert!(Running::of(process(&with)).unwrap().has_environment);
         for words in [
             &["python3"][..],
             &["python3", MARK],

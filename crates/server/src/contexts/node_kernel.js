@@ -6,11 +6,16 @@
 //
 // A request comes in two lines: one with the code, which is answered `loaded`, and one with its id and `run`. Code that was given up
 // before its second line never runs: the next request takes its place.
+//
+// An interrupt ends the wait for code that awaits; nothing in Node ends the code itself, which goes on when what it awaits is there.
+// Each execution has a mark that follows it through promises and timers, and by which what such code writes is left out. What it
+// does beside writing, and what programs write that it has started, is done.
 (() => {
   'use strict';
   // The code may declare these names for itself.
   const world = globalThis;
   const { ArrayBuffer, Buffer, Number, Object, Promise, String, Symbol, TypeError, process, require } = world;
+  const { AsyncLocalStorage } = require('async_hooks');
   const fs = require('fs');
   const inspector = require('inspector');
   const net = require('net');
@@ -101,6 +106,34 @@
   let late = false; // one came before its code ran
   let give_up = null; // ends the wait for the code that runs
   let count = 0;
+  let current = null; // the id of the request that runs
+  const runs = new AsyncLocalStorage(); // `{ given_up, told }` of the execution that code belongs to
+
+  for (const made of [process.stdout, process.stderr]) {
+    const write = made.write;
+    made.write = function (...words) {
+      const run = runs.getStore();
+      if (!run?.given_up) {
+        return write.apply(this, words);
+      }
+      if (!run.told) {
+        run.told = true;
+        err('[what code writes that was interrupted and goes on is left out]\n');
+      }
+      const done = words.at(-1);
+      if (typeof done === 'function') {
+        defer(done);
+      }
+      return true;
+    };
+  }
+  world.display = (...values) => {
+    // There is nobody to show it to.
+    if (current === null || runs.getStore()?.given_up) {
+      return;
+    }
+    values.forEach((value) => tell(out, current, 'result', { is_main_result: false, ...represent(value) }));
+  };
 
   const well_formed = (_key, value) =>
     typeof value === 'string' ? value.replace(/[\ud800-\udfff]/gu, '\ufffd') : value;
@@ -198,7 +231,11 @@
   // with `{ fault }`.
   function evaluate(source, name) {
     return new Promise((resolve, reject) => {
-      give_up = () => reject({ fault: { name: 'Interrupted', value: '', traceback: 'Interrupted\n' } });
+      const run = { given_up: false, told: false };
+      give_up = () => {
+        run.given_up = true;
+        reject({ fault: { name: 'Interrupted', value: '', traceback: 'Interrupted\n' } });
+      };
       if (late) {
         give_up();
         return;
@@ -224,7 +261,7 @@
       };
       world[HOOK] = work;
       try {
-        vm.runInThisContext('this["microvm.hook"]()', { breakOnSigint: true });
+        runs.run(run, () => vm.runInThisContext('this["microvm.hook"]()', { breakOnSigint: true }));
       } catch {
         give_up();
       }
@@ -265,8 +302,7 @@
       process.env[key] = value;
       return [key, old];
     });
-    world.display = (...values) =>
-      values.forEach((value) => tell(out, id, 'result', { is_main_result: false, ...represent(value) }));
+    current = id;
     try {
       const { value } = await evaluate(request.code, `code-${count}`);
       if (value !== undefined) {
@@ -278,6 +314,7 @@
     } finally {
       give_up = null;
       late = false;
+      current = null;
       attempt(() => session.post('Runtime.releaseObjectGroup', { objectGroup: 'code' }));
       for (const [key, old] of before) {
         if (old === undefined) {

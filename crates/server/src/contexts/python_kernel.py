@@ -259,7 +259,13 @@ def run_part(part, name):
 
             State.loop = asyncio.new_event_loop()
             asyncio.set_event_loop(State.loop)
-        value = State.loop.run_until_complete(value)
+        task = State.loop.create_task(value)
+        try:
+            value = State.loop.run_until_complete(task)
+        except BaseException:
+            # One that was interrupted would go on with the next code that awaits.
+            task.cancel()
+            raise
     return value
 
 

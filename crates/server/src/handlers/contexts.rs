@@ -1,5 +1,6 @@
 //! Contexts: interpreters that stay.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use axum::Json;
@@ -12,7 +13,7 @@ use microvm_types::VmId;
 use tokio::sync::mpsc;
 
 use crate::call::Call;
-use crate::contexts::{self, Execution};
+use crate::contexts::{self, Beginning, Execution};
 use crate::failure::Failure;
 use crate::limits::{INPUT, OUTGOING};
 use crate::lines::lines;
@@ -34,7 +35,8 @@ pub(crate) async fn create(
     app: Session,
     Call { path: vm, body, .. }: Call<context::Create>,
 ) -> Result<Reply<Created<Context>>, Failure> {
-    let CreateContext { language, cwd, user } = body;
+    let CreateContext { language, cwd, user, env } = body;
+    check_variables(env.as_ref())?;
     let guest = app.guest(&vm).await?;
     // Time and chance, as ids of VMs are made. Hashers' keys are the standard library's only random numbers.
     let id = VmId::from_parts(app.engine.now_ms().unsigned_abs(), RandomState::new().build_hasher().finish());
@@ -43,8 +45,9 @@ pub(crate) async fn create(
     let context = Context { id, language, cwd: cwd.unwrap_or_else(|| ".".to_owned()) };
     // From here on it is in the list of contexts. Code for it has to wait: it would take it for one whose start was
     // cut off.
-    let _turn = app.turns.wait(&*guest, context.id.clone()).await;
-    let running = contexts::start(&*guest, context, &user.unwrap_or_default()).await?;
+    let _turn = app.turns.wait(&guest, context.id.clone()).await;
+    let (user, environment) = (user.unwrap_or_default(), env.unwrap_or_default());
+    let running = contexts::start(&*guest, Beginning { context, user, environment }).await?;
     Ok(Reply::created(running.context))
 }
 
@@ -64,16 +67,16 @@ pub(crate) async fn restart(
 ) -> Result<Json<Context>, Failure> {
     let guest = app.guest(&vm).await?;
     let running = contexts::find(&*guest, &context).await?;
+    // Read while it lives.
+    let beginning = contexts::beginning(&*guest, &running).await?;
     // What runs in it ends with it, and its turn is over.
     contexts::end(&*guest, &running).await?;
-    let _turn = app.turns.wait(&*guest, context.clone()).await;
+    let _turn = app.turns.wait(&guest, context.clone()).await;
     let begun = match contexts::find(&*guest, &context).await {
         // Code that waited was first, and had it started.
         Ok(other) if other.is_ready() => other,
         Ok(other) => contexts::restart(&*guest, &other).await?,
-        Err(failure) if failure.0.code == "context_not_found" => {
-            contexts::start_again(&*guest, &running).await?
-        }
+        Err(failure) if failure.0.code == "context_not_found" => contexts::start(&*guest, beginning).await?,
         Err(failure) => return Err(failure),
     };
     Ok(Json(begun.context))
@@ -102,12 +105,7 @@ pub(crate) async fn execute(
     if request.context.is_some() && request.language.is_some() {
         return refuse("language: a context has its language, give one of the two".to_owned());
     }
-    let bad = |(key, value): (&String, &String)| {
-        key.is_empty() || key.contains(['=', '\0']) || value.contains('\0')
-    };
-    if request.env.iter().flatten().any(bad) {
-        return refuse("env: names hold no `=`, and neither names nor values a NUL".to_owned());
-    }
+    check_variables(request.env.as_ref())?;
     charge.hold(OUTGOING + INPUT)?;
     let guest = app.guest(&vm).await?;
     let (sender, receiver) = mpsc::channel(LINES);
@@ -117,4 +115,16 @@ pub(crate) async fn execute(
     Ok(lines(futures_util::stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|line| (line, receiver))
     })))
+}
+
+/// Refuses variables that no process can have.
+fn check_variables(variables: Option<&BTreeMap<String, String>>) -> Result<(), Failure> {
+    let bad = |(name, value): (&String, &String)| {
+        name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+    };
+    if variables.into_iter().flatten().any(bad) {
+        let detail = "env: names are not empty and hold no `=`, and neither names nor values hold a NUL";
+        return Err(Failure::invalid("invalid_field", detail.to_owned()));
+    }
+    Ok(())
 }

@@ -112,8 +112,10 @@ impl ImageStore for Images {
         placements: &[Placement],
     ) -> Result<String, StorageError> {
         let (text, files, placements) = (text.to_owned(), files.to_vec(), placements.to_vec());
-        self.blocking(move |_, cancel| crate::source::build_key::of(&text, &files, &placements, &cancel))
-            .await
+        self.blocking(move |inner, cancel| {
+            crate::source::build_key::of(&text, &files, &placements, inner.limits, &cancel)
+        })
+        .await
     }
 
     async fn cached_build(&self, key: &str) -> Result<Option<String>, StorageError> {

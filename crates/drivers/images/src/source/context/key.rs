@@ -10,11 +10,13 @@ use microvm_ports::storage::Placement;
 use sha2::{Digest as _, Sha256};
 
 use super::walk::Context;
+use crate::source::build_key::Budget;
 
 /// Hashes the files of all placements; what the steps say is hashed by the caller.
 pub(crate) fn hash(
     hasher: &mut Sha256,
     placements: &[Placement],
+    budget: &mut Budget,
     cancel: &Cancel,
 ) -> Result<(), StorageError> {
     for placement in placements {
@@ -23,6 +25,7 @@ pub(crate) fn hash(
         for source in context.sources()? {
             part(hasher, &source.path);
             context.walk(&source, |entry| {
+                budget.take(&step.title, if entry.metadata.is_file() { entry.metadata.len() } else { 0 })?;
                 part(hasher, entry.path);
                 hasher.update(entry.metadata.mode().to_le_bytes());
                 if entry.metadata.is_symlink() {

@@ -3,6 +3,7 @@
 use std::fs::{File, Metadata};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use camino::Utf8Path;
@@ -282,7 +283,9 @@ impl<'a> Context<'a> {
         };
         let file = File::from(opened.map_err(|error| self.failed("opening", &whole, error))?);
         let metadata = file.metadata().map_err(|error| self.io("examining", &whole, error))?;
-        if !metadata.is_file() {
+        // Another one has its name by now: its owner and mode would be those of the first, and its content its own.
+        let same = (metadata.dev(), metadata.ino()) == (entry.metadata.dev(), entry.metadata.ino());
+        if !same || !metadata.is_file() {
             return Err(self.bad(&String::from_utf8_lossy(&whole), "changed while it was read"));
         }
         Ok(file)
@@ -327,6 +330,63 @@ fn beneath(place: &OwnedFd, path: &[u8], flags: OFlags, further: ResolveFlags) -
         match rustix::fs::openat2(place, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
             Err(Errno::AGAIN) if tries < TRIES => tries += 1,
             result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn what_takes_the_place_of_a_file_while_the_context_is_read_is_refused() {
+        for with in ["file", "folder", "link", "fifo", "nothing"] {
+            for single in [false, true] {
+                let folder = tempfile::tempdir().unwrap();
+                let context = folder.path().join("context");
+                fs::create_dir_all(context.join("src")).unwrap();
+                fs::write(context.join("src/a"), "first").unwrap();
+                fs::write(folder.path().join("secret"), "secret").unwrap();
+                let step = CopyStep {
+                    title: "line 7: COPY".to_owned(),
+                    context: context.to_str().unwrap().to_owned(),
+                    sources: vec![if single { "src/a" } else { "src" }.to_owned()],
+                    ..CopyStep::default()
+                };
+                let cancel = Cancel::default();
+                let opened = Context::open(&step, &cancel).unwrap();
+                let source = opened.sources().unwrap().remove(0);
+                let mut read = None;
+                let walked = opened.walk(&source, |entry| {
+                    let path = context.join("src/a");
+                    fs::rename(&path, folder.path().join("gone")).unwrap();
+                    match with {
+                        "file" => fs::write(&path, "other").unwrap(),
+                        "folder" => fs::create_dir(&path).unwrap(),
+                        "link" => std::os::unix::fs::symlink(folder.path().join("secret"), &path).unwrap(),
+                        "fifo" => {
+                            let (kind, mode) = (rustix::fs::FileType::Fifo, Mode::RUSR);
+                            rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+                        }
+                        _ => {}
+                    }
+                    let mut text = String::new();
+                    opened.read(&source, entry)?.read_to_string(&mut text).unwrap();
+                    read = Some(text);
+                    Ok(())
+                });
+                if single {
+                    // It was opened when it was found: what has its name now does not matter.
+                    assert_eq!((walked.is_ok(), read.as_deref()), (true, Some("first")), "{with}");
+                } else {
+                    let refused = walked.unwrap_err().to_string();
+                    assert!(refused.contains("src/a"), "{with}: {refused}");
+                    assert_eq!(read, None, "{with}");
+                }
+            }
         }
     }
 }
