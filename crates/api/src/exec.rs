@@ -13,6 +13,8 @@ use crate::milliseconds::Seconds;
 use crate::output::Omitted;
 use crate::problem::Problem;
 
+pub use crate::command_line::{COMMAND_MAX, CommandLine};
+
 /// Largest binary frame either side sends, in bytes, the stream byte included.
 pub const FRAME_MAX: usize = 1 << 20;
 
@@ -110,17 +112,6 @@ pub enum ServerMessage {
         /// The failure.
         problem: Problem,
     },
-}
-
-/// A command as one text (given to `sh -c`) or as program and arguments.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub enum CommandLine {
-    /// For `sh -c`: at most 1 MiB. The shell reads one that is longer than an argument may be from its standard input, and its
-    /// commands find nothing there.
-    Shell(String),
-    /// Program and arguments, no shell: at most 1 MiB, 131,071 bytes each.
-    Arguments(Vec<String>),
 }
 
 /// A command to run to its end, its output collected (at most 10 MB of each stream).

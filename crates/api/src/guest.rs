@@ -52,6 +52,10 @@ pub struct ShutdownGuest {
     pub delay_seconds: u64,
 }
 
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// Start commands of a VM, in order, as far as they ran since it booted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StartCommands {
@@ -62,12 +66,19 @@ pub struct StartCommands {
 /// One start command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StartCommand {
-    /// The command.
+    /// The command; of a long one the first part.
     pub command: String,
-    /// Its process: all that is kept of its output can be read under this id.
-    pub process: ProcessId,
-    /// True if it ended with another code than 0, or by a signal.
+    /// Bytes of the command that are left out; absent: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub command_omitted: u64,
+    /// Its process: all that is kept of its output can be read under this id. Absent if it could not be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessId>,
+    /// True if it ended with another code than 0, or by a signal, or could not be started.
     pub failed: bool,
+    /// The reason, if it could not be started, or if the end of its output cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Its exit code, 128 + signal, or 124 after a time-out; absent while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i64>,

@@ -12,6 +12,7 @@
 //! Everything below [`PREFIX`] is versioned; a change that breaks a client makes a new version beside this one.
 
 pub mod advice;
+mod command_line;
 pub mod context;
 pub mod disk_usage;
 pub mod document;

@@ -31,6 +31,9 @@ pub struct Snapshot {
     pub incremental: bool,
     /// Name of the VM's template.
     pub template: String,
+    /// Image that the VM was created from, as its template named it then; empty: the server is older.
+    #[serde(default)]
+    pub image: String,
     /// Virtual processors.
     pub vcpus: u32,
     /// Memory in MiB.

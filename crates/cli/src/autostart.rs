@@ -29,6 +29,10 @@ pub(crate) async fn connected(settings: &Settings) -> Result<Client, CliError> {
     let client = Client::new(microvm_server::socket_path(&settings.root));
     match client.live().await {
         Ok(_) => Ok(client),
+        // It is there, and does not tell everybody how it is.
+        Err(error) if error.kind() == ErrorKind::Forbidden && matches!(error, ClientError::Problem(_)) => {
+            Ok(client)
+        }
         Err(ClientError::NoServer { .. }) => {
             start(settings.clone(), client.clone()).await?;
             Ok(client)
@@ -79,7 +83,7 @@ fn start_lock(root: &Utf8Path) -> Result<File, CliError> {
 /// Variables that a server started in the background takes over: its own, where programs and homes are, how the network
 /// is reached, language and temporary files.
 fn is_for_servers(name: &str) -> bool {
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 18] = [
         "PATH",
         "HOME",
         "USER",
@@ -91,6 +95,10 @@ fn is_for_servers(name: &str) -> bool {
         "XDG_RUNTIME_DIR",
         "SSL_CERT_FILE",
         "SSL_CERT_DIR",
+        // Of npm and pip, which fetch what recipes name.
+        "NODE_EXTRA_CA_CERTS",
+        "REQUESTS_CA_BUNDLE",
+        "PIP_CERT",
         "RUST_BACKTRACE",
         "LC_ALL",
         "LC_CTYPE",

@@ -1,13 +1,12 @@
 //! Bounds of requests into guests: settings of the operator.
 
-use std::env;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
 use microvm_server::Bounds;
 use microvm_types::ByteSize;
 
-use crate::duration;
+use crate::{duration, variables};
 
 const COMMAND_TIME: &str = "MICROVM_COMMAND_TIME";
 const COMMAND_SIZE: &str = "MICROVM_COMMAND_SIZE";
@@ -27,16 +26,16 @@ pub(crate) fn setting(field: &str) -> Option<&'static str> {
 /// The defaults, or the operator's.
 pub(crate) fn bounds() -> anyhow::Result<Bounds> {
     let mut bounds = Bounds::default();
-    if let Ok(text) = env::var(COMMAND_TIME) {
+    if let Some(text) = variables::read(COMMAND_TIME)? {
         bounds.command_time = command_time(&text)?;
     }
-    if let Ok(text) = env::var(COMMAND_SIZE) {
+    if let Some(text) = variables::read(COMMAND_SIZE)? {
         bounds.command_bytes = command_size(&text)?;
     }
-    if let Ok(text) = env::var(UPLOAD_LIMIT) {
+    if let Some(text) = variables::read(UPLOAD_LIMIT)? {
         bounds.upload_bytes = upload_limit(&text)?;
     }
-    if let Ok(text) = env::var(UPLOAD_ROOT) {
+    if let Some(text) = variables::read(UPLOAD_ROOT)? {
         bounds.upload_root = Some(upload_root(&text)?);
     }
     Ok(bounds)

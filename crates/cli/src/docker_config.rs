@@ -24,7 +24,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::error::CliError;
 use crate::notice::say;
-use crate::visible;
+use crate::{variables, visible};
 
 /// Largest file that is read, in bytes.
 const SIZE_MAX: u64 = 4 << 20;
@@ -65,9 +65,10 @@ pub(crate) async fn login_for(reference: &str) -> Option<RegistryLogin> {
 impl DockerConfig {
     /// Reads `$DOCKER_CONFIG/config.json`, or that in `~/.docker`; `None` without a home. A file that is not there is empty.
     pub(crate) fn find() -> Result<Option<Self>, CliError> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let folder = variable("DOCKER_CONFIG").map(Utf8PathBuf::from);
-        let folder = folder.or_else(|| variable("HOME").map(|home| Utf8PathBuf::from(home).join(".docker")));
+        let folder = match variables::filled("DOCKER_CONFIG")? {
+            None => variables::filled("HOME")?.map(|home| Utf8PathBuf::from(home).join(".docker")),
+            folder => folder.map(Utf8PathBuf::from),
+        };
         folder.map(|folder| Self::read(folder.join("config.json"))).transpose()
     }
 

@@ -10,6 +10,7 @@ use microvm_types::ErrorKind;
 use crate::flags;
 use crate::format::Format;
 use crate::remedy;
+use crate::variables::NotText;
 use crate::visible;
 
 /// Exit code of a program whose reader went away: 128 + SIGPIPE.
@@ -147,6 +148,12 @@ pub(crate) fn usage(error: &clap::Error, verb: Option<&str>) -> ExitCode {
     let _ = error.print();
     let code = if matches!(verb, Some("run" | "exec" | "shell" | "attach")) { OURS } else { USAGE };
     ExitCode::from(if error.use_stderr() { code } else { 0 })
+}
+
+impl From<NotText> for CliError {
+    fn from(error: NotText) -> Self {
+        Self::invalid("setting_invalid", error.to_string())
+    }
 }
 
 impl From<ClientError> for CliError {

@@ -1,8 +1,10 @@
 //! Ports of this host that lead into a VM: what an option names, and what is carried while a command runs.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::select_all;
 use microvm_api::queries::WaitForVm;
@@ -15,6 +17,8 @@ use crate::notice::say;
 
 /// Longest wait of one request for the end of a VM, in seconds.
 const ONE_REQUEST: u64 = 3_000;
+/// Time after which the same failure of a port is told again.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
 /// Time between two attempts to reach a server that is away.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -98,7 +102,13 @@ impl Forwarding {
         if self.is_empty() {
             return std::future::pending().await;
         }
-        let failed = |port: u16, error: &ClientError| say(&format!("port {port} of the VM: {error}"));
+        let told = Mutex::new(Told::default());
+        let failed = |port: u16, error: &ClientError| {
+            let text = format!("port {port} of the VM: {error}");
+            if told.lock().unwrap_or_else(PoisonError::into_inner).is_news(port, &text, Instant::now()) {
+                say(&text);
+            }
+        };
         let serving = self.0.iter().map(|forward| Box::pin(forward.serve(client, vm, failed)));
         // Each serves for ever, so the first one that ends has failed.
         let (ended, _, _) = select_all(serving).await;
@@ -117,6 +127,24 @@ impl Forwarding {
             ended = self.serve(client, vm) => ended,
             error = gone(client, vm) => Err(error),
         }
+    }
+}
+
+/// What was told of each port: a client that tries until a program listens fails dozens of times, with one reason.
+#[derive(Debug, Default)]
+struct Told(BTreeMap<u16, (String, Instant)>);
+
+impl Told {
+    /// True if this is to be told: another reason than the last one, or the same after [`TOLD_AGAIN`].
+    fn is_news(&mut self, port: u16, text: &str, now: Instant) -> bool {
+        if let Some((last, at)) = self.0.get(&port)
+            && last == text
+            && now.duration_since(*at) < TOLD_AGAIN
+        {
+            return false;
+        }
+        self.0.insert(port, (text.to_owned(), now));
+        true
     }
 }
 
@@ -162,6 +190,16 @@ fn refused(pair: PortPair, error: &std::io::Error) -> CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_reason_is_told_once_in_a_while() {
+        let (mut told, begun) = (Told::default(), Instant::now());
+        assert!(told.is_news(80, "refused", begun));
+        assert!(!told.is_news(80, "refused", begun + TOLD_AGAIN / 2));
+        assert!(told.is_news(81, "refused", begun) && told.is_news(80, "the VM is paused", begun));
+        assert!(told.is_news(80, "refused", begun), "another reason came between");
+        assert!(told.is_news(80, "refused", begun + TOLD_AGAIN));
+    }
 
     #[test]
     fn pairs_of_ports() {

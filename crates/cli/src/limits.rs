@@ -1,9 +1,9 @@
 //! Limits of one VM and of all VMs together, and the settings of the operator that change them.
 
-use std::env;
-
 use camino::Utf8Path;
 use microvm_core::HostLimits;
+
+use crate::variables;
 
 const VCPUS_PER_VM: &str = "MICROVM_VCPUS_PER_VM";
 const MEMORY_PER_VM: &str = "MICROVM_MEMORY_PER_VM";
@@ -34,19 +34,19 @@ pub(crate) fn host_limits() -> anyhow::Result<HostLimits> {
         limits.max_memory_mib = limits.max_memory_mib.min(total_mib);
     }
     // Said by the operator: as it is, also above what the host has.
-    if let Ok(text) = env::var(VCPUS_PER_VM) {
+    if let Some(text) = variables::read(VCPUS_PER_VM)? {
         limits.max_vcpus = vcpus(&text)?;
     }
-    if let Ok(text) = env::var(MEMORY_PER_VM) {
+    if let Some(text) = variables::read(MEMORY_PER_VM)? {
         limits.max_memory_mib = mib_per_vm(MEMORY_PER_VM, &text)?;
     }
-    if let Ok(text) = env::var(DISK_PER_VM) {
+    if let Some(text) = variables::read(DISK_PER_VM)? {
         limits.max_disk_mib = mib_per_vm(DISK_PER_VM, &text)?;
     }
-    if let Ok(text) = env::var(VM_LIMIT) {
+    if let Some(text) = variables::read(VM_LIMIT)? {
         limits.max_vms = vm_limit(&text)?;
     }
-    if let Ok(text) = env::var(MEMORY_LIMIT) {
+    if let Some(text) = variables::read(MEMORY_LIMIT)? {
         limits.total_memory_mib = memory_limit(&text)?;
     }
     Ok(limits)

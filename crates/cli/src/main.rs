@@ -22,6 +22,7 @@ mod error;
 mod flags;
 mod format;
 mod forwarding;
+mod habits;
 mod heap;
 mod interrupts;
 mod left_out;
@@ -41,6 +42,7 @@ mod settings;
 mod ssh_keys;
 mod template_files;
 mod terminal;
+mod variables;
 mod visible;
 mod wiring;
 
@@ -57,8 +59,12 @@ fn main() -> ExitCode {
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            return error::usage(&error, verb(std::env::args().skip(1)).as_deref());
+        Err(mut error) => {
+            // A word that is no text is no verb.
+            let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+            let verbs = verbs(words);
+            habits::explain(&mut error, &verbs);
+            return error::usage(&error, verbs.first().map(String::as_str));
         }
     };
     let format = arguments.output;
@@ -69,14 +75,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// The verb of a command line: the first word that is neither an option nor the value of one that may stand before it.
-fn verb(mut words: impl Iterator<Item = String>) -> Option<String> {
+/// The verb of a command line and what may be a verb behind it: the first two words that are neither options nor values of those that
+/// may stand before.
+fn verbs(mut words: impl Iterator<Item = String>) -> Vec<String> {
+    let mut verbs = Vec::new();
     while let Some(word) = words.next() {
         match word.as_str() {
             "--root" | "--output" | "-o" => drop(words.next()),
             option if option.starts_with('-') => {}
-            _ => return Some(word),
+            _ => verbs.push(word),
+        }
+        if verbs.len() == 2 {
+            break;
         }
     }
-    None
+    verbs
 }

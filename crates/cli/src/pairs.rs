@@ -1,5 +1,7 @@
 //! Pairs of keys and values on the command line.
 
+use crate::variables;
+
 /// `KEY=VALUE`.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -18,6 +20,9 @@ pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     if text.contains('=') {
         return pair(text);
     }
-    let value = std::env::var(text).map_err(|_| format!("`{text}` is not set here: write {text}=VALUE"))?;
-    Ok((text.to_owned(), value))
+    match variables::read(text) {
+        Ok(Some(value)) => Ok((text.to_owned(), value)),
+        Ok(None) => Err(format!("`{text}` is not set here: write {text}=VALUE")),
+        Err(error) => Err(error.to_string()),
+    }
 }

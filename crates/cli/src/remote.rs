@@ -3,6 +3,7 @@
 use microvm_client::Client;
 
 use crate::error::CliError;
+use crate::variables;
 
 /// Variable that names the server.
 pub(crate) const VARIABLE: &str = "MICROVM_HOST";
@@ -23,9 +24,7 @@ const DEAF: [&str; 4] = [
 /// # Errors
 /// If it is set to something that is no address of a server.
 pub(crate) fn client() -> Result<Option<Client>, CliError> {
-    let Some(address) = std::env::var(VARIABLE).ok().filter(|address| !address.is_empty()) else {
-        return Ok(None);
-    };
+    let Some(address) = variables::filled(VARIABLE)? else { return Ok(None) };
     let invalid = |reason: &str| {
         let detail = format!(
             "{VARIABLE}: `{address}` {reason}: write ssh://[user@]host[:port] or unix:///path/of/api.sock"

@@ -1,12 +1,11 @@
 //! Settings from arguments and environment: the root directory, and the zone of timestamps.
 
-use std::env;
-
 use camino::{Utf8Path, Utf8PathBuf};
 use microvm_api::time::{DEFAULT_ZONE, Zone};
 use microvm_types::ErrorKind;
 
 use crate::error::CliError;
+use crate::variables;
 
 /// Name of the variable that chooses the zone of all timestamps.
 const ZONE_VARIABLE: &str = "MICROVM_TIME_ZONE";
@@ -27,7 +26,7 @@ impl Settings {
             Some(root) => absolute(&root)?,
             None => default_root()?,
         };
-        let zone = env::var(ZONE_VARIABLE).unwrap_or_else(|_| DEFAULT_ZONE.to_owned());
+        let zone = variables::read(ZONE_VARIABLE)?.unwrap_or_else(|| DEFAULT_ZONE.to_owned());
         let zone = Zone::named(&zone)
             .map_err(|error| CliError::invalid("time_zone_unknown", format!("{ZONE_VARIABLE}: {error}")))?;
         Ok(Self { root, zone })
@@ -38,10 +37,15 @@ fn default_root() -> Result<Utf8PathBuf, CliError> {
     if rustix::process::geteuid().is_root() {
         return Ok("/var/lib/microvm".into());
     }
-    let folder =
+    let folder = |variable: &str| {
+        let path = variables::read(variable)?.map(Utf8PathBuf::from);
         // The XDG specification has relative paths ignored.
-        |variable: &str| env::var(variable).ok().map(Utf8PathBuf::from).filter(|path| path.is_absolute());
-    let data = folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")));
+        Ok::<_, CliError>(path.filter(|path| path.is_absolute()))
+    };
+    let data = match folder("XDG_DATA_HOME")? {
+        None => folder("HOME")?.map(|home| home.join(".local/share")),
+        data => data,
+    };
     data.map(|data| data.join("microvm")).ok_or_else(|| {
         let detail =
             "neither XDG_DATA_HOME nor HOME is set, so there is no place for images and VMs: use --root DIR";

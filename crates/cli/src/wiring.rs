@@ -15,9 +15,9 @@ use microvm_driver_images::{AgentSource, Images, ImagesConfig};
 use microvm_driver_qemu::{AcceleratorChoice, Qemu, QemuConfig};
 use microvm_ports::Clock;
 
-use crate::limits;
 use crate::settings::Settings;
 use crate::template_files::TemplateFiles;
+use crate::{limits, variables};
 
 /// The guest agent as it was when this program was built; empty in a build that had none at hand.
 static EMBEDDED_AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/microvm-agent"));
@@ -60,7 +60,7 @@ pub(crate) async fn open_engine(settings: &Settings) -> anyhow::Result<Arc<Engin
 const MOST_WAITING_VMMS: usize = 16;
 
 fn waiting_vmms(usual: usize) -> anyhow::Result<usize> {
-    let Ok(text) = env::var("MICROVM_WAITING_VMMS") else { return Ok(usual) };
+    let Some(text) = variables::read("MICROVM_WAITING_VMMS")? else { return Ok(usual) };
     match text.parse() {
         Ok(number) if number <= MOST_WAITING_VMMS => Ok(number),
         _ => anyhow::bail!(
@@ -71,16 +71,16 @@ fn waiting_vmms(usual: usize) -> anyhow::Result<usize> {
 
 /// True if every snapshot that a user takes is proved by a VM that comes up from it.
 fn prove_snapshots() -> anyhow::Result<bool> {
-    match env::var("MICROVM_PROVE_SNAPSHOTS").as_deref() {
-        Err(_) | Ok("on" | "") => Ok(true),
-        Ok("off") => Ok(false),
-        Ok(other) => anyhow::bail!("MICROVM_PROVE_SNAPSHOTS is `{other}`: it must be on or off"),
+    match variables::filled("MICROVM_PROVE_SNAPSHOTS")?.as_deref() {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => anyhow::bail!("MICROVM_PROVE_SNAPSHOTS is `{other}`: it must be on or off"),
     }
 }
 
 /// Most snapshots of one VM without a name of their own.
 fn snapshots_per_vm(usual: usize) -> anyhow::Result<usize> {
-    let Ok(text) = env::var("MICROVM_SNAPSHOTS_PER_VM") else { return Ok(usual) };
+    let Some(text) = variables::read("MICROVM_SNAPSHOTS_PER_VM")? else { return Ok(usual) };
     match text.parse() {
         Ok(number) if number > 0 => Ok(number),
         _ => anyhow::bail!("MICROVM_SNAPSHOTS_PER_VM is `{text}`: it must be a number, 1 or more"),
@@ -89,7 +89,7 @@ fn snapshots_per_vm(usual: usize) -> anyhow::Result<usize> {
 
 /// Age at which snapshots without a name of their own go.
 fn snapshot_age(usual: Option<Duration>) -> anyhow::Result<Option<Duration>> {
-    let Ok(text) = env::var("MICROVM_SNAPSHOT_AGE") else { return Ok(usual) };
+    let Some(text) = variables::read("MICROVM_SNAPSHOT_AGE")? else { return Ok(usual) };
     if text == "0" {
         return Ok(None);
     }
@@ -103,7 +103,7 @@ fn snapshot_age(usual: Option<Duration>) -> anyhow::Result<Option<Duration>> {
 
 /// Free space that VMs which grow must leave.
 fn disk_reserve(usual: u64) -> anyhow::Result<u64> {
-    let Ok(text) = env::var("MICROVM_DISK_RESERVE") else { return Ok(usual) };
+    let Some(text) = variables::read("MICROVM_DISK_RESERVE")? else { return Ok(usual) };
     let size: microvm_types::ByteSize = text.parse().map_err(|error| {
         anyhow::anyhow!("MICROVM_DISK_RESERVE is `{text}` ({error}): it must be a size such as 256MiB, or 0")
     })?;
@@ -112,7 +112,7 @@ fn disk_reserve(usual: u64) -> anyhow::Result<u64> {
 
 /// Bytes on the disk that all VMs and what is kept of them may take together.
 fn disk_limit() -> anyhow::Result<Option<u64>> {
-    let Ok(text) = env::var("MICROVM_DISK_LIMIT") else { return Ok(None) };
+    let Some(text) = variables::read("MICROVM_DISK_LIMIT")? else { return Ok(None) };
     let size: microvm_types::ByteSize = text.parse().map_err(|error| {
         anyhow::anyhow!(
             "MICROVM_DISK_LIMIT is `{text}` ({error}): it must be a size such as 200GiB, or 0 for none"
@@ -151,26 +151,26 @@ pub(crate) fn connector() -> SocketGuestConnector {
 pub(crate) fn qemu_config() -> anyhow::Result<QemuConfig> {
     let launcher = Utf8PathBuf::try_from(env::current_exe().context("finding this program")?)?;
     let mut config = QemuConfig::new(launcher);
-    if let Ok(program) = env::var("MICROVM_QEMU") {
+    if let Some(program) = variables::read("MICROVM_QEMU")? {
         config.program = program.into();
     }
-    config.write_tracking = match env::var("MICROVM_WRITE_TRACKING").as_deref() {
-        Err(_) | Ok("on" | "") => true,
-        Ok("off") => false,
-        Ok(other) => anyhow::bail!("MICROVM_WRITE_TRACKING is `{other}`: it must be on or off"),
+    config.write_tracking = match variables::filled("MICROVM_WRITE_TRACKING")?.as_deref() {
+        None | Some("on") => true,
+        Some("off") => false,
+        Some(other) => anyhow::bail!("MICROVM_WRITE_TRACKING is `{other}`: it must be on or off"),
     };
-    config.accelerator = match env::var("MICROVM_ACCELERATOR").as_deref() {
-        Err(_) | Ok("auto" | "") => AcceleratorChoice::Auto,
-        Ok("kvm") => AcceleratorChoice::Kvm,
-        Ok("tcg") => AcceleratorChoice::Tcg,
-        Ok(other) => anyhow::bail!("MICROVM_ACCELERATOR is `{other}`: it must be auto, kvm or tcg"),
+    config.accelerator = match variables::filled("MICROVM_ACCELERATOR")?.as_deref() {
+        None | Some("auto") => AcceleratorChoice::Auto,
+        Some("kvm") => AcceleratorChoice::Kvm,
+        Some("tcg") => AcceleratorChoice::Tcg,
+        Some(other) => anyhow::bail!("MICROVM_ACCELERATOR is `{other}`: it must be auto, kvm or tcg"),
     };
     Ok(config)
 }
 
 /// The agent: named by `MICROVM_AGENT`, else the embedded one, else a file beside this program.
 fn agent() -> anyhow::Result<AgentSource> {
-    if let Ok(path) = env::var("MICROVM_AGENT") {
+    if let Some(path) = variables::read("MICROVM_AGENT")? {
         return Ok(AgentSource::Path(path.into()));
     }
     if !EMBEDDED_AGENT.is_empty() {

@@ -9,6 +9,11 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::process::{Child, Command, Stdio};
 
+use axum::http::request::Parts;
+use microvm_api::{Permission, Problem};
+use microvm_server::App;
+use microvm_server::caller::{Authenticator, Caller, Peer};
+use microvm_types::ErrorKind;
 use program::{Server, command, service, text, told};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
@@ -83,6 +88,96 @@ async fn exit_codes_are_those_of_other_programs() {
     let said = told(&server, &["run", "debian-python", "ls"]).await;
     assert!(said.0 == 127 && said.2.contains("microvm run --image debian-python"), "{said:?}");
     assert_eq!(names(&server).await, ["dev"], "a failed run left its VM");
+}
+
+/// Everybody may do all but look at the host.
+struct WithoutHost;
+
+impl Authenticator for WithoutHost {
+    fn caller(&self, _peer: Peer, _head: &Parts) -> Result<Caller, Box<Problem>> {
+        use Permission::{
+            GuestExecute, GuestFiles, GuestRead, ImageRead, VmCreate, VmDelete, VmOperate, VmRead,
+        };
+        let permissions =
+            vec![VmRead, VmCreate, VmOperate, VmDelete, GuestRead, GuestExecute, GuestFiles, ImageRead];
+        Ok(Caller { permissions: Some(permissions), ..Caller::local("somebody") })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_limit_needs_no_permission_to_look_at_the_host() {
+    let change = |app: App| app.with_authenticator(std::sync::Arc::new(WithoutHost));
+    let server = service::serving_as(service::service().await, change);
+    // Named: the program asks a server of its own whether it is there.
+    let host = format!("unix://{}", microvm_server::socket_path(&server.root));
+    let told = async |arguments: &[&str]| {
+        let mut command = command(&server, arguments);
+        command.env("MICROVM_HOST", &host);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    };
+    assert_ne!(told(&["info"]).await.0, 0, "the host is shown to everybody");
+    let said = told(&["run", "--timeout", "5s", "echo", "hello"]).await;
+    assert_eq!((said.0, said.1.as_str()), (0, "hello\n"), "{}", said.2);
+    // The limit is the server's to keep.
+    let said = told(&["run", "--timeout", "2h", "echo", "hello"]).await;
+    assert!(said.0 == 125 && said.2.contains("limit of 3600 s"), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_missing_on_this_host_is_named() {
+    let server = service::start().await;
+    assert_eq!(told(&server, &["create", "--name", "dev"]).await.0, 0);
+    let said = told(&server, &["run", "no-such.py"]).await;
+    assert!(said.0 == 127 && said.2.contains("there is no file `no-such.py` here"), "{said:?}");
+    assert_eq!(told(&server, &["exec", "dev", "sh", "-c", "echo x > /tmp/file"]).await.0, 0);
+    let missing = format!("{}/no-such/", server.root);
+    let said = told(&server, &["cp", "dev:/tmp/file", &missing]).await;
+    assert!(said.0 == 102 && said.2.contains(&format!("there is no directory {missing} here")), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kernel_that_vms_boot_is_removed_with_force_only() {
+    let server = service::start().await;
+    let file = server.root.join("vmlinux");
+    std::fs::write(&file, "made up").unwrap();
+    assert_eq!(told(&server, &["kernel", "add", file.as_str(), "--name", "mine"]).await.0, 0);
+    assert_eq!(told(&server, &["kernel", "add", file.as_str(), "--name", "other"]).await.0, 0);
+    for name in ["one", "two"] {
+        assert_eq!(told(&server, &["create", "--name", name, "--kernel", "mine"]).await.0, 0);
+    }
+    let said = told(&server, &["kernel", "rm", "mine"]).await;
+    assert!(said.0 == 103 && said.2.contains("VMs boot the kernel `mine`: one, two;"), "{said:?}");
+    assert_eq!(told(&server, &["kernel", "rm", "other"]).await.0, 0);
+    assert_eq!(told(&server, &["kernel", "rm", "--force", "mine"]).await.1, "mine\n");
+    assert_eq!(told(&server, &["kernel", "rm", "mine"]).await.0, 102);
+}
+
+/// A server from before servers could be asked to end.
+async fn older_server(root: &camino::Utf8Path) {
+    use axum::Json;
+    use axum::http::StatusCode;
+    let problem = Problem::new(ErrorKind::NotFound, "route_not_found", "there is no such route");
+    let router = axum::Router::new().fallback(async move || (StatusCode::NOT_FOUND, Json(problem.clone())));
+    let path = microvm_server::socket_path(root);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let listener = tokio::net::UnixListener::bind(path).unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_be_asked_to_end_is_told_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = camino::Utf8Path::from_path(folder.path()).unwrap();
+    older_server(root).await;
+    for verb in ["stop", "restart"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_microvm"));
+        command.args(["server", verb]).env("MICROVM_ROOT", root).stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let said = text(&output.stderr);
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains("too old to be asked to end") && said.contains("SIGTERM ends it"), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

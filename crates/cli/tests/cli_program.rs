@@ -1,6 +1,8 @@
 //! The program in a temporary home: what it prints, where, and how it ends. Needs no hypervisor and starts no server.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Output, Stdio};
 
 struct Home(tempfile::TempDir);
@@ -93,6 +95,53 @@ fn completions_are_printed_without_a_server() {
         assert!(text(&output.stdout).contains("microvm"));
     }
     assert!(!home.0.path().join("root").exists(), "nothing is made on the way");
+}
+
+#[test]
+fn a_setting_that_is_no_text_is_refused_by_name() {
+    let home = Home::new();
+    let run = |arguments: &[&str], name: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_microvm"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("HOME", home.0.path())
+            .env("MICROVM_ROOT", home.0.path().join("root"));
+        command.env(name, OsStr::from_bytes(b"/srv/\xff")).stdin(Stdio::null()).output().unwrap()
+    };
+    let of_the_server = [
+        "MICROVM_COMMAND_TIME",
+        "MICROVM_COMMAND_SIZE",
+        "MICROVM_UPLOAD_LIMIT",
+        "MICROVM_UPLOAD_ROOT",
+        "MICROVM_WAITING_VMMS",
+        "MICROVM_PROVE_SNAPSHOTS",
+        "MICROVM_SNAPSHOTS_PER_VM",
+        "MICROVM_SNAPSHOT_AGE",
+        "MICROVM_DISK_RESERVE",
+        "MICROVM_DISK_LIMIT",
+        "MICROVM_QEMU",
+        "MICROVM_WRITE_TRACKING",
+        "MICROVM_ACCELERATOR",
+        "MICROVM_AGENT",
+        "MICROVM_VCPUS_PER_VM",
+        "MICROVM_MEMORY_PER_VM",
+        "MICROVM_DISK_PER_VM",
+        "MICROVM_VM_LIMIT",
+        "MICROVM_MEMORY_LIMIT",
+    ];
+    let asked = of_the_server.map(|name| (&["serve"][..], name)).into_iter();
+    for (arguments, name) in asked.chain([
+        (&["ls"][..], "MICROVM_TIME_ZONE"),
+        (&["ls"], "MICROVM_HOST"),
+        (&["logout", "registry.example"], "DOCKER_CONFIG"),
+        (&["run", "-e", "WORD", "true"], "WORD"),
+    ]) {
+        let output = run(arguments, name);
+        let said = text(&output.stderr);
+        assert!(!output.status.success(), "{name}: {said}");
+        assert!(said.contains(&format!("environment variable {name} is not UTF-8")), "{name}: {said}");
+    }
 }
 
 #[test]

@@ -35,7 +35,8 @@ fn snapshot(name: &str, changes: &Value) -> Value {
     let mut snapshot = json!({
         "id": ID, "name": name, "vm": ID, "vm_name": "dev", "parent_snapshot": null, "golden": false,
         "description": "", "memory_mib": 512, "disk_mib": 1024, "size_bytes": 12_582_912, "pause_ms": 3.25,
-        "created_at": ago(3 * 3600 + 60), "incremental": false, "memory_bytes": 5, "checksum": "00", "template": "linux-default", "vcpus": 1
+        "created_at": ago(3 * 3600 + 60), "incremental": false, "memory_bytes": 5, "checksum": "00", "template": "linux-default", "image": "debian-python",
+        "vcpus": 1
     });
     merge(&mut snapshot, changes);
     snapshot

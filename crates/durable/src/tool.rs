@@ -35,11 +35,13 @@ const UNSHARE: Tool =
 impl Tool {
     /// Where it is; administration directories are looked at too, since a user's `PATH` often lacks them.
     pub fn find(self) -> Option<Utf8PathBuf> {
-        let path = std::env::var("PATH").unwrap_or_default();
-        path.split(':')
-            .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"])
-            .filter(|directory| directory.starts_with('/'))
-            .map(|directory| Utf8Path::new(directory).join(self.program))
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        // A directory that is not UTF-8 is left out, the others are not.
+        std::env::split_paths(&path)
+            .filter_map(|directory| Utf8PathBuf::from_path_buf(directory).ok())
+            .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(Utf8PathBuf::from))
+            .filter(|directory| directory.is_absolute())
+            .map(|directory| directory.join(self.program))
             .find(|candidate| {
                 rustix::fs::access(candidate.as_std_path(), rustix::fs::Access::EXEC_OK).is_ok()
                     && candidate.is_file()

@@ -8,8 +8,13 @@ use camino::Utf8PathBuf;
 /// `MAX_ARG_STRLEN` is 32 pages of 4 KiB.)
 pub(crate) const ARGUMENT_MAX: usize = 131_071;
 
-/// Most bytes of arguments and variables that one message to a guest carries, somewhat less than its frame.
-pub(crate) const MESSAGE_MAX: usize = 240 << 10;
+/// Most bytes of a request for a command, as it is encoded for the guest: a frame of control (`MAX_CONTROL` of `docs/protocol.md`, 256 KiB)
+/// less what stands around it.
+pub(crate) const MESSAGE_MAX: usize = (256 << 10) - 1024;
+
+/// Most bytes that Linux gives a program of arguments and variables together, each with its NUL and its pointer (`fs/exec.c`,
+/// `bprm_stack_limits`: a quarter of the stack, which is 8 MiB), less what a guest's own environment takes.
+pub(crate) const PROGRAM_MAX: usize = (2 << 20) - (64 << 10);
 
 /// Bounds of requests into guests. The default is what `microvm serve` uses without settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +22,8 @@ pub struct Bounds {
     /// Longest time limit that a request may give a command. One without a limit of its own, which only streamed commands can
     /// be, is not bounded by it.
     pub command_time: Duration,
-    /// Longest command in bytes: a text for the shell, or program and arguments together. At most [`Self::COMMAND_BYTES_MAX`].
+    /// Longest command in bytes: a text for the shell, or program and arguments together, each with the NUL behind it. At most
+    /// [`Self::COMMAND_BYTES_MAX`]. Commands of the server itself, such as that of a shell, are not bounded by it.
     pub command_bytes: usize,
     /// Largest upload in bytes: of a file what it holds, holes included, of an archive the tar stream. `None`: the guest's disk.
     pub upload_bytes: Option<u64>,
@@ -27,7 +33,7 @@ pub struct Bounds {
 
 impl Bounds {
     /// Longest command in bytes that an operator can allow: what requests and guests can carry.
-    pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+    pub const COMMAND_BYTES_MAX: usize = microvm_api::exec::COMMAND_MAX;
 }
 
 impl Default for Bounds {

@@ -22,6 +22,7 @@ use crate::app::App;
 use crate::caller::authorised;
 use crate::charge::Charge;
 use crate::failure::Failure;
+use crate::long_fields;
 use crate::observe::RequestId;
 use crate::session::Session;
 
@@ -152,6 +153,9 @@ impl Incoming {
                 format!("the request's body did not arrive within {limit:?}: send it at once"),
             )
         })??;
+        if let Some(long) = B::LONG_FIELDS.filter(|_| bytes.len() > api::SHORT_FIELD_MAX) {
+            long_fields::check(&bytes, long)?;
+        }
         match Json::from_request(Request::from_parts(head, axum::body::Body::from(bytes)), &()).await {
             Ok(Json(value)) => Ok(value),
             Err(JsonRejection::MissingJsonContentType(_)) => Err(Failure::invalid(
@@ -184,7 +188,7 @@ async fn collect<B: RequestBody>(mut body: axum::body::Body, charge: &Charge) ->
                 "the request is larger than {most} bytes, the most that this route takes: send large data as files"
             )));
         }
-        let more = (bytes * B::EXPANSION).saturating_sub(charged);
+        let more = B::held(bytes).saturating_sub(charged);
         charge.hold(more)?;
         charged += more;
         Ok(())

@@ -93,6 +93,7 @@ impl App {
             incremental: info.parent.is_some(),
             parent_snapshot: info.parent,
             template: record.template.name.to_string(),
+            image: record.template.image.clone(),
             vcpus: record.template.vcpus,
             memory_mib: record.memory_now_mib.unwrap_or(record.template.machine_memory_mib()),
             memory_bytes: info.memory_bytes,

@@ -32,6 +32,7 @@ mod limits;
 mod lines;
 mod listed;
 mod listener;
+mod long_fields;
 mod metrics;
 mod observe;
 mod reply;

@@ -14,6 +14,7 @@ use microvm_api::queries::{NoQuery, ReadFile};
 use microvm_client::{Client, ClientError, WriteFile};
 use microvm_server::Bounds;
 use microvm_types::VmRef;
+use microvm_types::extents::Content;
 use microvm_types::files::TransferSummary;
 
 async fn dev(client: &Client) -> VmRef {
@@ -108,10 +109,72 @@ async fn an_upload_beyond_the_operators_limit_leaves_nothing() {
     assert_eq!(write(client, &vm, &encoded("/tmp/small", b"also")).await.unwrap().bytes, 4);
     assert_eq!(code(put(client, &vm, "/tmp/large", b"fives").await), "body_too_large");
     assert_eq!(code(write(client, &vm, &encoded("/tmp/large", b"fives")).await), "body_too_large");
-    let archive = stream::iter([Ok(Bytes::from_static(&[0; 1024]))]);
-    let pushed = client.push_archive(&vm, b"/tmp/large", None, archive).await;
-    assert_eq!(code(pushed), "body_too_large");
     assert!(client.stat(&vm, b"/tmp/large").await.is_err());
+    // Of a file what it holds counts, holes included.
+    let extents = async |hole: u64| {
+        let content = stream::iter([Ok(Content::Data(Bytes::from_static(b"x"))), Ok(Content::Hole(hole))]);
+        client.write_content(&vm, b"/tmp/holed", &WriteFile::default(), content).await
+    };
+    assert_eq!(code(extents(4).await), "body_too_large");
+    assert!(client.stat(&vm, b"/tmp/holed").await.is_err());
+    extents(3).await.unwrap();
+    assert_eq!(client.stat(&vm, b"/tmp/holed").await.unwrap().size, 4);
+}
+
+/// An archive of files of 600 bytes, and of symbolic links where there is a target.
+fn archive(entries: &[(&str, Option<&str>)]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, target) in entries {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        if let Some(target) = target {
+            header.set_size(0);
+            header.set_entry_type(tar::EntryType::Symlink);
+            archive.append_link(&mut header, name, target).unwrap();
+        } else {
+            header.set_size(600);
+            archive.append_data(&mut header, name, [7; 600].as_slice()).unwrap();
+        }
+    }
+    archive.into_inner().unwrap()
+}
+
+/// It in parts and without a length, as clients stream it.
+async fn push(
+    client: &Client,
+    vm: &VmRef,
+    path: &str,
+    archive: &[u8],
+) -> Result<TransferSummary, ClientError> {
+    let parts: Vec<_> = archive.chunks(500).map(|part| Ok(Bytes::copy_from_slice(part))).collect();
+    client.push_archive(vm, path.as_bytes(), None, stream::iter(parts)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_beyond_the_operators_limit_leaves_what_came_before_and_says_so() {
+    let server = support::start_bounded(Bounds { upload_bytes: Some(2_000), ..Bounds::default() }).await;
+    let client = &server.client;
+    let vm = dev(client).await;
+    let refused =
+        push(client, &vm, "/tmp/into", &archive(&[("first", None), ("second", None)])).await.unwrap_err();
+    let ClientError::Problem(problem) = refused else { panic!("{refused:?}") };
+    assert_eq!((problem.code.as_str(), problem.field.as_deref()), ("body_too_large", Some("upload")));
+    assert!(
+        problem.detail.contains("limit of 2000 bytes; what was unpacked of the archive before that stays")
+    );
+    assert_eq!(problem.message, problem.detail);
+    assert!(client.stat(&vm, b"/tmp/into/second").await.is_err());
+    // What is cut short is another fault, of which the same is told.
+    let cut = push(client, &vm, "/tmp/into", &archive(&[("first", None)])[..900]).await.unwrap_err();
+    let ClientError::Problem(problem) = cut else { panic!("{cut:?}") };
+    assert!(
+        problem.detail.ends_with("; what was unpacked of the archive before that stays"),
+        "{}",
+        problem.detail
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,7 +199,28 @@ async fn uploads_stay_below_the_operators_root() {
         let pushed = client.push_archive(&vm, path.as_bytes(), None, archive).await;
         assert_eq!(code(pushed), "upload_outside", "{path}");
     }
+    // A link on the way may lead out of it: what it leads to can change.
+    push(client, &vm, "/tmp", &archive(&[("link", Some("folder"))])).await.unwrap();
+    assert_eq!(code(put(client, &vm, "/tmp/link/zz", b"x").await), "upload_outside");
+    assert_eq!(code(write(client, &vm, &encoded("/tmp/link/zz", b"x")).await), "upload_outside");
+    let content = stream::iter([Ok(Content::Hole(1))]);
+    let written = client.write_content(&vm, b"/tmp/link/zz", &WriteFile::default(), content).await;
+    assert_eq!(code(written), "upload_outside");
+    assert_eq!(code(push(client, &vm, "/tmp/link/zz", &archive(&[("a", None)])).await), "upload_outside");
+    assert!(client.stat(&vm, b"/tmp/folder/zz").await.is_err());
     // Reading is bounded by nothing.
     assert!(client.stat(&vm, b"/").await.is_ok());
     assert!(client.stat(&vm, b"/etc/zz").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_outside_of_the_whole_guest() {
+    let bounds = Bounds { upload_root: Some("/".into()), ..Bounds::default() };
+    let server = support::start_bounded(bounds).await;
+    let client = &server.client;
+    let vm = dev(client).await;
+    client.make_directory(&vm, b"/tmp/folder", None).await.unwrap();
+    push(client, &vm, "/tmp", &archive(&[("link", Some("folder"))])).await.unwrap();
+    assert_eq!(put(client, &vm, "/tmp/link/zz", b"x").await.unwrap(), 1);
+    assert!(client.stat(&vm, b"/tmp/folder/zz").await.is_ok());
 }

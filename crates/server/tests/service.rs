@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::stream;
 use microvm_api::CreateVm;
 use microvm_api::exec::{CommandLine, Execute};
+use microvm_api::image::CommitImage;
 use microvm_api::kernel::{AddKernel, KernelSource};
 use microvm_api::queries::OpenShell;
 use microvm_api::vm::{EventMessage, StopVm};
@@ -15,6 +16,7 @@ use microvm_client::{Client, ClientError, ExecEvent, VmQuery, WriteFile};
 use microvm_server::{BindError, BoundServer};
 use microvm_types::exec::{ExecRequest, OutputOffsets};
 use microvm_types::extents::Content;
+use microvm_types::image::ImageConfig;
 use microvm_types::template::Overrides;
 use microvm_types::{ErrorKind, Phase, Share, VmRef};
 
@@ -242,6 +244,35 @@ async fn a_start_command_that_failed_is_told_with_its_code_and_the_end_of_its_ou
     client.stop_vm(&none, &StopVm::default()).await.unwrap();
     assert_eq!(code(client.start_commands(&none).await), ("guest_not_at_hand".into(), ErrorKind::Conflict));
     assert_eq!(code(client.start_commands(&"x".parse().unwrap()).await).1, ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_command_that_could_not_be_started_is_told_with_the_reason() {
+    let server = support::start().await;
+    let client = &server.client;
+    let config = ImageConfig { working_directory: "/nowhere".to_owned(), ..ImageConfig::default() };
+    let commit = CommitImage { vm: dev(client).await, name: "lost".to_owned(), config };
+    let mut lines = client.commit(&commit).await.unwrap();
+    while lines.next().await.unwrap().is_some() {}
+    let overrides = Overrides {
+        image: Some("lost".to_owned()),
+        start_commands: Some(vec!["echo first".to_owned(), "echo second".to_owned()]),
+        ..Overrides::default()
+    };
+    let request = CreateVm { name: Some("lost".parse().unwrap()), overrides, ..CreateVm::default() };
+    client.create_vm(&request).await.unwrap();
+    let lost = "lost".parse().unwrap();
+    let told = client.start_commands(&lost).await.unwrap().commands;
+    let [one] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(
+        (one.command.as_str(), one.failed, &one.process, one.exit_code),
+        ("echo first", true, &None, None)
+    );
+    let reason = one.reason.as_deref().unwrap();
+    assert!(reason.starts_with("it could not be started: ") && reason.contains("/nowhere"), "{reason}");
+    let health = client.health_of_guests().await.unwrap();
+    let health = health.vms.iter().find(|vm| vm.name.as_str() == "lost").unwrap().health.clone().unwrap();
+    assert_eq!(health.start_command_not_started.map(|command| command.place), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

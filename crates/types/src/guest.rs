@@ -103,6 +103,24 @@ pub struct GuestHealth {
     pub disk_percent: f64,
     /// Whether the template's start commands have all been started successfully.
     pub start_commands_done: bool,
+    /// The start command that could not be started, if there is one; the later ones did not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_command_not_started: Option<NotStarted>,
+}
+
+/// A start command that could not be started, so that there is no process of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NotStarted {
+    /// Its place among the start commands, from 0.
+    pub place: u32,
+    /// The command, its end left out where it is long.
+    pub command: String,
+    /// Bytes of the command that are left out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub command_omitted: u64,
+    /// Reason that the guest gives.
+    pub reason: String,
 }
 
 /// Judgement of a part of the system, or of a guest.
@@ -158,7 +176,14 @@ mod verdicts {
     #[test]
     fn a_guest_is_judged_by_its_fullest_resource() {
         let judged = |cpu_percent, memory_percent, disk_percent, start_commands_done| {
-            GuestHealth { cpu_percent, memory_percent, disk_percent, start_commands_done }.verdict()
+            GuestHealth {
+                cpu_percent,
+                memory_percent,
+                disk_percent,
+                start_commands_done,
+                start_command_not_started: None,
+            }
+            .verdict()
         };
         assert_eq!(judged(84.9, 84.9, 84.9, true), Verdict::Healthy);
         for degraded in

@@ -1,6 +1,7 @@
 //! Runs the commands of the guides as a reader would, and compares what they print with what the text says.
 
 mod console;
+mod left_out;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -33,11 +34,17 @@ pub(crate) fn docs_test(files: &[&str], consent: Consent) -> Result<()> {
         let text = std::fs::read_to_string(host::repository().join(file))
             .with_context(|| format!("reading {}", file.display()))?;
         let examples = console::read(&text);
+        wrong.extend(left_out::faults(&file.to_string_lossy(), &text, &left_out::LEFT_OUT));
         run += examples.len();
         wrong.extend(step(&file.display().to_string(), || run_file(file, &examples))?);
     }
     if run == 0 {
         bail!("no block ```console was found in {} files", files.len());
+    }
+    for (file, start, reason) in left_out::LEFT_OUT {
+        if files.iter().any(|one| one == Path::new(file)) {
+            println!("not run: {file}, `{start}…`: {reason}");
+        }
     }
     println!("\n{run} commands of {} files run, {} not as the text says", files.len(), wrong.len());
     if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n\n")) }

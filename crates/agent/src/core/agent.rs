@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use microvm_protocol::messages::NotStarted;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
@@ -29,6 +30,7 @@ pub(crate) struct Agent<P: Platform> {
     pub(super) processes: Table<P>,
     defaults: Mutex<Defaults>,
     start_commands: Mutex<StartCommands>,
+    not_started: Mutex<Option<NotStarted>>,
     epoch: Mutex<Epoch>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -44,6 +46,7 @@ impl<P: Platform> Agent<P> {
             processes: Table::default(),
             defaults: Mutex::default(),
             start_commands: Mutex::new(StartCommands::NotGiven),
+            not_started: Mutex::default(),
             epoch: Mutex::default(),
             tasks: Mutex::new(JoinSet::new()),
         }
@@ -72,6 +75,16 @@ impl<P: Platform> Agent<P> {
 
     pub(super) fn start_commands(&self) -> StartCommands {
         *lock(&self.start_commands)
+    }
+
+    /// The start command that could not be started.
+    pub(super) fn not_started(&self) -> Option<NotStarted> {
+        lock(&self.not_started).clone()
+    }
+
+    /// Keeps which start command could not be started.
+    pub(super) fn set_not_started(&self, command: NotStarted) {
+        *lock(&self.not_started) = Some(command);
     }
 
     /// Changes the state of the start commands; `false` if it was not `from`.

@@ -146,6 +146,7 @@ async fn health<P: Platform>(agent: &Arc<Agent<P>>) -> AgentResult<Reply> {
                 StartCommands::Done | StartCommands::NotGiven
             ),
             nanoseconds: Vec::new(),
+            not_started: agent.not_started(),
         }))
     })
     .await

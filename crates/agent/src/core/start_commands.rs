@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use microvm_protocol::messages::Exec;
+use microvm_protocol::messages::{Exec, NotStarted};
 use tokio::runtime::Handle;
 
 use super::agent::{Agent, StartCommands};
 use super::console::say;
 use super::platform::Platform;
+use super::process::shown_command;
 
 /// Beginning of the ids of their processes.
 pub(super) const START_COMMAND: &str = "startcommand";
@@ -23,6 +24,7 @@ pub(super) fn run<P: Platform>(agent: &Arc<Agent<P>>, commands: Vec<String>) {
         let agent = task_agent;
         let count = commands.len();
         for (number, command) in commands.into_iter().enumerate() {
+            let shown = shown_command(std::slice::from_ref(&command));
             let request = Exec {
                 // Known in advance, so that the host can attach to it: ids are 20 letters and digits.
                 id: format!("{START_COMMAND}{number:08}"),
@@ -32,7 +34,16 @@ pub(super) fn run<P: Platform>(agent: &Arc<Agent<P>>, commands: Vec<String>) {
             };
             let process = match super::exec::start(&agent, request).await {
                 Ok(process) => process,
-                Err(error) => return failed(&agent, number, &error.message),
+                Err(error) => {
+                    // There is no process that would tell it.
+                    agent.set_not_started(NotStarted {
+                        place: u32::try_from(number).unwrap_or(u32::MAX),
+                        command: shown.0.concat(),
+                        command_omitted: shown.1,
+                        reason: error.message.clone(),
+                    });
+                    return failed(&agent, number, &error.message);
+                }
             };
             // Starting makes the caller the first reader, and nobody reads here: without this a full buffer would
             // stop the command.

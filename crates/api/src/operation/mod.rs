@@ -22,7 +22,7 @@ use crate::query::{self, QueryError};
 pub use answer::{Answer, AnyJson, Array, Created, CreatedOrAccepted, Lines, Message, Socket, Whole};
 pub use body::{
     Archive, Bytes, CommandJson, Data, Extents, FileJson, Handshake, Json, LongJson, Media, MetricsText,
-    Nothing, RequestBody,
+    Nothing, RequestBody, SHORT_FIELD_MAX,
 };
 pub use header::Header;
 pub use path::{

@@ -14,6 +14,7 @@ use microvm_types::VmRef;
 use crate::format::Format;
 use crate::output::Output;
 use crate::settings::Settings;
+use crate::{remote, variables};
 
 /// Longest time for an answer of the server.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -53,14 +54,17 @@ impl Complete {
 
 /// The client of a server on this host that may run. One behind `ssh` would be asked for on each Tab, with a password perhaps.
 fn client(words: &[String]) -> Option<Client> {
-    if let Some(address) = std::env::var(crate::remote::VARIABLE).ok().filter(|address| !address.is_empty()) {
-        return address.starts_with("unix://").then(crate::remote::client)?.ok()?;
+    if let Some(address) = variables::filled(remote::VARIABLE).ok()? {
+        return address.starts_with("unix://").then(remote::client)?.ok()?;
     }
     let root = words.iter().enumerate().find_map(|(at, word)| match word.strip_prefix("--root")? {
         "" => words.get(at + 1).filter(|word| *word != "=").or_else(|| words.get(at + 2)).map(String::as_str),
         rest => rest.strip_prefix('='),
     });
-    let root = root.map(str::to_owned).or_else(|| std::env::var("MICROVM_ROOT").ok());
+    let root = match root {
+        None => variables::read("MICROVM_ROOT").ok()?,
+        root => root.map(str::to_owned),
+    };
     let settings = Settings::new(root.map(Into::into)).ok()?;
     Some(Client::new(microvm_server::socket_path(&settings.root)))
 }

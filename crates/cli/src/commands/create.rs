@@ -8,6 +8,7 @@ use microvm_types::VmRef;
 use microvm_types::vm::Limits;
 
 use crate::commands::machine::MachineOptions;
+use crate::commands::ps::shortened;
 use crate::commands::run::CREATING;
 use crate::context::Context;
 use crate::duration;
@@ -100,14 +101,16 @@ fn seconds(time: Duration) -> u64 {
 
 /// Says which start commands of the template have failed by now. The VM is there all the same.
 async fn tell_failed_start_commands(context: &Context, vm: &Vm) {
-    // Whoever cannot ask will see it in `ps`.
-    let Ok(list) = context.client.processes(&VmRef::from(vm.id.clone())).await else { return };
-    for process in list.processes.iter().filter(|process| process.id.is_start_command()) {
-        if let Some(code) = process.exit.map(|exit| exit.shell_code()).filter(|code| *code != 0) {
-            let (command, name, id) = (process.command.join(" "), &vm.name, &process.id);
-            say(&format!(
+    // Whoever cannot ask will see it in `inspect`.
+    let Ok(told) = context.client.start_commands(&VmRef::from(vm.id.clone())).await else { return };
+    for failed in told.commands.iter().filter(|command| command.failed) {
+        let (command, name) = (shortened(failed.command.clone(), failed.command_omitted), &vm.name);
+        let reason = failed.reason.as_deref().unwrap_or("it failed");
+        match (&failed.process, failed.exit_code) {
+            (Some(id), Some(code)) => say(&format!(
                 "the start command `{command}` ended with exit code {code}: `microvm logs {name} {id}` shows its output"
-            ));
+            )),
+            _ => say(&format!("the start command `{command}`: {reason}")),
         }
     }
 }

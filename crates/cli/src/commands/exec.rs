@@ -21,6 +21,9 @@ use crate::notice::say;
 use crate::session::{self, Wiring};
 use crate::{duration, terminal};
 
+/// Time for the server to tell its limits.
+const LONGEST_QUESTION: Duration = Duration::from_secs(5);
+
 /// Number of the signal that cannot be ignored.
 const SIGKILL: u8 = 9;
 
@@ -53,11 +56,15 @@ impl CommandOptions {
         self.user.clone().map_or(FileOwner::Default, FileOwner::Named)
     }
 
-    /// Refuses a time limit above the server's, before anything is made for the command.
+    /// Refuses a time limit above the server's, before anything is made for the command, where the server tells it.
     pub(crate) async fn admit(&self, client: &Client) -> Result<(), CliError> {
         let Some(asked) = self.timeout else { return Ok(()) };
+        // Whoever may not ask, or gets no answer, goes on: the server looks at the command itself.
+        let Ok(Ok(info)) = tokio::time::timeout(LONGEST_QUESTION, client.host_info()).await else {
+            return Ok(());
+        };
         // An older server has no such limit.
-        let most = client.host_info().await?.limits.and_then(|limits| limits.command_seconds);
+        let most = info.limits.and_then(|limits| limits.command_seconds);
         let Some(most) = most.filter(|most| asked > Duration::from_secs(*most)) else { return Ok(()) };
         let asked = asked.as_secs_f64();
         let detail =

@@ -70,13 +70,14 @@ async fn all(context: &Context) -> Result<u8, CliError> {
         vec![
             snapshot.name.to_string(),
             snapshot.template.clone(),
+            snapshot.image.clone(),
             format!("{}MiB", snapshot.memory_mib),
             ByteSize(snapshot.size_bytes).to_string(),
             age(&snapshot.created_at),
         ]
     });
     let rows: Vec<Vec<String>> = rows.collect();
-    context.output.table(&list, &["NAME", "TEMPLATE", "MEMORY", "SIZE", "AGE"], rows)?;
+    context.output.table(&list, &["NAME", "TEMPLATE", "IMAGE", "MEMORY", "SIZE", "AGE"], rows)?;
     Ok(whole("the snapshot", &list.unreadable))
 }
 

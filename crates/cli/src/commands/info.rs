@@ -1,7 +1,6 @@
 //! `microvm version` and `microvm info`: which program, which server, which host.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use clap::Args;
 use microvm_api::system::{HostInfo, HypervisorInfo, Resource};
@@ -86,7 +85,7 @@ impl Info {
 impl Shown {
     fn pairs(&self) -> Vec<(&'static str, String)> {
         let host = &self.host;
-        let up = Duration::from_secs(host.uptime_seconds);
+        let up = host.uptime_seconds;
         let states: Vec<String> = self.vms.iter().map(|(state, count)| format!("{count} {state}")).collect();
         // A server of an earlier version does not tell.
         let limits = host.limits.map_or_else(
@@ -102,7 +101,7 @@ impl Shown {
             |found| format!("{} {}, {}", found.driver, found.version, found.accelerator),
         );
         vec![
-            ("server", format!("{} (pid {}, up {up:?})", host.version, host.server_pid)),
+            ("server", format!("{} (pid {}, up {up}s)", host.version, host.server_pid)),
             ("socket", self.socket.clone()),
             ("root", self.root.clone()),
             ("host", host.platform.clone()),

@@ -26,7 +26,7 @@ struct Shown {
 /// Show everything about a VM
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Prints JSON. Of a start command that failed it has exit code and end of output, while the VM runs.\n\nExample:\n  microvm inspect dev"
+    after_help = "Prints JSON. Of a start command that failed it has exit code and end of output, or why it could not be started, while the VM runs.\n\nExample:\n  microvm inspect dev"
 )]
 pub(crate) struct Inspect {
     /// Name or id of the VM

@@ -2,10 +2,12 @@
 
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
+use microvm_api::Vm;
 use microvm_api::kernel::{AddKernel, Kernel as KernelBody, KernelSource};
 use microvm_api::progress::ProgressLine;
-use microvm_types::ByteSize;
+use microvm_client::VmQuery;
 use microvm_types::kernel::DeviceDiscovery;
+use microvm_types::{ByteSize, ErrorKind};
 
 use crate::commands::lifecycle::each_name;
 use crate::context::Context;
@@ -69,10 +71,22 @@ pub(crate) struct Add {
 
 /// Remove a kernel
 #[derive(Debug, Args)]
+#[command(after_help = "\
+A kernel that VMs boot is not removed: they run on, but their next start takes another one, or fails. --force removes it all the same.
+
+Exit code: 103 if VMs boot it.")]
 pub(crate) struct Remove {
     /// Name of the kernel
     name: String,
+    /// Remove it although VMs boot it
+    #[arg(short, long)]
+    force: bool,
 }
+
+/// Name of templates for whichever kernel is the default.
+const DEFAULT: &str = "default";
+/// Most VMs that are named.
+const NAMED: usize = 5;
 
 impl Kernel {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
@@ -84,6 +98,9 @@ impl Kernel {
                 add(context, &AddKernel { name: None, source }).await?;
             }
             Self::Rm(remove) => {
+                if !remove.force {
+                    refuse_in_use(context, &remove.name).await?;
+                }
                 let names = vec![remove.name];
                 return each_name(context, names, async |name: &String| {
                     context.client.remove_kernel(name).await
@@ -106,6 +123,27 @@ impl Kernel {
         }
         Ok(0)
     }
+}
+
+/// Refuses a kernel that VMs boot, also those that boot whichever is the default.
+async fn refuse_in_use(context: &Context, name: &str) -> Result<(), CliError> {
+    let kernels = context.client.kernels().await?.kernels;
+    // The server says that there is none.
+    let Some(kernel) = kernels.iter().find(|kernel| kernel.name == name) else { return Ok(()) };
+    let is_default = kernel.is_default;
+    let vms = context.client.list_vms(&VmQuery::default()).await?.vms;
+    let boots = |vm: &&Vm| vm.kernel == name || (is_default && vm.kernel == DEFAULT);
+    let users: Vec<&str> = vms.iter().filter(boots).map(|vm| vm.name.as_str()).collect();
+    if users.is_empty() {
+        return Ok(());
+    }
+    let more = users.len().saturating_sub(NAMED);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let shown = users[..users.len().min(NAMED)].join(", ");
+    let detail = format!(
+        "VMs boot the kernel `{name}`: {shown}{more}; their next start would take another one, or fail: delete them, or add --force"
+    );
+    Err(CliError::new(ErrorKind::Conflict, "in_use", detail))
 }
 
 async fn add(context: &Context, request: &AddKernel) -> Result<(), CliError> {

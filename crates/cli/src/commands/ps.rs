@@ -74,6 +74,7 @@ fn milliseconds(time: u64) -> String {
 }
 
 /// A command, and how much of it is left out.
-fn shortened(command: String, omitted: u64) -> String {
+/// A command line, with what is left out of it.
+pub(crate) fn shortened(command: String, omitted: u64) -> String {
     if omitted == 0 { command } else { format!("{command} … ({omitted} more bytes)") }
 }

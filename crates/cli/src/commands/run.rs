@@ -209,9 +209,7 @@ impl Run {
         let sent = interrupts.unless(self.prepare(context, &vm)).await?;
         let start = async {
             match client.exec(&vm, &request).await.map_err(CliError::not_started) {
-                Err(CliError::Coded(problem, NO_PROGRAM)) => {
-                    Err(self.perhaps_an_image(client, problem).await)
-                }
+                Err(CliError::Coded(problem, NO_PROGRAM)) => Err(self.perhaps_meant(client, problem).await),
                 started => started,
             }
         };
@@ -259,8 +257,8 @@ impl Run {
         }
     }
 
-    /// Of a word that is no program in the guest but an image here another one was meant.
-    async fn perhaps_an_image(&self, client: &Client, problem: Box<Problem>) -> CliError {
+    /// Of a word that is no program in the guest but an image here, or the name of a script, another thing was meant.
+    async fn perhaps_meant(&self, client: &Client, problem: Box<Problem>) -> CliError {
         if let Some(word) = self.command.first()
             && client.image(word).await.is_ok()
         {
@@ -269,6 +267,13 @@ impl Run {
             );
             return CliError::Coded(
                 Box::new(Problem::new(problem.kind, "command_is_image", detail)),
+                NO_PROGRAM,
+            );
+        }
+        if let Some(word) = self.command.first().filter(|word| Script::is_meant(word)) {
+            let detail = format!("there is no file `{word}` here, and no program of that name in the VM");
+            return CliError::Coded(
+                Box::new(Problem::new(problem.kind, "script_not_found", detail)),
                 NO_PROGRAM,
             );
         }

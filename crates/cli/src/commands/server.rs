@@ -60,11 +60,7 @@ async fn status(client: &Client, output: Output) -> Result<u8, CliError> {
             let value = json!({
                 "running": true, "pid": pid, "version": version, "uptime_seconds": up, "socket": client.socket(),
             });
-            let text = format!(
-                "running: version {version}, pid {pid}, up {:?}, on {}",
-                Duration::from_secs(up),
-                client.socket()
-            );
+            let text = format!("running: version {version}, pid {pid}, up {up}s, on {}", client.socket());
             output.value(&value, &text)?;
             Ok(0)
         }
@@ -76,12 +72,30 @@ async fn status(client: &Client, output: Output) -> Result<u8, CliError> {
     }
 }
 
+/// The error of a server from before servers could be asked to end.
+async fn cannot_be_asked(client: &Client) -> CliError {
+    let (server, signal) = match client.host_info().await {
+        Ok(host) => (
+            format!("it is version {}, pid {}", host.version, host.server_pid),
+            format!("`kill -TERM {}`", host.server_pid),
+        ),
+        // Whoever started it knows its number.
+        Err(error) => (format!("it does not tell its pid: {error}"), "SIGTERM".to_owned()),
+    };
+    let detail =
+        format!("this server is too old to be asked to end ({server}): {signal} ends it; VMs keep running");
+    CliError::new(ErrorKind::Unsupported, "server_too_old", detail)
+}
+
 /// Ends the server; false if there was none. Returns when it has let go of the root.
 async fn stop(client: &Client, settings: &Settings) -> Result<bool, CliError> {
     match client.stop_server().await {
         // Two that stop it at once both succeed: one of them is cut off.
         Ok(()) | Err(ClientError::Lost { .. }) => {}
         Err(ClientError::NoServer { .. }) => return Ok(false),
+        Err(ClientError::Problem(problem)) if problem.code == "route_not_found" => {
+            return Err(cannot_be_asked(client).await);
+        }
         Err(error) => return Err(error.into()),
     }
     let path = microvm_server::lock_path(&settings.root);

@@ -14,7 +14,7 @@ use crate::interrupts::Interrupts;
 use crate::session::Wiring;
 use crate::settings::Settings;
 use crate::ssh_keys::{self, SshKeys};
-use crate::{remote, visible};
+use crate::{remote, variables, visible};
 
 /// Directory of keys in a guest.
 const FOLDER: &str = "/run/microvm-ssh";
@@ -83,7 +83,7 @@ impl SshConfig {
             .into_os_string()
             .into_string()
             .map_err(|_| CliError::invalid("path_invalid", "the path of this program is not UTF-8"))?;
-        let host = std::env::var(remote::VARIABLE).ok().filter(|host| !host.is_empty());
+        let host = variables::filled(remote::VARIABLE)?;
         let host =
             host.map_or_else(String::new, |host| format!("env {}={} ", remote::VARIABLE, quoted(&host)));
         let proxy = format!(

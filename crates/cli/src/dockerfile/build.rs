@@ -82,6 +82,30 @@ fn image(
     }
 }
 
+/// Everything in a Dockerfile that is not supported, and where it cannot be read, as far as that is certain without its base.
+pub(super) fn unsupported(source: &Source, given: &BTreeMap<String, String>) -> Vec<Refusal> {
+    let begun = || {
+        let mut reader = Reader::new(&source.text)?;
+        let state = State::begin(source, &ImageConfig::default(), given, &mut reader)?;
+        Ok::<_, Refusal>((reader, state))
+    };
+    // Whoever asks for the base is told.
+    let Ok((mut reader, mut state)) = begun() else { return Vec::new() };
+    let mut refusals = Vec::new();
+    while let Some(instruction) = reader.next() {
+        match instruction.map(|instruction| state.apply(&reader, &instruction)) {
+            Ok(Err(refusal)) if refusal.always => refusals.push(refusal),
+            // A variable of the base may change it.
+            Ok(_) => {}
+            Err(unreadable) => {
+                refusals.push(unreadable);
+                break;
+            }
+        }
+    }
+    refusals
+}
+
 /// Goes through a Dockerfile whose base has the configuration `base`.
 pub(super) fn build(
     source: &Source,
@@ -89,19 +113,7 @@ pub(super) fn build(
     given: &BTreeMap<String, String>,
 ) -> Result<Built, Refusal> {
     let mut reader = Reader::new(&source.text)?;
-    let mut variables = Variables::new(reader.escape, given);
-    before_from(&mut reader, &mut variables)?;
-    let outer = variables.enter(&base.environment);
-    let or = |text: &String, unsaid: &str| if text.is_empty() { unsaid.to_owned() } else { text.clone() };
-    let mut state = State {
-        source,
-        variables,
-        outer,
-        user: base.user.clone(),
-        directory: or(&base.working_directory, "/"),
-        shell: vec!["/bin/sh".to_owned(), "-c".to_owned()],
-        built: Built { steps: Vec::new(), config: ImageConfig::default(), notes: Vec::new() },
-    };
+    let mut state = State::begin(source, base, given, &mut reader)?;
     while let Some(instruction) = reader.next() {
         state.apply(&reader, &instruction?)?;
     }
@@ -123,7 +135,29 @@ struct State<'s, 'g> {
     built: Built,
 }
 
-impl State<'_, '_> {
+impl<'s, 'g> State<'s, 'g> {
+    /// Behind `FROM`, on a base with the configuration `base`.
+    fn begin(
+        source: &'s Source,
+        base: &ImageConfig,
+        given: &'g BTreeMap<String, String>,
+        reader: &mut Reader<'_>,
+    ) -> Result<Self, Refusal> {
+        let mut variables = Variables::new(reader.escape, given);
+        before_from(reader, &mut variables)?;
+        let outer = variables.enter(&base.environment);
+        let or = |text: &String, unsaid: &str| if text.is_empty() { unsaid.to_owned() } else { text.clone() };
+        Ok(Self {
+            source,
+            variables,
+            outer,
+            user: base.user.clone(),
+            directory: or(&base.working_directory, "/"),
+            shell: vec!["/bin/sh".to_owned(), "-c".to_owned()],
+            built: Built { steps: Vec::new(), config: ImageConfig::default(), notes: Vec::new() },
+        })
+    }
+
     fn apply(&mut self, reader: &Reader<'_>, instruction: &Instruction<'_>) -> Result<(), Refusal> {
         match instruction {
             Instruction::From(from) => Err(Refusal::unsupported(

@@ -30,28 +30,32 @@ use crate::error::CliError;
 pub(crate) struct Refusal {
     line: usize,
     why: String,
+    /// Whether it stands for itself, whatever the base of the image is.
+    always: bool,
 }
 
 impl Refusal {
     fn new(line: usize, why: impl Into<String>) -> Self {
-        Self { line, why: why.into() }
+        Self { line, why: why.into(), always: false }
     }
 
     /// The refusal of something that is known and not supported.
     fn unsupported(line: usize, what: &str, instead: &str) -> Self {
-        Self::new(line, format!("{what} is not supported: {instead}"))
+        Self { always: true, ..Self::new(line, format!("{what} is not supported: {instead}")) }
     }
 }
 
 /// The image that a Dockerfile builds on, and the line that names it.
 ///
 /// # Errors
-/// A refusal with its line.
+/// Everything that is not supported, each with its line: nobody fetches a base for a file that cannot be built.
 pub(crate) fn base(
     source: &Source,
     arguments: &BTreeMap<String, String>,
 ) -> Result<(String, usize), CliError> {
-    build::base(&source.text, arguments).map_err(|refusal| source.refused(&refusal))
+    let base = build::base(&source.text, arguments).map_err(|refusal| source.refused(&refusal))?;
+    let refusals = build::unsupported(source, arguments);
+    if refusals.is_empty() { Ok(base) } else { Err(source.all_refused(&refusals)) }
 }
 
 /// The request for an image called `name`, built on `base`, and what to tell about it.

@@ -66,8 +66,14 @@ impl Source {
 
     /// A refusal as an error that names file and line.
     pub(super) fn refused(&self, refusal: &Refusal) -> CliError {
-        let Refusal { line, why } = refusal;
-        CliError::invalid("dockerfile_invalid", format!("{}, line {line}: {why}", self.name))
+        self.all_refused(std::slice::from_ref(refusal))
+    }
+
+    /// The same of several, a line each.
+    pub(super) fn all_refused(&self, refusals: &[Refusal]) -> CliError {
+        let told = |refusal: &Refusal| format!("{}, line {}: {}", self.name, refusal.line, refusal.why);
+        let lines: Vec<String> = refusals.iter().map(told).collect();
+        CliError::invalid("dockerfile_invalid", lines.join("\n"))
     }
 }
 

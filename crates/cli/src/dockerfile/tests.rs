@@ -195,6 +195,17 @@ fn what_cannot_be_done_is_refused_with_its_line_and_name() {
 }
 
 #[test]
+fn all_that_is_not_supported_is_told_at_once_and_before_the_base_is_asked_for() {
+    let text = "FROM golang AS build\nRUN --mount=type=cache,target=/x go build\nHEALTHCHECK CMD x\nFROM debian\n\
+                COPY --from=build /x /y\nUSER $OF_THE_BASE\nVOLUME /data";
+    let detail = base(&source(text), &BTreeMap::new()).unwrap_err().detail();
+    let places: Vec<&str> = detail.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(places, [2, 3, 4, 5, 7].map(|line| format!("Dockerfile, line {line}")), "{detail}");
+    // What a variable of the base may put right is told when the base is there.
+    assert!(base(&source("FROM a\nUSER $OF_THE_BASE"), &BTreeMap::new()).is_ok());
+}
+
+#[test]
 fn lines_are_joined_as_builders_join_them() {
     for (text, command) in [
         ("RUN a \\\n  b", "a   b"),

@@ -20,7 +20,7 @@ use crate::copy::budget::Budget;
 use crate::copy::sparse::SparseWriter;
 use crate::copy::sum::Sum;
 use crate::copy::{Moved, Rules, permissions, temporary, unpack};
-use crate::error::ClientError;
+use crate::error::{ClientError, LOCAL_FILE};
 
 /// Copies a file or directory of a guest (its path in the style of the guest) to a path of this host, or into it if it is
 /// a directory.
@@ -43,6 +43,11 @@ pub async fn pull(
         let detail =
             "the path in the VM has no name of its own (`/`, `.` or `..`): name a file or directory below it";
         return Err(ClientError::invalid("path_invalid", detail));
+    }
+    if !exists && stat.kind != FileKind::Directory && to.as_os_str().as_bytes().ends_with(b"/") {
+        let detail =
+            format!("there is no directory {} here: make it first, or leave out the slash", to.display());
+        return Err(ClientError::refused(ErrorKind::NotFound, LOCAL_FILE, detail));
     }
     let target = if exists { to.join(OsStr::from_bytes(name)) } else { to.to_owned() };
     match stat.kind {

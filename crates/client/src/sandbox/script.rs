@@ -36,6 +36,13 @@ impl Script {
         path.is_file().then_some(Self { path, name, interpreter })
     }
 
+    /// Whether a word looks like a script, there or not.
+    #[must_use]
+    pub fn is_meant(word: &str) -> bool {
+        let ending = std::path::Path::new(word).extension();
+        INTERPRETERS.iter().any(|(known, _)| ending.is_some_and(|ending| ending == *known))
+    }
+
     /// Program and arguments that run it in a guest. A shell script whose first line names its interpreter chooses that.
     #[must_use]
     pub fn words(&self, arguments: &[String]) -> Vec<String> {

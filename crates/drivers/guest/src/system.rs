@@ -9,7 +9,7 @@ use microvm_ports::GuestError;
 use microvm_ports::guest::PortConnection;
 use microvm_protocol::messages::{self, ConnectPort, Empty, MeasureSource, MeasureSpawn, Operation, Reply};
 use microvm_protocol::mux::{Incoming, StreamHandle};
-use microvm_types::guest::{GuestHealth, GuestProcess, SystemInfo};
+use microvm_types::guest::{GuestHealth, GuestProcess, NotStarted, SystemInfo};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -77,6 +77,12 @@ pub(crate) async fn health(channel: &Channel) -> Result<GuestHealth, GuestError>
         memory_percent: percent(figures.memory_percent),
         disk_percent: percent(figures.disk_percent),
         start_commands_done: figures.start_commands_done,
+        start_command_not_started: figures.not_started.map(|failure| NotStarted {
+            place: failure.place,
+            command: clean(&failure.command),
+            command_omitted: failure.command_omitted,
+            reason: clean(&failure.reason),
+        }),
     })
 }
 

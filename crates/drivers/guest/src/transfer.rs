@@ -36,7 +36,7 @@ pub(crate) async fn push(
     let sent = async {
         while let Some(part) = data.next().await {
             // The guest drops what it has when the stream is dropped before its end.
-            let part = part.map_err(|error| GuestError::Source(error.to_string()))?;
+            let part = part.map_err(GuestError::of_source)?;
             bytes = bytes
                 .checked_add(part.length())
                 .ok_or_else(|| GuestError::Source("the content is longer than any file".to_owned()))?;

@@ -17,8 +17,8 @@ use microvm_ports::guest::{CloseReason, Guest, Identity, ProcessEvent};
 use microvm_ports::{GuestError, Holes};
 use microvm_protocol::FrameKind;
 use microvm_protocol::messages::{
-    Configured, Empty, Exited, GuestProcess, GuestProcesses, HelloReply, Measured, Part, Process, Processes,
-    Reply, Started, Stat, Stats, System, Written,
+    Configured, Empty, Exited, GuestProcess, GuestProcesses, HelloReply, Measured, NotStarted, Part, Process,
+    Processes, Reply, Started, Stat, Stats, System, Written,
 };
 use microvm_types::ProcessId;
 use microvm_types::exec::OutputOffsets;
@@ -370,11 +370,23 @@ async fn numbers_and_names_of_guests_are_tamed() {
     let system = system.unwrap();
     assert!(plain(&system.operating_system) && plain(&system.host_name));
     assert!(system.load_average.iter().all(|load| load.is_finite()));
-    let measured =
-        Measured { cpu_percent: f64::NAN, memory_percent: 1e300, disk_percent: -5.0, ..Default::default() };
+    let not_started = NotStarted {
+        command: "\x1b[2J".repeat(5_000),
+        reason: "\x07".repeat(20_000),
+        ..NotStarted::default()
+    };
+    let measured = Measured {
+        cpu_percent: f64::NAN,
+        memory_percent: 1e300,
+        disk_percent: -5.0,
+        not_started: Some(not_started),
+        ..Default::default()
+    };
     let (health, _) = answered(async |guest| guest.health().await, vec![Reply::Measured(measured)]).await;
     let health = health.unwrap();
     assert_eq!((health.cpu_percent, health.memory_percent, health.disk_percent), (0.0, 100.0, 0.0));
+    let not_started = health.start_command_not_started.unwrap();
+    assert!(plain(&not_started.command) && plain(&not_started.reason));
     let stat = Stat {
         path: vec![0xff; 60_000],
         target: Some(b"/\xff".repeat(2000)),

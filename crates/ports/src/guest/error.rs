@@ -38,6 +38,15 @@ pub enum GuestError {
 }
 
 impl GuestError {
+    /// This failure as that of the caller's own data, of which it is a part.
+    #[must_use]
+    pub fn of_source(self) -> Self {
+        match self {
+            Self::Source(detail) => Self::Source(detail),
+            other => Self::Source(other.to_string()),
+        }
+    }
+
     /// The class of this failure.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {

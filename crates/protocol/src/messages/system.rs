@@ -116,7 +116,24 @@ pub struct MeasureSpawn {
     pub rounds: u32,
 }
 
-/// Figures: for `Health` the three percentages and `ready`, for `MeasureSpawn` the times.
+/// A start command that could not be started, so that there is no process of it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct NotStarted {
+    /// Its place among the start commands, from 0.
+    #[prost(uint32, tag = "1")]
+    pub place: u32,
+    /// The command, its end left out where it is long.
+    #[prost(string, tag = "2")]
+    pub command: String,
+    /// Bytes that are left out.
+    #[prost(uint64, tag = "3")]
+    pub command_omitted: u64,
+    /// The reason, for people.
+    #[prost(string, tag = "4")]
+    pub reason: String,
+}
+
+/// Figures: for `Health` the three percentages, `start_commands_done` and `not_started`, for `MeasureSpawn` the times.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Measured {
     /// Processor use.
@@ -134,6 +151,9 @@ pub struct Measured {
     /// Times in nanoseconds.
     #[prost(uint64, repeated, tag = "5")]
     pub nanoseconds: Vec<u64>,
+    /// The start command that could not be started, if there is one. Agents of before this field do not tell.
+    #[prost(message, optional, tag = "6")]
+    pub not_started: Option<NotStarted>,
 }
 
 /// The time of day. Sent when a guest runs again in the same epoch: its clocks stood still with it.

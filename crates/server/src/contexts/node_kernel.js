@@ -109,6 +109,21 @@
   let current = null; // the id of the request that runs
   const runs = new AsyncLocalStorage(); // `{ given_up, told }` of the execution that code belongs to
 
+  // Node notes on each promise what it belongs to, and shows its notes with it: they are none of the code's.
+  const NOTES = ['async_id_symbol', 'trigger_async_id_symbol', 'kResourceStore'];
+  Object.defineProperty(Promise.prototype, util.inspect.custom, {
+    configurable: true,
+    writable: true,
+    value() {
+      for (const note of Object.getOwnPropertySymbols(this)) {
+        if (NOTES.includes(note.description)) {
+          attempt(() => Object.defineProperty(this, note, { enumerable: false }));
+        }
+      }
+      return this;
+    },
+  });
+
   for (const made of [process.stdout, process.stderr]) {
     const write = made.write;
     made.write = function (...words) {

@@ -38,6 +38,7 @@ pub(crate) async fn push(
     uploads::admit(&app.bounds, &guest, &path).await?;
     let (data, sum) = body::incoming(&headers, data, app.limits.silence);
     let data = cap.on(data, |part| part.len() as u64);
-    let pushed = guest.push_archive(&path, owner.as_ref(), data).await.map_err(|error| cap.blame(error))?;
+    let pushed =
+        guest.push_archive(&path, owner.as_ref(), data).await.map_err(|error| cap.blame_archive(error))?;
     Ok(Json(TransferSummary { left_out: pushed.left_out, ..sum.of(pushed.bytes).await? }))
 }

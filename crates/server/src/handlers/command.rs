@@ -9,7 +9,7 @@ use microvm_api::exec::CommandLine;
 use microvm_types::exec::ExecRequest;
 use microvm_types::{Action, ErrorKind};
 
-use crate::bounds::{ARGUMENT_MAX, Bounds, MESSAGE_MAX};
+use crate::bounds::{ARGUMENT_MAX, Bounds, MESSAGE_MAX, PROGRAM_MAX};
 use crate::failure::Failure;
 
 /// Longest name of a user, with its group. (FEATURES row A43.)
@@ -37,8 +37,10 @@ pub(super) struct Prepared {
     pub(super) input: Option<Bytes>,
 }
 
-/// A one-shot command, whose standard input is free to carry what is too long for arguments.
-pub(super) fn prepared(line: CommandLine, bounds: &Bounds) -> Result<Prepared, Failure> {
+/// A one-shot command, whose standard input is free to carry what is too long for arguments, or for one message together with the
+/// `rest` of the request.
+pub(super) fn prepared(line: CommandLine, rest: &ExecRequest, bounds: &Bounds) -> Result<Prepared, Failure> {
+    let fits = |command: &[String]| encoded(command, rest) <= MESSAGE_MAX;
     let shell = |script: String| ["sh".to_owned(), "-c".to_owned(), script].to_vec();
     let by_input = |script: String| Prepared {
         command: shell(FROM_INPUT.to_owned()),
@@ -48,16 +50,23 @@ pub(super) fn prepared(line: CommandLine, bounds: &Bounds) -> Result<Prepared, F
         CommandLine::Shell(text) => {
             length(text.len(), bounds)?;
             characters(&text)?;
-            if text.len() <= ARGUMENT_MAX {
-                return Ok(Prepared { command: shell(text), input: None });
+            if text.len() > ARGUMENT_MAX {
+                return Ok(by_input(text));
             }
-            Ok(by_input(text))
-        }
-        CommandLine::Arguments(command) => {
-            arguments(&command, bounds)?;
-            if size(&command) <= MESSAGE_MAX {
+            let command = shell(text);
+            if fits(&command) {
                 return Ok(Prepared { command, input: None });
             }
+            Ok(by_input(command.into_iter().next_back().unwrap_or_default()))
+        }
+        CommandLine::Arguments(command) => {
+            length(size(&command), bounds)?;
+            arguments(&command)?;
+            if fits(&command) {
+                return Ok(Prepared { command, input: None });
+            }
+            // What `exec` below would be refused by the guest's system, after the whole of it was sent.
+            program(&command, rest)?;
             // The shell makes way for the program: no process stands between.
             let mut script = "exec".to_owned();
             for word in &command {
@@ -69,9 +78,16 @@ pub(super) fn prepared(line: CommandLine, bounds: &Bounds) -> Result<Prepared, F
     }
 }
 
-/// Faults of a request that can be found before the guest is asked.
+/// Faults of a request that a caller wrote as it is, its length among them.
+pub(super) fn check_written(request: &ExecRequest, bounds: &Bounds) -> Result<(), Failure> {
+    length(size(&request.command), bounds)?;
+    check(request, bounds)
+}
+
+/// Faults of a request that can be found before the guest is asked. The operator's limit of commands is for what callers write, see
+/// [`check_written`] and [`prepared`]: words that the server adds are not theirs.
 pub(super) fn check(request: &ExecRequest, bounds: &Bounds) -> Result<(), Failure> {
-    arguments(&request.command, bounds)?;
+    arguments(&request.command)?;
     let bad = |(key, value): (&String, &String)| {
         key.is_empty() || key.contains(['=', '\0']) || value.contains('\0')
     };
@@ -90,14 +106,15 @@ pub(super) fn check(request: &ExecRequest, bounds: &Bounds) -> Result<(), Failur
             value.len()
         ));
     }
-    let variables: usize = request.environment.iter().map(|(key, value)| key.len() + value.len() + 2).sum();
-    let all = size(&request.command) + variables;
+    let all = encoded(&request.command, request);
     if all > MESSAGE_MAX {
         return refuse(format!(
-            "command: program, arguments and environment have {all} bytes together, and a request carries at most {MESSAGE_MAX}: send \
-             the text on standard input, or copy a file into the VM and name that"
+            "command: program, arguments, environment and working directory take {all} bytes together, four more for a word and twelve \
+             for a variable, and a request carries at most {MESSAGE_MAX}: send the text on standard input, or copy a file into the VM \
+             and name that"
         ));
     }
+    program(&request.command, request)?;
     if request.user.as_ref().is_some_and(|user| user.len() > USER_MAX) {
         return refuse(format!("user: at most {USER_MAX} bytes are possible"));
     }
@@ -118,11 +135,10 @@ pub(super) fn duration(field: &str, asked: Duration, bounds: &Bounds) -> Result<
     Err(over_limit(field, detail))
 }
 
-fn arguments(command: &[String], bounds: &Bounds) -> Result<(), Failure> {
+fn arguments(command: &[String]) -> Result<(), Failure> {
     if command.first().is_none_or(String::is_empty) {
         return refuse("command: it is empty, name a program".to_owned());
     }
-    length(size(command), bounds)?;
     for (index, word) in command.iter().enumerate() {
         characters(word)?;
         if word.len() > ARGUMENT_MAX {
@@ -159,6 +175,31 @@ fn length(bytes: usize, bounds: &Bounds) -> Result<(), Failure> {
 /// Bytes of program and arguments, as they lie in a process.
 fn size(command: &[String]) -> usize {
     command.iter().map(|word| word.len() + 1).sum()
+}
+
+/// At most so many bytes a request takes in its message: protobuf puts a tag of one byte and a length of up to three before each text, and
+/// the same before each variable and before its name and its value.
+fn encoded(command: &[String], rest: &ExecRequest) -> usize {
+    let words: usize = command.iter().map(|word| word.len() + 4).sum();
+    let variables: usize = rest.environment.iter().map(|(key, value)| key.len() + value.len() + 12).sum();
+    let texts = [&rest.working_directory, &rest.user];
+    words + variables + texts.into_iter().flatten().map(|text| text.len() + 4).sum::<usize>()
+}
+
+/// Refuses what Linux gives no program: arguments and variables, each with a NUL and a pointer.
+fn program(command: &[String], rest: &ExecRequest) -> Result<(), Failure> {
+    let words: usize = command.iter().map(|word| word.len() + 1 + 8).sum();
+    let variables: usize = rest.environment.iter().map(|(key, value)| key.len() + value.len() + 2 + 8).sum();
+    let all = words + variables;
+    if all > PROGRAM_MAX {
+        return refuse(format!(
+            "command: {} words and {} variables take {all} bytes with the pointers to them, and Linux gives a program at most {PROGRAM_MAX}: \
+             write them into a file in the VM, and have the program read that",
+            command.len(),
+            rest.environment.len()
+        ));
+    }
+    Ok(())
 }
 
 fn over_limit(field: &str, detail: String) -> Failure {
@@ -201,7 +242,9 @@ mod tests {
             "{told}"
         );
         let told = refused(&request(&["true", &long, &long]));
-        assert!(told.contains("262149 bytes together"), "{told}");
+        assert!(told.contains("262158 bytes together"), "{told}");
+        let deep = ExecRequest { working_directory: Some("/x".repeat(131_072)), ..request(&["true"]) };
+        assert!(refused(&deep).contains("working directory take 262156 bytes"), "{}", refused(&deep));
         let variable = |value: String| {
             let environment = [("BIG".to_owned(), value)].into();
             ExecRequest { environment, ..request(&["true"]) }
@@ -216,15 +259,20 @@ mod tests {
     fn limits_of_the_operator_are_named_and_hold_for_every_form() {
         let bounds =
             Bounds { command_time: Duration::from_secs(60), command_bytes: 1024, ..Bounds::default() };
-        for line in [
-            CommandLine::Shell("x".repeat(1025)),
-            CommandLine::Arguments(vec!["echo".to_owned(), "x".repeat(1024)]),
-        ] {
-            let problem = prepared(line, &bounds).unwrap_err().0;
+        let words = |length: usize| CommandLine::Arguments(vec!["echo".to_owned(), "x".repeat(length)]);
+        let none = ExecRequest::default();
+        for line in [CommandLine::Shell("x".repeat(1024)), words(1018)] {
+            // What is as long as it may be passes both looks, also with the words that the server adds.
+            let Prepared { command, .. } = prepared(line, &none, &bounds).unwrap();
+            check(&ExecRequest { command, ..ExecRequest::default() }, &bounds).unwrap();
+        }
+        for line in [CommandLine::Shell("x".repeat(1025)), words(1019)] {
+            let problem = prepared(line, &none, &bounds).unwrap_err().0;
             assert_eq!((problem.code.as_str(), problem.field.as_deref()), ("over_limit", Some("command")));
             assert!(problem.detail.contains("limit of 1024"), "{}", problem.detail);
         }
-        assert!(check(&request(&["echo", &"x".repeat(1024)]), &bounds).is_err());
+        assert!(check_written(&request(&["echo", &"x".repeat(1018)]), &bounds).is_ok());
+        assert!(check_written(&request(&["echo", &"x".repeat(1019)]), &bounds).is_err());
         let timed = |timeout_ms| ExecRequest { timeout_ms, ..request(&["true"]) };
         assert!(check(&timed(Some(60_000)), &bounds).is_ok() && check(&timed(None), &bounds).is_ok());
         let problem = check(&timed(Some(60_001)), &bounds).unwrap_err().0;
@@ -259,17 +307,19 @@ mod tests {
         for (length, by_input) in
             [(1000, false), (ARGUMENT_MAX, false), (ARGUMENT_MAX + 1, true), (1 << 20, true)]
         {
-            let prepared = prepared(script(length), &Bounds::default()).unwrap();
+            let prepared = prepared(script(length), &ExecRequest::default(), &Bounds::default()).unwrap();
             assert_eq!(prepared.input.is_some(), by_input, "{length}");
             assert_eq!(run(prepared), (Some(1), told(length - tail.len() - 9)), "{length}");
         }
-        assert!(prepared(script((1 << 20) + 1), &Bounds::default()).is_err());
+        assert!(prepared(script((1 << 20) + 1), &ExecRequest::default(), &Bounds::default()).is_err());
     }
 
     #[test]
     fn half_a_script_is_not_run() {
         let script = format!("echo one\n{}", "#\n".repeat(ARGUMENT_MAX));
-        let Prepared { command, input } = prepared(CommandLine::Shell(script), &Bounds::default()).unwrap();
+        let line = CommandLine::Shell(script);
+        let Prepared { command, input } =
+            prepared(line, &ExecRequest::default(), &Bounds::default()).unwrap();
         let whole = input.unwrap();
         for length in [0, 9, 200_000, whole.len() - 1] {
             let half = Prepared { command: command.clone(), input: Some(whole.slice(..length)) };
@@ -288,9 +338,44 @@ mod tests {
             CommandLine::Arguments(fixed.into_iter().chain(filler).collect())
         };
         for (count, by_input) in [(2, false), (1000, true)] {
-            let prepared = prepared(words(count), &Bounds::default()).unwrap();
+            let prepared = prepared(words(count), &ExecRequest::default(), &Bounds::default()).unwrap();
             assert_eq!(prepared.input.is_some(), by_input);
             assert_eq!(run(prepared), (Some(7), format!("{}\n{odd}", count + 1)));
         }
+    }
+
+    #[test]
+    fn the_way_in_is_chosen_by_the_whole_request_as_it_is_sent() {
+        let way = |line: CommandLine, rest: &ExecRequest| {
+            let prepared = prepared(line, rest, &Bounds::default()).unwrap();
+            let by_input = prepared.input.is_some();
+            let sent = ExecRequest {
+                command: prepared.command,
+                environment: rest.environment.clone(),
+                ..ExecRequest::default()
+            };
+            check(&sent, &Bounds::default()).unwrap();
+            by_input
+        };
+        let none = ExecRequest::default();
+        let variable = |bytes: usize| ExecRequest {
+            environment: [("BIG".to_owned(), "v".repeat(bytes))].into(),
+            ..ExecRequest::default()
+        };
+        let words = |count: usize| CommandLine::Arguments(vec!["x".to_owned(); count]);
+        // Five bytes each in a message, though two in a process.
+        assert!(!way(words(52_000), &none) && way(words(53_000), &none));
+        // Either would go by itself.
+        assert!(!way(words(30_000), &none) && way(words(30_000), &variable(120_000)));
+        let text = || CommandLine::Shell(format!("true {}", "x".repeat(ARGUMENT_MAX - 5)));
+        assert!(!way(text(), &variable(120_000)));
+        let three = ExecRequest {
+            environment: ["A", "B"].map(|name| (name.to_owned(), "v".repeat(100_000))).into(),
+            ..ExecRequest::default()
+        };
+        assert!(way(text(), &three));
+        let many = prepared(words(250_000), &none, &Bounds::default()).unwrap_err().0.detail;
+        assert!(many.contains("250000 words") && many.contains("Linux gives a program"), "{many}");
+        assert!(way(words(190_000), &none));
     }
 }

@@ -21,7 +21,7 @@ use microvm_types::{ErrorKind, VmRef};
 use crate::call::Call;
 use crate::charge::Charge;
 use crate::failure::Failure;
-use crate::handlers::command::check;
+use crate::handlers::command::{check, check_written};
 use crate::handlers::processes::check_signal;
 use crate::limits::{INPUT, OUTGOING};
 use crate::reply::Reply;
@@ -176,7 +176,7 @@ async fn attended(
 async fn open(app: &Session, guest: &GuestLease, text: &str) -> Result<ProcessHandle, Failure> {
     match serde_json::from_str(text) {
         Ok(ClientMessage::Start(request)) => {
-            check(&request, &app.bounds)?;
+            check_written(&request, &app.bounds)?;
             Ok(guest.exec(&request).await?)
         }
         Ok(ClientMessage::Attach { process, stdout_offset, stderr_offset }) => {

@@ -36,16 +36,15 @@ pub(crate) async fn execute(
     }
     let time = Duration::from_secs(request.timeout);
     command::duration("timeout", time, &app.bounds)?;
-    let Prepared { command, input } = command::prepared(request.command, &app.bounds)?;
-    let request = ExecRequest {
-        command,
+    let rest = ExecRequest {
         environment: request.env,
         working_directory: request.working_dir,
         user: request.user,
-        stdin: input.is_some(),
         timeout_ms: Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         ..ExecRequest::default()
     };
+    let Prepared { command, input } = command::prepared(request.command, &rest, &app.bounds)?;
+    let request = ExecRequest { command, stdin: input.is_some(), ..rest };
     command::check(&request, &app.bounds)?;
     charge.hold(OUTGOING)?;
     let guest = app.guest(&vm).await?;

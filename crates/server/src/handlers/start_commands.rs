@@ -39,6 +39,8 @@ pub(crate) async fn list(
 }
 
 async fn told(guest: &dyn Guest) -> Result<Vec<StartCommand>, Failure> {
+    // First: what has a process by then is in the list.
+    let not_started = guest.health().await?.start_command_not_started;
     let mut processes = guest.processes().await?;
     processes.retain(|process| process.id.is_start_command());
     // Their ids hold their numbers.
@@ -46,22 +48,37 @@ async fn told(guest: &dyn Guest) -> Result<Vec<StartCommand>, Failure> {
     let (mut commands, mut shown) = (Vec::with_capacity(processes.len()), 0);
     for process in processes {
         let failed = process.exit.is_some_and(|exit| exit.shell_code() != 0);
-        let (mut stdout, mut stderr) = (None, None);
+        let (mut stdout, mut stderr, mut reason) = (None, None, None);
         if failed && shown < MOST_SHOWN {
             shown += 1;
-            let ends = ends(guest, &process).await?;
-            (stdout, stderr) = (Some(ends.0), Some(ends.1));
+            match ends(guest, &process).await {
+                Ok(ends) => (stdout, stderr) = (Some(ends.0), Some(ends.1)),
+                // All else about it, and about the others, is worth telling.
+                Err(error) => reason = Some(format!("its output cannot be read: {}", error.0.detail)),
+            }
         }
         commands.push(StartCommand {
             // Run by `sh -c`, or by what the system has in its place: the text is the last word.
             command: process.command.last().cloned().unwrap_or_default(),
-            process: process.id,
+            command_omitted: process.command_omitted,
+            process: Some(process.id),
             failed,
+            reason,
             exit_code: process.exit.map(|exit| exit.whole_code().into()),
             stdout,
             stderr,
         });
     }
+    commands.extend(not_started.map(|failure| StartCommand {
+        command: failure.command,
+        command_omitted: failure.command_omitted,
+        process: None,
+        failed: true,
+        reason: Some(format!("it could not be started: {}", failure.reason)),
+        exit_code: None,
+        stdout: None,
+        stderr: None,
+    }));
     Ok(commands)
 }
 
@@ -74,19 +91,24 @@ async fn ends(guest: &dyn Guest, process: &ProcessInfo) -> Result<(String, Strin
     };
     let mut reading = guest.read_output(id, from, false).await?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    // What it wrote since it was listed is not waited for: a guest may write for ever.
-    let most = usize::try_from(2 * TAIL).unwrap_or(usize::MAX);
-    while stdout.len() < most && stderr.len() < most {
+    // What it wrote since it was listed is not waited for: a child that it left behind may write for ever. One output that is all there
+    // does not end the reading of the other.
+    let counted = [&process.stdout_bytes, &process.stderr_bytes]
+        .map(|end| usize::try_from((*end).min(TAIL)).unwrap_or(usize::MAX));
+    while stdout.len() < counted[0] || stderr.len() < counted[1] {
         match reading.events.next().await {
-            Some(ProcessEvent::Stdout(bytes)) => stdout.extend_from_slice(&bytes),
-            Some(ProcessEvent::Stderr(bytes)) => stderr.extend_from_slice(&bytes),
+            Some(ProcessEvent::Stdout(bytes)) => keep(&mut stdout, &bytes, counted[0]),
+            Some(ProcessEvent::Stderr(bytes)) => keep(&mut stderr, &bytes, counted[1]),
             Some(ProcessEvent::Lost(error)) => return Err(error.into()),
             Some(ProcessEvent::Exited(_) | ProcessEvent::UpToDate) | None => break,
         }
     }
-    let text = |bytes: &[u8]| {
-        let from = bytes.len().saturating_sub(usize::try_from(TAIL).unwrap_or(usize::MAX));
-        String::from_utf8_lossy(&bytes[from..]).into_owned()
-    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok((text(&stdout), text(&stderr)))
+}
+
+/// Adds as much as there is room for: what comes behind was written after the process was listed.
+fn keep(output: &mut Vec<u8>, bytes: &[u8], most: usize) {
+    let room = most.saturating_sub(output.len()).min(bytes.len());
+    output.extend_from_slice(&bytes[..room]);
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
 use futures_util::{Stream, StreamExt as _};
+use microvm_api::Problem;
 use microvm_core::GuestLease;
 use microvm_ports::GuestError;
 use microvm_types::files::FileKind;
@@ -21,6 +22,10 @@ use crate::failure::Failure;
 /// `upload_outside`; errors of the guest.
 pub(super) async fn admit(bounds: &Bounds, guest: &GuestLease, path: &[u8]) -> Result<(), Failure> {
     let Some(root) = bounds.upload_root.as_ref().map(|root| root.as_str()) else { return Ok(()) };
+    // Nothing is outside of the whole: links may lead anywhere.
+    if parts(root.as_bytes()).is_empty() {
+        return Ok(());
+    }
     for place in below(root, path)? {
         let kind = guest.stat(&place).await.map(|stat| stat.kind);
         if !leads_on(root, &place, kind)? {
@@ -44,13 +49,15 @@ fn leads_on(root: &str, place: &[u8], kind: Result<FileKind, GuestError>) -> Res
     }
 }
 
+/// The names in a path.
+fn parts(path: &[u8]) -> Vec<Vec<u8>> {
+    let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+    parts.map(<[u8]>::to_vec).collect()
+}
+
 /// The places of the guest from below the root down to `path`.
 fn below(root: &str, path: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
     let text = String::from_utf8_lossy(path);
-    let parts = |path: &[u8]| {
-        let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
-        parts.map(<[u8]>::to_vec).collect::<Vec<_>>()
-    };
     let (root_parts, parts) = (parts(root.as_bytes()), parts(path));
     if parts.iter().any(|part| part == b"..") {
         return Err(outside(root, &format!("`{text}` has `..` in it")));
@@ -96,10 +103,14 @@ impl Cap {
 
     /// Refuses an upload of so many bytes.
     pub(super) fn check(&self, bytes: u64) -> Result<(), Failure> {
-        if self.most.is_some_and(|most| bytes > most) { Err(self.refusal()) } else { Ok(()) }
+        if self.most.is_some_and(|most| bytes > most) {
+            Err(self.refusal(": nothing of it is kept"))
+        } else {
+            Ok(())
+        }
     }
 
-    /// The stream, ended with an error where it becomes too long: nothing of it is kept.
+    /// The stream, ended with an error where it becomes too long. Of a file nothing is kept then; archives are unpacked as they come.
     pub(super) fn on<T: Send + 'static>(
         &self,
         stream: impl Stream<Item = Result<T, GuestError>> + Send + 'static,
@@ -120,12 +131,22 @@ impl Cap {
 
     /// The failure of a transfer, which this cap may have caused.
     pub(super) fn blame(&self, error: GuestError) -> Failure {
-        if self.exceeded.load(Ordering::Relaxed) { self.refusal() } else { error.into() }
+        let exceeded = self.exceeded.load(Ordering::Relaxed);
+        if exceeded { self.refusal(": nothing of it is kept") } else { error.into() }
     }
 
-    fn refusal(&self) -> Failure {
+    /// The same of an archive, with what stays of it.
+    pub(super) fn blame_archive(&self, error: GuestError) -> Failure {
+        let exceeded = self.exceeded.load(Ordering::Relaxed);
+        let Failure(problem) = if exceeded { self.refusal("") } else { error.into() };
+        let detail = format!("{}; what was unpacked of the archive before that stays", problem.detail);
+        Failure(Box::new(Problem { message: detail.clone(), detail, ..*problem }))
+    }
+
+    /// `kept`: what becomes of that which came.
+    fn refusal(&self, kept: &str) -> Failure {
         let most = self.most.unwrap_or(u64::MAX);
-        let detail = format!("upload: it is larger than the limit of {most} bytes: nothing of it is kept");
+        let detail = format!("upload: it is larger than the limit of {most} bytes{kept}");
         let mut failure = Failure::too_large(detail);
         failure.0.field = Some("upload".to_owned());
         Failure(Box::new(failure.0.with_remedies(vec![Action::RaiseLimit.of("upload")])))

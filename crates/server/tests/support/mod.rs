@@ -117,7 +117,9 @@ fn serving_with(service: Arc<Engine>, limits: Limits) -> Server {
     serving_as(service, |app| app.with_limits(limits))
 }
 
-fn serving_as(service: Arc<Engine>, change: impl FnOnce(App) -> App) -> Server {
+/// A server of this service that listens, changed before.
+#[allow(dead_code, reason = "not every test file needs a listening server")]
+pub(crate) fn serving_as(service: Arc<Engine>, change: impl FnOnce(App) -> App) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let root = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
     let bound = BoundServer::bind(&root).unwrap();

@@ -5,5 +5,5 @@ mod started;
 mod table;
 
 pub(in crate::core) use output::{MOST_READ, OutputBuffer};
-pub(in crate::core) use started::Process;
+pub(in crate::core) use started::{Process, shown_command};
 pub(in crate::core) use table::Table;

@@ -114,20 +114,11 @@ impl<P: Programs> Process<P> {
     /// Description for the host.
     pub(in crate::core) fn describe(&self) -> messages::Process {
         let state = self.lock();
-        let mut room = MOST_COMMAND;
-        let mut command: Vec<String> = Vec::new();
-        for word in &self.command {
-            if room == 0 || command.len() == MOST_WORDS {
-                break;
-            }
-            command.push(word[..word.floor_char_boundary(room)].to_owned());
-            room = room.saturating_sub(word.len());
-        }
-        let bytes = |words: &[String]| words.iter().map(String::len).sum::<usize>() as u64;
+        let (command, command_omitted) = shown_command(&self.command);
         messages::Process {
             id: self.id.clone(),
             pid: self.pid,
-            command_omitted: bytes(&self.command) - bytes(&command),
+            command_omitted,
             command,
             age_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             exit: state.exit,
@@ -138,4 +129,20 @@ impl<P: Programs> Process<P> {
             stdin: self.has_stdin,
         }
     }
+}
+
+/// As much of a command line as is sent to the host, and the number of bytes that are left out.
+pub(in crate::core) fn shown_command(words: &[String]) -> (Vec<String>, u64) {
+    let mut room = MOST_COMMAND;
+    let mut shown: Vec<String> = Vec::new();
+    for word in words {
+        if room == 0 || shown.len() == MOST_WORDS {
+            break;
+        }
+        shown.push(word[..word.floor_char_boundary(room)].to_owned());
+        room = room.saturating_sub(word.len());
+    }
+    let bytes = |words: &[String]| words.iter().map(String::len).sum::<usize>() as u64;
+    let omitted = bytes(words) - bytes(&shown);
+    (shown, omitted)
 }

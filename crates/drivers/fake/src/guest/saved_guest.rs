@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use microvm_ports::guest::Identity;
 use microvm_types::ProcessId;
+use microvm_types::guest::NotStarted;
 use serde::{Deserialize, Serialize};
 
 use crate::guest::disks::Disk;
@@ -21,6 +22,7 @@ pub(crate) struct SavedGuest {
     user: String,
     working_directory: String,
     start_commands_done: bool,
+    not_started: Option<NotStarted>,
     epoch: u64,
     random: ([u8; 32], u64),
     uptime_ms: u64,
@@ -42,6 +44,7 @@ impl GuestSystem {
             user: identity.user,
             working_directory: identity.working_directory,
             start_commands_done: inner.start_commands_done,
+            not_started: inner.not_started.clone(),
             epoch: inner.epoch,
             random: inner.random,
             uptime_ms: u64::try_from(self.booted.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -68,6 +71,7 @@ impl GuestSystem {
             asleep: processes.values().filter(|process| process.exit().is_none()).cloned().collect(),
             processes,
             start_commands_done: saved.start_commands_done,
+            not_started: saved.not_started,
             epoch: saved.epoch,
             random: saved.random,
             channel: None,

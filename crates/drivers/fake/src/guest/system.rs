@@ -10,6 +10,7 @@ use microvm_ports::guest::{CloseReason, Identity};
 use microvm_ports::hypervisor::MachineExit;
 use microvm_types::exec::{ExecRequest, ExitStatus};
 use microvm_types::files::{FileChange, FileOwner, WatchEvent};
+use microvm_types::guest::NotStarted;
 use microvm_types::{ErrorKind, ProcessId};
 use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, watch};
@@ -46,6 +47,7 @@ pub(crate) struct Inner {
     /// Restored processes that go on when the machine runs.
     pub(crate) asleep: Vec<Arc<Process>>,
     pub(crate) start_commands_done: bool,
+    pub(crate) not_started: Option<NotStarted>,
     pub(crate) epoch: u64,
     /// State of the random number generator: a seed, and how many numbers were drawn since.
     pub(crate) random: ([u8; 32], u64),
@@ -127,6 +129,10 @@ impl GuestSystem {
         self.inner().start_commands_done
     }
 
+    pub(crate) fn not_started(&self) -> Option<NotStarted> {
+        self.inner().not_started.clone()
+    }
+
     /// Tells watchers.
     pub(crate) fn changed(&self, path: &[u8], change: FileChange) {
         // Nobody listening is fine.
@@ -196,7 +202,19 @@ impl GuestSystem {
                 detach: true,
                 ..ExecRequest::default()
             };
-            let process = self.start_as(ProcessId::of_start_command(place), &request)?;
+            let process = match self.start_as(ProcessId::of_start_command(place), &request) {
+                Ok(process) => process,
+                Err(error) => {
+                    self.inner().not_started = Some(NotStarted {
+                        place: u32::try_from(place).unwrap_or(u32::MAX),
+                        command: command.clone(),
+                        command_omitted: 0,
+                        reason: error.to_string(),
+                    });
+                    done = false;
+                    break;
+                }
+            };
             done = process.ended().await.code == Some(0);
             if !done {
                 break;

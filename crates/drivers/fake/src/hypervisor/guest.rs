@@ -181,8 +181,14 @@ impl GuestInfo for FakeGuest {
     }
 
     async fn health(&self) -> Result<GuestHealth, GuestError> {
-        let start_commands_done = self.system().await?.start_commands_done();
-        Ok(GuestHealth { cpu_percent: 0.0, memory_percent: 50.0, disk_percent: 50.0, start_commands_done })
+        let system = self.system().await?;
+        Ok(GuestHealth {
+            cpu_percent: 0.0,
+            memory_percent: 50.0,
+            disk_percent: 50.0,
+            start_commands_done: system.start_commands_done(),
+            start_command_not_started: system.not_started(),
+        })
     }
 }
 

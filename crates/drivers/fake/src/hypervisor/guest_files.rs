@@ -59,10 +59,7 @@ fn hex(hash: Sha256) -> String {
 async fn gather(mut data: ByteStream) -> Result<Vec<u8>, GuestError> {
     let mut all = Vec::new();
     while let Some(piece) = data.next().await {
-        let piece = piece.map_err(|error| match error {
-            GuestError::Source(detail) => GuestError::Source(detail),
-            other => GuestError::Source(other.to_string()),
-        })?;
+        let piece = piece.map_err(GuestError::of_source)?;
         if all.len() + piece.len() > MAX_TRANSFER {
             return Err(refused(ErrorKind::Exhausted, "no space left on the fake guest"));
         }

@@ -32,6 +32,9 @@ pub(crate) fn add(
     let Additions { packages, pip, npm, files, placements } = additions;
     // Packages first: the Python and the Node that the others need may be among them.
     if !packages.is_empty() {
+        if !npm.is_empty() {
+            npm::plan(builder, workspace, npm)?;
+        }
         let unfinished = packages::add(builder, workspace, cache, packages)?;
         if !unfinished.is_empty() {
             return Ok(unfinished);

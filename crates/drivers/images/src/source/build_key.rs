@@ -20,7 +20,7 @@ use super::folder::xattrs;
 use crate::config::ArchiveLimits;
 
 /// First line of what is hashed; another one when a build makes another image of equal inputs.
-const DOMAIN: &str = "microvm build 2";
+const DOMAIN: &str = "microvm build 3";
 
 /// Hashes `text` and the files of the host: names, modes, links, devices, extended attributes and contents, and no times.
 pub(crate) fn of(

@@ -1,5 +1,6 @@
 //! Python packages: wheels that the host's `pip` chooses for the Python of an image, put beside that Python.
 
+use std::ffi::OsString;
 use std::process::Command;
 
 use camino::Utf8Path;
@@ -105,8 +106,11 @@ fn command(
     write_new(&guard.join("sitecustomize.py"), 0o644, GUARD.as_bytes())?;
     let bound = || -> Result<Command, StorageError> {
         let mut command = pip.bound_command()?;
-        let before = std::env::var("PYTHONPATH").ok().filter(|path| !path.is_empty());
-        let path = before.map_or_else(|| guard.to_string(), |before| format!("{guard}:{before}"));
+        let mut path = OsString::from(&guard);
+        if let Some(before) = std::env::var_os("PYTHONPATH").filter(|path| !path.is_empty()) {
+            path.push(":");
+            path.push(before);
+        }
         command.current_dir(&empty).env("PYTHONPATH", path).env("PIP_ROOT_USER_ACTION", "ignore");
         command.env("MICROVM_IMAGE_PYTHON", &python.version);
         Ok(command)

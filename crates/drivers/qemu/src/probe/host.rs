@@ -120,8 +120,11 @@ fn find(program: &Utf8PathBuf) -> Option<Utf8PathBuf> {
     if program.as_str().contains('/') {
         return real(program.clone());
     }
-    let path = std::env::var("PATH").unwrap_or_default();
-    path.split(':').find_map(|directory| real(Utf8PathBuf::from(directory).join(program)))
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // A directory that is not UTF-8 is left out, the others are not.
+    let mut directories =
+        std::env::split_paths(&path).filter_map(|path| Utf8PathBuf::from_path_buf(path).ok());
+    directories.find_map(|directory| real(directory.join(program)))
 }
 
 async fn version(program: &Utf8PathBuf) -> Result<String, LaunchError> {
