@@ -18,6 +18,8 @@ use crate::error::CliError;
 
 /// Name of the marker in a root.
 const MARKER: &str = ".microvm-root";
+/// Program that the marker names.
+const PROGRAM: &str = "microvm-sandbox";
 /// Form of the marker and of what lies beside it.
 const FORMAT: u32 = 1;
 /// Entries that a directory may hold and still count as empty: those of a new file system, and templates put there beforehand, of
@@ -56,6 +58,10 @@ pub(crate) async fn claim(root: &Utf8Path) -> Result<(), CliError> {
     }
     let marker = root.join(MARKER);
     match read(&marker)? {
+        Some(known) if known.program != PROGRAM => {
+            let other = known.program.escape_debug();
+            return Err(foreign(root, &format!("its {MARKER} is that of the program `{other}`")));
+        }
         Some(known) if known.format > FORMAT => {
             let detail = format!(
                 "the root {root} has form {}, and this program knows up to {FORMAT}: use the newer program that made it",
@@ -119,7 +125,7 @@ fn write(root: &Utf8Path, marker: &Utf8Path) -> Result<(), CliError> {
     let failed = |error: std::io::Error| CliError::file("marking", marker, &error);
     // Left by a process that had this number and was killed here.
     let _ = std::fs::remove_file(&new);
-    let text = Marker { format: FORMAT, program: "microvm-sandbox".to_owned() };
+    let text = Marker { format: FORMAT, program: PROGRAM.to_owned() };
     let text = serde_json::to_string(&text).map_err(|error| failed(error.into()))?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
     writeln!(file, "{text}").and_then(|()| file.sync_all()).map_err(failed)?;
@@ -178,6 +184,9 @@ mod tests {
         let (_guard, root) = folder();
         std::fs::write(root.join(MARKER), r#"{"format": 99, "program": "microvm-sandbox"}"#).unwrap();
         assert_eq!(code(claim(&root).await), "root_newer");
+        let (_guard, root) = folder();
+        std::fs::write(root.join(MARKER), r#"{"format": 1, "program": "other"}"#).unwrap();
+        assert_eq!(code(claim(&root).await), "root_foreign");
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ pub mod snapshot;
 pub mod state;
 pub mod state_parts;
 pub mod storage;
+pub mod waiting;
 
 pub use branch::{BranchError, Brancher};
 pub use clock::Clock;

@@ -15,7 +15,7 @@ pub struct ImageConfig {
     /// Default user; empty: root.
     #[serde(default)]
     pub user: String,
-    /// Default working directory; empty: the user's home.
+    /// Default working directory, made where the image lacks it; a relative one is below `/`. Empty: the user's home.
     #[serde(default)]
     pub working_directory: String,
     /// Entry point of an OCI image.

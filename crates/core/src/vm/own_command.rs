@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use microvm_ports::guest::ProcessEvent;
+use microvm_ports::waiting::within;
 use microvm_ports::{Guest, GuestError};
 use microvm_types::ErrorKind;
 use microvm_types::exec::{ExecRequest, ExitStatus};
@@ -39,5 +40,5 @@ pub(crate) async fn run(
     // The agent ends it at the deadline; the rest is for its answer.
     let after = deadline + deadline / 2;
     let timeout = GuestError::Timeout { action: "end a command in time", after };
-    tokio::time::timeout(after, ended).await.unwrap_or(Err(timeout))
+    within(after, ended).await.unwrap_or(Err(timeout))
 }

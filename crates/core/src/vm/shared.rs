@@ -20,6 +20,18 @@ use crate::template_source::TemplateSet;
 
 /// Part of a small disk that is kept at most.
 const SMALL_DISK_PART: u64 = 50;
+/// So many times the reserve or less is nearly too little.
+const NEARLY: u64 = 4;
+
+/// Room on the host's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    Enough,
+    /// Above the reserve, by a few times it.
+    Nearly,
+    /// Less than the reserve is free.
+    Short,
+}
 
 /// Parts that actors and services share.
 pub(crate) struct Shared {
@@ -83,11 +95,16 @@ impl Shared {
         self.snapshots.fresh_id(self.ports.clock.now_ms(), self.ports.random_u64())
     }
 
-    /// True while less than the reserve is free on the host's disk.
-    pub(crate) async fn is_short_of_room(&self) -> Result<bool, ServiceError> {
+    /// How much of the host's disk is free.
+    pub(crate) async fn room(&self) -> Result<Room, ServiceError> {
         let space = self.ports.vm_storage.space().await?;
         // Without a reserve there is still an end: that of the limit for all VMs is no error of a write.
-        Ok(space.free < self.settings.disk_reserve.min(space.total / SMALL_DISK_PART).max(1))
+        let reserve = self.settings.disk_reserve.min(space.total / SMALL_DISK_PART).max(1);
+        Ok(match space.free {
+            free if free < reserve => Room::Short,
+            free if free < reserve.saturating_mul(NEARLY) => Room::Nearly,
+            _ => Room::Enough,
+        })
     }
 
     /// The templates as they are now.

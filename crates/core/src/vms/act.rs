@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use microvm_ports::guest::GuestError;
 use microvm_ports::hypervisor::MachineCounters;
+use microvm_ports::waiting::within;
 use microvm_types::guest::GuestHealth;
 use microvm_types::{Name, OperationName, Phase, ProcessId, VmRef};
 
@@ -178,7 +179,7 @@ impl Vms {
         let guest = match &now.guest {
             Some(guest) if may_see && now.record.phase() == Phase::Running => {
                 // A guest under load must not hold up the numbers of its machine, which are there in any case.
-                tokio::time::timeout(HEALTH, guest.health()).await.ok().and_then(Result::ok)
+                within(HEALTH, guest.health()).await.ok().and_then(Result::ok)
             }
             _ => None,
         };

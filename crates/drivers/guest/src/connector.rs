@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use microvm_ports::guest::{Guest, GuestEndpoint, Identity};
+use microvm_ports::waiting::within;
 use microvm_ports::{GuestConnector, GuestError};
 
 use crate::channel::Channel;
@@ -46,7 +47,7 @@ impl GuestConnector for SocketGuestConnector {
             let owners = Owners::new(features, identity);
             Ok(Arc::new(SocketGuest::new(channel, agent, owners, self.config.clone())) as Arc<dyn Guest>)
         };
-        tokio::time::timeout(deadline, connect)
+        within(deadline, connect)
             .await
             .unwrap_or(Err(GuestError::Timeout { action: "answer on its channel", after: deadline }))
     }

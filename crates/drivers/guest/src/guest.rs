@@ -10,6 +10,7 @@ use microvm_ports::guest::{
     ByteStream, CloseReason, Guest, GuestArchives, GuestExec, GuestFiles, GuestInfo, GuestMeasure, GuestPath,
     GuestPorts, GuestPower, Identity, PortConnection, ProcessHandle,
 };
+use microvm_ports::waiting::within;
 use microvm_ports::{GuestError, Holes, PulledArchive, PushedArchive};
 use microvm_protocol::messages::{MakeDirectory, Operation, Remove, Rename, Shutdown};
 use microvm_types::ProcessId;
@@ -65,7 +66,7 @@ async fn bounded<T>(
     action: &'static str,
     request: impl Future<Output = Result<T, GuestError>> + Send,
 ) -> Result<T, GuestError> {
-    tokio::time::timeout(after, request).await.unwrap_or(Err(GuestError::Timeout { action, after }))
+    within(after, request).await.unwrap_or(Err(GuestError::Timeout { action, after }))
 }
 
 #[async_trait]

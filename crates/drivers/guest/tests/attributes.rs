@@ -129,6 +129,39 @@ async fn access_control_lists_go_in_and_out() {
     }
 }
 
+/// A list of the target would give others what the archive does not.
+#[tokio::test]
+async fn what_is_unpacked_inherits_no_list_of_its_directory() {
+    let Some(agent) = HostAgent::start().await else { return };
+    let folder = agent.directory.path();
+    if !has_lists(folder) {
+        return;
+    }
+    let guest = agent.connect().await;
+    let inherited = list("u::rwx,u:1000:rwx,g::r-x,m::rwx,o::---");
+    let flags = rustix::fs::XattrFlags::empty();
+    for kind in
+        [tar::EntryType::Regular, tar::EntryType::Directory, tar::EntryType::Symlink, tar::EntryType::Fifo]
+    {
+        let target = folder.join(format!("{kind:?}"));
+        std::fs::create_dir(&target).unwrap();
+        rustix::fs::setxattr(&target, "system.posix_acl_default", &inherited, flags).unwrap();
+        let bytes = with_records(kind, &[("comment", b"none")], b"");
+        let pushed = guest.push_archive(&agent.path(&format!("{kind:?}")), None, bytes_of(vec![bytes])).await;
+        assert_eq!(pushed.unwrap().left_out.count, 0, "{kind:?}");
+        let made = target.join("made");
+        for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+            assert_eq!(xattr(&made, name), None, "{kind:?}");
+        }
+        if kind != tar::EntryType::Symlink {
+            let mode = std::os::unix::fs::PermissionsExt::mode(&made.metadata().unwrap().permissions());
+            assert_eq!(mode & 0o777, 0o644, "{kind:?}");
+        }
+        // What is there already keeps its own.
+        assert_eq!(xattr(&target, "system.posix_acl_default"), Some(inherited.clone()));
+    }
+}
+
 /// The output of a program; `None` where it is not installed, which is said.
 fn run(program: &str, arguments: &[&str], folder: &Path) -> Option<Vec<u8>> {
     match Command::new(program).args(arguments).current_dir(folder).output() {

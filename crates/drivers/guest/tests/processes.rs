@@ -5,12 +5,12 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{HostAgent, command, finish, run, shell};
+use common::{HostAgent, command, connect, finish, run, shell};
 use futures::StreamExt as _;
 use microvm_ports::GuestError;
-use microvm_ports::guest::{ProcessEvent, ProcessInput};
+use microvm_ports::guest::{Identity, ProcessEvent, ProcessInput};
 use microvm_types::ErrorKind;
-use microvm_types::exec::{OutputOffsets, TerminalSize};
+use microvm_types::exec::{ExecRequest, OutputOffsets, TerminalSize};
 
 #[tokio::test]
 async fn output_status_input_and_environment() {
@@ -49,6 +49,28 @@ async fn what_cannot_start_is_refused_with_the_reason() {
     assert_eq!(refused(request).await.0, ErrorKind::NotFound);
     assert_eq!(refused(command(&[])).await.0, ErrorKind::Invalid);
     assert_eq!(refused(command(&["/etc/passwd"])).await.0, ErrorKind::Forbidden);
+}
+
+/// Nothing is run anywhere else than the image says, unless the request says so.
+#[tokio::test]
+async fn the_working_directory_of_an_image_is_insisted_on() {
+    let Some(agent) = HostAgent::start().await else { return };
+    let pwd = command(&["pwd"]);
+    for (epoch, directory, expected) in [(1, "/usr/bin", "/usr/bin"), (2, "usr/bin", "/usr/bin")] {
+        let identity = Identity { working_directory: directory.to_owned(), ..Identity::default() };
+        let guest = connect(&agent.endpoint, epoch, &identity).await;
+        assert_eq!(run(&*guest, &pwd).await.0, format!("{expected}\n"), "{directory}");
+    }
+    let identity = Identity { working_directory: "/etc/passwd".to_owned(), ..Identity::default() };
+    let guest = connect(&agent.endpoint, 3, &identity).await;
+    match guest.exec(&pwd).await {
+        Err(GuestError::Refused { kind: ErrorKind::Invalid, message }) => {
+            assert!(message.contains("`/etc/passwd` is no directory"), "{message}");
+        }
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+    let elsewhere = ExecRequest { working_directory: Some("/usr".to_owned()), ..pwd };
+    assert_eq!(run(&*guest, &elsewhere).await.0, "/usr\n");
 }
 
 #[tokio::test]

@@ -440,6 +440,14 @@ async fn an_oci_layout_is_taken_in_layer_by_layer_and_every_piece_is_checked() {
         bad(home.add_path("y", &layout).await, "damaged");
         std::fs::write(&piece, sound).unwrap();
     }
+    // Links to what lies elsewhere, as build systems with a store leave them, are refused by name.
+    for piece in std::fs::read_dir(layout.join("blobs/sha256")).unwrap() {
+        let piece = piece.unwrap().path();
+        std::fs::rename(&piece, home.path("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(home.path("elsewhere"), &piece).unwrap();
+        bad(home.add_path("z", &layout).await, "is a symbolic link");
+        std::fs::rename(home.path("elsewhere"), &piece).unwrap();
+    }
     assert!(home.work().is_empty());
 }
 

@@ -9,6 +9,7 @@ use microvm_api::operation::{self, Nothing, Operation};
 use microvm_api::operations::guest;
 use microvm_api::vm::Vm;
 use microvm_core::VmFilter;
+use microvm_ports::waiting::within;
 use microvm_types::guest::{GuestProcess, Verdict};
 use microvm_types::{Name, OperationName, Phase, VmId, VmRef};
 
@@ -105,7 +106,7 @@ async fn health_of_one(app: &Session, id: VmId, name: Name, state: Phase) -> Hea
         let health = guest.health().await.map_err(|error| error.to_string())?;
         Ok::<_, String>((round_trip, health))
     };
-    let answer = tokio::time::timeout(PATIENCE, asked).await;
+    let answer = within(PATIENCE, asked).await;
     match answer.unwrap_or_else(|_| Err(format!("it did not answer within {PATIENCE:?}"))) {
         Ok((round_trip, health)) => {
             found.round_trip_us = Some(u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX));

@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use microvm_api::guest::{StartCommand, StartCommands};
 use microvm_api::operations::guest;
 use microvm_ports::guest::{Guest, ProcessEvent};
+use microvm_ports::waiting::within;
 use microvm_types::exec::{OutputOffsets, ProcessInfo};
 use microvm_types::{ErrorKind, ProcessId};
 
@@ -30,7 +31,7 @@ pub(crate) async fn list(
         let detail = "the agent of the VM does not answer now: its start commands are told while it runs";
         return Err(Failure::new(ErrorKind::Conflict, "guest_not_at_hand", detail));
     };
-    let asked = tokio::time::timeout(PATIENCE, told(&*guest)).await;
+    let asked = within(PATIENCE, told(&*guest)).await;
     let commands = asked.map_err(|_| {
         let detail = format!("the guest did not tell its start commands within {PATIENCE:?}");
         Failure::new(ErrorKind::Timeout, "guest_timeout", detail)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use microvm_ports::hypervisor::MachineExit;
 use microvm_ports::storage::LostDisks;
+use microvm_ports::waiting::within;
 use microvm_ports::{Guest, GuestError, Machine};
 use microvm_types::guest::ShutdownMode;
 use microvm_types::lifecycle::LifecycleEvent;
@@ -14,7 +15,7 @@ use microvm_types::{LastStop, Phase, StopReason};
 use super::VmActor;
 use super::disks::{write_back, write_back_or_log};
 use super::hooks;
-use super::journal::Journal;
+use super::journal::{Journal, request_record};
 use super::power::Vm;
 use super::told::Told;
 use crate::error::ServiceError;
@@ -97,7 +98,7 @@ impl Vm {
             guest.shutdown(ShutdownMode::PowerOff, grace).await?;
             Ok::<_, GuestError>(launch::exited(machine.state()).await)
         };
-        let limited = tokio::time::timeout(grace + grace / 2, polite);
+        let limited = within(grace + grace / 2, polite);
         let impatient = |command: &Command| {
             matches!(command, Command::Delete { .. } | Command::Stop { force: true, .. }).then_some(())
         };
@@ -126,7 +127,7 @@ pub(super) async fn request_stop(journal: &mut Journal, reason: StopReason) -> R
         record.last_stop = Some(LastStop { reason, at_ms, detail: None });
         Ok(())
     };
-    journal.request_beside(change, async |_, _| Ok(())).await
+    request_record(journal, change).await
 }
 
 /// Notes a VM whose machine was ended by force: a stop overtook its start, or a crash its stop.

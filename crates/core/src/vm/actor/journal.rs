@@ -34,6 +34,8 @@ pub(super) struct Journal {
     told: Phase,
     /// Essence of the record that is kept in the VM's directory, or of what was stored before there was one.
     kept: Essence,
+    /// Essence of a record that is stored, and that the VM's directory is still to get.
+    owed: Option<Essence>,
     /// True if the directory has what was to be kept there last.
     pub(super) has_kept: bool,
     published: watch::Sender<Published>,
@@ -57,6 +59,7 @@ impl Journal {
             cause,
             told,
             kept,
+            owed: None,
             has_kept: true,
             published,
         }
@@ -112,11 +115,12 @@ impl Journal {
         &mut self,
         change: impl FnOnce(&mut Life) -> Result<(), Denied>,
     ) -> Result<(), ServiceError> {
-        self.request_beside(|record| change(&mut record.life), async |_, _| Ok(())).await
+        request_record(self, |record| change(&mut record.life)).await
     }
 
-    /// As [`Journal::request`], for changes of the whole record, with `work` that is done while the record is stored: neither
-    /// waits for the other. If either fails nothing has changed here; what is stored is for the caller to undo then.
+    /// As [`request_record`], with `work` that is done while the record is stored: neither waits for the other. If
+    /// either fails nothing has changed here; what is stored is for the caller to undo then. The copy in the VM's directory is
+    /// owed: [`keep_owed`] comes before anything else is done with the VM.
     pub(super) async fn request_beside<T>(
         &mut self,
         change: impl FnOnce(&mut VmRecord) -> Result<(), Denied>,
@@ -129,16 +133,12 @@ impl Journal {
         record.updated_ms = self.now_ms();
         // Counted on a copy: what cannot be stored must not count.
         let essence = self.count(&mut record);
-        let stored = async {
-            self.shared.ports.store.update_vm(&record).await?;
-            Ok::<_, ServiceError>(self.keep_if_new(&record, &essence).await)
-        };
         // Both to their end: half a write, or half a wake, is none.
-        let (stored, done) = futures::join!(stored, work(self, &record));
+        let (stored, done) = futures::join!(self.shared.ports.store.update_vm(&record), work(self, &record));
         let done = done?;
         // A failed write leaves `self` as it was; the row may be newer, which the next write mends.
-        self.has_kept = stored?;
-        self.kept = essence;
+        stored?;
+        self.owed = Some(essence);
         self.record = record;
         if self.phase() != Phase::Running {
             // Only of a VM that runs an answer is missed.
@@ -278,6 +278,25 @@ impl Journal {
             what,
             at_ms: self.now_ms(),
         });
+    }
+}
+
+/// As [`Journal::request`], for changes of the whole record.
+pub(super) async fn request_record(
+    journal: &mut Journal,
+    change: impl FnOnce(&mut VmRecord) -> Result<(), Denied>,
+) -> Result<(), ServiceError> {
+    journal.request_beside(change, async |_, _| Ok(())).await?;
+    keep_owed(journal).await;
+    Ok(())
+}
+
+/// Keeps the copy that [`Journal::request_beside`] owes, if one is. A crash before it leaves the row the newer one, as with
+/// every change.
+pub(super) async fn keep_owed(journal: &mut Journal) {
+    if let Some(essence) = journal.owed.take() {
+        journal.has_kept = journal.keep_if_new(&journal.record, &essence).await;
+        journal.kept = essence;
     }
 }
 

@@ -268,6 +268,8 @@ impl VmActor {
             }
             Command::Claim { claim, reply } => {
                 let _ = reply.send(self.claim(claim).await);
+                // After the answer: the owner does not wait for a copy that the row makes needless unless the database is lost.
+                journal::keep_owed(&mut self.vm.journal).await;
             }
             Command::Rollback { source, epoch, memory_now_mib, reply } => {
                 let outcome = hooks::rollback(vm, source, epoch).await;

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::branching::{self, Branching};
 use super::inbox::Inbox;
-use super::journal::Journal;
+use super::journal::{Journal, request_record};
 use super::memory;
 use super::reach::Reach;
 use super::retries::Retries;
@@ -23,6 +23,7 @@ use crate::launch::shares::check_whole;
 use crate::undo;
 use crate::vm::activity::Activity;
 use crate::vm::command::SnapshotOrder;
+use crate::vm::shared::Room;
 
 /// Least memory that a running guest is left with, in MiB.
 const LEAST_MEMORY_MIB: u32 = 64;
@@ -173,7 +174,7 @@ impl Vm {
                         record.last_stop = Some(LastStop { reason, at_ms, detail: None });
                         Ok(())
                     };
-                    return self.journal.request_beside(sleep, async |_, _| Ok(())).await;
+                    return request_record(&mut self.journal, sleep).await;
                 }
                 // Its machine is gone, and what it saved is whole: it sleeps, whether or not that can be stored.
                 self.journal.note_by(|life| life.fall_asleep(id.clone()), Told::stop(reason)).await;
@@ -281,9 +282,9 @@ impl Vm {
 
     /// Resumes a VM that waits for room if there is some.
     pub(super) async fn look_for_room(&mut self) {
-        match self.journal.shared.is_short_of_room().await {
-            Ok(true) => {}
-            Ok(false) => match self.resume().await {
+        match self.journal.shared.room().await {
+            Ok(Room::Short) => {}
+            Ok(Room::Enough | Room::Nearly) => match self.resume().await {
                 Ok(()) => tracing::info!(vm = %self.journal.record.id, "there is room again: the VM goes on"),
                 Err(error) => {
                     tracing::warn!(vm = %self.journal.record.id, %error, "it could not go on although there is room");

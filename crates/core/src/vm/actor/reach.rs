@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use microvm_ports::guest::{CloseReason, Identity};
 use microvm_ports::storage::ImageConfig;
+use microvm_ports::waiting::within;
 use microvm_ports::{Clock, Guest, GuestError, Machine};
 use microvm_types::ErrorKind;
 use microvm_types::lifecycle::Work;
@@ -131,7 +132,7 @@ impl Reach {
     pub(super) async fn try_before_stop(&mut self, journal: &mut Journal, grace: Duration) {
         if let (None, Some(machine)) = (&journal.guest, journal.machine.clone()) {
             let id = journal.record.id.clone();
-            let outcome = tokio::time::timeout(grace, self.connect(journal, &machine)).await;
+            let outcome = within(grace, self.connect(journal, &machine)).await;
             tracing::info!(vm = %id, reached = matches!(outcome, Ok(Ok(()))), "tried the agent once more before the stop");
         }
     }
@@ -208,5 +209,5 @@ pub(super) async fn connect_in_some_epoch(
         Err(GuestError::Unreachable("it refuses every epoch".to_owned()))
     };
     let late = GuestError::Timeout { action: "take its channel up again", after };
-    tokio::time::timeout(after, tries).await.unwrap_or(Err(late))
+    within(after, tries).await.unwrap_or(Err(late))
 }

@@ -161,6 +161,12 @@ impl Pieces for Folder<'_> {
             Err(rustix::io::Errno::NOENT) => {
                 Err(bad_input(self.0.as_str(), format!("`{name}` is missing in it")))
             }
+            Err(rustix::io::Errno::LOOP) => {
+                let detail = format!(
+                    "`{name}` is a symbolic link, which may lead out of it: copy it with `cp -RL` and import the copy"
+                );
+                Err(bad_input(self.0.as_str(), detail))
+            }
             Err(error) => Err(errno("opening", &path)(error)),
         }
     }

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd as _;
 
 use microvm_ports::branch::{IncomingState, StateMemory};
+use microvm_ports::waiting::within;
 use microvm_ports::{LaunchError, MachineError};
 use serde_json::json;
 
@@ -49,7 +50,7 @@ pub(crate) async fn load_devices(qmp: &Qmp, device_state: &[u8]) -> Result<(), L
     qmp.call_with_descriptor("take its state", "getfd", name, file.as_fd()).await.map_err(refused)?;
     qmp.call("load its state", "migrate-incoming", json!({ "uri": "fd:state" })).await.map_err(refused)?;
     let after = qmp.deadline();
-    match tokio::time::timeout(after, loaded.wait_for(|status| status.is_final())).await {
+    match within(after, loaded.wait_for(|status| status.is_final())).await {
         Ok(Ok(status)) if status.is_complete() => Ok(()),
         Ok(Ok(_)) => Err(LaunchError::BadState("the VMM says that it failed".to_owned())),
         Ok(Err(_)) => Err(LaunchError::BadState("the VMM closed its control socket".to_owned())),

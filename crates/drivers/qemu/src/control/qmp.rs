@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use microvm_ports::MachineError;
+use microvm_ports::waiting::within;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -173,7 +174,7 @@ impl Qmp {
             }
         };
         // The time counts while other commands are written, too: one VMM that takes nothing blocks them all.
-        let outcome = tokio::time::timeout(self.deadline, exchange).await;
+        let outcome = within(self.deadline, exchange).await;
         // An answer that comes later finds nobody and is dropped.
         self.lock().remove(&id);
         outcome.unwrap_or(Err(MachineError::Timeout { action, after: self.deadline }))

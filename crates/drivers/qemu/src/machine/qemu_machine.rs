@@ -12,7 +12,7 @@ use microvm_ports::guest::GuestEndpoint;
 use microvm_ports::hypervisor::{
     Balloon, Machine, MachineCounters, MachineExit, MachineRecord, MachineState,
 };
-use microvm_ports::{Brancher, LaunchError, MachineError};
+use microvm_ports::{Brancher, LaunchError, MachineError, waiting};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -76,7 +76,7 @@ impl QemuMachine {
         };
         let (qmp, events) = tokio::select! {
             biased;
-            connected = tokio::time::timeout(config.start_deadline, connect) => match connected {
+            connected = waiting::within(config.start_deadline, connect) => match connected {
                 Ok(Ok(connected)) => connected,
                 // A closed socket means a dead QEMU; wait for its last words to be noted.
                 Ok(Err(error)) => {
@@ -206,7 +206,7 @@ impl QemuMachine {
         let mut state = self.state.clone();
         let after = Duration::from_secs(5);
         let reached = state.wait_for(|now| now == wanted || matches!(now, MachineState::Exited(_)));
-        match tokio::time::timeout(after, reached).await {
+        match waiting::within(after, reached).await {
             Ok(Ok(now)) => match &*now {
                 MachineState::Exited(exit) => Err(MachineError::Exited(exit.clone())),
                 _ => Ok(()),
@@ -244,7 +244,7 @@ impl Machine for QemuMachine {
         if was_full {
             // It runs, if only until the same write fails again.
             let after = Duration::from_secs(5);
-            return match tokio::time::timeout(after, state.changed()).await {
+            return match waiting::within(after, state.changed()).await {
                 Ok(_) => self.exit().map_or(Ok(()), |exit| Err(MachineError::Exited(exit))),
                 Err(_) => Err(MachineError::Timeout { action: "resume", after }),
             };
@@ -357,7 +357,7 @@ impl Balloon for QemuMachine {
                 }
             }
         };
-        tokio::time::timeout(within, reached).await.unwrap_or(Ok(false))
+        waiting::within(within, reached).await.unwrap_or(Ok(false))
     }
 
     async fn actual_mib(&self) -> Result<u32, MachineError> {

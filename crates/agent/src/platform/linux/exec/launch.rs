@@ -110,8 +110,11 @@ fn describe(step: SpawnStep, error: Errno, request: &Exec, directory: &[u8], use
             "the arguments and variables of `{program}` are more than the guest's kernel takes"
         )),
         (SpawnStep::Execute, error) => AgentError::system(format!("run `{program}`"), error),
-        (SpawnStep::Directory, Errno::NOENT | Errno::NOTDIR) => {
+        (SpawnStep::Directory, Errno::NOENT) => {
             AgentError::not_found(format!("the working directory {directory} does not exist in this guest"))
+        }
+        (SpawnStep::Directory, Errno::NOTDIR) => {
+            AgentError::invalid(format!("the working directory {directory} is no directory in this guest"))
         }
         (SpawnStep::Directory, error) => {
             AgentError::system(format!("enter the working directory {directory}"), error)

@@ -73,22 +73,29 @@ pub(in crate::platform::linux) fn plan(request: &Exec, defaults: &Defaults) -> A
     })
 }
 
-/// Working directories to try: only the one that the request names; without one the image's, the user's home, and `/`, which
-/// every user may enter.
+/// Working directories to try: only the one that the request or else the image names. Without one the user's home, and `/`,
+/// which every user may enter; also where a request runs as another user than the image's, to whom the image's directory may
+/// be closed.
 fn directories(request: &Exec, defaults: &Defaults, user: &User) -> AgentResult<Vec<CString>> {
-    let absolute = |directory: &str| {
-        let whole = if directory.starts_with('/') {
-            directory.to_owned()
-        } else {
-            format!("{}/{directory}", user.home)
-        };
+    let below = |base: &str, directory: &str| {
+        let whole =
+            if directory.starts_with('/') { directory.to_owned() } else { format!("{base}/{directory}") };
         text(&whole, "the working directory")
     };
     if !request.working_directory.is_empty() {
-        return Ok(vec![absolute(&request.working_directory)?]);
+        return Ok(vec![below(&user.home, &request.working_directory)?]);
     }
-    let wanted = [&*defaults.working_directory, &*user.home, "/"];
-    wanted.into_iter().filter(|directory| !directory.is_empty()).map(absolute).collect()
+    let mut wanted = Vec::new();
+    if !defaults.working_directory.is_empty() {
+        // OCI runtimes take one that is relative as below the root.
+        wanted.push(below("", &defaults.working_directory)?);
+        if request.user.is_empty() || request.user == defaults.user {
+            return Ok(wanted);
+        }
+    }
+    wanted.push(below("", &user.home)?);
+    wanted.push(below("", "/")?);
+    Ok(wanted)
 }
 
 fn check_name(name: &str) -> AgentResult<()> {
@@ -106,22 +113,32 @@ fn text(text: &str, what: &str) -> AgentResult<CString> {
 mod tests {
     use super::*;
 
-    fn tried(wanted: &str, default: &str) -> Vec<String> {
+    fn tried(user: &str, wanted: &str, default: &str) -> Vec<String> {
         let request = Exec {
             command: vec!["true".into()],
-            user: "4242".into(),
+            user: user.into(),
             working_directory: wanted.into(),
             ..Exec::default()
         };
-        let defaults = Defaults { working_directory: default.into(), ..Defaults::default() };
+        let defaults =
+            Defaults { working_directory: default.into(), user: "4242".into(), ..Defaults::default() };
         let plan = plan(&request, &defaults).unwrap();
         plan.directories.iter().map(|directory| directory.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
     fn only_a_directory_that_was_asked_for_is_insisted_on() {
-        assert_eq!(tried("/srv", "/app"), ["/srv"]);
-        assert_eq!(tried("", "/app"), ["/app", "/", "/"]);
-        assert_eq!(tried("", ""), ["/", "/"]);
+        assert_eq!(tried("", "/srv", "/app"), ["/srv"]);
+        assert_eq!(tried("", "", "/app"), ["/app"]);
+        assert_eq!(tried("4242", "", "/app"), ["/app"]);
+        assert_eq!(tried("", "", ""), ["/", "/"]);
+        // The image's may be closed to another user.
+        assert_eq!(tried("4343", "", "/app"), ["/app", "/", "/"]);
+    }
+
+    #[test]
+    fn a_relative_directory_of_an_image_is_below_the_root() {
+        assert_eq!(tried("", "", "srv/app"), ["/srv/app"]);
+        assert_eq!(tried("4343", "", "srv"), ["/srv", "/", "/"]);
     }
 }

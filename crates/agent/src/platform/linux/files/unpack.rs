@@ -201,17 +201,18 @@ impl Unpacker {
             None => self.content(archive, &file, arrival.name)?,
         }
         let file = OwnedFd::from(file);
+        self.drop_inherited(arrival, &file);
         arrival.attributes.give(&file).map_err(|unset| arrival.failed(unset))?;
         self.give_xattrs(arrival, &file);
         arrival.attributes.stamp(&file).map_err(|unset| arrival.failed(unset))
     }
 
     fn directory(&mut self, mut arrival: Arrival<'_>) -> AgentResult<()> {
-        let mut keeps_owner = false;
+        let (mut keeps_owner, mut is_new) = (false, false);
         let Arrival { parent, leaf, path, .. } = &arrival;
         // For nobody else until it has its owner and mode.
         match mkdirat(&**parent, leaf, Mode::from_raw_mode(0o700)) {
-            Ok(()) => {}
+            Ok(()) => is_new = true,
             Err(Errno::EXIST) if self.target.is_linked_directory(parent, leaf, path) => return Ok(()),
             Err(Errno::EXIST) if self.owner.is_some_and(|owner| owner.is_default) => {
                 keeps_owner = true;
@@ -229,6 +230,9 @@ impl Unpacker {
         };
         if keeps_owner {
             arrival.attributes.keep_owner();
+        }
+        if is_new {
+            self.drop_inherited(&arrival, &directory);
         }
         arrival.attributes.give(&directory).map_err(|unset| arrival.failed(unset))?;
         let default_list = arrival.xattrs.take_default_list();
@@ -263,9 +267,16 @@ impl Unpacker {
     /// Gives a link, FIFO or device all it is to have.
     fn give_made(&mut self, arrival: &Arrival<'_>, kind: FileType) -> AgentResult<()> {
         let made = Made::hold(&arrival.parent, &arrival.leaf, kind).map_err(|unset| arrival.failed(unset))?;
+        self.drop_inherited(arrival, &made.seen);
         arrival.attributes.give_made(&made).map_err(|unset| arrival.failed(unset))?;
         self.give_xattrs(arrival, &made.seen);
         Ok(())
+    }
+
+    fn drop_inherited(&mut self, arrival: &Arrival<'_>, made: &OwnedFd) {
+        if let Err(refused) = xattrs::drop_inherited(made) {
+            self.left_out.add(arrival.name, refused);
+        }
     }
 
     fn give_xattrs(&mut self, arrival: &Arrival<'_>, file: &OwnedFd) {

@@ -1,6 +1,7 @@
 //! Host name, machine id and working directory of the guest.
 
 use std::fs;
+use std::path::Path;
 
 use super::hosts;
 use super::line::write_line;
@@ -45,7 +46,9 @@ pub(in crate::platform::linux) fn set_machine_id(id: &str) -> Result<(), String>
 /// Makes the image's working directory where the image lacks it, as OCI runtimes do. A failure shows in the first command
 /// that runs in it.
 pub(in crate::platform::linux) fn make_working_directory(directory: &str) {
-    if directory.starts_with('/') && fs::metadata(directory).is_err() {
-        let _ = fs::create_dir_all(directory);
+    // One that is relative is below the root.
+    let directory = Path::new("/").join(directory);
+    if fs::metadata(&directory).is_err() {
+        let _ = fs::create_dir_all(&directory);
     }
 }

@@ -3,7 +3,8 @@
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use microvm_archive::{Acl, AclKind, Entry, Principal, id_of};
-use rustix::fs::{XattrFlags, setxattr};
+use rustix::fs::{XattrFlags, getxattr, removexattr, setxattr};
+use rustix::io::Errno;
 
 use crate::core::failure::show;
 
@@ -62,6 +63,29 @@ impl Xattrs {
         let unset = self.given.iter().filter_map(|(name, value)| set(file, name, value).err());
         self.refused.iter().cloned().chain(unset).collect()
     }
+}
+
+/// Takes away the access control lists that something new has got from the directory it was made in: an archive says of each
+/// entry what it is to have, and a list of the directory would open it to others.
+///
+/// # Errors
+/// The reason for which one is still there, for the list of what is left out.
+pub(super) fn drop_inherited(file: &OwnedFd) -> Result<(), String> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    for kind in [AclKind::Access, AclKind::Default] {
+        let mut nothing: [u8; 0] = [];
+        // Asked first: to take away what is not there costs a transaction of the file system.
+        let outcome = match getxattr(&*path, kind.xattr(), &mut nothing[..]) {
+            // The file system, or this kind of file, has no lists.
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => continue,
+            Err(error) => Err(error),
+            Ok(_) => removexattr(&*path, kind.xattr()),
+        };
+        outcome.map_err(|error| {
+            format!("the access control list of its directory cannot be taken from it: {error}")
+        })?;
+    }
+    Ok(())
 }
 
 /// Sets an attribute of what is open.
