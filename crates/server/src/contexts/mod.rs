@@ -215,14 +215,27 @@ fn missing(spoken: Language) -> Failure {
 
 /// Ends a context, and waits until it has ended.
 pub(crate) async fn end(guest: &dyn Guest, running: &Running) -> Result<(), Failure> {
-    // Before the signal: one that is attached hears of the end.
-    let mut process = guest.attach(&running.process, running.offsets).await?;
+    // Before the signal, to hear of the end; and only looked at, so that whoever executes code in it hears of it, too.
+    let mut process = match guest.read_output(&running.process, running.offsets, true).await {
+        // An older agent can only hand it over.
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            guest.attach(&running.process, running.offsets).await?
+        }
+        looked => looked?,
+    };
     guest.signal(&running.process, SIGKILL).await?;
     let ended = async {
         loop {
             match process.events.next().await {
                 Some(ProcessEvent::Stdout(_) | ProcessEvent::Stderr(_)) => {}
-                Some(ProcessEvent::Lost(error)) => return Err(error.into()),
+                // It wrote more than is kept before it ended.
+                Some(ProcessEvent::Lost(_)) => {
+                    let all = guest.processes().await?;
+                    if all.iter().all(|one| one.id != running.process || one.exit.is_some()) {
+                        return Ok(());
+                    }
+                    process = guest.read_output(&running.process, OutputOffsets::default(), true).await?;
+                }
                 Some(ProcessEvent::Exited(_) | ProcessEvent::UpToDate) | None => return Ok(()),
             }
         }

@@ -82,6 +82,8 @@ fn with_modules(path: &str) -> String {
 /// Runs npm with an empty folder.
 fn ask(builder: &Builder, prefix: &Utf8Path, wish: Wish, packages: &[String]) -> Result<(), StorageError> {
     make_directory(prefix, 0o755)?;
+    // A plan looks into it, and does not make it.
+    make_directory(&prefix.join("lib"), 0o755)?;
     let musl = builder.names(b"lib").iter().any(|name| name.starts_with("ld-musl-"));
     let cancel = builder.cancel.clone();
     let config = global_config(NPM, prefix, &cancel)?;
