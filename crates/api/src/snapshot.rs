@@ -36,8 +36,11 @@ pub struct Snapshot {
     pub image: String,
     /// Virtual processors.
     pub vcpus: u32,
-    /// Memory in MiB.
+    /// Memory that the guest had, in MiB.
     pub memory_mib: u32,
+    /// Memory of its machine in MiB, which a VM that is made of it takes: the most that a resize can give it.
+    #[serde(default)]
+    pub memory_max_mib: u32,
     /// Bytes of memory that differ from the parent.
     pub memory_bytes: u64,
     /// Bytes on disk that are its own.

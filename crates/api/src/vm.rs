@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use microvm_types::files::LeftOut;
 use microvm_types::guest::GuestHealth;
 use microvm_types::image::ChangedPath;
 use microvm_types::share::{Share, ShareChanges};
@@ -208,7 +209,7 @@ impl Default for StopVm {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResizeVm {
-    /// Memory in MiB, at most `memory_max_mib` of the VM; `memory_mb` is understood too.
+    /// Memory in MiB, at most `memory_max_mib` of the VM, and at least a 16th of that and 64; `memory_mb` is understood too.
     #[serde(default, alias = "memory_mb", skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u32>,
     /// Virtual processors. No hypervisor here can change them while the VM runs: another number than it has is refused
@@ -315,6 +316,9 @@ pub struct UpdateLimits {
 pub struct VmChanges {
     /// Every path that differs, in order.
     pub changes: Vec<ChangedPath>,
+    /// Files that the list does not tell of, and why; absent where the guest's agent is older than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<LeftOut>,
 }
 
 /// Resource use of a running VM.
@@ -328,8 +332,12 @@ pub struct Stats {
     pub state: Phase,
     /// Virtual processors.
     pub vcpus: u32,
-    /// Memory in MiB.
+    /// Memory that it is to have now, in MiB.
     pub memory_mib: u32,
+    /// Memory that its guest uses now, in MiB, as the balloon of its machine has it: more than `memory_mib` while the guest gives memory
+    /// up, or if it does not. Absent without a machine or a balloon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_actual_mib: Option<u32>,
     /// Milliseconds since it last started to run; absent without a machine.
     pub uptime_ms: Option<u64>,
     /// Counters of the host, from its machine's start; all 0 without a machine.

@@ -44,9 +44,9 @@ pub(crate) async fn measure(scene: &Scene) -> Result<Vec<Row>, BenchError> {
         ),
     ];
     tidy::delete(scene, vec![vm]).await?;
-    let mut rows = floor.rows(scene, FLOOR, None);
+    let mut rows = floor.rows(scene.concurrency, FLOOR, None);
     for (what, burst) in &bursts {
-        rows.extend(burst.rows(scene, what, Some(&floor)));
+        rows.extend(burst.rows(scene.concurrency, what, Some(&floor)));
     }
     Ok(rows)
 }
@@ -97,9 +97,10 @@ impl Burst {
         (!self.took.is_empty()).then(|| Samples::new(self.took.clone()).percentiles())
     }
 
-    fn rows(&self, scene: &Scene, what: &str, floor: Option<&Self>) -> Vec<Row> {
-        let title = format!("{what}, {} at once", scene.concurrency);
-        let rate = floor.map(|floor| (floor.per_second(), FLOOR));
+    fn rows(&self, at_once: u32, what: &str, floor: Option<&Self>) -> Vec<Row> {
+        let title = format!("{what}, {at_once} at once");
+        // Nothing to be compared with where nothing was answered.
+        let rate = floor.filter(|floor| !floor.took.is_empty()).map(|floor| (floor.per_second(), FLOOR));
         let mut rows = vec![Row::single(&title, "requests/s", rate, self.per_second(), Promise::None)];
         if let Some(found) = self.times() {
             let floor = floor.and_then(Self::times);
@@ -114,9 +115,32 @@ impl Burst {
         }
         let sent = self.took.len() + self.failed;
         #[expect(clippy::cast_precision_loss, reason = "shown to two decimals only")]
-        let failed = self.failed as f64;
+        let (sent, failed) = (sent as f64, self.failed as f64);
         let promise = Promise::AtMost { times_floor: 0.0, plus: 0.0 };
-        rows.push(Row::single(format!("{title}: failures, of {sent}"), "requests", None, failed, promise));
+        // By the same name in every run.
+        rows.push(Row::single(format!("{title}: sent"), "requests", None, sent, Promise::None));
+        rows.push(Row::single(format!("{title}: failures"), "requests", None, failed, promise));
         rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_the_same_names_in_every_run_and_no_floor_that_is_none() {
+        let title = |burst: &Burst, floor: &Burst| {
+            let rows = burst.rows(4, "GET /vms", Some(floor));
+            assert!(rows.iter().all(|row| row.floor.is_none_or(|floor| floor > 0.0)), "{rows:?}");
+            rows.into_iter().map(|row| row.what).collect::<Vec<_>>()
+        };
+        let of = |answered, failed| Burst {
+            took: vec![Duration::from_millis(1); answered],
+            failed,
+            lasted: Duration::from_secs(1),
+            ..Burst::default()
+        };
+        assert_eq!(title(&of(3, 0), &of(5, 0)), title(&of(7, 2), &of(0, 9)));
     }
 }

@@ -7,31 +7,25 @@
 //!
 //! The file is read and written here, beside the user, and never by the server.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::process::Stdio;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use camino::Utf8PathBuf;
 use microvm_api::image::RegistryLogin;
 use microvm_driver_images::login_server;
-use microvm_types::ErrorKind;
+use rustix::fs::FlockOperation;
 use serde_json::{Map, Value, json};
-use tokio::io::AsyncWriteExt as _;
 
+use crate::credential_helper::{ask, run};
 use crate::error::CliError;
 use crate::notice::say;
 use crate::{variables, visible};
 
 /// Largest file that is read, in bytes.
 const SIZE_MAX: u64 = 4 << 20;
-/// Most bytes of a helper's answer.
-const ANSWER_MAX: usize = 1 << 20;
-/// Time for a helper, which may ask its user.
-const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Place of a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,6 +181,15 @@ impl DockerConfig {
 
     /// Writes the file with another entry; everything else in it stays.
     fn set(&mut self, server: &str, entry: Option<Value>) -> Result<(), CliError> {
+        // What a link leads to is replaced, and not the link.
+        let path = self.path.canonicalize_utf8().unwrap_or_else(|_| self.path.clone());
+        let failed = |error: std::io::Error| CliError::file("writing", &path, &error);
+        let folder = path.parent().unwrap_or(&path);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        // Of the folder, which stays the same file. Another login may have been kept since this one was begun.
+        let alone = File::open(folder).map_err(failed)?;
+        rustix::fs::flock(&alone, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+        self.value = Self::read(self.path.clone())?.value;
         let auths = self.value.entry("auths").or_insert_with(|| json!({}));
         let Some(auths) = auths.as_object_mut() else {
             return Err(CliError::invalid(
@@ -198,12 +201,6 @@ impl DockerConfig {
             Some(entry) => auths.insert(server.to_owned(), entry),
             None => auths.remove(server),
         };
-        // What a link leads to is replaced, and not the link.
-        let path = self.path.canonicalize_utf8().unwrap_or_else(|_| self.path.clone());
-        let failed = |error: std::io::Error| CliError::file("writing", &path, &error);
-        if let Some(folder) = path.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-        }
         let new = Utf8PathBuf::from(format!("{path}.{}", std::process::id()));
         // Left by a process that had this number and was killed here.
         let _ = std::fs::remove_file(&new);
@@ -226,73 +223,6 @@ impl DockerConfig {
 fn host_of(server: &str) -> &str {
     let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
-}
-
-/// Asks a helper for the login at a registry; `None` if it has none.
-async fn ask(helper: &str, server: &str) -> Result<Option<RegistryLogin>, CliError> {
-    let (ok, answer) = output(helper, "get", server).await?;
-    if !ok {
-        // The one answer that all helpers have in common.
-        if answer.contains("credentials not found") {
-            return Ok(None);
-        }
-        return Err(failed(helper, "get", &answer));
-    }
-    let answer: Value =
-        serde_json::from_str(&answer).map_err(|_| failed(helper, "get", "its answer is no JSON"))?;
-    let text = |field: &str| answer.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (user, password) = (text("Username"), text("Secret"));
-    if user == "<token>" {
-        let why =
-            "it has an identity token, which is not supported: log in with a password or an access token";
-        return Err(failed(helper, "get", why));
-    }
-    if user.is_empty() {
-        return Err(failed(helper, "get", "its answer has no user"));
-    }
-    Ok(Some(RegistryLogin { user, password }))
-}
-
-/// Has a helper do something that needs no answer.
-async fn run(helper: &str, verb: &str, input: &str) -> Result<(), CliError> {
-    let (ok, answer) = output(helper, verb, input).await?;
-    if ok { Ok(()) } else { Err(failed(helper, verb, &answer)) }
-}
-
-fn failed(helper: &str, verb: &str, why: &str) -> CliError {
-    let why = why.trim().chars().take(300).collect::<String>();
-    CliError::new(
-        ErrorKind::Unavailable,
-        "credential_helper_failed",
-        format!("{helper} {verb} failed: {why}"),
-    )
-}
-
-/// Runs a helper; whether it succeeded, and what it printed.
-async fn output(helper: &str, verb: &str, input: &str) -> Result<(bool, String), CliError> {
-    let started = tokio::process::Command::new(helper)
-        .arg(verb)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = started.map_err(|error| failed(helper, verb, &error.to_string()))?;
-    let work = async {
-        if let Some(mut stdin) = child.stdin.take() {
-            // A helper that reads nothing tells by its exit code what is wrong.
-            let _ = stdin.write_all(input.as_bytes()).await;
-        }
-        child.wait_with_output().await
-    };
-    let output = tokio::time::timeout(PATIENCE, work)
-        .await
-        .map_err(|_| failed(helper, verb, &format!("it did not end within {PATIENCE:?}")))?
-        .map_err(|error| failed(helper, verb, &error.to_string()))?;
-    if output.stdout.len() > ANSWER_MAX {
-        return Err(failed(helper, verb, "its answer is larger than 1 MiB"));
-    }
-    Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
 #[cfg(test)]
@@ -337,6 +267,19 @@ mod tests {
         let left = std::fs::read_to_string(&path).unwrap();
         assert!(left.contains("ctrl-e") && !left.contains("registry.test"), "{left}");
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn two_logins_at_once_are_both_kept() {
+        let (_folder, path) = folder();
+        let mut one = DockerConfig::read(path.clone()).unwrap();
+        let mut two = DockerConfig::read(path.clone()).unwrap();
+        one.keep("one.test", &login("ann", "p")).await.unwrap();
+        two.keep("two.test", &login("bob", "p")).await.unwrap();
+        assert!(one.forget("one.test").await.unwrap());
+        let config = DockerConfig::read(path).unwrap();
+        assert_eq!(config.login("two.test").await.unwrap(), Some(login("bob", "p")));
+        assert_eq!(config.login("one.test").await.unwrap(), None);
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ mod autostart;
 mod bounds;
 mod commands;
 mod context;
+mod credential_helper;
 mod descriptors;
 mod detach;
 mod dispatch;

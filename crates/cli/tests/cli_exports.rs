@@ -23,13 +23,19 @@ async fn an_image_goes_to_a_file_or_to_standard_output() {
     {
         assert_eq!(run(&server, arguments).await.stdout, written, "{arguments:?}");
     }
-    // What a link leads to is replaced, and not the link.
+    // What a link leads to is replaced, and not the link; who may read it may do so afterwards.
     std::os::unix::fs::symlink("image.tar", path("link")).unwrap();
     std::fs::write(&file, "before").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
     let told = json(&server, &["image", "export", "debian-python", "--file", &path("link")]).await;
     assert_eq!(told["bytes"], written.len());
     assert_eq!(std::fs::read(&file).unwrap(), written);
     assert!(std::fs::symlink_metadata(path("link")).unwrap().is_symlink());
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+    std::os::unix::fs::symlink("none.tar", path("nowhere")).unwrap();
+    let (code, told) = refused(&server, &["image", "export", "debian-python", "-o", &path("nowhere")]).await;
+    assert!(code == 101 && told.contains("is a link to a file that is not there"), "{code} {told}");
+    std::fs::remove_file(path("nowhere")).unwrap();
     // A device stays one.
     must(&server, &["image", "export", "debian-python", "-o", "/dev/null"]).await;
     let (code, told) = refused(&server, &["image", "export", "debian-python", "-o", &path("")]).await;
@@ -62,6 +68,14 @@ async fn a_vm_is_exported_and_compared() {
     assert!(
         changes.as_array().unwrap().contains(&serde_json::json!({ "change": "added", "path": "/root/made" }))
     );
+    // What is not told of is named, and the result does not count as whole.
+    must(&server, &["cp", made.to_str().unwrap(), "dev:/root/.wh.made"]).await;
+    for arguments in [&["export", "dev"][..], &["diff", "dev"], &["diff", "dev", "--output", "json"]] {
+        let made = run(&server, arguments).await;
+        assert_eq!(made.status.code(), Some(1), "{arguments:?}");
+        let told = program::text(&made.stderr);
+        assert!(told.contains("left out /root/.wh.made"), "{arguments:?}: {told}");
+    }
     must(&server, &["stop", "dev"]).await;
     for verb in ["export", "diff"] {
         let (code, told) = refused(&server, &[verb, "dev"]).await;

@@ -14,14 +14,11 @@ use crate::state::GOLDEN_LABEL;
 /// Smallest memory a guest boots with, in MiB. (Measured: the distribution's kernel with our agent needs 96 MiB.)
 const MIN_MEMORY_MIB: u32 = 128;
 /// Smallest scratch disk in MiB: below that ext4 has no room for its journal.
-const MIN_DISK_MIB: u32 = 64;
+pub(crate) const MIN_DISK_MIB: u32 = 64;
 /// Longest disk serial number that virtio-blk carries, in bytes (virtio 1.1, 5.2.6: VIRTIO_BLK_T_GET_ID).
 const DISK_SERIAL_MAX: usize = 20;
 /// With less a VM does not come up within the usual time limit.
 const CPU_PERCENT_LEAST: u32 = 10;
-/// Most that the memory of a machine is of the memory that its guest has from a boot on, as a factor: the guest's kernel keeps notes
-/// of every page of the machine, a 64th of them all, and needs room for itself.
-const MEMORY_GROWTH_MOST: u32 = 8;
 /// Commands to warm up; whoever is first waits for all of them.
 const WARM_UP_MAX: usize = 16;
 /// Bytes of one of them.
@@ -34,13 +31,14 @@ pub(crate) fn check(template: &Template, limits: &HostLimits) -> Result<(), Serv
     number("memory_mib", template.memory_mib, MIN_MEMORY_MIB, limits.max_memory_mib)?;
     if let Some(most) = template.memory_max_mib {
         number("memory_max_mib", most, MIN_MEMORY_MIB, limits.max_memory_mib)?;
-        let growth = template.memory_mib.saturating_mul(MEMORY_GROWTH_MOST);
+        let times = Template::MEMORY_GROWTH_MOST;
+        let growth = template.memory_mib.saturating_mul(times);
         if !(template.memory_mib..=growth).contains(&most) {
             let least = template.memory_mib;
             return Err(invalid(
                 "memory_max_mib",
                 format!(
-                    "{most} MiB is not between `memory_mib`, {least} MiB, and {MEMORY_GROWTH_MOST} times that, {growth} MiB"
+                    "{most} MiB is not between `memory_mib`, {least} MiB, and {times} times that, {growth} MiB"
                 ),
             ));
         }

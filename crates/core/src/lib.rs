@@ -56,7 +56,7 @@ mod host;
 mod engine;
 
 pub use branch::{BegunSnapshot, Branches, ForkRequest, Forked, RestoreRequest, SnapshotRequest};
-pub use catalog::{Catalog, Exports, ImageBase, ImageRecipe};
+pub use catalog::{Catalog, Exports, ImageBase, ImageRecipe, RootChanges};
 pub use creation::{BootChoice, CreateRequest};
 pub use engine::{Engine, Services};
 pub use error::{Bound, ServiceError};

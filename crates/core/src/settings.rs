@@ -72,6 +72,14 @@ pub struct Settings {
     pub stop_grace: Duration,
     /// Longest time for a VMM to end.
     pub kill_deadline: Duration,
+    /// Longest time for which an export waits for its turn.
+    pub export_patience: Duration,
+    /// Longest time for the look at a disk that is imported, by the VM that has it: a hostile file system may keep the guest's kernel
+    /// at it for ever.
+    pub disk_patience: Duration,
+    /// Longest time for a guest to begin to give up memory that it does not have from a boot on. After it, its kernel counts as one
+    /// without a driver for a balloon.
+    pub balloon_patience: Duration,
     /// Longest time for an adopted guest to answer after a restart of the server.
     pub adopt_deadline: Duration,
 }
@@ -93,6 +101,9 @@ impl Default for Settings {
             disk_reserve: 256 << 20,
             stop_grace: Duration::from_secs(10),
             kill_deadline: Duration::from_secs(10),
+            export_patience: Duration::from_secs(10),
+            disk_patience: Duration::from_mins(2),
+            balloon_patience: Duration::from_secs(15),
             adopt_deadline: Duration::from_secs(30),
         }
     }

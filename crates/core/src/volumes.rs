@@ -51,7 +51,12 @@ impl Volumes {
         let shared = &self.context.shared;
         let size_mib = size_mib.unwrap_or(DEFAULT_VOLUME_MIB);
         admission::check_volume_size(size_mib, &shared.settings.limits)?;
-        let made = create(shared, &self.context.caller.tenant, name, size_mib).await?;
+        let made = loop {
+            match create(shared, &self.context.caller.tenant, name, size_mib).await {
+                Err(ServiceError::VolumeNameTaken(_)) if !self.tell_if_there(name).await => {}
+                made => break made?,
+            }
+        };
         let view = self.view(made.record().clone()).await?;
         made.keep();
         Ok(view)
@@ -65,6 +70,7 @@ impl Volumes {
         self.context.authorise(OperationName::VOLUME_LIST)?;
         let mut all = Vec::new();
         for record in self.context.shared.volumes.of(&self.context.caller.tenant) {
+            self.note_told(&record);
             all.extend(self.view_if_there(record).await?);
         }
         Ok(all)
@@ -91,7 +97,9 @@ impl Volumes {
     /// [`ServiceError::UnknownVolume`].
     pub async fn get(&self, volume: &str) -> Result<VolumeView, ServiceError> {
         self.context.authorise(OperationName::VOLUME_GET)?;
-        self.view(self.find(volume)?).await
+        let record = self.find(volume)?;
+        self.note_told(&record);
+        self.view(record).await
     }
 
     /// Removes a volume with all that is on it.
@@ -128,6 +136,27 @@ impl Volumes {
             }
         }
         Ok(gone)
+    }
+
+    /// Notes that somebody was told of a volume: it does not go any more with the creation that it was made for.
+    fn note_told(&self, record: &VolumeRecord) {
+        let shared = &self.context.shared;
+        shared.volumes.note_told(shared.ports.volumes.volume_disk(&record.id).as_str());
+    }
+
+    /// Notes that somebody was told that a name is taken; false if it is not any more.
+    async fn tell_if_there(&self, name: &Name) -> bool {
+        let shared = &self.context.shared;
+        // A removal that goes on is waited for.
+        let _alone = shared.making_volumes.lock().await;
+        match shared.volumes.named(&self.context.caller.tenant, name.as_str()) {
+            Ok(Some(record)) => {
+                self.note_told(&record);
+                true
+            }
+            Ok(None) => false,
+            Err(_) => true,
+        }
     }
 
     fn find(&self, volume: &str) -> Result<VolumeRecord, ServiceError> {

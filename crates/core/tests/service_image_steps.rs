@@ -170,6 +170,22 @@ fn a_step_that_fails_is_named_and_the_name_of_the_image_stays() {
     });
 }
 
+/// Builds; the most images between the steps that there were whenever one more was made, and the image.
+async fn most_between(host: &Host, catalog: &Catalog, recipe: &ImageRecipe) -> (usize, ImageInfo) {
+    let most = Arc::new(Mutex::new(0));
+    let (storage, seen) = (host.storage.clone(), Arc::clone(&most));
+    // Told before each image is made.
+    let progress = Progress::to(move |_| {
+        let images = storage.images().now_or_never().unwrap().unwrap().found;
+        let between = images.iter().flat_map(|image| &image.names).filter(|name| name.starts_with("build-"));
+        let mut most = seen.lock().unwrap();
+        *most = between.count().max(*most);
+    });
+    let info = catalog.build_image(recipe, progress).await.unwrap();
+    let most = *most.lock().unwrap();
+    (most, info)
+}
+
 #[test]
 fn a_build_keeps_one_image_between_its_steps() {
     let host = Host::new();
@@ -179,18 +195,15 @@ fn a_build_keeps_one_image_between_its_steps() {
         std::fs::write(folder.path().join("a"), "1").unwrap();
         let pair = |_| [run("RUN true", &["true"]), copy("COPY a", folder.path(), "a")];
         let steps: Vec<BuildStep> = (0..4).flat_map(pair).collect();
-        let most = Arc::new(Mutex::new(0));
-        let (storage, seen) = (host.storage.clone(), Arc::clone(&most));
-        // Told before each image is made.
-        let progress = Progress::to(move |_| {
-            let images = storage.images().now_or_never().unwrap().unwrap().found;
-            let between =
-                images.iter().flat_map(|image| &image.names).filter(|name| name.starts_with("build-"));
-            let mut most = seen.lock().unwrap();
-            *most = between.count().max(*most);
-        });
-        let info = server.service.catalog.build_image(&recipe("x", steps.clone()), progress).await.unwrap();
-        assert_eq!((*most.lock().unwrap(), info.names), (1, vec!["x".to_owned()]));
+        let (most, info) = most_between(&host, &server.service.catalog, &recipe("x", steps.clone())).await;
+        assert_eq!((most, info.names), (1, vec!["x".to_owned()]));
+        // A package whose scripts run in a VM, and what is put in afterwards.
+        let files = vec![serde_json::from_str(r#"{"path": "/etc/a", "content": "a"}"#).unwrap()];
+        let packages = vec!["with-scripts".to_owned()];
+        let additions = Additions { packages, files, ..Additions::default() };
+        let with_package = ImageRecipe { additions, ..recipe("z", steps.clone()) };
+        let (most, other) = most_between(&host, &server.service.catalog, &with_package).await;
+        assert_eq!((most, other.names), (1, vec!["z".to_owned()]));
         // What the cache needs is there.
         let (again, told) = build(&server.service.catalog, &recipe("y", steps.clone())).await;
         assert_eq!(again.unwrap().digest, info.digest);

@@ -5,13 +5,15 @@
 mod branches;
 mod support;
 
+use std::time::Duration;
+
 use branches::{forks, snap, vm};
 use microvm_core::{ServiceError, Services, SnapshotRequest};
 use microvm_driver_fake::{Fault, Operation};
 use microvm_types::{OperationName, Phase};
 use support::{Host, Server, code, named, say, until};
 
-/// Verbs that need the VM to run, or wake it.
+/// Verbs that need the VM to run, or wake it. The last two wait in the queue of its actor in any case.
 #[derive(Debug, Clone, Copy)]
 enum Verb {
     Fork,
@@ -42,6 +44,15 @@ fn phase(service: &Services) -> Phase {
     service.vms.get(&vm("dev")).unwrap().record.phase()
 }
 
+/// Longest time for a channel that is opened again: shorter than whatever is waited for here.
+const CHANNEL: Duration = Duration::from_millis(25);
+
+fn host() -> Host {
+    let mut host = Host::new();
+    host.adopt_deadline = CHANNEL;
+    host
+}
+
 /// A server with the VM `dev`, which has a note and a snapshot called `first`.
 fn served(host: &Host) -> Server {
     let server = host.serve();
@@ -66,18 +77,47 @@ async fn ask_while(
     let first = tokio::spawn(work);
     until("the phase", || phase(service) == held).await;
     let mut second = std::pin::pin!(ask(service, verb));
-    let early = futures::poll!(&mut second);
-    assert!(early.is_pending(), "{verb:?} while {held}: {early:?}");
+    waits(&mut second, &format!("{verb:?} while {held}")).await;
     host.hypervisor.script().release();
     host.storage.script().release();
     first.await.unwrap().unwrap();
     second.await
 }
 
+/// Checks that a request waits, also for longer than a channel may take that is opened again.
+async fn waits(asked: &mut (impl Future<Output = Result<(), ServiceError>> + Unpin), what: &str) {
+    let early = tokio::time::timeout(4 * CHANNEL, asked).await;
+    assert!(early.is_err(), "{what}: {early:?}");
+}
+
+#[test]
+fn whoever_comes_while_the_memory_of_a_vm_is_written_waits_for_that() {
+    for verb in [Verb::Fork, Verb::Snapshot, Verb::BeginSnapshot, Verb::Guest] {
+        let host = host();
+        let server = served(&host);
+        let service = &server.service;
+        server.run(async {
+            let written = || host.storage.script().calls(Operation::WriteSnapshot);
+            let before = written();
+            host.storage.script().next(Operation::WriteSnapshot, Fault::Hold);
+            let first = service.clone();
+            let sleep = tokio::spawn(async move { first.vms.hibernate(&vm("dev")).await.map(drop) });
+            until("it is written", || written() > before).await;
+            assert_eq!(phase(service), Phase::Running);
+            let mut asked = std::pin::pin!(ask(service, verb));
+            waits(&mut asked, &format!("{verb:?}")).await;
+            host.storage.script().release();
+            sleep.await.unwrap().unwrap();
+            asked.await.unwrap_or_else(|error| panic!("{verb:?}: {error}"));
+            assert_eq!(say(service, "dev", "cat /root/note").await, "kept");
+        });
+    }
+}
+
 #[test]
 fn whoever_comes_while_another_one_wakes_a_vm_waits_for_that() {
     for verb in VERBS {
-        let host = Host::new();
+        let host = host();
         let server = served(&host);
         let service = &server.service;
         server.run(async {
@@ -94,7 +134,7 @@ fn whoever_comes_while_another_one_wakes_a_vm_waits_for_that() {
 #[test]
 fn whoever_comes_while_a_vm_goes_to_disk_has_it_woken() {
     for verb in [Verb::Fork, Verb::Snapshot, Verb::BeginSnapshot, Verb::Guest, Verb::Start] {
-        let host = Host::new();
+        let host = host();
         let server = served(&host);
         let service = &server.service;
         server.run(async {
@@ -113,7 +153,7 @@ fn whoever_comes_while_a_vm_goes_to_disk_has_it_woken() {
 #[test]
 fn whoever_comes_while_a_vm_goes_back_to_a_snapshot_finds_it_there() {
     for verb in VERBS {
-        let host = Host::new();
+        let host = host();
         let server = served(&host);
         let service = &server.service;
         server.run(async {

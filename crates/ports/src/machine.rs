@@ -85,6 +85,10 @@ pub trait Balloon: Send + Sync {
     /// Waits until the guest uses exactly `memory_mib` MiB; false if it does not within that time. Safe to cancel.
     async fn reached(&self, memory_mib: u32, within: Duration) -> Result<bool, MachineError>;
 
+    /// Waits until the guest uses another amount than `from_mib` MiB, the one before a [`Self::resize`]; false if it does not within
+    /// that time: its kernel has no driver for a balloon then. Safe to cancel.
+    async fn followed(&self, from_mib: u32, within: Duration) -> Result<bool, MachineError>;
+
     /// MiB the guest uses now.
     async fn actual_mib(&self) -> Result<u32, MachineError>;
 }

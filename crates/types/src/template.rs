@@ -265,6 +265,10 @@ pub struct Overrides {
 }
 
 impl Template {
+    /// Most that the memory of a machine is of the memory that its guest has from a boot on, as a factor: the guest's kernel keeps notes
+    /// of every page of the machine, a 64th of them all, and needs room for itself.
+    pub const MEMORY_GROWTH_MOST: u32 = 8;
+
     /// Memory of the machine, in MiB: the most that its guest can have.
     #[must_use]
     pub fn machine_memory_mib(&self) -> u32 {
@@ -315,7 +319,13 @@ impl Template {
         set(&mut self.init, init);
         set(&mut self.boot_timeout_ms, boot_timeout_ms);
         set(&mut self.hypervisor, hypervisor);
-        self.memory_max_mib = memory_max_mib.or(self.memory_max_mib);
+        self.memory_max_mib = match memory_max_mib {
+            // The template's own is for the template's own size: it follows one that does not fit.
+            None if memory_mib.is_some() => self.memory_max_mib.map(|most| {
+                most.clamp(self.memory_mib, self.memory_mib.saturating_mul(Self::MEMORY_GROWTH_MOST))
+            }),
+            most => most.or(self.memory_max_mib),
+        };
         self.cpu_percent = cpu_percent.or(self.cpu_percent);
         self.kernel_arguments.extend(kernel_arguments);
         self.environment.extend(environment);
@@ -364,6 +374,15 @@ mod tests {
         assert_eq!((larger.machine_memory_mib(), larger.memory_at_boot_mib()), (2_048, Some(512)));
         let kept = larger.with(Overrides { memory_mib: Some(2_048), ..Overrides::default() });
         assert_eq!((kept.machine_memory_mib(), kept.memory_at_boot_mib()), (2_048, None));
+        // The template's own most follows a size that it does not fit, and one that is asked for does not.
+        let grows = Template { memory_max_mib: Some(2_048), ..template.clone() };
+        for (memory_mib, most) in [(128, 1_024), (256, 2_048), (2_048, 2_048), (4_096, 4_096)] {
+            let asked = Overrides { memory_mib: Some(memory_mib), ..Overrides::default() };
+            let made = grows.clone().with(asked.clone());
+            assert_eq!((made.memory_mib, made.memory_max_mib), (memory_mib, Some(most)));
+            let both = Overrides { memory_max_mib: Some(2_048), ..asked };
+            assert_eq!(grows.clone().with(both).memory_max_mib, Some(2_048));
+        }
         // As a file may say it; a server refuses it.
         let less = template.with(Overrides { memory_max_mib: Some(64), ..Overrides::default() });
         assert_eq!((less.machine_memory_mib(), less.memory_at_boot_mib()), (512, None));

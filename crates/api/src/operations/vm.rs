@@ -102,7 +102,8 @@ crate::rows! {
 
     /// List the differences between a running VM's root and its image
     ///
-    /// In order of paths, all of one moment: programs in the VM that write to the disk wait until the changes are read.
+    /// In order of paths, all of one moment: programs in the VM that write to the disk wait until the changes are read. What the list
+    /// cannot tell of is in `left_out`.
     Changes = VM_CHANGES, Get "/vms/{vm}/changes", Safe, Withheld, (VmRef, NoQuery) Nothing => Json<VmChanges>;
 
     /// Read the counters of a running VM

@@ -94,14 +94,21 @@ async fn to_file(archive: &mut Download, target: &Utf8Path) -> Result<u64, CliEr
         let mut file = File::options().write(true).open(target).map_err(failed)?;
         return receive(archive, |bytes| file.write_all(bytes).map_err(failed)).await;
     }
+    if found.is_none() && target.is_symlink() {
+        let why = format!("{target} is a link to a file that is not there: name that file");
+        return Err(CliError::invalid("no_file", why));
+    }
     // What a link leads to is replaced, and not the link.
     let target =
         if found.is_some() { target.canonicalize_utf8().map_err(failed)? } else { target.to_owned() };
     let unfinished = Unfinished(format!("{target}.{}.part", std::process::id()).into());
     let mut options = OpenOptions::new();
-    // For its owner alone: an image may hold what is private.
+    // For its owner alone, unless others may read what is replaced: an image may hold what is private.
     let mut file = options.write(true).create_new(true).mode(0o600).open(&unfinished.0).map_err(failed)?;
     let bytes = receive(archive, |bytes| file.write_all(bytes).map_err(failed)).await?;
+    if let Some(replaced) = found {
+        file.set_permissions(replaced.permissions()).map_err(failed)?;
+    }
     file.sync_all().map_err(failed)?;
     std::fs::rename(&unfinished.0, &target).map_err(failed)?;
     Ok(bytes)

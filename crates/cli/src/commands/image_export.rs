@@ -13,7 +13,7 @@ use crate::progress::while_waiting;
 #[command(after_help = "\
 The archive is an OCI image layout and what `docker save` writes in one, with the configuration of the image. Equal images give equal
 archives, and `microvm image import` makes the same image of it; holes of files are zeros in it. It has the name of the image as its tag, unless docker knows no
-such names (capital letters) or a digest is given.
+such names (capital letters, 64 hexadecimal digits) or a digest is given.
 
 Examples:
   microvm image export my-image -o my-image.tar

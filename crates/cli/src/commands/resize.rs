@@ -12,7 +12,7 @@ use crate::error::CliError;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The guest returns memory to the host, or takes it back, up to `memory_max_mib` of the VM: what `create --memory-max` gave it, else \
-the memory that it was created with.
+the memory that it was created with, and down to a 16th of that, at least 64 MiB.
 
 Examples:
   microvm resize dev --memory 256MiB

@@ -40,10 +40,10 @@ impl Between {
         name
     }
 
-    /// Removes all images but the one of this name, on which the next step builds: a build takes the disk space of two images,
-    /// however many steps it has.
-    pub(super) async fn keep_only(&mut self, kept: &str) {
-        while let Some(at) = self.names.iter().position(|name| name != kept) {
+    /// Removes all images but those of these names: the one on which the next step builds, and the one that it makes. So a build takes the
+    /// disk space of two images, however many steps it has.
+    pub(super) async fn keep_only(&mut self, kept: &[&str]) {
+        while let Some(at) = self.names.iter().position(|name| !kept.contains(&name.as_str())) {
             // Forgotten afterwards: a build that is dropped here removes it in the background.
             remove(&self.catalog, &self.names[at]).await;
             self.names.remove(at);
@@ -52,7 +52,7 @@ impl Between {
 
     /// Removes the images that nothing else needs, and the names of all; returns these.
     pub(super) async fn remove(mut self) -> Vec<String> {
-        self.keep_only("").await;
+        self.keep_only(&[]).await;
         std::mem::take(&mut self.given)
     }
 }

@@ -243,7 +243,8 @@ fn first_line(command: &str) -> String {
     text
 }
 
-fn printable(bytes: &[u8]) -> String {
+/// The text of a guest without what a terminal would obey.
+pub(super) fn printable(bytes: &[u8]) -> String {
     let mut text = String::new();
     for character in String::from_utf8_lossy(bytes).chars() {
         if character == '\n' || character == '\t' || !character.is_control() {

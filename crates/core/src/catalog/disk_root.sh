@@ -34,6 +34,10 @@ for part in ${parts:-$disk}; do
       file_system=$kind
       if ! mount -t "$kind" -o ro,nosuid,nodev,noexec "/dev/$part" /run/import 2>/run/import.error; then
         kind=unclean
+        # The kernel says more than mount does.
+        why=$(dmesg 2>/dev/null | sed -n "s/^\[[^]]*\] //; /($part)/p" 2>/dev/null | tail -n 1 2>/dev/null)
+        if [ -z "$why" ]; then read -r why </run/import.error; fi
+        echo "reason $part: $why"
       else
         if [ -d /run/import/etc ] && { [ -d /run/import/usr ] || [ -d /run/import/bin ]; }; then kind=root; root="$root $part"; type=$file_system; fi
         umount /run/import || exit 1

@@ -208,7 +208,7 @@ impl Catalog {
                     self.build_in_vm(&session, &below, progress).await?
                 }
             };
-            temporary.keep_only(&name).await;
+            temporary.keep_only(&[&name]).await;
         }
         Ok(below)
     }
@@ -231,10 +231,13 @@ async fn put_in(
     if added.unfinished.is_empty() {
         return Ok(if whole { added.info } else { images.name_image(&added.info.digest, name).await? });
     }
+    // Each of the following needs the image before it, and no other.
+    temporary.keep_only(&[&first, name]).await;
     let actions: Vec<Action> = added.unfinished.iter().map(|command| Action::of_command(command)).collect();
     let (finished, nothing) = (temporary.name(), ImageConfig::default());
     let session = Session { name: &finished, actions: &actions, config: &nothing };
     let below = catalog.build_in_vm(&session, &added.info, progress).await?;
+    temporary.keep_only(&[&finished, name]).await;
     let rest = Additions { packages: Vec::new(), ..additions.clone() };
     Ok(images.extend_image(name, &below.digest, &rest, config, progress.clone()).await?.info)
 }
@@ -314,8 +317,10 @@ fn check_commands(steps: &[BuildStep]) -> Result<(), StorageError> {
     Err(StorageError::BadInput { what: run.title.clone(), detail: "it has no command".to_owned() })
 }
 
-/// Refuses names that builds use between their steps: such an image would be removed.
+/// Refuses names that no image can have, before the work, and those that builds use between their steps: such an image would be
+/// removed.
 fn check_free(name: &str) -> Result<(), StorageError> {
+    ImageInfo::check_name(name)?;
     if !is_reserved(name) {
         return Ok(());
     }

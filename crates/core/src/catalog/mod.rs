@@ -5,6 +5,7 @@ mod build_vm;
 mod disk;
 mod export;
 mod image_build;
+mod paced;
 mod templates;
 mod users;
 
@@ -12,7 +13,7 @@ use microvm_ports::Progress;
 use microvm_ports::storage::{ImageInfo, KernelInfo, KernelSource};
 use microvm_types::{Listed, OperationName, Unreadable};
 
-pub use self::export::Exports;
+pub use self::export::{Exports, RootChanges};
 pub use self::image_build::{ImageBase, ImageRecipe};
 use crate::context::Context;
 use crate::error::ServiceError;

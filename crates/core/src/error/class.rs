@@ -25,6 +25,7 @@ impl ServiceError {
             Self::TooManyVms { .. } | Self::NoneLeft { .. } => ErrorKind::Exhausted,
             Self::Network(_)
             | Self::NoBalloon
+            | Self::NoBalloonDriver { .. }
             | Self::NoProcessorHotplug(_)
             | Self::NoBranching
             | Self::WritableDisk(_)
@@ -54,7 +55,9 @@ impl ServiceError {
                 ErrorKind::Conflict
             }
             Self::Boot { kind, .. } => *kind,
-            Self::ShuttingDown | Self::Unreachable { .. } => ErrorKind::Unavailable,
+            Self::ShuttingDown | Self::Unreachable { .. } | Self::ExportsBusy { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::Storage(error) | Self::KeptByDisk { cause: error, .. } => error.kind(),
             Self::State(error) => error.kind(),
             Self::Launch(error) => error.kind(),
@@ -127,9 +130,11 @@ impl ServiceError {
             Self::Unreachable { .. } => "vm_unreachable",
             Self::Boot { .. } => "boot_failed",
             Self::Overtaken(_) => "overtaken",
+            Self::ExportsBusy { .. } => "exports_busy",
             Self::Hook { .. } => "hook_refused",
             Self::BuildCommand { .. } => "build_command_failed",
             Self::NoBalloon => "no_balloon",
+            Self::NoBalloonDriver { .. } => "no_balloon_driver",
             Self::NoProcessorHotplug(_) => "no_processor_hotplug",
             Self::NoBranching => "no_branching",
             Self::WritableDisk(_) => "disk_not_shareable",

@@ -138,6 +138,14 @@ pub enum ServiceError {
     /// The operation was overtaken by a stop or a delete.
     #[error("the VM was {0} meanwhile")]
     Overtaken(&'static str),
+    /// All turns of exports are taken.
+    #[error(
+        "{most} exports and comparisons are being made on this server, which is as many as it makes at once, and none of them ended in time: try again in a moment"
+    )]
+    ExportsBusy {
+        /// Number of the turns.
+        most: usize,
+    },
     /// A hook stopped the operation.
     #[error("the hook {point} refused: {cause}")]
     Hook {
@@ -161,6 +169,14 @@ pub enum ServiceError {
     /// This machine has no balloon.
     #[error("the memory of this VM cannot be changed while it runs: its hypervisor offers no balloon")]
     NoBalloon,
+    /// A guest without a driver for the balloon that its memory needs.
+    #[error(
+        "the kernel `{kernel}` has no driver for a balloon (virtio_balloon): the guest would keep all of `memory_max_mib`; leave that out, or choose another kernel"
+    )]
+    NoBalloonDriver {
+        /// Name of the kernel.
+        kernel: String,
+    },
     /// No machine gets processors while it runs.
     #[error(
         "the processors of this VM cannot be changed to {0}: hypervisors here have no hotplug of processors; create a VM with as many"

@@ -156,6 +156,8 @@ impl Planned {
             epoch: record.epoch + unknown + 1,
             boot: matches!(start, Start::Boot(_)),
             at_boot_mib: record.template.memory_at_boot_mib(),
+            is_new: record.started_ms.is_none(),
+            kernel: record.template.kernel.clone(),
             deadline: Duration::from_millis(record.template.boot_timeout_ms),
             config: image.info.config,
             image_digest: image.info.digest,
@@ -173,6 +175,10 @@ pub(crate) struct Prepared {
     boot: bool,
     /// Memory that its guest has from a boot on, in MiB; `None`: all of the machine's.
     at_boot_mib: Option<u32>,
+    /// Whether its VM never had a machine.
+    is_new: bool,
+    /// Name of its kernel.
+    kernel: String,
     /// What it begins from is there as long as this is.
     _start: Start,
     /// For its guest to answer.
@@ -203,8 +209,13 @@ pub(crate) struct Launched {
 }
 
 impl Launched {
-    /// Has the machine run and its agent confirm its identity.
-    pub(crate) async fn connect(self, ports: &Ports) -> Result<Connected, ServiceError> {
+    /// Has the machine run and its agent confirm its identity. `balloon_patience`: how long its guest may take to begin to give up
+    /// memory that it does not have from a boot on.
+    pub(crate) async fn connect(
+        self,
+        ports: &Ports,
+        balloon_patience: Duration,
+    ) -> Result<Connected, ServiceError> {
         let Prepared {
             hypervisor,
             spec,
@@ -212,6 +223,8 @@ impl Launched {
             epoch,
             boot,
             at_boot_mib,
+            is_new,
+            kernel,
             _start,
             deadline,
             config,
@@ -248,7 +261,15 @@ impl Launched {
             machine.booted();
             if let Some(memory_mib) = at_boot_mib {
                 // A saved state has its balloon as it was.
-                machine.balloon().ok_or(ServiceError::NoBalloon)?.resize(memory_mib).await?;
+                let balloon = machine.balloon().ok_or(ServiceError::NoBalloon)?;
+                balloon.resize(memory_mib).await?;
+                if !balloon.followed(spec.memory_mib, balloon_patience).await? {
+                    // One that ran before, with a kernel that was exchanged since, or by an earlier version, still runs.
+                    if is_new {
+                        return Err(ServiceError::NoBalloonDriver { kernel });
+                    }
+                    tracing::warn!(vm = %spec.id, kernel, memory_mib, "its kernel has no driver for a balloon: the guest keeps all memory of its machine");
+                }
             }
         }
         Ok(Connected {

@@ -1,6 +1,6 @@
 //! Named volumes by id, and the VMs that use each right now.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use microvm_types::{Name, VmId, VolumeId, VolumeRecord};
@@ -16,8 +16,8 @@ struct Inner {
     users: HashMap<String, BTreeMap<VmId, VolumeUse>>,
     /// Creations of VMs that are to have a disk and are not registered yet, by path of the disk.
     held: HashMap<String, usize>,
-    /// Disks of volumes that nobody was told of yet, with the VMs that have used them since.
-    untold: HashMap<String, BTreeSet<VmId>>,
+    /// Disks of volumes that nobody was told of yet, and that no VM has come up with.
+    untold: HashSet<String>,
 }
 
 /// A VM's use of the disk of a volume.
@@ -78,21 +78,19 @@ impl VolumeTable {
     /// Adds a volume that nobody was told of yet.
     pub(crate) fn insert_untold(&self, record: VolumeRecord, disk: &str) {
         self.with(|inner| {
-            inner.untold.insert(disk.to_owned(), BTreeSet::new());
+            inner.untold.insert(disk.to_owned());
             inner.volumes.insert(record.id.clone(), record);
         });
     }
 
-    /// Marks a volume as known to its creator, or as gone.
+    /// Marks a volume as known to somebody, or as gone.
     pub(crate) fn note_told(&self, disk: &str) {
         self.with(|inner| inner.untold.remove(disk));
     }
 
-    /// True if nobody was told of a volume, and no VM but `vm` has used it.
-    pub(crate) fn is_untold(&self, disk: &str, vm: Option<&VmId>) -> bool {
-        self.with(|inner| {
-            inner.untold.get(disk).is_some_and(|users| users.iter().all(|user| Some(user) == vm))
-        })
+    /// True if nobody was told of a volume yet.
+    pub(crate) fn is_untold(&self, disk: &str) -> bool {
+        self.with(|inner| inner.untold.contains(disk))
     }
 
     /// Counts a creation of a VM that is to have a disk.
@@ -161,9 +159,6 @@ impl Inner {
     fn note(&mut self, vm: &VmId, uses: &[VolumeUse]) {
         for one in uses {
             self.users.entry(one.disk.clone()).or_default().insert(vm.clone(), one.clone());
-            if let Some(users) = self.untold.get_mut(&one.disk) {
-                users.insert(vm.clone());
-            }
         }
     }
 }

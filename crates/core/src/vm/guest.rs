@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use microvm_types::Phase;
 use microvm_types::vm::{Rest, VmRecord};
+use tokio::sync::watch;
 
 use super::command::Command;
 use super::lease::{Boot, GuestLease, UseGuard};
 use super::registry::VmHandle;
 use super::shared::Shared;
+use super::view::Published;
 use crate::error::ServiceError;
 
 /// Most wakes for one request of a VM that goes to rest again and again.
@@ -23,17 +25,7 @@ impl VmHandle {
         let mut published = self.published.clone();
         for _ in 0..WAKE_TRIES {
             let woken = self.wake().await;
-            let settled = published.wait_for(|now| {
-                let is_awaited = now.record.phase() == Phase::Running
-                    && now.guest.is_none()
-                    && now.unreachable.as_ref().is_none_or(|unreachable| !unreachable.tried);
-                !is_awaited && !now.is_under_way()
-            });
-            let now = tokio::time::timeout(shared.settings.adopt_deadline, settled)
-                .await
-                .map_err(|_| ServiceError::NotRunning(self.published.borrow().record.phase()))?
-                .map_err(|_| ServiceError::ShuttingDown)?
-                .clone();
+            let now = usable(&mut published, shared).await?;
             match now.guest {
                 _ if now.gone() => return Err(ServiceError::UnknownVm(now.record.name.to_string())),
                 Some(guest) if now.record.phase() == Phase::Running => {
@@ -59,8 +51,7 @@ impl VmHandle {
                 }
             }
         }
-        let phase = self.published.borrow().record.phase();
-        Err(ServiceError::NotRunning(phase))
+        Err(ServiceError::Overtaken("put to rest again and again"))
     }
 
     /// The record of the VM when it is not under way to where it can be used, which is waited for. Its actor sees to it that no
@@ -86,4 +77,42 @@ impl VmHandle {
         };
         if rests { self.ask(Command::Wake).await } else { Ok(()) }
     }
+}
+
+/// The VM when it is not under way any more, and no channel to its agent is being opened.
+///
+/// # Errors
+/// [`ServiceError::Unreachable`] if that channel is not open in the time that it may take.
+async fn usable(
+    published: &mut watch::Receiver<Published>,
+    shared: &Shared,
+) -> Result<Published, ServiceError> {
+    let ended = |_| ServiceError::ShuttingDown;
+    loop {
+        // A boot takes as long as its template allows, and memory as long as the disk needs for it: its actor ends either.
+        published.wait_for(|now| !now.is_under_way()).await.map_err(ended)?;
+        let after = shared.settings.adopt_deadline;
+        let opened = published.wait_for(|now| now.is_under_way() || !is_being_opened(now));
+        let Ok(now) = tokio::time::timeout(after, opened).await else {
+            let now = published.borrow().clone();
+            // It may have changed at this very moment.
+            if now.is_under_way() || !is_being_opened(&now) {
+                continue;
+            }
+            let seconds = i64::try_from(after.as_secs()).unwrap_or(i64::MAX);
+            let reason = "the channel to it is still being opened".to_owned();
+            return Err(ServiceError::Unreachable { vm: now.record.name, seconds, reason });
+        };
+        let now = now.map_err(ended)?.clone();
+        if !now.is_under_way() {
+            return Ok(now);
+        }
+    }
+}
+
+/// True while a VM runs whose channel is opened, or was lost and is tried for the first time.
+fn is_being_opened(now: &Published) -> bool {
+    now.record.phase() == Phase::Running
+        && now.guest.is_none()
+        && now.unreachable.as_ref().is_none_or(|unreachable| !unreachable.tried)
 }

@@ -10,23 +10,37 @@ use super::shared::Shared;
 use super::volumes::remove_if;
 use crate::error::ServiceError;
 
-/// A volume whose creation is not answered yet. It is removed when dropped before it is kept: nobody knows that
-/// it exists. If another VM has used it by then, it stays.
+/// A volume of which nobody was told yet, in the hands of a creation that made it or found it so. It is removed when dropped before it
+/// is kept: nobody knows that it exists. Another creation that has it in hand, too, removes it after this one, or keeps it; once somebody
+/// was told of it, or a VM has come up with it, it stays.
 pub(crate) struct MadeVolume {
-    pub(super) shared: Arc<Shared>,
-    pub(super) record: VolumeRecord,
+    shared: Arc<Shared>,
+    record: VolumeRecord,
     /// Path of its disk.
-    pub(super) disk: String,
-    /// The VM that it was created for, once there is one.
+    disk: String,
+    /// The VM that it is for, once there is one.
     pub(super) vm: Option<VmId>,
-    pub(super) is_done: bool,
+    is_done: bool,
 }
 
 impl MadeVolume {
+    /// Holds the volume: no other creation removes it meanwhile.
+    pub(super) fn of(shared: &Arc<Shared>, record: VolumeRecord, disk: &str) -> Self {
+        shared.volumes.hold(disk);
+        Self { shared: Arc::clone(shared), record, disk: disk.to_owned(), vm: None, is_done: false }
+    }
+
+    /// True if it has this disk.
+    pub(super) fn is_of(&self, disk: &str) -> bool {
+        self.disk == disk
+    }
+
     /// Keeps the volume.
     pub(crate) fn keep(mut self) -> VolumeRecord {
         self.is_done = true;
+        // Before it is let go.
         self.shared.volumes.note_told(&self.disk);
+        self.shared.volumes.let_go(&self.disk);
         self.record.clone()
     }
 
@@ -49,10 +63,13 @@ impl MadeVolume {
             if let Some(Ok(handle)) = vm.as_ref().map(|id| shared.registry.by_id(id)) {
                 let _ = handle.delete(LostDisks::GiveUpRemoved).await;
             }
+            shared.volumes.let_go(&disk);
             let name = record.name.clone();
-            let untold = || shared.volumes.is_untold(&disk, vm.as_ref());
+            let untold = || shared.volumes.is_untold(&disk);
             match remove_if(&shared, record, untold).await {
-                Ok(()) | Err(ServiceError::VolumeHasVms { .. } | ServiceError::UnknownVolume(_)) => {}
+                // Whoever has it beside this creation goes on to the same choice.
+                Err(ServiceError::VolumeHasVms { .. }) => return,
+                Ok(()) | Err(ServiceError::UnknownVolume(_)) => {}
                 Err(error) => {
                     tracing::warn!(volume = %name, %error, "a volume that was created for nothing could not be removed");
                 }

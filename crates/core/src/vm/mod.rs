@@ -55,6 +55,7 @@ pub(crate) fn spawn(
         guest: None,
         unreachable: None,
         comes_back: false,
+        goes_to_disk: false,
     });
     let activity = Arc::new(Activity::new(shared.ports.clock.now_ms()));
     let handle = VmHandle { commands, published, activity: Arc::clone(&activity), cause: Cause::server() };

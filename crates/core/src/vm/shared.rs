@@ -33,6 +33,9 @@ pub(crate) enum Room {
     Short,
 }
 
+/// Archives, and lists of changes, that are made at once for whoever reads them.
+pub(crate) const EXPORTS_AT_ONCE: usize = 4;
+
 /// Parts that actors and services share.
 pub(crate) struct Shared {
     pub(crate) ports: Ports,
@@ -53,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) standby_places: Arc<Semaphore>,
     /// VMMs that wait and can be taken.
     pub(crate) ready_vmms: watch::Sender<usize>,
+    /// Turns of exports.
+    pub(crate) export_turns: Arc<Semaphore>,
     /// Told when something was removed that may have left files behind.
     pub(crate) litter: Notify,
     /// Names of images between the steps of builds that go on.
@@ -81,6 +86,7 @@ impl Shared {
             making_volumes: tokio::sync::Mutex::default(),
             standby_places: Arc::new(Semaphore::new(MOST_ON_HOST)),
             ready_vmms: watch::Sender::new(0),
+            export_turns: Arc::new(Semaphore::new(EXPORTS_AT_ONCE)),
             litter: Notify::new(),
             build_names: Mutex::default(),
             making: tokio::sync::RwLock::default(),

@@ -84,6 +84,8 @@ pub(crate) struct Published {
     pub(crate) unreachable: Option<Unreachable>,
     /// Set while its machine ends only to begin again: the VM goes back to a snapshot.
     pub(crate) comes_back: bool,
+    /// Set while its memory is written to disk, until its phase says so.
+    pub(crate) goes_to_disk: bool,
 }
 
 impl Published {
@@ -94,12 +96,8 @@ impl Published {
             Phase::Starting => true,
             Phase::Stopping => self.comes_back || self.record.life.asleep().is_some(),
             Phase::Stopped | Phase::Hibernated | Phase::Failed => self.comes_back,
-            Phase::Creating
-            | Phase::Running
-            | Phase::Paused
-            | Phase::Pooled
-            | Phase::Deleting
-            | Phase::Deleted => false,
+            Phase::Running | Phase::Paused => self.goes_to_disk,
+            Phase::Creating | Phase::Pooled | Phase::Deleting | Phase::Deleted => false,
         }
     }
 

@@ -19,12 +19,12 @@ use crate::state::VolumeUse;
 pub(crate) struct HeldVolumes {
     shared: Arc<Shared>,
     disks: Vec<String>,
-    /// Those that were created for the VM.
+    /// Those of which nobody was told yet: created for the VM, or for another one that is not there yet either.
     made: Vec<MadeVolume>,
 }
 
 impl HeldVolumes {
-    /// Holds no volume any more: the record of this VM tells that it has them. Those that were created for it.
+    /// Holds no volume any more: the record of this VM tells that it has them. Those of which nobody was told yet.
     pub(crate) fn registered(mut self, vm: &VmId) -> Vec<MadeVolume> {
         let mut made = std::mem::take(&mut self.made);
         made.iter_mut().for_each(|one| one.vm = Some(vm.clone()));
@@ -81,6 +81,11 @@ async fn find_or_create(
                 let disk = shared.ports.volumes.volume_disk(&known.id).into_string();
                 shared.volumes.hold(&disk);
                 held.disks.push(disk.clone());
+                let is_in_hand = held.made.iter().any(|made| made.is_of(&disk));
+                if !is_in_hand && shared.volumes.is_untold(&disk) {
+                    // Whoever is the last to give up removes it.
+                    held.made.push(MadeVolume::of(shared, known, &disk));
+                }
                 return Ok(disk);
             }
         }
@@ -145,7 +150,7 @@ pub(crate) async fn create(
         here.volumes.insert_untold(record.clone(), &disk);
         tracing::info!(volume = %record.name, size_mib, "created a volume");
         // Nobody may be there to take it any more: it is removed by its drop then.
-        Ok(MadeVolume { shared: Arc::clone(&here), record, disk, vm: None, is_done: false })
+        Ok(MadeVolume::of(&here, record, &disk))
     });
     made.await.map_err(|_| ServiceError::ShuttingDown)?
 }
@@ -342,6 +347,11 @@ async fn have_written_back(
         }
     }
     Ok(())
+}
+
+/// Notes that a VM has its volumes for others to see: whoever reaches it may write to them, so they stay whatever becomes of its creation.
+pub(crate) fn note_told(shared: &Shared, record: &VmRecord) {
+    uses(record).iter().for_each(|one| shared.volumes.note_told(&one.disk));
 }
 
 /// Names of all VMs, of anybody and in any state, that have the disk of a volume as theirs.

@@ -21,7 +21,7 @@ const SIGKILL: u8 = 9;
 const STEPS_MAX: u32 = 4;
 /// Longest delay of a shutdown: a week.
 const SHUTDOWN_DELAY_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
-/// Longest time a guest is waited for when its numbers are read.
+/// Longest time a guest, or its balloon, is waited for when its numbers are read.
 const HEALTH: Duration = Duration::from_secs(1);
 
 /// Resource use of a VM at one moment.
@@ -31,6 +31,9 @@ pub struct VmStats {
     pub view: VmView,
     /// Counters of its machine; all 0 without one.
     pub counters: MachineCounters,
+    /// MiB that its guest uses now, as its balloon has them: another number than that of the record while the guest follows a resize,
+    /// or if it does not follow. `None` without a machine or a balloon, and if that is not told in a second.
+    pub memory_actual_mib: Option<u32>,
     /// Numbers of its guest; `None` if it does not run, did not answer in a second, or the caller may not read from guests.
     pub guest: Option<GuestHealth>,
 }
@@ -175,14 +178,17 @@ impl Vms {
             Some(machine) => machine.counters().await?,
             None => MachineCounters::default(),
         };
-        let may_see = self.context.authorise(OperationName::GUEST_HEALTH).is_ok();
-        let guest = match &now.guest {
-            Some(guest) if may_see && now.record.phase() == Phase::Running => {
-                // A guest under load must not hold up the numbers of its machine, which are there in any case.
-                within(HEALTH, guest.health()).await.ok().and_then(Result::ok)
-            }
-            _ => None,
+        // A VMM that is busy, or a guest under load, must not hold up the numbers of the machine, which are there in any case.
+        let actual = async {
+            let balloon = now.machine.as_ref()?.balloon()?;
+            within(HEALTH, balloon.actual_mib()).await.ok()?.ok()
         };
-        Ok(VmStats { view: now.view(), counters, guest })
+        let may_see = self.context.authorise(OperationName::GUEST_HEALTH).is_ok();
+        let health = async {
+            let guest = now.guest.as_ref().filter(|_| may_see && now.record.phase() == Phase::Running)?;
+            within(HEALTH, guest.health()).await.ok()?.ok()
+        };
+        let (memory_actual_mib, guest) = futures::join!(actual, health);
+        Ok(VmStats { view: now.view(), counters, memory_actual_mib, guest })
     }
 }

@@ -59,8 +59,10 @@ pub(crate) async fn create_from(
             match Box::pin(Goldens::new(context).source(&parts)).await {
                 // A machine that does not come up would not come up for this VM either.
                 Err(
-                    error
-                    @ (ServiceError::Boot { .. } | ServiceError::ShuttingDown | ServiceError::Launch(_)),
+                    error @ (ServiceError::Boot { .. }
+                    | ServiceError::ShuttingDown
+                    | ServiceError::Launch(_)
+                    | ServiceError::NoBalloonDriver { .. }),
                 ) => {
                     return Err(error);
                 }

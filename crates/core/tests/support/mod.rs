@@ -31,6 +31,12 @@ pub(crate) struct Host {
     pub(crate) reserve: u64,
     /// Most named snapshots of one VM; those of tests have names.
     pub(crate) named_limit: Option<usize>,
+    /// The default template.
+    pub(crate) template: Template,
+    /// Longest time for the look at a disk.
+    pub(crate) disk_patience: Duration,
+    /// Longest time for a guest to be reached again.
+    pub(crate) adopt_deadline: Duration,
     /// Several hypervisors instead of one, and what connects to the guests of each.
     pub(crate) several: Option<(Hypervisors, Arc<dyn GuestConnector>)>,
 }
@@ -106,6 +112,12 @@ impl Host {
             prove: false,
             reserve: Settings::default().disk_reserve,
             named_limit: Some(10),
+            template: serde_json::from_str(
+                r#"{"name": "linux-default", "image": "debian-python", "boot_timeout_ms": 2000}"#,
+            )
+            .unwrap(),
+            disk_patience: Duration::from_secs(2),
+            adopt_deadline: Duration::from_secs(2),
             several: None,
         }
     }
@@ -135,10 +147,7 @@ impl Host {
             hooks: Arc::new(self.hooks.clone()),
             clock: Arc::clone(&self.clock) as _,
         };
-        let template: Template = serde_json::from_str(
-            r#"{"name": "linux-default", "image": "debian-python", "boot_timeout_ms": 2000}"#,
-        )
-        .unwrap();
+        let template = self.template.clone();
         // Templates that name a driver are called after it.
         let mut templates = BTreeMap::from([("linux-default".to_owned(), template.clone())]);
         let named = if self.several.is_some() { ["qemu", "nowhere"].as_slice() } else { &[] };
@@ -150,7 +159,10 @@ impl Host {
             templates,
             stop_grace: Duration::from_millis(500),
             kill_deadline: Duration::from_millis(500),
-            adopt_deadline: Duration::from_secs(2),
+            export_patience: Duration::from_millis(100),
+            balloon_patience: Duration::from_millis(200),
+            disk_patience: self.disk_patience,
+            adopt_deadline: self.adopt_deadline,
             golden: self.golden,
             limits: self.limits,
             prove_snapshots: self.prove,
@@ -201,6 +213,7 @@ impl Host {
     }
 }
 
+#[allow(dead_code, reason = "not every test file creates VMs")]
 pub(crate) fn named(name: &str) -> CreateRequest {
     CreateRequest { name: Some(name.parse().unwrap()), start: true, ..CreateRequest::default() }
 }

@@ -26,7 +26,7 @@ mod storage;
 
 pub use clock::FrozenClock;
 pub use hooks::FakeHooks;
-pub use hypervisor::{Character, FakeConnector, FakeGuest, FakeHypervisor, FakeMachine};
+pub use hypervisor::{BalloonDriver, Character, FakeConnector, FakeGuest, FakeHypervisor, FakeMachine};
 pub use script::{Fault, Operation, Script};
 pub use state::MemoryStore;
 pub use storage::FakeStorage;

@@ -36,6 +36,10 @@ pub enum Operation {
     Ping,
     /// `Guest::exec`
     Exec,
+    /// `Guest::pull_root`
+    PullRoot,
+    /// `Guest::pull_layer`
+    PullLayer,
     /// `Guest::processes`
     Processes,
     /// `Guest::shutdown`

@@ -325,3 +325,27 @@ async fn files_under_a_layer_are_those_of_an_image_made_of_both() {
     drop(stream);
     until_nothing_is_at_work(&home).await;
 }
+
+#[tokio::test]
+async fn an_image_that_changes_while_it_is_exported_gives_no_whole_archive() {
+    let home = Home::new();
+    let mut tar = Builder::new(Vec::new());
+    file(&mut tar, "large", &[7; 8 << 20]);
+    let info = add(&home, "x", &tar.into_inner().unwrap()).await;
+    let path = home.storage.image(&info.digest).await.unwrap().path;
+    let mut stream = home.storage.export_image("x").await.unwrap();
+    let first = stream.next().await.unwrap().unwrap();
+    assert!(!first.is_empty());
+    // What is not written yet waits for its reader. Other bytes, of the same length.
+    let mut content = std::fs::read(&path).unwrap();
+    let end = content.windows(4_096).rposition(|part| part == [7; 4_096]).unwrap();
+    content[end..end + 4_096].fill(8);
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let changed = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&changed, &content[end..end + 4_096], end as u64).unwrap();
+    let parts: Vec<_> = stream.collect().await;
+    let (last, before) = parts.split_last().unwrap();
+    assert!(before.iter().all(Result::is_ok));
+    let error = last.as_ref().unwrap_err().to_string();
+    assert!(error.contains("the image `x` is damaged") && error.contains("changed while"), "{error}");
+}

@@ -21,6 +21,9 @@ pub enum FileSystem {
     Ext4,
 }
 
+/// Longest name of an image.
+const NAME_MAX: usize = 128;
+
 /// Characters of the shortest beginning of a digest that stands for an image: `sha256:` and twelve digits.
 const SHORTEST_REFERENCE: usize = 19;
 
@@ -45,6 +48,27 @@ pub struct ImageInfo {
 }
 
 impl ImageInfo {
+    /// Refuses names that no image can have: names are file names of stores, and none is taken for a digest.
+    ///
+    /// # Errors
+    /// [`StorageError::BadInput`] says what a name has.
+    pub fn check_name(name: &str) -> Result<(), StorageError> {
+        let is_fine = name.len() <= NAME_MAX
+            && name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte))
+            && !name.starts_with("sha256:");
+        if is_fine {
+            return Ok(());
+        }
+        let shown: String = name.chars().take(NAME_MAX).collect();
+        Err(StorageError::BadInput {
+            what: format!("the image name `{}`", shown.escape_debug()),
+            detail: format!(
+                "a name has 1 to {NAME_MAX} letters, digits, `.`, `_`, `:` and `-`, and begins with a letter or digit"
+            ),
+        })
+    }
+
     /// The image in a word or two, for descriptions of what was made of it: its name, the origin of one between two steps of a build,
     /// or the beginning of its digest.
     #[must_use]
@@ -332,6 +356,16 @@ mod tests {
             created_ms: 0,
             source: String::new(),
             config: ImageConfig::default(),
+        }
+    }
+
+    #[test]
+    fn names_cannot_be_paths_or_digests() {
+        for name in ["debian-python", "python:3.12", "a"] {
+            ImageInfo::check_name(name).unwrap();
+        }
+        for name in ["", "..", ".a", "a/b", "a b", "sha256:00", "\u{e4}", "a\n", &"x".repeat(129)] {
+            assert!(ImageInfo::check_name(name).is_err(), "{name}");
         }
     }
 

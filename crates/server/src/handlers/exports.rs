@@ -3,6 +3,7 @@
 use microvm_api::operation::{Archive, Data, ImageRef, Json};
 use microvm_api::operations::{image, vm};
 use microvm_api::vm::VmChanges;
+use microvm_core::RootChanges;
 use microvm_types::image::ChangedPath;
 
 use crate::body;
@@ -33,8 +34,8 @@ pub(crate) async fn changes(
     app: Session,
     Call { path: vm, charge, .. }: Call<vm::Changes>,
 ) -> Result<Reply<Json<VmChanges>>, Failure> {
-    let changes = app.services.exports.changes(&vm).await?;
-    let bare = VmChanges { changes: Vec::new() };
+    let RootChanges { changes, left_out } = app.services.exports.changes(&vm).await?;
+    let bare = VmChanges { changes: Vec::new(), left_out };
     listed::answer(&charge, &bare, "changes", changes, |changed: &ChangedPath| {
         changed.path.capacity() + changed.path_bytes.as_ref().map_or(0, Vec::capacity)
     })

@@ -64,6 +64,8 @@ impl Vm {
             row?;
             // Stored before the directory is marked: the next server adopts the machine from this moment on.
             self.running(up?).await?;
+            // Before the hooks, one of which may be what fills the volumes.
+            volumes::note_told(&self.journal.shared, &self.journal.record);
             finish(&self.journal).await?;
             // Hooks after the fact cannot refuse: the VM runs whatever they answer.
             let _ = self.journal.hook(HookPoint::AfterCreate).await;
@@ -76,6 +78,7 @@ impl Vm {
             row?;
             files?;
             self.journal.request(LifecycleEvent::Created).await?;
+            volumes::note_told(&self.journal.shared, &self.journal.record);
             finish(&self.journal).await?;
             let _ = self.journal.hook(HookPoint::AfterCreate).await;
         }
@@ -175,7 +178,8 @@ impl Vm {
         let up = async {
             let (planned, files) = made(&shared.ports, &record).await?;
             let prepared = planned.prepare(&shared.ports, &record, files).await?;
-            prepared.launch(shared.settings.kill_deadline).await?.connect(&shared.ports).await
+            let launched = prepared.launch(shared.settings.kill_deadline).await?;
+            launched.connect(&shared.ports, shared.settings.balloon_patience).await
         };
         // Dropping `up` at any stage kills the machine and closes the channel.
         match self.inbox.unless(&shared.ending, overtakes, up).await {

@@ -252,12 +252,17 @@ impl Journal {
             guest: self.guest.clone(),
             unreachable: self.unreachable.clone(),
             comes_back: self.comes_back,
+            goes_to_disk: false,
         });
     }
 
-    /// Gives the guest to nobody else; who asks for it now waits for the next change.
+    /// Gives the guest to nobody else, because the memory of the VM is going to be written to disk: who asks for it now waits for the
+    /// next change.
     pub(super) fn hide_guest(&self) {
-        self.published.send_modify(|now| now.guest = None);
+        self.published.send_modify(|now| {
+            now.guest = None;
+            now.goes_to_disk = true;
+        });
     }
 
     /// Tells the phase.

@@ -233,7 +233,8 @@ impl Vm {
             return Err(ServiceError::OverLimit { field: "memory_mib", asked, limit, bound });
         }
         let least = LEAST_MEMORY_MIB.max(limit / LEAST_PART);
-        if memory_mib < least {
+        // What it has is no new size: an earlier version may have allowed less.
+        if memory_mib < least && self.journal.record.memory_now_mib != Some(memory_mib) {
             return Err(ServiceError::Invalid {
                 field: "memory_mib",
                 reason: format!(

@@ -130,6 +130,20 @@ pub(crate) fn pack_root(tree: &Tree, path: &[u8]) -> Result<Vec<u8>, GuestError>
     pack_below(tree, path, &[], tree.resolve(path, true)?.len())
 }
 
+/// Packs a root as a layer over an image that has nothing: without files whose names mean in a layer that another one is gone.
+pub(crate) fn pack_layer(tree: &Tree) -> Result<(Vec<u8>, LeftOut), GuestError> {
+    let (mut left_out, mut marks) = (LeftOut::default(), Vec::new());
+    for (parts, _) in tree.walk(&tree.resolve(b"/", true)?, u32::MAX)? {
+        if parts.last().is_some_and(|name| name.starts_with(b".wh.")) {
+            let path = join(&parts);
+            left_out
+                .add(String::from_utf8_lossy(&path), "its name says in a layer that another file is gone");
+            marks.push(path);
+        }
+    }
+    Ok((pack_below(tree, b"/", &marks, 0)?, left_out))
+}
+
 /// Packs a path, names without the first `prefix` parts; what has no other is left out.
 fn pack_below(tree: &Tree, path: &[u8], exclude: &[Vec<u8>], prefix: usize) -> Result<Vec<u8>, GuestError> {
     let failed = |error: std::io::Error| refused(ErrorKind::Internal, format!("packing failed: {error}"));

@@ -18,6 +18,7 @@ use crate::guest::system::{GuestSystem, wait_closed};
 use crate::guest::tree::{Body, Modified, Node, node, refused};
 use crate::guest::{archive, tree};
 use crate::hypervisor::guest::FakeGuest;
+use crate::script::Operation;
 
 /// Bytes of a file or archive per chunk of a stream.
 const CHUNK: usize = 64 << 10;
@@ -27,9 +28,13 @@ const MAX_TRANSFER: usize = 512 << 20;
 
 /// An archive from which nothing was left out.
 fn whole(packed: Vec<u8>) -> PulledArchive {
+    with_report(packed, LeftOut::default())
+}
+
+fn with_report(packed: Vec<u8>, missing: LeftOut) -> PulledArchive {
     let (report, left_out) = tokio::sync::oneshot::channel();
     // The other end is in the answer.
-    let _ = report.send(LeftOut::default());
+    let _ = report.send(missing);
     PulledArchive { data: chunks(packed), left_out }
 }
 
@@ -237,12 +242,17 @@ impl GuestArchives for FakeGuest {
     }
 
     async fn pull_root(&self, path: &GuestPath) -> Result<PulledArchive, GuestError> {
-        Ok(whole(archive::pack_root(&self.system().await?.files(), path)?))
+        let verdict = self.ask(Operation::PullRoot).await?;
+        let packed = archive::pack_root(&self.system().await?.files(), path)?;
+        verdict.finish().await;
+        Ok(whole(packed))
     }
 
     async fn pull_layer(&self) -> Result<PulledArchive, GuestError> {
-        // Its root has no image below: all of it differs.
-        self.pull_root(b"/").await
+        let verdict = self.ask(Operation::PullLayer).await?;
+        let (packed, left_out) = archive::pack_layer(&self.system().await?.files())?;
+        verdict.finish().await;
+        Ok(with_report(packed, left_out))
     }
 
     async fn hash_file(&self, path: &GuestPath) -> Result<String, GuestError> {

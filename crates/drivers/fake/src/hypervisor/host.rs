@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::guest::disks::Disks;
 use crate::guest::system::GuestSystem;
+use crate::hypervisor::balloon::{BalloonDriver, FakeBalloon};
 use crate::hypervisor::branch;
 use crate::hypervisor::character::Character;
 use crate::hypervisor::connector::FakeConnector;
@@ -46,6 +47,8 @@ pub(crate) struct World {
     character: Character,
     no_branches: AtomicBool,
     no_shares: AtomicBool,
+    /// Set if its machines have balloons.
+    balloon: Mutex<Option<BalloonDriver>>,
     /// Number of further machines that fit, if it was set.
     room: Mutex<Option<usize>>,
     pub(crate) script: Script,
@@ -139,6 +142,11 @@ impl FakeHypervisor {
         self.world.no_shares.store(true, Ordering::Relaxed);
     }
 
+    /// From now on machines have balloons, for guests with or without a driver.
+    pub fn offer_balloons(&self, driver: BalloonDriver) {
+        *lock(&self.world.balloon) = Some(driver);
+    }
+
     /// Abilities of this host's VMM.
     #[must_use]
     pub fn abilities(&self) -> Abilities {
@@ -151,6 +159,7 @@ impl FakeHypervisor {
             load: if saves { all.load } else { LoadKind::None },
             fork: ForkKinds { state: saves },
             standby: saves && all.standby,
+            balloon: lock(&self.world.balloon).is_some(),
             ..all
         }
     }
@@ -219,7 +228,9 @@ impl FakeHypervisor {
         let serial = self.world.launched.fetch_add(1, Ordering::Relaxed) + 1;
         let saving =
             Saving { character: self.world.character, compatibility, can_branch: self.world.can_branch() };
-        let machine = Arc::new(FakeMachine::new(spec, serial, system, console, saving, &self.world));
+        let mut machine = FakeMachine::new(spec, serial, system, console, saving, &self.world);
+        machine.balloon = lock(&self.world.balloon).map(|driver| FakeBalloon::new(driver, memory_mib));
+        let machine = Arc::new(machine);
         machine.print(&format!("fake kernel: {began}\n"));
         machines.insert(spec.directory.clone(), Arc::clone(&machine));
         let watched = Arc::downgrade(&machine);

@@ -9,7 +9,7 @@ use camino::Utf8PathBuf;
 use microvm_ports::branch::{Brancher, Compatibility};
 use microvm_ports::guest::{CloseReason, GuestEndpoint};
 use microvm_ports::hypervisor::{
-    Machine, MachineCounters, MachineDisk, MachineError, MachineExit, MachineRecord, MachineShare,
+    Balloon, Machine, MachineCounters, MachineDisk, MachineError, MachineExit, MachineRecord, MachineShare,
     MachineSpec, MachineState,
 };
 use microvm_types::VmId;
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::guest::disks::Disks;
 use crate::guest::system::GuestSystem;
+use crate::hypervisor::balloon::FakeBalloon;
 use crate::hypervisor::character::Character;
 use crate::hypervisor::host::World;
 use crate::hypervisor::sparse::SparseSaves;
@@ -41,6 +42,7 @@ pub struct FakeMachine {
     pub(crate) character: Character,
     pub(crate) compatibility: Compatibility,
     can_branch: bool,
+    pub(crate) balloon: Option<FakeBalloon>,
     /// Folders of the host it was launched with.
     pub shares: Vec<MachineShare>,
     /// Disks it was launched with.
@@ -84,6 +86,7 @@ impl FakeMachine {
             character: saving.character,
             compatibility: saving.compatibility,
             can_branch: saving.can_branch,
+            balloon: None,
             shares: spec.shares().cloned().collect(),
             attached: spec.disks().cloned().collect(),
             disks: Arc::clone(&world.disks),
@@ -225,6 +228,10 @@ impl Machine for FakeMachine {
             memory_rss: 2 << 20,
             ..MachineCounters::default()
         })
+    }
+
+    fn balloon(&self) -> Option<&dyn Balloon> {
+        self.balloon.as_ref().map(|balloon| balloon as &dyn Balloon)
     }
 
     fn brancher(&self) -> Option<&dyn Brancher> {

@@ -1,5 +1,6 @@
 //! Fake machines: launching, branching and loading them, and reaching their guests.
 
+mod balloon;
 mod branch;
 mod character;
 mod connector;
@@ -11,6 +12,7 @@ mod machine;
 mod memory;
 mod sparse;
 
+pub use balloon::BalloonDriver;
 pub use character::Character;
 pub use connector::FakeConnector;
 pub use guest::FakeGuest;

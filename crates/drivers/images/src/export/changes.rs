@@ -10,8 +10,12 @@ use microvm_types::image::RootChange::{self, Added, Changed, Deleted};
 
 use crate::erofs::{Kind, NodeId, Tree};
 
-/// Most bytes of all paths together: of a million files, and more than any terminal shows.
-const PATHS_MAX: usize = 128 << 20;
+/// Most bytes of memory that the differences take: half a million paths of usual length, and more than anybody reads.
+const MEMORY_MAX: usize = 64 << 20;
+/// Bytes that a difference takes besides its path, in a list that has doubled just now.
+const ENTRY: usize = 2 * size_of::<ChangedPath>();
+/// Bytes that a directory takes among those that are told, in a table that has doubled just now.
+const TOLD: usize = 4 * size_of::<NodeId>();
 
 /// Every path at which `after`, which began as `before`, differs from it, in order of their bytes. A directory in which something
 /// differs has changed; of a directory that is gone, only itself is told. The root itself is not told.
@@ -110,14 +114,17 @@ impl Found {
     }
 
     fn add(&mut self, change: RootChange, path: &[u8]) -> Result<(), StorageError> {
-        self.bytes += size_of::<ChangedPath>() + path.len();
-        if self.bytes > PATHS_MAX {
+        let changed = ChangedPath::new(change, path);
+        // Of one that is not UTF-8 both forms are kept, and the one for people may be three times as long.
+        let bytes = changed.path_bytes.as_ref().map_or(0, Vec::capacity);
+        self.bytes += ENTRY + TOLD + changed.path.capacity() + bytes;
+        if self.bytes > MEMORY_MAX {
             return Err(bad_input(
                 "the changes",
                 "they are more than can be listed: export the VM, and compare its files",
             ));
         }
-        self.changes.push(ChangedPath::new(change, path));
+        self.changes.push(changed);
         Ok(())
     }
 }
@@ -135,4 +142,23 @@ fn is_same(before: &Tree, old: NodeId, after: &Tree, new: NodeId) -> bool {
             | (Kind::BlockDevice(a, b), Kind::BlockDevice(c, d)) => (a, b) == (c, d),
             _ => false,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_counted_in_both_of_its_forms() {
+        for path in [&[0xff; 4_000][..], &[b'a'; 40]] {
+            let mut found = Found::default();
+            while found.add(Added, path).is_ok() {}
+            let of_one = |changed: &ChangedPath| {
+                changed.path.capacity() + changed.path_bytes.as_ref().map_or(0, Vec::capacity)
+            };
+            let held: usize = found.changes.iter().map(of_one).sum();
+            let held = held + found.changes.capacity() * size_of::<ChangedPath>();
+            assert!((MEMORY_MAX / 3..=MEMORY_MAX).contains(&held), "{held} bytes");
+        }
+    }
 }

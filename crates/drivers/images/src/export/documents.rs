@@ -103,14 +103,18 @@ fn configuration(info: &ImageInfo, layer: &Blob) -> serde_json::Value {
 /// Repository and tag for a name of ours; `None` where docker takes no such name.
 fn repository(name: &str) -> Option<(&str, &str)> {
     let (repository, tag) = name.split_once(':').unwrap_or((name, "latest"));
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let fine = |text: &str, allowed: &dyn Fn(u8) -> bool| {
-        !text.is_empty() && text.bytes().all(|byte| allowed(byte) || b"._-".contains(&byte))
-    };
-    // A separator stands alone between letters and digits.
-    let parted = !repository.split(['.', '_', '-']).any(str::is_empty);
-    let tag_fits = fine(tag, &|byte| byte.is_ascii_alphanumeric()) && !tag.starts_with(['.', '-']);
-    (fine(repository, &plain) && parted && tag_fits).then_some((repository, tag))
+    let plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+    // Between letters and digits stand a point, one or two underscores, or dashes.
+    let parted = repository
+        .split(plain)
+        .filter(|between| !between.is_empty())
+        .all(|between| matches!(between, "." | "_" | "__") || between.bytes().all(|byte| byte == b'-'));
+    let fits = parted && repository.starts_with(plain) && repository.ends_with(plain);
+    // Docker takes that for the id of an image.
+    let is_id = repository.len() == 64 && repository.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let tag_fits = !tag.is_empty() && tag.bytes().all(allowed) && !tag.starts_with(['.', '-']);
+    (fits && !is_id && tag_fits).then_some((repository, tag))
 }
 
 #[cfg(test)]
@@ -128,6 +132,15 @@ mod tests {
             ("a:b:c", None),
             ("a:", None),
             ("sha256", Some(("sha256", "latest"))),
+            ("a__b", Some(("a__b", "latest"))),
+            ("a--b---c.d_e", Some(("a--b---c.d_e", "latest"))),
+            ("a___b", None),
+            ("a._b", None),
+            ("a-_b", None),
+            ("_a", None),
+            ("", None),
+            (&"0123456789abcdef".repeat(4), None),
+            (&"0123456789abcdeg".repeat(4), Some((&*"0123456789abcdeg".repeat(4), "latest"))),
         ] {
             assert_eq!(repository(name), expected, "{name}");
         }

@@ -87,9 +87,9 @@ impl Export {
         let what = format!("the image `{}`", info.called());
         let Builder { tree, spool, cancel, .. } = builder;
         let contents = spool.into_reader()?;
-        let mut hash = Hashing::default();
+        let mut hash = Hashing::to(io::sink());
         told(tree::write(&what, &tree, &contents, Whiteouts::Oci, &cancel, &mut hash))?;
-        let layer = Blob { sha256: hex(&hash.hasher.finalize()), size: hash.size };
+        let layer = hash.blob();
         let documents = Documents::new(info, name, &layer);
         Ok(Self { what, tree, contents, form: Form::Image { documents, layer }, _workspace: workspace })
     }
@@ -139,7 +139,17 @@ impl Export {
         }
         let file = Attributes::root(0o644);
         entry::begin(out, &head(&layer.path(), EntryType::Regular, &file, layer.size))?;
-        self.tree(Whiteouts::Oci, out, cancel)?;
+        let mut hash = Hashing::to(&mut *out);
+        self.tree(Whiteouts::Oci, &mut hash, cancel)?;
+        let written = hash.blob();
+        if written != *layer {
+            // Before the end: nobody takes it for whole.
+            let detail = format!(
+                "its files changed while they were exported: their layer was {}, and {} when it was written",
+                layer.sha256, written.sha256
+            );
+            return Err(StorageError::Damaged { what: self.what.clone(), detail }.into());
+        }
         entry::pad(out, layer.size)?;
         Ok(entry::end(out)?)
     }
@@ -163,21 +173,32 @@ fn told(outcome: Result<(), WriteError>) -> Result<(), StorageError> {
     })
 }
 
-/// Hashes and counts what is written.
-#[derive(Default)]
-struct Hashing {
+/// Hashes and counts what is written through it.
+struct Hashing<W> {
+    out: W,
     hasher: Sha256,
     size: u64,
 }
 
-impl Write for Hashing {
+impl<W> Hashing<W> {
+    fn to(out: W) -> Self {
+        Self { out, hasher: Sha256::new(), size: 0 }
+    }
+
+    fn blob(self) -> Blob {
+        Blob { sha256: hex(&self.hasher.finalize()), size: self.size }
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.hasher.update(bytes);
-        self.size += bytes.len() as u64;
-        Ok(bytes.len())
+        let count = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.size += count as u64;
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.out.flush()
     }
 }

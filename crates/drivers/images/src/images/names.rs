@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
-use microvm_durable::error::{bad_input, damaged};
+use microvm_durable::error::damaged;
 use microvm_durable::files::{is_sha256, names_in, remove_all, rename_durably, sync_directory};
 use microvm_durable::manifest;
 use microvm_durable::workspace::Workspace;
 use microvm_ports::StorageError;
+use microvm_ports::storage::ImageInfo;
 use microvm_types::Unreadable;
 use serde::{Deserialize, Serialize};
-
-/// Longest name.
-const NAME_MAX: usize = 128;
 
 #[derive(Serialize, Deserialize)]
 struct NameManifest {
@@ -29,21 +27,7 @@ pub(super) struct Names {
 
 /// Refuses names that could not be a file name of ours or could be taken for a digest.
 pub(crate) fn check_name(name: &str) -> Result<(), StorageError> {
-    let fine = !name.is_empty()
-        && name.len() <= NAME_MAX
-        && name.as_bytes()[0].is_ascii_alphanumeric()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte))
-        && !name.starts_with("sha256:");
-    if fine {
-        return Ok(());
-    }
-    let shown: String = name.chars().take(NAME_MAX).collect();
-    Err(bad_input(
-        format!("the image name `{}`", shown.escape_debug()),
-        format!(
-            "a name has 1 to {NAME_MAX} letters, digits, `.`, `_`, `:` and `-`, and begins with a letter or digit"
-        ),
-    ))
+    ImageInfo::check_name(name)
 }
 
 /// The files that hold the names.
@@ -108,20 +92,5 @@ impl NameFiles {
             }
         }
         Ok(names)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_cannot_be_paths_or_digests() {
-        for name in ["debian-python", "python:3.12", "a"] {
-            check_name(name).unwrap();
-        }
-        for name in ["", "..", ".a", "a/b", "a b", "sha256:00", "ä", "a\n", &"x".repeat(129)] {
-            assert!(check_name(name).is_err(), "{name}");
-        }
     }
 }

@@ -1,13 +1,12 @@
 //! Writing files of images out, as a stream.
 
 use std::io::Write as _;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
 use microvm_ports::guest::ByteStream;
 use microvm_ports::storage::ChangedPath;
-use microvm_ports::{GuestError, Progress, StorageError};
+use microvm_ports::{GuestError, Pace, Progress, StorageError};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -16,18 +15,13 @@ use crate::export::{Export, changes};
 use crate::source::builder::Builder;
 use crate::source::tar_image::{Whiteouts, add_tar};
 
-/// Archives that are written at once: each takes a thread, and the memory of its names.
-pub(super) const AT_ONCE: usize = 4;
 /// Parts of an archive that wait for their reader.
 const DEPTH: usize = 4;
 /// Bytes of one part.
 const PART: usize = 1 << 18;
-/// Longest time for which a reader may take nothing: it keeps others from theirs.
-const SILENCE: Duration = Duration::from_mins(2);
 
 impl Images {
     pub(super) async fn export(&self, reference: &str) -> Result<ByteStream, StorageError> {
-        let turn = self.turn().await?;
         let reference = reference.to_owned();
         // Faults of the image are told before the first byte.
         let prepared = self.blocking(move |inner, cancel| {
@@ -38,7 +32,7 @@ impl Images {
             let name = image.info.names.iter().find(|name| **name == reference);
             Export::image(builder, &image.info, name.map(String::as_str), workspace)
         });
-        Ok(self.stream(prepared.await?, turn))
+        Ok(self.stream(prepared.await?))
     }
 
     /// The files of an image under a layer. The layer is read first and whole: whoever sends it may be waiting for that.
@@ -48,7 +42,6 @@ impl Images {
         base: &str,
         layer: ByteStream,
     ) -> Result<ByteStream, StorageError> {
-        let turn = self.turn().await?;
         let (what, base) = (what.to_owned(), base.to_owned());
         let prepared = self.reading(layer, move |inner, cancel, reader| {
             let workspace = inner.workspace()?;
@@ -59,7 +52,7 @@ impl Images {
             builder.translate_acls(&what)?;
             Export::files(builder, &what, workspace)
         });
-        Ok(self.stream(prepared.await?, turn))
+        Ok(self.stream(prepared.await?))
     }
 
     /// Everything that a layer changes of an image.
@@ -89,24 +82,14 @@ impl Images {
         .await
     }
 
-    /// Waits until fewer than [`AT_ONCE`] archives are being written.
-    pub(super) async fn turn(&self) -> Result<Turn, StorageError> {
-        let permit = Arc::clone(&self.0.exports).acquire_owned().await;
-        permit.map_err(|_| StorageError::Io {
-            action: "working in",
-            path: self.0.root.clone(),
-            cause: std::io::Error::other("the program is shutting down"),
-        })
-    }
-
-    /// The archive as it is written. If the stream is dropped the work ends.
-    pub(super) fn stream(&self, export: Export, turn: Turn) -> ByteStream {
+    /// The archive as it is written. If the stream is dropped, or nobody reads on, the work ends.
+    fn stream(&self, export: Export) -> ByteStream {
         let (parts, arriving) = mpsc::channel(DEPTH);
         let (images, runtime) = (self.clone(), Handle::current());
         let writing = async move {
             let work = images.blocking(move |_, cancel| {
-                let _turn = turn;
-                let mut out = std::io::BufWriter::with_capacity(PART, Parts { parts, runtime });
+                let parts = Parts { parts, runtime, pace: Pace::default() };
+                let mut out = std::io::BufWriter::with_capacity(PART, parts);
                 export.write(&mut out, &cancel)?;
                 out.flush().map_err(|cause| StorageError::Io {
                     action: "writing",
@@ -142,26 +125,32 @@ impl Images {
     }
 }
 
-/// Right to write an archive, until it is dropped.
-pub(super) type Turn = tokio::sync::OwnedSemaphorePermit;
-
-/// Sends parts as they are written; fails when nobody takes them.
+/// Sends parts as they are written; fails when nobody takes them, or not as fast as a reader has to be.
 struct Parts {
     parts: mpsc::Sender<Bytes>,
     runtime: Handle,
+    pace: Pace,
 }
 
 impl std::io::Write for Parts {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let part = Bytes::copy_from_slice(bytes);
-        let sending = self.parts.send_timeout(part, SILENCE);
+        let began = Instant::now();
+        let sending = self.parts.send_timeout(part, self.pace.left());
         match self.runtime.block_on(sending) {
-            Ok(()) => Ok(bytes.len()),
+            Ok(()) => {
+                self.pace.note(began.elapsed(), bytes.len() as u64);
+                Ok(bytes.len())
+            }
             Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(std::io::ErrorKind::BrokenPipe.into()),
-            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                format!("nothing of it was taken for {SILENCE:?}"),
-            )),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
+                let why = format!(
+                    "its reader took nothing for {:?}, or less than {} KiB in a second",
+                    Pace::SILENCE,
+                    Pace::LEAST_RATE >> 10
+                );
+                Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why))
+            }
         }
     }
 

@@ -35,8 +35,6 @@ struct Inner {
     kernels: KernelFiles,
     /// For the trees of all images that are being made.
     tree_memory: TreeMemory,
-    /// Turns of archives that are being written.
-    exports: Arc<tokio::sync::Semaphore>,
 }
 
 impl Images {
@@ -63,7 +61,6 @@ impl Images {
             images: ImageFiles::new(images, names, builds, work.clone(), Arc::clone(&clock)),
             kernels: KernelFiles::new(kernels, work.clone(), config.agent, clock),
             tree_memory: TreeMemory::of(config.limits.memory),
-            exports: Arc::new(tokio::sync::Semaphore::new(export::AT_ONCE)),
             root,
             work,
             cache,

@@ -344,12 +344,33 @@ impl Balloon for QemuMachine {
     }
 
     async fn reached(&self, memory_mib: u32, within: Duration) -> Result<bool, MachineError> {
+        self.balloon_is(|actual| actual == memory_mib, within).await
+    }
+
+    async fn followed(&self, from_mib: u32, within: Duration) -> Result<bool, MachineError> {
+        self.balloon_is(|actual| actual != from_mib, within).await
+    }
+
+    async fn actual_mib(&self) -> Result<u32, MachineError> {
+        let answer = self.call("tell the size of its balloon", "query-balloon", json!({})).await?;
+        let bytes = answer["actual"].as_u64().unwrap_or(0);
+        Ok(u32::try_from(bytes >> 20).unwrap_or(u32::MAX))
+    }
+}
+
+impl QemuMachine {
+    /// Waits until its guest uses as many MiB as wanted.
+    async fn balloon_is(
+        &self,
+        wanted: impl Fn(u32) -> bool + Send,
+        within: Duration,
+    ) -> Result<bool, MachineError> {
         let mut changes = self.ballooned.clone();
         let reached = async {
             loop {
                 // Marked before the question: a change after the answer is not missed.
                 changes.borrow_and_update();
-                if self.actual_mib().await? == memory_mib {
+                if wanted(self.actual_mib().await?) {
                     return Ok(true);
                 }
                 if changes.changed().await.is_err() {
@@ -358,11 +379,5 @@ impl Balloon for QemuMachine {
             }
         };
         waiting::within(within, reached).await.unwrap_or(Ok(false))
-    }
-
-    async fn actual_mib(&self) -> Result<u32, MachineError> {
-        let answer = self.call("tell the size of its balloon", "query-balloon", json!({})).await?;
-        let bytes = answer["actual"].as_u64().unwrap_or(0);
-        Ok(u32::try_from(bytes >> 20).unwrap_or(u32::MAX))
     }
 }

@@ -12,7 +12,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 /// cost the host nothing more.
 ///
 /// # Errors
-/// If the process has ended, or the kernel does not let this one advise it: that takes CAP_SYS_NICE, and Linux 5.10.
+/// If the process has ended, or the kernel does not let this one advise it: that takes CAP_SYS_NICE, and Linux 5.16. Nothing has
+/// changed then.
 pub(crate) fn release(process: ProcessIdentity, names: &[&str]) -> io::Result<()> {
     let ended = || io::Error::new(io::ErrorKind::NotFound, "its process has ended");
     let held = pidfd_open(Pid::from_raw(process.pid).ok_or_else(ended)?, PidfdFlags::empty())?;
@@ -22,6 +23,9 @@ pub(crate) fn release(process: ProcessIdentity, names: &[&str]) -> io::Result<()
         return Err(ended());
     }
     for range in mapped(&maps, names) {
+        // First, where it does nothing: Linux before 5.16 knows the other advice alone, and would leave the files to be read from the
+        // disk by every boot.
+        advise(&held, range, libc::MADV_WILLNEED)?;
         advise(&held, range, libc::MADV_PAGEOUT)?;
         advise(&held, range, libc::MADV_WILLNEED)?;
     }
@@ -92,6 +96,7 @@ nonsense
     }
 
     #[test]
+    #[allow(clippy::print_stdout, reason = "says what it skips")]
     fn a_file_leaves_the_memory_of_the_process_and_can_be_read_again() {
         // On a disk: what lies in memory only has nowhere to go.
         let mut file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
@@ -106,7 +111,10 @@ nonsense
         let before = resident_kib(start);
         assert!(before > LENGTH >> 11, "{before} KiB are there");
         if let Err(error) = release(this_process(), &[name]) {
-            assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
+            let known = [Some(libc::EPERM), Some(libc::EINVAL), Some(libc::ENOSYS)];
+            assert!(known.contains(&error.raw_os_error()), "{error}");
+            assert_eq!(resident_kib(start), before, "what cannot be brought back stays");
+            println!("SKIPPED: files cannot leave the memory of another process here: {error}");
             return;
         }
         // Some pages may be on lists of another processor.
