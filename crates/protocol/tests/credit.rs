@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use microvm_protocol::flow::{INITIAL_WINDOW, WIDE_WINDOW};
-use microvm_protocol::messages::{Empty, Operation, Request, features};
+use microvm_protocol::messages::{Empty, FailureKind, Operation, Request, features};
 use microvm_protocol::mux::{Incoming, MAX_WIDE, Mux, Role, StreamHandle, Violation};
 use microvm_protocol::{Frame, FrameKind};
 
@@ -47,6 +47,39 @@ fn a_peer_that_never_reads_its_credit_cannot_use_it_nor_make_it_pile_up() {
     };
     assert_eq!(violation, Violation::Window(stream.id()));
     assert_eq!(output(&mux).len(), 1, "all credit is one frame");
+}
+
+/// The reset waits behind other output, or crosses what the peer sends: the peer breaks no rule by it.
+#[tokio::test]
+async fn what_crosses_a_reset_is_dropped() {
+    let mux = Mux::new(Role::Agent);
+    let request = Request { operation: Some(Operation::Health(Empty {})) };
+    let open = Frame::new(FrameKind::Open, 1, prost::Message::encode_to_vec(&request).into());
+    mux.receive(open).unwrap();
+    let stream = mux.accept().await.unwrap().0;
+    stream.fail(FailureKind::Invalid, "not like that");
+    for _ in 0..100 {
+        mux.receive(part(&stream)).unwrap();
+    }
+    mux.receive(Frame::new(FrameKind::End, 1, Bytes::new())).unwrap();
+    let frames = output(&mux);
+    assert_eq!(frames.iter().map(|frame| frame.kind).collect::<Vec<_>>(), [FrameKind::Reset]);
+    // Gone, as for the peer.
+    drop(stream);
+    mux.receive(Frame::new(FrameKind::Data, 1, Bytes::from_static(b"late"))).unwrap();
+}
+
+/// After an end of its own the peer breaks one, whatever this side does.
+#[tokio::test]
+async fn data_after_an_end_is_a_violation_also_of_a_stream_that_is_given_up() {
+    let mux = Mux::new(Role::Agent);
+    let request = Request { operation: Some(Operation::Health(Empty {})) };
+    mux.receive(Frame::new(FrameKind::Open, 1, prost::Message::encode_to_vec(&request).into())).unwrap();
+    let stream = mux.accept().await.unwrap().0;
+    mux.receive(Frame::new(FrameKind::End, 1, Bytes::new())).unwrap();
+    stream.fail(FailureKind::Invalid, "not like that");
+    let violation = Violation::AfterEnd { kind: FrameKind::Data, stream: 1 };
+    assert_eq!(mux.receive(part(&stream)), Err(violation));
 }
 
 #[test]

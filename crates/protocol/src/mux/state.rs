@@ -65,6 +65,8 @@ pub(crate) struct StreamState {
     pub(crate) queued_bytes: usize,
     pub(crate) local_ended: bool,
     pub(crate) remote_ended: bool,
+    /// This side gave it up before the peer's end: what the peer sent before it knew is dropped.
+    pub(crate) given_up: bool,
     pub(crate) reset: Option<Failure>,
     /// No handle is left: the entry goes when its queue is empty.
     pub(crate) orphan: bool,
@@ -274,6 +276,7 @@ impl State {
                     self.streams.remove(&id);
                 }
             }
+            _ if stream.given_up => {}
             _ if stream.remote_ended => return Err(Violation::AfterEnd { kind, stream: id }),
             FrameKind::End => {
                 stream.remote_ended = true;

@@ -224,7 +224,8 @@ impl StreamHandle {
         }
         stream.local_ended = true;
         if kind == FrameKind::Reset {
-            // The peer takes a reset as the end of both directions.
+            // The peer takes a reset as the end of both directions, as soon as it has it.
+            stream.given_up = !stream.remote_ended;
             stream.remote_ended = true;
         }
         state.queue(self.id, Frame::new(kind, self.id, body));

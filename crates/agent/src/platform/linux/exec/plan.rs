@@ -18,8 +18,10 @@ pub(in crate::platform::linux) struct Plan {
     pub(in crate::platform::linux) candidates: Vec<CString>,
     pub(in crate::platform::linux) arguments: Vec<CString>,
     pub(in crate::platform::linux) environment: Vec<CString>,
-    /// Working directories to try, in order; one only if the request names it.
+    /// Working directories to try, in order.
     pub(in crate::platform::linux) directories: Vec<CString>,
+    /// The first of them is the image's: it is left only if the user may not enter it.
+    pub(in crate::platform::linux) insists: bool,
     pub(in crate::platform::linux) user: User,
 }
 
@@ -57,6 +59,7 @@ pub(in crate::platform::linux) fn plan(request: &Exec, defaults: &Defaults) -> A
             .collect::<AgentResult<_>>()?
     };
     let directories = directories(request, defaults, &user)?;
+    let insists = request.working_directory.is_empty() && !defaults.working_directory.is_empty();
     Ok(Plan {
         candidates,
         arguments: request
@@ -69,13 +72,13 @@ pub(in crate::platform::linux) fn plan(request: &Exec, defaults: &Defaults) -> A
             .map(|(name, value)| text(&format!("{name}={value}"), "a variable"))
             .collect::<AgentResult<_>>()?,
         directories,
+        insists,
         user,
     })
 }
 
-/// Working directories to try: only the one that the request or else the image names. Without one the user's home, and `/`,
-/// which every user may enter; also where a request runs as another user than the image's, to whom the image's directory may
-/// be closed.
+/// Working directories to try: only the one that the request names; else the image's, the user's home, and `/`, which every user
+/// may enter.
 fn directories(request: &Exec, defaults: &Defaults, user: &User) -> AgentResult<Vec<CString>> {
     let below = |base: &str, directory: &str| {
         let whole =
@@ -85,17 +88,13 @@ fn directories(request: &Exec, defaults: &Defaults, user: &User) -> AgentResult<
     if !request.working_directory.is_empty() {
         return Ok(vec![below(&user.home, &request.working_directory)?]);
     }
-    let mut wanted = Vec::new();
-    if !defaults.working_directory.is_empty() {
-        // OCI runtimes take one that is relative as below the root.
-        wanted.push(below("", &defaults.working_directory)?);
-        if request.user.is_empty() || request.user == defaults.user {
-            return Ok(wanted);
-        }
-    }
-    wanted.push(below("", &user.home)?);
-    wanted.push(below("", "/")?);
-    Ok(wanted)
+    // OCI runtimes take one that is relative as below the root.
+    let wanted = [&*defaults.working_directory, &*user.home, "/"];
+    wanted
+        .into_iter()
+        .filter(|directory| !directory.is_empty())
+        .map(|directory| below("", directory))
+        .collect()
 }
 
 fn check_name(name: &str) -> AgentResult<()> {
@@ -113,32 +112,27 @@ fn text(text: &str, what: &str) -> AgentResult<CString> {
 mod tests {
     use super::*;
 
-    fn tried(user: &str, wanted: &str, default: &str) -> Vec<String> {
+    fn tried(wanted: &str, default: &str) -> Vec<String> {
         let request = Exec {
             command: vec!["true".into()],
-            user: user.into(),
+            user: "4242".into(),
             working_directory: wanted.into(),
             ..Exec::default()
         };
-        let defaults =
-            Defaults { working_directory: default.into(), user: "4242".into(), ..Defaults::default() };
+        let defaults = Defaults { working_directory: default.into(), ..Defaults::default() };
         let plan = plan(&request, &defaults).unwrap();
         plan.directories.iter().map(|directory| directory.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
     fn only_a_directory_that_was_asked_for_is_insisted_on() {
-        assert_eq!(tried("", "/srv", "/app"), ["/srv"]);
-        assert_eq!(tried("", "", "/app"), ["/app"]);
-        assert_eq!(tried("4242", "", "/app"), ["/app"]);
-        assert_eq!(tried("", "", ""), ["/", "/"]);
-        // The image's may be closed to another user.
-        assert_eq!(tried("4343", "", "/app"), ["/app", "/", "/"]);
+        assert_eq!(tried("/srv", "/app"), ["/srv"]);
+        assert_eq!(tried("", "/app"), ["/app", "/", "/"]);
+        assert_eq!(tried("", ""), ["/", "/"]);
     }
 
     #[test]
     fn a_relative_directory_of_an_image_is_below_the_root() {
-        assert_eq!(tried("", "", "srv/app"), ["/srv/app"]);
-        assert_eq!(tried("4343", "", "srv"), ["/srv", "/", "/"]);
+        assert_eq!(tried("", "srv/app"), ["/srv/app", "/", "/"]);
     }
 }

@@ -19,6 +19,8 @@ pub(in crate::platform::linux) struct SpawnPlan<'a> {
     pub(in crate::platform::linux) environment: &'a [CString],
     /// Working directories to try, in order: the first that can be entered.
     pub(in crate::platform::linux) directories: &'a [CString],
+    /// The first directory is left for the next only if it may not be entered.
+    pub(in crate::platform::linux) insists: bool,
     /// User, group and further groups; `None`: as the agent itself.
     pub(in crate::platform::linux) identity: Option<(u32, u32, &'a [u32])>,
     pub(in crate::platform::linux) stdio: [RawFd; 3],
@@ -188,8 +190,12 @@ unsafe fn become_program(child: &mut Child<'_>) -> (SpawnStep, i32) {
                 refused = None;
                 break;
             }
+            let error = last_error();
+            if plan.insists && refused.is_none() && error != libc::EACCES {
+                return (SpawnStep::Directory, error);
+            }
             // Why the first was refused is what is told.
-            refused = refused.or(Some(last_error()));
+            refused = refused.or(Some(error));
         }
         if let Some(error) = refused {
             return (SpawnStep::Directory, error);
