@@ -110,7 +110,11 @@ fn a_vm_of_a_pool_is_handed_out_with_no_more_of_storage_than_its_record() {
         until("it waits", || server.service.pools.get("warm").unwrap().waiting == 1).await;
     });
     let acquired = calls(&host, || {
-        drop(server.run(server.service.pools.acquire("warm", AcquireRequest::default())).unwrap());
+        server.run(async {
+            let (vm, _) = server.service.pools.acquire("warm", AcquireRequest::default()).await.unwrap();
+            // The record is kept behind the answer and before anything else is done with the VM.
+            server.service.vms.pause(&vm.record.id.into()).await.unwrap();
+        });
     });
     assert_eq!(acquired, once(&[KeepRecord]));
 }
