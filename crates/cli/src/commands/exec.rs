@@ -59,7 +59,7 @@ impl CommandOptions {
     /// Refuses a time limit above the server's, before anything is made for the command, where the server tells it.
     pub(crate) async fn admit(&self, client: &Client) -> Result<(), CliError> {
         let Some(asked) = self.timeout else { return Ok(()) };
-        // Whoever may not ask, or gets no answer, goes on: the server looks at the command itself.
+        // Without permission or without an answer this goes on: the server checks the command itself.
         let Ok(Ok(info)) = tokio::time::timeout(LONGEST_QUESTION, client.host_info()).await else {
             return Ok(());
         };

@@ -89,7 +89,7 @@ pub(super) fn unsupported(source: &Source, given: &BTreeMap<String, String>) -> 
         let state = State::begin(source, &ImageConfig::default(), given, &mut reader)?;
         Ok::<_, Refusal>((reader, state))
     };
-    // Whoever asks for the base is told.
+    // The lookup of the base reports it.
     let Ok((mut reader, mut state)) = begun() else { return Vec::new() };
     let mut refusals = Vec::new();
     while let Some(instruction) = reader.next() {

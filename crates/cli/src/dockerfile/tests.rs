@@ -201,7 +201,7 @@ fn all_that_is_not_supported_is_told_at_once_and_before_the_base_is_asked_for() 
     let detail = base(&source(text), &BTreeMap::new()).unwrap_err().detail();
     let places: Vec<&str> = detail.lines().map(|line| line.split(": ").next().unwrap()).collect();
     assert_eq!(places, [2, 3, 4, 5, 7].map(|line| format!("Dockerfile, line {line}")), "{detail}");
-    // What a variable of the base may put right is told when the base is there.
+    // A fault that a variable of the base may mend is reported only once the base is known.
     assert!(base(&source("FROM a\nUSER $OF_THE_BASE"), &BTreeMap::new()).is_ok());
 }
 
